@@ -1,0 +1,155 @@
+"""Photographs to arrays: decoded once, no larger than needed, cut into views.
+
+Pixels are uint8 RGB [height, width, 3]; x runs right and y down; boxes are (left, top, right, bottom).
+Fractions of the whole upright image place a view, so one layout serves photographs of every size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from biomass_models.stamps import find_date_stamp, paint_out_stamp
+
+RgbArray = NDArray[np.uint8]
+Stamp = Literal["keep", "remove"]
+
+FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP")  # a closed list: PIL would hand PostScript to another program
+_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF tag, and its values that swap width and height
+_GAP = 2.0  # a draft keeps this many times the pixels asked for, so that the resize filter sets the result
+_STAMP_WIDTH = 1000  # px; strokes of a date stamp are lost in smaller drafts
+
+
+class ImageError(ValueError):
+    """A file that is not a whole photograph."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class View:
+    """A part of the photograph and the size at which a network sees it."""
+
+    name: str  # where the part lies: whole, left, top-right, tile-r0-c1
+    box: tuple[float, float, float, float]  # left, top, right, bottom as fractions of the whole image
+    height: int  # px, output
+    width: int  # px, output
+
+    def __post_init__(self) -> None:
+        left, top, right, bottom = self.box
+        if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+            raise ValueError(f"a view's box is left < right and top < bottom within [0, 1], got {self.box}")
+        if self.height < 1 or self.width < 1:
+            raise ValueError(f"a view is at least 1 x 1 px, got {self.width} x {self.height}")
+
+
+def views_for(layout: str, size: int, *, crop: tuple[float, float] = (0.112, 0.224)) -> tuple[View, ...]:
+    """Square views of size x size px: `whole`, `halves` (left, right), `corners4` (whole and four corners) or `tiles-RxC`.
+
+    crop: width and height of a corner as fractions of the image; the default is 224 px of 2000 x 1000 (SPEC 5).
+    """
+    tiles = re.fullmatch(r"tiles-([1-9]\d?)x([1-9]\d?)", layout)
+    boxes: dict[str, tuple[float, float, float, float]]
+    if layout == "whole":
+        boxes = {"whole": (0, 0, 1, 1)}
+    elif layout == "halves":
+        boxes = {"left": (0, 0, 0.5, 1), "right": (0.5, 0, 1, 1)}
+    elif layout == "corners4":
+        across, down = crop
+        boxes = {
+            "whole": (0, 0, 1, 1),
+            "top-left": (0, 0, across, down),
+            "top-right": (1 - across, 0, 1, down),
+            "bottom-left": (0, 1 - down, across, 1),
+            "bottom-right": (1 - across, 1 - down, 1, 1),
+        }
+    elif tiles:
+        rows, columns = int(tiles[1]), int(tiles[2])
+        boxes = {
+            f"tile-r{r}-c{c}": (c / columns, r / rows, (c + 1) / columns, (r + 1) / rows)
+            for r in range(rows)
+            for c in range(columns)
+        }
+    else:
+        raise ValueError(f"a layout is whole, halves, corners4 or tiles-RxC (such as tiles-2x4), got {layout!r}")
+    return tuple(View(name=name, box=box, height=size, width=size) for name, box in boxes.items())
+
+
+def load_views(path: Path, views: Sequence[View], *, stamp: Stamp = "keep") -> list[RgbArray]:
+    """The views of one photograph, each uint8 [height, width, 3]; decoded once and turned upright.
+
+    JPEGs are decoded at the smallest of the scales 1, 1/2, 1/4, 1/8 that leaves every view twice its size, then
+    resized with an antialiased bicubic filter. stamp "remove" paints an orange date stamp over first. Raises ImageError.
+    """
+    if not views:
+        raise ValueError("at least one view is needed, got none")
+    needed_width = max(view.width / (view.box[2] - view.box[0]) for view in views)
+    needed_height = max(view.height / (view.box[3] - view.box[1]) for view in views)
+    if stamp == "remove":
+        needed_width = max(needed_width, _STAMP_WIDTH / _GAP)
+    image = _decode(path, math.ceil(needed_width * _GAP), math.ceil(needed_height * _GAP))
+    if stamp == "remove":
+        image = Image.fromarray(paint_out_stamp(np.asarray(image)))
+    return [_cut(image, view) for view in views]
+
+
+def probe_image(path: Path) -> tuple[int, int]:
+    """Width and height in px of the upright photograph, after every byte of it has been decoded. Raises ImageError."""
+    with _open(path) as image:
+        width, height = image.size
+        turned = image.getexif().get(_ORIENTATION) in _TURNED
+        image.draft(None, (1, 1))
+        _load(image, path)
+    return (height, width) if turned else (width, height)
+
+
+def file_digest(path: Path) -> str:
+    """Hash of a file's content: 32 hex digits of BLAKE2b."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _decode(path: Path, width: int, height: int) -> Image.Image:
+    """The upright RGB photograph, at least width x height px where the file has as many."""
+    with _open(path) as image:
+        turned = image.getexif().get(_ORIENTATION) in _TURNED
+        image.draft(None, (height, width) if turned else (width, height))
+        _load(image, path)
+        return ImageOps.exif_transpose(image).convert("RGB")
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        return Image.open(path, formats=FORMATS)
+    except FileNotFoundError as reason:
+        raise ImageError(f"a photograph is needed, got no file {path}; check image_path") from reason
+    except UnidentifiedImageError as reason:
+        raise ImageError(
+            f"a photograph is one of {', '.join(FORMATS)}, {path} is none; export it again"
+        ) from reason
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as reason:
+        raise ImageError(
+            f"a photograph can be opened, {path} cannot ({reason}); copy or export it again"
+        ) from reason
+
+
+def _load(image: Image.Image, path: Path) -> None:
+    try:
+        image.load()
+    except (OSError, ValueError, SyntaxError, EOFError) as reason:
+        raise ImageError(f"a photograph is whole, {path} is not ({reason}); copy it again") from reason
+
+
+def _cut(image: Image.Image, view: View) -> RgbArray:
+    left, top, right, bottom = view.box
+    box = (left * image.width, top * image.height, right * image.width, bottom * image.height)
+    # reducing_gap: a large PNG is first averaged down to 3 times the size, which the bicubic filter then hides
+    resized = image.resize((view.width, view.height), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
+    return np.asarray(resized)

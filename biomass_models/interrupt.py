@@ -1,0 +1,19 @@
+"""How long work reports progress and is told to stop; shared by all that computes. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+ShouldStop = Callable[[], bool]
+OnProgress = Callable[[int, int], None]  # (done, total)
+OnEpoch = Callable[[dict[str, float]], None]
+
+
+class StopRequested(Exception):
+    """Raised between two batches or epochs, once `should_stop()` has turned true."""
+
+
+def check_stop(should_stop: ShouldStop | None, where: str) -> None:
+    """Raise StopRequested when a stop was asked for; `where` says how far the work had come."""
+    if should_stop is not None and should_stop():
+        raise StopRequested(f"stopped on request: {where}")

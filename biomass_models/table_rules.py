@@ -1,0 +1,157 @@
+"""The rules that the long tables must keep: one function a rule, each returns every problem it finds.
+
+`long` is a frame of text from problems.read_cells with image_id and id_target (the halves of sample_id) added;
+`parsed` is the same frame with numbers and dates in place of their text. A rule whose columns are missing finds
+nothing: the missing columns have been reported already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from biomass_models.problems import ROW, Problem, flag, shown
+from biomass_models.targets import TARGETS, identity_gap
+from biomass_models.taxonomy import unknown_names
+
+IDENTITY_TOLERANCE_G = 1e-2  # grams; labels are rounded to four decimals
+
+_TARGET_NAMES = ", ".join(TARGETS)
+_UNSAFE_ID = r'^[.\-]|[/\\:*?"<>|\x00-\x1f\x7f]|^.{201,}$'  # an id names files: no separators, nothing hidden
+_UNSAFE_PATH = r"^[/~]|\\|:|[\x00-\x1f\x7f]|(?:^|/)\.\.(?:/|$)"
+
+
+def check_ids(file: str, long: pd.DataFrame) -> list[Problem]:
+    if "sample_id" not in long:
+        return []
+    split = long["image_id"].notna()
+    remedy = "write ids like ID1011485656__Dry_Green_g"
+    problems = flag(file, long[~split], "sample_id", "sample_id is <image id>__<target_name>", remedy)
+    known = long["id_target"].isin(TARGETS)
+    problems += flag(
+        file, long[split & ~known], "id_target", f"a target is one of {_TARGET_NAMES}", "mend sample_id"
+    )
+    unsafe = split & long["image_id"].str.contains(_UNSAFE_ID, regex=True, na=False)
+    rule = 'an image id can be a file name (no / \\ : * ? " < > |, no leading . or -, at most 200 characters)'
+    problems += flag(file, long[unsafe], "image_id", rule, "rename the image")
+    if "target_name" in long:
+        differs = split & (long["target_name"] != long["id_target"])
+        rule = "target_name repeats the target in sample_id"
+        got = long["target_name"].map(shown) + " for " + long["sample_id"].map(shown)
+        problems += flag(file, long[differs], got[differs], rule, "mend whichever is wrong")
+    return problems
+
+
+def check_complete(file: str, long: pd.DataFrame) -> list[Problem]:
+    """Each (image, target) exactly once. Rows whose ids are wrong already are left out."""
+    if "sample_id" not in long:
+        return []
+    good = long[long["image_id"].notna() & long["id_target"].isin(TARGETS)]
+    repeated = good[good.duplicated("sample_id")]
+    first_row = good.drop_duplicates("sample_id").set_index("sample_id")[ROW]
+    got = (
+        repeated["sample_id"].map(shown)
+        + " again, first in line "
+        + repeated["sample_id"].map(first_row).astype(str)
+    )
+    problems = flag(file, repeated, got, "an (image, target) pair appears once", "remove one of the rows")
+
+    by_image = good.groupby("image_id", sort=False)
+    short = by_image["id_target"].nunique() < len(TARGETS)
+    incomplete = good[good["image_id"].map(short).astype(bool)]
+    present = incomplete.groupby("image_id", sort=False)["id_target"].agg(set)
+    got = present.map(lambda names: "no " + ", ".join(name for name in TARGETS if name not in names))
+    firsts = incomplete.drop_duplicates("image_id")
+    got = firsts["image_id"].map(shown) + " with " + firsts["image_id"].map(got)
+    return problems + flag(file, firsts, got, f"an image has all {len(TARGETS)} targets", "add the rows")
+
+
+def check_paths(file: str, long: pd.DataFrame) -> list[Problem]:
+    if "image_path" not in long:
+        return []
+    path = long["image_path"]
+    blank = path.isin(["", "."])
+    problems = flag(file, long[blank], "image_path", "image_path names a file", "fill the cell in")
+    unsafe = path.str.contains(_UNSAFE_PATH, regex=True)
+    rule = "image_path stays inside the data directory (relative, with /, no ..)"
+    problems += flag(file, long[unsafe], "image_path", rule, "write it like train/ID1011485656.jpg")
+    if "image_id" not in long:
+        return problems
+    owner = long.drop_duplicates("image_path").set_index("image_path")["image_id"]
+    shared = (path.map(owner) != long["image_id"]) & long["image_id"].notna() & ~blank
+    firsts = long[shared].drop_duplicates("image_id")
+    rule = "a photograph belongs to one image id (one photograph on both sides of a fold is a leak)"
+    got = firsts["image_path"].map(shown) + " of " + firsts["image_path"].map(owner).map(shown) + " too"
+    return problems + flag(file, firsts, got, rule, "mend image_path or remove one of the images")
+
+
+def check_number(
+    file: str, long: pd.DataFrame, parsed: pd.DataFrame, column: str, *, low: float = -np.inf, high: float = np.inf
+) -> list[Problem]:
+    """Finite numbers in [low, high]."""
+    if column not in long:
+        return []
+    number = parsed[column]
+    bad = long[~(np.isfinite(number) & (number >= low) & (number <= high))]
+    bounds = ""
+    if np.isfinite(low):
+        bounds = f" in [{low:g}, {high:g}]" if np.isfinite(high) else f" of at least {low:g}"
+    remedy = "mend the cell (decimal point, no unit) or remove the image"
+    return flag(file, bad, column, f"{column} is a finite number{bounds}", remedy)
+
+
+def check_dates(file: str, long: pd.DataFrame, parsed: pd.DataFrame) -> list[Problem]:
+    if "Sampling_Date" not in long:
+        return []
+    rule = "Sampling_Date is a day of the calendar, year first"
+    return flag(file, long[parsed["Sampling_Date"].isna()], "Sampling_Date", rule, "write it like 2015/9/4")
+
+
+def check_filled(file: str, long: pd.DataFrame, columns: Iterable[str]) -> list[Problem]:
+    problems: list[Problem] = []
+    for column in (column for column in columns if column in long):
+        blank = long[long[column] == ""]
+        problems += flag(file, blank, column, f"{column} must not be empty", "fill the cell in")
+    return problems
+
+
+def check_consistent(file: str, long: pd.DataFrame, parsed: pd.DataFrame, columns: Iterable[str]) -> list[Problem]:
+    """All rows of an image say the same; the first row of an image that differs from its first one is named."""
+    if "image_id" not in long:
+        return []
+    problems: list[Problem] = []
+    for column in (column for column in columns if column in parsed):
+        first = parsed.groupby("image_id", sort=False)[column].transform("first")
+        differs = (parsed[column] != first) & first.notna() & parsed[column].notna()
+        rows = parsed[differs].drop_duplicates("image_id")
+        got = long[column][rows.index].map(shown) + " after " + first[rows.index].astype("str").map(shown)
+        problems += flag(file, rows, got, f"the rows of an image agree on {column}", "mend whichever is wrong")
+    return problems
+
+
+def warn_species(file: str, long: pd.DataFrame) -> list[Problem]:
+    if not {"Species", "image_id"} <= set(long.columns):
+        return []
+    unknown = {text: ", ".join(unknown_names(text)) for text in long["Species"].unique()}
+    firsts = long.assign(unknown=long["Species"].map(unknown)).drop_duplicates("image_id")
+    firsts = firsts[firsts["unknown"] != ""]
+    remedy = "check the spelling; the name is treated as `other`"
+    return flag(file, firsts, "unknown", "a species is one of the known names", remedy, level="warning")
+
+
+def warn_identities(file: str, parsed: pd.DataFrame) -> list[Problem]:
+    """Green + Clover = GDM and GDM + Dead = Total, for the images whose five masses can be read."""
+    if not {"image_id", "target"} <= set(parsed.columns):
+        return []
+    rows = parsed[parsed["id_target"].isin(TARGETS) & parsed["target"].notna()].drop_duplicates("sample_id")
+    mass_NT = rows.pivot(index="image_id", columns="id_target", values="target").reindex(columns=list(TARGETS))
+    gap_N = pd.Series(identity_gap(mass_NT.to_numpy()), index=mass_NT.index)
+    firsts = rows.drop_duplicates("image_id")
+    gap = firsts["image_id"].map(gap_N)
+    firsts, gap = firsts[gap > IDENTITY_TOLERANCE_G], gap[gap > IDENTITY_TOLERANCE_G]
+    rule = f"Green + Clover = GDM and GDM + Dead = Total within {IDENTITY_TOLERANCE_G:g} g"
+    remedy = "check the five masses; they are used as they are"
+    got = firsts["image_id"].map(shown) + " off by " + gap.map("{:.4g} g".format)
+    return flag(file, firsts, got, rule, remedy, level="warning")

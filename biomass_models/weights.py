@@ -1,0 +1,294 @@
+"""Backbone weights by name: an installed package, a folder, or timm's hub. Never silently random.
+
+A source is resolved to ONE file whose content hash is the fingerprint; loading checks that every tensor of the
+file is used exactly once and every tensor of the model is filled. torch and timm are imported in the functions.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import hashlib
+import os
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from biomass_models.weights_packages import PACKAGES, find_packaged
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+KINDS = ("auto", "random", "folder")
+FOLDER_VARIABLE = "BIOMASS_WEIGHTS"
+SUFFIXES = (".safetensors", ".pth", ".pt")
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+HUB_PATIENCE = 5.0  # seconds to find out that there is no network; the hub's own client retries for 50
+
+
+class WeightsError(ValueError):
+    """No such backbone, no weights for it, or weights that are not those of this model."""
+
+
+@dataclass(frozen=True)
+class WeightsSource:
+    """Where weights come from.
+
+    auto     an installed weights package, then `folder` or $BIOMASS_WEIGHTS, then timm's hub
+    folder   `folder` only
+    random   initialised from the backbone's name; for tests, and said so wherever a score is shown
+    """
+
+    kind: str = "auto"
+    folder: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise WeightsError(f"kind of weights must be one of {', '.join(KINDS)}, got {self.kind!r}")
+        if self.kind == "folder" and self.folder is None:
+            raise WeightsError("weights of kind 'folder' need the folder's path, got none")
+        if self.kind != "random" and self.folder is not None and not Path(self.folder).is_dir():
+            raise WeightsError(f"the weights folder must be an existing directory, got {self.folder}")
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A file that holds a backbone's weights, and the names to give its tensors."""
+
+    path: Path
+    origin: str  # package | folder | hub
+    rename: Callable[[str, list[str]], str] | None = None  # (name in the file, timm's names) -> timm's name
+
+
+def canonical_name(backbone: str) -> str:
+    """timm's name with its tag (`x` -> `x.tag`); WeightsError with close matches for an unknown name."""
+    import timm
+
+    architecture, _, tag = backbone.partition(".")
+    if not timm.is_model(architecture):
+        close = difflib.get_close_matches(architecture, timm.list_models(), n=5, cutoff=0.5)
+        hint = f"did you mean {', '.join(close)}?" if close else "see timm.list_models()"
+        raise WeightsError(f"backbone must be the name of a timm model, got {backbone!r}; {hint}")
+    known = [name for name in timm.list_pretrained(f"{architecture}*") if name.split(".")[0] == architecture]
+    if tag and backbone not in known:
+        raise WeightsError(f"{architecture} has no weights tagged {tag!r}; known: {', '.join(known) or 'none'}")
+    default = timm.get_pretrained_cfg(architecture)
+    tag = tag or (default.tag or "" if default is not None else "")
+    return f"{architecture}.{tag}" if tag else architecture
+
+
+def fingerprint(backbone: str, source: WeightsSource) -> str:
+    """Content hash of the weights file (16 hex digits), or `random-<name>`. Raises WeightsError."""
+    name = canonical_name(backbone)
+    if source.kind == "random":
+        return f"random-{name}"
+    path = find_weights(name, source).path
+    stat = path.stat()
+    return _content_hash(path, stat.st_size, stat.st_mtime_ns)
+
+
+def find_weights(backbone: str, source: WeightsSource) -> WeightsFile:
+    """The file that `source` has for a backbone; WeightsError says which file to put where if there is none."""
+    name = canonical_name(backbone)
+    tried = []
+    if source.kind == "auto":
+        if (packaged := find_packaged(name)) is not None:
+            return WeightsFile(packaged[0], "package", packaged[1])
+        tried.append(f"no installed weights package has it (known: {', '.join(p.module for p in PACKAGES)})")
+    variable = os.environ.get(FOLDER_VARIABLE)
+    folder = source.folder or (Path(variable) if variable and source.kind == "auto" else None)
+    if folder is not None:
+        for candidate in _file_names(name):
+            if (folder / candidate).is_file():
+                return WeightsFile(folder / candidate, "folder")
+        tried.append(f"{folder} has no such file")
+    if source.kind == "auto":
+        path, why = _from_hub(name)
+        if path is not None:
+            return WeightsFile(path, "hub")
+        tried.append(why)
+    where = folder or f"a folder, and name it with --weights or ${FOLDER_VARIABLE}"
+    raise WeightsError(
+        f"no weights for {name}: {'; '.join(tried)}. Put {name}.safetensors (or one of: "
+        f"{', '.join(_file_names(name)[1:])}) into {where}. They are published at {_published_at(name)}"
+    )
+
+
+def load_weights(model: nn.Module, backbone: str, source: WeightsSource) -> str:
+    """Fill a timm model with the source's weights; returns the origin (package, folder, hub or random).
+
+    A model built without a classifier leaves the file's classifier out. Raises WeightsError that names the tensors
+    which are missing, left over, or of another shape; nothing is resized or guessed.
+    """
+    name = canonical_name(backbone)
+    if source.kind == "random":
+        _fill_random(model, name)
+        return "random"
+    file = find_weights(name, source)
+    state = read_state(file.path)
+    wanted = list(model.state_dict())
+    if file.rename is not None:
+        state = _renamed(state, wanted, file)
+    elif not set(wanted) <= set(state):  # not timm's own names: a published checkpoint
+        state = _filtered(state, model, file.path)
+    _check_and_load(model, state, name, file.path)
+    return file.origin
+
+
+def read_state(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors of a .safetensors, .pth or .pt file by name; nothing else is ever unpickled."""
+    import safetensors.torch
+    import torch
+
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # both libraries raise many kinds; all mean that the file is not usable
+        raise WeightsError(f"{path} must be a weights file of tensors only; reading it failed: {error}") from error
+    for key in ("state_dict", "model"):
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise WeightsError(f"{path} must hold a dictionary of tensors, got {type(state).__name__}")
+    return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def _check_and_load(model: nn.Module, state: Mapping[str, torch.Tensor], name: str, path: Path) -> None:
+    wanted = model.state_dict()
+    dropped = () if _has_classifier(model) else _classifier_prefixes(model)
+    given = {key: value for key, value in state.items() if key in wanted or not key.startswith(dropped or ("\0",))}
+    # torch counts batches only to average running statistics without momentum; old files lack the counters
+    missing = [key for key in wanted if key not in given and not key.endswith("num_batches_tracked")]
+    extra = [key for key in given if key not in wanted]
+    shapes = [
+        f"{key} {tuple(given[key].shape)} instead of {tuple(wanted[key].shape)}"
+        for key in wanted
+        if key in given and given[key].shape != wanted[key].shape
+    ]
+    problems = [
+        f"{len(found)} {what} ({', '.join(found[:5])}{', ...' if len(found) > 5 else ''})"
+        for what, found in (("missing", missing), ("unknown", extra), ("of another shape", shapes))
+        if found
+    ]
+    if problems:
+        raise WeightsError(f"{path} is not a weights file of {name}: tensors {'; '.join(problems)}")
+    model.load_state_dict(given, strict=False)
+
+
+def _has_classifier(model: nn.Module) -> bool:
+    return getattr(model, "num_classes", 0) > 0
+
+
+def _classifier_prefixes(model: nn.Module) -> tuple[str, ...]:
+    classifier = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
+    names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    return tuple(f"{name}." for name in names)
+
+
+def _filtered(state: dict[str, torch.Tensor], model: nn.Module, path: Path) -> dict[str, torch.Tensor]:
+    """A published checkpoint (DINOv2's own names, say) through the filter that timm keeps for the architecture."""
+    checkpoint_filter = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if checkpoint_filter is None:
+        return state
+    try:
+        return dict(checkpoint_filter(dict(state), model))
+    except (KeyError, RuntimeError, AttributeError, ValueError) as error:
+        raise WeightsError(
+            f"{path} must be a checkpoint that timm can convert for this model: {error!r}"
+        ) from error
+
+
+def _fill_random(model: nn.Module, name: str) -> None:
+    """Weights drawn from the name alone: the same in every process, whatever was drawn before."""
+    import torch
+
+    seed = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=7).digest())
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for key, tensor in model.named_parameters():
+            if tensor.ndim >= 2:
+                spread = 0.02 if "pos_embed" in key or "token" in key else 1.4 * tensor[0].numel() ** -0.5
+                tensor.copy_(torch.randn(tensor.shape, generator=generator) * spread)
+            elif key.endswith("bias"):  # torch draws the biases of bare layers from the global generator
+                tensor.zero_()
+
+
+def _file_names(name: str) -> list[str]:
+    """File names under which a folder may hold a backbone's weights, best first."""
+    import timm
+
+    architecture = name.split(".")[0]
+    names = [f"{stem}{suffix}" for stem in dict.fromkeys((name, architecture)) for suffix in SUFFIXES]
+    cfg = timm.get_pretrained_cfg(name)
+    if cfg is not None and cfg.url:
+        names.append(str(cfg.url).rsplit("/", 1)[-1])
+    return [*names, *(f"{name}/{file}" for file in HUB_FILES)]
+
+
+def _published_at(name: str) -> str:
+    import timm
+
+    cfg = timm.get_pretrained_cfg(name)
+    if cfg is None:
+        return "no place that timm knows of"
+    return f"https://huggingface.co/{cfg.hf_hub_id}" if cfg.hf_hub_id else str(cfg.url)
+
+
+def _from_hub(name: str) -> tuple[Path | None, str]:
+    """The hub's file, from its local cache if it is there; otherwise None and the reason."""
+    import huggingface_hub
+    import timm
+
+    cfg = timm.get_pretrained_cfg(name)
+    if cfg is None or not cfg.hf_hub_id:
+        return None, "timm's hub has no weights of that name"
+    repository = cfg.hf_hub_id
+    files = (cfg.hf_hub_filename,) if cfg.hf_hub_filename else HUB_FILES
+    for file in files:
+        cached = huggingface_hub.try_to_load_from_cache(repository, file)
+        if isinstance(cached, str):
+            return Path(cached), ""
+    endpoint = huggingface_hub.constants.ENDPOINT
+    try:
+        urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=HUB_PATIENCE).close()
+    except urllib.error.HTTPError:
+        pass  # it answered: there is a network
+    except OSError as error:
+        return None, f"timm's hub ({endpoint}) cannot be reached: {error}"
+    reason = ""
+    for file in files:
+        try:
+            return Path(huggingface_hub.hf_hub_download(repository, file)), ""
+        except Exception as error:  # the hub's client raises its own, the http library's and the system's kinds
+            reason = f"timm's hub did not give {repository}/{file}: {error}"
+    return None, reason
+
+
+@functools.lru_cache(maxsize=256)
+def _content_hash(path: Path, size: int, modified_ns: int) -> str:
+    """blake2b of a file; size and time are there to notice that a cached answer is stale."""
+    del size, modified_ns
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+
+
+def _renamed(state: dict[str, torch.Tensor], wanted: list[str], file: WeightsFile) -> dict[str, torch.Tensor]:
+    assert file.rename is not None
+    renamed: dict[str, torch.Tensor] = {}
+    for key, value in state.items():
+        try:
+            new = file.rename(key, wanted)
+        except (KeyError, IndexError, ValueError) as error:
+            raise WeightsError(
+                f"{file.path} has a tensor {key!r} that fits none of the package's names"
+            ) from error
+        if new in renamed:
+            raise WeightsError(f"{file.path} has two tensors for {new!r}, the second is {key!r}")
+        renamed[new] = value
+    return renamed

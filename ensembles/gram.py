@@ -1,0 +1,227 @@
+"""Error Gram matrices of a library, per group of rows: all that selection, nests and bootstraps need.
+
+M members, N images, T = 5 targets, C cells. A cell holds the images of one group in one fold: the smallest piece
+that any nest or bootstrap moves. Masses in grams, float64.
+component_MN3  green, dead, clover of coherent members      truth_NT   measured masses
+factor_ME      one per cell: factor @ factor.T is the cell's weighted residual Gram in g^2
+moment_C3      per cell the sums of w, w y, w y^2 over its rows: the moving parts of the metric's denominator
+gram_MM        total Gram / SST, so that R2(weights) = 1 - weights @ gram_MM @ weights when they sum to 1
+
+Two facts keep this small. Coherent members live in a space of 3 components, so 3 columns an image (and one for the truth's own
+incoherence) hold what 5 targets say. And a cell's Gram has rank M at most, so its factor never has more than M columns:
+past this file nothing depends on the number of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from biomass_models.targets import FROM_COMPONENTS, TARGETS, FloatArray, identity_gap, weight_T
+
+IntArray = NDArray[np.int64]
+
+_METRIC_33 = FROM_COMPONENTS.T @ (weight_T[:, None] * FROM_COMPONENTS)  # the metric's norm, seen by components
+_ROOT_33 = np.linalg.cholesky(_METRIC_33)
+_TO_COMPONENTS_3T = np.linalg.solve(_METRIC_33, FROM_COMPONENTS.T * weight_T)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ErrorGram:
+    """The residuals of M members in C cells, reduced to Gram factors. What a rule sees and a nest cuts."""
+
+    factors: tuple[FloatArray, ...]  # C arrays [M, E_c], grams
+    moment_C3: FloatArray
+    fold_C: IntArray
+    group_C: NDArray[np.str_]
+    whole: ErrorGram | None = field(default=None, repr=False)  # what these cells were cut from, when few were cut off
+    held: tuple[FloatArray, ...] = field(default=(), repr=False)  # the factors cut off
+
+    def __post_init__(self) -> None:
+        cells = {len(self.factors), len(self.moment_C3), len(self.fold_C), len(self.group_C)}
+        if len(cells) != 1 or not self.factors:
+            raise ValueError(f"factors, moments, folds and groups must cover the same cells, got lengths {cells}")
+
+    @property
+    def members(self) -> int:
+        return len(self.factors[0])
+
+    @property
+    def cells(self) -> int:
+        return len(self.factors)
+
+    @cached_property
+    def sst(self) -> float:
+        """The metric's denominator over these cells, around their own grand weighted mean, g^2."""
+        return float(sst_of(self.moment_C3.sum(0)))
+
+    @cached_property
+    def loss_CM(self) -> FloatArray:
+        """Weighted squared error of each member in each cell, g^2."""
+        return np.stack([np.einsum("me,me->m", factor, factor) for factor in self.factors])
+
+    @cached_property
+    def loss_M(self) -> FloatArray:
+        """Each member's 1 - R2 over these cells."""
+        return self.loss_CM.sum(0) / self.sst
+
+    @cached_property
+    def product_MM(self) -> FloatArray:
+        """Unscaled Gram over all these cells, g^2."""
+        if self.whole is not None:
+            held_ME = np.concatenate(self.held, axis=1)
+            return self.whole.product_MM - held_ME @ held_ME.T
+        factor_ME = np.concatenate(self.factors, axis=1)
+        return factor_ME @ factor_ME.T
+
+    @cached_property
+    def gram_MM(self) -> FloatArray:
+        return self.product_MM / self.sst
+
+    def loss_of(self, weight_M: FloatArray) -> float:
+        """1 - R2 of a blend over these cells."""
+        return float(self.loss_by_cell(weight_M).sum() / self.sst)
+
+    def loss_by_cell(self, weight_M: FloatArray) -> FloatArray:
+        """Weighted squared error of a blend in each cell, [C] g^2; only members with weight are touched."""
+        support = np.flatnonzero(weight_M)
+        return np.array([((weight_M[support] @ factor[support]) ** 2).sum() for factor in self.factors])
+
+    def select(self, keep_C: ArrayLike) -> ErrorGram:
+        """Only the cells where keep_C is true. Nothing is copied; a Gram made by subtraction where that is cheaper."""
+        keep = np.asarray(keep_C, dtype=bool)
+        if not keep.any():
+            raise ValueError("a selection of cells must keep at least one, got none")
+        held = tuple(factor for factor, kept in zip(self.factors, keep, strict=True) if not kept)
+        cheap = 0 < sum(part.shape[1] for part in held) < sum(f.shape[1] for f in self.factors) / 2
+        part = ErrorGram(
+            factors=tuple(factor for factor, kept in zip(self.factors, keep, strict=True) if kept),
+            moment_C3=self.moment_C3[keep],
+            fold_C=self.fold_C[keep],
+            group_C=self.group_C[keep],
+            whole=self if cheap else None,
+            held=held if cheap else (),
+        )
+        part.__dict__["loss_CM"] = self.loss_CM[keep]
+        return part
+
+    def keep(self, index_K: ArrayLike) -> ErrorGram:
+        """Only the given members, in the given order."""
+        index = np.asarray(index_K, dtype=np.int64)
+        part = self._with_factors([factor[index] for factor in self.factors])
+        part.__dict__["loss_CM"] = self.loss_CM[:, index]
+        if "product_MM" in self.__dict__:
+            part.__dict__["product_MM"] = self.product_MM[np.ix_(index, index)]
+        return part
+
+    def resample(self, count_C: ArrayLike) -> ErrorGram:
+        """Cells repeated count times (a bootstrap draw); cells with count 0 are left out."""
+        count = np.asarray(count_C, dtype=np.float64)
+        drawn = np.flatnonzero(count > 0)
+        return ErrorGram(
+            factors=tuple(np.sqrt(count[cell]) * self.factors[cell] for cell in drawn),
+            moment_C3=count[drawn, None] * self.moment_C3[drawn],
+            fold_C=self.fold_C[drawn],
+            group_C=self.group_C[drawn],
+        )
+
+    def _with_factors(self, factors: Sequence[FloatArray]) -> ErrorGram:
+        return ErrorGram(
+            factors=tuple(factors), moment_C3=self.moment_C3, fold_C=self.fold_C, group_C=self.group_C
+        )
+
+
+def sst_of(moment: FloatArray) -> FloatArray:
+    """Total sum of squares around the grand weighted mean, from sums of (w, w y, w y^2) on the last axis."""
+    return moment[..., 2] - moment[..., 1] ** 2 / moment[..., 0]
+
+
+def cells_of(fold_N: ArrayLike, group_N: ArrayLike) -> tuple[list[IntArray], IntArray, NDArray[np.str_]]:
+    """Rows of each cell, and each cell's fold and group, ordered by fold and then group."""
+    fold = np.asarray(fold_N, dtype=np.int64)
+    group = np.asarray(group_N).astype(np.str_)
+    order = np.lexsort((group, fold))
+    new = (fold[order][1:] != fold[order][:-1]) | (group[order][1:] != group[order][:-1])
+    rows = np.split(order, np.flatnonzero(new) + 1)
+    first = np.array([cell[0] for cell in rows])
+    return rows, fold[first], group[first]
+
+
+def error_gram(pred_MNT: ArrayLike, truth_NT: ArrayLike, fold_N: ArrayLike, group_N: ArrayLike) -> ErrorGram:
+    """Reduce coherent predictions [M, N, 5] and truth [N, 5] (grams) to Gram factors per (fold, group) cell.
+
+    Raises ValueError for predictions off the identities (project them first) and for a truth without spread.
+    """
+    pred, truth = np.asarray(pred_MNT, dtype=np.float64), np.asarray(truth_NT, dtype=np.float64)
+    if pred.ndim != 3 or truth.shape != (pred.shape[1], len(TARGETS)) or pred.shape[2] != len(TARGETS):
+        raise ValueError(
+            f"predictions must be [M, N, 5] and truth [N, 5], got {pred.shape} and {truth.shape}"
+        )
+    for member_NT in pred:
+        gap = float(identity_gap(member_NT).max())
+        if not gap <= 1e-6 * max(1.0, float(np.abs(member_NT).max())):
+            raise ValueError(f"members must hold the identities, got a gap of {gap:.3g} g; use project_coherent first")
+    return gram_of_components(pred[..., :3], truth, fold_N, group_N)
+
+
+def gram_of_components(
+    component_MN3: FloatArray, truth_NT: FloatArray, fold_N: ArrayLike, group_N: ArrayLike
+) -> ErrorGram:
+    """As error_gram, from the three component masses (green, dead, clover) of each member."""
+    truth_N3 = truth_NT @ _TO_COMPONENTS_3T.T
+    incoherent_N = (weight_T * (truth_NT - truth_N3 @ FROM_COMPONENTS.T) ** 2).sum(-1)
+    members = len(component_MN3)
+
+    def reduce(rows: IntArray) -> FloatArray:
+        residual_M3n = ((truth_N3[rows] - component_MN3[:, rows]) @ _ROOT_33).reshape(members, -1)
+        offset_M1 = np.full((members, 1), np.sqrt(incoherent_N[rows].sum()))
+        return _shortest(np.concatenate([residual_M3n, offset_M1], axis=1))
+
+    return _assemble(reduce, truth_NT, weight_T, fold_N, group_N)
+
+
+def target_gram(pred_MN: FloatArray, truth_N: FloatArray, fold_N: ArrayLike, group_N: ArrayLike) -> ErrorGram:
+    """The Gram of one target alone (R2 around that target's own mean), for rules with weights per target."""
+
+    def reduce(rows: IntArray) -> FloatArray:
+        return _shortest(truth_N[rows] - pred_MN[:, rows])
+
+    return _assemble(reduce, truth_N[:, None], np.ones(1), fold_N, group_N)
+
+
+def moments_of(truth_NT: FloatArray, weight_t: FloatArray) -> FloatArray:
+    """Sums of w, w y, w y^2 over rows: [3]."""
+    return np.array(
+        [weight_t.sum() * len(truth_NT), (weight_t * truth_NT).sum(), (weight_t * truth_NT**2).sum()]
+    )
+
+
+def _assemble(
+    reduce: Callable[[IntArray], FloatArray],
+    truth_Nt: FloatArray,
+    weight_t: FloatArray,
+    fold_N: ArrayLike,
+    group_N: ArrayLike,
+) -> ErrorGram:
+    rows, fold_C, group_C = cells_of(fold_N, group_N)
+    gram = ErrorGram(
+        factors=tuple(reduce(cell) for cell in rows),
+        moment_C3=np.stack([moments_of(truth_Nt[cell], weight_t) for cell in rows]),
+        fold_C=fold_C,
+        group_C=group_C,
+    )
+    if not gram.sst > 0:
+        raise ValueError("R2 needs masses that differ, got a truth without any spread")
+    return gram
+
+
+def _shortest(factor_ME: FloatArray) -> FloatArray:
+    """A factor with the same Gram and at most M columns."""
+    members, columns = factor_ME.shape
+    if columns <= members:
+        return np.ascontiguousarray(factor_ME)
+    return np.ascontiguousarray(np.linalg.qr(factor_ME.T, mode="r").T)

@@ -1,0 +1,158 @@
+"""What a search may vary: domains by field name, checked against the family's config when the space is built.
+
+A space is data. It says nothing about how values are drawn (`to_optuna.py`) nor how they are used (the config).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Uniform:
+    """A real number in [low, high], every value alike."""
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        _require_order(self.low, self.high)
+
+    def contains(self, value: Any) -> bool:
+        return _is_number(value) and self.low <= value <= self.high
+
+
+@dataclass(frozen=True, slots=True)
+class LogUniform:
+    """A real number in [low, high], every factor alike; low > 0."""
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        _require_order(self.low, self.high)
+        if self.low <= 0:
+            raise ValueError(f"a log-uniform domain starts above 0, got low={self.low}")
+
+    def contains(self, value: Any) -> bool:
+        return _is_number(value) and self.low <= value <= self.high
+
+
+@dataclass(frozen=True, slots=True)
+class Integer:
+    """A whole number low, low + step, ..., at most high."""
+
+    low: int
+    high: int
+    step: int = 1
+
+    def __post_init__(self) -> None:
+        _require_order(self.low, self.high)
+        if self.step < 1:
+            raise ValueError(f"the step of an integer domain is at least 1, got {self.step}")
+
+    def contains(self, value: Any) -> bool:
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return whole and self.low <= value <= self.high and (value - self.low) % self.step == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of several values. Values are plain JSON scalars or tuples of them."""
+
+    options: tuple[Any, ...]
+
+    def __post_init__(self) -> None:
+        if not self.options:
+            raise ValueError("a choice needs at least one option, got none")
+        if len(set(map(repr, self.options))) < len(self.options):
+            raise ValueError(f"the options of a choice differ, got {self.options}")
+
+    def contains(self, value: Any) -> bool:
+        return any(value == option and type(value) is type(option) for option in self.options)
+
+
+Plain = Uniform | LogUniform | Integer | Choice
+
+
+@dataclass(frozen=True, slots=True)
+class When:
+    """A domain that exists only while another field has one of some values; elsewhere the config's default holds."""
+
+    field: str
+    values: tuple[Any, ...]
+    domain: Plain
+
+    def contains(self, value: Any) -> bool:
+        return self.domain.contains(value)
+
+
+Domain = Plain | When
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSpace:
+    """One family's domains, the values that stay fixed, and the known-good settings that are tried first.
+
+    Raises ValueError, when built, for a field that the family's config does not have, for a condition on a field
+    that is not drawn before it, and for a first trial outside the space.
+    """
+
+    family: str
+    config_class: type
+    domains: Mapping[str, Domain]
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    first_trials: tuple[Mapping[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        known = {entry.name for entry in fields(self.config_class)}
+        unknown = sorted((set(self.domains) | set(self.fixed)) - known)
+        if unknown:
+            raise ValueError(
+                f"{self.config_class.__name__} has no field {unknown}; its fields are {sorted(known)}"
+            )
+        twice = sorted(set(self.domains) & set(self.fixed))
+        if twice:
+            raise ValueError(f"a field is either searched or fixed, got both for {twice}")
+        drawn: set[str] = set()
+        for name, domain in self.domains.items():
+            if isinstance(domain, When) and domain.field not in drawn and domain.field not in self.fixed:
+                raise ValueError(f"{name} depends on {domain.field}, which must come before it in the space")
+            drawn.add(name)
+        for params in self.first_trials:
+            self.check_params(params)
+            self.config_class(**{**self.fixed, **params})
+
+    def is_active(self, name: str, drawn: Mapping[str, Any]) -> bool:
+        """Whether a field is drawn at all, given what was drawn before it."""
+        domain = self.domains[name]
+        if not isinstance(domain, When):
+            return True
+        return {**self.fixed, **drawn}.get(domain.field) in domain.values
+
+    def check_params(self, params: Mapping[str, Any]) -> None:
+        """Raise ValueError unless params are one point of this space: each active field, and no other."""
+        active = {name for name in self.domains if self.is_active(name, params)}
+        if set(params) != active:
+            raise ValueError(
+                f"a point of the {self.family} space has the fields {sorted(active)}, got {sorted(params)}"
+            )
+        for name, value in params.items():
+            if not self.domains[name].contains(value):
+                raise ValueError(f"{name} lies in {self.domains[name]}, got {value!r}")
+
+    def config(self, params: Mapping[str, Any]) -> Any:
+        """The family's config at one point of the space."""
+        return self.config_class(**{**self.fixed, **params})
+
+
+def _require_order(low: float, high: float) -> None:
+    if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+        raise ValueError(f"a domain needs finite low <= high, got {low} and {high}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

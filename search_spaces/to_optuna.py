@@ -1,0 +1,90 @@
+"""Between our search spaces and Optuna: the one file of this package that imports it.
+
+Optuna's categorical values must be plain scalars, and its records must survive JSON. A choice is therefore drawn as
+its options' JSON texts, which also keeps 1, 1.0 and True apart.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import TPESampler
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+
+from search_spaces.domain import Choice, Domain, Integer, LogUniform, Plain, SearchSpace, Uniform, When
+
+STARTUP_TRIALS = (
+    10  # random draws before TPE models anything; Optuna's own default, stated because resuming relies on it
+)
+
+
+def new_study(seed: int) -> optuna.Study:
+    """An empty in-memory study that maximises `score`, with a seeded TPE sampler (multivariate, constant liar)."""
+    sampler = TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
+    return optuna.create_study(direction="maximize", sampler=sampler)
+
+
+def reseed(study: optuna.Study, seed: int) -> None:
+    """Give the sampler a new seed, so that a proposal depends on the seed and the trials told so far and nothing else."""
+    study.sampler = TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
+
+
+def suggest(trial: Trial, space: SearchSpace) -> dict[str, Any]:
+    """Draw one point of the space, condition by condition."""
+    params: dict[str, Any] = {}
+    for name, domain in space.domains.items():
+        if space.is_active(name, params):
+            params[name] = _draw(trial, name, _plain(domain))
+    return params
+
+
+def encode(space: SearchSpace, params: Mapping[str, Any]) -> dict[str, Any]:
+    """A point of the space as the values that Optuna stores (for `enqueue_trial`)."""
+    return {name: _encode(space.domains[name], value) for name, value in params.items()}
+
+
+def finished_trial(space: SearchSpace, params: Mapping[str, Any], score: float | None) -> FrozenTrial:
+    """A trial that ran elsewhere, to be added to a study; a score of None says that it failed."""
+    return create_trial(
+        state=TrialState.FAIL if score is None else TrialState.COMPLETE,
+        value=score,
+        params=encode(space, params),
+        distributions={name: _distribution(_plain(space.domains[name])) for name in params},
+    )
+
+
+def _draw(trial: Trial, name: str, domain: Plain) -> Any:
+    match domain:
+        case Uniform(low, high):
+            return trial.suggest_float(name, low, high)
+        case LogUniform(low, high):
+            return trial.suggest_float(name, low, high, log=True)
+        case Integer(low, high, step):
+            return trial.suggest_int(name, low, high, step=step)
+        case Choice(options):
+            by_text = {json.dumps(option): option for option in options}
+            return by_text[trial.suggest_categorical(name, list(by_text))]
+
+
+def _distribution(domain: Plain) -> BaseDistribution:
+    match domain:
+        case Uniform(low, high):
+            return FloatDistribution(low, high)
+        case LogUniform(low, high):
+            return FloatDistribution(low, high, log=True)
+        case Integer(low, high, step):
+            return IntDistribution(low, high, step=step)
+        case Choice(options):
+            return CategoricalDistribution([json.dumps(option) for option in options])
+
+
+def _plain(domain: Domain) -> Plain:
+    return domain.domain if isinstance(domain, When) else domain
+
+
+def _encode(domain: Domain, value: Any) -> Any:
+    return json.dumps(value) if isinstance(_plain(domain), Choice) else value
