@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import timm
@@ -106,6 +107,11 @@ class Backbone(nn.Module):
             global_BD = prefix_BRD[:, 0] if self._prefix and self._has_class_token else patch_BPD.mean(1)
             tokens.append(Tokens(global_BD, patch_BPD, (map_BDHW.shape[2], map_BDHW.shape[3])))
         return tokens
+
+    @torch.inference_mode()
+    def features(self, height: int, width: int) -> int:
+        """Length D of the global vector for pictures of that size."""
+        return self(torch.empty(1, 3, height, width, device=self.mean.device)).global_BD.shape[1]
 
     def normalise(self, image_BCHW: Tensor) -> Tensor:
         """Pictures in [0, 1] -> the model's own mean and standard deviation."""
@@ -213,6 +219,14 @@ def build_backbone(name: str, source: WeightsSource) -> Backbone:
     load_weights(model, name, source)
     backbone = Backbone(model, name)
     return backbone.to(memory_format=torch.channels_last) if backbone.is_convolutional else backbone
+
+
+@lru_cache(maxsize=32)
+def weightless(name: str) -> Backbone:
+    """A backbone on torch's meta device: knows sizes, blocks and shapes, and costs neither memory nor a file."""
+    with torch.device("meta"):
+        model = create_timm(canonical_name(name))
+        return Backbone(model, name)
 
 
 def create_timm(name: str) -> nn.Module:

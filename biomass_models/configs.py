@@ -35,6 +35,23 @@ def _within(name: str, value: float, low: float, high: float) -> None:
     _require(f"{name} must lie in [{low:g}, {high:g}]", math.isfinite(value) and low <= value <= high, value)
 
 
+def _check_types(config: Any) -> None:
+    """Every field holds exactly its declared type; numpy scalars and booleans for numbers are refused."""
+    for name, kind in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if kind is float and type(value) is int:
+            object.__setattr__(config, name, float(value))
+        elif type(value) is not kind:
+            raise ValueError(f"{name} must be of type {kind.__name__}, got {value!r} ({type(value).__name__})")
+
+
+def _check_image(backbone: str, size: int, flips: int, stamp: str) -> None:
+    _require("backbone must be a timm name", bool(backbone.strip()), backbone)
+    _within("size", size, 16, 4096)
+    _one_of("flips", flips, FLIPS)
+    _one_of("stamp", stamp, STAMPS)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaselineConfig:
     """Model 1 (SPEC 4). The defaults are the published setting, field by field."""
@@ -101,9 +118,9 @@ class ProbeConfig:
     layers: int = 1  # last n layers, side by side: 1 = the final features
     flips: int = 1  # 1, 2, 4 or 8 flips and turns whose embeddings are averaged
     transform: str = "log1p"  # of grams, before the z-score per target
-    log10_alpha_low: float = -4.0  # grid of penalties, in units of a standardised row's mean square norm
-    log10_alpha_high: float = 3.0
-    alphas: int = 15  # points of the grid
+    log10_alpha_low: float = -5.0  # grid of penalties; features have a mean square norm of 1, errors are means
+    log10_alpha_high: float = 1.0
+    alphas: int = 13  # points of the grid
     inner_folds: int = 4  # folds by group inside the training rows that choose the penalty
     alpha_per_target: bool = False  # each target has a penalty of its own
     stamp: str = "keep"  # the orange date stamp: keep or remove
@@ -156,20 +173,3 @@ def config_from_params(family: str, params: Mapping[str, Any]) -> Config:
 def config_to_params(config: Config) -> dict[str, Any]:
     """Config -> JSON-able dict with every field; `config_from_params` is its inverse."""
     return dataclasses.asdict(config)
-
-
-def _check_types(config: Config) -> None:
-    """Every field holds exactly its declared type; numpy scalars and booleans for numbers are refused."""
-    for name, kind in get_type_hints(type(config)).items():
-        value = getattr(config, name)
-        if kind is float and type(value) is int:
-            object.__setattr__(config, name, float(value))
-        elif type(value) is not kind:
-            raise ValueError(f"{name} must be of type {kind.__name__}, got {value!r} ({type(value).__name__})")
-
-
-def _check_image(backbone: str, size: int, flips: int, stamp: str) -> None:
-    _require("backbone must be a timm name", bool(backbone.strip()), backbone)
-    _within("size", size, 16, 4096)
-    _one_of("flips", flips, FLIPS)
-    _one_of("stamp", stamp, STAMPS)

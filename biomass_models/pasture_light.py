@@ -40,8 +40,8 @@ def draw_look(date_rng: np.random.Generator, own_rng: np.random.Generator) -> Lo
     """Values of the date (from `date_rng`) with the picture's own deviations (from `own_rng`)."""
     soil = SOILS[date_rng.integers(len(SOILS))] * _spread(date_rng, 0.15, 1) * _spread(own_rng, 0.10, 1)
     straw = STRAWS[date_rng.integers(len(STRAWS))] * _spread(date_rng, 0.10, 1) * _spread(own_rng, 0.06, 1)
-    leaf = _spread(date_rng, 0.12, 3) * _spread(date_rng, 0.12, 1) * _spread(own_rng, 0.05, 3)
-    leaf = leaf * np.array([_spread(date_rng, 0.16, 1)[0], 1.0, 1.0])
+    yellowing = np.array([date_rng.normal(0, 0.17), 0.0, date_rng.normal(0, 0.12)]) + own_rng.normal(0, 0.04, 3)
+    leaf = np.exp(yellowing) * _spread(date_rng, 0.13, 1) * _spread(own_rng, 0.05, 1)
     exposure = _spread(date_rng, 0.20, 1) * _spread(own_rng, 0.16, 1)
     warmth = date_rng.normal(0, 0.09) + own_rng.normal(0, 0.05)
     balance = np.array([np.exp(warmth), 1.0, np.exp(-warmth)]) * _spread(date_rng, 0.04, 3)

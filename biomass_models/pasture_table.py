@@ -23,15 +23,15 @@ from biomass_models.targets import TARGETS, from_components
 
 FloatArray = NDArray[np.float64]
 
-DATE_SHARE = 0.40  # share of a mass latent's variance that all images of a state's date have in common
-SENSOR_SHARE = 0.25  # the same for what height and NDVI show beside the masses (instrument, observer, light)
+DATE_SHARE = 0.35  # share of a mass latent's variance that all images of a state's date have in common
+SENSOR_SHARE = 0.20  # the same for what height and NDVI show beside the masses (instrument, observer, light)
 SEASON_SWING = 0.6  # how far spring lifts the growth latents and summer the dead latent, in standard deviations
 SPRING_DAY, SUMMER_DAY = (
     285,
     30,
 )  # southern hemisphere: peak growth in mid October, most dead matter at end of January
-HEIGHT_FIT = 0.85  # correlation of height's latent with the green growth latent within a state and species
-NDVI_GROWTH, NDVI_DEAD = 0.75, -0.30  # weights of growth and dead matter in NDVI's latent
+HEIGHT_FIT = 0.87  # correlation of height's latent with the green growth latent within a state and species
+NDVI_GROWTH, NDVI_DEAD = 0.75, -0.10  # weights of growth and dead matter in NDVI's latent
 LATENT_LIMIT = 2.3  # latents are clipped here: no mass beyond the 99th percentile of its kind
 NDVI_RANGE, HEIGHT_RANGE = (0.16, 0.91), (1.0, 70.0)  # extremes in facts/overall.csv
 

@@ -21,9 +21,7 @@ GREEN, DEAD, CLOVER, GDM, TOTAL = range(5)
 weight_T: FloatArray = np.array([0.1, 0.1, 0.1, 0.2, 0.5])
 
 # mass_T = FROM_COMPONENTS @ (green, dead, clover)
-FROM_COMPONENTS: FloatArray = np.array(
-    [[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 1], [1, 1, 1]], dtype=np.float64
-)
+FROM_COMPONENTS: FloatArray = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 1], [1, 1, 1]], dtype=np.float64)
 
 
 def weighted_r2_score(truth_NT: ArrayLike, pred_NT: ArrayLike) -> float:

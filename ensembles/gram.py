@@ -38,7 +38,9 @@ class ErrorGram:
     moment_C3: FloatArray
     fold_C: IntArray
     group_C: NDArray[np.str_]
-    whole: ErrorGram | None = field(default=None, repr=False)  # what these cells were cut from, when few were cut off
+    whole: ErrorGram | None = field(
+        default=None, repr=False
+    )  # what these cells were cut from, when few were cut off
     held: tuple[FloatArray, ...] = field(default=(), repr=False)  # the factors cut off
 
     def __post_init__(self) -> None:
@@ -158,13 +160,13 @@ def error_gram(pred_MNT: ArrayLike, truth_NT: ArrayLike, fold_N: ArrayLike, grou
     """
     pred, truth = np.asarray(pred_MNT, dtype=np.float64), np.asarray(truth_NT, dtype=np.float64)
     if pred.ndim != 3 or truth.shape != (pred.shape[1], len(TARGETS)) or pred.shape[2] != len(TARGETS):
-        raise ValueError(
-            f"predictions must be [M, N, 5] and truth [N, 5], got {pred.shape} and {truth.shape}"
-        )
+        raise ValueError(f"predictions must be [M, N, 5] and truth [N, 5], got {pred.shape} and {truth.shape}")
     for member_NT in pred:
         gap = float(identity_gap(member_NT).max())
         if not gap <= 1e-6 * max(1.0, float(np.abs(member_NT).max())):
-            raise ValueError(f"members must hold the identities, got a gap of {gap:.3g} g; use project_coherent first")
+            raise ValueError(
+                f"members must hold the identities, got a gap of {gap:.3g} g; use project_coherent first"
+            )
     return gram_of_components(pred[..., :3], truth, fold_N, group_N)
 
 
@@ -195,9 +197,7 @@ def target_gram(pred_MN: FloatArray, truth_N: FloatArray, fold_N: ArrayLike, gro
 
 def moments_of(truth_NT: FloatArray, weight_t: FloatArray) -> FloatArray:
     """Sums of w, w y, w y^2 over rows: [3]."""
-    return np.array(
-        [weight_t.sum() * len(truth_NT), (weight_t * truth_NT).sum(), (weight_t * truth_NT**2).sum()]
-    )
+    return np.array([weight_t.sum() * len(truth_NT), (weight_t * truth_NT).sum(), (weight_t * truth_NT**2).sum()])
 
 
 def _assemble(

@@ -111,9 +111,7 @@ class SearchSpace:
         known = {entry.name for entry in fields(self.config_class)}
         unknown = sorted((set(self.domains) | set(self.fixed)) - known)
         if unknown:
-            raise ValueError(
-                f"{self.config_class.__name__} has no field {unknown}; its fields are {sorted(known)}"
-            )
+            raise ValueError(f"{self.config_class.__name__} has no field {unknown}; its fields are {sorted(known)}")
         twice = sorted(set(self.domains) & set(self.fixed))
         if twice:
             raise ValueError(f"a field is either searched or fixed, got both for {twice}")

@@ -29,7 +29,7 @@ def new_study(seed: int) -> optuna.Study:
 
 
 def reseed(study: optuna.Study, seed: int) -> None:
-    """Give the sampler a new seed, so that a proposal depends on the seed and the trials told so far and nothing else."""
+    """Give the sampler a new seed: a proposal then depends on the seed and the trials told so far, on nothing else."""
     study.sampler = TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
 
 

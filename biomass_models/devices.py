@@ -1,0 +1,54 @@
+"""Where tensors live, in which precision, and what to do when they do not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+
+def pick_device(device: str) -> torch.device:
+    """`auto` is the GPU where there is one; anything else is torch's own name of a device."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+
+
+def precision(device: torch.device) -> torch.dtype:
+    """Of the networks' matrix products: float32 on a CPU; on a GPU bfloat16 where it is native, else float16."""
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Mixed precision on a GPU; nothing on a CPU."""
+    half = precision(device)
+    return nullcontext() if half is torch.float32 else torch.autocast(device.type, dtype=half)
+
+
+class MicroBatch:
+    """How many pictures fit at once: halved for good when the GPU's memory runs out, the work is done again."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def slices(self, total: int) -> list[slice]:
+        """`total` rows in order, at most `size` at a time."""
+        return [slice(first, min(first + self.size, total)) for first in range(0, total, self.size)]
+
+    def attempts(self, work: Callable[[], None]) -> None:
+        """Run `work` until it fits; it must read `slices` anew and may be run several times from its beginning."""
+        while True:
+            try:
+                work()
+                return
+            except torch.cuda.OutOfMemoryError as error:
+                if self.size == 1:
+                    raise torch.cuda.OutOfMemoryError(
+                        f"one picture alone must fit into the GPU's memory, got: {error}; choose a smaller size "
+                        "or backbone or fewer trained blocks"
+                    ) from error
+            torch.cuda.empty_cache()
+            self.size = max(1, self.size // 2)

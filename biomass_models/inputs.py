@@ -1,0 +1,150 @@
+"""What a fit or a prediction may ask for: the pictures of a table, as features or as pixels, on one device."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from biomass_models.backbones import Backbone, build_backbone, weightless
+from biomass_models.devices import pick_device
+from biomass_models.features import (
+    FeatureBank,
+    FeatureSpec,
+    decoded,
+    decoder_facts,
+    describe,
+    encode,
+    fitted,
+    needed_arrays,
+)
+from biomass_models.images import Stamp, View, file_digest
+from biomass_models.interrupt import OnProgress, ShouldStop
+from biomass_models.node_cache import cached_arrays
+from biomass_models.weights import WeightsSource, fingerprint
+
+BANKS_IN_MEMORY = 4  # banks a process keeps; others are mapped again when asked for
+DECODE_AT_ONCE = 16  # images
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Photographs in the row order of a table, with the hash of each file's content."""
+
+    image_ids: tuple[str, ...]
+    paths: tuple[Path, ...]
+    digests: tuple[str, ...]
+
+    @classmethod
+    def from_table(cls, data_dir: Path, table: pd.DataFrame) -> ImageSet:
+        """From a table with the columns image_id and image_path; reads every file once."""
+        paths = tuple(Path(data_dir) / str(path) for path in table["image_path"])
+        return cls(tuple(map(str, table["image_id"])), paths, tuple(map(file_digest, paths)))
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of all contents in order: part of every cache key."""
+        return hashlib.blake2b("\n".join(self.digests).encode(), digest_size=16).hexdigest()
+
+    def rows(self, image_ids: Sequence[str]) -> NDArray[np.int64]:
+        """Row of each image id; KeyError for one that is not in the set."""
+        row_of = {image_id: row for row, image_id in enumerate(self.image_ids)}
+        absent = [image_id for image_id in image_ids if image_id not in row_of]
+        if absent:
+            raise KeyError(f"{len(absent)} images of the table are not in the image set, such as {absent[:3]}")
+        return np.array([row_of[image_id] for image_id in image_ids], dtype=np.int64)
+
+
+class Inputs:
+    """Features and pixels of one image set; computed once and shared through `cache_dir` by its processes."""
+
+    def __init__(self, images: ImageSet, *, cache_dir: Path, weights: WeightsSource, device: str = "auto") -> None:
+        self.images = images
+        self.cache_dir = Path(cache_dir)
+        self.weights = weights
+        self.device = pick_device(device)
+        self._banks: OrderedDict[FeatureSpec, FeatureBank] = OrderedDict()
+        self._fingerprints: dict[str, str] = {}
+
+    def backbone(self, name: str) -> Backbone:
+        """A backbone of one's own with the source's weights, on the CPU."""
+        return build_backbone(name, self.weights)
+
+    def fingerprint(self, backbone: str) -> str:
+        """Content hash of the weights, looked up once."""
+        if backbone not in self._fingerprints:
+            self._fingerprints[backbone] = fingerprint(backbone, self.weights)
+        return self._fingerprints[backbone]
+
+    def features(
+        self, spec: FeatureSpec, *, on_progress: OnProgress | None = None, should_stop: ShouldStop | None = None
+    ) -> FeatureBank:
+        """The bank of a spec: computed under a lock where the node does not have it yet, then memory-mapped.
+
+        Raises StopRequested between two batches (what was done is kept), WeightsError, BackboneError, ImageError.
+        """
+        if spec in self._banks:
+            self._banks.move_to_end(spec)
+            return self._banks[spec]
+        sized, notes = fitted(spec, weightless(spec.backbone))
+
+        def produce(names: Sequence[str], first: int) -> Iterator[Mapping[str, NDArray[Any]]]:
+            backbone = self.backbone(spec.backbone)
+            return encode(backbone, sized, self.images.paths, self.images.digests, names, first, self.device)
+
+        arrays = cached_arrays(
+            self.cache_dir,
+            describe(sized, self.fingerprint(spec.backbone), self.images.digest, self.device),
+            needed_arrays(sized),
+            len(self.images.paths),
+            produce,
+            on_progress=on_progress,
+            should_stop=should_stop,
+        )
+        bank = FeatureBank(sized, arrays, notes)
+        self._banks[spec] = bank
+        while len(self._banks) > BANKS_IN_MEMORY:
+            self._banks.popitem(last=False)
+        return bank
+
+    def pixels(
+        self,
+        view: View,
+        *,
+        stamp: Stamp,
+        on_progress: OnProgress | None = None,
+        should_stop: ShouldStop | None = None,
+    ) -> NDArray[np.uint8]:
+        """One view of every image, uint8 [N, H, W, 3], memory-mapped; decoded once per node."""
+
+        def produce(_names: Sequence[str], first: int) -> Iterator[Mapping[str, NDArray[Any]]]:
+            paths = self.images.paths[first:]
+            batches = [paths[start : start + DECODE_AT_ONCE] for start in range(0, len(paths), DECODE_AT_ONCE)]
+            return ({"pixels": pixels[0]} for _, pixels in decoded(batches, (view,), stamp))
+
+        description = {
+            "kind": "pixels",
+            "view": asdict(view),
+            "stamp": stamp,
+            "decoder": decoder_facts(),
+            "images": self.images.digest,
+        }
+        rows = len(self.images.paths)
+        arrays = cached_arrays(
+            self.cache_dir,
+            description,
+            ["pixels"],
+            rows,
+            produce,
+            on_progress=on_progress,
+            should_stop=should_stop,
+        )
+        return arrays["pixels"]

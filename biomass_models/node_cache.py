@@ -1,0 +1,164 @@
+"""Arrays that are computed once per node and memory-mapped by every process on it.
+
+A group is a directory named by the hash of a description (whatever changes the numbers is in it); it holds one
+.npy file per array, all with one row per image. Work is done under the group's file lock, batch by batch; what was
+done before a stop or a kill is found again. A file appears whole: written aside, then renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+from numpy.typing import NDArray
+
+from biomass_models.interrupt import OnProgress, ShouldStop, check_stop
+
+Array = NDArray[Any]
+Produce = Callable[[Sequence[str], int], Iterator[Mapping[str, Array]]]  # (names, first row) -> batches of rows
+
+SAVE_EVERY = 2.0  # seconds between two notes of how many rows are done
+WAIT = 0.5  # seconds between two looks at `should_stop` while another process works
+
+
+class CacheError(RuntimeError):
+    """The cache directory cannot hold what is to be computed."""
+
+
+def hash_of(description: Mapping[str, Any]) -> str:
+    """16 hex digits of a JSON-able description; the order of its keys does not matter."""
+    text = json.dumps(description, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def source_hash(*modules: Any) -> str:
+    """Hash of the source of modules whose code decides the numbers: a cache never outlives a change of them."""
+    sources = [Path(module.__file__).read_bytes() for module in modules]
+    return hashlib.blake2b(b"\0".join(sources), digest_size=8).hexdigest()
+
+
+def cached_arrays(
+    root: Path,
+    description: Mapping[str, Any],
+    names: Sequence[str],
+    rows: int,
+    produce: Produce,
+    *,
+    on_progress: OnProgress | None = None,
+    should_stop: ShouldStop | None = None,
+) -> dict[str, Array]:
+    """The named arrays of a group, read-only and memory-mapped, each [rows, ...]; computes those that are missing.
+
+    produce(missing, first) yields batches of rows from row `first` on, as arrays by name; it may yield further
+    names, which are kept as well. Raises StopRequested between two batches, CacheError when the disk is too full.
+    """
+    folder = root / hash_of(description)
+    if any(not _file(folder, name).exists() for name in names):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / "lock")
+        _acquire(lock, should_stop)
+        try:
+            missing = [name for name in names if not _file(folder, name).exists()]
+            if missing:
+                (folder / "group.json").write_text(json.dumps(description, indent=1, sort_keys=True))
+                _compute(folder, missing, rows, produce, on_progress, should_stop)
+        finally:
+            lock.release()
+    return {name: np.load(_file(folder, name), mmap_mode="r", allow_pickle=False) for name in names}
+
+
+def _compute(
+    folder: Path,
+    missing: list[str],
+    rows: int,
+    produce: Produce,
+    on_progress: OnProgress | None,
+    should_stop: ShouldStop | None,
+) -> None:
+    part, note = folder / "part", folder / "part" / "done.json"
+    arrays, done = _resume(part, note, missing)
+    saved = time.monotonic()
+    try:
+        if done < rows:
+            for batch in produce(missing, done):
+                size = len(next(iter(batch.values())))
+                if not arrays:
+                    arrays = _allocate(part, batch, rows)
+                for name, array in arrays.items():
+                    array[done : done + size] = batch[name]
+                done += size
+                if on_progress is not None:
+                    on_progress(done, rows)
+                if time.monotonic() - saved > SAVE_EVERY:
+                    _save(note, arrays, missing, done)
+                    saved = time.monotonic()
+                if done < rows:
+                    check_stop(should_stop, f"{done} of {rows} rows are in {folder}")
+    finally:
+        if arrays:
+            _save(note, arrays, missing, done)
+    if done != rows or not arrays:
+        raise CacheError(f"{folder} needs {rows} rows, got {done}")
+    for name in arrays:
+        _part_file(part, name).rename(_file(folder, name))
+    shutil.rmtree(part)
+
+
+def _resume(part: Path, note: Path, missing: list[str]) -> tuple[dict[str, Array], int]:
+    """What an interrupted run left, and how many rows of it; nothing if that run computed something else."""
+    if note.exists():
+        left = json.loads(note.read_text())
+        files = {name: _part_file(part, name) for name in left["names"]}
+        if left["missing"] == missing and all(file.exists() for file in files.values()):
+            return {name: np.lib.format.open_memmap(file, mode="r+") for name, file in files.items()}, left["done"]
+    shutil.rmtree(part, ignore_errors=True)
+    return {}, 0
+
+
+def _allocate(part: Path, batch: Mapping[str, Array], rows: int) -> dict[str, Array]:
+    needed = sum(array[0].nbytes * rows for array in batch.values())
+    part.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(part).free
+    if needed > 0.95 * free:  # a memory map on a full disk does not raise, it kills the process
+        raise CacheError(
+            f"{part.parent.parent} needs {needed / 1e9:.1f} GB, got {free / 1e9:.1f} GB free; make room, or "
+            "choose another cache directory, smaller pictures, fewer copies or a coarser token grid"
+        )
+    return {
+        name: np.lib.format.open_memmap(
+            _part_file(part, name), mode="w+", dtype=array.dtype, shape=(rows, *array.shape[1:])
+        )
+        for name, array in batch.items()
+    }
+
+
+def _save(note: Path, arrays: Mapping[str, Any], missing: list[str], done: int) -> None:
+    for array in arrays.values():
+        array.flush()
+    aside = note.with_suffix(".tmp")
+    aside.write_text(json.dumps({"names": list(arrays), "missing": missing, "done": done}))
+    aside.replace(note)
+
+
+def _acquire(lock: filelock.BaseFileLock, should_stop: ShouldStop | None) -> None:
+    while True:
+        try:
+            lock.acquire(timeout=WAIT)
+            return
+        except filelock.Timeout:
+            check_stop(should_stop, f"waiting for another process that computes {lock.lock_file}")
+
+
+def _file(folder: Path, name: str) -> Path:
+    return folder / f"{name}.npy"
+
+
+def _part_file(part: Path, name: str) -> Path:
+    return part / f"{name}.npy"

@@ -1,0 +1,269 @@
+"""The command line. Parses, builds settings, calls one function; heavy packages load inside the commands."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="biomass",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    help="Pasture biomass from photographs: check data, search, compare, blend, submit.\n\n"
+    "Exit codes: 0 done, 1 bad input (the message says what to do), 2 wrong usage, 130 stopped, the same command goes on.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Check, draw and show data directories.")
+submission_app = typer.Typer(no_args_is_help=True, help="Check submission files.")
+app.add_typer(data_app, name="data")
+
+out_console, err_console = Console(), Console(stderr=True)
+
+Study = Annotated[str, typer.Argument(help="Study folder, or a URI such as s3://bucket/study.")]
+Directory = Annotated[Path, typer.Argument(help="Data directory: train.csv, test.csv and photographs.")]
+DataOption = Annotated[Path, typer.Option("--data", help="Data directory: train.csv, test.csv and photographs.")]
+Cache = Annotated[Path, typer.Option("--cache", help="Feature cache, on this node's own disk.", envvar="BIOMASS_CACHE")]
+Address = Annotated[str | None, typer.Option(help="Ray cluster to attach to (or RAY_ADDRESS); without it, embedded.")]
+Weights = Annotated[
+    str, typer.Option(help="Backbone weights: auto (package, $BIOMASS_WEIGHTS, hub), random (tests), or a folder.")
+]
+DEFAULT_CACHE = Path("~/.cache/biomass")
+
+
+def main() -> None:
+    """Run the command line; a known error becomes one paragraph and exit code 1."""
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        if os.environ.get("BIOMASS_DEBUG"):
+            raise
+        err_console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+def _say(text: str) -> None:
+    err_console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _resources(cache: Path, address: str | None, **more: Any) -> Any:
+    from orchestration.search import Resources
+
+    return Resources(cache_dir=cache, address=address, **more)
+
+
+def _source(weights: str) -> Any:
+    from biomass_models.weights import WeightsSource
+
+    return WeightsSource(kind=weights) if weights in ("auto", "random") else WeightsSource("folder", Path(weights))
+
+
+def _stopped() -> None:
+    _say("Stopped. Every finished fold is kept; the same command goes on from here.")
+    raise typer.Exit(INTERRUPTED)
+
+
+@data_app.command("check")
+def data_check(directory: Directory) -> None:
+    """List every problem of a data directory at once. Example: biomass data check csiro-biomass/"""
+    from biomass_models.check import check_directory
+    from biomass_models.problems import errors_of
+    from orchestration.progress import progress_bar
+
+    with progress_bar("Checking images") as update:
+        problems = check_directory(directory, on_progress=lambda done, total: update(done, total, ""))
+    for problem in problems:
+        out_console.print(str(problem), markup=False, highlight=False, soft_wrap=True)
+    errors = errors_of(problems)
+    out_console.print(f"{len(errors)} errors, {len(problems) - len(errors)} warnings in {directory}", soft_wrap=True)
+    if errors:
+        raise typer.Exit(1)
+
+
+@data_app.command("make")
+def data_make(
+    directory: Directory,
+    images: Annotated[int, typer.Option(min=1, help="Training images.")] = 357,
+    test_images: Annotated[int, typer.Option(min=0, help="Test images, of other dates.")] = 120,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    like: Annotated[Path | None, typer.Option(help="Draw one image for each row of this train.csv.")] = None,
+) -> None:
+    """Draw a pasture set with known masses. Example: biomass data make pasture/ --images 357"""
+    from biomass_models.pasture import make_pasture
+    from orchestration.progress import progress_bar
+
+    with progress_bar("Drawing pasture") as update:
+        summary = make_pasture(
+            directory,
+            images=images,
+            test_images=test_images,
+            seed=seed,
+            like=like,
+            on_progress=lambda done, total: update(done, total, ""),
+        )
+    out_console.print(f"{summary}", markup=False, highlight=False, soft_wrap=True)
+
+
+@data_app.command("show")
+def data_show(
+    directory: Directory,
+    out: Annotated[Path, typer.Option(help="Picture to write.")] = Path("contact-sheet.png"),
+    images: Annotated[int, typer.Option(min=1)] = 24,
+) -> None:
+    """Write a contact sheet. Example: biomass data show pasture/ --out sheet.png"""
+    from biomass_models.pasture import contact_sheet
+
+    contact_sheet(directory, out, images=images)
+    out_console.print(f"Wrote {out}", soft_wrap=True)
+
+
+@app.command()
+def search(
+    study: Study,
+    data: DataOption,
+    family: Annotated[list[str] | None, typer.Option(help="Model family; repeat for several.")] = None,
+    backbone: Annotated[list[str] | None, typer.Option(help="timm backbone; repeat for several.")] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Trials of the whole study.")] = None,
+    hours: Annotated[float | None, typer.Option(min=0.0, help="Start no trial after this time.")] = None,
+    folds: Annotated[int, typer.Option(min=2, help="Number of folds.")] = 5,
+    scheme: Annotated[str, typer.Option(help="Folds: date, random, state, species.")] = "date",
+    fold_file: Annotated[Path | None, typer.Option(help="Own folds: a CSV image_id,fold.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    scale: Annotated[str, typer.Option(help="Ranges: auto, smoke, demo, cpu, gpu.")] = "auto",
+    weights: Weights = "auto",
+    max_fold_seconds: Annotated[float, typer.Option(min=1, help="Refuse dearer folds, by estimate.")] = 1800.0,
+    cpus_per_fold: Annotated[float, typer.Option(min=0.1, help="CPUs of a slot.")] = 1.0,
+    gpus_per_fold: Annotated[float | None, typer.Option(min=0.0, help="GPUs of a slot; default 1 if any.")] = None,
+    slots: Annotated[int | None, typer.Option(min=1, help="Use at most so many slots.")] = None,
+    cache: Cache = DEFAULT_CACHE,
+    address: Address = None,
+) -> None:
+    """Search for good models; the same command goes on with an unfinished study.
+
+    Example: biomass search runs/first --data csiro-biomass/ --family baseline --family probe --trials 40
+    """
+    if trials is None and hours is None:
+        raise typer.BadParameter("a search needs an end: give --trials N or --hours H")
+    from orchestration.search import available_backbones, has_gpu, run_search
+    from orchestration.study import StudySettings
+
+    source = _source(weights)
+    found = available_backbones(tuple(backbone or ()), source, _say)
+    settings = StudySettings(
+        families=tuple(dict.fromkeys(family or ("baseline", "probe"))),
+        backbones=tuple(found),
+        weights=source.kind,
+        scale=scale if scale != "auto" else "gpu" if has_gpu() else "cpu",
+        scheme="file" if fold_file else scheme,
+        n_folds=folds,
+        seed=seed,
+        max_fold_seconds=max_fold_seconds,
+    )
+    finished = run_search(
+        study,
+        data,
+        settings,
+        fold_file=fold_file,
+        weights=source,
+        fingerprints=found,
+        resources=_resources(cache, address, cpus_per_fold=cpus_per_fold, gpus_per_fold=gpus_per_fold, max_slots=slots),
+        max_trials=trials,
+        hours=hours,
+        say=_say,
+    )
+    if not finished:
+        _stopped()
+    out_console.print(f"Finished. Next: biomass leaderboard {study}", soft_wrap=True)
+
+
+@app.command()
+def leaderboard(
+    study: Study,
+    top: Annotated[int, typer.Option(min=0, help="Trials to show; 0 = all.")] = 20,
+) -> None:
+    """Compare trials and references. Example: biomass leaderboard runs/first"""
+    from orchestration.leaderboard import leaderboard as make_leaderboard
+    from orchestration.leaderboard import render_leaderboard
+    from orchestration.ledger import open_ledger
+
+    out_console.print(render_leaderboard(make_leaderboard(open_ledger(study)), top or None))
+
+
+@app.command()
+def ensemble(
+    study: Study,
+    data: DataOption,
+    out: Annotated[Path, typer.Option(help="Submission file to write.")] = Path("submission.csv"),
+    rule: Annotated[str, typer.Option(help="Blending rule.")] = "default",
+    weights: Weights = "auto",
+    cache: Cache = DEFAULT_CACHE,
+    address: Address = None,
+) -> None:
+    """Blend the study's trials and write a submission.
+
+    Example: biomass ensemble runs/first --data csiro-biomass/ --out submission.csv
+    """
+    from ensembles.blend import render_card
+
+    from orchestration.blending import blend, write_blend_submission
+
+    card, _ = blend(study, rule=rule, say=_say)
+    out_console.print(render_card(card))
+    write_blend_submission(study, data, card, out, resources=_resources(cache, address), weights=_source(weights))
+    out_console.print(f"Submission, valid: {out}", soft_wrap=True)
+
+
+app.add_typer(submission_app, name="submission")
+
+
+@submission_app.command("check")
+def submission_check(file: Annotated[Path, typer.Argument(help="Submission file.")], data: DataOption) -> None:
+    """Validate a submission. Example: biomass submission check submission.csv --data csiro-biomass/"""
+    from ensembles.submission import check_submission
+
+    problems = check_submission(file, data)
+    for problem in problems:
+        out_console.print(str(problem), markup=False, highlight=False, soft_wrap=True)
+    if problems:
+        raise typer.Exit(1)
+    out_console.print(f"{file} is valid", soft_wrap=True)
+
+
+@app.command()
+def score(
+    file: Annotated[Path, typer.Argument(help="Predictions: a CSV sample_id,target.")],
+    truth: Annotated[Path, typer.Option(help="Measured masses: a CSV sample_id,target.")],
+) -> None:
+    """The competition's weighted R2. Example: biomass score submission.csv --truth pasture-truth.csv"""
+    from biomass_models.table import read_masses
+    from biomass_models.targets import TARGETS, weighted_r2_score
+
+    measured, predicted = read_masses(truth), read_masses(file)
+    absent = measured.index.difference(predicted.index)
+    if len(absent):
+        raise ValueError(f"every image of {truth} needs a prediction, {file} lacks {len(absent)}, such as {absent[0]}")
+    value = weighted_r2_score(measured[list(TARGETS)], predicted.loc[measured.index, list(TARGETS)])
+    out_console.print(f"{value:.6f}")
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Folder for data, study and submission.")] = Path("demo"),
+    recipe: Annotated[str, typer.Option(help="demo, or smoke for a tiny one.")] = "demo",
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    cache: Cache = DEFAULT_CACHE,
+) -> None:
+    """The whole way on a generated pasture, in minutes. Example: biomass demo"""
+    from orchestration.demo import run_demo
+    from orchestration.recipes import RECIPES
+
+    if recipe not in RECIPES:
+        raise typer.BadParameter(f"a recipe is one of {', '.join(RECIPES)}, got {recipe!r}")
+    if not run_demo(folder, RECIPES[recipe](seed), _resources(cache, None), out_console, _say):
+        _stopped()

@@ -1,0 +1,33 @@
+"""Ray: attach to a cluster where one is named, else embed one in this process."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+
+@contextmanager
+def ray_cluster(address: str | None = None, num_cpus: int | None = None) -> Iterator[None]:
+    """Hold a Ray connection.
+
+    address: of a running cluster; without it, and without RAY_ADDRESS, Ray is embedded ("local", because plain
+    `ray.init()` would join any cluster whose address lies in the temporary folder).
+    """
+    # Tune would move each trial into a folder of its own, and relative study paths with it.
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "0")
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address or os.environ.get("RAY_ADDRESS"):
+        ray.init(address=address, **quiet)
+    else:
+        # No dashboard: its agent must answer within seconds or the raylet dies, too much to ask of a small machine.
+        ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **quiet)
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -1,0 +1,62 @@
+"""`biomass demo`: the main job from nothing, on a generated pasture whose test masses are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ensembles.blend import render_card
+from rich.console import Console
+
+from biomass_models.pasture import make_pasture
+from biomass_models.table import read_masses
+from biomass_models.targets import TARGETS, weighted_r2_score
+from biomass_models.weights import WeightsSource
+from orchestration.blending import blend, write_blend_submission
+from orchestration.leaderboard import leaderboard, render_leaderboard
+from orchestration.ledger import Ledger
+from orchestration.progress import progress_bar
+from orchestration.recipes import Recipe
+from orchestration.search import Resources, available_backbones, run_search
+from orchestration.storage import Storage
+
+
+def run_demo(folder: Path, recipe: Recipe, resources: Resources, console: Console, say: Callable[[str], None]) -> bool:
+    """Data, search, leaderboard, ensemble, submission, true score. The same call goes on; False when it was stopped."""
+    data_dir, truth_path, study = folder / "data", folder / "truth.csv", folder / "study"
+    if not truth_path.exists():  # the last file that the generator writes
+        with progress_bar("Drawing pasture") as update:
+            make_pasture(
+                data_dir,
+                truth_path=truth_path,
+                images=recipe.images,
+                test_images=recipe.test_images,
+                seed=recipe.settings.seed,
+                width=recipe.width,
+                height=recipe.width // 2,
+                on_progress=lambda done, total: update(done, total, ""),
+            )
+    weights = WeightsSource(kind=recipe.settings.weights)
+    finished = run_search(
+        str(study),
+        data_dir,
+        recipe.settings,
+        weights=weights,
+        fingerprints=available_backbones(recipe.settings.backbones, weights, say),
+        resources=resources,
+        max_trials=recipe.trials,
+        hours=None,
+        say=say,
+    )
+    if not finished:
+        return False
+    console.print(render_leaderboard(leaderboard(Ledger(Storage(study))), top=10))
+    card, _ = blend(str(study), rule="default", say=say)
+    console.print(render_card(card))
+    out = folder / "submission.csv"
+    write_blend_submission(str(study), data_dir, card, out, resources=resources, weights=weights)
+    truth, submitted = read_masses(truth_path), read_masses(out)
+    score = weighted_r2_score(truth[list(TARGETS)], submitted.loc[truth.index, list(TARGETS)])
+    console.print(f"True score on the generated test set ({len(truth)} images of other dates): {score:.4f}")
+    console.print(f"Submission, valid: {out}", soft_wrap=True)
+    return True

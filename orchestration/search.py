@@ -1,0 +1,259 @@
+"""Assembles a search and runs it: checks, study, references, Ray, pool, Tuner."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import ray
+from ray import tune
+
+from biomass_models.check import require_clean
+from biomass_models.folds import assign_folds, fold_hash
+from biomass_models.inputs import ImageSet
+from biomass_models.references import colour_ridge, colour_statistics, metadata_trees, per_target_mean
+from biomass_models.table import read_train
+from biomass_models.targets import TARGETS
+from biomass_models.weights import WeightsError, WeightsSource, canonical_name, fingerprint
+from biomass_models.zoo import FAMILIES
+from orchestration.cluster import ray_cluster
+from orchestration.ledger import Ledger
+from orchestration.pool import Broker, RayPool
+from orchestration.progress import progress_bar
+from orchestration.searcher import Proposer, TuneSearcher
+from orchestration.seeds import content_id, derive_seed
+from orchestration.storage import Storage
+from orchestration.study import StudyError, StudySettings, open_study, study_lock
+from orchestration.trial import run_trial
+from orchestration.worker import WorkerContext
+from search_spaces.spaces import DEFAULT_BACKBONES, space_of
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """Where and with what a search runs; none of it changes a result."""
+
+    address: str | None = None  # of a Ray cluster; None embeds one
+    cpus_per_fold: float = 1.0
+    gpus_per_fold: float | None = None  # None: 1 where the cluster has a GPU, else 0
+    max_slots: int | None = None
+    cache_dir: Path = Path("~/.cache/biomass")
+
+
+def available_backbones(asked: tuple[str, ...], source: WeightsSource, say: Say) -> dict[str, str]:
+    """Fingerprint of the weights of each backbone; names the user gave must all be there, defaults are left out aloud.
+
+    Raises WeightsError that says which file to put where.
+    """
+    found: dict[str, str] = {}
+    missing: list[str] = []
+    for name in asked or DEFAULT_BACKBONES:
+        canonical = canonical_name(name)
+        try:
+            found[canonical] = fingerprint(canonical, source)
+        except WeightsError as error:
+            if asked:
+                raise
+            missing.append(str(error))
+    if not found:
+        raise WeightsError("\n".join(missing))
+    for reason in missing:
+        say(f"Left out of the search, because its weights are not here: {reason}")
+    return found
+
+
+def has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def run_search(
+    study: str,
+    data_dir: Path,
+    settings: StudySettings,
+    *,
+    fold_file: Path | None = None,
+    weights: WeightsSource,
+    fingerprints: dict[str, str],
+    resources: Resources,
+    max_trials: int | None,
+    hours: float | None,
+    say: Say,
+) -> bool:
+    """Search until the study holds max_trials or the hours are over; True when it came to its end, False when stopped.
+
+    Everything that can be checked is checked before Ray starts. The same call goes on with an unfinished study.
+    """
+    ledger = Ledger(Storage(study))
+    spaces = {family: space_of(family, settings.backbones, settings.scale) for family in settings.families}
+    with study_lock(ledger):
+        record = _prepare(ledger, data_dir, settings, fold_file, fingerprints, say)
+        context = WorkerContext(
+            study=ledger.storage.uri,
+            data_dir=str(data_dir.resolve()),
+            cache_dir=str(resources.cache_dir.expanduser()),
+            weights=weights,
+        )
+        proposer = Proposer(
+            spaces,
+            ledger,
+            seed=settings.seed,
+            fold_hash=record["fold_hash"],
+            weights=fingerprints,
+            max_trials=max_trials,
+            deadline=None if hours is None else time.time() + 3600 * hours,
+        )
+        _say_estimates(spaces, settings, ledger, say)
+        with ray_cluster(resources.address):
+            return _run(ledger, context, proposer, settings, resources, max_trials, say)
+
+
+def start_broker(context: WorkerContext, resources: Resources) -> tuple[Any, int]:
+    """The broker actor and how many slots it has."""
+    gpus = resources.gpus_per_fold
+    if gpus is None:
+        gpus = 1.0 if ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
+    broker = Broker.remote(context, resources.cpus_per_fold, gpus, resources.max_slots)  # type: ignore[attr-defined]
+    return broker, ray.get(broker.start.remote())
+
+
+def _prepare(
+    ledger: Ledger,
+    data_dir: Path,
+    settings: StudySettings,
+    fold_file: Path | None,
+    fingerprints: dict[str, str],
+    say: Say,
+) -> dict[str, Any]:
+    with progress_bar("Checking data") as update:
+        for warning in require_clean(data_dir, on_progress=lambda done, total: update(done, total, "")):
+            say(str(warning))
+    quadrats = read_train(data_dir)
+    seed = derive_seed(settings.seed, "folds")
+    folds = assign_folds(quadrats, scheme=settings.scheme, n_folds=settings.n_folds, seed=seed, file=fold_file)
+    quadrats = quadrats.merge(folds, on="image_id", validate="one_to_one")
+    images = ImageSet.from_table(data_dir, quadrats)
+    fingerprint_of_data = content_id(quadrats.drop(columns=["fold"]).to_csv(index=False), images.digest)
+    record = open_study(
+        ledger,
+        settings,
+        quadrats=quadrats,
+        data_fingerprint=fingerprint_of_data,
+        fold_hash=fold_hash(folds),
+        weights=fingerprints,
+    )
+    if ledger.references() is None:
+        ledger.write_references(_references(quadrats, images))
+    return record
+
+
+def _references(quadrats: pd.DataFrame, images: ImageSet) -> pd.DataFrame:
+    """Out-of-fold predictions of what costs nothing, on the study's own folds."""
+    folds = quadrats[["image_id", "fold", "group"]]
+    colour = []
+    with progress_bar("Reference scores") as update:
+        for row, path in enumerate(images.paths):
+            colour.append(colour_statistics(path))
+            update(row + 1, len(images.paths), "")
+    predictions = {
+        "per-target mean": per_target_mean(quadrats, folds),
+        "colour ridge": colour_ridge(pd.DataFrame(colour).to_numpy(), quadrats, folds),
+        "metadata trees": metadata_trees(quadrats, folds),
+    }
+    frames = []
+    for name, pred_NT in predictions.items():
+        frame = pd.DataFrame(pred_NT, columns=list(TARGETS))
+        frame.insert(0, "image_id", quadrats["image_id"].to_numpy())
+        frame.insert(0, "reference", name)
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
+
+
+def _say_estimates(spaces: dict[str, Any], settings: StudySettings, ledger: Ledger, say: Say) -> None:
+    """Print what a fold of each family's first trial will cost; refuse the study when that is above the limit."""
+    n_train = round(len(ledger.quadrats()) * (1 - 1 / settings.n_folds))
+    for family, space in spaces.items():
+        seconds = FAMILIES[family].estimate_fold_seconds(space.config(space.first_trials[0]), n_train, "auto")
+        say(f"Estimated cost of a {family} fold (first trial): {seconds:.1f} s here, features not counted twice")
+        if seconds > settings.max_fold_seconds:
+            raise StudyError(
+                f"a fold may take {settings.max_fold_seconds:.0f} s, the first {family} trial is estimated at "
+                f"{seconds:.0f} s here; use --scale cpu, or raise --max-fold-seconds"
+            )
+
+
+def _run(
+    ledger: Ledger,
+    context: WorkerContext,
+    proposer: Proposer,
+    settings: StudySettings,
+    resources: Resources,
+    max_trials: int | None,
+    say: Say,
+) -> bool:
+    broker, slots = start_broker(context, resources)
+    say(f"{slots} slots; {proposer.finished} trials are finished already")
+    stop = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(broker, proposer, ledger, max_trials, stop), daemon=True)
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+
+    def coordinate(config: dict[str, Any]) -> None:
+        result = run_trial(Ledger(Storage(context.study)), RayPool(broker), config["trial_id"])
+        for fold, score in enumerate((result or {}).get("fold_scores", ())):
+            tune.report({"fold": fold, "fold_score": score})
+        tune.report(
+            {
+                "status": result["status"] if result else "stopped",
+                "score": result["score"] if result else None,
+                "seconds": result["seconds"] if result else 0.0,
+            }
+        )
+
+    tuner = tune.Tuner(
+        tune.with_resources(coordinate, {"node:__internal_head__": 0.001}),
+        tune_config=tune.TuneConfig(
+            search_alg=TuneSearcher(proposer),
+            num_samples=-1,
+            max_concurrent_trials=max(2, slots),
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=ledger.storage.uri,
+            verbose=0,
+            callbacks=[],
+        ),
+    )
+    watcher.start()
+    try:
+        tuner.fit()
+    finally:
+        stop.set()
+        watcher.join()
+        ray.kill(broker)
+    return not proposer.unfinished
+
+
+def _watch(broker: Any, proposer: Proposer, ledger: Ledger, max_trials: int | None, stop: threading.Event) -> None:
+    """Draw the state of the search until told to stop."""
+    with progress_bar("Search") as update:
+        while True:
+            ended = stop.wait(0.5)
+            note = f"best {proposer.best_score:.3f}" if proposer.best_score is not None else ""
+            if not ended:
+                status = ray.get(broker.status.remote())
+                done, total = status["encoding"]
+                note += f" folds {status['running']}+{status['queued']}"
+                note += f" encoding {done}/{total}" if done < total else ""
+            update(proposer.finished, max_trials, note.strip())
+            if ended:
+                return

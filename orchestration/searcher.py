@@ -1,0 +1,195 @@
+"""Which configuration comes next: one Optuna study per family, rebuilt from the ledger, taken in turn.
+
+The ledger is the truth. Nothing of Optuna is stored: on start every ended trial of the ledger is told again, and
+what was proposed but has not ended is proposed again under its old id, with the folds that it already has.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from ray.tune.search import Searcher
+
+from biomass_models.configs import config_to_params
+from orchestration.ledger import Ledger, TrialRecord
+from orchestration.seeds import derive_seed
+from orchestration.study import trial_id
+from search_spaces.domain import SearchSpace
+from search_spaces.to_optuna import encode, finished_trial, new_study, reseed, suggest
+
+DRAWS_UNTIL_EXHAUSTED = 50  # proposals in a row that are all known: a finite space counts as exhausted
+
+
+class Proposer:
+    """Draws trials and learns from their scores. Knows no Ray."""
+
+    def __init__(
+        self,
+        spaces: Mapping[str, SearchSpace],
+        ledger: Ledger,
+        *,
+        seed: int,
+        fold_hash: str,
+        weights: Mapping[str, str],
+        max_trials: int | None = None,
+        deadline: float | None = None,
+    ) -> None:
+        """max_trials: of the whole study, ended ones included; deadline: seconds since 1970 after which none is new."""
+        self._spaces, self._ledger, self._seed = spaces, ledger, seed
+        self._fold_hash, self._weights = fold_hash, weights
+        self._max_trials, self._deadline = max_trials, deadline
+        self._studies = {family: new_study(derive_seed(seed, "tpe", family)) for family in spaces}
+        self._records: dict[str, TrialRecord] = {}
+        self._scores: dict[str, float | None] = {}
+        self._asked: dict[str, optuna.Trial] = {}
+        self._exhausted: set[str] = set()
+        self._rebuild()
+
+    @property
+    def finished(self) -> int:
+        return len(self._scores)
+
+    @property
+    def unfinished(self) -> int:
+        """Trials that were proposed and have not ended."""
+        return len(self._records) - len(self._scores)
+
+    @property
+    def best_score(self) -> float | None:
+        return max((score for score in self._scores.values() if score is not None), default=None)
+
+    def propose(self) -> TrialRecord | None:
+        """The next trial, written to the ledger; None when the budget is spent or every space is exhausted."""
+        if self._deadline is not None and time.time() >= self._deadline:
+            return None
+        if self._resumed:
+            record = self._resumed.pop(0)
+            self._ask(record.family, record.params)
+            return record
+        if self._max_trials is not None and len(self._records) >= self._max_trials:
+            return None
+        while open_families := [family for family in self._spaces if family not in self._exhausted]:
+            counts = {family: self._count(family) for family in open_families}
+            family = min(open_families, key=lambda name: counts[name])
+            record = self._draw(family)
+            if record is None:
+                self._exhausted.add(family)
+                continue
+            self._records[record.trial_id] = record
+            self._ledger.write_trial(record)
+            return record
+        return None
+
+    def tell(self, identity: str, score: float | None) -> None:
+        """Learn a trial's score (larger is better), or None for a failure."""
+        record = self._records[identity]
+        self._scores[identity] = score
+        asked = self._asked.pop(identity)
+        self._tell_optuna(record.family, asked, score)
+
+    def _rebuild(self) -> None:
+        results = self._ledger.results()
+        self._resumed: list[TrialRecord] = []
+        for record in self._ledger.trials():
+            if record.family not in self._spaces:
+                continue
+            self._records[record.trial_id] = record
+            if record.trial_id in results:
+                score = results[record.trial_id].get("score")
+                self._scores[record.trial_id] = score
+                told = finished_trial(self._spaces[record.family], record.params, score)
+                self._studies[record.family].add_trial(told)
+            else:
+                self._resumed.append(record)
+
+    def _count(self, family: str) -> int:
+        return sum(record.family == family for record in self._records.values())
+
+    def _draw(self, family: str) -> TrialRecord | None:
+        space = self._spaces[family]
+        for params in space.first_trials:
+            if (record := self._record(family, dict(params), "first trial")).trial_id not in self._records:
+                self._ask(family, record.params, record.trial_id)
+                return record
+        for _ in range(DRAWS_UNTIL_EXHAUSTED):
+            asked, params = self._ask(family)
+            record = self._record(family, params, "proposed")
+            if record.trial_id not in self._records:
+                self._asked[record.trial_id] = asked
+                return record
+            # known already: Optuna learns its score at once, or that nothing is to be had here while it runs
+            self._tell_optuna(family, asked, self._scores.get(record.trial_id))
+        return None
+
+    def _ask(
+        self, family: str, params: dict[str, Any] | None = None, identity: str | None = None
+    ) -> tuple[optuna.Trial, dict[str, Any]]:
+        study, space = self._studies[family], self._spaces[family]
+        reseed(study, derive_seed(self._seed, "tpe", family, len(study.get_trials(deepcopy=False))))
+        if params is not None:
+            study.enqueue_trial(encode(space, params))
+        asked = study.ask()
+        drawn = suggest(asked, space)
+        if params is not None:
+            identity = identity or self._record(family, params, "").trial_id
+            self._asked[identity] = asked
+        return asked, drawn
+
+    def _tell_optuna(self, family: str, asked: optuna.Trial, score: float | None) -> None:
+        if score is None:
+            self._studies[family].tell(asked, state=optuna.trial.TrialState.FAIL)
+        else:
+            self._studies[family].tell(asked, score)
+
+    def _record(self, family: str, params: dict[str, Any], why: str) -> TrialRecord:
+        config = config_to_params(self._spaces[family].config(params))
+        weights = self._weights[config["backbone"]]
+        return TrialRecord(
+            trial_id=trial_id(family, config, weights, self._seed, self._fold_hash),
+            number=len(self._records),
+            family=family,
+            params=params,
+            config=config,
+            weights=weights,
+            seed=self._seed,
+            why=why,
+            proposed_at=time.time(),
+        )
+
+
+class TuneSearcher(Searcher):
+    """Ray Tune's view of a Proposer. A Tune trial carries nothing but the id of a trial in the ledger."""
+
+    def __init__(self, proposer: Proposer) -> None:
+        super().__init__()
+        self._proposer = proposer
+        self._identities: dict[str, str] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        record = self._proposer.propose()
+        if record is None:
+            return Searcher.FINISHED
+        self._identities[trial_id] = record.trial_id
+        return {"trial_id": record.trial_id}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        identity = self._identities.pop(trial_id)
+        if not error and (result or {}).get("status") == "stopped":
+            return  # it has not ended: the next run takes it up again
+        self._proposer.tell(identity, None if error or result is None else result.get("score"))
+
+    # The ledger holds all that a new start needs; what Tune would save is never read.
+    def save(self, checkpoint_path: str) -> None:
+        pass
+
+    def restore(self, checkpoint_path: str) -> None:
+        pass
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        pass
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}

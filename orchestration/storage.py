@@ -1,0 +1,68 @@
+"""Whole files under one root: a local folder or any URI that pyarrow's filesystems open (s3://, gs://).
+
+A file is there whole or not at all: a temporary name and a rename locally, one PUT on an object store.
+Names are relative and stay inside the root.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path, PurePosixPath
+
+import pyarrow.fs
+
+
+class Storage:
+    """One root and the whole files below it."""
+
+    def __init__(self, root: str | Path) -> None:
+        text = str(root)
+        self.is_local = "://" not in text
+        self.uri = str(Path(text).expanduser().resolve()) if self.is_local else text.rstrip("/")
+        self._filesystem: pyarrow.fs.FileSystem
+        if self.is_local:
+            self._filesystem, self._base = pyarrow.fs.LocalFileSystem(), self.uri
+        else:
+            self._filesystem, self._base = pyarrow.fs.FileSystem.from_uri(self.uri)
+
+    def read(self, name: str) -> bytes:
+        """The whole content; FileNotFoundError if it is not there."""
+        with self._filesystem.open_input_file(self._path(name)) as stream:
+            return stream.read()
+
+    def write(self, name: str, content: bytes) -> None:
+        """Put a whole file in place; a reader sees the old content or the new one, never a part."""
+        path = self._path(name)
+        if not self.is_local:
+            with self._filesystem.open_output_stream(path) as stream:
+                stream.write(content)
+            return
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            with temporary.open("wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file, or None if there is no such file."""
+        info = self._filesystem.get_file_info(self._path(name))
+        return info.size if info.type == pyarrow.fs.FileType.File else None
+
+    def children(self, folder: str) -> list[str]:
+        """Sorted names of what lies directly in a folder; temporary files and a missing folder count as nothing."""
+        selector = pyarrow.fs.FileSelector(self._path(folder), allow_not_found=True)
+        names = [info.base_name for info in self._filesystem.get_file_info(selector)]
+        return sorted(name for name in names if not name.startswith("."))
+
+    def _path(self, name: str) -> str:
+        parts = PurePosixPath(name).parts
+        if name.startswith("/") or ".." in parts:
+            raise ValueError(f"a file of a study lies inside its folder, got the name {name!r}")
+        return "/".join([self._base, *parts])

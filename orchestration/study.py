@@ -1,0 +1,126 @@
+"""A study: its settings, how it is opened or made, its lock. What is fixed here never changes while it lives."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import filelock
+import pandas as pd
+
+from orchestration.ledger import Ledger
+from orchestration.seeds import content_id
+
+PACKAGES = ("torch", "timm", "ray", "optuna", "numpy", "pandas", "pillow", "scikit-learn")
+
+
+class StudyError(ValueError):
+    """A study cannot be opened as asked; the text says the rule, what was got and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySettings:
+    """What decides a study's results. A resumed study must be given the same."""
+
+    families: tuple[str, ...]
+    backbones: tuple[str, ...]  # timm names that the search may choose from
+    weights: str = "auto"  # auto | random | folder
+    scale: str = "cpu"  # which ranges: smoke | demo | cpu | gpu
+    scheme: str = "date"  # of the folds
+    n_folds: int = 5
+    seed: int = 0
+    max_fold_seconds: float = 1800.0  # a configuration whose estimate is above is refused with the estimate
+
+    def __post_init__(self) -> None:
+        if not self.families or not self.backbones:
+            raise StudyError("a study needs at least one family and one backbone")
+        if self.n_folds < 2:
+            raise StudyError(f"a study needs at least 2 folds, got {self.n_folds}")
+
+
+def open_study(
+    ledger: Ledger,
+    settings: StudySettings,
+    *,
+    quadrats: pd.DataFrame,
+    data_fingerprint: str,
+    fold_hash: str,
+    weights: dict[str, str],
+) -> dict[str, Any]:
+    """Make the study, or check that it is the same one and return its record.
+
+    quadrats: one row an image with labels, metadata, fold and group; weights: fingerprint by backbone.
+    Raises StudyError naming every setting that would change results.
+    """
+    record: dict[str, Any] = {
+        "settings": json.loads(json.dumps(asdict(settings))),
+        "data_fingerprint": data_fingerprint,
+        "fold_hash": fold_hash,
+        "weights": weights,
+    }
+    existing = ledger.study()
+    if existing is None:
+        record["versions"] = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+        record["created_at"] = time.time()
+        ledger.write_study(record, quadrats)
+        return record
+    asked = {**record["settings"], **{key: record[key] for key in ("data_fingerprint", "fold_hash", "weights")}}
+    stored = {
+        **existing["settings"],
+        **{key: existing[key] for key in ("data_fingerprint", "fold_hash", "weights")},
+    }
+    changed = [f"{key}: {stored.get(key)!r} -> {asked[key]!r}" for key in asked if stored.get(key) != asked[key]]
+    if changed:
+        raise StudyError(
+            f"a study is resumed with the settings it was made with; {ledger.storage.uri} differs in "
+            + "; ".join(changed)
+            + ". Give the old settings, or start a new study in another folder"
+        )
+    return existing
+
+
+def trial_id(family: str, config: dict[str, Any], weights: str, seed: int, fold_hash: str) -> str:
+    """The same configuration on the same folds is the same trial, whoever proposes it."""
+    return content_id(family, config, weights, seed, fold_hash, length=10)
+
+
+@contextmanager
+def study_lock(ledger: Ledger) -> Iterator[None]:
+    """Hold the study for one driver. The kernel frees a local lock when its holder dies; elsewhere it is advisory.
+
+    Raises StudyError that says who holds it and since when.
+    """
+    storage = ledger.storage
+    owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+    if not storage.is_local:
+        storage.write("owner.json", json.dumps(owner).encode())
+        yield
+        return
+    Path(storage.uri).mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(Path(storage.uri) / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        try:
+            held = json.loads(storage.read("owner.json"))
+            holder = f"process {held['pid']} on {held['host']} since {held['since']}"
+        except (FileNotFoundError, ValueError, KeyError):
+            holder = "another process"
+        raise StudyError(
+            f"one search at a time works on a study; {storage.uri} is held by {holder}. "
+            "Wait for it, stop it, or use another study folder"
+        ) from None
+    try:
+        storage.write("owner.json", json.dumps(owner).encode())
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,140 @@
+"""What a slot does: one fold, or one member's predictions. Ray-free; the pool gives it a process and a device.
+
+A worker stays warm: backbones, feature banks and the table are loaded once and serve every later job.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from biomass_models.configs import config_from_params
+from biomass_models.inputs import ImageSet, Inputs
+from biomass_models.interrupt import OnProgress, StopRequested
+from biomass_models.table import read_test
+from biomass_models.targets import TARGETS, weighted_r2_score, weighted_sst
+from biomass_models.weights import WeightsSource
+from biomass_models.zoo import FAMILIES
+from orchestration.ledger import Ledger
+from orchestration.seeds import derive_seed
+from orchestration.storage import Storage
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerContext:
+    """Where a worker finds things; the same for every job of a study."""
+
+    study: str  # folder or URI
+    data_dir: str
+    cache_dir: str  # on the node's own disk
+    weights: WeightsSource
+
+
+class FoldRunner:
+    """Runs jobs of one study in this process, one at a time."""
+
+    def __init__(self, context: WorkerContext, on_progress: OnProgress | None = None) -> None:
+        self._context, self._on_progress = context, on_progress
+        self._ledger = Ledger(Storage(context.study))
+        self._inputs: dict[str, Inputs] = {}
+        self._quadrats: pd.DataFrame | None = None
+
+    def run(self, job: dict[str, Any], should_stop: Callable[[], bool] | None = None) -> dict[str, Any]:
+        """Do one job: {"kind": "fold", "trial_id", "fold"} or {"kind": "predict", "trial_id", "ensemble"}.
+
+        Returns {"status": "done", ...}, "failed" with the reason, or "stopped". Never raises for what a model does.
+        """
+        try:
+            if job["kind"] == "fold":
+                return self._fold(job["trial_id"], job["fold"], should_stop)
+            return self._predict(job["trial_id"], job["ensemble"], should_stop)
+        except StopRequested:
+            return {"status": "stopped"}
+        except Exception as error:
+            # The boundary of a trial: whatever a model, an image or a disk does becomes the trial's recorded reason.
+            return {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+
+    def _fold(self, trial_id: str, fold: int, should_stop: Callable[[], bool] | None) -> dict[str, Any]:
+        done = self._ledger.fold_metrics(trial_id, fold)
+        if done is not None:
+            return {"status": "done", "metrics": done}
+        self._ledger.note_fold_start(trial_id, fold)
+        started, cpu_started = time.time(), time.process_time()
+        record = self._ledger.trial(trial_id)
+        quadrats = self._train_table()
+        config = config_from_params(record.family, record.config)
+        result = FAMILIES[record.family].fit(
+            config,
+            quadrats,
+            quadrats["fold"].to_numpy(),
+            fold,
+            self._train_inputs(),
+            seed=derive_seed(record.seed, trial_id, fold, "fit"),
+            should_stop=should_stop,
+        )
+        rows = quadrats.iloc[result.row_N]
+        truth_NT = rows[list(TARGETS)].to_numpy()
+        oof = rows[["image_id", "fold", "group"]].reset_index(drop=True)
+        oof[list(TARGETS)] = result.pred_NT
+        metrics = {
+            "fold": fold,
+            "images": len(rows),
+            # one image, or images all alike, have no spread and so no R2 of their own; the pooled score has
+            "score": weighted_r2_score(truth_NT, result.pred_NT) if weighted_sst(truth_NT) > 0 else None,
+            "started_at": started,
+            "finished_at": time.time(),
+            "seconds": time.time() - started,
+            "cpu_seconds": time.process_time() - cpu_started,
+            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "epochs": result.epochs,
+            "info": result.info,
+        }
+        self._ledger.write_fold(trial_id, fold, oof=oof, model=save_tensors(result.tensors), metrics=metrics)
+        return {"status": "done", "metrics": metrics}
+
+    def _predict(self, trial_id: str, ensemble: str, should_stop: Callable[[], bool] | None) -> dict[str, Any]:
+        """Mean over the trial's fold models on the test images, kept for the next blend."""
+        record = self._ledger.trial(trial_id)
+        config = config_from_params(record.family, record.config)
+        family = FAMILIES[record.family]
+        n_folds = self._train_table()["fold"].nunique()
+        test = read_test(Path(self._context.data_dir))
+        inputs = self._inputs_for("test", test)
+        total = 0.0
+        for fold in range(n_folds):
+            if should_stop is not None and should_stop():
+                raise StopRequested(f"stopped on request: fold {fold} of {n_folds}")
+            total = total + family.predict(config, load_tensors(self._ledger.fold_model(trial_id, fold)), inputs)
+        frame = pd.DataFrame(total / n_folds, columns=list(TARGETS))
+        frame.insert(0, "image_id", test["image_id"].to_numpy())
+        self._ledger.write_member_prediction(ensemble, trial_id, frame)
+        return {"status": "done"}
+
+    def _train_table(self) -> pd.DataFrame:
+        if self._quadrats is None:
+            self._quadrats = self._ledger.quadrats()
+        return self._quadrats
+
+    def _train_inputs(self) -> Inputs:
+        return self._inputs_for("train", self._train_table())
+
+    def _inputs_for(self, name: str, table: pd.DataFrame) -> Inputs:
+        if name not in self._inputs:
+            self._inputs[name] = Inputs(
+                ImageSet.from_table(Path(self._context.data_dir), table),
+                cache_dir=Path(self._context.cache_dir),
+                weights=self._context.weights,
+            )
+        return self._inputs[name]

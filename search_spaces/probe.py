@@ -1,0 +1,47 @@
+"""Ranges of the probe family: which frozen embeddings, how pooled, of which views.
+
+The penalty is not searched here: each fit chooses it by inner folds grouped by date.
+"""
+
+from __future__ import annotations
+
+from biomass_models.configs import ProbeConfig
+from search_spaces.domain import Choice, Domain, SearchSpace, When
+
+SIZES = {"smoke": (64,), "demo": (224,), "cpu": (224, 336), "gpu": (224, 336, 448)}  # px of a view
+LAYOUTS = {
+    "smoke": ("whole", "halves"),
+    "demo": ("whole", "halves"),
+    "cpu": ("whole", "halves", "tiles-2x4"),
+    "gpu": ("whole", "halves", "tiles-2x4", "corners4"),
+}
+
+
+def probe_space(backbones: tuple[str, ...], scale: str) -> SearchSpace:
+    """The space at one scale: smoke (tests), demo, cpu or gpu."""
+    layouts = LAYOUTS[scale]
+    domains: dict[str, Domain] = {
+        "backbone": Choice(backbones),
+        "size": Choice(SIZES[scale]),
+        "layout": Choice(layouts),
+        "view_merge": When(
+            "layout", tuple(layout for layout in layouts if layout != "whole"), Choice(("concat", "mean"))
+        ),
+        "pooling": Choice(("global", "mean", "mean+std", "global+mean+std")),
+        "layers": Choice((1, 2)),
+        "flips": Choice((1, 2) if scale == "smoke" else (1, 4)),
+        "transform": Choice(("log1p", "sqrt", "none")),
+        "alpha_per_target": Choice((False, True)),
+    }
+    plain = {
+        "backbone": backbones[0],
+        "size": SIZES[scale][0],
+        "layout": "whole",
+        "pooling": "global",
+        "layers": 1,
+        "flips": 1,
+        "transform": "sqrt",
+        "alpha_per_target": False,
+    }
+    halves = {**plain, "layout": "halves", "view_merge": "mean", "pooling": "mean+std"}
+    return SearchSpace(family="probe", config_class=ProbeConfig, domains=domains, first_trials=(plain, halves))
