@@ -153,5 +153,5 @@ def warn_identities(file: str, parsed: pd.DataFrame) -> list[Problem]:
     firsts, gap = firsts[gap > IDENTITY_TOLERANCE_G], gap[gap > IDENTITY_TOLERANCE_G]
     rule = f"Green + Clover = GDM and GDM + Dead = Total within {IDENTITY_TOLERANCE_G:g} g"
     remedy = "check the five masses; they are used as they are"
-    got = firsts["image_id"].map(shown) + " off by " + gap.map("{:.4g} g".format)
+    got = firsts["image_id"].map(shown) + " off by " + gap.map("{:.4g} g".format).astype(str)
     return flag(file, firsts, got, rule, remedy, level="warning")

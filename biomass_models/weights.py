@@ -134,8 +134,9 @@ def load_weights(model: nn.Module, backbone: str, source: WeightsSource) -> str:
     wanted = list(model.state_dict())
     if file.rename is not None:
         state = _renamed(state, wanted, file)
-    elif not set(wanted) <= set(state):  # not timm's own names: a published checkpoint
-        state = _filtered(state, model, file.path)
+    state = _without_classifier(state, model)
+    if set(state) != set(wanted):  # not timm's own names: a published checkpoint
+        state = _without_classifier(_filtered(state, model, file.path), model)
     _check_and_load(model, state, name, file.path)
     return file.origin
 
@@ -161,15 +162,13 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
 
 def _check_and_load(model: nn.Module, state: Mapping[str, torch.Tensor], name: str, path: Path) -> None:
     wanted = model.state_dict()
-    dropped = () if _has_classifier(model) else _classifier_prefixes(model)
-    given = {key: value for key, value in state.items() if key in wanted or not key.startswith(dropped or ("\0",))}
     # torch counts batches only to average running statistics without momentum; old files lack the counters
-    missing = [key for key in wanted if key not in given and not key.endswith("num_batches_tracked")]
-    extra = [key for key in given if key not in wanted]
+    missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
+    extra = [key for key in state if key not in wanted]
     shapes = [
-        f"{key} {tuple(given[key].shape)} instead of {tuple(wanted[key].shape)}"
+        f"{key} {tuple(state[key].shape)} instead of {tuple(wanted[key].shape)}"
         for key in wanted
-        if key in given and given[key].shape != wanted[key].shape
+        if key in state and state[key].shape != wanted[key].shape
     ]
     problems = [
         f"{len(found)} {what} ({', '.join(found[:5])}{', ...' if len(found) > 5 else ''})"
@@ -178,17 +177,17 @@ def _check_and_load(model: nn.Module, state: Mapping[str, torch.Tensor], name: s
     ]
     if problems:
         raise WeightsError(f"{path} is not a weights file of {name}: tensors {'; '.join(problems)}")
-    model.load_state_dict(given, strict=False)
+    model.load_state_dict(state, strict=False)
 
 
-def _has_classifier(model: nn.Module) -> bool:
-    return getattr(model, "num_classes", 0) > 0
-
-
-def _classifier_prefixes(model: nn.Module) -> tuple[str, ...]:
-    classifier = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
-    names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-    return tuple(f"{name}." for name in names)
+def _without_classifier(state: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """The state without the classifier's tensors, if the model was built without one."""
+    names = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
+    dropped = tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
+    if getattr(model, "num_classes", 0) > 0 or not dropped:
+        return state
+    wanted = model.state_dict()
+    return {key: value for key, value in state.items() if key in wanted or not key.startswith(dropped)}
 
 
 def _filtered(state: dict[str, torch.Tensor], model: nn.Module, path: Path) -> dict[str, torch.Tensor]:
@@ -199,9 +198,7 @@ def _filtered(state: dict[str, torch.Tensor], model: nn.Module, path: Path) -> d
     try:
         return dict(checkpoint_filter(dict(state), model))
     except (KeyError, RuntimeError, AttributeError, ValueError) as error:
-        raise WeightsError(
-            f"{path} must be a checkpoint that timm can convert for this model: {error!r}"
-        ) from error
+        raise WeightsError(f"{path} must be a checkpoint that timm can convert for this model: {error!r}") from error
 
 
 def _fill_random(model: nn.Module, name: str) -> None:
@@ -285,9 +282,7 @@ def _renamed(state: dict[str, torch.Tensor], wanted: list[str], file: WeightsFil
         try:
             new = file.rename(key, wanted)
         except (KeyError, IndexError, ValueError) as error:
-            raise WeightsError(
-                f"{file.path} has a tensor {key!r} that fits none of the package's names"
-            ) from error
+            raise WeightsError(f"{file.path} has a tensor {key!r} that fits none of the package's names") from error
         if new in renamed:
             raise WeightsError(f"{file.path} has two tensors for {new!r}, the second is {key!r}")
         renamed[new] = value

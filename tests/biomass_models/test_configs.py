@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from biomass_models.configs import (
+    BASELINE_REFERENCE,
+    CONFIGS,
+    BaselineConfig,
+    ProbeConfig,
+    baseline_twin,
+    config_from_params,
+    config_to_params,
+)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_params_come_back_through_json(family: str) -> None:
+    config = CONFIGS[family](size=96)
+    assert config_from_params(family, json.loads(json.dumps(config_to_params(config)))) == config
+
+
+def test_reference_is_the_published_setting() -> None:
+    published = {"size": 980, "trained_blocks": 4, "dropout": 0.4, "head_lr": 3e-5, "backbone_lr": 3e-5, "epochs": 50}
+    params = config_to_params(BASELINE_REFERENCE)
+    assert {name: params[name] for name in published} == published
+    assert params["backbone"] == "vit_small_patch14_dinov2.lvd142m"
+
+
+def test_twin_differs_in_size_backbone_and_training_only() -> None:
+    reference, twin = config_to_params(BASELINE_REFERENCE), config_to_params(baseline_twin())
+    changed = {name for name in twin if twin[name] != reference[name]}
+    assert changed == {"backbone", "size", "trained_blocks", "head_lr"}
+
+
+@pytest.mark.parametrize(
+    ("family", "params", "word"),
+    [
+        ("forest", {}, "baseline"),
+        ("baseline", {"head_rate": 1e-3}, "head_lr"),
+        ("baseline", {"epochs": 2.5}, "epochs"),
+        ("baseline", {"epochs": True}, "epochs"),
+        ("baseline", {"size": "224"}, "size"),
+        ("baseline", {"select_best_epoch": 1}, "select_best_epoch"),
+        ("baseline", {"dropout": 1.0}, "dropout"),
+        ("baseline", {"head_lr": float("nan")}, "head_lr"),
+        ("baseline", {"min_lr": 1e-2}, "min_lr"),
+        ("baseline", {"jittered": 2, "trained_blocks": 1}, "trained_blocks=0"),
+        ("baseline", {"flips": 3}, "flips"),
+        ("probe", {"layout": "tiles-0x2"}, "tiles-RxC"),
+        ("probe", {"pooling": "max"}, "pooling"),
+        ("probe", {"log10_alpha_low": 2.0, "log10_alpha_high": 1.0}, "log10_alpha_high"),
+    ],
+)
+def test_bad_params_are_refused_by_name(family: str, params: dict[str, object], word: str) -> None:
+    with pytest.raises(ValueError, match=word.replace("(", r"\(")):
+        config_from_params(family, params)
+
+
+def test_whole_numbers_are_fine_for_float_fields() -> None:
+    config = config_from_params("baseline", {"dropout": 0})
+    assert config == BaselineConfig(dropout=0.0)
+    assert type(config.dropout) is float  # type: ignore[union-attr]
+    assert type(ProbeConfig(log10_alpha_high=2).log10_alpha_high) is float
+
+
+def test_configs_load_without_torch() -> None:
+    code = "import sys, biomass_models.configs; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

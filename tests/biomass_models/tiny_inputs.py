@@ -1,0 +1,43 @@
+"""A small table with photographs whose colours follow from the masses; shared by the tests of the models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from biomass_models.inputs import ImageSet, Inputs
+from biomass_models.targets import TARGETS, from_components
+from biomass_models.weights import WeightsSource
+
+IMAGES, GROUPS = 20, 5
+RANDOM = WeightsSource(kind="random")
+
+
+def write_photographs(folder: Path, masses_NT: np.ndarray, seed: int = 0) -> pd.DataFrame:
+    """One noisy 96 x 48 px JPEG an image: greener with green mass, redder with dead mass."""
+    rng = np.random.default_rng(seed)
+    for row, mass in enumerate(masses_NT):
+        pixels = rng.uniform(0, 90, (12, 24, 3))
+        pixels[..., 1] += 2.5 * mass[0]
+        pixels[..., 0] += 2.5 * mass[1]
+        picture = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+        picture.resize((96, 48), Image.Resampling.NEAREST).save(folder / f"q{row}.jpg", quality=95)
+    table = pd.DataFrame(masses_NT, columns=list(TARGETS))
+    table["image_id"] = [f"q{row}" for row in range(len(masses_NT))]
+    table["image_path"] = [f"q{row}.jpg" for row in range(len(masses_NT))]
+    table["group"] = [f"date{row % GROUPS}" for row in range(len(masses_NT))]
+    return table
+
+
+def tiny_quadrats(folder: Path, images: int = IMAGES) -> tuple[pd.DataFrame, np.ndarray]:
+    """Table and folds; every group lies in one of three folds."""
+    component = np.random.default_rng(3).gamma(2.0, 8.0, (images, 3))
+    table = write_photographs(folder, from_components(*component.T))
+    return table, np.array([row % GROUPS % 3 for row in range(images)])
+
+
+def inputs_for(folder: Path, table: pd.DataFrame, cache: Path, weights: WeightsSource = RANDOM) -> Inputs:
+    return Inputs(ImageSet.from_table(folder, table), cache_dir=cache, weights=weights, device="cpu")
