@@ -154,9 +154,7 @@ class Backbone(nn.Module):
     def trained_state(self) -> dict[str, Tensor]:
         """Parameters and buffers of the freed modules, by their names in the timm model."""
         free = {id(tensor) for module in self._free for tensor in (*module.parameters(), *module.buffers())}
-        return {
-            name: tensor for name, tensor in self.model.state_dict(keep_vars=True).items() if id(tensor) in free
-        }
+        return {name: tensor for name, tensor in self.model.state_dict(keep_vars=True).items() if id(tensor) in free}
 
     @property
     def _prefix(self) -> int:
@@ -171,15 +169,11 @@ class Backbone(nn.Module):
 
     def _final(self, feature: Tensor, image_BCHW: Tensor) -> Tokens:
         if feature.ndim == 4:
-            map_BHWD = (
-                feature if getattr(self.model, "output_fmt", "NCHW") == "NHWC" else feature.permute(0, 2, 3, 1)
-            )
+            map_BHWD = feature if getattr(self.model, "output_fmt", "NCHW") == "NHWC" else feature.permute(0, 2, 3, 1)
             pooled = self.model.forward_head(feature, pre_logits=True)
             return Tokens(pooled.flatten(1), map_BHWD.flatten(1, 2), (map_BHWD.shape[1], map_BHWD.shape[2]))
         if feature.ndim != 3:
-            raise BackboneError(
-                f"{self.name} gives features of shape {tuple(feature.shape)}, no map and no tokens"
-            )
+            raise BackboneError(f"{self.name} gives features of shape {tuple(feature.shape)}, no map and no tokens")
         if self._has_class_token:
             global_BD = self.model.fc_norm(feature[:, 0]) if hasattr(self.model, "fc_norm") else feature[:, 0]
         else:

@@ -159,9 +159,7 @@ def fit(
     goal_MT = torch.from_numpy(scaler.scale(mass_NT[train_M])).float().to(inputs.device)
     source, backbone, features = _open_source(config, inputs, should_stop)
     with seeded(seed, "initial weights", torch.device("cpu")):
-        head = baseline_head(
-            features, width=config.head_width, width_2=config.head_width_2, dropout=config.dropout
-        )
+        head = baseline_head(features, width=config.head_width, width_2=config.head_width_2, dropout=config.dropout)
     net = BaselineNet(backbone, head).to(inputs.device)
     draws = generator_for(seed, "augmentation")
     epochs: list[dict[str, float]] = []

@@ -164,8 +164,7 @@ def config_from_params(family: str, params: Mapping[str, Any]) -> Config:
     hints = get_type_hints(config_class)
     # JSON does not tell 1.0 from 1: a whole number is a fine value of a float field
     values: dict[str, Any] = {
-        name: float(value) if hints[name] is float and type(value) is int else value
-        for name, value in params.items()
+        name: float(value) if hints[name] is float and type(value) is int else value for name, value in params.items()
     }
     return config_class(**values)
 

@@ -52,9 +52,9 @@ def head_fold_seconds(config: BaselineConfig, n_train: int, device: str) -> floa
     """Seconds of one fold of a head on cached features: a few timed steps, scaled to all epochs."""
     where = pick_device(device)
     features = feature_width(config.backbone, config.size)
-    head = baseline_head(
-        features, width=config.head_width, width_2=config.head_width_2, dropout=config.dropout
-    ).to(where)
+    head = baseline_head(features, width=config.head_width, width_2=config.head_width_2, dropout=config.dropout).to(
+        where
+    )
     optimiser = torch.optim.AdamW(head.parameters(), fused=True)
     batch = torch.zeros(min(config.batch_size, n_train), features, device=where)
     steps, start = 6, 0.0

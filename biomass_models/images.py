@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from biomass_models.stamps import find_date_stamp, paint_out_stamp
+from biomass_models.stamps import find_date_stamp as find_date_stamp
+from biomass_models.stamps import paint_out_stamp as paint_out_stamp
 
 RgbArray = NDArray[np.uint8]
 Stamp = Literal["keep", "remove"]
@@ -30,7 +31,11 @@ _STAMP_WIDTH = 1000  # px; strokes of a date stamp are lost in smaller drafts
 
 
 class ImageError(ValueError):
-    """A file that is not a whole photograph."""
+    """A file that is not a whole photograph; `args` are the rule, what was got, and the remedy."""
+
+    def __str__(self) -> str:
+        rule, got, remedy = self.args
+        return f"{rule}; got {got}; {remedy}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +56,7 @@ class View:
 
 
 def views_for(layout: str, size: int, *, crop: tuple[float, float] = (0.112, 0.224)) -> tuple[View, ...]:
-    """Square views of size x size px: `whole`, `halves` (left, right), `corners4` (whole and four corners) or `tiles-RxC`.
+    """Square views of size x size px: `whole`, `halves` (left, right), `corners4` (whole, four corners), `tiles-RxC`.
 
     crop: width and height of a corner as fractions of the image; the default is 224 px of 2000 x 1000 (SPEC 5).
     """
@@ -86,7 +91,8 @@ def load_views(path: Path, views: Sequence[View], *, stamp: Stamp = "keep") -> l
     """The views of one photograph, each uint8 [height, width, 3]; decoded once and turned upright.
 
     JPEGs are decoded at the smallest of the scales 1, 1/2, 1/4, 1/8 that leaves every view twice its size, then
-    resized with an antialiased bicubic filter. stamp "remove" paints an orange date stamp over first. Raises ImageError.
+    resized with an antialiased bicubic filter. stamp "remove" paints an orange date stamp over first.
+    Raises ImageError.
     """
     if not views:
         raise ValueError("at least one view is needed, got none")
@@ -101,7 +107,7 @@ def load_views(path: Path, views: Sequence[View], *, stamp: Stamp = "keep") -> l
 
 
 def probe_image(path: Path) -> tuple[int, int]:
-    """Width and height in px of the upright photograph, after every byte of it has been decoded. Raises ImageError."""
+    """Width and height in px of the upright photograph, all of which has been decoded. Raises ImageError."""
     with _open(path) as image:
         width, height = image.size
         turned = image.getexif().get(_ORIENTATION) in _TURNED
@@ -127,24 +133,22 @@ def _decode(path: Path, width: int, height: int) -> Image.Image:
 
 def _open(path: Path) -> Image.Image:
     try:
+        if not Path(path).is_file():  # opening a pipe or a device would wait for ever
+            raise ImageError("a photograph is needed", f"no file {path}", "check image_path and the folder")
         return Image.open(path, formats=FORMATS)
-    except FileNotFoundError as reason:
-        raise ImageError(f"a photograph is needed, got no file {path}; check image_path") from reason
     except UnidentifiedImageError as reason:
         raise ImageError(
-            f"a photograph is one of {', '.join(FORMATS)}, {path} is none; export it again"
+            f"a photograph is one of {', '.join(FORMATS)}", f"another file {path}", "export it"
         ) from reason
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as reason:
-        raise ImageError(
-            f"a photograph can be opened, {path} cannot ({reason}); copy or export it again"
-        ) from reason
+    except (OSError, SyntaxError, Image.DecompressionBombError) as reason:
+        raise ImageError("a photograph can be opened", f"{path} ({reason})", "copy or export it again") from reason
 
 
 def _load(image: Image.Image, path: Path) -> None:
     try:
         image.load()
     except (OSError, ValueError, SyntaxError, EOFError) as reason:
-        raise ImageError(f"a photograph is whole, {path} is not ({reason}); copy it again") from reason
+        raise ImageError("a photograph is whole", f"{path} ({reason})", "copy it again") from reason
 
 
 def _cut(image: Image.Image, view: View) -> RgbArray:

@@ -79,9 +79,7 @@ def fit(
     feature_NF = embeddings(config, bank)[inputs.images.rows(list(quadrats["image_id"]))]
     mass_NT = quadrats[list(TARGETS)].to_numpy(np.float64)
     group_M = quadrats["group"].to_numpy()[train_M]
-    error_AT = inner_errors(
-        config, feature_NF[train_M], mass_NT[train_M], group_M, seed=seed, should_stop=should_stop
-    )
+    error_AT = inner_errors(config, feature_NF[train_M], mass_NT[train_M], group_M, seed=seed, should_stop=should_stop)
     alpha_A = alpha_grid(config)
     if config.alpha_per_target:
         chosen_T = error_AT.argmin(0)
@@ -126,9 +124,7 @@ def embeddings(config: ProbeConfig, bank: FeatureBank) -> FloatArray:
     for layer in range(config.layers):
         for output in OUTPUTS[config.pooling]:
             feature_NVD = bank.stack(output, layer=layer).numpy().astype(np.float64).mean(1)
-            merged = (
-                feature_NVD.mean(1) if config.view_merge == "mean" else feature_NVD.reshape(len(feature_NVD), -1)
-            )
+            merged = feature_NVD.mean(1) if config.view_merge == "mean" else feature_NVD.reshape(len(feature_NVD), -1)
             parts.append(merged)
     return np.concatenate(parts, axis=1)
 
@@ -207,8 +203,7 @@ def ridge_path(train_NF: FloatArray, goal_NT: FloatArray, test_MF: FloatArray, a
     goal_RT = u_NR.T @ (goal_NT - intercept_T)
     test_MR = ((test_MF - mean_F) * scale_F) @ v_RF.T
     return (
-        np.einsum("mr,ar,rt->amt", test_MR, shrinkage(s_R, alpha_A, len(goal_NT)), goal_RT, optimize=True)
-        + intercept_T
+        np.einsum("mr,ar,rt->amt", test_MR, shrinkage(s_R, alpha_A, len(goal_NT)), goal_RT, optimize=True) + intercept_T
     )
 
 

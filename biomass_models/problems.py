@@ -100,9 +100,7 @@ def read_cells(path: Path, required: Sequence[str]) -> tuple[pd.DataFrame, list[
     empty = pd.DataFrame({ROW: pd.Series(dtype="int64")})
     columns_text = ",".join(required)
     if not path.is_file():
-        report(
-            None, f"a file {path.name} is needed", f"no such file in {path.parent}", "check the directory's name"
-        )
+        report(None, f"a file {path.name} is needed", f"no such file in {path.parent}", "check the directory's name")
         return empty, problems
     try:
         # utf-8-sig: spreadsheets write a byte order mark
@@ -135,9 +133,7 @@ def read_cells(path: Path, required: Sequence[str]) -> tuple[pd.DataFrame, list[
                 line_numbers.append(start)
             start = reader.line_num + 1
     except csv.Error as reason:
-        report(
-            start, "a table is well-formed CSV", f"{reason}", "mend the quotes; nothing after this line was read"
-        )
+        report(start, "a table is well-formed CSV", f"{reason}", "mend the quotes; nothing after this line was read")
 
     if header is None:
         report(None, "a table has a header and rows", "an empty file", f"write the columns {columns_text}")

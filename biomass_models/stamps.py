@@ -1,6 +1,6 @@
 """The orange date stamp that some cameras print at the bottom right: found and painted over.
 
-Numpy only. Pixels are uint8 RGB [height, width, 3]; boxes in px, (left, top, right, bottom), right and bottom excluded.
+Numpy only. Pixels are uint8 RGB [height, width, 3]; boxes are (left, top, right, bottom) px, the last two excluded.
 """
 
 from __future__ import annotations

@@ -30,9 +30,7 @@ def check_ids(file: str, long: pd.DataFrame) -> list[Problem]:
     remedy = "write ids like ID1011485656__Dry_Green_g"
     problems = flag(file, long[~split], "sample_id", "sample_id is <image id>__<target_name>", remedy)
     known = long["id_target"].isin(TARGETS)
-    problems += flag(
-        file, long[split & ~known], "id_target", f"a target is one of {_TARGET_NAMES}", "mend sample_id"
-    )
+    problems += flag(file, long[split & ~known], "id_target", f"a target is one of {_TARGET_NAMES}", "mend sample_id")
     unsafe = split & long["image_id"].str.contains(_UNSAFE_ID, regex=True, na=False)
     rule = 'an image id can be a file name (no / \\ : * ? " < > |, no leading . or -, at most 200 characters)'
     problems += flag(file, long[unsafe], "image_id", rule, "rename the image")
@@ -51,11 +49,7 @@ def check_complete(file: str, long: pd.DataFrame) -> list[Problem]:
     good = long[long["image_id"].notna() & long["id_target"].isin(TARGETS)]
     repeated = good[good.duplicated("sample_id")]
     first_row = good.drop_duplicates("sample_id").set_index("sample_id")[ROW]
-    got = (
-        repeated["sample_id"].map(shown)
-        + " again, first in line "
-        + repeated["sample_id"].map(first_row).astype(str)
-    )
+    got = repeated["sample_id"].map(shown) + " again, first in line " + repeated["sample_id"].map(first_row).astype(str)
     problems = flag(file, repeated, got, "an (image, target) pair appears once", "remove one of the rows")
 
     by_image = good.groupby("image_id", sort=False)
@@ -68,13 +62,18 @@ def check_complete(file: str, long: pd.DataFrame) -> list[Problem]:
     return problems + flag(file, firsts, got, f"an image has all {len(TARGETS)} targets", "add the rows")
 
 
+def leaves_directory(image_path: pd.Series) -> pd.Series:
+    """Which paths are absolute, climb with "..", or are not written with / (links are for check.py to follow)."""
+    return image_path.str.contains(_UNSAFE_PATH, regex=True).astype(bool)
+
+
 def check_paths(file: str, long: pd.DataFrame) -> list[Problem]:
     if "image_path" not in long:
         return []
     path = long["image_path"]
     blank = path.isin(["", "."])
     problems = flag(file, long[blank], "image_path", "image_path names a file", "fill the cell in")
-    unsafe = path.str.contains(_UNSAFE_PATH, regex=True)
+    unsafe = leaves_directory(path)
     rule = "image_path stays inside the data directory (relative, with /, no ..)"
     problems += flag(file, long[unsafe], "image_path", rule, "write it like train/ID1011485656.jpg")
     if "image_id" not in long:

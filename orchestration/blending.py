@@ -9,16 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from ensembles.blend import Card, apply_blend, fit_blend
-from ensembles.library import Library, library_from_frames
-from ensembles.submission import check_submission, submission_bytes
 
 from biomass_models.folds import fold_hash
 from biomass_models.table import read_test, read_test_rows
-from biomass_models.targets import TARGETS
+from biomass_models.targets import TARGETS, FloatArray
 from biomass_models.weights import WeightsSource
+from ensembles.blend import Card, apply_blend, fit_blend
+from ensembles.library import Library, library_from_frames
+from ensembles.submission import check_submission, submission_bytes
 from orchestration.cluster import ray_cluster
 from orchestration.ledger import Ledger, LedgerError, open_ledger
 from orchestration.pool import PREDICT, InlinePool, Job, RayPool
@@ -47,7 +46,18 @@ def blend(study: str, *, rule: str, say: Callable[[str], None]) -> tuple[Card, L
     library = library_of(ledger)
     say(f"Blending {len(library.names)} members")
     seed = derive_seed((ledger.study() or {})["settings"]["seed"], "blend")
-    return fit_blend(library, rule=rule, seed=seed), library
+    return fit_blend(library, rule=rule, seed=seed, references=_references(ledger, library)), library
+
+
+def _references(ledger: Ledger, library: Library) -> dict[str, FloatArray]:
+    """What a blend must beat to be worth its trouble; metadata trees are left out, they cannot predict a test set."""
+    table = ledger.references()
+    found = {} if table is None else dict(iter(table.groupby("reference", sort=False)))
+    return {
+        str(name): frame.set_index("image_id").loc[library.image_id_N, list(TARGETS)].to_numpy()
+        for name, frame in found.items()
+        if name != "metadata trees"
+    }
 
 
 def write_blend_submission(
@@ -103,7 +113,7 @@ def _predict(pool: Any, jobs: list[Job]) -> None:
             update(done, len(jobs), "")
 
 
-def _aligned(ledger: Ledger, name: str, member: str, image_id: pd.Series) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _aligned(ledger: Ledger, name: str, member: str, image_id: pd.Series) -> FloatArray:
     frame = ledger.member_prediction(name, member)
     if frame is None:
         raise LedgerError(

@@ -210,7 +210,6 @@ def ensemble(
     Example: biomass ensemble runs/first --data csiro-biomass/ --out submission.csv
     """
     from ensembles.blend import render_card
-
     from orchestration.blending import blend, write_blend_submission
 
     card, _ = blend(study, rule=rule, say=_say)

@@ -20,7 +20,8 @@ def ray_cluster(address: str | None = None, num_cpus: int | None = None) -> Iter
     """
     # Tune would move each trial into a folder of its own, and relative study paths with it.
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "0")
+    # Tune's newer output prints tables and a wrong TensorBoard folder whatever the verbosity.
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address or os.environ.get("RAY_ADDRESS"):
         ray.init(address=address, **quiet)

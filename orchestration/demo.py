@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from ensembles.blend import render_card
 from rich.console import Console
 
 from biomass_models.pasture import make_pasture
 from biomass_models.table import read_masses
 from biomass_models.targets import TARGETS, weighted_r2_score
 from biomass_models.weights import WeightsSource
+from ensembles.blend import render_card
 from orchestration.blending import blend, write_blend_submission
 from orchestration.leaderboard import leaderboard, render_leaderboard
 from orchestration.ledger import Ledger

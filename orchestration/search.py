@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pandas as pd
 import ray
 from ray import tune
@@ -94,6 +95,7 @@ def run_search(
 
     Everything that can be checked is checked before Ray starts. The same call goes on with an unfinished study.
     """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     ledger = Ledger(Storage(study))
     spaces = {family: space_of(family, settings.backbones, settings.scale) for family in settings.families}
     with study_lock(ledger):

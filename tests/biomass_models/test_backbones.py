@@ -8,7 +8,7 @@ from biomass_models.heads import baseline_head
 from biomass_models.weights import WeightsSource
 
 RANDOM = WeightsSource(kind="random")
-# class token; a register but no class token, mean pooling; a register, attention pooling; four kinds of CNN; DINOv3-like
+# class token; a register and mean pooling; a register and attention pooling; four kinds of CNN
 KINDS = ["test_vit", "test_vit2", "test_vit3", "test_convnext", "test_efficientnet", "test_resnet", "test_mambaout"]
 
 

@@ -1,0 +1,86 @@
+"""A rule that chooses among rules, and the names by which people call them.
+
+`Chosen` scores each candidate by an inner nested score on the very problem that it is given, and takes the winner's weights.
+Because it is a rule itself, an outer nest around it (honest.py) pays for the choice as well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+
+from biomass_models.targets import FloatArray
+from ensembles.gram import ErrorGram
+from ensembles.honest import NestBy, nested
+from ensembles.rules import BaggedGreedy, Greedy, Optimum, Pruned, Rule, Shrunk, TopMean
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The candidate with the best inner nested score; the first one unless another beats it."""
+
+    candidates: tuple[Rule, ...]
+    label: str = "chosen"
+
+    def __post_init__(self) -> None:
+        if not self.candidates:
+            raise ValueError("a choice needs at least one candidate rule, got none")
+
+    @property
+    def name(self) -> str:
+        return self.label
+
+    def __call__(self, problem: ErrorGram, seed: int) -> FloatArray:
+        return self.choose(problem, seed)(problem, seed)
+
+    def choose(self, problem: ErrorGram, seed: int) -> Rule:
+        """The winner on this problem. With a single fold and group there is nothing to choose by: the first."""
+        by = inner_nests(problem)
+        if by is None:
+            return self.candidates[0]
+        scores = [nested(problem, candidate, by, seed=seed).score for candidate in self.candidates]
+        return self.candidates[int(np.argmax(scores))]
+
+
+def inner_nests(problem: ErrorGram) -> NestBy | None:
+    """Folds where there are at least 3 of them, else groups, else folds, else nothing to nest over."""
+    folds, groups = len(np.unique(problem.fold_C)), len(np.unique(problem.group_C))
+    if folds >= 3 or (folds == 2 and groups < 2):
+        return "fold"
+    return "group" if groups >= 2 else None
+
+
+SINGLE_BEST = TopMean(1)
+TOP_MEAN = TopMean(5)
+
+DEFAULT = Chosen(
+    (TOP_MEAN, Pruned(BaggedGreedy(share=0.5), 12), Pruned(Shrunk(Optimum()), 50)),
+    label="default",
+)
+
+RULES: MappingProxyType[str, Rule] = MappingProxyType(
+    {
+        "default": DEFAULT,
+        "single-best": SINGLE_BEST,
+        "top-5": TOP_MEAN,
+        "top-12": TopMean(12),
+        "greedy": Greedy(),
+        "bagged-greedy": BaggedGreedy(),
+        "pruned-bagged-greedy": Pruned(BaggedGreedy(), 12),
+        "shrunk-greedy": Shrunk(Greedy()),
+        "shrunk-optimum": Shrunk(Optimum()),
+        "optimum": Optimum(),
+    }
+)
+
+
+def rule_named(name: str) -> Rule:
+    """A rule by its public name; `top-K` works for any K. Raises ValueError that lists the names."""
+    if name in RULES:
+        return RULES[name]
+    head, _, number = name.partition("-")
+    if head == "top" and number.isdigit() and int(number) > 0:
+        return TopMean(int(number))
+    raise ValueError(f"unknown rule {name!r}; use one of {', '.join(RULES)}, or top-K")

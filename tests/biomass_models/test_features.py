@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tiny_inputs import RANDOM, inputs_for, tiny_quadrats
+
+from biomass_models import inputs as inputs_module
+from biomass_models import node_cache
+from biomass_models.augment import turn
+from biomass_models.backbones import build_backbone
+from biomass_models.features import FeatureSpec, encode, to_image
+from biomass_models.images import load_views, views_for
+from biomass_models.interrupt import StopRequested
+from biomass_models.node_cache import CacheError, cached_arrays
+
+SPEC = FeatureSpec(backbone="test_efficientnet", views=views_for("whole", 64))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
+    folder = tmp_path_factory.mktemp("photographs")
+    return folder, tiny_quadrats(folder)[0]
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], int]]:
+    """Arrays asked for and first row of each encoding run."""
+    calls: list[tuple[list[str], int]] = []
+
+    def counting(*args: Any) -> Iterator[dict[str, np.ndarray]]:
+        calls.append((list(args[4]), args[5]))
+        return encode(*args)
+
+    monkeypatch.setattr(inputs_module, "encode", counting)
+    monkeypatch.setattr("biomass_models.features.PIXELS_AT_ONCE", {"cpu": 8 * 64**2})  # batches of 8
+    return calls
+
+
+def test_bank_holds_what_the_backbone_says_of_each_turned_picture(data: Any, tmp_path: Path) -> None:
+    folder, table = data
+    spec = replace(SPEC, backbone="test_vit", flips=8, outputs=("global", "patch_mean", "patch_std", "grid-2"))
+    bank = inputs_for(folder, table, tmp_path).features(spec)
+    backbone = build_backbone("test_vit", RANDOM)
+    picture = to_image(np.stack(load_views(folder / "q3.jpg", spec.views)), torch.device("cpu"))
+    assert bank.stack("global").shape == (len(table), 8, 1, 64)
+    for copy in (0, 5):
+        with torch.inference_mode():
+            tokens = backbone(turn(picture, copy))
+        torch.testing.assert_close(bank.stack("global")[3, copy, 0], tokens.global_BD[0], atol=1e-5, rtol=1e-4)
+        patch_PD = tokens.patch_BPD[0]
+        torch.testing.assert_close(bank.stack("patch_mean")[3, copy, 0], patch_PD.mean(0), atol=1e-5, rtol=1e-4)
+        spread = patch_PD.std(0, correction=0)
+        torch.testing.assert_close(bank.stack("patch_std")[3, copy, 0], spread, atol=1e-5, rtol=1e-4)
+        quarters = patch_PD.view(2, 2, 2, 2, -1).mean((1, 3)).flatten(0, 1)  # 4 x 4 tokens -> 2 x 2
+        torch.testing.assert_close(bank.stack("grid-2")[3, copy, 0], quarters, atol=1e-5, rtol=1e-4)
+
+
+def test_views_and_layers_have_their_own_arrays(data: Any, tmp_path: Path) -> None:
+    folder, table = data
+    spec = replace(SPEC, views=views_for("halves", 32), layers=2, jittered=1, dtype="float16")
+    bank = inputs_for(folder, table, tmp_path).features(spec)
+    assert bank.stack("global").shape == (len(table), 2, 2, 256)
+    assert bank.stack("global", layer=1).shape == (len(table), 2, 2, 48)
+    assert bank.arrays["turn0.layer0.global"].dtype == np.float16
+    assert bank.stack("global").dtype == torch.float32
+    left, right = bank.stack("global")[:, 0, 0], bank.stack("global")[:, 0, 1]
+    assert (left - right).abs().max() > 1e-3
+    assert (bank.stack("global")[:, 0] - bank.stack("global")[:, 1]).abs().max() > 1e-3
+
+
+def test_only_new_copies_are_computed_and_other_processes_find_them(data: Any, tmp_path: Path, counted: Any) -> None:
+    folder, table = data
+    inputs_for(folder, table, tmp_path).features(replace(SPEC, flips=2))
+    inputs_for(folder, table, tmp_path).features(SPEC)
+    inputs_for(folder, table, tmp_path).features(replace(SPEC, flips=4, outputs=("global", "patch_mean")))
+    asked = [sorted({name.split(".")[0] for name in names}) for names, _ in counted]
+    assert asked == [["turn0", "turn1"], ["turn2", "turn3"]]
+
+
+def test_what_changes_the_numbers_is_in_the_key(data: Any, tmp_path: Path, counted: Any) -> None:
+    folder, table = data
+    copy = tmp_path / "photographs"
+    shutil.copytree(folder, copy)
+    cache = tmp_path / "cache"
+    for spec in (SPEC, replace(SPEC, stamp="remove"), replace(SPEC, views=views_for("whole", 96)), SPEC):
+        inputs_for(copy, table, cache).features(spec)
+    assert len(counted) == 3
+    shutil.copy(copy / "q0.jpg", copy / "q1.jpg")
+    inputs_for(copy, table, cache).features(SPEC)
+    assert len(counted) == 4
+    shutil.copy(folder / "q1.jpg", copy / "q1.jpg")  # content counts, not time or name
+    inputs_for(copy, table, cache).features(SPEC)
+    assert len(counted) == 4
+
+
+def test_stop_is_honoured_and_resumed_where_it_stopped(data: Any, tmp_path: Path, counted: Any) -> None:
+    folder, table = data
+    seen: list[tuple[int, int]] = []
+    stopping = inputs_for(folder, table, tmp_path)
+    with pytest.raises(StopRequested, match="8 of 20"):
+        stopping.features(SPEC, should_stop=lambda: bool(seen), on_progress=lambda *now: seen.append(now))
+    whole = inputs_for(folder, table, tmp_path).features(SPEC, on_progress=lambda *now: seen.append(now))
+    assert seen == [(8, 20), (16, 20), (20, 20)]
+    assert [first for _, first in counted] == [0, 8]
+    fresh = inputs_for(folder, table, tmp_path / "other").features(SPEC)
+    torch.testing.assert_close(whole.stack("global"), fresh.stack("global"), atol=1e-5, rtol=1e-4)
+
+
+def test_processes_of_one_node_do_not_compute_the_same(data: Any, tmp_path: Path, counted: Any) -> None:
+    folder, table = data
+    banks = []
+    threads = [
+        threading.Thread(target=lambda: banks.append(inputs_for(folder, table, tmp_path).features(SPEC))) for _ in "ab"
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(counted) == 1
+    assert torch.equal(banks[0].stack("global"), banks[1].stack("global"))
+
+
+def test_jittered_copies_depend_on_seed_and_picture_alone(data: Any, tmp_path: Path) -> None:
+    folder, table = data
+    spec = replace(SPEC, jittered=1)
+    many = inputs_for(folder, table, tmp_path / "a").features(spec).stack("global")
+    few = inputs_for(folder, table.iloc[[5, 2]], tmp_path / "b").features(spec).stack("global")
+    torch.testing.assert_close(few[1], many[2], atol=1e-5, rtol=1e-4)
+    other = inputs_for(folder, table, tmp_path / "a").features(replace(spec, bank_seed=1)).stack("global")
+    assert torch.equal(other[:, 0], many[:, 0])
+    assert not torch.allclose(other[:, 1], many[:, 1], atol=1e-3)
+
+
+def test_sizes_that_patches_do_not_divide_are_noted(data: Any, tmp_path: Path) -> None:
+    folder, table = data
+    bank = inputs_for(folder, table, tmp_path).features(
+        replace(SPEC, backbone="test_vit", views=views_for("whole", 70))
+    )
+    assert bank.spec.views[0].height == 64
+    assert "rounded to 64x64" in bank.notes[0]
+
+
+def test_pixels_are_decoded_once(data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, table = data
+    first = inputs_for(folder, table, tmp_path).pixels(SPEC.views[0], stamp="keep")
+    monkeypatch.setattr("biomass_models.features.load_views", None)
+    again = inputs_for(folder, table, tmp_path).pixels(SPEC.views[0], stamp="keep")
+    np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(first[4], load_views(folder / "q4.jpg", SPEC.views)[0])
+
+
+def test_a_failed_run_leaves_nothing_that_looks_finished(tmp_path: Path) -> None:
+    def produce(_names: Sequence[str], first: int) -> Iterator[Mapping[str, np.ndarray]]:
+        yield {"a": np.full((2, 3), first)}
+        raise OSError("the picture is gone")
+
+    for _ in range(2):  # the second run goes on where the first one failed
+        with pytest.raises(OSError, match="gone"):
+            cached_arrays(tmp_path, {"x": 1}, ["a"], 9, produce)
+    assert not list(tmp_path.glob("*/a.npy"))
+
+
+def test_a_full_disk_is_an_error_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(node_cache.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(CacheError, match="make room"):
+        cached_arrays(tmp_path, {"x": 1}, ["a"], 1000, lambda names, first: iter([{"a": np.zeros((1, 1))}]))
+
+
+@pytest.mark.parametrize("bad", [{"outputs": ("patches",)}, {"flips": 3}, {"dtype": "int8"}, {"layers": 0}])
+def test_specs_check_themselves(bad: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="got"):
+        replace(SPEC, **bad)

@@ -1,0 +1,149 @@
+"""One contract for every family: what search and prediction rely on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from tiny_inputs import inputs_for, tiny_quadrats
+
+from biomass_models.configs import BASELINE_REFERENCE, CONFIGS, BaselineConfig, ProbeConfig, baseline_twin
+from biomass_models.estimate import forward_seconds
+from biomass_models.interrupt import StopRequested
+from biomass_models.targets import TARGETS
+from biomass_models.zoo import FAMILIES
+
+TRAINED = BaselineConfig(
+    backbone="test_efficientnet", size=64, trained_blocks=2, epochs=2, batch_size=8, head_lr=1e-3, backbone_lr=1e-3
+)
+CASES = {
+    "frozen head": ("baseline", replace(baseline_twin("test_vit", 64), epochs=3, jittered=1, ema_decay=0.9)),
+    "trained CNN": ("baseline", TRAINED),
+    "trained ViT": ("baseline", replace(TRAINED, backbone="test_vit3", transform="sqrt", ema_decay=0.9)),
+    "ridge": ("probe", ProbeConfig(backbone="test_convnext", size=64)),
+    "wide ridge": (
+        "probe",
+        ProbeConfig(
+            backbone="test_vit2", size=32, layout="tiles-1x2", layers=2, pooling="global+mean+std", flips=4,
+            transform="none", alpha_per_target=True,
+        ),
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("photographs")
+    quadrats, fold_N = tiny_quadrats(folder)
+    return inputs_for(folder, quadrats, tmp_path_factory.mktemp("cache")), quadrats, fold_N, folder
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> Any:
+    family, config = CASES[request.param]
+    return FAMILIES[family], config
+
+
+def test_every_family_has_a_case_and_its_config() -> None:
+    assert {family for family, _ in CASES.values()} == set(FAMILIES) == set(CONFIGS)
+    assert all(FAMILIES[name].config_class is CONFIGS[name] for name in FAMILIES)
+
+
+def test_five_finite_masses_for_each_held_out_row(case: Any, world: Any) -> None:
+    family, config = case
+    inputs, quadrats, fold_N, _ = world
+    seen: list[dict[str, float]] = []
+    result = family.fit(config, quadrats, fold_N, 1, inputs, seed=0, on_epoch=seen.append)
+    assert result.row_N.tolist() == np.flatnonzero(fold_N == 1).tolist()
+    assert result.pred_NT.shape == (len(result.row_N), 5)
+    assert result.pred_NT.dtype == np.float64
+    assert np.isfinite(result.pred_NT).all()
+    assert (result.pred_NT >= 0).all()
+    assert seen == result.epochs
+    assert "score" in seen[-1]
+    json.dumps(result.info)
+
+
+def test_saved_tensors_predict_the_same_without_metadata(case: Any, world: Any, tmp_path: Path) -> None:
+    """Another process, another cache, another order of images; nothing but photographs and tensors."""
+    family, config = case
+    inputs, quadrats, fold_N, folder = world
+    result = family.fit(config, quadrats, fold_N, 0, inputs, seed=0)
+    safetensors.torch.save_file(result.tensors, tmp_path / "model.safetensors")
+    tensors = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    assert all(torch.equal(tensors[name], result.tensors[name]) for name in result.tensors)
+    held_out = quadrats.iloc[result.row_N[::-1]][["image_id", "image_path"]]
+    fresh = inputs_for(folder, held_out, tmp_path / "cache")
+    np.testing.assert_allclose(family.predict(config, tensors, fresh)[::-1], result.pred_NT, atol=1e-3, rtol=1e-4)
+    again = family.predict(config, tensors, inputs)
+    assert again.shape == (len(quadrats), 5)
+    np.testing.assert_allclose(again[result.row_N], result.pred_NT, atol=1e-4)
+
+
+def test_same_seed_same_bytes(case: Any, world: Any) -> None:
+    family, config = case
+    inputs, quadrats, fold_N, _ = world
+    first = family.fit(config, quadrats, fold_N, 0, inputs, seed=5)
+    torch.rand(1)  # what others draw must not matter
+    second = family.fit(config, quadrats, fold_N, 0, inputs, seed=5)
+    assert first.pred_NT.tobytes() == second.pred_NT.tobytes()
+    assert all(torch.equal(first.tensors[name], second.tensors[name]) for name in first.tensors)
+
+
+def test_held_out_labels_touch_nothing(case: Any, world: Any) -> None:
+    family, config = case
+    inputs, quadrats, fold_N, _ = world
+    changed = quadrats.copy()
+    changed.loc[fold_N == 2, list(TARGETS)] = changed.loc[fold_N == 2, list(TARGETS)] * 9 + 50
+    first, second = (family.fit(config, table, fold_N, 2, inputs, seed=1) for table in (quadrats, changed))
+    assert first.pred_NT.tobytes() == second.pred_NT.tobytes()
+    assert all(torch.equal(first.tensors[name], second.tensors[name]) for name in first.tensors)
+    changed.loc[fold_N == 1, "Dry_Total_g"] += 30.0  # training labels do matter
+    third = family.fit(config, changed, fold_N, 2, inputs, seed=1)
+    assert np.abs(third.pred_NT - first.pred_NT).max() > 1e-3
+
+
+def test_table_may_be_a_part_of_the_images_in_another_order(case: Any, world: Any) -> None:
+    family, config = case
+    inputs, quadrats, fold_N, _ = world
+    order = np.argsort(quadrats["image_id"].to_numpy())[:15]
+    part, part_fold = quadrats.iloc[order].reset_index(drop=True), fold_N[order]
+    result = family.fit(config, part, part_fold, 0, inputs, seed=0)
+    ids = part["image_id"].to_numpy()[result.row_N]
+    pred_NT = family.predict(config, result.tensors, inputs)[inputs.images.rows(list(ids))]
+    np.testing.assert_allclose(pred_NT, result.pred_NT, atol=1e-4)
+
+
+def test_stop_is_honoured(case: Any, world: Any) -> None:
+    family, config = case
+    inputs, quadrats, fold_N, _ = world
+    with pytest.raises(StopRequested):
+        family.fit(config, quadrats, fold_N, 0, inputs, seed=0, should_stop=lambda: True)
+
+
+def test_feature_specs_say_what_is_cached(case: Any) -> None:
+    family, config = case
+    specs = family.feature_specs(config)
+    assert bool(specs) == (getattr(config, "trained_blocks", 0) == 0)
+    assert all(spec.backbone == config.backbone for spec in specs)
+
+
+def test_estimates_need_no_images(case: Any) -> None:
+    family, config = case
+    seconds = family.estimate_fold_seconds(config, 286, "cpu")
+    assert 0 < family.estimate_fold_seconds(config, 286, "cpu", include_features=False) <= seconds < 600
+
+
+def test_estimates_grow_with_what_is_asked() -> None:
+    assert forward_seconds("test_vit", 320, 320, "cpu") > 3 * forward_seconds("test_vit", 160, 160, "cpu")
+    family, half = FAMILIES["baseline"], replace(TRAINED, epochs=1)
+    assert family.estimate_fold_seconds(half, 100, "cpu") < family.estimate_fold_seconds(TRAINED, 100, "cpu")
+    # SPEC 4: core-weeks for a study, 12 s for one forward pass of one image
+    fold = family.estimate_fold_seconds(BASELINE_REFERENCE, 286, "cpu")
+    assert fold > 3600
