@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -18,11 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from biomass_models.augment import change, draw_changes
 from biomass_models.backbones import Backbone, parameter_groups, weightless
 from biomass_models.configs import BaselineConfig
 from biomass_models.devices import MicroBatch, autocast
-from biomass_models.features import FeatureSpec, to_image
+from biomass_models.features import FeatureSpec
 from biomass_models.fit import (
     FloatArray,
     FoldResult,
@@ -42,6 +39,7 @@ from biomass_models.inputs import Inputs
 from biomass_models.interrupt import OnEpoch, ShouldStop
 from biomass_models.losses import weighted_mse_loss
 from biomass_models.scaling import TargetScaler
+from biomass_models.sources import FeatureSource, PixelSource, Source
 from biomass_models.targets import TARGETS
 
 
@@ -89,50 +87,6 @@ class BaselineNet(nn.Module):
         """Inverse of `trained_state`."""
         for name, tensor in self.trained_tensors().items():
             tensor.copy_(tensors[name])
-
-
-class Source(Protocol):
-    """Where a net's inputs come from, by row of the image set."""
-
-    def augmented(self, row_B: IntArray, draws: torch.Generator) -> Tensor: ...
-
-    def plain(self, row_B: IntArray) -> Tensor: ...
-
-
-@dataclass(frozen=True)
-class FeatureSource:
-    """Copies of a feature bank, held on the device; copy 0 is the picture as it is."""
-
-    feature_NCD: Tensor
-
-    def augmented(self, row_B: IntArray, draws: torch.Generator) -> Tensor:
-        """One copy of each row at random: features [B, D]."""
-        copy_B = torch.randint(self.feature_NCD.shape[1], (len(row_B),), generator=draws)
-        device = self.feature_NCD.device
-        return self.feature_NCD[torch.from_numpy(row_B).to(device), copy_B.to(device)]
-
-    def plain(self, row_B: IntArray) -> Tensor:
-        """Features [B, D] of the pictures as they are."""
-        return self.feature_NCD[torch.from_numpy(row_B).to(self.feature_NCD.device), 0]
-
-
-@dataclass(frozen=True)
-class PixelSource:
-    """Decoded pictures, memory-mapped; augmentation happens on the device, a batch at a time."""
-
-    pixel_NHWC: NDArray[np.uint8]
-    config: BaselineConfig
-    device: torch.device
-
-    def augmented(self, row_B: IntArray, draws: torch.Generator) -> Tensor:
-        """Turned, recoloured, blurred pictures [B, 3, H, W] in [0, 1]."""
-        config = self.config
-        draw = draw_changes(len(row_B), draws, flips=config.flips, colour=config.colour_jitter, blur=config.blur)
-        return change(self.plain(row_B), draw)
-
-    def plain(self, row_B: IntArray) -> Tensor:
-        """Pictures [B, 3, H, W] in [0, 1] as they are."""
-        return to_image(np.ascontiguousarray(self.pixel_NHWC[row_B]), self.device)
 
 
 def fit(
@@ -267,7 +221,7 @@ def _open_source(
     pixel_NHWC = inputs.pixels(view, stamp=config.stamp, should_stop=should_stop)  # type: ignore[arg-type]
     backbone.train_last(config.trained_blocks)
     return (
-        PixelSource(pixel_NHWC, config, inputs.device),
+        PixelSource(pixel_NHWC, inputs.device, flips=config.flips, colour=config.colour_jitter, blur=config.blur),
         backbone,
         weightless(config.backbone).features(height, width),
     )

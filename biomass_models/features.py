@@ -157,7 +157,7 @@ def encode(
         for view_BHWC in pixels:
             image_BCHW = to_image(view_BHWC, device)
             for copy in copies:
-                changed = _copy(image_BCHW, copy, spec, digests[first:][batches[rows]])
+                changed = copy_of(image_BCHW, copy, spec, digests[first:][batches[rows]])
                 for name, value in _outputs(backbone, changed, copy, layers, outputs, fits).items():
                     result.setdefault(name, []).append(value.cpu().numpy().astype(spec.dtype))
         yield {name: np.stack(values, axis=1) for name, values in result.items()}
@@ -189,7 +189,8 @@ def to_image(pixel_BHWC: NDArray[np.uint8], device: torch.device) -> Tensor:
     return torch.from_numpy(pixel_BHWC).to(device).permute(0, 3, 1, 2).float().div(255)
 
 
-def _copy(image_BCHW: Tensor, copy: str, spec: FeatureSpec, digests: Sequence[str]) -> Tensor:
+def copy_of(image_BCHW: Tensor, copy: str, spec: FeatureSpec, digests: Sequence[str]) -> Tensor:
+    """One copy of each picture of a batch (its content's hash beside it), by the copy's name."""
     if copy.startswith("turn"):
         return augment.turn(image_BCHW, int(copy.removeprefix("turn")))
     # drawn from the image's content: a copy does not depend on its neighbours in a batch or a table

@@ -6,7 +6,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from biomass_models.features import (
 )
 from biomass_models.images import Stamp, View, file_digest
 from biomass_models.interrupt import OnProgress, ShouldStop
-from biomass_models.node_cache import cached_arrays
+from biomass_models.node_cache import Produce, shared_arrays
 from biomass_models.weights import WeightsSource, fingerprint
 
 BANKS_IN_MEMORY = 4  # banks a process keeps; others are mapped again when asked for
@@ -87,7 +87,7 @@ class Inputs:
     def features(
         self, spec: FeatureSpec, *, on_progress: OnProgress | None = None, should_stop: ShouldStop | None = None
     ) -> FeatureBank:
-        """The bank of a spec: computed under a lock where the node does not have it yet, then memory-mapped.
+        """The bank of a spec, memory-mapped; processes share the work of computing what the node does not have.
 
         Raises StopRequested between two batches (what was done is kept), WeightsError, BackboneError, ImageError.
         """
@@ -96,16 +96,18 @@ class Inputs:
             return self._banks[spec]
         sized, notes = fitted(spec, weightless(spec.backbone))
 
-        def produce(names: Sequence[str], first: int) -> Iterator[Mapping[str, NDArray[Any]]]:
-            backbone = self.backbone(spec.backbone)
-            return encode(backbone, sized, self.images.paths, self.images.digests, names, first, self.device)
+        loaded = cache(lambda: self.backbone(spec.backbone))  # only a process that computes needs it, and once
 
-        arrays = cached_arrays(
+        def between(start: int, stop: int) -> Produce:
+            paths, digests = self.images.paths[start:stop], self.images.digests[start:stop]
+            return lambda names, first: encode(loaded(), sized, paths, digests, names, first, self.device)
+
+        arrays = shared_arrays(
             self.cache_dir,
             describe(sized, self.fingerprint(spec.backbone), self.images.digest, self.device),
             needed_arrays(sized),
             len(self.images.paths),
-            produce,
+            between,
             on_progress=on_progress,
             should_stop=should_stop,
         )
@@ -125,10 +127,13 @@ class Inputs:
     ) -> NDArray[np.uint8]:
         """One view of every image, uint8 [N, H, W, 3], memory-mapped; decoded once per node."""
 
-        def produce(_names: Sequence[str], first: int) -> Iterator[Mapping[str, NDArray[Any]]]:
-            paths = self.images.paths[first:]
-            batches = [paths[start : start + DECODE_AT_ONCE] for start in range(0, len(paths), DECODE_AT_ONCE)]
-            return ({"pixels": pixels[0]} for _, pixels in decoded(batches, (view,), stamp))
+        def between(start: int, stop: int) -> Produce:
+            def produce(_names: Sequence[str], first: int) -> Iterator[Mapping[str, NDArray[Any]]]:
+                paths = self.images.paths[start + first : stop]
+                batches = [paths[row : row + DECODE_AT_ONCE] for row in range(0, len(paths), DECODE_AT_ONCE)]
+                return ({"pixels": pixels[0]} for _, pixels in decoded(batches, (view,), stamp))
+
+            return produce
 
         description = {
             "kind": "pixels",
@@ -138,12 +143,12 @@ class Inputs:
             "images": self.images.digest,
         }
         rows = len(self.images.paths)
-        arrays = cached_arrays(
+        arrays = shared_arrays(
             self.cache_dir,
             description,
             ["pixels"],
             rows,
-            produce,
+            between,
             on_progress=on_progress,
             should_stop=should_stop,
         )

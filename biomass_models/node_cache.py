@@ -25,6 +25,7 @@ Array = NDArray[Any]
 Produce = Callable[[Sequence[str], int], Iterator[Mapping[str, Array]]]  # (names, first row) -> batches of rows
 
 SAVE_EVERY = 2.0  # seconds between two notes of how many rows are done
+SHARD_ROWS = 48  # images that one process takes at a time where several share the work
 WAIT = 0.5  # seconds between two looks at `should_stop` while another process works
 
 
@@ -53,6 +54,7 @@ def cached_arrays(
     *,
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
+    wait: bool = True,
 ) -> dict[str, Array]:
     """The named arrays of a group, read-only and memory-mapped, each [rows, ...]; computes those that are missing.
 
@@ -72,6 +74,63 @@ def cached_arrays(
         finally:
             lock.release()
     return {name: np.load(_file(folder, name), mmap_mode="r", allow_pickle=False) for name in names}
+
+
+def shared_arrays(
+    root: Path,
+    description: Mapping[str, Any],
+    names: Sequence[str],
+    rows: int,
+    produce_between: Callable[[int, int], Produce],
+    *,
+    on_progress: OnProgress | None = None,
+    should_stop: ShouldStop | None = None,
+) -> dict[str, Array]:
+    """As cached_arrays, but processes that ask at the same time share the work instead of waiting for each other.
+
+    Each takes shards of rows that nobody works on; when all are there, one joins them into the group's files.
+    produce_between(start, stop) is the `produce` of a shard.
+    """
+    folder = root / hash_of(description)
+    spans = [(start, min(start + SHARD_ROWS, rows)) for start in range(0, rows, SHARD_ROWS)]
+    if len(spans) == 1 or _complete(folder, names):
+        whole = produce_between(0, rows)
+        return cached_arrays(root, description, names, rows, whole, on_progress=on_progress, should_stop=should_stop)
+    shards = [{**description, "shard": span} for span in spans]
+    finished: dict[int, dict[str, Array]] = {}
+    for wait in (False, True):
+        for number, (start, stop) in enumerate(spans):
+            if number in finished or _complete(folder, names):
+                continue
+            before = sum(spans[done][1] - spans[done][0] for done in finished)
+
+            def report(done: int, _total: int, before: int = before) -> None:
+                if on_progress is not None:
+                    on_progress(before + done, rows)
+
+            try:
+                finished[number] = cached_arrays(
+                    root,
+                    shards[number],
+                    names,
+                    stop - start,
+                    produce_between(start, stop),
+                    on_progress=report,
+                    should_stop=should_stop,
+                    wait=wait,
+                )
+            except filelock.Timeout:
+                continue
+    join = cached_arrays(
+        root, description, names, rows, lambda *_: iter([finished[number] for number in range(len(spans))])
+    )
+    for shard in shards:
+        shutil.rmtree(root / hash_of(shard), ignore_errors=True)
+    return join
+
+
+def _complete(folder: Path, names: Sequence[str]) -> bool:
+    return all(_file(folder, name).exists() for name in names)
 
 
 def _compute(

@@ -1,8 +1,8 @@
 """Draws one quadrat photograph from its masses: ground, straw, leaves with shadows by depth, light, date stamp.
 
-Every random choice has an address, SeedSequence([seed, purpose, index]): a picture's bytes depend on the seed, its index and its
-row of the table only, not on the process that draws it. Each part of the sward draws from a stream of its own, so that changing one mass leaves the other
-parts where they were.
+Every random choice has an address, SeedSequence([seed, purpose, index]): a picture's bytes depend on the seed, its
+index and its row of the table, not on the process that draws it. Each part of the sward draws from a stream of its
+own, so that changing one mass leaves the other parts where they were.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def draw_quadrat(
     look, stamped: fixed light and ground, and whether the date is printed; by default both are drawn at random.
     """
     streams = np.random.SeedSequence([seed, PICTURE_PURPOSE, index]).spawn(7)
-    look_rng, ground_rng, dead_rng, green_rng, clover_rng, light_rng, stamp_rng = map(
-        np.random.default_rng, streams
+    look_rng, ground_rng, dead_rng, green_rng, clover_rng, light_rng, stamp_rng = (
+        np.random.default_rng(stream) for stream in streams
     )
     day = zlib.crc32(f"{quadrat.state}|{quadrat.date}".encode())
     drawn_look = draw_look(np.random.default_rng([seed, DATE_PURPOSE, day]), look_rng)
@@ -96,9 +96,7 @@ def _paint(soil: Image.Image, layers: list[plants.Layer], look: Look) -> Image.I
         shift = np.array([np.cos(look.azimuth), np.sin(look.azimuth)]) * throw_N[:, None, None]
         points = layer.parts[0][0] * scale + shift
         shadows.append(points.reshape(len(points), -1).tolist())
-    owner = np.concatenate(
-        [np.full(len(layer), which) for which, layer in enumerate(layers)] or [np.zeros(0, int)]
-    )
+    owner = np.concatenate([np.full(len(layer), which) for which, layer in enumerate(layers)] or [np.zeros(0, int)])
     place = np.concatenate([np.arange(len(layer)) for layer in layers] or [np.zeros(0, int)])
     depth = np.concatenate([layer.depth_N for layer in layers] or [np.zeros(0)])
     order = np.argsort(depth, kind="stable")

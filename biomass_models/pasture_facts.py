@@ -1,8 +1,8 @@
 """What the competition's training labels look like: published summaries, and a sampling plan that follows them.
 
-The tables in `facts/` hold means, spreads and shares of zeros by state and species, and images per date. They were
-computed from the competition's training table; the labels themselves are not in the repository (SPEC 1).
-A plan has one row for each image: State, Species, Sampling_Date (text like 2015/9/4, as the competition writes dates).
+The tables in `facts/` hold means, spreads and shares of zeros by state and species, and images per date. They
+were computed from the competition's training table; the labels themselves are not in the repository.
+A plan has one row for each image: State, Species, Sampling_Date (text like 2015/9/4, as the competition has it).
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-MIXED_SHARE = (
-    0.25  # share of a state's images whose species stands on some other date than the bulk of its paddock
-)
+MIXED_SHARE = 0.25  # share of a state's images whose species may stand on another date than its own run
 TEST_YEARS = (2014, 2016, 2017)  # no training date lies in these years
 IMAGES_PER_TEST_DATE = 10
 SEASON_JITTER_DAYS = 18  # a test date lies within so many days of the year of some training date of its state
@@ -29,7 +27,7 @@ def read_fact(name: str) -> pd.DataFrame:
 
 
 def share_out(total: int, weights: ArrayLike) -> NDArray[np.int64]:
-    """Whole numbers that add up to `total`, as near to proportional as can be (largest remainders, first wins ties)."""
+    """Whole numbers that add up to `total`, nearly proportional: largest remainders, the first wins ties."""
     weight = np.asarray(weights, dtype=np.float64)
     quota = total * weight / weight.sum()
     count = np.floor(quota + 1e-9).astype(np.int64)
@@ -69,7 +67,7 @@ def held_out_plan(images: int, rng: np.random.Generator) -> pd.DataFrame:
 
 
 def _with_species(dates: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """Lay the species of each state over its dates in runs (a paddock is visited on few dates), with some mixing."""
+    """Lay a state's species over its dates in runs (a paddock is visited on few dates), with some mixing."""
     species_facts = read_fact("by_state_species")
     parts = []
     for state, of_state in dates.groupby("State", sort=True):

@@ -15,10 +15,10 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 FloatArray = NDArray[np.float64]
 
-SOILS = np.array(
-    [(124, 96, 72), (146, 96, 66), (108, 102, 94), (162, 138, 106), (82, 68, 56), (104, 112, 62)], float
+SOILS = np.array(  # brown, red, grey, sandy, dark, mossy
+    [(124, 96, 72), (146, 96, 66), (108, 102, 94), (162, 138, 106), (82, 68, 56), (104, 112, 62)], dtype=np.float64
 )
-STRAWS = np.array([(206, 184, 132), (186, 158, 104), (168, 154, 128), (138, 116, 84)], float)
+STRAWS = np.array([(206, 184, 132), (186, 158, 104), (168, 154, 128), (138, 116, 84)], dtype=np.float64)
 STAMP_RGB = (255, 138, 32)
 
 
@@ -40,10 +40,10 @@ def draw_look(date_rng: np.random.Generator, own_rng: np.random.Generator) -> Lo
     """Values of the date (from `date_rng`) with the picture's own deviations (from `own_rng`)."""
     soil = SOILS[date_rng.integers(len(SOILS))] * _spread(date_rng, 0.15, 1) * _spread(own_rng, 0.10, 1)
     straw = STRAWS[date_rng.integers(len(STRAWS))] * _spread(date_rng, 0.10, 1) * _spread(own_rng, 0.06, 1)
-    yellowing = np.array([date_rng.normal(0, 0.20), 0.0, date_rng.normal(0, 0.14)]) + own_rng.normal(0, 0.04, 3)
-    leaf = np.exp(yellowing) * _spread(date_rng, 0.17, 1) * _spread(own_rng, 0.07, 1)
-    exposure = _spread(date_rng, 0.22, 1) * _spread(own_rng, 0.18, 1)
-    warmth = date_rng.normal(0, 0.11) + own_rng.normal(0, 0.06)
+    yellowing = np.array([date_rng.normal(0, 0.18), 0.0, date_rng.normal(0, 0.13)]) + own_rng.normal(0, 0.04, 3)
+    leaf = np.exp(yellowing) * _spread(date_rng, 0.15, 1) * _spread(own_rng, 0.06, 1)
+    exposure = _spread(date_rng, 0.20, 1) * _spread(own_rng, 0.16, 1)
+    warmth = date_rng.normal(0, 0.10) + own_rng.normal(0, 0.05)
     balance = np.array([np.exp(warmth), 1.0, np.exp(-warmth)]) * _spread(date_rng, 0.04, 3)
     sun = float(np.clip(date_rng.beta(0.8, 0.8) + own_rng.normal(0, 0.12), 0, 1))
     return Look(
@@ -51,7 +51,7 @@ def draw_look(date_rng: np.random.Generator, own_rng: np.random.Generator) -> Lo
         leaf_3=leaf,
         straw_3=straw * _spread(own_rng, 0.03, 3),
         gain_3=exposure * balance,
-        gamma=float(np.exp(date_rng.normal(0, 0.18) + own_rng.normal(0, 0.12))),
+        gamma=float(np.exp(date_rng.normal(0, 0.17) + own_rng.normal(0, 0.10))),
         sun=sun,
         azimuth=float(date_rng.uniform(0, 2 * np.pi) + own_rng.normal(0, 0.25)),
         veil=float(np.clip(date_rng.uniform(-0.05, 0.15) + own_rng.normal(0, 0.04), 0, 0.25)),

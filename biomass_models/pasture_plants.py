@@ -1,10 +1,10 @@
 """Outlines of plant parts, seen from above, for the masses of one quadrat. Coordinates in cm, x right and y down.
 
 N elements (blades, leaflets, stalks), K outline points.
-point_NK2   outlines in cm           colour_N3   sRGB 0-255 before light          depth_N   0 on the soil .. 1 on top
+point_NK2   outlines in cm        colour_N3   sRGB 0-255 before light        depth_N   0 on the soil .. 1 on top
 
-An element's count follows from its mass: count = mass * cm2 per gram / area of one element. Tall swards carry part of their
-mass in stems that no photograph shows, and overlapping leaves hide each other: dense swards saturate, as in the field.
+An element's count follows from its mass: count = mass * cm2 per gram / area of one element. Tall swards carry part
+of their mass in stems that no photograph shows, and overlapping leaves hide each other: dense swards saturate.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 
@@ -131,7 +131,7 @@ def _grass(
 def _broadleaf(
     kind: str, area: float, height_cm: float, tint_3: FloatArray, cap: int, rng: np.random.Generator
 ) -> Layer:
-    """Lucerne: shoots with whorls of oblong leaflets. Capeweed: rosettes of lobed leaves. Crumbweed: small ovate leaves."""
+    """Lucerne: whorls of oblong leaflets. Capeweed: rosettes of lobed leaves. Crumbweed: small ovate leaves."""
     outline, half, length, slim, per_plant, rgb = {
         "lucerne": (OVAL, OVAL_HALF, 2.4, 0.42, 15, (78, 128, 66)),
         "capeweed": (LOBED, OVAL_HALF, 6.5, 0.45, 9, (108, 148, 84)),
@@ -222,15 +222,9 @@ def _outline(*points: tuple[float, float]) -> FloatArray:
     return np.concatenate([upper, lower])
 
 
-def _as_array(points: ArrayLike) -> FloatArray:
-    return np.asarray(points, dtype=np.float64)
-
-
 HEART = _outline((0, 0.03), (0.35, 0.32), (0.68, 0.5), (0.92, 0.46), (1.02, 0.24), (0.93, 0.0))
-HEART_HALF = _as_array([(0, 0.0), (0.35, 0.29), (0.68, 0.45), (0.9, 0.42), (0.99, 0.22), (0.91, 0.03)])
-CRESCENT = _as_array([(0.42, -0.34), (0.66, 0.0), (0.42, 0.34), (0.50, 0.36), (0.80, 0.0), (0.50, -0.36)])
+HEART_HALF = np.array([(0, 0.0), (0.35, 0.29), (0.68, 0.45), (0.9, 0.42), (0.99, 0.22), (0.91, 0.03)])
+CRESCENT = np.array([(0.42, -0.34), (0.66, 0.0), (0.42, 0.34), (0.50, 0.36), (0.80, 0.0), (0.50, -0.36)])
 OVAL = _outline((0, 0.04), (0.2, 0.32), (0.5, 0.5), (0.8, 0.34), (1.0, 0.03))
-OVAL_HALF = _as_array([(0, 0.0), (0.2, 0.3), (0.5, 0.46), (0.8, 0.3), (1.0, 0.0)])
-LOBED = _outline(
-    (0, 0.05), (0.2, 0.1), (0.3, 0.42), (0.42, 0.16), (0.56, 0.5), (0.66, 0.2), (0.84, 0.4), (1.0, 0.05)
-)
+OVAL_HALF = np.array([(0, 0.0), (0.2, 0.3), (0.5, 0.46), (0.8, 0.3), (1.0, 0.0)])
+LOBED = _outline((0, 0.05), (0.2, 0.1), (0.3, 0.42), (0.42, 0.16), (0.56, 0.5), (0.66, 0.2), (0.84, 0.4), (1.0, 0.05))

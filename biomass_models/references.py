@@ -1,7 +1,7 @@
 """Reference predictions that cost next to nothing and put every score in proportion.
 
-N images, F colour statistics. pred_NT are out-of-fold predictions [N, 5] in grams, columns as TARGETS, clipped at 0, rows as
-in `quadrats` (the wide table of table.read_train). `folds` comes from folds.assign_folds in the same row order.
+N images, F colour statistics. pred_NT are out-of-fold predictions [N, 5] in grams, columns as TARGETS, clipped at 0,
+rows as in `quadrats` (the wide table of table.read_train). `folds` comes from folds.assign_folds, same row order.
 
 per_target_mean   the mean of the training folds
 metadata_trees    NDVI, height, season, state, species; needs metadata, so it cannot predict the test set
@@ -31,9 +31,7 @@ COLOUR_SIZE = (128, 64)  # px to which a photograph is reduced before its colour
 PERCENTILES = (5, 25, 50, 75, 95)
 CHANNELS = ("red", "green", "blue", "hue_cos", "hue_sin", "saturation", "value", "excess_green", "excess_red")
 COLOUR_NAMES: tuple[str, ...] = tuple(
-    f"{channel}_{statistic}"
-    for channel in CHANNELS
-    for statistic in ("mean", "sd", *(f"p{p}" for p in PERCENTILES))
+    f"{channel}_{statistic}" for channel in CHANNELS for statistic in ("mean", "sd", *(f"p{p}" for p in PERCENTILES))
 )
 ALPHAS = 10.0 ** np.arange(-1, 5.5, 0.5)  # ridge penalties tried on standardised statistics
 INNER_FOLDS = 4
@@ -127,9 +125,7 @@ def _out_of_fold(
 ) -> FloatArray:
     """Predict every fold from the rows of the other folds, [N, 5] grams, clipped at 0."""
     if not np.array_equal(quadrats["image_id"].to_numpy(dtype=str), folds["image_id"].to_numpy(dtype=str)):
-        raise ValueError(
-            "quadrats and folds must list the same image ids in the same order; assign the folds anew"
-        )
+        raise ValueError("quadrats and folds must list the same image ids in the same order; assign the folds anew")
     fold_N = folds["fold"].to_numpy()
     if len(np.unique(fold_N)) < 2:
         raise ValueError(f"out-of-fold predictions need at least 2 folds, got {len(np.unique(fold_N))}")

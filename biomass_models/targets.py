@@ -90,7 +90,7 @@ def project_coherent(pred_NT: ArrayLike) -> FloatArray:
     pred = np.asarray(pred_NT, dtype=np.float64)
     if pred.shape[-1] != len(TARGETS):
         raise ValueError(f"the last axis must hold the {len(TARGETS)} targets, got shape {pred.shape}")
-    best = np.zeros(pred.shape[:-1] + (3,))
+    best = np.zeros((*pred.shape[:-1], 3))
     best_distance = (weight_T * pred**2).sum(-1)  # the face where all three components are 0
     for solver in _SOLVERS[1:]:
         component = pred @ solver.T

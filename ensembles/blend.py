@@ -1,143 +1,192 @@
-"""A blend: weights, the card that says how far to trust them, and its predictions."""
+"""Fit a blend on a library and write its card; apply a card to predictions of its members.
+
+M members, N images, T = 5 targets; masses in grams.
+"""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
-from rich.console import Group
-from rich.table import Table
-from rich.text import Text
+from numpy.typing import ArrayLike, NDArray
 
-from biomass_models.targets import TARGETS, FloatArray, project_coherent
-from ensembles.honest import Difference, nested_loss, paired_difference, score_of, standard_error
+from biomass_models.targets import TARGETS, FloatArray, project_coherent, weight_T, weighted_r2_score, weighted_sst
+from ensembles.card import Card, TargetScore
+from ensembles.card_page import render_card as render_card  # the page belongs to the card's public face
+from ensembles.choice import SINGLE_BEST, TOP_MEAN, Chosen, rule_named
+from ensembles.gram import ErrorGram
+from ensembles.honest import (
+    PREFILTER,
+    NestBy,
+    bias_corrected_bootstrap,
+    nested_all,
+    paired_difference,
+    score_estimate,
+)
 from ensembles.library import Library
-from ensembles.rules import DEFAULT_RULE, RULES
-
-
-@dataclass(frozen=True, kw_only=True)
-class Card:
-    """What a blend is made of and what it is worth. Scores are the weighted R2 of pooled out-of-fold rows."""
-
-    rule: str
-    members: dict[str, float]  # weight of each chosen member; they sum to 1
-    library_size: int
-    in_sample_score: float  # members chosen and scored on the same rows: too good
-    nested_score: float  # chosen and weighted without the scored fold
-    nested_se: float  # by a bootstrap over groups
-    nested_fold_scores: dict[str, float | None]
-    best_single_nested_score: float  # the best single member, chosen without the scored fold
-    top5_nested_score: float  # the mean of the five best, chosen without the scored fold
-    versus: dict[str, Difference]  # nested blend minus something else, paired over groups
-    target_r2: dict[str, float | None]  # plain R2 of each target alone, in sample
-    left_out: tuple[tuple[str, str], ...]
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+from ensembles.optimum import simplex_optimum
+from ensembles.recipe import Blender, Recipe, fit_recipe, honest_rows
+from ensembles.rules import Rule, ranking
 
 
 def fit_blend(
-    library: Library, *, rule: str = "default", seed: int = 0, references: Mapping[str, FloatArray] | None = None
+    library: Library,
+    rule: str | Rule = "default",
+    seed: int = 0,
+    *,
+    references: Mapping[str, FloatArray] | None = None,
+    per_target: bool = False,
+    calibrate: bool = False,
+    bootstrap_draws: int = 200,
 ) -> Card:
-    """Choose members and weights by a rule, and score the rule honestly.
+    """Choose members and weights by a rule, and score rule and all that follows it honestly.
 
-    references: pred_NT in grams by name, rows as in the library; the blend is compared with each.
-    Raises ValueError for a rule that does not exist.
+    rule: a name (choice.RULES) or a rule; references: pred_NT in grams by name, rows as the library's, to compare with;
+    bootstrap_draws: of BBC-CV, 0 for none (it is about the shared weights, so there is none with the follow-ups).
+    Raises ValueError for an unknown rule and for a library with a single fold and group.
     """
-    name = DEFAULT_RULE if rule == "default" else rule
-    if name not in RULES:
-        close = difflib.get_close_matches(name, RULES, n=1)
-        raise ValueError(
-            f"a rule is one of default, {', '.join(RULES)}, got {rule!r}"
-            + (f"; did you mean {close[0]}?" if close else "")
-        )
+    recipe = Recipe(
+        rule=rule_named(rule) if isinstance(rule, str) else rule, per_target=per_target, calibrate=calibrate
+    )
     gram = library.gram
-    weight_M = RULES[name](gram, seed)
-    loss_C = nested_loss(gram, RULES[name], seed)
-    single_C = nested_loss(gram, RULES["single best"], seed)
-    top5_C = nested_loss(gram, RULES["mean of top 5"], seed)
-    versus = {
-        "best single": paired_difference(loss_C, single_C, gram, seed),
-        "mean of top 5": paired_difference(loss_C, top5_C, gram, seed),
-    }
-    for reference, pred_NT in (references or {}).items():
-        versus[reference] = paired_difference(loss_C, library.gram_of(pred_NT).loss_CM[:, 0], gram, seed)
-    chosen = np.flatnonzero(weight_M)
-    chosen = chosen[np.argsort(-weight_M[chosen], kind="stable")]
+    by: NestBy = "fold" if len(np.unique(gram.fold_C)) > 1 else "group"
+    several_groups = len(np.unique(gram.group_C)) > 1
+    blender = fit_recipe(library, recipe, seed=seed)
+    blend_NT = blender.blend(library.pred_MNT)
+    nested_NT = honest_rows(library, recipe, by, seed=seed)
+    loss_C = library.loss_by_cell(nested_NT)
+    group_loss_C = library.loss_by_cell(honest_rows(library, recipe, "group", seed=seed)) if several_groups else None
+    single, top5 = nested_all(gram, [SINGLE_BEST, TOP_MEAN], by, seed=seed)
+    rivals = {"best single": single.loss_C, "mean of top 5": top5.loss_C}
+    for name, pred_NT in (references or {}).items():
+        rivals[name] = library.loss_by_cell(project_coherent(pred_NT))
+    shortlist = gram.keep(ranking(gram)[:PREFILTER])
+    ceiling = simplex_optimum(shortlist.gram_MM)
+    best = int(ranking(gram)[0])
+    bootstrap = None
+    if bootstrap_draws and several_groups and not (per_target or calibrate):
+        bootstrap = bias_corrected_bootstrap(gram, recipe.rule, draws=bootstrap_draws, seed=seed)
+    estimate = score_estimate(gram, loss_C, seed=seed)
+    by_group = None if group_loss_C is None else score_estimate(gram, group_loss_C, seed=seed)
+    weights = _weights(library, blender)
     return Card(
-        rule=name,
-        members={library.names[row]: float(weight_M[row]) for row in chosen},
+        rule=recipe.name,
+        chosen_rule=recipe.rule.choose(shortlist, seed).name if isinstance(recipe.rule, Chosen) else recipe.rule.name,
+        members={name: float(weight_t.mean()) for name, weight_t in weights.items()},
+        target_weights=_per_target(weights) if per_target else None,
+        calibration=_pairs(blender) if calibrate else None,
         library_size=len(library.names),
-        in_sample_score=1 - gram.loss_of(weight_M),
-        nested_score=score_of(loss_C, gram),
-        nested_se=standard_error(loss_C, gram, seed),
-        nested_fold_scores=_by_fold(library, loss_C),
-        best_single_nested_score=score_of(single_C, gram),
-        top5_nested_score=score_of(top5_C, gram),
-        versus=versus,
-        target_r2=_by_target(library, weight_M),
+        images=len(library.truth_NT),
+        groups=len(np.unique(gram.group_C)),
+        seed=seed,
+        in_sample_score=weighted_r2_score(library.truth_NT, blend_NT),
+        nested_score=estimate.value,
+        nested_se=estimate.se,
+        nested_by=by,
+        nested_fold_scores=_scores_within(gram, loss_C, gram.fold_C),
+        nested_group_score=None if by_group is None else by_group.value,
+        nested_group_se=None if by_group is None else by_group.se,
+        group_scores={} if group_loss_C is None else _scores_within(gram, group_loss_C, gram.group_C),
+        bootstrap=bootstrap,
+        ceiling_score=1 - ceiling.loss,
+        ceiling_gap=ceiling.gap,
+        best_single=library.names[best],
+        best_single_score=1 - float(gram.loss_M[best]),
+        best_single_nested_score=single.score,
+        top5_nested_score=top5.score,
+        versus={name: paired_difference(gram, loss_C, rival_C, seed=seed) for name, rival_C in rivals.items()},
+        targets=_by_target(library.truth_NT, blend_NT, nested_NT),
+        state_scores=_by_state(library, nested_NT),
+        diversity=_diversity(gram, np.flatnonzero(blender.weight_TM.any(0))),
         left_out=library.left_out,
+        merged=library.merged,
     )
 
 
-def apply_blend(card: Card, predictions: Mapping[str, FloatArray]) -> FloatArray:
-    """Blend members' predictions (pred_NT in grams, by name) with the card's weights; coherent and non-negative."""
+def apply_blend(card: Card, predictions: Mapping[str, ArrayLike]) -> FloatArray:
+    """Blend members' predictions ([N, 5] grams by name) as the card says; coherent and non-negative masses [N, 5].
+
+    Members are projected onto the identities first, as they were when the blend was fitted.
+    Raises ValueError that names the members whose predictions are missing, unlike in shape or not finite.
+    """
     missing = [name for name in card.members if name not in predictions]
     if missing:
-        raise ValueError(f"a blend needs the predictions of all its members, {', '.join(missing)} missing")
-    return sum(
-        (weight * project_coherent(predictions[name]) for name, weight in card.members.items()),
-        start=np.zeros(1),
+        raise ValueError(f"a blend needs the predictions of all its members, missing: {', '.join(missing)}")
+    given = {name: np.asarray(predictions[name], dtype=np.float64) for name in card.members}
+    if len({pred_NT.shape for pred_NT in given.values()}) != 1:
+        shapes = ", ".join(f"{name} {pred_NT.shape}" for name, pred_NT in given.items())
+        raise ValueError(f"members must predict the same images, got shapes {shapes}")
+    if bad := [name for name, pred_NT in given.items() if not np.isfinite(pred_NT).all()]:
+        raise ValueError(f"predictions must be finite, {', '.join(bad)} are not; predict these members again")
+    pred_MNT = project_coherent(np.stack(list(given.values())))
+    weight_TM = np.array(
+        [
+            [(card.target_weights[target] if card.target_weights else card.members).get(name, 0.0) for name in given]
+            for target in TARGETS
+        ]
     )
+    pair_T2 = np.array([card.calibration[target] if card.calibration else (1.0, 0.0) for target in TARGETS])
+    return Blender(weight_TM=weight_TM, slope_T=pair_T2[:, 0], offset_T=pair_T2[:, 1]).blend(pred_MNT)
 
 
-def render_card(card: Card) -> Group:
-    """The card for a terminal of 80 columns."""
-    scores = Table(title="Ensemble (weighted R2, out of fold)", title_justify="left", width=80)
-    scores.add_column("what")
-    scores.add_column("score", justify="right")
-    scores.add_column("meaning", style="dim")
-    scores.add_row(
-        "blend, nested",
-        f"{card.nested_score:.4f} ± {card.nested_se:.4f}",
-        "chosen without the scored fold: trust this",
-        style="bold",
-    )
-    scores.add_row("blend, in sample", f"{card.in_sample_score:.4f}", "chosen and scored on the same rows: too good")
-    scores.add_row("best single, nested", f"{card.best_single_nested_score:.4f}", "the best member, chosen as honestly")
-    scores.add_row("mean of top 5, nested", f"{card.top5_nested_score:.4f}", "what a plain mean would get")
-    versus = Table(title="Nested blend minus ... (paired bootstrap over groups)", title_justify="left", width=80)
-    for heading in ("other", "difference", "95 % interval"):
-        versus.add_column(heading, justify="left" if heading == "other" else "right")
-    for name, difference in card.versus.items():
-        versus.add_row(name, f"{difference.value:+.4f}", f"[{difference.low:+.4f}, {difference.high:+.4f}]")
-    members = Table(
-        title=f"{len(card.members)} of {card.library_size} members ({card.rule})", title_justify="left", width=80
-    )
-    members.add_column("member")
-    members.add_column("weight", justify="right")
-    for name, weight in card.members.items():
-        members.add_row(name, f"{weight:.3f}")
-    parts: list[Any] = [scores, versus, members]
-    parts += [Text(f"left out: {name}: {reason}") for name, reason in card.left_out]
-    return Group(*parts)
+def _weights(library: Library, blender: Blender) -> dict[str, FloatArray]:
+    """Chosen members' weights per target, heaviest member first."""
+    mean_M = blender.weight_TM.mean(0)
+    chosen = np.flatnonzero(blender.weight_TM.any(0))
+    chosen = chosen[np.argsort(-mean_M[chosen], kind="stable")]
+    return {library.names[member]: blender.weight_TM[:, member] for member in chosen}
 
 
-def _by_fold(library: Library, loss_C: FloatArray) -> dict[str, float | None]:
+def _per_target(weights: Mapping[str, FloatArray]) -> dict[str, dict[str, float]]:
+    return {
+        target: {name: float(weight_t[column]) for name, weight_t in weights.items() if weight_t[column] > 0}
+        for column, target in enumerate(TARGETS)
+    }
+
+
+def _pairs(blender: Blender) -> dict[str, tuple[float, float]]:
+    triples = zip(TARGETS, blender.slope_T, blender.offset_T, strict=True)
+    return {target: (float(slope), float(offset)) for target, slope, offset in triples}
+
+
+def _scores_within(gram: ErrorGram, loss_C: FloatArray, key_C: NDArray[np.generic]) -> dict[str, float | None]:
+    """Weighted R2 within each fold or group, around its own mean; None without spread."""
     scores: dict[str, float | None] = {}
-    for fold in np.unique(library.gram.fold_C):
-        part = library.gram.fold_C == fold
-        sst = library.gram.select(part).sst
-        scores[str(int(fold))] = float(1 - loss_C[part].sum() / sst) if sst > 0 else None
+    for key in np.unique(key_C):
+        part = gram.select(key_C == key)
+        scores[str(key)] = float(1 - loss_C[key_C == key].sum() / part.sst) if part.sst > 0 else None
     return scores
 
 
-def _by_target(library: Library, weight_M: FloatArray) -> dict[str, float | None]:
-    blend_NT = np.tensordot(weight_M, library.pred_MNT, axes=1)
-    error_T = ((library.truth_NT - blend_NT) ** 2).sum(0)
-    spread_T = ((library.truth_NT - library.truth_NT.mean(0)) ** 2).sum(0)
-    pairs = zip(TARGETS, error_T, spread_T, strict=True)
-    return {name: float(1 - error / spread) if spread > 0 else None for name, error, spread in pairs}
+def _by_target(truth_NT: FloatArray, blend_NT: FloatArray, nested_NT: FloatArray) -> dict[str, TargetScore]:
+    spread_T = ((truth_NT - truth_NT.mean(0)) ** 2).sum(0)
+    in_sample_T, nested_T = ((truth_NT - blend_NT) ** 2).sum(0), ((truth_NT - nested_NT) ** 2).sum(0)
+    return {
+        name: TargetScore(
+            in_sample_r2=float(1 - in_sample / spread) if spread > 0 else None,
+            nested_r2=float(1 - honest / spread) if spread > 0 else None,
+            nested_rmse=float(np.sqrt(honest / len(truth_NT))),
+        )
+        for name, spread, in_sample, honest in zip(TARGETS, spread_T, in_sample_T, nested_T, strict=True)
+    }
+
+
+def _by_state(library: Library, nested_NT: FloatArray) -> dict[str, float | None]:
+    scores: dict[str, float | None] = {}
+    for state in [] if library.state_N is None else np.unique(library.state_N):
+        rows = library.state_N == state
+        sst = weighted_sst(library.truth_NT[rows])
+        loss = float((weight_T * (library.truth_NT[rows] - nested_NT[rows]) ** 2).sum())
+        scores[str(state)] = 1 - loss / sst if sst > 0 else None
+    return scores
+
+
+def _diversity(gram: ErrorGram, chosen: NDArray[np.int64]) -> float | None:
+    if len(chosen) < 2:
+        return None
+    product_KK = gram.keep(chosen).product_MM
+    length_K = np.sqrt(product_KK.diagonal())
+    if not (length_K > 0).all():
+        return None
+    cosine_KK = product_KK / np.outer(length_K, length_K)
+    return float(cosine_KK[np.triu_indices(len(chosen), 1)].mean())

@@ -1,7 +1,7 @@
 """A rule that chooses among rules, and the names by which people call them.
 
-`Chosen` scores each candidate by an inner nested score on the very problem that it is given, and takes the winner's weights.
-Because it is a rule itself, an outer nest around it (honest.py) pays for the choice as well.
+`Chosen` scores each candidate by an inner nested score on the very problem that it is given, and takes the winner's
+weights. Because it is a rule itself, an outer nest around it (honest.py) pays for the choice as well.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from biomass_models.targets import FloatArray
 from ensembles.gram import ErrorGram
-from ensembles.honest import NestBy, nested
+from ensembles.honest import NestBy, nested_all
 from ensembles.rules import BaggedGreedy, Greedy, Optimum, Pruned, Rule, Shrunk, TopMean
 
 
@@ -40,7 +40,7 @@ class Chosen:
         by = inner_nests(problem)
         if by is None:
             return self.candidates[0]
-        scores = [nested(problem, candidate, by, seed=seed).score for candidate in self.candidates]
+        scores = [candidate.score for candidate in nested_all(problem, self.candidates, by, seed=seed)]
         return self.candidates[int(np.argmax(scores))]
 
 

@@ -7,9 +7,9 @@ factor_ME      one per cell: factor @ factor.T is the cell's weighted residual G
 moment_C3      per cell the sums of w, w y, w y^2 over its rows: the moving parts of the metric's denominator
 gram_MM        total Gram / SST, so that R2(weights) = 1 - weights @ gram_MM @ weights when they sum to 1
 
-Two facts keep this small. Coherent members live in a space of 3 components, so 3 columns an image (and one for the truth's own
-incoherence) hold what 5 targets say. And a cell's Gram has rank M at most, so its factor never has more than M columns:
-past this file nothing depends on the number of rows.
+Two facts keep this small. Coherent members live in a space of 3 components, so 3 columns an image (and one for the
+truth's own incoherence) hold what 5 targets say. And a cell's Gram has rank M at most, so its factor never has more
+than M columns: past this file nothing depends on the number of rows.
 """
 
 from __future__ import annotations
@@ -38,9 +38,7 @@ class ErrorGram:
     moment_C3: FloatArray
     fold_C: IntArray
     group_C: NDArray[np.str_]
-    whole: ErrorGram | None = field(
-        default=None, repr=False
-    )  # what these cells were cut from, when few were cut off
+    whole: ErrorGram | None = field(default=None, repr=False)  # what these cells were cut from, when few were cut off
     held: tuple[FloatArray, ...] = field(default=(), repr=False)  # the factors cut off
 
     def __post_init__(self) -> None:
@@ -132,9 +130,7 @@ class ErrorGram:
         )
 
     def _with_factors(self, factors: Sequence[FloatArray]) -> ErrorGram:
-        return ErrorGram(
-            factors=tuple(factors), moment_C3=self.moment_C3, fold_C=self.fold_C, group_C=self.group_C
-        )
+        return ErrorGram(factors=tuple(factors), moment_C3=self.moment_C3, fold_C=self.fold_C, group_C=self.group_C)
 
 
 def sst_of(moment: FloatArray) -> FloatArray:
@@ -164,9 +160,7 @@ def error_gram(pred_MNT: ArrayLike, truth_NT: ArrayLike, fold_N: ArrayLike, grou
     for member_NT in pred:
         gap = float(identity_gap(member_NT).max())
         if not gap <= 1e-6 * max(1.0, float(np.abs(member_NT).max())):
-            raise ValueError(
-                f"members must hold the identities, got a gap of {gap:.3g} g; use project_coherent first"
-            )
+            raise ValueError(f"members must hold the identities, got a gap of {gap:.3g} g; use project_coherent first")
     return gram_of_components(pred[..., :3], truth, fold_N, group_N)
 
 
@@ -224,4 +218,5 @@ def _shortest(factor_ME: FloatArray) -> FloatArray:
     members, columns = factor_ME.shape
     if columns <= members:
         return np.ascontiguousarray(factor_ME)
-    return np.ascontiguousarray(np.linalg.qr(factor_ME.T, mode="r").T)
+    upper_MM: FloatArray = np.linalg.qr(factor_ME.T, mode="r")  # type: ignore[assignment]
+    return np.ascontiguousarray(upper_MM.T)

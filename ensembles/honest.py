@@ -1,16 +1,17 @@
 """Honest scores of a rule: nested over folds or groups, bootstrap over groups, paired differences with their error.
 
-M members, C cells (see gram.py), K nests, D bootstrap draws. A nest is a set of cells that is scored with weights which were
-found without it: members are ranked, chosen and weighted on the other cells alone. Its squared errors are pooled over all
-nests and divided by the SST of all rows: the nested score is a weighted R2 like any other.
+M members, C cells (see gram.py), K nests, D bootstrap draws. A nest is a set of cells that is scored with weights which
+were found without it: members are ranked, chosen and weighted on the other cells alone. Its squared errors are pooled
+over all nests and divided by the SST of all rows: the nested score is a weighted R2 like any other.
 
-BBC-CV: Tsamardinos et al. 2018, "Bootstrapping the out-of-sample predictions for efficient and accurate cross-validation":
-a rule is fitted on groups drawn with replacement and scored on the groups that were not drawn. Groups (dates) are the
-unit everywhere, because images of one day share their errors.
+BBC-CV: Tsamardinos et al. 2018, "Bootstrapping the out-of-sample predictions for efficient and accurate
+cross-validation": a rule is fitted on groups drawn with replacement and scored on the groups that were not drawn.
+Groups (dates) are the unit everywhere, because images of one day share their errors.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -71,22 +72,37 @@ def nested(
     problem: ErrorGram, rule: Rule, by: NestBy = "fold", *, seed: int = 0, prefilter: int = PREFILTER
 ) -> Nested:
     """Score a rule on cells held out from choosing members and fitting weights; by fold or by group."""
+    return nested_all(problem, [rule], by, seed=seed, prefilter=prefilter)[0]
+
+
+def nested_all(
+    problem: ErrorGram, rules: Sequence[Rule], by: NestBy = "fold", *, seed: int = 0, prefilter: int = PREFILTER
+) -> list[Nested]:
+    """As nested, for several rules that share each nest's Gram."""
     nest_C, labels = nests_of(problem, by)
-    weight_KM = np.zeros((len(labels), problem.members))
-    loss_C = np.empty(problem.cells)
+    weight_RKM = np.zeros((len(rules), len(labels), problem.members))
+    loss_RC = np.empty((len(rules), problem.cells))
     for nest in range(len(labels)):
         held_C = nest_C == nest
-        weight_KM[nest] = fit_prefiltered(problem.select(~held_C), rule, seed=seed, prefilter=prefilter)
-        loss_C[held_C] = problem.select(held_C).loss_by_cell(weight_KM[nest])
-    return Nested(
-        rule=rule.name,
-        by=by,
-        nest_C=nest_C,
-        labels=labels,
-        weight_KM=weight_KM,
-        loss_C=loss_C,
-        sst=problem.sst,
-    )
+        training, held = problem.select(~held_C), problem.select(held_C)
+        shortlist = np.sort(ranking(training)[:prefilter])
+        if len(shortlist) < problem.members:
+            training = training.keep(shortlist)
+        for row, rule in enumerate(rules):
+            weight_RKM[row, nest, shortlist] = rule(training, seed)
+            loss_RC[row, held_C] = held.loss_by_cell(weight_RKM[row, nest])
+    return [
+        Nested(
+            rule=rule.name,
+            by=by,
+            nest_C=nest_C,
+            labels=labels,
+            weight_KM=weight_RKM[row],
+            loss_C=loss_RC[row],
+            sst=problem.sst,
+        )
+        for row, rule in enumerate(rules)
+    ]
 
 
 def fit_prefiltered(problem: ErrorGram, rule: Rule, *, seed: int, prefilter: int = PREFILTER) -> FloatArray:
@@ -116,9 +132,7 @@ def bias_corrected_bootstrap(
     spread_C = problem.moment_C3 @ np.array([mean**2, -2 * mean, 1.0])
     loss_D, spread_D = np.empty(draws), np.empty(draws)
     for draw in range(draws):
-        count_G = np.zeros(len(groups))
-        while not 0 < (count_G > 0).sum() < len(groups):
-            count_G = np.bincount(rng.integers(0, len(groups), len(groups)), minlength=len(groups))
+        count_G = _drawn_groups(rng, len(groups))
         best = np.sort(np.argsort(count_G[group_C] @ problem.loss_CM, kind="stable")[:prefilter])
         kept = problem.keep(best)
         weight_K = rule(kept.resample(count_G[group_C]), seed)
@@ -129,6 +143,14 @@ def bias_corrected_bootstrap(
     score_D = 1 - loss_D / spread_D
     low, high = np.quantile(score_D, [0.025, 0.975])
     return Estimate(value=float(value), se=float(score_D.std(ddof=1)), low=float(low), high=float(high))
+
+
+def _drawn_groups(rng: np.random.Generator, size: int) -> FloatArray:
+    """How often each of `size` groups is drawn; at least one is not."""
+    while True:
+        count_G = np.bincount(rng.integers(0, size, size), minlength=size).astype(np.float64)
+        if (count_G == 0).any():
+            return count_G
 
 
 def score_estimate(problem: ErrorGram, loss_C: FloatArray, *, draws: int = 2000, seed: int = 0) -> Estimate:

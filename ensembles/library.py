@@ -1,13 +1,14 @@
 """A library of members: aligned, coherent out-of-fold predictions and the truth they are judged by.
 
-M members, N images, T = 5 targets; masses in grams per quadrat.
-pred_MNT    out-of-fold predictions, projected onto the identities      truth_NT   measured masses
-fold_N, group_N   fold and sampling group (state and date) of each image
+M members, N images, T = 5 targets; masses in grams per quadrat, float64.
+pred_MNT          out-of-fold predictions, projected onto the identities      truth_NT   measured masses
+fold_N, group_N   fold and sampling group (date and state) of each image
+Nothing is dropped in silence: what is broken is in `left_out` with its reason, what repeats another is in `merged`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,10 +16,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from biomass_models.targets import TARGETS, FloatArray, project_coherent
-from ensembles.gram import ErrorGram, IntArray, error_gram
+from biomass_models.targets import TARGETS, FloatArray, project_coherent, weight_T
+from ensembles.duplicates import duplicates_of
+from ensembles.gram import ErrorGram, IntArray, cells_of, error_gram, target_gram
+from ensembles.misfits import Yardstick, misfit_reason
 
-DUPLICATE_CORRELATION = 0.9999  # of residuals: two members that alike are one
+_CHUNK = 64  # members projected at once
 
 
 class LibraryError(ValueError):
@@ -35,76 +38,127 @@ class Library:
     image_id_N: NDArray[np.str_]
     fold_N: IntArray
     group_N: NDArray[np.str_]
-    left_out: tuple[tuple[str, str], ...]  # (name, reason)
+    state_N: NDArray[np.str_] | None = None
+    left_out: tuple[tuple[str, str], ...] = ()  # (name, reason)
+    merged: tuple[tuple[str, str], ...] = ()  # (name, the better member that it repeats)
 
     @cached_property
     def gram(self) -> ErrorGram:
+        """Error Gram factors per (fold, group) cell."""
         return error_gram(self.pred_MNT, self.truth_NT, self.fold_N, self.group_N)
 
-    def gram_of(self, pred_NT: FloatArray) -> ErrorGram:
-        """The Gram of one outside prediction on the library's rows, such as a reference; projected first."""
-        return error_gram(project_coherent(pred_NT)[None], self.truth_NT, self.fold_N, self.group_N)
+    @cached_property
+    def target_grams(self) -> tuple[ErrorGram, ...]:
+        """One Gram per target, for weights of its own; R2 around that target's mean."""
+        return tuple(
+            target_gram(self.pred_MNT[:, :, target], self.truth_NT[:, target], self.fold_N, self.group_N)
+            for target in range(len(TARGETS))
+        )
+
+    @cached_property
+    def rows_of_cell(self) -> list[IntArray]:
+        """Row indices of each of the Gram's cells."""
+        return cells_of(self.fold_N, self.group_N)[0]
+
+    def loss_by_cell(self, pred_NT: FloatArray) -> FloatArray:
+        """Weighted squared error of any predictions [N, 5] in grams, rows as the library's: [C] g^2."""
+        square_N = (weight_T * (self.truth_NT - pred_NT) ** 2).sum(-1)
+        return np.array([square_N[rows].sum() for rows in self.rows_of_cell])
 
 
 def library_from_frames(members: Mapping[str, pd.DataFrame], truth: pd.DataFrame) -> Library:
-    """Align members by image id, leave out what is broken, merge duplicates (the better one stays).
+    """Align members by image id, project them, leave out what is broken, merge duplicates (the better one stays).
 
-    members: by name, columns image_id and the five TARGETS in grams; truth: image_id, fold, group, TARGETS.
-    Raises LibraryError when no member is left.
+    members: by name, columns image_id and the five TARGETS in grams; truth: image_id, fold, group, TARGETS, [State].
+    Raises LibraryError when the truth is unusable or no member is left.
     """
-    truth_NT = truth[list(TARGETS)].to_numpy(dtype=np.float64)
-    image_ids = truth["image_id"]
-    sound: dict[str, FloatArray] = {}
+    image_ids = pd.Index(truth["image_id"].astype(str)) if "image_id" in truth else pd.Index([])
+    aligned: dict[str, FloatArray] = {}
     left_out: list[tuple[str, str]] = []
     for name, frame in members.items():
-        try:
-            sound[name] = project_coherent(_aligned(frame, image_ids))
-        except LibraryError as reason:
-            left_out.append((name, str(reason)))
+        found = _aligned(frame, image_ids)
+        if isinstance(found, str):
+            left_out.append((name, found))
+        else:
+            aligned[name] = found
+    return library_from_arrays(list(aligned), list(aligned.values()), truth, left_out=left_out)
+
+
+def library_from_arrays(
+    names: Sequence[str],
+    pred_MNT: Sequence[FloatArray] | FloatArray,
+    truth: pd.DataFrame,
+    *,
+    left_out: Sequence[tuple[str, str]] = (),
+) -> Library:
+    """As library_from_frames, for predictions [N, 5] in grams whose rows stand in the truth's order."""
+    if len(names) != len(pred_MNT) or len(set(names)) != len(names):
+        raise LibraryError(f"each member needs a name of its own, got {len(names)} names for {len(pred_MNT)} members")
+    truth_NT, image_id_N, fold_N, group_N = _checked_truth(truth)
+    yardstick = Yardstick.of(truth_NT, fold_N, image_id_N)
+    broken = list(left_out)
+    sound: list[int] = []
+    for member, pred_NT in enumerate(pred_MNT):
+        if np.shape(pred_NT) != truth_NT.shape:
+            raise LibraryError(f"predictions must be {truth_NT.shape}, {names[member]} is {np.shape(pred_NT)}")
+        reason = misfit_reason(np.asarray(pred_NT, dtype=np.float64), yardstick)
+        if reason is None:
+            sound.append(member)
+        else:
+            broken.append((names[member], reason))
     if not sound:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out) or "none was given"
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in broken[:5]) or "none was given"
         raise LibraryError(f"a blend needs at least one sound member, got none ({reasons})")
-    pred_MNT = np.stack(list(sound.values()))
-    fold_N, group_N = truth["fold"].to_numpy(dtype=np.int64), truth["group"].to_numpy().astype(np.str_)
-    gram = error_gram(pred_MNT, truth_NT, fold_N, group_N)
-    twin_of = _duplicates(gram)
-    names = list(sound)
-    left_out += [(names[twin], f"its residuals are those of {names[kept]}") for twin, kept in twin_of.items()]
-    kept = [row for row in range(len(names)) if row not in twin_of]
+    coherent_MNT = np.empty((len(sound), *truth_NT.shape))
+    for start in range(0, len(sound), _CHUNK):
+        part = sound[start : start + _CHUNK]
+        coherent_MNT[start : start + _CHUNK] = project_coherent(np.stack([pred_MNT[member] for member in part]))
+    twin = duplicates_of(error_gram(coherent_MNT, truth_NT, fold_N, group_N))
+    kept = [row for row in range(len(sound)) if row not in twin]
     return Library(
-        names=tuple(names[row] for row in kept),
-        pred_MNT=pred_MNT[kept],
+        names=tuple(names[sound[row]] for row in kept),
+        pred_MNT=coherent_MNT[kept] if twin else coherent_MNT,
         truth_NT=truth_NT,
-        image_id_N=image_ids.to_numpy().astype(np.str_),
+        image_id_N=image_id_N,
         fold_N=fold_N,
         group_N=group_N,
-        left_out=tuple(left_out),
+        state_N=truth["State"].to_numpy().astype(np.str_) if "State" in truth else None,
+        left_out=tuple(broken),
+        merged=tuple((names[sound[row]], names[sound[better]]) for row, better in twin.items()),
     )
 
 
-def _aligned(frame: pd.DataFrame, image_ids: pd.Series) -> FloatArray:
-    by_image = frame.set_index("image_id")
-    if not by_image.index.is_unique:
-        raise LibraryError(f"an image has one row, {by_image.index[by_image.index.duplicated()][0]} has several")
-    missing = pd.Index(image_ids).difference(by_image.index)
-    if len(missing):
-        raise LibraryError(f"every labelled image needs a prediction, {len(missing)} have none, such as {missing[0]}")
-    pred_NT = by_image.loc[image_ids, list(TARGETS)].to_numpy(dtype=np.float64)
-    if not np.isfinite(pred_NT).all():
-        raise LibraryError(f"predictions are finite, {int((~np.isfinite(pred_NT)).any(1).sum())} rows are not")
-    return pred_NT
+def _checked_truth(
+    truth: pd.DataFrame,
+) -> tuple[FloatArray, NDArray[np.str_], IntArray, NDArray[np.str_]]:
+    absent = [column for column in ("image_id", "fold", "group", *TARGETS) if column not in truth]
+    if absent:
+        raise LibraryError(f"the truth needs the columns {', '.join(absent)}; got {', '.join(map(str, truth.columns))}")
+    image_id_N = truth["image_id"].to_numpy().astype(np.str_)
+    if len(set(image_id_N)) != len(image_id_N):
+        raise LibraryError("the truth must have one row an image, got some image twice")
+    truth_NT = truth[list(TARGETS)].to_numpy(dtype=np.float64)
+    if not np.isfinite(truth_NT).all():
+        raise LibraryError("measured masses must be finite; drop the images that have none")
+    return truth_NT, image_id_N, truth["fold"].to_numpy(dtype=np.int64), truth["group"].to_numpy().astype(np.str_)
 
 
-def _duplicates(gram: ErrorGram) -> dict[int, int]:
-    """Member -> the better member (or the earlier of equals) whose residuals it repeats."""
-    norm_M = np.sqrt(np.diag(gram.product_MM))
-    similarity_MM = gram.product_MM / np.maximum(np.outer(norm_M, norm_M), np.finfo(float).tiny)
-    twin_of: dict[int, int] = {}
-    kept: list[int] = []
-    for member in np.lexsort((np.arange(len(norm_M)), norm_M)):
-        alike = [other for other in kept if similarity_MM[member, other] > DUPLICATE_CORRELATION]
-        if alike:
-            twin_of[int(member)] = alike[0]
-        else:
-            kept.append(int(member))
-    return twin_of
+def _aligned(frame: pd.DataFrame, image_ids: pd.Index) -> FloatArray | str:
+    """Predictions in the order of image_ids, or the reason why they cannot be."""
+    absent = [column for column in ("image_id", *TARGETS) if column not in frame]
+    if absent:
+        return f"columns missing: {', '.join(absent)}"
+    own = pd.Index(frame["image_id"].astype(str))
+    if own.has_duplicates:
+        twice = own[own.duplicated()].unique()
+        return f"{len(twice)} images have more than one row, such as {twice[0]}"
+    place_N = own.get_indexer(image_ids)
+    if (place_N < 0).any():
+        missing = image_ids[place_N < 0]
+        strange = len(own.difference(image_ids))
+        also = f", and {strange} of its images are unknown" if strange else ""
+        return f"{len(missing)} of {len(image_ids)} labelled images have no prediction, such as {missing[0]}{also}"
+    try:
+        return frame[list(TARGETS)].to_numpy(dtype=np.float64)[place_N]
+    except (TypeError, ValueError):
+        return "predictions must be numbers, got text"

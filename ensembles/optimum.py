@@ -1,9 +1,9 @@
 """The exact optimum on the simplex: the ceiling of every blend with non-negative weights that sum to 1.
 
 minimise  q(w) = w' H w   over  w >= 0, sum(w) = 1.      H = gram_MM, positive semi-definite
-Put x = s w with s = sum(x): min over s of s^2 q + (s - 1)^2 is q / (1 + q), which grows with q. So the non-negative
-least-squares problem with matrix H + 11' and right-hand side 1 has its solution on the ray of the optimum, and Lawson and
-Hanson's active set method (1974, in the Gram form of Bro and de Jong 1997) solves it exactly in finitely many steps.
+Put x = s w with s = sum(x): min over s of s^2 q + (s - 1)^2 is q / (1 + q), which grows with q. So the solution of the
+non-negative least-squares problem with matrix H + 11' and right-hand side 1 lies on the ray of the optimum. This is
+Lawson and Hanson's active set method for it (1974; in the Gram form of Bro and de Jong 1997), kept on the simplex.
 The duality gap w'g - min g with g = 2 H w bounds q(w) - q* whatever the method did: it is the certificate.
 """
 

@@ -1,11 +1,11 @@
 """Rules: from the error Gram of a library to the weights of a blend. One interface for all.
 
-M members, B bags, S steps. A rule is called as rule(problem, seed) -> weight_M: non-negative, summing to 1. It reads nothing
-but the problem's numbers, so that the order of the members cannot matter, and draws from its seed alone.
+M members, B bags, S steps. A rule is called as rule(problem, seed) -> weight_M: non-negative, summing to 1. It reads
+nothing but the problem's numbers, so that the order of the members cannot matter, and draws from its seed alone.
 
-Greedy selection and its bags: Caruana et al., "Ensemble Selection from Libraries of Models", 2004, and "Getting the Most
-Out of Ensemble Selection", 2006. With weights count / step, R2 = 1 - count' H count / step^2, so that the best next member is
-the smallest 2 (H count)_m + H_mm: a step costs O(M), and bags take their steps together.
+Greedy selection and its bags: Caruana et al., "Ensemble Selection from Libraries of Models", 2004, and "Getting the
+Most Out of Ensemble Selection", 2006. With weights count / step, R2 = 1 - count' H count / step^2, so that the best
+next member has the smallest 2 (H count)_m + H_mm: a step costs O(M), and bags take their steps together.
 """
 
 from __future__ import annotations

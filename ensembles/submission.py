@@ -1,24 +1,30 @@
-"""The submission file: written in test.csv's order, and a validator that lists every problem at once."""
+"""The submission file: written in test.csv's order, and a validator that lists every problem at once. Grams."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from biomass_models.problems import DataError, Problem
-from biomass_models.table import masses_to_long, read_masses, read_test_rows
+from biomass_models.problems import ROW, Problem, flag, read_cells, shown
+from biomass_models.table import masses_to_long, read_test_rows, split_sample_id
 from biomass_models.targets import TARGETS, identity_gap
 
-LARGEST_GAP = 1e-2  # g by which an identity may be missed: rounding, no more
+COLUMNS = ("sample_id", "target")
+LARGEST_GAP = 1e-3  # g by which an identity may be missed: rounding to six decimals, no more
 
 
 def submission_bytes(test_rows: pd.DataFrame, masses: pd.DataFrame) -> bytes:
     """CSV `sample_id,target` with one row for each row of test.csv, in its order.
 
-    test_rows: sample_id in order; masses: image_id and TARGETS in grams. Raises ValueError for an image without masses.
+    test_rows: sample_id in order; masses: image_id (column or index) and TARGETS in grams. Raises ValueError for an
+    image without masses, or with masses that are negative, not finite or off the identities.
     """
+    mass_NT = masses[list(TARGETS)].to_numpy(dtype=np.float64)
+    if not (np.isfinite(mass_NT).all() and (mass_NT >= 0).all() and (identity_gap(mass_NT) <= LARGEST_GAP).all()):
+        raise ValueError("masses must be finite, non-negative and hold the identities; use project_coherent")
     target = masses_to_long(masses).set_index("sample_id")["target"]
     absent = pd.Index(test_rows["sample_id"]).difference(target.index)
     if len(absent):
@@ -27,44 +33,92 @@ def submission_bytes(test_rows: pd.DataFrame, masses: pd.DataFrame) -> bytes:
     return str(frame.to_csv(index=False, float_format="%.6f", lineterminator="\n")).encode()
 
 
+def write_submission(path: Path, test_rows: pd.DataFrame, masses: pd.DataFrame) -> None:
+    """submission_bytes as a local file that appears whole or not at all."""
+    content = submission_bytes(test_rows, masses)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_bytes(content)
+    unfinished.replace(path)
+
+
 def check_submission(path: Path, data_dir: Path) -> list[Problem]:
-    """Everything that is wrong with a submission: complete, unique, finite, non-negative, in order, identities hold."""
-    name = Path(path).name
+    """All that is wrong with a submission: columns, completeness, repeats, numbers, order, identities; [] when valid.
+
+    Raises DataError when data_dir's own test.csv cannot be read.
+    """
+    path = Path(path)
     wanted = read_test_rows(data_dir)
-    try:
-        masses = read_masses(path)
-    except DataError as error:
-        return error.problems
+    rows, problems = read_cells(path, COLUMNS)
+    if problems and not set(COLUMNS) <= set(rows.columns):
+        return problems
+    problems += _header(path)
+    value = pd.to_numeric(rows["target"], errors="coerce").astype(np.float64)
+    finite = np.isfinite(value)
+    fill_in = "write the mass in grams"
+    problems += flag(path.name, rows[~finite], "target", "a mass is a finite number", fill_in)
+    problems += flag(path.name, rows[finite & (value < 0)], "target", "a mass is not negative", "set it to 0 or more")
+    known = rows["sample_id"].isin(wanted["sample_id"])
+    rule = "a sample_id is one of test.csv's"
+    problems += flag(path.name, rows[~known], "sample_id", rule, "remove the row")
+    again = known & rows.duplicated("sample_id")
+    problems += flag(path.name, rows[again], "sample_id", "a sample_id appears once", "remove one of the rows")
+    problems += _missing(path, rows, wanted)
+    if not problems:
+        problems += _order(path, rows, wanted)
+    return problems + _identities(path, rows[known & ~again & finite], value)
 
-    def problem(rule: str, got: str, remedy: str) -> Problem:
-        return Problem(level="error", file=name, row=None, rule=rule, got=got, remedy=remedy)
 
-    problems = []
-    images = pd.Index(wanted["image_id"].unique())
-    for images_of, rule, remedy in (
-        (images.difference(masses.index), "every test image has its masses", "predict the missing images"),
-        (masses.index.difference(images), "a submission holds test images only", "leave the others out"),
-    ):
-        if len(images_of):
-            problems.append(problem(rule, f"{len(images_of)} images, such as {images_of[0]}", remedy))
-    got = pd.read_csv(path, usecols=["sample_id"], dtype=str)["sample_id"].str.strip()
-    if not problems and not np.array_equal(got.to_numpy(), wanted["sample_id"].to_numpy()):
-        first = int(np.flatnonzero(got.to_numpy() != wanted["sample_id"].to_numpy())[0])
-        problems.append(
-            problem(
-                "rows stand in the order of test.csv",
-                f"{got.iloc[first]} in row {first + 2}, where test.csv has {wanted['sample_id'].iloc[first]}",
-                "sort the rows as in test.csv",
-            )
+def _header(path: Path) -> list[Problem]:
+    header = path.read_bytes().decode("utf-8-sig").lstrip().splitlines()[0]
+    if [cell.strip().strip('"') for cell in header.split(",")] == list(COLUMNS):
+        return []
+    return [_problem(path, "the columns are sample_id,target and no others", shown(header), "remove the others", 1)]
+
+
+def _missing(path: Path, rows: pd.DataFrame, wanted: pd.DataFrame) -> list[Problem]:
+    absent = wanted[~wanted["sample_id"].isin(rows["sample_id"])]
+    return [
+        _problem(
+            path,
+            "each row of test.csv has its mass",
+            f"image {image_id} without {', '.join(part['target_name'])}",
+            "predict it and add the rows",
         )
-    gap = identity_gap(masses[list(TARGETS)].to_numpy())
-    if (off := gap > LARGEST_GAP).any():
-        worst = masses.index[int(gap.argmax())]
-        problems.append(
-            problem(
-                "GDM = Green + Clover and Total = GDM + Dead",
-                f"{int(off.sum())} images off, {worst} by {gap.max():.3g} g",
-                "project the masses onto the identities (biomass_models.targets.project_coherent)",
-            )
+        for image_id, part in absent.groupby("image_id", sort=False)
+    ]
+
+
+def _order(path: Path, rows: pd.DataFrame, wanted: pd.DataFrame) -> list[Problem]:
+    differs = rows["sample_id"].to_numpy() != wanted["sample_id"].to_numpy()
+    if not differs.any():
+        return []
+    first = int(differs.argmax())
+    got = f"{rows['sample_id'].iloc[first]} where test.csv has {wanted['sample_id'].iloc[first]}"
+    remedy = f"sort the rows as in test.csv ({int(differs.sum())} stand elsewhere)"
+    return [_problem(path, "rows stand in the order of test.csv", got, remedy, int(rows[ROW].iloc[first]))]
+
+
+def _identities(path: Path, rows: pd.DataFrame, value: pd.Series) -> list[Problem]:
+    """Checked on the images that have all five masses."""
+    halves = split_sample_id(rows["sample_id"])
+    long = halves.assign(target=value.loc[rows.index], row=rows[ROW])
+    wide = long.pivot(index="image_id", columns="target_name", values="target").reindex(columns=list(TARGETS)).dropna()
+    gap = identity_gap(wide.to_numpy())
+    first_row = long.groupby("image_id")["row"].min()
+    return [
+        _problem(
+            path,
+            "GDM = Green + Clover and Total = GDM + Dead",
+            f"image {image_id} off by {off:.3g} g",
+            "project the masses onto the identities (biomass_models.targets.project_coherent)",
+            int(first_row[image_id]),
         )
-    return problems
+        for image_id, off in zip(wide.index, gap, strict=True)
+        if off > LARGEST_GAP
+    ]
+
+
+def _problem(path: Path, rule: str, got: str, remedy: str, row: int | None = None) -> Problem:
+    return Problem(level="error", file=path.name, row=row, rule=rule, got=got, remedy=remedy)

@@ -18,7 +18,8 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
     help="Pasture biomass from photographs: check data, search, compare, blend, submit.\n\n"
-    "Exit codes: 0 done, 1 bad input (the message says what to do), 2 wrong usage, 130 stopped, the same command goes on.",
+    "Exit codes: 0 done, 1 bad input (the message says what to do), 2 wrong usage, 130 stopped (the same command "
+    "goes on).",
 )
 data_app = typer.Typer(no_args_is_help=True, help="Check, draw and show data directories.")
 submission_app = typer.Typer(no_args_is_help=True, help="Check submission files.")

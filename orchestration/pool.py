@@ -69,7 +69,7 @@ class RayPool:
 
 @ray.remote(max_concurrency=4)
 class FoldWorker:
-    """One slot: a long-lived process with its CPUs or its share of a GPU. `run` works; the other methods answer at once."""
+    """One slot: a long-lived process with its CPUs or its share of a GPU. `run` works, the others answer at once."""
 
     def __init__(self, context: WorkerContext, threads: int, slot: int, broker: Any) -> None:
         logging.getLogger("timm").setLevel(logging.ERROR)
@@ -135,14 +135,15 @@ class Broker:
 
     async def status(self) -> dict[str, Any]:
         """Counts for the progress display: slots, running and queued jobs, jobs done, images being encoded."""
-        encoding = [self._progress[slot] for slot in self._running if slot in self._progress]
+        # workers share one bank's images: the one that is furthest knows most
+        encoding = max((self._progress[slot] for slot in self._running if slot in self._progress), default=(0, 0))
         return {
             "slots": len(self._slots),
             "running": len(self._running),
             "queued": self._queue.qsize(),
             "done": self._done,
             "workers_lost": self._workers_lost,
-            "encoding": [sum(pair[0] for pair in encoding), sum(pair[1] for pair in encoding)],
+            "encoding": encoding,
         }
 
     def _put(self, priority: int, job: Job, future: asyncio.Future[Outcome], attempt: int) -> None:

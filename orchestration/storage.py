@@ -57,8 +57,15 @@ class Storage:
 
     def children(self, folder: str) -> list[str]:
         """Sorted names of what lies directly in a folder; temporary files and a missing folder count as nothing."""
-        selector = pyarrow.fs.FileSelector(self._path(folder), allow_not_found=True)
-        names = [info.base_name for info in self._filesystem.get_file_info(selector)]
+        if self.is_local:
+            # pyarrow's listing looks at every entry again and fails when one is renamed or made meanwhile
+            try:
+                names = [path.name for path in Path(self._path(folder)).iterdir()]
+            except FileNotFoundError:
+                names = []
+        else:
+            selector = pyarrow.fs.FileSelector(self._path(folder), allow_not_found=True)
+            names = [info.base_name for info in self._filesystem.get_file_info(selector)]
         return sorted(name for name in names if not name.startswith("."))
 
     def _path(self, name: str) -> str:

@@ -73,12 +73,15 @@ class FoldRunner:
         record = self._ledger.trial(trial_id)
         quadrats = self._train_table()
         config = config_from_params(record.family, record.config)
+        inputs = self._train_inputs()
+        for spec in FAMILIES[record.family].feature_specs(config):  # here, because a fit reports no such progress
+            inputs.features(spec, on_progress=self._on_progress, should_stop=should_stop)
         result = FAMILIES[record.family].fit(
             config,
             quadrats,
             quadrats["fold"].to_numpy(),
             fold,
-            self._train_inputs(),
+            inputs,
             seed=derive_seed(record.seed, trial_id, fold, "fit"),
             should_stop=should_stop,
         )

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from tiny_inputs import inputs_for, tiny_quadrats
+from tiny_inputs import RANDOM, inputs_for, tiny_quadrats
 from torch import Tensor, nn
 
 from biomass_models import baseline
@@ -20,6 +21,7 @@ from biomass_models.configs import TRANSFORMS, BaselineConfig, baseline_twin
 from biomass_models.devices import MicroBatch
 from biomass_models.fit import Ema, FitError, Schedule, cosine_lr, seed_for, seeded, split_rows, train_epochs
 from biomass_models.heads import baseline_head
+from biomass_models.inputs import Inputs
 from biomass_models.losses import weighted_mse_loss
 from biomass_models.scaling import TargetScaler
 
@@ -180,6 +182,14 @@ def test_frozen_tensors_do_not_move_and_trained_ones_do(world: Any) -> None:
     stored = {name.removeprefix("backbone."): t for name, t in result.tensors.items() if name.startswith("backbone.")}
     assert {name.split(".")[0] for name in stored} == {"blocks", "norm"}
     assert all(not torch.equal(before[name], tensor) for name, tensor in stored.items() if name.endswith("weight"))
+
+
+def test_prediction_encodes_pictures_as_they_are_and_no_copies(world: Any, tmp_path: Path) -> None:
+    inputs, quadrats, fold_N = world
+    result = baseline.fit(replace(FROZEN, epochs=1), quadrats, fold_N, 0, inputs, seed=0)
+    fresh = Inputs(inputs.images, cache_dir=tmp_path, weights=RANDOM, device="cpu")
+    baseline.predict(replace(FROZEN, epochs=1), result.tensors, fresh)
+    assert {file.name.split(".")[0] for file in tmp_path.glob("*/*.npy")} == {"turn0"}
 
 
 @pytest.mark.parametrize("backbone", ["test_vit", "test_vit3", "test_efficientnet"])

@@ -13,8 +13,8 @@ import pytest
 import torch
 from tiny_inputs import RANDOM, inputs_for, tiny_quadrats
 
+from biomass_models import features, node_cache
 from biomass_models import inputs as inputs_module
-from biomass_models import node_cache
 from biomass_models.augment import turn
 from biomass_models.backbones import build_backbone
 from biomass_models.features import FeatureSpec, encode, to_image
@@ -180,3 +180,11 @@ def test_a_full_disk_is_an_error_beforehand(tmp_path: Path, monkeypatch: pytest.
 def test_specs_check_themselves(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="got"):
         replace(SPEC, **bad)
+
+
+def test_each_picture_is_jittered_in_its_own_way() -> None:
+    spec = replace(SPEC, jittered=1, colour_jitter=0.3)
+    alike_BCHW = torch.rand(1, 3, 16, 16).expand(3, 3, 16, 16)
+    first, other, again = features.copy_of(alike_BCHW, spec.copies()[1], spec, ("a", "b", "a"))
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, other, atol=1e-3)

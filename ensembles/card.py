@@ -1,0 +1,86 @@
+"""The card of a blend: what it is made of, what it is worth, how far to trust the numbers. Plain data, JSON in and out.
+
+Scores are the weighted R2 of pooled out-of-fold rows. `nested` numbers were chosen and weighted without the rows they
+score; their standard errors come from a bootstrap over groups. Masses in grams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from ensembles.honest import Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetScore:
+    """One target alone: plain R2 around its own mean, None where it never varies."""
+
+    in_sample_r2: float | None
+    nested_r2: float | None
+    nested_rmse: float  # grams
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """A blend and its honest numbers."""
+
+    rule: str
+    chosen_rule: str  # what the rule settled on, where it chooses among rules; the rule itself otherwise
+    members: dict[str, float]  # weight of each chosen member, heaviest first; they sum to 1 (mean over targets)
+    target_weights: dict[str, dict[str, float]] | None  # target -> member -> weight, when fitted per target
+    calibration: dict[str, tuple[float, float]] | None  # target -> (slope, offset in grams), when calibrated
+    library_size: int
+    images: int
+    groups: int
+    seed: int
+    in_sample_score: float  # members chosen and scored on the same rows: too good
+    nested_score: float  # chosen and weighted without the scored fold: the number to trust
+    nested_se: float
+    nested_by: str  # "fold", or "group" where there is one fold only
+    nested_fold_scores: dict[str, float | None]
+    nested_group_score: float | None  # chosen and weighted without the scored group
+    nested_group_se: float | None
+    group_scores: dict[str, float | None]  # of the nest over groups
+    bootstrap: Estimate | None  # BBC-CV over groups
+    ceiling_score: float  # exact optimum on the simplex, in sample: no blend of these members can show more
+    ceiling_gap: float  # duality gap of that optimum
+    best_single: str
+    best_single_score: float  # in sample
+    best_single_nested_score: float  # the best member, chosen without the scored fold
+    top5_nested_score: float  # the mean of the five best, chosen without the scored fold
+    versus: dict[str, Estimate]  # nested blend minus something else, paired over groups
+    targets: dict[str, TargetScore]
+    state_scores: dict[str, float | None]  # nested, within the state
+    diversity: float | None  # mean residual correlation between chosen members, None for a single one
+    left_out: tuple[tuple[str, str], ...]  # (name, reason)
+    merged: tuple[tuple[str, str], ...]  # (name, the better member that it repeats)
+
+    @property
+    def optimism(self) -> float:
+        """How much the in-sample score promises beyond the nested one."""
+        return self.in_sample_score - self.nested_score
+
+    def to_json(self) -> dict[str, Any]:
+        """Numbers, strings, lists and dicts only."""
+        return asdict(self) | {"optimism": self.optimism}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Card:
+        """The card that to_json wrote. Raises ValueError that names what is missing or unknown."""
+        names = {field.name for field in fields(cls)}
+        given = {key: value for key, value in content.items() if key != "optimism"}
+        if names != set(given):
+            missing, unknown = sorted(names - set(given)), sorted(set(given) - names)
+            raise ValueError(
+                f"a card holds fixed fields, got {missing} missing and {unknown} unknown; blend again with this version"
+            )
+        given["bootstrap"] = None if given["bootstrap"] is None else Estimate(**given["bootstrap"])
+        given["versus"] = {name: Estimate(**estimate) for name, estimate in given["versus"].items()}
+        given["targets"] = {name: TargetScore(**score) for name, score in given["targets"].items()}
+        for field in ("left_out", "merged"):
+            given[field] = tuple((name, why) for name, why in given[field])
+        if given["calibration"] is not None:
+            given["calibration"] = {name: (pair[0], pair[1]) for name, pair in given["calibration"].items()}
+        return cls(**given)

@@ -1,0 +1,104 @@
+"""The card of a blend as a page for a terminal of 80 columns."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ensembles.card import Card
+from ensembles.honest import Estimate
+
+WIDTH = 80
+MOST_LINES = 12  # of members, of left-out files, of groups
+
+
+def render_card(card: Card) -> Group:
+    """Scores, comparisons, members, targets and states, and what was left out."""
+    parts: list[RenderableType] = [_scores(card), _versus(card), _members(card), _parts(card)]
+    parts += _notes(card)
+    return Group(*parts)
+
+
+def _scores(card: Card) -> Table:
+    table = _table(f"Blend of {len(card.members)} of {card.library_size} members: {card.rule}")
+    for name, justify in (("weighted R2", "left"), ("score", "right"), ("what it says", "left")):
+        table.add_column(name, justify="right" if justify == "right" else "left")
+    settled = "" if card.chosen_rule == card.rule else f" (settled on {card.chosen_rule})"
+    honest = f"chosen and weighted without the scored {card.nested_by}: trust this"
+    table.add_row(f"nested by {card.nested_by}", _plus_minus(card.nested_score, card.nested_se), honest, style="bold")
+    if card.nested_by == "fold" and card.nested_group_score is not None:
+        value = _plus_minus(card.nested_group_score, card.nested_group_se)
+        table.add_row("nested by group", value, f"the same over {card.groups} groups")
+    if card.bootstrap is not None:
+        value = _plus_minus(card.bootstrap.value, card.bootstrap.se)
+        table.add_row("bootstrap", value, "fitted on drawn groups, scored on the others")
+    table.add_row("in sample", f"{card.in_sample_score:.4f}", f"too good by {card.optimism:.4f}{settled}")
+    table.add_row("ceiling", f"{card.ceiling_score:.4f}", "the best weights in sample; nothing shows more")
+    table.add_row("best single", f"{card.best_single_nested_score:.4f}", f"nested; in sample {_best(card)}")
+    table.add_row("mean of top 5", f"{card.top5_nested_score:.4f}", "nested; what a plain mean would get")
+    return table
+
+
+def _best(card: Card) -> str:
+    return f"{card.best_single} has {card.best_single_score:.4f}"
+
+
+def _versus(card: Card) -> Table:
+    table = _table(f"Nested blend minus ... (paired, bootstrap over {card.groups} groups)")
+    for name in ("other", "difference", "95 % interval"):
+        table.add_column(name, justify="left" if name == "other" else "right")
+    for name, gain in card.versus.items():
+        value = f"{gain.value:+.4f} ± {gain.se:.4f}"
+        table.add_row(name, value, _interval(gain))
+    return table
+
+
+def _members(card: Card) -> Table:
+    alike = "" if card.diversity is None else f" (mean residual correlation {card.diversity:.3f})"
+    table = _table(f"Members{alike}")
+    table.add_column("member", overflow="fold")
+    table.add_column("weight", justify="right")
+    for name, weight in list(card.members.items())[:MOST_LINES]:
+        table.add_row(name, f"{weight:.3f}")
+    if len(card.members) > MOST_LINES:
+        rest = list(card.members.values())[MOST_LINES:]
+        table.add_row(f"{len(rest)} more", f"{sum(rest):.3f}", style="dim")
+    return table
+
+
+def _parts(card: Card) -> Table:
+    table = _table("Where it is good")
+    for name in ("target, state or fold", "nested R2", "in sample", "RMSE, nested"):
+        table.add_column(name, justify="left" if name.startswith("target") else "right")
+    for target, score in card.targets.items():
+        table.add_row(target, _number(score.nested_r2), _number(score.in_sample_r2), f"{score.nested_rmse:.2f} g")
+    for state, value in card.state_scores.items():
+        table.add_row(f"state {state}", _number(value), "", "")
+    for fold, value in list(card.nested_fold_scores.items())[:MOST_LINES]:
+        table.add_row(f"fold {fold}", _number(value), "", "")
+    return table
+
+
+def _notes(card: Card) -> list[Text]:
+    lines = [f"left out: {name}: {reason}" for name, reason in card.left_out]
+    lines += [f"merged: {name} repeats {better}" for name, better in card.merged]
+    if len(lines) > MOST_LINES:
+        lines = [*lines[:MOST_LINES], f"and {len(lines) - MOST_LINES} more left out or merged; the card lists them"]
+    return [Text(line) for line in lines]
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", width=WIDTH)
+
+
+def _plus_minus(value: float, se: float | None) -> str:
+    return f"{value:.4f}" if se is None else f"{value:.4f} ± {se:.4f}"
+
+
+def _interval(estimate: Estimate) -> str:
+    return f"[{estimate.low:+.4f}, {estimate.high:+.4f}]"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

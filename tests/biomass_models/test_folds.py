@@ -1,0 +1,159 @@
+"""Folds: groups whole, folds even, independent of row order, and refusals that say what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from directories import field_table
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from biomass_models.folds import FoldError, assign_folds, fold_hash
+
+
+@pytest.fixture(scope="module")
+def quadrats() -> pd.DataFrame:
+    return field_table()
+
+
+@pytest.mark.parametrize("scheme", ["date", "random", "species", "state"])
+def test_every_image_has_a_fold_and_its_group(quadrats: pd.DataFrame, scheme: str) -> None:
+    folds = assign_folds(quadrats, scheme=scheme)
+    assert list(folds.columns) == ["image_id", "fold", "group"]
+    assert folds["image_id"].tolist() == quadrats["image_id"].tolist()
+    assert set(folds["fold"]) == set(range(4 if scheme == "state" else 5)) and folds["fold"].dtype == np.int64
+    assert folds["group"].iloc[0] == "NSW|2015-05-01" and folds["group"].nunique() == 30
+
+
+@pytest.mark.parametrize("scheme", ["date", "random", "species", "state"])
+def test_row_order_does_not_matter_and_the_seed_does(quadrats: pd.DataFrame, scheme: str) -> None:
+    folds = assign_folds(quadrats, scheme=scheme, seed=3)
+    shuffled = assign_folds(quadrats.sample(frac=1, random_state=0), scheme=scheme, seed=3)
+    pd.testing.assert_frame_equal(
+        shuffled.sort_values("image_id", ignore_index=True), folds.sort_values("image_id", ignore_index=True)
+    )
+    assert fold_hash(shuffled) == fold_hash(folds)
+    hashes = {fold_hash(assign_folds(quadrats, scheme=scheme, seed=seed)) for seed in range(5)}
+    assert len(hashes) == (1 if scheme == "state" else 5)
+
+
+@pytest.mark.parametrize("n_folds", [2, 5, 10])
+def test_dates_stay_whole_and_folds_are_even(n_folds: int) -> None:
+    for seed in range(5):
+        quadrats = field_table(seed)
+        folds = assign_folds(quadrats, n_folds=n_folds, seed=seed)
+        assert (folds.groupby("group")["fold"].nunique() == 1).all()
+        sizes = folds["fold"].value_counts()
+        share = len(quadrats) / n_folds
+        assert len(sizes) == n_folds and sizes.min() > 0.7 * share and sizes.max() < 1.3 * share
+        for column in ("Dry_Clover_g", "Dry_Dead_g"):
+            present = (quadrats[column] > 0).groupby(folds["fold"]).mean()
+            assert present.max() - present.min() < (0.25 if n_folds <= 5 else 0.5)
+
+
+@given(sizes=st.lists(st.integers(1, 30), min_size=2, max_size=12), n_folds=st.integers(2, 12), seed=st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_no_fold_is_empty_however_odd_the_groups(sizes: list[int], n_folds: int, seed: int) -> None:
+    days = np.repeat(np.arange(len(sizes)), sizes)
+    quadrats = pd.DataFrame(
+        {
+            "image_id": [f"I{i}" for i in range(len(days))],
+            "State": "Vic",
+            "Sampling_Date": pd.Timestamp(2015, 1, 1) + pd.to_timedelta(days, unit="D"),
+            "Dry_Clover_g": (days % 2).astype(float),
+            "Dry_Dead_g": 1.0,
+        }
+    )
+    if n_folds > len(sizes):
+        with pytest.raises(FoldError, match=f"{n_folds} are needed, got {len(sizes)}; ask for fewer folds"):
+            assign_folds(quadrats, n_folds=n_folds, seed=seed)
+    else:
+        folds = assign_folds(quadrats, n_folds=n_folds, seed=seed)
+        assert set(folds["fold"]) == set(range(n_folds))
+        assert (folds.groupby("group")["fold"].nunique() == 1).all()
+
+
+def test_a_date_in_two_states_is_two_groups(quadrats: pd.DataFrame) -> None:
+    folds = assign_folds(quadrats)
+    assert {"NSW|2015-05-01", "Tas|2015-05-01"} <= set(folds["group"])
+
+
+def test_random_folds_differ_by_one_image_in_every_stratum(quadrats: pd.DataFrame) -> None:
+    fold = assign_folds(quadrats, scheme="random")["fold"]
+    assert np.ptp(fold.value_counts()) <= 1
+    strata = (quadrats["Dry_Clover_g"] > 0).astype(str) + (quadrats["Dry_Dead_g"] > 0).astype(str)
+    counts = pd.crosstab(strata, fold)
+    assert (counts.max(axis=1) - counts.min(axis=1)).max() <= 1
+    shared = set(quadrats.loc[fold == 0, "Sampling_Date"]) & set(quadrats.loc[fold == 1, "Sampling_Date"])
+    assert shared  # by image: dates are on both sides, which is what makes these folds optimistic
+
+
+def test_species_folds_spread_each_species_and_pool_the_rare(quadrats: pd.DataFrame) -> None:
+    species = quadrats["Species"].to_numpy(dtype=object)
+    species[:3], species[3:6] = "Rare", "Rarer"
+    changed = quadrats.assign(Species=pd.Series(species, index=quadrats.index, dtype="str"))
+    fold = assign_folds(changed, scheme="species")["fold"]
+    counts = pd.crosstab(changed["Species"].where(~changed["Species"].isin(["Rare", "Rarer"]), "pooled"), fold)
+    assert (counts.max(axis=1) - counts.min(axis=1)).max() <= 1
+    assert sorted(counts.loc["pooled"]) == [1, 1, 1, 1, 2]
+
+
+def test_state_folds_leave_one_state_out(quadrats: pd.DataFrame) -> None:
+    folds = assign_folds(quadrats, scheme="state", n_folds=7)
+    assert folds.groupby("fold")["group"].agg(lambda g: {x.split("|")[0] for x in g}).tolist() == [
+        {"NSW"},
+        {"Tas"},
+        {"Vic"},
+        {"WA"},
+    ]
+    with pytest.raises(FoldError, match="2 are needed, got 1"):
+        assign_folds(quadrats[quadrats["State"] == "WA"], scheme="state")
+
+
+def test_folds_from_a_file(quadrats: pd.DataFrame, tmp_path: Path) -> None:
+    drawn = assign_folds(quadrats, scheme="random", n_folds=3)
+    path = tmp_path / "folds.csv"
+    drawn.sample(frac=1, random_state=1).to_csv(path, index=False)
+    read = assign_folds(quadrats, scheme="file", file=path)
+    pd.testing.assert_frame_equal(read, drawn)
+
+
+def test_a_fold_file_that_does_not_fit_is_refused_with_every_reason(quadrats: pd.DataFrame, tmp_path: Path) -> None:
+    drawn = assign_folds(quadrats, n_folds=3)[["image_id", "fold"]].astype({"fold": "str"})
+    path = tmp_path / "folds.csv"
+    wrong = drawn.iloc[1:].copy()  # the first image is missing
+    wrong.iloc[0, 0] = "stranger"
+    wrong.iloc[4, 1] = "1.5"
+    wrong["fold"] = wrong["fold"].replace("1", "7")
+    pd.concat([wrong, wrong.iloc[[8]]]).to_csv(path, index=False)
+    with pytest.raises(FoldError) as caught:
+        assign_folds(quadrats, scheme="file", file=path)
+    text = str(caught.value)
+    for part in ("folds.csv", "'1.5'", drawn["image_id"][0], "'stranger'", wrong.iloc[8, 0], "[0, 2, 7]"):
+        assert part in text
+    with pytest.raises(FoldError, match="no such file"):
+        assign_folds(quadrats, scheme="file", file=tmp_path / "nothing.csv")
+    drawn.assign(fold="0").to_csv(path, index=False)
+    with pytest.raises(FoldError, match="at least two"):
+        assign_folds(quadrats, scheme="file", file=path)
+
+
+def test_arguments_that_make_no_sense(quadrats: pd.DataFrame, tmp_path: Path) -> None:
+    for arguments in ({"scheme": "dates"}, {"n_folds": 1}, {"scheme": "file"}, {"file": tmp_path / "x.csv"}):
+        with pytest.raises(FoldError):
+            assign_folds(quadrats, **arguments)
+    with pytest.raises(FoldError, match="repeated image ids"):
+        assign_folds(pd.concat([quadrats, quadrats.head(1)]))
+    with pytest.raises(FoldError, match="400 are needed, got 357"):
+        assign_folds(quadrats, scheme="random", n_folds=400)
+
+
+def test_hash_depends_on_who_is_where() -> None:
+    folds = pd.DataFrame({"image_id": ["a", "b", "c"], "fold": [0, 1, 0], "group": ["x", "y", "z"]})
+    assert fold_hash(folds) == fold_hash(folds[::-1]) == fold_hash(folds.astype({"fold": "int32"}))
+    assert len(fold_hash(folds)) == 12 and int(fold_hash(folds), 16) >= 0
+    assert fold_hash(folds) != fold_hash(folds.assign(fold=[1, 0, 1]))
+    assert fold_hash(folds) != fold_hash(folds.assign(image_id=["a", "b", "d"]))

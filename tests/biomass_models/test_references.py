@@ -1,0 +1,141 @@
+"""Reference predictions: hand-computed means, no look at the scored fold, penalties chosen by date."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from biomass_models import references
+from biomass_models.references import COLOUR_NAMES, colour_ridge, colour_statistics, metadata_trees, per_target_mean
+from biomass_models.targets import TARGETS, from_components, weighted_r2_score
+
+N_DATES, PER_DATE = 12, 8
+
+
+def made_up(seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Quadrats of 12 dates with masses at random, and folds by date."""
+    rng = np.random.default_rng(seed)
+    n = N_DATES * PER_DATE
+    date_N = np.repeat(np.arange(N_DATES), PER_DATE)
+    quadrats = pd.DataFrame(
+        {
+            "image_id": [f"ID{i}" for i in range(n)],
+            "Sampling_Date": pd.Timestamp("2015-03-01") + pd.to_timedelta(date_N * 20, unit="D"),
+            "State": "Tas",
+            "Species": np.where(rng.random(n) < 0.5, "Ryegrass", "Clover"),
+            "Pre_GSHH_NDVI": rng.uniform(0.3, 0.9, n),
+            "Height_Ave_cm": rng.uniform(1, 20, n),
+        }
+    )
+    quadrats[list(TARGETS)] = from_components(*rng.gamma(2.0, 8.0, (3, n)))
+    folds = pd.DataFrame({"image_id": quadrats["image_id"], "fold": date_N % 4, "group": date_N.astype(str)})
+    return quadrats, folds
+
+
+def test_per_target_mean_by_hand() -> None:
+    quadrats = pd.DataFrame({"image_id": list("abcd")})
+    quadrats[list(TARGETS)] = [[2, 0, 0, 2, 2], [4, 2, 0, 4, 6], [10, 0, 2, 12, 12], [20, 4, 0, 20, 24]]
+    folds = pd.DataFrame({"image_id": list("abcd"), "fold": [0, 0, 1, 1], "group": list("abcd")})
+    expected = [[15, 2, 1, 16, 18]] * 2 + [[3, 1, 0, 3, 4]] * 2
+    np.testing.assert_allclose(per_target_mean(quadrats, folds), expected)
+
+
+@pytest.mark.parametrize("reference", ["mean", "trees", "ridge"])
+def test_no_reference_sees_the_masses_of_the_fold_that_it_predicts(reference: str) -> None:
+    quadrats, folds = made_up(1)
+    colour_NF = np.random.default_rng(2).normal(size=(len(quadrats), 5))
+    predict = {
+        "mean": lambda table: per_target_mean(table, folds),
+        "trees": lambda table: metadata_trees(table, folds),
+        "ridge": lambda table: colour_ridge(colour_NF, table, folds),
+    }[reference]
+    held = folds["fold"].to_numpy() == 2
+    altered = quadrats.copy()
+    altered.loc[held, list(TARGETS)] = 3 * altered.loc[held, list(TARGETS)] + 50
+    before, after = predict(quadrats), predict(altered)
+    np.testing.assert_array_equal(before[held], after[held])
+    assert np.abs(before[~held] - after[~held]).max() > 1
+    assert before.min() >= 0
+
+
+def test_metadata_trees_find_what_height_tells() -> None:
+    quadrats, folds = made_up(3)
+    quadrats[list(TARGETS)] = from_components(
+        3 * quadrats["Height_Ave_cm"], np.zeros(len(quadrats)), np.zeros(len(quadrats))
+    )
+    truth_NT = quadrats[list(TARGETS)].to_numpy()
+    assert weighted_r2_score(truth_NT, metadata_trees(quadrats, folds)) > 0.9
+    np.testing.assert_array_equal(metadata_trees(quadrats, folds, seed=7), metadata_trees(quadrats, folds, seed=7))
+
+
+def test_colour_ridge_recovers_a_linear_law_in_any_units() -> None:
+    quadrats, folds = made_up(4)
+    truth_NT = quadrats[list(TARGETS)].to_numpy()
+    components_NC = truth_NT[:, :3]
+    pred_NT = colour_ridge(components_NC @ [[1, 2, 0], [0, 1, 1], [3, 0, 1]] + 7.0, quadrats, folds)
+    assert weighted_r2_score(truth_NT, pred_NT) > 0.99
+    rescaled_NT = colour_ridge(components_NC * [1e-3, 1.0, 1e4], quadrats, folds)
+    np.testing.assert_allclose(rescaled_NT, colour_ridge(components_NC, quadrats, folds), rtol=1e-6)
+
+
+def test_the_penalty_is_chosen_by_date_not_by_image() -> None:
+    """Statistics that only say which date it is explain random inner folds and must be shrunk away by inner dates."""
+    quadrats, folds = made_up(5)
+    rng = np.random.default_rng(6)
+    date_N = np.repeat(np.arange(N_DATES), PER_DATE)
+    offset_NC = rng.gamma(2.0, 15.0, (N_DATES, 3))[date_N] + rng.gamma(2.0, 1.0, (len(date_N), 3))
+    quadrats[list(TARGETS)] = from_components(*offset_NC.T)
+    code_NF = rng.normal(size=(N_DATES, 40))[date_N] + 0.01 * rng.normal(size=(len(date_N), 40))
+    truth_NT = quadrats[list(TARGETS)].to_numpy()
+    by_date = weighted_r2_score(truth_NT, colour_ridge(code_NF, quadrats, folds))
+    mean = weighted_r2_score(truth_NT, per_target_mean(quadrats, folds))
+    unshrunk = np.empty_like(truth_NT)
+    for fold in range(4):
+        train = folds["fold"].to_numpy() != fold
+        model = references.Ridge(alpha=references.ALPHAS[0]).fit(code_NF[train], truth_NT[train])
+        unshrunk[~train] = model.predict(code_NF[~train])
+    assert by_date > mean - 0.1
+    assert by_date > weighted_r2_score(truth_NT, np.maximum(unshrunk, 0)) + 0.1
+
+
+def test_one_training_date_still_gives_a_prediction() -> None:
+    quadrats, folds = made_up(7)
+    two = folds["group"].isin(["0", "1"]).to_numpy()
+    colour_NF = np.random.default_rng(0).normal(size=(int(two.sum()), 4))
+    pred_NT = colour_ridge(colour_NF, quadrats[two].reset_index(drop=True), folds[two].reset_index(drop=True))
+    assert np.isfinite(pred_NT).all()
+
+
+def test_colour_statistics_of_one_colour(tmp_path: Path) -> None:
+    Image.new("RGB", (400, 200), (100, 150, 50)).save(tmp_path / "plain.png")
+    statistic = dict(zip(COLOUR_NAMES, colour_statistics(tmp_path / "plain.png"), strict=True))
+    for name, value in (("red", 100 / 255), ("green", 150 / 255), ("blue", 50 / 255), ("value", 150 / 255)):
+        for kind in ("mean", "p5", "p95"):
+            assert statistic[f"{name}_{kind}"] == pytest.approx(value)
+    assert statistic["excess_green_mean"] == pytest.approx((2 * 150 - 100 - 50) / 300)
+    assert statistic["excess_red_mean"] == pytest.approx((1.4 * 100 - 150) / 300)
+    # hue 90 degrees, saturation 2/3; PIL stores both in 8 bits
+    assert statistic["hue_cos_mean"] == pytest.approx(0, abs=0.01)
+    assert statistic["hue_sin_mean"] == pytest.approx(2 / 3, abs=0.01)
+    assert all(value == pytest.approx(0, abs=1e-12) for name, value in statistic.items() if name.endswith("_sd"))
+
+
+def test_colour_statistics_do_not_depend_on_where_things_are(tmp_path: Path) -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (64, 128, 3), dtype=np.uint8)
+    Image.fromarray(rgb).save(tmp_path / "a.png")
+    Image.fromarray(np.ascontiguousarray(rgb[::-1, ::-1])).save(tmp_path / "b.png")
+    np.testing.assert_allclose(colour_statistics(tmp_path / "a.png"), colour_statistics(tmp_path / "b.png"))
+
+
+def test_unlike_rows_are_refused() -> None:
+    quadrats, folds = made_up(8)
+    with pytest.raises(ValueError, match="same image ids in the same order"):
+        per_target_mean(quadrats, folds.iloc[::-1])
+    with pytest.raises(ValueError, match="at least 2 folds, got 1"):
+        per_target_mean(quadrats, folds.assign(fold=0))
+    with pytest.raises(ValueError, match="finite, one row for each of 96 quadrats"):
+        colour_ridge(np.full((96, 2), np.nan), quadrats, folds)

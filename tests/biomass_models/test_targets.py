@@ -1,0 +1,113 @@
+"""The metric against scikit-learn and by hand; the projection against brute force and its laws."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.optimize import nnls
+from sklearn.metrics import r2_score
+
+from biomass_models.targets import (
+    FROM_COMPONENTS,
+    TARGETS,
+    from_components,
+    identity_gap,
+    project_coherent,
+    weight_T,
+    weighted_r2_score,
+    weighted_sst,
+)
+
+grams = st.floats(-200, 200, allow_nan=False)
+masses_65 = arrays(np.float64, (6, 5), elements=grams)
+components_63 = arrays(np.float64, (6, 3), elements=st.floats(0, 200))
+
+
+def _loss(truth_NT: np.ndarray, pred_NT: np.ndarray) -> float:
+    return float((weight_T * (truth_NT - pred_NT) ** 2).sum())
+
+
+def test_weights_are_the_competitions() -> None:
+    assert dict(zip(TARGETS, weight_T.tolist(), strict=True)) == {
+        "Dry_Green_g": 0.1,
+        "Dry_Dead_g": 0.1,
+        "Dry_Clover_g": 0.1,
+        "GDM_g": 0.2,
+        "Dry_Total_g": 0.5,
+    }
+
+
+def test_score_by_hand() -> None:
+    truth_NT = np.array([[0, 0, 0, 0, 0], [0, 10, 0, 0, 10]])
+    # grand weighted mean m = (0.1 * 10 + 0.5 * 10) / 2 = 3; SST = (2 - 0.6) * 3^2 + 0.6 * 7^2 = 12.6 + 29.4 = 42
+    pred_NT = np.array([[0, 0, 0, 0, 2], [1, 10, 0, 0, 10]])
+    # SSE = 0.5 * 2^2 + 0.1 * 1^2 = 2.1
+    assert weighted_sst(truth_NT) == pytest.approx(42.0)
+    assert weighted_r2_score(truth_NT, pred_NT) == pytest.approx(1 - 2.1 / 42)
+
+
+@given(truth_NT=masses_65, pred_NT=masses_65)
+def test_score_is_sklearns_on_raveled_rows(truth_NT: np.ndarray, pred_NT: np.ndarray) -> None:
+    if np.ptp(truth_NT) < 1e-3:
+        return
+    oracle = r2_score(truth_NT.ravel(), pred_NT.ravel(), sample_weight=np.tile(weight_T, len(truth_NT)))
+    assert weighted_r2_score(truth_NT, pred_NT) == pytest.approx(oracle, rel=1e-9, abs=1e-9)
+
+
+def test_constants() -> None:
+    rng = np.random.default_rng(0)
+    truth_NT = from_components(*rng.gamma(1.0, [[26.0], [12.0], [7.0]], (3, 40)))
+    grand = (weight_T * truth_NT).sum() / len(truth_NT)
+    assert weighted_r2_score(truth_NT, truth_NT) == 1.0
+    assert weighted_r2_score(truth_NT, np.full_like(truth_NT, grand)) == pytest.approx(0.0, abs=1e-12)
+    per_target = np.broadcast_to(truth_NT.mean(0), truth_NT.shape)
+    assert weighted_r2_score(truth_NT, per_target) > 0.05
+    # another number that is often taken for the metric
+    by_output = r2_score(truth_NT, per_target, multioutput=weight_T)
+    assert by_output == pytest.approx(0.0, abs=1e-12)
+
+
+def test_score_refuses_what_it_cannot_score() -> None:
+    good = np.arange(10.0).reshape(2, 5)
+    with pytest.raises(ValueError, match="images, 5"):
+        weighted_r2_score(good, good[:1])
+    with pytest.raises(ValueError, match="finite"):
+        weighted_r2_score(good, np.where(good == 3, np.nan, good))
+    with pytest.raises(ValueError, match="spread"):
+        weighted_r2_score(np.zeros((3, 5)), good[[0, 1, 1]])
+
+
+@given(pred_NT=masses_65)
+@settings(max_examples=150)
+def test_projection_is_the_weighted_nnls_solution(pred_NT: np.ndarray) -> None:
+    root = np.sqrt(weight_T)
+    oracle = np.array([FROM_COMPONENTS @ nnls(root[:, None] * FROM_COMPONENTS, root * row)[0] for row in pred_NT])
+    np.testing.assert_allclose(project_coherent(pred_NT), oracle, atol=1e-8)
+
+
+@given(pred_NT=masses_65, parts=components_63)
+def test_projection_laws(pred_NT: np.ndarray, parts: np.ndarray) -> None:
+    projected = project_coherent(pred_NT)
+    truth_NT = from_components(parts[:, 0], parts[:, 1], parts[:, 2])
+    assert identity_gap(projected).max() < 1e-9
+    assert projected.min() >= 0
+    np.testing.assert_allclose(project_coherent(projected), projected, atol=1e-9)
+    np.testing.assert_allclose(project_coherent(truth_NT), truth_NT, atol=1e-9)
+    assert _loss(truth_NT, projected) <= _loss(truth_NT, pred_NT) + 1e-6
+
+
+def test_projection_keeps_leading_axes() -> None:
+    pred_MNT = np.random.default_rng(0).normal(10, 20, (3, 4, 5))
+    projected = project_coherent(pred_MNT)
+    assert projected.shape == pred_MNT.shape
+    np.testing.assert_array_equal(projected[1], project_coherent(pred_MNT[1]))
+    with pytest.raises(ValueError, match="5 targets"):
+        project_coherent(np.zeros((4, 3)))
+
+
+def test_identity_gap_by_hand() -> None:
+    mass_NT = np.array([[1.0, 2.0, 3.0, 4.0, 6.0], [1.0, 2.0, 3.0, 4.5, 6.0]])
+    np.testing.assert_allclose(identity_gap(mass_NT), [0.0, 0.5])

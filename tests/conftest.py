@@ -1,0 +1,17 @@
+"""Shared by all tests: one tiny pasture, drawn once a session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from biomass_models.pasture import make_pasture
+
+
+@pytest.fixture(scope="session")
+def tiny_pasture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 training and 6 test images of 160 x 80 px; the test truth lies beside it as data-truth.csv."""
+    folder = tmp_path_factory.mktemp("pasture") / "data"
+    make_pasture(folder, images=24, test_images=6, seed=0, width=160, height=80, workers=1)
+    return folder

@@ -1,0 +1,131 @@
+"""The whole way through the command line, with real Ray; and what is left after SIGKILL."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from biomass_models.pasture import make_pasture
+from orchestration.ledger import Ledger
+from orchestration.storage import Storage
+
+SEARCH = ["--backbone", "test_vit", "--weights", "random", "--scale", "smoke", "--slots", "2"]
+
+
+def biomass(*arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """One command in a process of its own, as a user has it."""
+    command = [sys.executable, "-m", "orchestration", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=_environment(cwd))
+    assert not check or result.returncode == 0, result.stdout + result.stderr
+    return result
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    root = str(Path(__file__).parents[2])
+    return {**os.environ, "BIOMASS_CACHE": str(folder / "cache"), "PYTHONPATH": root, "COLUMNS": "80"}
+
+
+@pytest.mark.timeout(280)
+def test_search_to_submission_with_folds_side_by_side(tmp_path: Path, tiny_pasture: Path) -> None:
+    data = str(tiny_pasture)
+    families = ["--family", "baseline", "--family", "probe"]
+    biomass("search", "study", "--data", data, *families, "--trials", "4", "--folds", "3", *SEARCH, cwd=tmp_path)
+
+    ledger = Ledger(Storage(tmp_path / "study"))
+    trials = ledger.trials()
+    assert [trial.family for trial in trials] == ["baseline", "probe"] * 2
+    assert {result["status"] for result in ledger.results().values()} == {"complete"}
+    assert len(ledger.results()) == 4
+    overlapping = 0
+    for trial in trials:
+        spans = [metrics for fold in range(3) if (metrics := ledger.fold_metrics(trial.trial_id, fold))]
+        assert len(spans) == 3
+        overlapping += any(
+            one["pid"] != other["pid"]
+            and one["started_at"] < other["finished_at"]
+            and other["started_at"] < one["finished_at"]
+            for one in spans
+            for other in spans
+        )
+    assert overlapping >= 1  # folds of one trial ran at the same time in different processes
+
+    board = biomass("leaderboard", "study", cwd=tmp_path).stdout
+    assert all(trial.trial_id in board for trial in trials)
+    assert "colour ridge" in board and "cannot predict" in board and "random weights" in board
+    assert max(map(len, board.splitlines())) <= 80
+
+    card = biomass(
+        "ensemble", "study", "--data", data, "--out", "submission.csv", "--weights", "random", cwd=tmp_path
+    ).stdout
+    assert "nested" in card and "in sample" in card and max(map(len, card.splitlines())) <= 80
+    assert "valid" in biomass("submission", "check", "submission.csv", "--data", data, cwd=tmp_path).stdout
+    truth = str(tiny_pasture.parent / "data-truth.csv")
+    assert float(biomass("score", "submission.csv", "--truth", truth, cwd=tmp_path).stdout) <= 1
+
+    starts = {trial.trial_id: [len(ledger.fold_starts(trial.trial_id, fold)) for fold in range(3)] for trial in trials}
+    again = ["search", "study", "--data", data, *families, "--folds", "3", *SEARCH]
+    biomass(*again, "--trials", "4", cwd=tmp_path)
+    assert starts == {
+        trial.trial_id: [len(ledger.fold_starts(trial.trial_id, fold)) for fold in range(3)] for trial in trials
+    }
+    changed = biomass(*again, "--trials", "4", "--seed", "7", cwd=tmp_path, check=False)
+    assert changed.returncode == 1 and "seed: 0 -> 7" in changed.stderr and "Traceback" not in changed.stderr
+
+
+@pytest.mark.timeout(280)
+def test_a_killed_driver_loses_and_repeats_nothing(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    make_pasture(data, images=48, test_images=2, seed=1, width=320, height=160, workers=1)
+    folds = 6
+    arguments = ["search", "study", "--data", str(data), "--family", "baseline", "--trials", "2", "--folds", str(folds)]
+    command = [sys.executable, "-m", "orchestration", *arguments, *SEARCH]
+    driver = subprocess.Popen(
+        command, cwd=tmp_path, env=_environment(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    ledger = Ledger(Storage(tmp_path / "study"))
+
+    def state() -> dict[tuple[str, int], tuple[int, bool]]:
+        """Of each fold: how often it began, and whether it is finished."""
+        return {
+            (trial.trial_id, fold): (
+                len(ledger.fold_starts(trial.trial_id, fold)),
+                ledger.fold_metrics(trial.trial_id, fold) is not None,
+            )
+            for trial in ledger.trials()
+            for fold in range(folds)
+        }
+
+    def one_runs_and_a_sibling_is_finished() -> bool:
+        folds_of: dict[str, list[tuple[int, bool]]] = {}
+        for (trial_id, _), fold in state().items():
+            folds_of.setdefault(trial_id, []).append(fold)
+        return any(
+            any(finished for _, finished in found) and any(begun and not finished for begun, finished in found)
+            for found in folds_of.values()
+        )
+
+    deadline = time.monotonic() + 120
+    while not one_runs_and_a_sibling_is_finished():
+        assert driver.poll() is None and time.monotonic() < deadline
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    workers = {start["pid"] for trial_id, fold in state() for start in ledger.fold_starts(trial_id, fold)}
+    while any(Path(f"/proc/{pid}").exists() for pid in workers):  # Ray takes its workers down within seconds
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    before = state()
+    assert any(finished for _, finished in before.values()) and not all(finished for _, finished in before.values())
+
+    biomass(*arguments, *SEARCH, cwd=tmp_path)
+    after = state()
+    assert len(ledger.results()) == 2 and len(ledger.trials()) == 2
+    for fold, (begun, finished) in after.items():
+        begun_before, finished_before = before.get(fold, (0, False))
+        assert finished
+        assert begun == (begun_before if finished_before else begun_before + 1)

@@ -1,0 +1,133 @@
+"""Proposals: a function of the seed and the ledger, sensitive to scores, exhausted in finite spaces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from biomass_models.configs import ProbeConfig
+from orchestration.ledger import Ledger
+from orchestration.searcher import Proposer, TuneSearcher
+from orchestration.storage import Storage
+from search_spaces.domain import Choice, SearchSpace, Uniform
+from search_spaces.spaces import space_of
+from search_spaces.to_optuna import STARTUP_TRIALS
+
+SPACES = {family: space_of(family, ("net",), "cpu") for family in ("baseline", "probe")}
+LINE = {
+    "probe": SearchSpace(
+        family="probe",
+        config_class=ProbeConfig,
+        domains={"log10_alpha_low": Uniform(-10.0, 2.0)},
+        fixed={"backbone": "net", "log10_alpha_high": 2.0},
+    )
+}
+
+
+def proposer(folder: Path, spaces: dict[str, SearchSpace] = SPACES, **options: object) -> Proposer:
+    options = {"seed": 1, "fold_hash": "f", "weights": {"net": "w"}, **options}
+    return Proposer(spaces, Ledger(Storage(folder)), **options)  # type: ignore[arg-type]
+
+
+def finish(ledger_folder: Path, search: Proposer, identity: str, score: float | None) -> None:
+    status = "failed" if score is None else "complete"
+    Ledger(Storage(ledger_folder)).write_result(identity, {"status": status, "score": score})
+    search.tell(identity, score)
+
+
+def test_families_take_turns_and_start_from_known_good_settings(tmp_path: Path) -> None:
+    search = proposer(tmp_path, max_trials=10)
+    records = []
+    while (record := search.propose()) is not None:
+        records.append(record)
+    assert [record.family for record in records] == ["baseline", "probe"] * 5
+    assert records[0].params == dict(SPACES["baseline"].first_trials[0])
+    assert records[1].params == dict(SPACES["probe"].first_trials[0])
+    assert [record.number for record in records] == list(range(10))
+    assert len({record.trial_id for record in records}) == 10
+
+
+def test_a_rebuilt_searcher_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    one = proposer(whole, LINE)
+    expected = []
+    for step in range(16):
+        record = one.propose()
+        assert record is not None
+        expected.append(record.trial_id)
+        finish(whole, one, record.trial_id, None if step == 3 else -(record.params["log10_alpha_low"] ** 2))
+    got = []
+    for _ in range(4):  # a new process every four trials
+        two = proposer(part, LINE)
+        for _ in range(4):
+            record = two.propose()
+            assert record is not None
+            got.append(record.trial_id)
+            step = len(got) - 1
+            finish(part, two, record.trial_id, None if step == 3 else -(record.params["log10_alpha_low"] ** 2))
+    assert got == expected
+
+
+def test_what_had_not_ended_is_proposed_again_first(tmp_path: Path) -> None:
+    first = proposer(tmp_path)
+    lost = [first.propose(), first.propose(), first.propose()]
+    assert all(lost)
+    finish(tmp_path, first, lost[1].trial_id, 0.3)  # type: ignore[union-attr]
+    again = proposer(tmp_path, max_trials=3)
+    assert again.finished == 1
+    assert [again.propose(), again.propose()] == [lost[0], lost[2]]
+    assert again.propose() is None
+    again.tell(lost[0].trial_id, 0.1)  # type: ignore[union-attr]
+    again.tell(lost[2].trial_id, None)  # type: ignore[union-attr]
+    assert again.finished == 3 and again.unfinished == 0 and again.best_score == 0.3
+
+
+def test_proposals_follow_the_sign_of_the_scores(tmp_path: Path) -> None:
+    """The same search told s and told -s: alike while the draws are random, then each goes its own way."""
+    drawn = {}
+    for sign in (1.0, -1.0):
+        search = proposer(tmp_path / str(sign), LINE)
+        drawn[sign] = []
+        for _ in range(40):
+            record = search.propose()
+            assert record is not None
+            drawn[sign].append(record.params["log10_alpha_low"])
+            search.tell(record.trial_id, sign * drawn[sign][-1])
+    up, down = drawn[1.0], drawn[-1.0]
+    assert up[:STARTUP_TRIALS] == down[:STARTUP_TRIALS]
+    assert all(one != other for one, other in zip(up[STARTUP_TRIALS:], down[STARTUP_TRIALS:], strict=True))
+    assert sum(up[-15:]) / 15 - sum(down[-15:]) / 15 > 4.0  # a third of the range of 12
+
+
+def test_a_finite_space_ends(tmp_path: Path) -> None:
+    space = SearchSpace(
+        family="probe",
+        config_class=ProbeConfig,
+        domains={"layers": Choice((1, 2)), "transform": Choice(("log1p", "none"))},
+        fixed={"backbone": "net"},
+    )
+    search = proposer(tmp_path, {"probe": space})
+    found = set()
+    while (record := search.propose()) is not None:
+        assert record.trial_id not in found
+        found.add(record.trial_id)
+        search.tell(record.trial_id, 0.5)
+    assert len(found) == 4
+
+
+def test_no_trial_is_new_after_the_deadline(tmp_path: Path) -> None:
+    assert proposer(tmp_path, deadline=0.0).propose() is None
+    assert Ledger(Storage(tmp_path)).trials() == []
+
+
+def test_tune_sees_ids_only_and_a_stopped_trial_stays_open(tmp_path: Path) -> None:
+    search = proposer(tmp_path, LINE, max_trials=2)
+    tune_searcher = TuneSearcher(search)
+    first = tune_searcher.suggest("tune-1")
+    assert isinstance(first, dict) and set(first) == {"trial_id"}
+    tune_searcher.on_trial_complete("tune-1", {"status": "stopped", "score": None})
+    assert search.unfinished == 1 and search.finished == 0
+    second = tune_searcher.suggest("tune-2")
+    assert isinstance(second, dict)
+    tune_searcher.on_trial_complete("tune-2", None, error=True)
+    assert search.finished == 1
+    assert tune_searcher.suggest("tune-3") == TuneSearcher.FINISHED

@@ -1,0 +1,121 @@
+"""The coordinator with real models in this process: pooled score, resumed folds, failures, stops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from biomass_models.folds import assign_folds, fold_hash
+from biomass_models.table import read_train
+from biomass_models.targets import TARGETS, weighted_r2_score
+from biomass_models.weights import WeightsSource, fingerprint
+from orchestration.ledger import Ledger, LedgerError, TrialRecord
+from orchestration.pool import InlinePool, Job, Outcome
+from orchestration.searcher import Proposer
+from orchestration.storage import Storage
+from orchestration.study import StudySettings, open_study
+from orchestration.trial import run_trial
+from orchestration.worker import WorkerContext
+from search_spaces.spaces import space_of
+
+BACKBONE = "test_vit"
+RANDOM = WeightsSource(kind="random")
+
+
+class Counting(InlinePool):
+    """Remembers which folds it was asked for; may pretend that some are stopped."""
+
+    def __init__(self, context: WorkerContext, stop_after: int | None = None) -> None:
+        super().__init__(context)
+        self.asked: list[int] = []
+        self.dropped: list[str] = []
+        self._stop_after = stop_after
+
+    def run(self, jobs: list[Job], priority: int) -> Iterator[tuple[Job, Outcome]]:
+        for count, pair in enumerate(super().run(jobs, priority)):
+            if self._stop_after is not None and count >= self._stop_after:
+                return
+            self.asked.append(pair[0]["fold"])
+            yield pair
+
+    def drop(self, trial_id: str) -> None:
+        super().drop(trial_id)
+        self.dropped.append(trial_id)
+
+
+def make_study(folder: Path, data_dir: Path, cache: Path) -> tuple[Ledger, WorkerContext, list[TrialRecord]]:
+    """A study of three folds with one proposed trial of each family."""
+    ledger = Ledger(Storage(folder))
+    quadrats = read_train(data_dir)
+    folds = assign_folds(quadrats, n_folds=3)
+    quadrats = quadrats.merge(folds, on="image_id")
+    weights = {BACKBONE: fingerprint(BACKBONE, RANDOM)}
+    settings = StudySettings(families=("baseline", "probe"), backbones=(BACKBONE,), n_folds=3, scale="smoke")
+    open_study(ledger, settings, quadrats=quadrats, data_fingerprint="d", fold_hash=fold_hash(folds), weights=weights)
+    spaces = {family: space_of(family, (BACKBONE,), "smoke") for family in settings.families}
+    search = Proposer(spaces, ledger, seed=0, fold_hash=fold_hash(folds), weights=weights)
+    records = [record for _ in range(2) if (record := search.propose()) is not None]
+    context = WorkerContext(study=str(folder), data_dir=str(data_dir), cache_dir=str(cache), weights=RANDOM)
+    return ledger, context, records
+
+
+@pytest.mark.parametrize("family", [0, 1])
+def test_a_trial_is_scored_on_its_pooled_rows(tmp_path: Path, tiny_pasture: Path, family: int) -> None:
+    ledger, context, records = make_study(tmp_path / "study", tiny_pasture, tmp_path / "cache")
+    trial_id = records[family].trial_id
+    result = run_trial(ledger, InlinePool(context), trial_id)
+    assert result is not None and result["status"] == "complete" == ledger.results()[trial_id]["status"]
+    quadrats, oof = ledger.quadrats(), ledger.oof(trial_id)
+    assert list(oof["image_id"]) == list(quadrats["image_id"]) and list(oof["fold"]) == list(quadrats["fold"])
+    pooled = weighted_r2_score(quadrats[list(TARGETS)], oof[list(TARGETS)])
+    assert result["score"] == pytest.approx(pooled, abs=1e-12)
+    for fold, score in enumerate(result["fold_scores"]):
+        rows = quadrats["fold"] == fold
+        expected = weighted_r2_score(quadrats.loc[rows, list(TARGETS)], oof.loc[rows, list(TARGETS)])
+        assert score == pytest.approx(expected, abs=1e-12)
+
+
+def test_an_interrupted_trial_keeps_its_folds_and_its_bytes(tmp_path: Path, tiny_pasture: Path) -> None:
+    whole, context, records = make_study(tmp_path / "whole", tiny_pasture, tmp_path / "cache")
+    trial_id = records[0].trial_id
+    run_trial(whole, InlinePool(context), trial_id)
+
+    ledger, context, _ = make_study(tmp_path / "part", tiny_pasture, tmp_path / "cache")
+    first = Counting(context, stop_after=1)
+    with pytest.raises(LedgerError, match="not finished"):  # the pool broke off: the trial cannot be closed
+        run_trial(ledger, first, trial_id)
+    assert first.asked == [0] and ledger.result(trial_id) is None
+    kept = ledger.fold_metrics(trial_id, 0)
+    second = Counting(context)
+    assert run_trial(ledger, second, trial_id) is not None
+    # the fold that was running when the pool broke off had finished as well, and is not computed again
+    assert second.asked == [2] and ledger.fold_metrics(trial_id, 0) == kept
+    assert [len(ledger.fold_starts(trial_id, fold)) for fold in range(3)] == [1, 1, 1]
+    pd.testing.assert_frame_equal(ledger.oof(trial_id), whole.oof(trial_id), check_exact=True)
+    third = Counting(context)
+    run_trial(ledger, third, trial_id)
+    assert third.asked == []
+
+
+def test_a_failing_fold_fails_its_trial_with_the_reason(tmp_path: Path, tiny_pasture: Path) -> None:
+    ledger, context, records = make_study(tmp_path / "study", tiny_pasture, tmp_path / "cache")
+    broken = WorkerContext(
+        study=context.study, data_dir=str(tmp_path / "moved"), cache_dir=context.cache_dir, weights=RANDOM
+    )
+    pool = Counting(broken)
+    result = run_trial(ledger, pool, records[0].trial_id)
+    assert result is not None and result["status"] == "failed" and result["score"] is None
+    assert "fold 0" in result["reason"] and "moved" in result["reason"]
+    assert pool.dropped == [records[0].trial_id]
+    assert ledger.result(records[0].trial_id) is not None
+
+
+def test_a_stopped_trial_stays_open(tmp_path: Path, tiny_pasture: Path) -> None:
+    ledger, context, records = make_study(tmp_path / "study", tiny_pasture, tmp_path / "cache")
+    pool = InlinePool(context)
+    pool.drop(records[1].trial_id)
+    assert run_trial(ledger, pool, records[1].trial_id) is None
+    assert ledger.result(records[1].trial_id) is None
