@@ -13,15 +13,16 @@ import numpy as np
 
 from biomass_models.targets import FloatArray
 from ensembles.gram import ErrorGram
-from ensembles.honest import NestBy, nested_all
+from ensembles.honest import NestBy, nested_all, paired_difference
 from ensembles.rules import BaggedGreedy, Greedy, Optimum, Pruned, Rule, Shrunk, TopMean
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The candidate with the best inner nested score; the first one unless another beats it."""
+    """The candidate with the best inner nested score, if it beats the first one by more than `margin` standard errors."""
 
-    candidates: tuple[Rule, ...]
+    candidates: tuple[Rule, ...]  # the one to fall back on first
+    margin: float = 1.0  # of the paired difference over groups
     label: str = "chosen"
 
     def __post_init__(self) -> None:
@@ -40,8 +41,10 @@ class Chosen:
         by = inner_nests(problem)
         if by is None:
             return self.candidates[0]
-        scores = [candidate.score for candidate in nested_all(problem, self.candidates, by, seed=seed)]
-        return self.candidates[int(np.argmax(scores))]
+        trials = nested_all(problem, self.candidates, by, seed=seed)
+        best = int(np.argmax([trial.score for trial in trials]))
+        gain = paired_difference(problem, trials[best].loss_C, trials[0].loss_C, draws=200, seed=seed)
+        return self.candidates[best if gain.value > self.margin * gain.se else 0]
 
 
 def inner_nests(problem: ErrorGram) -> NestBy | None:

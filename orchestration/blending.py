@@ -54,7 +54,7 @@ def _references(ledger: Ledger, library: Library) -> dict[str, FloatArray]:
     table = ledger.references()
     found = {} if table is None else dict(iter(table.groupby("reference", sort=False)))
     return {
-        str(name): frame.set_index("image_id").loc[library.image_id_N, list(TARGETS)].to_numpy()
+        str(name): frame.set_index("image_id").loc[list(library.image_id_N)][list(TARGETS)].to_numpy()
         for name, frame in found.items()
         if name != "metadata trees"
     }

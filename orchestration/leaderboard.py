@@ -2,88 +2,99 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import pandas as pd
 from rich.table import Table
 
 from biomass_models.targets import TARGETS, weighted_r2_score
-from orchestration.ledger import Ledger
+from orchestration.ledger import Ledger, TrialRecord
 
-NOTES = {
-    "per-target mean": "reference",
-    "colour ridge": "reference",
-    "metadata trees": "needs metadata, cannot predict the test set",
-}
+COLOUR_RIDGE = "colour ridge"
+REFERENCE_NOTES = {"metadata trees": "needs metadata, cannot predict the test set"}
 
 
-def leaderboard(ledger: Ledger) -> pd.DataFrame:
-    """One row a reference or trial, best first: name, family, score, fold_min, fold_max, seconds, status, note.
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A reference (no family) or a trial. score: weighted R2 of its pooled out-of-fold rows."""
 
-    score is the weighted R2 of the pooled OOF rows; fold_min and fold_max are the extremes over folds.
-    """
-    quadrats = ledger.quadrats()
-    rows = []
-    references = ledger.references()
-    colour = None
-    for name, frame in () if references is None else references.groupby("reference", sort=False):
-        aligned = frame.set_index("image_id").loc[quadrats["image_id"], list(TARGETS)]
-        score = weighted_r2_score(quadrats[list(TARGETS)], aligned)
-        colour = score if name == "colour ridge" else colour
-        rows.append({"name": name, "family": "", "score": score, "status": "", "note": NOTES[str(name)]})
+    name: str
+    family: str | None
+    score: float | None
+    fold_scores: tuple[float, ...] = ()
+    seconds: float | None = None  # of all its folds
+    status: str = "reference"
+    notes: tuple[str, ...] = ()
+
+
+def leaderboard(ledger: Ledger) -> list[Row]:
+    """References and trials, best first; what has no score comes last."""
+    references = _references(ledger)
+    floor = next((row.score for row in references if row.name == COLOUR_RIDGE), None)
     results = ledger.results()
-    for trial in ledger.trials():
-        result = results.get(trial.trial_id, {"status": "unfinished", "score": None})
-        score = result["score"]
-        notes = ["random weights"] if trial.weights.startswith("random") else []
-        if score is not None and colour is not None and score < colour:
-            notes.append("below the colour ridge")
-        if trial.config.get("select_best_epoch"):
-            notes.append("best epoch chosen on the scored fold: biased")
-        if "reason" in result:
-            notes.append(result["reason"])
-        fold_scores = [value for value in result.get("fold_scores", ()) if value is not None]
-        rows.append(
-            {
-                "name": trial.trial_id,
-                "family": trial.family,
-                "score": score,
-                "fold_min": min(fold_scores, default=None),
-                "fold_max": max(fold_scores, default=None),
-                "seconds": result.get("seconds"),
-                "status": result["status"],
-                "note": "; ".join(notes),
-            }
-        )
-    columns = ["name", "family", "score", "fold_min", "fold_max", "seconds", "status", "note"]
-    table = pd.DataFrame(rows, columns=columns)
-    table["score"] = table["score"].astype("float64")
-    return table.sort_values("score", ascending=False, na_position="last", ignore_index=True)
+    trials = [_trial_row(trial, results.get(trial.trial_id), floor) for trial in ledger.trials()]
+    return sorted(references + trials, key=lambda row: (row.score is None, -(row.score or 0.0)))
 
 
-def render_leaderboard(table: pd.DataFrame, top: int | None = None) -> Table:
+def render_leaderboard(rows: list[Row], top: int | None = None) -> Table:
     """As a terminal table of at most 80 columns; references always show, of the trials the best `top`."""
     view = Table(title="Leaderboard (weighted R2 of pooled out-of-fold rows)", title_justify="left", width=80)
-    for heading, justify in (("name", "left"), ("family", "left"), ("score", "right"), ("folds", "right")):
-        view.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    view.add_column("name", no_wrap=True)
+    view.add_column("family", no_wrap=True)
+    view.add_column("score", justify="right", no_wrap=True)
+    view.add_column("folds", justify="right", no_wrap=True)
     view.add_column("s", justify="right", no_wrap=True)
     view.add_column("note")
-    shown = hidden = 0
-    for row in table.itertuples():
-        is_trial = row.status != ""
-        shown += is_trial
-        if is_trial and top is not None and shown > top:
+    hidden, trials = 0, 0
+    for row in rows:
+        trials += row.family is not None
+        if row.family is not None and top is not None and trials > top:
             hidden += 1
             continue
-        note = row.note if row.status in ("", "complete") else f"{row.status} {row.note}".strip()
-        folds = "" if pd.isna(row.fold_min) else f"{row.fold_min:.2f}..{row.fold_max:.2f}"
         view.add_row(
-            str(row.name),
-            str(row.family),
-            "" if pd.isna(row.score) else f"{row.score:.4f}",
-            folds,
-            "" if pd.isna(row.seconds) else f"{row.seconds:.0f}",
-            str(note),
-            style=None if is_trial else "dim",
+            row.name,
+            row.family or "",
+            "" if row.score is None else f"{row.score:.4f}",
+            f"{min(row.fold_scores):.2f}..{max(row.fold_scores):.2f}" if row.fold_scores else "",
+            "" if row.seconds is None else f"{row.seconds:.0f}",
+            "; ".join(([] if row.status == "complete" else [row.status]) + list(row.notes)),
+            style=None if row.family else "dim",
         )
     if hidden:
         view.caption = f"and {hidden} more trials (--top 0 shows all)"
     return view
+
+
+def _references(ledger: Ledger) -> list[Row]:
+    table, quadrats = ledger.references(), ledger.quadrats()
+    truth_NT = quadrats[list(TARGETS)].to_numpy()
+    rows = []
+    for name, frame in [] if table is None else table.groupby("reference", sort=False):
+        pred_NT = pd.DataFrame(frame).set_index("image_id").loc[quadrats["image_id"]][list(TARGETS)].to_numpy()
+        notes = (REFERENCE_NOTES[str(name)],) if name in REFERENCE_NOTES else ()
+        rows.append(Row(name=str(name), family=None, score=weighted_r2_score(truth_NT, pred_NT), notes=notes))
+    return rows
+
+
+def _trial_row(trial: TrialRecord, result: dict[str, Any] | None, floor: float | None) -> Row:
+    if result is None:
+        return Row(name=trial.trial_id, family=trial.family, score=None, status="unfinished")
+    notes = []
+    if trial.weights.startswith("random"):
+        notes.append("random weights")
+    if result["score"] is not None and floor is not None and result["score"] < floor:
+        notes.append(f"below the {COLOUR_RIDGE}")
+    if trial.config.get("select_best_epoch"):
+        notes.append("best epoch chosen on the scored fold: biased")
+    if "reason" in result:
+        notes.append(result["reason"])
+    return Row(
+        name=trial.trial_id,
+        family=trial.family,
+        score=result["score"],
+        fold_scores=tuple(score for score in result.get("fold_scores", ()) if score is not None),
+        seconds=result["seconds"],
+        status=result["status"],
+        notes=tuple(notes),
+    )

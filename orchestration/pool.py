@@ -67,7 +67,6 @@ class RayPool:
         ray.get(self._broker.drop.remote(trial_id))
 
 
-@ray.remote(max_concurrency=4)
 class FoldWorker:
     """One slot: a long-lived process with its CPUs or its share of a GPU. `run` works, the others answer at once."""
 
@@ -96,7 +95,6 @@ class FoldWorker:
         self._stop.set()
 
 
-@ray.remote(num_cpus=0, max_concurrency=100_000)
 class Broker:
     """Leases slots to jobs in priority order, replaces dead workers, and grows with the cluster."""
 
@@ -165,9 +163,10 @@ class Broker:
 
     async def _new_worker(self, slot: int) -> Any:
         threads = max(1, int(self._cpus))
-        options = {"num_cpus": self._cpus, "num_gpus": self._gpus}
+        # beside the job, a call that stops it or asks whether the worker is there must get through
+        slot_actor = ray.remote(FoldWorker).options(num_cpus=self._cpus, num_gpus=self._gpus, max_concurrency=4)
         while True:
-            worker = FoldWorker.options(**options).remote(self._context, threads, slot, self._me)  # type: ignore[attr-defined]
+            worker: Any = slot_actor.remote(self._context, threads, slot, self._me)
             try:
                 await worker.ready.remote()
                 return worker

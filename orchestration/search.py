@@ -125,7 +125,8 @@ def start_broker(context: WorkerContext, resources: Resources) -> tuple[Any, int
     gpus = resources.gpus_per_fold
     if gpus is None:
         gpus = 1.0 if ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
-    broker = Broker.remote(context, resources.cpus_per_fold, gpus, resources.max_slots)  # type: ignore[attr-defined]
+    actor = ray.remote(Broker).options(num_cpus=0, max_concurrency=100_000)  # a waiting job holds a call open
+    broker: Any = actor.remote(context, resources.cpus_per_fold, gpus, resources.max_slots)
     return broker, ray.get(broker.start.remote())
 
 

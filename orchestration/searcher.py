@@ -66,9 +66,9 @@ class Proposer:
         if self._deadline is not None and time.time() >= self._deadline:
             return None
         if self._resumed:
-            record = self._resumed.pop(0)
-            self._ask(record.family, record.params)
-            return record
+            resumed = self._resumed.pop(0)
+            self._ask(resumed.family, resumed.params)
+            return resumed
         if self._max_trials is not None and len(self._records) >= self._max_trials:
             return None
         while open_families := [family for family in self._spaces if family not in self._exhausted]:
@@ -168,7 +168,7 @@ class TuneSearcher(Searcher):
         self._proposer = proposer
         self._identities: dict[str, str] = {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> Any:  # a dict, or Searcher.FINISHED, which Ray's annotation leaves out
         record = self._proposer.propose()
         if record is None:
             return Searcher.FINISHED

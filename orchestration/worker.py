@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -115,12 +116,13 @@ class FoldRunner:
         n_folds = self._train_table()["fold"].nunique()
         test = read_test(Path(self._context.data_dir))
         inputs = self._inputs_for("test", test)
-        total = 0.0
+        fold_preds = []
         for fold in range(n_folds):
             if should_stop is not None and should_stop():
                 raise StopRequested(f"stopped on request: fold {fold} of {n_folds}")
-            total = total + family.predict(config, load_tensors(self._ledger.fold_model(trial_id, fold)), inputs)
-        frame = pd.DataFrame(total / n_folds, columns=list(TARGETS))
+            model = load_tensors(self._ledger.fold_model(trial_id, fold))
+            fold_preds.append(family.predict(config, model, inputs))
+        frame = pd.DataFrame(np.mean(fold_preds, axis=0), columns=list(TARGETS))
         frame.insert(0, "image_id", test["image_id"].to_numpy())
         self._ledger.write_member_prediction(ensemble, trial_id, frame)
         return {"status": "done"}

@@ -45,11 +45,11 @@ SETTINGS = (
     *(Setting(members=members, images=3570, dates=140) for members in (50, 200, 1000)),
     *(Setting(members=5, images=images, dates=dates, noise=500) for images, dates in ((357, 28), (3570, 140))),
 )
-COLUMNS = ("in_sample", "nested", "by_date", "true", "gain", "gain_se", "true_gain")
+COLUMNS = ("in_sample", "nested", "by_date", "true", "gain", "gain_se", "true_gain", "noise_gain", "noise_gain_se")
 
 
 def replicate(library: Simulated, rules: Sequence[Rule], *, by_date: bool, seed: int) -> tuple[FloatArray, float]:
-    """COLUMNS for each rule, [R, 7], and the drift of fixed members: mean in-sample minus mean true score."""
+    """COLUMNS for each rule, [R, 9], and the drift of fixed members: mean in-sample minus mean true score."""
     gram = library.gram
     weight_RM = np.stack([rule(gram, seed) for rule in rules])
     folds = nested_all(gram, rules, "fold", seed=seed)
@@ -57,6 +57,13 @@ def replicate(library: Simulated, rules: Sequence[Rule], *, by_date: bool, seed:
     top5 = next(row for row, rule in enumerate(rules) if rule.name == TOP5)
     true_R = library.true_scores(weight_RM)
     gains = [paired_difference(gram, fold.loss_C, folds[top5].loss_C, draws=500, seed=seed) for fold in folds]
+    alone = gains
+    if library.sound < gram.members:
+        models = nested_all(gram.keep(range(library.sound)), rules, "fold", seed=seed)
+        alone = [
+            paired_difference(gram, fold.loss_C, model.loss_C, draws=500, seed=seed)
+            for fold, model in zip(folds, models, strict=True)
+        ]
     rows = [
         (
             1 - gram.loss_of(weight_RM[row]),
@@ -66,6 +73,8 @@ def replicate(library: Simulated, rules: Sequence[Rule], *, by_date: bool, seed:
             gains[row].value,
             gains[row].se,
             true_R[row] - true_R[top5],
+            alone[row].value,
+            alone[row].se,
         )
         for row in range(len(rules))
     ]
@@ -95,8 +104,8 @@ def study(setting: Setting, rules: Sequence[Rule], replicates: int) -> str:
         f"{np.mean(drifts):+.4f} ± {_error(np.array(drifts)):.4f} more in the sample than on the test set.",
         "",
         "| rule | in sample | nested by fold | nested by date | true | bias of nested | nested - top-5 | true - top-5 "
-        "| above -1 SE |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| above -1 SE |" + " nested - same rule without the noise |" * bool(setting.noise),
+        "|---|---|---|---|---|---|---|---|---|" + "---|" * bool(setting.noise),
     ]
     for row, rule in enumerate(rules):
         by_date = values["by_date"][:, row].mean()
@@ -111,6 +120,9 @@ def study(setting: Setting, rules: Sequence[Rule], replicates: int) -> str:
             _plus_minus(values["true_gain"][:, row]),
             f"{above_SR[:, row].mean():.0%}",
         ]
+        if setting.noise:
+            typical = values["noise_gain_se"][:, row].mean()
+            cells.append(f"{values['noise_gain'][:, row].mean():+.4f} (SE in one library {typical:.4f})")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

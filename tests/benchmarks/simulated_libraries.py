@@ -3,8 +3,9 @@
 M members, N images, 3 components (green, dead, clover); masses in grams.
 What real libraries show and these copy: dates differ from each other more than the images of one day; components are skewed
 and some are absent on a whole date; errors grow with the mass; all models share most of their error (what a photograph does not
-tell), families share some more, the rest is a member's own; each part has a share that is common to a date. Models regress
-to the mean by different amounts and have offsets of their own that stay the same on the test set, whose dates are new.
+tell), families share some more, the rest is a member's own; each part has a share that is common to a date. As models
+fitted by least squares do, they regress to the mean by as much as they err, give or take some percent, and have offsets
+of their own that stay the same on the test set, whose dates are new.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ FloatArray32 = NDArray[np.float32]
 
 MEAN_3 = np.array([26.0, 12.0, 7.0])  # grams, about the competition's
 ABSENT_3 = np.array([0.05, 0.11, 0.38])  # share of dates without a component
-LOG_SD_DATE, LOG_SD_IMAGE = 0.55, 0.6
-COMMON_SD, FAMILY_SD, MEMBER_SD = 0.60, 0.22, 0.30  # error per root mass scale; a member's own is the largest it may be
+LOG_SD_DATE, LOG_SD_IMAGE = 0.40, 0.55
+COMMON_SD, FAMILY_SD, MEMBER_SD = 0.60, 0.25, 0.45  # of errors, in units of the mass; a member's own at most
 DATE_SHARE = 0.35  # of each error's variance
 TEST_IMAGES_A_DATE = 20
 
@@ -65,7 +66,9 @@ def simulate(members: int, images: int, *, dates: int, seed: int, noise: int = 0
 
 def _masses(rng: np.random.Generator, date_A: NDArray[np.int64]) -> FloatArray:
     dates = int(date_A.max()) + 1
-    log_A3 = LOG_SD_DATE * rng.standard_normal((dates, 3))[date_A] + LOG_SD_IMAGE * rng.standard_normal((len(date_A), 3))
+    log_A3 = LOG_SD_DATE * rng.standard_normal((dates, 3))[date_A] + LOG_SD_IMAGE * rng.standard_normal(
+        (len(date_A), 3)
+    )
     absent_A3 = (rng.random((dates, 3)) < ABSENT_3)[date_A]
     return np.where(absent_A3, 0.0, MEAN_3 * np.exp(log_A3 - (LOG_SD_DATE**2 + LOG_SD_IMAGE**2) / 2))
 
@@ -84,7 +87,7 @@ def _models(rng: np.random.Generator, members: int, truth_A3: FloatArray, date_A
 
     own_sd_M = MEMBER_SD * rng.uniform(0.3, 1.0, members) ** 1.5
     family_sd_F = FAMILY_SD * rng.uniform(0.6, 1.8, families)
-    slope_M3 = rng.uniform(0.55, 0.9, (members, 1)) + 0.05 * rng.standard_normal((members, 3))
+    miscalibration_M3 = 1 + 0.08 * rng.standard_normal((members, 3))
     offset_M3 = 0.05 * MEAN_3 * rng.standard_normal((members, 3))
     shared_FA3 = COMMON_SD * errors(1) + family_sd_F[:, None, None].astype(np.float32) * errors(families)
     pred_MA3 = errors(members)
@@ -92,10 +95,12 @@ def _models(rng: np.random.Generator, members: int, truth_A3: FloatArray, date_A
     for family in range(families):
         pred_MA3[family_M == family] += shared_FA3[family]
     pred_MA3 *= spread_A3.astype(np.float32)
-    truth_32, mean_32 = truth_A3.astype(np.float32), truth_A3.mean(0).astype(np.float32)
+    mean_3 = truth_A3.mean(0)
+    centred_A3 = (truth_A3 - mean_3).astype(np.float32)
     for member in range(members):
-        pred_MA3[member] += mean_32 + offset_M3[member].astype(np.float32)
-        pred_MA3[member] += slope_M3[member].astype(np.float32) * (truth_32 - mean_32)
+        raw_A3 = pred_MA3[member] + centred_A3
+        slope_3 = miscalibration_M3[member] * (raw_A3 * centred_A3).mean(0) / (raw_A3**2).mean(0)
+        pred_MA3[member] = raw_A3 * slope_3.astype(np.float32) + (mean_3 + offset_M3[member]).astype(np.float32)
     return np.maximum(pred_MA3, 0, out=pred_MA3)
 
 

@@ -13,7 +13,7 @@ from biomass_models.taxonomy import OTHER, TAG_COLUMNS, TAGS, species_tags, tag_
 
 def test_there_are_nineteen_tags_and_other() -> None:
     assert len(TAGS) == len(set(TAGS)) == 19
-    assert TAG_COLUMNS == (*TAGS, OTHER) and OTHER not in TAGS
+    assert (*TAGS, OTHER) == TAG_COLUMNS and OTHER not in TAGS
 
 
 @pytest.mark.parametrize(
