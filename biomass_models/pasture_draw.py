@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -16,9 +17,10 @@ from PIL import Image, ImageDraw
 from biomass_models import pasture_plants as plants
 from biomass_models.pasture_light import Look, develop, draw_look, ground, stamp_date
 
+JPEG_QUALITY = 88
 STAMP_SHARE = 0.25  # share of photographs with a date stamp (SPEC 2)
 SUPERSAMPLING = 2  # drawn so many times larger, then reduced: smooth edges
-DETAIL_PX_PER_CM = 5.0  # below this resolution (of the canvas) midribs and leaf marks are left out
+DETAIL_PX_PER_CM = 12.0  # below this resolution of the canvas midribs and leaf marks would not show: left out
 DATE_PURPOSE, PICTURE_PURPOSE = 11, 12
 
 
@@ -33,6 +35,21 @@ class Quadrat:
     green_g: float
     dead_g: float
     clover_g: float
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One photograph to draw: where to, from what, and the address of its random numbers."""
+
+    path: Path
+    quadrat: Quadrat
+    index: int
+
+
+def draw_picture(picture: Picture, *, seed: int, width: int, height: int) -> None:
+    """Draw a picture and write it as JPEG. Imports of this module are few: worker processes start with it."""
+    image = draw_quadrat(picture.quadrat, seed=seed, index=picture.index, width=width, height=height)
+    image.save(picture.path, "JPEG", quality=JPEG_QUALITY)
 
 
 def draw_quadrat(

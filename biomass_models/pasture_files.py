@@ -12,18 +12,16 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from biomass_models.pasture_draw import Quadrat, draw_quadrat
+from biomass_models.pasture_draw import Picture, Quadrat, draw_picture
 from biomass_models.pasture_facts import held_out_plan, training_plan
 from biomass_models.pasture_table import draw_table
 from biomass_models.table import METADATA, TRAIN_FILE, read_train
 
-JPEG_QUALITY = 88
 TRAIN_PURPOSE, TEST_PURPOSE, ID_PURPOSE = 1, 2, 3
 TEST_INDEX = 1_000_000  # test pictures are numbered from here: their streams never meet the training pictures'
 INLINE_PIXELS = 8_000_000  # up to so many pixels in all, starting processes takes longer than drawing
@@ -33,15 +31,6 @@ TRAIN_ORDER = ("Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g", "Dry_Total_g", "GDM_
 TEST_ORDER = ("Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g", "GDM_g", "Dry_Total_g")
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """One photograph to draw: where to, from what, and the address of its random numbers."""
-
-    path: Path
-    quadrat: Quadrat
-    index: int
 
 
 def training_table(images: int, seed: int) -> pd.DataFrame:
@@ -110,11 +99,11 @@ def draw_all(
         folder.mkdir(parents=True, exist_ok=True)
     if workers is None:
         workers = 1 if len(pictures) * width * height <= INLINE_PIXELS else _cores()
-    draw = functools.partial(_draw_one, seed=seed, width=width, height=height)
+    draw = functools.partial(draw_picture, seed=seed, width=width, height=height)
     if workers == 1:
         _follow(map(draw, pictures), len(pictures), on_progress)
         return
-    # spawn: a forked child of a process with threads (torch, ray) may hang
+    # spawn: a forked child of a process with threads (torch, ray) may hang. A worker imports pasture_draw, no more
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
             _follow(pool.map(draw, pictures, chunksize=4), len(pictures), on_progress)
@@ -154,8 +143,3 @@ def _follow(finished: Iterable[None], total: int, on_progress: Progress | None) 
     for done, _ in enumerate(finished, start=1):
         if on_progress is not None:
             on_progress(done, total)
-
-
-def _draw_one(picture: Picture, *, seed: int, width: int, height: int) -> None:
-    image = draw_quadrat(picture.quadrat, seed=seed, index=picture.index, width=width, height=height)
-    image.save(picture.path, "JPEG", quality=JPEG_QUALITY)

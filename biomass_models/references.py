@@ -53,7 +53,7 @@ def metadata_trees(quadrats: pd.DataFrame, folds: pd.DataFrame, seed: int = 0) -
     metadata_NF = np.column_stack([numbers, np.sin(angle), np.cos(angle), names])
 
     def fit_predict(train: NDArray[np.intp], held: NDArray[np.intp]) -> FloatArray:
-        trees = ExtraTreesRegressor(n_estimators=300, min_samples_leaf=2, max_features=0.6, random_state=seed)
+        trees = ExtraTreesRegressor(n_estimators=200, min_samples_leaf=2, max_features=0.6, random_state=seed)
         return trees.fit(metadata_NF[train], mass_NT[train]).predict(metadata_NF[held])
 
     return _out_of_fold(quadrats, folds, fit_predict)

@@ -66,22 +66,25 @@ class Library:
         return np.array([square_N[rows].sum() for rows in self.rows_of_cell])
 
 
-def library_from_frames(members: Mapping[str, pd.DataFrame], truth: pd.DataFrame) -> Library:
+def library_from_frames(
+    members: Mapping[str, pd.DataFrame], truth: pd.DataFrame, *, left_out: Sequence[tuple[str, str]] = ()
+) -> Library:
     """Align members by image id, project them, leave out what is broken, merge duplicates (the better one stays).
 
-    members: by name, columns image_id and the five TARGETS in grams; truth: image_id, fold, group, TARGETS, [State].
+    members: by name, columns image_id and the five TARGETS in grams; truth: image_id, fold, group, TARGETS, [State];
+    left_out: members known to be broken already, with reasons, to be told along.
     Raises LibraryError when the truth is unusable or no member is left.
     """
     image_ids = pd.Index(truth["image_id"].astype(str)) if "image_id" in truth else pd.Index([])
     aligned: dict[str, FloatArray] = {}
-    left_out: list[tuple[str, str]] = []
+    broken = list(left_out)
     for name, frame in members.items():
         found = _aligned(frame, image_ids)
         if isinstance(found, str):
-            left_out.append((name, found))
+            broken.append((name, found))
         else:
             aligned[name] = found
-    return library_from_arrays(list(aligned), list(aligned.values()), truth, left_out=left_out)
+    return library_from_arrays(list(aligned), list(aligned.values()), truth, left_out=broken)
 
 
 def library_from_arrays(

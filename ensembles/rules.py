@@ -115,13 +115,16 @@ class Optimum:
 
 @dataclass(frozen=True)
 class Pruned:
-    """A rule that is shown the best `size` members only."""
+    """A rule that is shown the best `size` members only, and of these none that errs far more than the best one."""
 
     rule: Rule
     size: int = 12
+    slack: float = 1.5  # largest 1 - R2 of a member that is shown, in units of the best member's
 
     def __post_init__(self) -> None:
         _at_least_one("size", self.size)
+        if not self.slack >= 1:
+            raise ValueError(f"slack must be at least 1, got {self.slack}")
 
     @property
     def name(self) -> str:
@@ -129,6 +132,7 @@ class Pruned:
 
     def __call__(self, problem: ErrorGram, seed: int) -> FloatArray:
         best = ranking(problem)[: self.size]
+        best = best[problem.loss_M[best] <= self.slack * problem.loss_M[best[0]]]
         weight_M = np.zeros(problem.members)
         weight_M[best] = self.rule(problem.keep(best), seed)
         return weight_M
@@ -176,10 +180,8 @@ def greedy_bags(gram_MM: FloatArray, allowed_BM: NDArray[np.bool_], steps: int) 
         change_BM += 2 * gram_MM[pick_B]
         pick_SB[step], loss_SB[step] = pick_B, total_B / (step + 1) ** 2
     length_B = loss_SB.argmin(axis=0) + 1
-    weight_BM = np.zeros((bags, members))
-    for bag, length in enumerate(length_B):
-        np.add.at(weight_BM[bag], pick_SB[:length, bag], 1.0 / length)
-    return weight_BM
+    counts = [np.bincount(pick_SB[:length, bag], minlength=members) for bag, length in enumerate(length_B)]
+    return np.stack(counts) / length_B[:, None]
 
 
 def _at_least_one(name: str, value: int) -> None:

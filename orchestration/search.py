@@ -186,14 +186,17 @@ def _references(quadrats: pd.DataFrame, images: ImageSet) -> pd.DataFrame:
 
 def _say_estimates(spaces: dict[str, Any], settings: StudySettings, ledger: Ledger, say: Say) -> None:
     """Print what a fold of each family's first trial will cost; refuse the study when that is above the limit."""
-    n_train = round(len(ledger.quadrats()) * (1 - 1 / settings.n_folds))
-    for family, space in spaces.items():
-        seconds = FAMILIES[family].estimate_fold_seconds(space.config(space.first_trials[0]), n_train, "auto")
-        say(f"Estimated cost of a {family} fold (first trial): {seconds:.1f} s here, features not counted twice")
-        if seconds > settings.max_fold_seconds:
+    images = len(ledger.quadrats())
+    n_train = round(images * (1 - 1 / settings.n_folds))
+    for name, space in spaces.items():
+        family, config = FAMILIES[name], space.config(space.first_trials[0])
+        fold, bank = family.fold_seconds(config, n_train, "auto"), family.estimate_feature_seconds(config, images)
+        once = f", and {bank:.0f} s once for its features" if bank else ""
+        say(f"Estimated cost of a {name} fold here (first trial): {fold:.1f} s{once}")
+        if fold > settings.max_fold_seconds:
             raise StudyError(
-                f"a fold may take {settings.max_fold_seconds:.0f} s, the first {family} trial is estimated at "
-                f"{seconds:.0f} s here; use --scale cpu, or raise --max-fold-seconds"
+                f"a fold may take {settings.max_fold_seconds:.0f} s, the first {name} trial is estimated at "
+                f"{fold:.0f} s here; use --scale cpu, or raise --max-fold-seconds"
             )
 
 

@@ -19,7 +19,8 @@ import pandas as pd
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from biomass_models.configs import config_from_params
+from biomass_models.configs import Config, config_from_params
+from biomass_models.fit import FitError
 from biomass_models.inputs import ImageSet, Inputs
 from biomass_models.interrupt import OnProgress, StopRequested
 from biomass_models.table import read_test
@@ -74,6 +75,7 @@ class FoldRunner:
         record = self._ledger.trial(trial_id)
         quadrats = self._train_table()
         config = config_from_params(record.family, record.config)
+        self._refuse_dear(record.family, config, int((quadrats["fold"] != fold).sum()))
         inputs = self._train_inputs()
         for spec in FAMILIES[record.family].feature_specs(config):  # here, because a fit reports no such progress
             inputs.features(spec, on_progress=self._on_progress, should_stop=should_stop)
@@ -107,6 +109,15 @@ class FoldRunner:
         }
         self._ledger.write_fold(trial_id, fold, oof=oof, model=save_tensors(result.tensors), metrics=metrics)
         return {"status": "done", "metrics": metrics}
+
+    def _refuse_dear(self, family: str, config: Config, n_train: int) -> None:
+        """Raise FitError when the estimate of a fold, its features apart, is above the study's limit."""
+        limit = (self._ledger.study() or {})["settings"]["max_fold_seconds"]
+        seconds = FAMILIES[family].fold_seconds(config, n_train, "auto")
+        if seconds > limit:
+            raise FitError(
+                f"a fold may take {limit:.0f} s (--max-fold-seconds), this one is estimated at {seconds:.0f} s"
+            )
 
     def _predict(self, trial_id: str, ensemble: str, should_stop: Callable[[], bool] | None) -> dict[str, Any]:
         """Mean over the trial's fold models on the test images, kept for the next blend."""

@@ -1,11 +1,11 @@
 """Simulated libraries of models with a true test set, made to resemble a search's out-of-fold predictions.
 
 M members, N images, 3 components (green, dead, clover); masses in grams.
-What real libraries show and these copy: dates differ from each other more than the images of one day; components are skewed
-and some are absent on a whole date; errors grow with the mass; all models share most of their error (what a photograph does not
-tell), families share some more, the rest is a member's own; each part has a share that is common to a date. As models
-fitted by least squares do, they regress to the mean by as much as they err, give or take some percent, and have offsets
-of their own that stay the same on the test set, whose dates are new.
+What real libraries show and these copy: dates differ from each other more than the images of one day; components are
+skewed and some are absent on a whole date; errors grow with the mass; all models share most of their error (what a
+photograph does not tell), families share some more, the rest is a member's own; each part has a share that is common
+to a date. As models fitted by least squares do, they regress to the mean by as much as they err, give or take some
+percent, and have offsets of their own that stay the same on the test set, whose dates are new.
 """
 
 from __future__ import annotations

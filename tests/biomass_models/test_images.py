@@ -93,7 +93,8 @@ def test_views_show_their_part(tmp_path: Path) -> None:
     Image.fromarray(colours.repeat(100, 0).repeat(200, 1)).save(tmp_path / "four.png")
     tiles = load_views(tmp_path / "four.png", views_for("tiles-2x2", 16))
     for pixels, colour in zip(tiles, colours.reshape(4, 3), strict=True):
-        np.testing.assert_array_equal(pixels, np.broadcast_to(colour, (16, 16, 3)))
+        inner = pixels[3:-3, 3:-3]  # the filter reaches over the edge by two of the view's pixels
+        np.testing.assert_array_equal(inner, np.broadcast_to(colour, inner.shape))
 
 
 @pytest.mark.parametrize("layout", ["quarters", "tiles-0x2", "tiles-2", "tiles-2x2x2", ""])
@@ -130,7 +131,7 @@ def test_pictures_are_turned_upright(tmp_path: Path, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = tmp_path / "turned.jpg"
-    stored.save(path, quality=95, exif=exif)
+    stored.save(path, quality=97, subsampling=0, exif=exif)
     assert probe_image(path) == (320, 160)
     upright.save(tmp_path / "upright.png")
     view = View(name="left", box=(0, 0, 0.5, 1), height=80, width=80)
@@ -258,8 +259,11 @@ def test_load_views_can_remove_the_stamp(tmp_path: Path) -> None:
     (kept,), (removed,) = load_views(path, views), load_views(path, views, stamp="remove")
     (expected,) = load_views(plain, views)
     corner = (slice(112, 124), slice(96, 126))
-    gap_kept = np.abs(kept[corner].astype(int) - expected[corner]).mean()
-    gap_removed = np.abs(removed[corner].astype(int) - expected[corner]).mean()
-    assert gap_removed < 0.5 * gap_kept
+
+    def orange(pixels: np.ndarray) -> float:  # mean excess of red over blue
+        return float((pixels[corner][..., 0].astype(float) - pixels[corner][..., 2]).mean())
+
+    assert orange(kept) - orange(expected) > 10
+    assert abs(orange(removed) - orange(expected)) < 0.2 * (orange(kept) - orange(expected))
     (untouched,) = load_views(plain, views, stamp="remove")
     assert np.abs(untouched.astype(int) - expected).mean() < 1.5

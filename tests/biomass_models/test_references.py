@@ -89,7 +89,7 @@ def test_the_penalty_is_chosen_by_date_not_by_image() -> None:
     date_N = np.repeat(np.arange(N_DATES), PER_DATE)
     offset_NC = rng.gamma(2.0, 15.0, (N_DATES, 3))[date_N] + rng.gamma(2.0, 1.0, (len(date_N), 3))
     quadrats[list(TARGETS)] = from_components(*offset_NC.T)
-    code_NF = rng.normal(size=(N_DATES, 40))[date_N] + 0.01 * rng.normal(size=(len(date_N), 40))
+    code_NF = rng.normal(size=(N_DATES, 8))[date_N] + 0.01 * rng.normal(size=(len(date_N), 8))
     truth_NT = quadrats[list(TARGETS)].to_numpy()
     by_date = weighted_r2_score(truth_NT, colour_ridge(code_NF, quadrats, folds))
     mean = weighted_r2_score(truth_NT, per_target_mean(quadrats, folds))
@@ -99,7 +99,7 @@ def test_the_penalty_is_chosen_by_date_not_by_image() -> None:
         model = references.Ridge(alpha=references.ALPHAS[0]).fit(code_NF[train], truth_NT[train])
         unshrunk[~train] = model.predict(code_NF[~train])
     assert by_date > mean - 0.1
-    assert by_date > weighted_r2_score(truth_NT, np.maximum(unshrunk, 0)) + 0.1
+    assert by_date > weighted_r2_score(truth_NT, np.maximum(unshrunk, 0)) + 0.3
 
 
 def test_one_training_date_still_gives_a_prediction() -> None:
@@ -119,7 +119,7 @@ def test_colour_statistics_of_one_colour(tmp_path: Path) -> None:
     assert statistic["excess_green_mean"] == pytest.approx((2 * 150 - 100 - 50) / 300)
     assert statistic["excess_red_mean"] == pytest.approx((1.4 * 100 - 150) / 300)
     # hue 90 degrees, saturation 2/3; PIL stores both in 8 bits
-    assert statistic["hue_cos_mean"] == pytest.approx(0, abs=0.01)
+    assert statistic["hue_cos_mean"] == pytest.approx(0, abs=0.02)
     assert statistic["hue_sin_mean"] == pytest.approx(2 / 3, abs=0.01)
     assert all(value == pytest.approx(0, abs=1e-12) for name, value in statistic.items() if name.endswith("_sd"))
 

@@ -1,0 +1,81 @@
+"""Several processes share the work of one group of arrays, and survive each other's deaths."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from biomass_models.node_cache import SHARD_ROWS, Produce, shared_arrays
+
+ROWS = 4 * SHARD_ROWS + 5
+SPAWN = multiprocessing.get_context("spawn")
+
+
+def _between(log: str, seconds: float) -> Any:
+    def between(start: int, stop: int) -> Produce:
+        def produce(_names: Sequence[str], first: int) -> Iterator[Mapping[str, NDArray[Any]]]:
+            for row in range(start + first, stop):
+                with Path(log).open("a") as lines:
+                    lines.write(f"{os.getpid()} {row}\n")
+                time.sleep(seconds)
+                yield {"square": np.array([[row**2]])}
+
+        return produce
+
+    return between
+
+
+def _work(root: str, log: str, seconds: float) -> None:
+    arrays = shared_arrays(Path(root), {"what": "squares"}, ["square"], ROWS, _between(log, seconds))
+    assert (arrays["square"][:, 0] == np.arange(ROWS) ** 2).all()
+
+
+def _rows(log: Path) -> list[tuple[int, int]]:
+    lines = log.read_text().splitlines() if log.exists() else []
+    return [(int(pid), int(row)) for pid, row in (line.split() for line in lines)]
+
+
+def test_two_processes_share_the_rows_and_compute_none_twice(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    processes = [SPAWN.Process(target=_work, args=(str(tmp_path / "cache"), str(log), 0.005)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    rows = _rows(log)
+    assert sorted(row for _, row in rows) == list(range(ROWS))
+    assert len({pid for pid, _ in rows}) == 2
+    assert len(list((tmp_path / "cache").iterdir())) == 1  # the shards are gone
+
+
+def test_a_process_that_dies_in_a_shard_leaves_it_to_the_others(tmp_path: Path) -> None:
+    log, cache = tmp_path / "log", tmp_path / "cache"
+    doomed = SPAWN.Process(target=_work, args=(str(cache), str(log), 0.02))
+    doomed.start()
+    while len(_rows(log)) < 10:
+        time.sleep(0.01)
+    other = SPAWN.Process(target=_work, args=(str(cache), str(log), 0.0))
+    other.start()
+    while not any(pid == other.pid for pid, _ in _rows(log)):
+        time.sleep(0.01)
+    assert doomed.pid is not None
+    os.kill(doomed.pid, signal.SIGKILL)
+    doomed.join()
+    other.join(timeout=60)
+    assert other.exitcode == 0
+
+
+def test_progress_counts_all_rows(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    between = _between(str(tmp_path / "log"), 0.0)
+    shared_arrays(tmp_path, {"a": 1}, ["square"], ROWS, between, on_progress=lambda *now: seen.append(now))
+    assert seen == [(row + 1, ROWS) for row in range(ROWS)]
