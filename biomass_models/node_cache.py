@@ -7,6 +7,7 @@ done before a stop or a kill is found again. A file appears whole: written aside
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -98,35 +99,61 @@ def shared_arrays(
         return cached_arrays(root, description, names, rows, whole, on_progress=on_progress, should_stop=should_stop)
     shards = [{**description, "shard": span} for span in spans]
     finished: dict[int, dict[str, Array]] = {}
-    for wait in (False, True):
-        for number, (start, stop) in enumerate(spans):
-            if number in finished or _complete(folder, names):
-                continue
-            before = sum(spans[done][1] - spans[done][0] for done in finished)
-
-            def report(done: int, _total: int, before: int = before) -> None:
-                if on_progress is not None:
-                    on_progress(before + done, rows)
-
-            try:
-                finished[number] = cached_arrays(
-                    root,
-                    shards[number],
-                    names,
-                    stop - start,
-                    produce_between(start, stop),
-                    on_progress=report,
-                    should_stop=should_stop,
-                    wait=wait,
-                )
-            except filelock.Timeout:
-                continue
-    join = cached_arrays(
-        root, description, names, rows, lambda *_: iter([finished[number] for number in range(len(spans))])
-    )
+    while not _complete(folder, names):
+        try:
+            _take_shards(root, folder, shards, names, spans, produce_between, finished, on_progress, should_stop)
+        except FileNotFoundError:
+            if not _complete(folder, names):  # else another process has joined the shards and removed them
+                raise
+        if len(finished) == len(spans):
+            cached_arrays(root, description, names, rows, lambda *_: iter(finished[n] for n in range(len(spans))))
+        elif not _complete(folder, names):
+            check_stop(should_stop, f"waiting for other processes that compute {folder}")
+            time.sleep(WAIT)
     for shard in shards:
         shutil.rmtree(root / hash_of(shard), ignore_errors=True)
-    return join
+    return cached_arrays(root, description, names, rows, produce_between(0, rows))
+
+
+def _take_shards(
+    root: Path,
+    folder: Path,
+    shards: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
+    spans: Sequence[tuple[int, int]],
+    produce_between: Callable[[int, int], Produce],
+    finished: dict[int, dict[str, Array]],
+    on_progress: OnProgress | None,
+    should_stop: ShouldStop | None,
+) -> None:
+    """Compute or find every shard that no other process holds; fills `finished`."""
+    for number, (start, stop) in enumerate(spans):
+        if number in finished:
+            continue
+        before = sum(spans[done][1] - spans[done][0] for done in finished)
+
+        def report(done: int, _total: int, before: int = before) -> None:
+            if on_progress is not None:
+                on_progress(before + done, spans[-1][1])
+
+        def produce(
+            missing: Sequence[str], first: int, start: int = start, stop: int = stop
+        ) -> Iterator[Mapping[str, Array]]:
+            if _complete(folder, names):  # the shard is missing because it was joined and removed
+                raise FileNotFoundError(folder)
+            return produce_between(start, stop)(missing, first)
+
+        with contextlib.suppress(filelock.Timeout):
+            finished[number] = cached_arrays(
+                root,
+                shards[number],
+                names,
+                stop - start,
+                produce,
+                on_progress=report,
+                should_stop=should_stop,
+                wait=False,
+            )
 
 
 def _complete(folder: Path, names: Sequence[str]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -37,12 +38,13 @@ def run_demo(folder: Path, recipe: Recipe, resources: Resources, console: Consol
                 on_progress=lambda done, total: update(done, total, ""),
             )
     weights = WeightsSource(kind=recipe.settings.weights)
+    fingerprints = available_backbones(recipe.settings.backbones, weights, say)
     finished = run_search(
         str(study),
         data_dir,
-        recipe.settings,
+        replace(recipe.settings, backbones=tuple(fingerprints)),
         weights=weights,
-        fingerprints=available_backbones(recipe.settings.backbones, weights, say),
+        fingerprints=fingerprints,
         resources=resources,
         max_trials=recipe.trials,
         hours=None,

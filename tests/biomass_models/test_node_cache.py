@@ -33,7 +33,9 @@ def _between(log: str, seconds: float) -> Any:
     return between
 
 
-def _work(root: str, log: str, seconds: float) -> None:
+def _work(root: str, log: str, seconds: float, together: Any = None) -> None:
+    if together is not None:
+        together.wait()
     arrays = shared_arrays(Path(root), {"what": "squares"}, ["square"], ROWS, _between(log, seconds))
     assert (arrays["square"][:, 0] == np.arange(ROWS) ** 2).all()
 
@@ -45,7 +47,8 @@ def _rows(log: Path) -> list[tuple[int, int]]:
 
 def test_two_processes_share_the_rows_and_compute_none_twice(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    processes = [SPAWN.Process(target=_work, args=(str(tmp_path / "cache"), str(log), 0.005)) for _ in range(2)]
+    arguments = (str(tmp_path / "cache"), str(log), 0.005, SPAWN.Barrier(2))
+    processes = [SPAWN.Process(target=_work, args=arguments) for _ in range(2)]
     for process in processes:
         process.start()
     for process in processes:
@@ -59,13 +62,14 @@ def test_two_processes_share_the_rows_and_compute_none_twice(tmp_path: Path) -> 
 
 def test_a_process_that_dies_in_a_shard_leaves_it_to_the_others(tmp_path: Path) -> None:
     log, cache = tmp_path / "log", tmp_path / "cache"
-    doomed = SPAWN.Process(target=_work, args=(str(cache), str(log), 0.02))
+    doomed = SPAWN.Process(target=_work, args=(str(cache), str(log), 0.1))
     doomed.start()
     while len(_rows(log)) < 10:
         time.sleep(0.01)
     other = SPAWN.Process(target=_work, args=(str(cache), str(log), 0.0))
     other.start()
     while not any(pid == other.pid for pid, _ in _rows(log)):
+        assert other.is_alive()
         time.sleep(0.01)
     assert doomed.pid is not None
     os.kill(doomed.pid, signal.SIGKILL)

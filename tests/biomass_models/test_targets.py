@@ -85,7 +85,8 @@ def test_score_refuses_what_it_cannot_score() -> None:
 def test_projection_is_the_weighted_nnls_solution(pred_NT: np.ndarray) -> None:
     root = np.sqrt(weight_T)
     oracle = np.array([FROM_COMPONENTS @ nnls(root[:, None] * FROM_COMPONENTS, root * row)[0] for row in pred_NT])
-    np.testing.assert_allclose(project_coherent(pred_NT), oracle, atol=1e-8)
+    # faces are compared by squared distance, so positions are good to sqrt(eps) of the largest mass: 200 g -> 3e-6 g
+    np.testing.assert_allclose(project_coherent(pred_NT), oracle, atol=1e-5)
 
 
 @given(pred_NT=masses_65, parts=components_63)

@@ -194,7 +194,7 @@ def test_nothing_to_blend_and_unusable_truths_are_errors():
     truth, members = frames()
     with pytest.raises(LibraryError, match="none was given"):
         library_from_frames({}, truth)
-    with pytest.raises(LibraryError, match="sound member.*m0: .*constant"):
+    with pytest.raises(LibraryError, match=r"sound member.*m0: .*constant"):
         library_from_frames({"m0": constant(members["m0"], None)}, truth)
     with pytest.raises(LibraryError, match="columns fold"):
         library_from_frames(members, truth.drop(columns="fold"))
