@@ -101,13 +101,10 @@ def _greedy_groups(count_GS: NDArray[np.float64], n_folds: int, rng: np.random.G
     label_K = rng.permutation(n_folds)
     filled_KS = np.zeros((n_folds, count_GS.shape[1]))
     fold_G = np.zeros(len(size_G), dtype=np.int64)
-    for placed, g in enumerate(order):
+    for g in order:
         after_KS = filled_KS + count_GS[g]
         change_K = ((after_KS**2 - filled_KS**2) / share_S).sum(1)
-        is_empty_K = filled_KS[:, -1] == 0
-        if is_empty_K.sum() == len(order) - placed:  # each group that is left must fill an empty fold
-            change_K[~is_empty_K] = np.inf
-        k = int(np.argmin(change_K))
+        k = int(np.argmin(change_K))  # an empty fold is always cheapest, so none stays empty
         filled_KS[k] = after_KS[k]
         fold_G[g] = label_K[k]
     return float((((filled_KS - share_S) ** 2) / share_S).sum()), fold_G

@@ -60,13 +60,17 @@ def cached_arrays(
     """The named arrays of a group, read-only and memory-mapped, each [rows, ...]; computes those that are missing.
 
     produce(missing, first) yields batches of rows from row `first` on, as arrays by name; it may yield further
-    names, which are kept as well. Raises StopRequested between two batches, CacheError when the disk is too full.
+    names, which are kept as well. Raises StopRequested between two batches, CacheError when the disk is too full,
+    and, where wait is false, filelock.Timeout when another process works on the group.
     """
     folder = root / hash_of(description)
-    if any(not _file(folder, name).exists() for name in names):
+    if not _complete(folder, names):
         folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder / "lock")
-        _acquire(lock, should_stop)
+        if wait:
+            _acquire(lock, should_stop)
+        else:
+            lock.acquire(blocking=False)
         try:
             missing = [name for name in names if not _file(folder, name).exists()]
             if missing:

@@ -37,7 +37,7 @@ def fit_blend(
     references: Mapping[str, FloatArray] | None = None,
     per_target: bool = False,
     calibrate: bool = False,
-    bootstrap_draws: int = 200,
+    bootstrap_draws: int = 100,
 ) -> Card:
     """Choose members and weights by a rule, and score rule and all that follows it honestly.
 

@@ -19,7 +19,7 @@ def duplicates_of(gram: ErrorGram, *, limit: float = SAME, block: int = 512) -> 
 
     Costs M^2 E multiplications in float32 (a cosine good to 1e-6) and M E numbers of memory, never an M x M matrix.
     """
-    order = np.argsort(gram.loss_M, kind="stable")
+    order = np.argsort(np.round(gram.loss_M, 10), kind="stable")  # rounding must not rank one copy before the other
     unit_ME = np.concatenate(gram.factors, axis=1)
     length_M = np.sqrt(np.einsum("me,me->m", unit_ME, unit_ME))
     unit_ME = (unit_ME / np.maximum(length_M, np.finfo(np.float64).tiny)[:, None]).astype(np.float32)[order]

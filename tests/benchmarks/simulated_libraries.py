@@ -64,6 +64,17 @@ def simulate(members: int, images: int, *, dates: int, seed: int, noise: int = 0
     )
 
 
+def library_arrays(
+    members: int, images: int, *, dates: int, seed: int
+) -> tuple[FloatArray, FloatArray, NDArray[np.int64], NDArray[np.str_]]:
+    """pred_MNT, truth_NT, fold_N, group_N of a library without a test set."""
+    rng = np.random.default_rng([seed, members, images])
+    date_N = np.sort(rng.integers(0, dates, images))
+    truth_N3 = _masses(rng, date_N)
+    pred_MNT = _models(rng, members, truth_N3, date_N).astype(np.float64) @ FROM_COMPONENTS.T
+    return pred_MNT, truth_N3 @ FROM_COMPONENTS.T, date_N % 5, np.char.mod("d%04d", date_N)
+
+
 def _masses(rng: np.random.Generator, date_A: NDArray[np.int64]) -> FloatArray:
     dates = int(date_A.max()) + 1
     log_A3 = LOG_SD_DATE * rng.standard_normal((dates, 3))[date_A] + LOG_SD_IMAGE * rng.standard_normal(

@@ -78,6 +78,16 @@ def test_dialects_of_csv_read_alike(root: Path) -> None:
     assert rows == [3, 9]  # blank lines are counted: lines are those that an editor shows
 
 
+def test_lines_are_counted_over_cells_with_line_breaks(root: Path) -> None:
+    path = root / "train.csv"
+    lines = path.read_text().splitlines()
+    noted = [lines[0] + ",note"] + [line + ',"seen\nfrom above"' for line in lines[1:]]
+    path.write_text("\n".join(noted))
+    assert check_train_table(root) == []
+    path.write_text("\n".join(noted).replace("16.2751", "-16.2751"))
+    assert [problem.row for problem in errors_of(check_train_table(root))] == [2, 8]  # each row takes two lines
+
+
 @pytest.mark.parametrize(
     ("line", "column", "value", "rule"),
     [

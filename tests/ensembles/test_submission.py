@@ -41,7 +41,7 @@ def test_rows_stand_in_test_csvs_order_with_their_masses(valid):
 
 def test_masses_that_cannot_be_submitted_are_refused(valid):
     _, rows, masses, _ = valid
-    with pytest.raises(ValueError, match="8 have none|5 have none"):
+    with pytest.raises(ValueError, match="5 have none"):
         submission_bytes(rows, masses.iloc[1:])
     for column, value in (("Dry_Dead_g", -1.0), ("Dry_Dead_g", np.nan), ("GDM_g", 1e6)):
         broken = masses.copy()
