@@ -11,7 +11,7 @@ import pandas as pd
 
 from biomass_models import table
 from biomass_models.images import ImageError, probe_image
-from biomass_models.problems import ROW, Problem, errors_of, raise_errors, shown
+from biomass_models.problems import ROW, Problem, raise_errors, shown
 from biomass_models.table_rules import leaves_directory
 
 SMALLEST_SIDE = 64  # px; no network sees a sward in less
@@ -45,7 +45,7 @@ def require_clean(data_dir: Path, on_progress: Callable[[int, int], None] | None
     """The directory's warnings; raises DataError with all errors when there is one."""
     problems = check_directory(data_dir, on_progress=on_progress)
     raise_errors(problems)
-    return [problem for problem in problems if problem not in errors_of(problems)]
+    return problems
 
 
 def _photographs(file: str, long: pd.DataFrame) -> pd.DataFrame:

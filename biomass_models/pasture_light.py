@@ -40,10 +40,10 @@ def draw_look(date_rng: np.random.Generator, own_rng: np.random.Generator) -> Lo
     """Values of the date (from `date_rng`) with the picture's own deviations (from `own_rng`)."""
     soil = SOILS[date_rng.integers(len(SOILS))] * _spread(date_rng, 0.15, 1) * _spread(own_rng, 0.10, 1)
     straw = STRAWS[date_rng.integers(len(STRAWS))] * _spread(date_rng, 0.10, 1) * _spread(own_rng, 0.06, 1)
-    yellowing = np.array([date_rng.normal(0, 0.18), 0.0, date_rng.normal(0, 0.13)]) + own_rng.normal(0, 0.04, 3)
-    leaf = np.exp(yellowing) * _spread(date_rng, 0.15, 1) * _spread(own_rng, 0.06, 1)
-    exposure = _spread(date_rng, 0.20, 1) * _spread(own_rng, 0.16, 1)
-    warmth = date_rng.normal(0, 0.10) + own_rng.normal(0, 0.05)
+    yellowing = np.array([date_rng.normal(0, 0.17), 0.0, date_rng.normal(0, 0.12)]) + own_rng.normal(0, 0.04, 3)
+    leaf = np.exp(yellowing) * _spread(date_rng, 0.13, 1) * _spread(own_rng, 0.05, 1)
+    exposure = _spread(date_rng, 0.18, 1) * _spread(own_rng, 0.14, 1)
+    warmth = date_rng.normal(0, 0.08) + own_rng.normal(0, 0.05)
     balance = np.array([np.exp(warmth), 1.0, np.exp(-warmth)]) * _spread(date_rng, 0.04, 3)
     sun = float(np.clip(date_rng.beta(0.8, 0.8) + own_rng.normal(0, 0.12), 0, 1))
     return Look(
@@ -51,7 +51,7 @@ def draw_look(date_rng: np.random.Generator, own_rng: np.random.Generator) -> Lo
         leaf_3=leaf,
         straw_3=straw * _spread(own_rng, 0.03, 3),
         gain_3=exposure * balance,
-        gamma=float(np.exp(date_rng.normal(0, 0.17) + own_rng.normal(0, 0.10))),
+        gamma=float(np.exp(date_rng.normal(0, 0.13) + own_rng.normal(0, 0.09))),
         sun=sun,
         azimuth=float(date_rng.uniform(0, 2 * np.pi) + own_rng.normal(0, 0.25)),
         veil=float(np.clip(date_rng.uniform(-0.05, 0.15) + own_rng.normal(0, 0.04), 0, 0.25)),

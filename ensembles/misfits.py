@@ -74,7 +74,9 @@ def _wrong_unit(pred_NT: FloatArray, truth_NT: FloatArray) -> str | None:
             continue
         ratio = pred_size_T[target] / truth_size_T[target]
         for factor, unit in UNIT_FACTORS.items():
-            if abs(np.log10(ratio / factor)) < 0.5 and _correlation(pred_NT[:, target], truth_NT[:, target]) > 0.2:
+            pred_N, truth_N = pred_NT[:, target], truth_NT[:, target]
+            undone_is_better = ((pred_N / factor - truth_N) ** 2).sum() < ((pred_N - truth_N) ** 2).sum()
+            if abs(np.log10(ratio / factor)) < 0.5 and undone_is_better and _correlation(pred_N, truth_N) > 0.2:
                 wrong[name] = (factor, unit)
     if not wrong:
         return None

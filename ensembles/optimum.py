@@ -34,8 +34,9 @@ def duality_gap(gram_MM: FloatArray, weight_M: FloatArray) -> float:
 def simplex_optimum(gram_MM: FloatArray, *, tolerance: float = 1e-11, max_steps: int = 5000) -> SimplexOptimum:
     """Minimise w' H w on the simplex by an active set method.
 
-    gram_MM: symmetric positive semi-definite [M, M], of order 1 (so is the tolerance on the duality gap).
-    Raises ValueError for a matrix that is not square or not finite, ArithmeticError when the gap stays above 1e-10.
+    gram_MM: symmetric positive semi-definite [M, M]. The tolerance on the duality gap is in units of the best member's
+    loss, or of 1 where that is smaller. Raises ValueError for a matrix that is not square or not finite,
+    ArithmeticError when the gap stays above 1e-10 of that unit.
     """
     gram = np.asarray(gram_MM, dtype=np.float64)
     if gram.ndim != 2 or gram.shape[0] != gram.shape[1] or not np.isfinite(gram).all():
@@ -44,10 +45,11 @@ def simplex_optimum(gram_MM: FloatArray, *, tolerance: float = 1e-11, max_steps:
     active = [int(gram.diagonal().argmin())]
     weight_M = np.zeros(members)
     weight_M[active] = 1.0
+    unit = max(1.0, float(gram.diagonal().min()))
     best_M, best_gap = weight_M, duality_gap(gram, weight_M)
     blocked: set[int] = set()  # members that rounding threw straight out again; freed by the next real step
     steps = 0
-    while best_gap > tolerance and steps < max_steps:
+    while best_gap > tolerance * unit and steps < max_steps:
         steps += 1
         slope_M = gram[:, active] @ weight_M[active]
         slope_M[active + list(blocked)] = np.inf
@@ -63,7 +65,7 @@ def simplex_optimum(gram_MM: FloatArray, *, tolerance: float = 1e-11, max_steps:
         gap = duality_gap(gram, weight_M)
         if gap < best_gap:
             best_M, best_gap = weight_M, gap
-    if best_gap > 1e-10:
+    if best_gap > 1e-10 * unit:
         raise ArithmeticError(
             f"the optimum's duality gap must fall below 1e-10, got {best_gap:.3g} after {steps} steps; "
             "merge near duplicates of members first"

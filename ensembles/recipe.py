@@ -4,7 +4,7 @@ M members, N images, T = 5 targets; masses in grams.
 weight_TM   weights of each target's blend; the rows are equal unless weights are fitted per target
 slope_T, offset_T   calibrated mass = offset + slope * blended mass
 Shared weights keep the identities. What breaks them - weights per target, calibration - is projected again afterwards.
-Both follow-ups gain little and can lose: they are off unless asked for, and `honest_rows` says what they are worth.
+Both follow-ups gain little and can lose: they are off unless asked for, and `follow_up_gains` says what they are worth.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from biomass_models.targets import TARGETS, FloatArray, project_coherent
-from ensembles.honest import NestBy, fit_prefiltered, nests_of
+from ensembles.honest import Estimate, NestBy, fit_prefiltered, nests_of, paired_difference
 from ensembles.library import Library
 from ensembles.rules import Rule
 
@@ -95,3 +95,19 @@ def honest_rows(library: Library, recipe: Recipe, by: NestBy = "fold", *, seed: 
         thin = Blender(weight_TM=blender.weight_TM[:, support], slope_T=blender.slope_T, offset_T=blender.offset_T)
         blend_NT[rows] = thin.blend(library.pred_MNT[np.ix_(support, rows)])
     return blend_NT
+
+
+def follow_up_gains(library: Library, rule: Rule, by: NestBy = "fold", *, seed: int = 0) -> dict[str, Estimate]:
+    """Nested score gained by each follow-up over the rule alone, paired over groups: to be read before using one."""
+    recipes = {
+        "weights per target": Recipe(rule=rule, per_target=True),
+        "calibration": Recipe(rule=rule, calibrate=True),
+        "both": Recipe(rule=rule, per_target=True, calibrate=True),
+    }
+    plain_C = library.loss_by_cell(honest_rows(library, Recipe(rule=rule), by, seed=seed))
+    return {
+        name: paired_difference(
+            library.gram, library.loss_by_cell(honest_rows(library, recipe, by, seed=seed)), plain_C, seed=seed
+        )
+        for name, recipe in recipes.items()
+    }

@@ -146,7 +146,7 @@ def test_a_turned_photograph_is_drafted_as_large_as_an_upright_one(photograph: P
     Image.open(photograph).transpose(Image.Transpose.ROTATE_90).save(path, quality=97, subsampling=0, exif=exif)
     view = View(name="tall", box=(0, 0, 1, 1), height=480, width=60)  # the height of 1000 px must not be halved
     (pixels,) = load_views(path, [view])
-    assert np.abs(_reference(photograph, view) - pixels).mean() < 2
+    assert np.abs(_reference(photograph, view) - pixels).mean() < 0.3  # 0.17; 0.48 from a draft of half the height
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1"])
@@ -261,11 +261,12 @@ def test_degenerate_pictures_have_no_stamp() -> None:
     assert find_date_stamp(np.broadcast_to(np.array([255, 140, 30], dtype=np.uint8), (200, 400, 3))) is None
 
 
-def test_load_views_can_remove_the_stamp(tmp_path: Path) -> None:
+@pytest.mark.parametrize("index", range(4))
+def test_load_views_can_remove_the_stamp(tmp_path: Path, index: int) -> None:
     path = tmp_path / "stamped.jpg"
-    Image.fromarray(_sward(True, 3)).resize((2000, 1000)).save(path, quality=90)
+    Image.fromarray(_sward(True, index)).resize((2000, 1000)).save(path, quality=90)
     plain = tmp_path / "plain.jpg"
-    Image.fromarray(_sward(False, 3)).resize((2000, 1000)).save(plain, quality=90)
+    Image.fromarray(_sward(False, index)).resize((2000, 1000)).save(plain, quality=90)
     views = views_for("whole", 32)  # a draft of 250 px would do for the view, but not for finding the date
     (kept,), (removed,) = load_views(path, views), load_views(path, views, stamp="remove")
     (expected,) = load_views(plain, views)
@@ -275,6 +276,6 @@ def test_load_views_can_remove_the_stamp(tmp_path: Path) -> None:
         return float((pixels[corner][..., 0].astype(float) - pixels[corner][..., 2]).mean())
 
     assert orange(kept) - orange(expected) > 10
-    assert abs(orange(removed) - orange(expected)) < 0.2 * (orange(kept) - orange(expected))
+    assert abs(orange(removed) - orange(expected)) < 0.3 * (orange(kept) - orange(expected))
     (untouched,) = load_views(plain, views, stamp="remove")
     assert np.abs(untouched.astype(int) - expected).mean() < 1.5

@@ -50,6 +50,7 @@ def test_score_by_hand() -> None:
 
 
 @given(truth_NT=masses_65, pred_NT=masses_65)
+@settings(deadline=None)
 def test_score_is_sklearns_on_raveled_rows(truth_NT: np.ndarray, pred_NT: np.ndarray) -> None:
     if np.ptp(truth_NT) < 1e-3:
         return
@@ -81,7 +82,7 @@ def test_score_refuses_what_it_cannot_score() -> None:
 
 
 @given(pred_NT=masses_65)
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 def test_projection_is_the_weighted_nnls_solution(pred_NT: np.ndarray) -> None:
     root = np.sqrt(weight_T)
     oracle = np.array([FROM_COMPONENTS @ nnls(root[:, None] * FROM_COMPONENTS, root * row)[0] for row in pred_NT])
@@ -90,6 +91,7 @@ def test_projection_is_the_weighted_nnls_solution(pred_NT: np.ndarray) -> None:
 
 
 @given(pred_NT=masses_65, parts=components_63)
+@settings(deadline=None)
 def test_projection_laws(pred_NT: np.ndarray, parts: np.ndarray) -> None:
     projected = project_coherent(pred_NT)
     truth_NT = from_components(parts[:, 0], parts[:, 1], parts[:, 2])

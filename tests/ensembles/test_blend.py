@@ -19,7 +19,7 @@ from ensembles.card import Card
 from ensembles.choice import RULES, SINGLE_BEST, TOP_MEAN
 from ensembles.honest import nested, paired_difference
 from ensembles.library import library_from_arrays
-from ensembles.recipe import PRIOR_IMAGES, Recipe, calibration, fit_recipe, honest_rows
+from ensembles.recipe import PRIOR_IMAGES, Recipe, calibration, fit_recipe, follow_up_gains, honest_rows
 from ensembles.rules import Greedy, Optimum, TopMean
 
 
@@ -160,6 +160,9 @@ def test_calibration_helps_members_that_are_all_shy():
     shy = replace(library, pred_MNT=library.pred_MNT * 0.6)
     plain, calibrated = (fit_blend(shy, "top-5", calibrate=flag) for flag in (False, True))
     assert calibrated.nested_score > plain.nested_score + 0.05
+    gains = follow_up_gains(shy, TOP_MEAN)
+    assert gains["calibration"].value == pytest.approx(calibrated.nested_score - plain.nested_score)
+    assert gains["calibration"].low > 0 and set(gains) == {"weights per target", "calibration", "both"}
     blend_NT = apply_blend(calibrated, predictions_of(shy))
     assert weighted_r2_score(shy.truth_NT, blend_NT) == pytest.approx(calibrated.in_sample_score, abs=1e-12)
     np.testing.assert_allclose(

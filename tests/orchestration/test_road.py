@@ -143,3 +143,28 @@ def test_a_killed_driver_loses_and_repeats_nothing(tmp_path: Path) -> None:
         begun_before, finished_before = before.get(fold, (0, False))
         assert finished
         assert begun == (begun_before if finished_before else begun_before + 1)
+
+
+@pytest.mark.timeout(280)
+def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tmp_path: Path, tiny_pasture: Path) -> None:
+    arguments = ["search", "study", "--data", str(tiny_pasture), "--family", "probe", "--trials", "200", "--folds", "3"]
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "orchestration", *arguments, *SEARCH],
+        cwd=tmp_path,
+        env=_environment(tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    ledger = Ledger(Storage(tmp_path / "study"))
+    deadline = time.monotonic() + 200
+    while not ledger.results():
+        assert driver.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    os.killpg(driver.pid, signal.SIGINT)  # what a terminal does: every process of the group gets it
+    text, _ = driver.communicate(timeout=60)
+    assert driver.returncode == 130, text
+    assert "the same command goes on" in text and "Traceback" not in text
+    assert 0 < len(ledger.results()) < 200
+    assert all(result["status"] == "complete" for result in ledger.results().values())
