@@ -44,10 +44,14 @@ def weighted_r2_score(truth_NT: ArrayLike, pred_NT: ArrayLike) -> float:
 
 
 def weighted_sst(truth_NT: ArrayLike) -> float:
-    """Weighted total sum of squares around the ONE grand weighted mean: the metric's denominator, in g^2."""
+    """Weighted total sum of squares around the ONE grand weighted mean: the metric's denominator, in g^2.
+
+    Exactly 0 for masses that are all alike: what rounding leaves of them is no spread.
+    """
     truth = np.asarray(truth_NT, dtype=np.float64)
     mean = (weight_T * truth).sum() / (weight_T.sum() * len(truth))
-    return float((weight_T * (truth - mean) ** 2).sum())
+    sst = float((weight_T * (truth - mean) ** 2).sum())
+    return sst if sst > 1e-12 * float((weight_T * truth**2).sum()) else 0.0
 
 
 def from_components(green: ArrayLike, dead: ArrayLike, clover: ArrayLike) -> FloatArray:
@@ -86,12 +90,15 @@ def project_coherent(pred_NT: ArrayLike) -> FloatArray:
     The feasible set is the convex cone FROM_COMPONENTS @ z, z >= 0, so the projection never moves a prediction
     away from any coherent truth: no score against such a truth can fall (SPEC 7). Solved exactly by enumerating
     the cone's 8 faces for all rows at once: the feasible candidate that lies nearest is the projection.
+    Raises ValueError for masses that are not finite.
     """
     pred = np.asarray(pred_NT, dtype=np.float64)
     if pred.shape[-1] != len(TARGETS):
         raise ValueError(f"the last axis must hold the {len(TARGETS)} targets, got shape {pred.shape}")
+    if not np.isfinite(pred).all():
+        raise ValueError("masses must be finite before they are projected; look for NaN or infinite predictions")
     best = np.zeros((*pred.shape[:-1], 3))
-    best_distance = (weight_T * pred**2).sum(-1)  # the face where all three components are 0
+    best_distance = np.asarray((weight_T * pred**2).sum(-1))  # the face where all three components are 0
     for solver in _SOLVERS[1:]:
         component = pred @ solver.T
         distance = (weight_T * (pred - component @ FROM_COMPONENTS.T) ** 2).sum(-1)

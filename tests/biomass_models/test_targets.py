@@ -114,3 +114,21 @@ def test_projection_keeps_leading_axes() -> None:
 def test_identity_gap_by_hand() -> None:
     mass_NT = np.array([[1.0, 2.0, 3.0, 4.0, 6.0], [1.0, 2.0, 3.0, 4.5, 6.0]])
     np.testing.assert_allclose(identity_gap(mass_NT), [0.0, 0.5])
+
+
+def test_masses_that_are_all_alike_have_no_spread_whatever_rounding_leaves() -> None:
+    assert weighted_sst(np.full((7, 5), 2.0)) == weighted_sst(np.full((7, 5), 0.1)) == 0.0
+    with pytest.raises(ValueError, match="without any spread"):
+        weighted_r2_score(np.full((7, 5), 0.1), np.zeros((7, 5)))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_the_projection_refuses_what_is_not_finite(bad: float) -> None:
+    with pytest.raises(ValueError, match="finite"):
+        project_coherent([[1.0, bad, 2.0, 3.0, 4.0]])
+
+
+def test_a_single_row_is_projected_like_a_table_of_one() -> None:
+    row = [3.0, -1.0, 2.0, 9.0, 4.0]
+    assert project_coherent(row).shape == (5,)
+    np.testing.assert_array_equal(project_coherent(row), project_coherent([row])[0])
