@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,19 +46,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[tuple[int, int]]]]:
-    """All 357 training pictures of seed 0, smaller than usual."""
+def full(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[int, int]]]:
+    """All 357 training pictures of seed 0, smaller than usual, and what the progress callback heard."""
     out = tmp_path_factory.mktemp("pasture") / "full"
     heard: list[tuple[int, int]] = []
-    make_pasture(
-        out,
-        test_images=40,
-        width=400,
-        height=200,
-        workers=2,
-        on_progress=lambda done, total: heard.append((done, total)),
-    )
-    yield out, heard
+    make_pasture(out, test_images=3, width=240, height=120, workers=2, on_progress=lambda *counts: heard.append(counts))
+    return out, heard
 
 
 def wide(seed: int) -> pd.DataFrame:
@@ -317,7 +308,7 @@ def test_stamp_is_orange_at_the_bottom_right_and_nowhere_else() -> None:
     assert rows.min() > 0.85 * 150
     assert columns.min() > 0.5 * 300
     red, green, blue = pixels(SWARD, stamped=True)[changed].max(axis=0)
-    assert red > 200 > green > 90 > blue or red > green > blue
+    assert red > green > blue + 20
 
 
 def test_a_quarter_of_the_pictures_carries_a_stamp() -> None:
@@ -338,4 +329,3 @@ def test_a_new_day_changes_the_light_of_the_same_sward() -> None:
         return np.asarray(picture).mean(axis=(0, 1))
 
     assert np.abs(mean_rgb("2015/9/4") - mean_rgb("2015/9/3")).max() > 5
-    assert re.fullmatch(r"\d+/\d+/\d+", SWARD.date)

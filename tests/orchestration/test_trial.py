@@ -7,22 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from tiny_study import RANDOM, make_study
 
-from biomass_models.folds import assign_folds, fold_hash
-from biomass_models.table import read_train
 from biomass_models.targets import TARGETS, weighted_r2_score
-from biomass_models.weights import WeightsSource, fingerprint
-from orchestration.ledger import Ledger, LedgerError, TrialRecord
+from orchestration.ledger import LedgerError
 from orchestration.pool import InlinePool, Job, Outcome
-from orchestration.searcher import Proposer
-from orchestration.storage import Storage
-from orchestration.study import StudySettings, open_study
 from orchestration.trial import run_trial
 from orchestration.worker import WorkerContext
-from search_spaces.spaces import space_of
-
-BACKBONE = "test_vit"
-RANDOM = WeightsSource(kind="random")
 
 
 class Counting(InlinePool):
@@ -44,22 +35,6 @@ class Counting(InlinePool):
     def drop(self, trial_id: str) -> None:
         super().drop(trial_id)
         self.dropped.append(trial_id)
-
-
-def make_study(folder: Path, data_dir: Path, cache: Path) -> tuple[Ledger, WorkerContext, list[TrialRecord]]:
-    """A study of three folds with one proposed trial of each family."""
-    ledger = Ledger(Storage(folder))
-    quadrats = read_train(data_dir)
-    folds = assign_folds(quadrats, n_folds=3)
-    quadrats = quadrats.merge(folds, on="image_id")
-    weights = {BACKBONE: fingerprint(BACKBONE, RANDOM)}
-    settings = StudySettings(families=("baseline", "probe"), backbones=(BACKBONE,), n_folds=3, scale="smoke")
-    open_study(ledger, settings, quadrats=quadrats, data_fingerprint="d", fold_hash=fold_hash(folds), weights=weights)
-    spaces = {family: space_of(family, (BACKBONE,), "smoke") for family in settings.families}
-    search = Proposer(spaces, ledger, seed=0, fold_hash=fold_hash(folds), weights=weights)
-    records = [record for _ in range(2) if (record := search.propose()) is not None]
-    context = WorkerContext(study=str(folder), data_dir=str(data_dir), cache_dir=str(cache), weights=RANDOM)
-    return ledger, context, records
 
 
 @pytest.mark.parametrize("family", [0, 1])

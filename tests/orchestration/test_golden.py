@@ -1,0 +1,23 @@
+"""The golden tiny run: seeded, on the CPU. A refactoring must not move these scores.
+
+When a score moves on purpose (the generator, a model, the folds), the new one is stored with the reason in the commit.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny_study import make_study
+
+from orchestration.pool import InlinePool
+from orchestration.trial import run_trial
+
+SCORES = {"baseline": 0.15307, "probe": 0.19291}
+
+
+def test_scores_of_the_tiny_study_have_not_moved(tmp_path: Path, tiny_pasture: Path) -> None:
+    ledger, context, records = make_study(tmp_path / "study", tiny_pasture, tmp_path / "cache")
+    results = {record.family: run_trial(ledger, InlinePool(context), record.trial_id) for record in records}
+    scores = {family: result["score"] for family, result in results.items() if result is not None}
+    assert scores == {family: pytest.approx(score, abs=2e-4) for family, score in SCORES.items()}

@@ -1,0 +1,34 @@
+"""A study of the tiny pasture, for tests that run trials in their own process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from biomass_models.folds import assign_folds, fold_hash
+from biomass_models.table import read_train
+from biomass_models.weights import WeightsSource, fingerprint
+from orchestration.ledger import Ledger, TrialRecord
+from orchestration.searcher import Proposer
+from orchestration.storage import Storage
+from orchestration.study import StudySettings, open_study
+from orchestration.worker import WorkerContext
+from search_spaces.spaces import space_of
+
+BACKBONE = "test_vit"
+RANDOM = WeightsSource(kind="random")
+
+
+def make_study(folder: Path, data_dir: Path, cache: Path) -> tuple[Ledger, WorkerContext, list[TrialRecord]]:
+    """A study of three folds with one proposed trial of each family."""
+    ledger = Ledger(Storage(folder))
+    quadrats = read_train(data_dir)
+    folds = assign_folds(quadrats, n_folds=3)
+    quadrats = quadrats.merge(folds, on="image_id")
+    weights = {BACKBONE: fingerprint(BACKBONE, RANDOM)}
+    settings = StudySettings(families=("baseline", "probe"), backbones=(BACKBONE,), n_folds=3, scale="smoke")
+    open_study(ledger, settings, quadrats=quadrats, data_fingerprint="d", fold_hash=fold_hash(folds), weights=weights)
+    spaces = {family: space_of(family, (BACKBONE,), "smoke") for family in settings.families}
+    search = Proposer(spaces, ledger, seed=0, fold_hash=fold_hash(folds), weights=weights)
+    records = [record for _ in range(2) if (record := search.propose()) is not None]
+    context = WorkerContext(study=str(folder), data_dir=str(data_dir), cache_dir=str(cache), weights=RANDOM)
+    return ledger, context, records
