@@ -32,7 +32,7 @@ from orchestration.searcher import Proposer, TuneSearcher
 from orchestration.seeds import content_id, derive_seed
 from orchestration.storage import Storage
 from orchestration.study import StudyError, StudySettings, open_study, study_lock
-from orchestration.trial import run_trial
+from orchestration.trial import StorageFull, run_trial
 from orchestration.worker import WorkerContext
 from search_spaces.spaces import DEFAULT_BACKBONES, space_of
 
@@ -140,9 +140,9 @@ def _prepare(
 ) -> dict[str, Any]:
     with progress_bar("Checking data") as update:
         problems = check_directory(data_dir, on_progress=lambda done, total: update(done, total, ""))
-    for problem in problems:
-        say(str(problem))
     raise_errors(problems)
+    for warning in problems:
+        say(str(warning))
     quadrats = read_train(data_dir)
     seed = derive_seed(settings.seed, "folds")
     folds = assign_folds(quadrats, scheme=settings.scheme, n_folds=settings.n_folds, seed=seed, file=fold_file)
@@ -216,7 +216,11 @@ def _run(
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
 
     def coordinate(config: dict[str, Any]) -> None:
-        result = run_trial(Ledger(Storage(context.study)), RayPool(broker), config["trial_id"])
+        try:
+            result = run_trial(Ledger(Storage(context.study)), RayPool(broker), config["trial_id"])
+        except StorageFull as error:
+            tune.report({"status": "stopped", "score": None, "reason": str(error)})
+            return
         for fold, score in enumerate((result or {}).get("fold_scores", ())):
             tune.report({"fold": fold, "fold_score": score})
         tune.report(
@@ -227,10 +231,11 @@ def _run(
             }
         )
 
+    searcher = TuneSearcher(proposer)
     tuner = tune.Tuner(
         tune.with_resources(coordinate, {"node:__internal_head__": 0.001}),
         tune_config=tune.TuneConfig(
-            search_alg=TuneSearcher(proposer),
+            search_alg=searcher,
             num_samples=-1,
             max_concurrent_trials=max(2, slots),
             reuse_actors=True,
@@ -249,6 +254,8 @@ def _run(
         stop.set()
         watcher.join()
         ray.kill(broker)
+    if searcher.stop_reason:
+        say(f"error: {searcher.stop_reason}")
     return not proposer.unfinished
 
 

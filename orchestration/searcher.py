@@ -167,9 +167,10 @@ class TuneSearcher(Searcher):
         super().__init__()
         self._proposer = proposer
         self._identities: dict[str, str] = {}
+        self.stop_reason: str | None = None  # what stops the whole search, such as a full disk
 
     def suggest(self, trial_id: str) -> Any:  # a dict, or Searcher.FINISHED, which Ray's annotation leaves out
-        record = self._proposer.propose()
+        record = None if self.stop_reason else self._proposer.propose()
         if record is None:
             return Searcher.FINISHED
         self._identities[trial_id] = record.trial_id
@@ -177,7 +178,8 @@ class TuneSearcher(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         identity = self._identities.pop(trial_id)
-        if not error and (result or {}).get("status") == "stopped":
+        if not error and result is not None and result.get("status") == "stopped":
+            self.stop_reason = self.stop_reason or result.get("reason")
             return  # it has not ended: the next run takes it up again
         self._proposer.tell(identity, None if error or result is None else result.get("score"))
 

@@ -11,10 +11,15 @@ from orchestration.ledger import Ledger
 from orchestration.pool import PILOT, UNDER_WAY, Job, Pool
 
 
+class StorageFull(OSError):
+    """A fold could not be written: nothing is wrong with the trial, but the search cannot go on."""
+
+
 def run_trial(ledger: Ledger, pool: Pool, trial_id: str) -> dict[str, Any] | None:
     """Bring a trial to its end and return its result, or None when it was stopped before its end.
 
     Folds that are in the ledger are not computed again. The score is that of the pooled OOF rows (SPEC 2).
+    Raises StorageFull.
     """
     if (result := ledger.result(trial_id)) is not None:
         return result
@@ -30,6 +35,11 @@ def run_trial(ledger: Ledger, pool: Pool, trial_id: str) -> dict[str, Any] | Non
         elif outcome["status"] == "failed" and reason is None:
             reason = f"fold {job['fold']}: {outcome['reason']}"
             pool.drop(trial_id)
+        elif outcome["status"] == "no room":
+            raise StorageFull(
+                f"a finished fold needs room, {ledger.storage.uri} has none ({outcome['reason']}); "
+                "make room, then give the same command again"
+            )
         elif outcome["status"] == "stopped":
             stopped = True
     if reason is not None:

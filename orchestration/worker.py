@@ -5,6 +5,7 @@ A worker stays warm: backbones, feature banks and the table are loaded once and 
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import socket
@@ -31,6 +32,8 @@ from orchestration.ledger import Ledger
 from orchestration.seeds import derive_seed
 from orchestration.storage import Storage
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerContext:
@@ -54,7 +57,8 @@ class FoldRunner:
     def run(self, job: dict[str, Any], should_stop: Callable[[], bool] | None = None) -> dict[str, Any]:
         """Do one job: {"kind": "fold", "trial_id", "fold"} or {"kind": "predict", "trial_id", "ensemble"}.
 
-        Returns {"status": "done", ...}, "failed" with the reason, or "stopped". Never raises for what a model does.
+        Returns {"status": "done", ...}, "failed" or "no room" with the reason, or "stopped". Never raises for what a
+        model does.
         """
         try:
             if job["kind"] == "fold":
@@ -62,6 +66,10 @@ class FoldRunner:
             return self._predict(job["trial_id"], job["ensemble"], should_stop)
         except StopRequested:
             return {"status": "stopped"}
+        except OSError as error:
+            if error.errno in NO_ROOM:  # says nothing about the configuration: the trial stays open
+                return {"status": "no room", "reason": f"{error}"}
+            return {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
         except Exception as error:
             # The boundary of a trial: whatever a model, an image or a disk does becomes the trial's recorded reason.
             return {"status": "failed", "reason": f"{type(error).__name__}: {error}"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from tiny_study import RANDOM, make_study
 from biomass_models.targets import TARGETS, weighted_r2_score
 from orchestration.ledger import LedgerError
 from orchestration.pool import InlinePool, Job, Outcome
-from orchestration.trial import run_trial
+from orchestration.trial import StorageFull, run_trial
 from orchestration.worker import WorkerContext
 
 
@@ -94,3 +95,18 @@ def test_a_stopped_trial_stays_open(tmp_path: Path, tiny_pasture: Path) -> None:
     pool.drop(records[1].trial_id)
     assert run_trial(ledger, pool, records[1].trial_id) is None
     assert ledger.result(records[1].trial_id) is None
+
+
+def test_a_full_disk_leaves_the_trial_open(tmp_path: Path, tiny_pasture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger, context, records = make_study(tmp_path / "study", tiny_pasture, tmp_path / "cache")
+    with monkeypatch.context() as full:
+
+        def no_room(_: int) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        full.setattr("orchestration.storage.os.fsync", no_room)
+        with pytest.raises(StorageFull, match="make room"):
+            run_trial(ledger, InlinePool(context), records[1].trial_id)
+    assert ledger.result(records[1].trial_id) is None
+    result = run_trial(ledger, InlinePool(context), records[1].trial_id)
+    assert result is not None and result["status"] == "complete"
