@@ -120,6 +120,7 @@ def test_a_killed_driver_loses_and_repeats_nothing(tmp_path: Path) -> None:
                         held = start["pid"] if running(start["pid"]) else None
                         if held is None:
                             os.kill(start["pid"], signal.SIGCONT)
+            time.sleep(0.005)
         while not any(finished for _, finished in state().values()):
             assert driver.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
