@@ -14,7 +14,7 @@ import pandas as pd
 from biomass_models.folds import fold_hash
 from biomass_models.table import read_test, read_test_rows
 from biomass_models.targets import TARGETS, FloatArray
-from biomass_models.weights import WeightsSource
+from biomass_models.weights import WeightsSource, fingerprint
 from ensembles.blend import Card, apply_blend, fit_blend
 from ensembles.library import Library, library_from_frames
 from ensembles.submission import check_submission, submission_bytes
@@ -80,6 +80,7 @@ def write_blend_submission(
     name = f"test-{content_id(list(test['image_id']), fold_hash(ledger.quadrats()[['image_id', 'fold', 'group']]))}"
     missing = [member for member in card.members if ledger.member_prediction(name, member) is None]
     if missing:
+        _check_weights(ledger, missing, weights)
         context = WorkerContext(
             study=ledger.storage.uri,
             data_dir=str(data_dir.resolve()),
@@ -102,6 +103,17 @@ def write_blend_submission(
     ledger.write_ensemble(out.stem, card.to_json(), content)
     if problems := check_submission(out, data_dir):
         raise LedgerError(f"{out} does not pass the validator: " + "; ".join(map(str, problems[:5])))
+
+
+def _check_weights(ledger: Ledger, members: list[str], weights: WeightsSource) -> None:
+    """A member predicts with the very backbone that it was trained on; LedgerError says what to give."""
+    for record in map(ledger.trial, members):
+        backbone = record.config["backbone"]
+        if (got := fingerprint(backbone, weights)) != record.weights:
+            raise LedgerError(
+                f"member {record.trial_id} was trained on {backbone} with weights {record.weights}, "
+                f"--weights {weights.kind} gives {got}; give the --weights of the search"
+            )
 
 
 def _predict(pool: Any, jobs: list[Job]) -> None:

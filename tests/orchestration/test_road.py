@@ -60,6 +60,9 @@ def test_search_to_submission_with_folds_side_by_side(tmp_path: Path, tiny_pastu
     assert all(word in board for word in ("colour ridge", "cannot", "random"))  # notes wrap
     assert max(map(len, board.splitlines())) <= 80
 
+    other = biomass("ensemble", "study", "--data", data, "--out", "other.csv", cwd=tmp_path, check=False)
+    assert other.returncode == 1 and "give the --weights of the search" in other.stderr.replace("\n", " ")
+    assert not (tmp_path / "other.csv").exists()
     card = biomass(
         "ensemble", "study", "--data", data, "--out", "submission.csv", "--weights", "random", cwd=tmp_path
     ).stdout
