@@ -40,6 +40,7 @@ OUTPUTS = {
     "mean+std": ("patch_mean", "patch_std"),
     "global+mean+std": ("global", "patch_mean", "patch_std"),
 }
+FURTHEST = 5.0  # spreads from the mean at which a standardised feature is cut off
 CONSTANT = 1e-6  # spread below which a feature says nothing (a dead unit) and is left at 0
 
 
@@ -177,14 +178,14 @@ class Ridge:
     def fit(cls, feature_NF: FloatArray, goal_NT: FloatArray, alpha_T: FloatArray) -> Ridge:
         """One penalty per target, [T]."""
         mean_F, scale_F = standardiser(feature_NF)
-        u_NR, s_R, v_RF = np.linalg.svd((feature_NF - mean_F) * scale_F, full_matrices=False)
+        u_NR, s_R, v_RF = np.linalg.svd(standardised(feature_NF, mean_F, scale_F), full_matrices=False)
         intercept_T = goal_NT.mean(0)
         shrunk_RT = shrinkage(s_R, alpha_T, len(goal_NT)).T * (u_NR.T @ (goal_NT - intercept_T))
         return cls(mean_F, scale_F, v_RF.T @ shrunk_RT, intercept_T)
 
     def predict(self, feature_NF: FloatArray) -> FloatArray:
         """[N, F] -> [N, T]."""
-        return ((feature_NF - self.mean_F) * self.scale_F) @ self.coefficient_FT + self.intercept_T
+        return standardised(feature_NF, self.mean_F, self.scale_F) @ self.coefficient_FT + self.intercept_T
 
     def arrays(self) -> dict[str, FloatArray]:
         """What a prediction needs, by name."""
@@ -198,13 +199,23 @@ class Ridge:
 def ridge_path(train_NF: FloatArray, goal_NT: FloatArray, test_MF: FloatArray, alpha_A: FloatArray) -> FloatArray:
     """Predictions [A, M, T] of one ridge regression per penalty, from a single SVD."""
     mean_F, scale_F = standardiser(train_NF)
-    u_NR, s_R, v_RF = np.linalg.svd((train_NF - mean_F) * scale_F, full_matrices=False)
+    u_NR, s_R, v_RF = np.linalg.svd(standardised(train_NF, mean_F, scale_F), full_matrices=False)
     intercept_T = goal_NT.mean(0)
     goal_RT = u_NR.T @ (goal_NT - intercept_T)
-    test_MR = ((test_MF - mean_F) * scale_F) @ v_RF.T
+    test_MR = standardised(test_MF, mean_F, scale_F) @ v_RF.T
     return (
         np.einsum("mr,ar,rt->amt", test_MR, shrinkage(s_R, alpha_A, len(goal_NT)), goal_RT, optimize=True) + intercept_T
     )
+
+
+def standardised(feature_NF: FloatArray, mean_F: FloatArray, scale_F: FloatArray) -> FloatArray:
+    """Features in units of their spread over sqrt(F), no further than FURTHEST spreads from the mean.
+
+    Some units of a frozen network are all but silent on the training dates and loud on another: unbounded, a handful
+    of rows then ruins the pooled score of an otherwise sound fold.
+    """
+    limit = FURTHEST / np.sqrt(len(mean_F))
+    return np.clip((feature_NF - mean_F) * scale_F, -limit, limit)
 
 
 def standardiser(feature_NF: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -7,7 +7,7 @@ from sklearn import linear_model
 from biomass_models import probe
 from biomass_models.configs import ProbeConfig
 from biomass_models.fit import FitError
-from biomass_models.probe import Ridge, inner_errors, ridge_path, shrinkage, standardiser
+from biomass_models.probe import FURTHEST, Ridge, inner_errors, ridge_path, shrinkage, standardiser
 
 
 @pytest.mark.parametrize("shape", [(30, 7), (12, 40)])
@@ -81,3 +81,16 @@ def test_grouped_penalty_resists_features_that_name_the_group() -> None:
     assert by_group.argmin() > by_row.argmin() + 5
     with pytest.raises(FitError, match="2 groups"):
         inner_errors(config, feature_NF, mass_NT, np.full(80, "d", dtype=object), seed=0)
+
+
+def test_a_unit_that_is_loud_on_one_new_row_counts_no_more_than_its_limit() -> None:
+    rng = np.random.default_rng(0)
+    feature_NF, goal_NT = rng.normal(size=(60, 8)), rng.normal(size=(60, 5))
+    feature_NF[:, 3] *= 1e-3  # all but silent on the training rows
+    ridge = Ridge.fit(feature_NF, goal_NT, np.full(5, 0.1))
+    loud, limit = feature_NF[:1].copy(), feature_NF[:1].copy()
+    loud[0, 3] = 1e6
+    limit[0, 3] = feature_NF[:, 3].mean() + FURTHEST * feature_NF[:, 3].std()
+    np.testing.assert_allclose(ridge.predict(loud), ridge.predict(limit), atol=1e-12)
+    path_ANT = ridge_path(feature_NF, goal_NT, loud, np.array([0.1]))
+    np.testing.assert_allclose(path_ANT[0], ridge.predict(loud), atol=1e-12)
