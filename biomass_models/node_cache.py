@@ -101,16 +101,18 @@ def shared_arrays(
     if len(spans) == 1 or _complete(folder, names):
         whole = produce_between(0, rows)
         return cached_arrays(root, description, names, rows, whole, on_progress=on_progress, should_stop=should_stop)
-    shards = [{**description, "shard": span} for span in spans]
+    missing = [name for name in names if not _file(folder, name).exists()]
+    # The names belong to a shard's key: who needs other arrays of the group must not lose its shards to this one's join.
+    shards = [{**description, "shard": span, "names": missing} for span in spans]
     finished: dict[int, dict[str, Array]] = {}
     while not _complete(folder, names):
         try:
-            _take_shards(root, folder, shards, names, spans, produce_between, finished, on_progress, should_stop)
+            _take_shards(root, folder, shards, missing, spans, produce_between, finished, on_progress, should_stop)
         except FileNotFoundError:
             if not _complete(folder, names):  # else another process has joined the shards and removed them
                 raise
         if len(finished) == len(spans):
-            cached_arrays(root, description, names, rows, lambda *_: iter(finished[n] for n in range(len(spans))))
+            cached_arrays(root, description, missing, rows, lambda *_: iter(finished[n] for n in range(len(spans))))
         elif not _complete(folder, names):
             check_stop(should_stop, f"waiting for other processes that compute {folder}")
             time.sleep(WAIT)

@@ -19,25 +19,25 @@ ROWS = 4 * SHARD_ROWS + 5
 SPAWN = multiprocessing.get_context("spawn")
 
 
-def _between(log: str, seconds: float) -> Any:
+def _between(log: str, seconds: float, name: str = "square") -> Any:
     def between(start: int, stop: int) -> Produce:
         def produce(_names: Sequence[str], first: int) -> Iterator[Mapping[str, NDArray[Any]]]:
             for row in range(start + first, stop):
                 with Path(log).open("a") as lines:
                     lines.write(f"{os.getpid()} {row}\n")
                 time.sleep(seconds)
-                yield {"square": np.array([[row**2]])}
+                yield {name: np.array([[row**2]])}
 
         return produce
 
     return between
 
 
-def _work(root: str, log: str, seconds: float, together: Any = None) -> None:
+def _work(root: str, log: str, seconds: float, together: Any = None, name: str = "square") -> None:
     if together is not None:
         together.wait()
-    arrays = shared_arrays(Path(root), {"what": "squares"}, ["square"], ROWS, _between(log, seconds))
-    assert (arrays["square"][:, 0] == np.arange(ROWS) ** 2).all()
+    arrays = shared_arrays(Path(root), {"what": "squares"}, [name], ROWS, _between(log, seconds, name))
+    assert (arrays[name][:, 0] == np.arange(ROWS) ** 2).all()
 
 
 def _rows(log: Path) -> list[tuple[int, int]]:
@@ -83,3 +83,34 @@ def test_progress_counts_all_rows(tmp_path: Path) -> None:
     between = _between(str(tmp_path / "log"), 0.0)
     shared_arrays(tmp_path, {"a": 1}, ["square"], ROWS, between, on_progress=lambda *now: seen.append(now))
     assert seen == [(row + 1, ROWS) for row in range(ROWS)]
+
+
+def test_processes_that_need_other_arrays_of_a_group_do_not_disturb_each_other(tmp_path: Path) -> None:
+    together = SPAWN.Barrier(3)
+    processes = [
+        SPAWN.Process(target=_work, args=(str(tmp_path / "cache"), str(tmp_path / name), seconds, together, name))
+        for name, seconds in (("one", 0.0), ("two", 0.004), ("three", 0.008))
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert all(len(_rows(tmp_path / name)) == ROWS for name in ("one", "two", "three"))
+
+
+def test_what_a_large_group_has_already_is_not_computed_again(tmp_path: Path) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def between(start: int, stop: int) -> Produce:
+        def produce(names: Sequence[str], first: int) -> Iterator[Mapping[str, NDArray[Any]]]:
+            asked.append(tuple(names))
+            yield {name: np.zeros((stop - start - first, 1)) for name in names}
+
+        return produce
+
+    shared_arrays(tmp_path, {"a": 1}, ["one"], ROWS, between)
+    assert set(asked) == {("one",)}
+    asked.clear()
+    assert set(shared_arrays(tmp_path, {"a": 1}, ["one", "two"], ROWS, between)) == {"one", "two"}
+    assert set(asked) == {("two",)}
