@@ -102,7 +102,7 @@ def shared_arrays(
         whole = produce_between(0, rows)
         return cached_arrays(root, description, names, rows, whole, on_progress=on_progress, should_stop=should_stop)
     missing = [name for name in names if not _file(folder, name).exists()]
-    # The names belong to a shard's key: who needs other arrays of the group must not lose its shards to this one's join.
+    # The names belong to a shard's key: who needs other arrays of the group must not lose its shards to this join.
     shards = [{**description, "shard": span, "names": missing} for span in spans]
     finished: dict[int, dict[str, Array]] = {}
     while not _complete(folder, names):
