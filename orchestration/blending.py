@@ -14,7 +14,7 @@ import pandas as pd
 from biomass_models.folds import fold_hash
 from biomass_models.table import read_test, read_test_rows
 from biomass_models.targets import TARGETS, FloatArray
-from biomass_models.weights import WeightsSource, fingerprint
+from biomass_models.weights import WeightsError, WeightsSource, fingerprint
 from ensembles.blend import Card, apply_blend, fit_blend
 from ensembles.library import Library, library_from_frames
 from ensembles.submission import check_submission, submission_bytes
@@ -109,7 +109,11 @@ def _check_weights(ledger: Ledger, members: list[str], weights: WeightsSource) -
     """A member predicts with the very backbone that it was trained on; LedgerError says what to give."""
     for record in map(ledger.trial, members):
         backbone = record.config["backbone"]
-        if (got := fingerprint(backbone, weights)) != record.weights:
+        try:
+            got = fingerprint(backbone, weights)
+        except WeightsError as error:
+            got = f"none ({error})"
+        if got != record.weights:
             raise LedgerError(
                 f"member {record.trial_id} was trained on {backbone} with weights {record.weights}, "
                 f"--weights {weights.kind} gives {got}; give the --weights of the search"
