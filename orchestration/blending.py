@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -20,7 +19,7 @@ from ensembles.library import Library, library_from_frames
 from ensembles.submission import check_submission, submission_bytes
 from orchestration.cluster import ray_cluster
 from orchestration.ledger import Ledger, LedgerError, open_ledger
-from orchestration.pool import PREDICT, InlinePool, Job, RayPool
+from orchestration.pool import PREDICT, Job, Pool, RayPool
 from orchestration.progress import progress_bar
 from orchestration.search import Resources, start_broker
 from orchestration.seeds import content_id, derive_seed
@@ -68,7 +67,6 @@ def write_blend_submission(
     *,
     resources: Resources,
     weights: WeightsSource,
-    inline: bool = False,
 ) -> None:
     """Predict the test images with the members of a card, write `out`, keep both in the study, and validate.
 
@@ -88,12 +86,9 @@ def write_blend_submission(
             weights=weights,
         )
         jobs: list[Job] = [{"kind": "predict", "trial_id": member, "ensemble": name} for member in missing]
-        if inline:
-            _predict(InlinePool(context), jobs)
-        else:
-            with ray_cluster(resources.address):
-                broker, _ = start_broker(context, resources)
-                _predict(RayPool(broker), jobs)
+        with ray_cluster(resources.address):
+            broker, _ = start_broker(context, resources)
+            _predict(RayPool(broker), jobs)
     predictions = {member: _aligned(ledger, name, member, test["image_id"]) for member in card.members}
     masses = pd.DataFrame(apply_blend(card, predictions), columns=list(TARGETS))
     masses.insert(0, "image_id", test["image_id"].to_numpy())
@@ -120,7 +115,7 @@ def _check_weights(ledger: Ledger, members: list[str], weights: WeightsSource) -
             )
 
 
-def _predict(pool: Any, jobs: list[Job]) -> None:
+def _predict(pool: Pool, jobs: list[Job]) -> None:
     with progress_bar("Predicting test images") as update:
         for done, (job, outcome) in enumerate(pool.run(jobs, PREDICT), start=1):
             if outcome["status"] != "done":

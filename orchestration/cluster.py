@@ -12,7 +12,7 @@ import ray
 
 
 @contextmanager
-def ray_cluster(address: str | None = None, num_cpus: int | None = None) -> Iterator[None]:
+def ray_cluster(address: str | None = None) -> Iterator[None]:
     """Hold a Ray connection.
 
     address: of a running cluster; without it, and without RAY_ADDRESS, Ray is embedded ("local", because plain
@@ -27,7 +27,7 @@ def ray_cluster(address: str | None = None, num_cpus: int | None = None) -> Iter
         ray.init(address=address, **quiet)
     else:
         # No dashboard: its agent must answer within seconds or the raylet dies, too much to ask of a small machine.
-        ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **quiet)
+        ray.init(address="local", include_dashboard=False, **quiet)
     try:
         yield
     finally:

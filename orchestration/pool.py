@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 import ray
-from ray.exceptions import ActorDiedError, RayActorError
+from ray.exceptions import RayActorError
 
 from orchestration.worker import FoldRunner, WorkerContext
 
@@ -185,7 +185,7 @@ class Broker:
             self._progress.pop(slot, None)
             try:
                 outcome = await worker.run.remote(job)
-            except (RayActorError, ActorDiedError) as error:
+            except RayActorError as error:
                 self._workers_lost += 1
                 if attempt < MAX_ATTEMPTS:
                     self._put(RETRY, job, future, attempt + 1)

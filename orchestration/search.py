@@ -15,10 +15,9 @@ import pandas as pd
 import ray
 from ray import tune
 
-from biomass_models.check import check_directory
+from biomass_models.check import require_clean
 from biomass_models.folds import assign_folds, fold_hash
 from biomass_models.inputs import ImageSet
-from biomass_models.problems import raise_errors
 from biomass_models.references import colour_ridge, colour_statistics, metadata_trees, per_target_mean
 from biomass_models.table import read_train
 from biomass_models.targets import TARGETS
@@ -139,9 +138,8 @@ def _prepare(
     say: Say,
 ) -> dict[str, Any]:
     with progress_bar("Checking data") as update:
-        problems = check_directory(data_dir, on_progress=lambda done, total: update(done, total, ""))
-    raise_errors(problems)
-    for warning in problems:
+        warnings = require_clean(data_dir, on_progress=lambda done, total: update(done, total, ""))
+    for warning in warnings:
         say(str(warning))
     quadrats = read_train(data_dir)
     seed = derive_seed(settings.seed, "folds")
