@@ -242,6 +242,24 @@ def test_a_fine_map_is_stored_coarsely() -> None:
     assert coarse_map(torch.full((1, 6), 1 / 6), (2, 3)).shape == (1, 2, 3)
 
 
+def test_the_published_network_trains(world: Any) -> None:
+    """DINOv3 small with its last 5 blocks, five views: the reference configuration but for size and epochs."""
+    inputs, quadrats, fold_N = world
+    config = DistilledConfig(size=64, local_size=32, epochs=1, teacher_epochs=10)
+    result = distilled.fit(config, quadrats, fold_N, 0, inputs, seed=0)
+    blocks = {name.split(".")[2] for name in result.tensors if name.startswith("backbone.blocks.")}
+    assert blocks == {"7", "8", "9", "10", "11"}
+    assert result.attention is not None
+    assert result.attention["view"].unique().tolist() == [
+        "whole",
+        "top-left",
+        "top-right",
+        "bottom-left",
+        "bottom-right",
+    ]
+    assert identity_gap(result.pred_NT).max() < 1e-9
+
+
 def test_sizes_are_rounded_with_a_note(world: Any) -> None:
     inputs, quadrats, fold_N = world
     for config in (replace(FROZEN, size=70, epochs=1), replace(TRAINED, local_size=36, epochs=1)):
