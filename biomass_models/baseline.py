@@ -7,7 +7,8 @@ N images, C copies, D features, T = 5 targets.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,13 +20,14 @@ from torch import Tensor, nn
 from biomass_models.backbones import Backbone, weightless
 from biomass_models.configs import BaselineConfig
 from biomass_models.features import FeatureSpec, fitted
-from biomass_models.fit import FloatArray, FoldResult, FoldRows, as_arrays, seeded
+from biomass_models.fit import FloatArray, FoldResult, FoldRows, as_arrays, score_or_nan, seeded
 from biomass_models.heads import mlp_head
 from biomass_models.images import views_for
 from biomass_models.inputs import Inputs
 from biomass_models.interrupt import OnEpoch, ShouldStop
 from biomass_models.losses import weighted_mse_loss
-from biomass_models.network import Network, Terms, predict_rows, train_network
+from biomass_models.many_heads import HeadFold, ManyHeads, train_heads
+from biomass_models.network import Best, Network, Terms, predict_rows, schedule_of, train_network
 from biomass_models.scaling import TargetScaler
 from biomass_models.sources import FeatureSource, Source, open_pixels
 
@@ -104,6 +106,63 @@ def fit(
         on_epoch=on_epoch,
         should_stop=should_stop,
     )
+
+
+def fit_folds(
+    config: BaselineConfig,
+    quadrats: pd.DataFrame,
+    fold_N: NDArray[np.int64],
+    folds: Sequence[int],
+    inputs: Inputs,
+    *,
+    seeds: Sequence[int],
+    should_stop: ShouldStop | None = None,
+) -> list[FoldResult]:
+    """`fit` for several folds at once, each with its seed: the same results but for rounding, in about half the time.
+
+    The backbone must be frozen (trained_blocks = 0). Raises FitError, StopRequested.
+    """
+    started = time.perf_counter()
+    image_N = inputs.images.rows(list(quadrats["image_id"]))
+    rows_K = [FoldRows.of(quadrats, fold_N, fold, image_N) for fold in folds]
+    scalers = [TargetScaler.fit(rows.train_mass_MT, config.transform) for rows in rows_K]
+    opened = _open(config, inputs, should_stop)
+    if not isinstance(opened.source, FeatureSource):
+        raise ValueError(f"folds are trained together when no block is, got trained_blocks={config.trained_blocks}")
+    heads = []
+    for seed in seeds:
+        with seeded(seed, "initial weights", torch.device("cpu")):
+            heads.append(head_of(config, opened.features))
+    many = ManyHeads(heads, inputs.device)
+    best_K = [Best(choose=config.select_best_epoch) for _ in folds]
+    epochs_K: list[list[dict[str, float]]] = [[] for _ in folds]
+
+    def after_epoch(k: int, record: dict[str, float], z_VT: Tensor, last: bool) -> None:
+        pred_NT = scalers[k].grams(z_VT.double().cpu().numpy())
+        record["score"] = score_or_nan(rows_K[k].held_out_mass_NT, pred_NT)
+        best_K[k].take(record, pred_NT, BaselineNet(None, many.heads[k]).trained_state, last)
+        epochs_K[k].append(record)
+
+    train_heads(
+        many,
+        opened.source,
+        [
+            HeadFold(rows, seed, scaler.scale(rows.train_mass_MT))
+            for rows, seed, scaler in zip(rows_K, seeds, scalers, strict=True)
+        ],
+        schedule_of(config),
+        head_lr=config.head_lr,
+        weight_decay=config.weight_decay,
+        after_epoch=after_epoch,
+        should_stop=should_stop,
+    )
+    seconds = (time.perf_counter() - started) / len(folds)
+    return [
+        best.result(
+            config, rows, scaler, inputs, epochs, notes=list(opened.notes), seconds=seconds, folds_together=len(folds)
+        )
+        for best, rows, scaler, epochs in zip(best_K, rows_K, scalers, epochs_K, strict=True)
+    ]
 
 
 def predict(config: BaselineConfig, tensors: Mapping[str, Tensor], inputs: Inputs, *, flips: int = 1) -> FloatArray:
