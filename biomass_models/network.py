@@ -30,6 +30,7 @@ from biomass_models.fit import (
 )
 from biomass_models.inputs import Inputs
 from biomass_models.interrupt import OnEpoch, ShouldStop
+from biomass_models.prefix import BackboneTail
 from biomass_models.scaling import TargetScaler
 from biomass_models.sources import Source
 
@@ -73,9 +74,9 @@ def schedule_of(config: NetworkConfig) -> Schedule:
 
 
 class Network(nn.Module):
-    """A backbone (None when frozen: its features come from the cache) and new layers: all other children."""
+    """A backbone or its trained end (None when frozen: features come from the cache), and new layers: all else."""
 
-    def __init__(self, backbone: Backbone | None) -> None:
+    def __init__(self, backbone: Backbone | BackboneTail | None) -> None:
         super().__init__()
         self.backbone = backbone
 
