@@ -18,7 +18,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -154,6 +154,25 @@ class Ledger:
     def member_prediction(self, name: str, trial_id: str) -> pd.DataFrame | None:
         return self._read_frame(f"ensembles/{name}/members/{trial_id}.parquet")
 
+    def write_member_shard(self, name: str, trial_id: str, span: tuple[int, int], frame: pd.DataFrame) -> None:
+        """A run of images [first, last + 1) that a member has predicted, until all runs are joined."""
+        self.storage.write(_shard(name, trial_id, span), _parquet(frame))
+
+    def member_shard(self, name: str, trial_id: str, span: tuple[int, int]) -> pd.DataFrame | None:
+        return self._read_frame(_shard(name, trial_id, span))
+
+    def join_member_shards(self, name: str, trial_id: str, spans: Sequence[tuple[int, int]]) -> None:
+        """One table of a member's predictions from those of all its runs, which are removed afterwards."""
+        found = [self.member_shard(name, trial_id, span) for span in spans]
+        parts = [part for part in found if part is not None]
+        if len(parts) != len(spans):
+            raise LedgerError(
+                f"member {trial_id} has predicted {len(parts)} of {len(spans)} runs of images; run the command again"
+            )
+        self.write_member_prediction(name, trial_id, pd.concat(parts, ignore_index=True))
+        for span in spans:
+            self.storage.remove(_shard(name, trial_id, span))
+
     def write_ensemble(self, name: str, card: Mapping[str, Any], submission: bytes) -> None:
         self._commit(f"ensembles/{name}", {"submission.csv": submission}, "ensemble.json", card)
 
@@ -209,6 +228,10 @@ class Ledger:
 
 def _fold(trial_id: str, fold: int) -> str:
     return f"trials/{trial_id}/fold-{fold}"
+
+
+def _shard(name: str, trial_id: str, span: tuple[int, int]) -> str:
+    return f"ensembles/{name}/shards/{trial_id}/{span[0]}-{span[1]}.parquet"
 
 
 def _digest(content: bytes) -> str:
