@@ -33,6 +33,7 @@ from orchestration.storage import Storage
 from orchestration.study import StudyError, StudySettings, open_study, study_lock
 from orchestration.trial import StorageFull, run_trial
 from orchestration.worker import WorkerContext
+from search_spaces.domain import SearchSpace
 from search_spaces.spaces import DEFAULT_BACKBONES, space_of
 
 Say = Callable[[str], None]
@@ -89,14 +90,16 @@ def run_search(
     max_trials: int | None,
     hours: float | None,
     say: Say,
+    spaces: dict[str, SearchSpace] | None = None,
 ) -> bool:
     """Search until the study holds max_trials or the hours are over; True when it came to its end, False when stopped.
 
+    spaces: by family, where other ranges are wanted than the scale's (comparisons of configurations).
     Everything that can be checked is checked before Ray starts. The same call goes on with an unfinished study.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     ledger = Ledger(Storage(study))
-    spaces = {family: space_of(family, settings.backbones, settings.scale) for family in settings.families}
+    spaces = spaces or {family: space_of(family, settings.backbones, settings.scale) for family in settings.families}
     with study_lock(ledger):
         record = _prepare(ledger, data_dir, settings, fold_file, fingerprints, say)
         context = WorkerContext(
@@ -111,6 +114,7 @@ def run_search(
             seed=settings.seed,
             fold_hash=record["fold_hash"],
             weights=fingerprints,
+            shares=dict(zip(settings.families, settings.shares, strict=True)) if settings.shares else None,
             max_trials=max_trials,
             deadline=None if hours is None else time.time() + 3600 * hours,
         )

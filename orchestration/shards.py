@@ -122,8 +122,7 @@ def predict_out_of_fold(
 
 
 def _predict(family: str, config: Config, model: bytes, inputs: Inputs, flips: int) -> FloatArray:
-    extra = {"flips": flips} if flips > 1 else {}
-    return FAMILIES[family].predict(config, load_tensors(model), inputs, **extra)
+    return FAMILIES[family].predict(config, load_tensors(model), inputs, flips=flips)
 
 
 def _frame(image_ids: Sequence[str], pred_NT: FloatArray) -> pd.DataFrame:

@@ -6,6 +6,7 @@ A worker stays warm: backbones, feature banks and the table are loaded once and 
 from __future__ import annotations
 
 import errno
+import math
 import os
 import resource
 import socket
@@ -18,18 +19,20 @@ from typing import Any
 import pandas as pd
 from safetensors.torch import save as save_tensors
 
-from biomass_models.configs import Config, config_from_params
+from biomass_models.configs import Config, TeacherConfig, config_from_params
 from biomass_models.fit import FitError
 from biomass_models.inputs import ImageSet, Inputs
 from biomass_models.interrupt import OnProgress, StopRequested
 from biomass_models.table import read_test
 from biomass_models.targets import TARGETS, weighted_r2_score, weighted_sst
+from biomass_models.teacher import Taught
 from biomass_models.weights import WeightsSource
 from biomass_models.zoo import FAMILIES
 from orchestration.ledger import Ledger
 from orchestration.seeds import derive_seed
 from orchestration.shards import predict_out_of_fold, predict_shard, shard_inputs
 from orchestration.storage import Storage
+from orchestration.teachers import teacher_id, teacher_of
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -92,6 +95,7 @@ class FoldRunner:
         inputs = self._train_inputs()
         for spec in FAMILIES[record.family].feature_specs(config):  # here, because a fit reports no such progress
             inputs.features(spec, on_progress=self._on_progress, should_stop=should_stop)
+        teacher = FAMILIES[record.family].teacher(config)
         result = FAMILIES[record.family].fit(
             config,
             quadrats,
@@ -100,6 +104,7 @@ class FoldRunner:
             inputs,
             seed=derive_seed(record.seed, trial_id, fold, "fit"),
             should_stop=should_stop,
+            **({} if teacher is None else {"taught": self._taught(teacher, fold, should_stop)}),
         )
         rows = quadrats.iloc[result.row_N]
         truth_NT = rows[list(TARGETS)].to_numpy()
@@ -117,11 +122,29 @@ class FoldRunner:
             "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            "epochs": result.epochs,
-            "info": result.info,
+            "epochs": [_finite(epoch) for epoch in result.epochs],
+            "info": result.info | ({} if teacher is None else {"teacher": teacher_id(teacher)}),
         }
-        self._ledger.write_fold(trial_id, fold, oof=oof, model=save_tensors(result.tensors), metrics=metrics)
+        self._ledger.write_fold(
+            trial_id,
+            fold,
+            oof=oof,
+            model=save_tensors(result.tensors),
+            metrics=metrics,
+            attention=result.attention,
+        )
         return {"status": "done", "metrics": metrics}
+
+    def _taught(self, teacher: TeacherConfig, fold: int, should_stop: Callable[[], bool] | None) -> Taught:
+        return teacher_of(
+            self._ledger,
+            teacher,
+            self._train_table(),
+            fold,
+            study_seed=(self._ledger.study() or {})["settings"]["seed"],
+            lock_dir=Path(self._context.cache_dir),
+            should_stop=should_stop,
+        )
 
     def _refuse_dear(self, family: str, config: Config, n_train: int) -> None:
         """Raise FitError when the estimate of a fold, its features apart, is above the study's limit."""
@@ -172,3 +195,8 @@ class FoldRunner:
     def _inputs_of(self, table: pd.DataFrame) -> Inputs:
         images = ImageSet.from_table(Path(self._context.data_dir), table)
         return Inputs(images, cache_dir=Path(self._context.cache_dir), weights=self._context.weights)
+
+
+def _finite(record: dict[str, float]) -> dict[str, float | None]:
+    """JSON has no NaN: a fold without spread has no score."""
+    return {name: value if math.isfinite(value) else None for name, value in record.items()}

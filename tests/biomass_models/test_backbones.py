@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from biomass_models.backbones import BackboneError, build_backbone, parameter_groups, weightless
-from biomass_models.heads import baseline_head
+from biomass_models.heads import mlp_head
 from biomass_models.weights import WeightsSource
 
 RANDOM = WeightsSource(kind="random")
@@ -105,7 +105,7 @@ def test_frozen_batch_norm_stays_as_it_is() -> None:
 def test_each_trainable_parameter_is_in_one_group(name: str) -> None:
     backbone = build_backbone(name, RANDOM)
     backbone.train_last(2)
-    head = baseline_head(64, width=8, width_2=4, dropout=0.0)
+    head = mlp_head(64, width=8, width_2=4, dropout=0.0)
     groups = parameter_groups(backbone, head, backbone_lr=1e-5, head_lr=1e-3, weight_decay=0.1)
     grouped = [id(tensor) for group in groups for tensor in group["params"]]
     trainable = [id(t) for module in (backbone, head) for t in module.parameters() if t.requires_grad]
