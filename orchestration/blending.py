@@ -83,7 +83,8 @@ def run_ensemble(
         for card in cards:
             predictions = member_predictions(card, gathered, predictor)
             submissions.append(submission_of(card, predictions, image_ids, data_dir))
-    return write_outputs(cards, submissions, out, studies[0] if studies else None, data_dir)
+    study = studies[0] if studies else None
+    return write_outputs(gathered, cards, submissions, out, study=study, data_dir=data_dir)
 
 
 def _refuse(studies: list[str], files: FileMembers, data_dir: Path | None, out: Path, options: BlendOptions) -> None:
@@ -168,7 +169,13 @@ def submission_of(card: Card, predictions: dict[str, FloatArray], image_ids: lis
 
 
 def write_outputs(
-    cards: list[Card], submissions: list[bytes], out: Path, study: str | None, data_dir: Path | None
+    gathered: Gathered,
+    cards: list[Card],
+    submissions: list[bytes],
+    out: Path,
+    *,
+    study: str | None,
+    data_dir: Path | None,
 ) -> list[Path]:
     """Cards, pages and submissions, each file whole; returns the submissions' paths.
 
@@ -187,7 +194,8 @@ def write_outputs(
                 raise LedgerError(f"{paths[-1]} does not pass the validator: " + "; ".join(map(str, problems[:5])))
         if study is not None and submissions:
             name = (out.stem if out.suffix == ".csv" else out.name) + mark
-            Ledger(Storage(study)).write_ensemble(name, card.to_json(), submissions[number - 1])
+            trials = {member: ref for member, ref in gathered.trials.items() if member in card.members}
+            Ledger(Storage(study)).write_ensemble(name, card.to_json(), trials, submissions[number - 1])
         if out.suffix != ".csv":
             storage.write(f"ensemble{mark}.txt", page_of(card).encode())
             storage.write(

@@ -291,6 +291,28 @@ def explain(
     out_console.print(f"Wrote {picture}", soft_wrap=True)
 
 
+@app.command()
+def export(
+    study: Study,
+    name: Annotated[str, typer.Argument(help="Ensemble: the stem of the submission that `ensemble` wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder to write, new or empty.")] = Path("bundle"),
+    with_weights: Annotated[bool, typer.Option(help="Copy the backbones' weights; read their licence first.")] = False,
+    weights: Weights = "auto",
+) -> None:
+    """Pack a blend for a notebook without network: code, models, predict.py.
+
+    Example: biomass export runs/first submission --out bundle/
+    """
+    from orchestration.export import export_bundle
+
+    needed = export_bundle(study, name, out, weights=_source(weights), with_weights=with_weights)
+    for entry in needed:
+        if entry["file"] is not None and not with_weights:
+            text = f"Put {entry['file']} ({entry['bytes']} bytes, sha256 {entry['sha256']}) into {out / 'weights'}"
+            out_console.print(text, markup=False, highlight=False, soft_wrap=True)
+    out_console.print(f"Bundle: {out}. There: python predict.py DATA_DIR submission.csv", soft_wrap=True)
+
+
 app.add_typer(submission_app, name="submission")
 
 

@@ -52,6 +52,14 @@ class TrialRecord:
     proposed_at: float  # seconds since 1970, UTC
 
 
+@dataclass(frozen=True)
+class TrialRef:
+    """A trial and the study that it lies in."""
+
+    study: str  # folder or URI
+    trial_id: str
+
+
 class Ledger:
     """Reads and writes one study. Cheap to make; holds no state but its storage."""
 
@@ -208,11 +216,31 @@ class Ledger:
         for span in spans:
             self.storage.remove(_shard(name, trial_id, span))
 
-    def write_ensemble(self, name: str, card: Mapping[str, Any], submission: bytes) -> None:
-        self._commit(f"ensembles/{name}", {"submission.csv": submission}, "ensemble.json", card)
+    def write_ensemble(
+        self, name: str, card: Mapping[str, Any], trials: Mapping[str, TrialRef], submission: bytes
+    ) -> None:
+        """A card, which trials its members are, and the submission."""
+        own = self.storage.uri
+        refs = {member: ["." if ref.study == own else ref.study, ref.trial_id] for member, ref in trials.items()}
+        self._commit(
+            f"ensembles/{name}", {"submission.csv": submission}, "ensemble.json", {"card": card, "trials": refs}
+        )
 
-    def ensemble(self, name: str) -> dict[str, Any] | None:
-        return self._read_json(f"ensembles/{name}/ensemble.json")
+    def ensemble(self, name: str) -> tuple[dict[str, Any], dict[str, TrialRef]]:
+        """The card and its members' trials; LedgerError that lists the ensembles there are."""
+        content = self._read_json(f"ensembles/{name}/ensemble.json")
+        if content is None or "card" not in content:
+            known = [each for each in self.storage.children("ensembles") if not each.startswith(("test-", "oof-"))]
+            raise LedgerError(
+                f"there is no ensemble {name} of this version in {self.storage.uri}, it has "
+                f"{', '.join(known) or 'none'}; `biomass ensemble` makes one"
+            )
+        own = self.storage.uri
+        refs = {
+            member: TrialRef(own if study == "." else study, trial_id)
+            for member, (study, trial_id) in content["trials"].items()
+        }
+        return content["card"], refs
 
     # -- how -------------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from ensembles.file_names import named_files
 from ensembles.library import Library, LibraryError, library_from_frames
 from ensembles.matched_tests import MatchedTests, match_tests
 from ensembles.oof_files import DEFAULT_GROUPS, read_members, read_truth
-from orchestration.ledger import Ledger, LedgerError, open_ledger
+from orchestration.ledger import Ledger, LedgerError, TrialRef, open_ledger
 from orchestration.seeds import derive_seed
 from orchestration.storage import Storage
 
@@ -35,14 +35,6 @@ class FileMembers:
     groups: tuple[str, ...] = DEFAULT_GROUPS  # the truth's columns whose combinations are never split
     folds: int = 5  # nests, where the truth has no column `fold`
     tests: tuple[str, ...] = ()  # patterns of test predictions
-
-
-@dataclass(frozen=True)
-class TrialRef:
-    """A trial and the study that it lies in."""
-
-    study: str  # folder or URI
-    trial_id: str
 
 
 @dataclass(frozen=True, kw_only=True)

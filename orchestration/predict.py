@@ -17,8 +17,7 @@ from biomass_models.table import read_test
 from biomass_models.targets import TARGETS, FloatArray
 from biomass_models.weights import WeightsError, WeightsSource, fingerprint
 from orchestration.cluster import ray_cluster
-from orchestration.ledger import Ledger, LedgerError
-from orchestration.members import TrialRef
+from orchestration.ledger import Ledger, LedgerError, TrialRef
 from orchestration.pool import PREDICT, Job, Pool, RayPool
 from orchestration.progress import progress_bar
 from orchestration.search import Resources, start_broker
@@ -72,8 +71,8 @@ class Predictor:
         if not members:
             return
         for ref in members.values():
-            _check_weights(ref, self._weights)
-        with self._pool(next(iter(members.values())).study) as pool, progress_bar(label) as update:
+            check_weights(ref, self._weights)
+        with self.pool(next(iter(members.values())).study) as pool, progress_bar(label) as update:
             for done, (_, outcome) in enumerate(pool.run(jobs, PREDICT), start=1):
                 if outcome["status"] != "done":
                     reason = outcome.get("reason", "it was stopped")
@@ -81,7 +80,8 @@ class Predictor:
                 update(done, len(jobs), "")
 
     @contextmanager
-    def _pool(self, study: str) -> Iterator[Pool]:
+    def pool(self, study: str) -> Iterator[Pool]:
+        """Warm workers, for as long as there is something to predict."""
         context = WorkerContext(
             study=study,
             data_dir=str(self._data_dir.resolve()),
@@ -98,7 +98,7 @@ def test_name(images: ImageSet, flips: int) -> str:
     return f"test-{content_id(images.image_ids, images.digest)}" + f"-flips-{flips}" * (flips > 1)
 
 
-def _check_weights(ref: TrialRef, weights: WeightsSource) -> None:
+def check_weights(ref: TrialRef, weights: WeightsSource) -> None:
     """A member predicts with the very backbone that it was trained on; LedgerError says what to give."""
     record = _ledger(ref).trial(ref.trial_id)
     backbone = record.config["backbone"]
