@@ -223,4 +223,4 @@ def _attention(
 
 
 def _on(device: torch.device, array: FloatArray) -> Tensor:
-    return torch.from_numpy(array).float().to(device)
+    return torch.tensor(array, dtype=torch.float32, device=device)

@@ -166,7 +166,7 @@ def search(
 
     source = _source(weights)
     found = available_backbones(tuple(backbone or ()), source, _say)
-    families, shares = _shares(family or ["baseline", "probe"])
+    families, shares = _shares(family or ["baseline", "distilled", "probe"])
     settings = StudySettings(
         families=families,
         shares=shares,
