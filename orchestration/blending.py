@@ -80,8 +80,7 @@ def run_ensemble(
     submissions = []
     if predictor is not None or gathered.tests is not None:
         image_ids = test_ids or list(gathered.tests.image_ids if gathered.tests else ())
-        for card in cards:
-            predictions = member_predictions(card, gathered, predictor)
+        for card, predictions in zip(cards, member_predictions(cards, gathered, predictor), strict=True):
             submissions.append(submission_of(card, predictions, image_ids, data_dir))
     study = studies[0] if studies else None
     return write_outputs(gathered, cards, submissions, out, study=study, data_dir=data_dir)
@@ -151,14 +150,22 @@ def _with_flips(card: Card, gathered: Gathered, options: BlendOptions, predictor
     return replace(card, flips=options.flips if gain.value > gain.se else 1, flips_gain=gain)
 
 
-def member_predictions(card: Card, gathered: Gathered, predictor: Predictor | None) -> dict[str, FloatArray]:
-    """Test predictions [N, 5] in grams of a card's members; workers start only for what is not there."""
-    trials = {name: gathered.trials[name] for name in card.members if name in gathered.trials}
-    found = {name: gathered.tests.pred_NT[name] for name in card.members if name not in trials and gathered.tests}
-    if trials:
-        assert predictor is not None
-        found |= predictor.test(trials, flips=card.flips)
-    return found
+def member_predictions(
+    cards: list[Card], gathered: Gathered, predictor: Predictor | None
+) -> list[dict[str, FloatArray]]:
+    """Test predictions [N, 5] in grams of each card's members; workers start only for what is not there.
+
+    The trials of all cards predict together, so that candidates do not decode the photographs again.
+    """
+    files = dict(gathered.tests.pred_NT) if gathered.tests else {}
+    predicted: dict[int, dict[str, FloatArray]] = {}
+    for flips in sorted({card.flips for card in cards}):
+        members = [name for card in cards if card.flips == flips for name in card.members if name in gathered.trials]
+        if members:
+            assert predictor is not None
+            predicted[flips] = predictor.test({name: gathered.trials[name] for name in members}, flips=flips)
+    found = [files | predicted.get(card.flips, {}) for card in cards]
+    return [{name: one[name] for name in card.members} for card, one in zip(cards, found, strict=True)]
 
 
 def submission_of(card: Card, predictions: dict[str, FloatArray], image_ids: list[str], data_dir: Path | None) -> bytes:
