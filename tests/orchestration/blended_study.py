@@ -19,7 +19,7 @@ from orchestration.worker import WorkerContext
 
 
 def finished_study(folder: Path, data_dir: Path, cache: Path) -> Ledger:
-    """Two complete trials, one of each family.
+    """Complete trials, one of each family.
 
     Random weights on tiny pictures have no skill, and a library leaves such members out: half of the truth is mixed
     into their pooled out-of-fold rows. The folds' own rows stay as they were.

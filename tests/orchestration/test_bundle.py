@@ -38,7 +38,7 @@ socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = socket.c
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory, tiny_pasture):
-    """A study with a blend of two families, the blend's submission, and the bundle of it."""
+    """A study with a blend of all families, the blend's submission, and the bundle of it."""
     folder = tmp_path_factory.mktemp("bundle")
     ledger = finished_study(folder / "study", tiny_pasture, folder / "cache")
     (submission,) = run_ensemble(
@@ -102,8 +102,8 @@ def test_the_bundle_holds_what_it_says_and_no_pickle(exported):
     there = {str(path.relative_to(bundle)) for path in bundle.rglob("*") if path.is_file()}
     assert there == {*content["files"], "bundle.json"}
     assert {Path(path).suffix for path in there} == {".whl", ".py", ".txt", ".json", ".safetensors"}
-    assert len(content["members"]) == 2 and all(len(member["models"]) == 3 for member in content["members"])
-    assert {member["family"] for member in content["members"]} == {"baseline", "probe"}
+    assert len(content["members"]) == 3 and all(len(member["models"]) == 3 for member in content["members"])
+    assert {member["family"] for member in content["members"]} == {"baseline", "distilled", "probe"}
     assert len((bundle / "predict.py").read_text().splitlines()) < 15
     with zipfile.ZipFile(next(bundle.glob("*.whl"))) as wheel:
         names = set(wheel.namelist())
