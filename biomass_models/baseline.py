@@ -7,7 +7,8 @@ N images, C copies, D features, T = 5 targets.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,20 +20,22 @@ from torch import Tensor, nn
 from biomass_models.backbones import Backbone, weightless
 from biomass_models.configs import BaselineConfig
 from biomass_models.features import FeatureSpec, fitted
-from biomass_models.fit import FloatArray, FoldResult, FoldRows, as_arrays, seeded
+from biomass_models.fit import FloatArray, FoldResult, FoldRows, as_arrays, score_or_nan, seeded
 from biomass_models.heads import mlp_head
 from biomass_models.images import views_for
 from biomass_models.inputs import Inputs
 from biomass_models.interrupt import OnEpoch, ShouldStop
 from biomass_models.losses import weighted_mse_loss
-from biomass_models.network import Network, Terms, predict_rows, train_network
+from biomass_models.many_heads import HeadFold, ManyHeads, train_heads
+from biomass_models.network import Best, Network, Terms, predict_rows, schedule_of, train_network
+from biomass_models.prefix import BackboneTail
 from biomass_models.scaling import TargetScaler
-from biomass_models.sources import FeatureSource, Source, open_pixels
+from biomass_models.sources import FeatureSource, Prefix, PrefixSource, Source, bank_of, open_pixels
 
 
 def feature_specs(config: BaselineConfig) -> list[FeatureSpec]:
-    """The bank that a fit draws from; empty when the backbone trains."""
-    if config.trained_blocks > 0:
+    """The bank that a fit draws from; empty when the backbone trains on pictures."""
+    if config.trained_blocks > 0 and config.prefix_bank == "none":
         return []
     return [
         FeatureSpec(
@@ -44,6 +47,7 @@ def feature_specs(config: BaselineConfig) -> list[FeatureSpec]:
             blur=config.blur,
             bank_seed=config.bank_seed,
             stamp=config.stamp,  # type: ignore[arg-type]
+            **bank_of(config, "global"),
         )
     ]
 
@@ -51,13 +55,19 @@ def feature_specs(config: BaselineConfig) -> list[FeatureSpec]:
 class BaselineNet(Network):
     """Backbone and head."""
 
-    def __init__(self, backbone: Backbone | None, head: nn.Module) -> None:
+    def __init__(self, backbone: Backbone | BackboneTail | None, head: nn.Module) -> None:
         super().__init__(backbone)
         self.head = head
 
-    def forward(self, input_B: Tensor) -> Tensor:
-        """Features [B, D] of a frozen backbone, else float pictures [B, 3, H, W] in [0, 1] -> z-scores [B, 5]."""
-        return self.head(input_B if self.backbone is None else self.backbone(input_B).global_BD)
+    def forward(self, input_B: Tensor | tuple[Prefix, ...]) -> Tensor:
+        """Features [B, D] of a frozen backbone, else float pictures [B, 3, H, W] in [0, 1] or what the frozen blocks
+        say of them -> z-scores [B, 5]."""
+        if self.backbone is None:
+            return self.head(input_B)
+        if isinstance(input_B, tuple):
+            (part,) = input_B
+            return self.head(self.backbone(part.value_BV[:, 0], part.size).global_BD)
+        return self.head(self.backbone(input_B).global_BD)
 
 
 def head_of(config: BaselineConfig, features: int) -> nn.Sequential:
@@ -106,6 +116,63 @@ def fit(
     )
 
 
+def fit_folds(
+    config: BaselineConfig,
+    quadrats: pd.DataFrame,
+    fold_N: NDArray[np.int64],
+    folds: Sequence[int],
+    inputs: Inputs,
+    *,
+    seeds: Sequence[int],
+    should_stop: ShouldStop | None = None,
+) -> list[FoldResult]:
+    """`fit` for several folds at once, each with its seed: the same results but for rounding, in about half the time.
+
+    The backbone must be frozen (trained_blocks = 0). Raises FitError, StopRequested.
+    """
+    started = time.perf_counter()
+    image_N = inputs.images.rows(list(quadrats["image_id"]))
+    rows_K = [FoldRows.of(quadrats, fold_N, fold, image_N) for fold in folds]
+    scalers = [TargetScaler.fit(rows.train_mass_MT, config.transform) for rows in rows_K]
+    opened = _open(config, inputs, should_stop)
+    if not isinstance(opened.source, FeatureSource):
+        raise ValueError(f"folds are trained together when no block is, got trained_blocks={config.trained_blocks}")
+    heads = []
+    for seed in seeds:
+        with seeded(seed, "initial weights", torch.device("cpu")):
+            heads.append(head_of(config, opened.features))
+    many = ManyHeads(heads, inputs.device)
+    best_K = [Best(choose=config.select_best_epoch) for _ in folds]
+    epochs_K: list[list[dict[str, float]]] = [[] for _ in folds]
+
+    def after_epoch(k: int, record: dict[str, float], z_VT: Tensor, last: bool) -> None:
+        pred_NT = scalers[k].grams(z_VT.double().cpu().numpy())
+        record["score"] = score_or_nan(rows_K[k].held_out_mass_NT, pred_NT)
+        best_K[k].take(record, pred_NT, BaselineNet(None, many.heads[k]).trained_state, last)
+        epochs_K[k].append(record)
+
+    train_heads(
+        many,
+        opened.source,
+        [
+            HeadFold(rows, seed, scaler.scale(rows.train_mass_MT))
+            for rows, seed, scaler in zip(rows_K, seeds, scalers, strict=True)
+        ],
+        schedule_of(config),
+        head_lr=config.head_lr,
+        weight_decay=config.weight_decay,
+        after_epoch=after_epoch,
+        should_stop=should_stop,
+    )
+    seconds = (time.perf_counter() - started) / len(folds)
+    return [
+        best.result(
+            config, rows, scaler, inputs, epochs, notes=list(opened.notes), seconds=seconds, folds_together=len(folds)
+        )
+        for best, rows, scaler, epochs in zip(best_K, rows_K, scalers, epochs_K, strict=True)
+    ]
+
+
 def predict(config: BaselineConfig, tensors: Mapping[str, Tensor], inputs: Inputs, *, flips: int = 1) -> FloatArray:
     """Masses in grams [N, 5] of all images of `inputs`, from a fit's tensors; no metadata is needed.
 
@@ -129,7 +196,7 @@ def predict(config: BaselineConfig, tensors: Mapping[str, Tensor], inputs: Input
 @dataclass(frozen=True)
 class _Opened:
     source: Source
-    backbone: Backbone | None  # if some of it trains
+    backbone: Backbone | BackboneTail | None  # if some of it trains
     features: int  # D of the global vector
     notes: tuple[str, ...]
 
@@ -138,13 +205,16 @@ def _open(
     config: BaselineConfig, inputs: Inputs, should_stop: ShouldStop | None, *, flips: int | None = None
 ) -> _Opened:
     """Inputs of the net; flips: of pictures that are only predicted, None while training."""
-    if config.trained_blocks == 0:
-        spec = feature_specs(config)[0]
+    for spec in feature_specs(config):
         bank = inputs.features(spec if flips is None else spec.unchanged(flips), should_stop=should_stop)
-        feature_NCD = bank.stack("global")[:, :, 0]
-        return _Opened(FeatureSource(feature_NCD.to(inputs.device)), None, feature_NCD.shape[-1], bank.notes)
+        if config.trained_blocks == 0:
+            feature_NCD = bank.stack("global")[:, :, 0]
+            return _Opened(FeatureSource(feature_NCD.to(inputs.device)), None, feature_NCD.shape[-1], bank.notes)
+        features, _ = weightless(config.backbone).widths(bank.spec.views[0].height, bank.spec.views[0].width)
+        tail = BackboneTail(inputs.backbone(config.backbone), config.trained_blocks)
+        return _Opened(PrefixSource((bank,), inputs.device), tail, features, bank.notes)
     (view,), notes = fitted(views_for("whole", config.size), weightless(config.backbone))
     backbone = inputs.backbone(config.backbone)
     backbone.train_last(config.trained_blocks)
-    features = weightless(config.backbone).features(view.height, view.width)
+    features, _ = weightless(config.backbone).widths(view.height, view.width)
     return _Opened(open_pixels(config, inputs, view, should_stop), backbone, features, notes)

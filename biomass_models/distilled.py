@@ -27,9 +27,10 @@ from biomass_models.inputs import Inputs
 from biomass_models.interrupt import OnEpoch, ShouldStop
 from biomass_models.losses import distillation_losses, ratio_terms
 from biomass_models.network import Terms, outputs_of, predict_rows, train_network
+from biomass_models.prefix import BackboneTail
 from biomass_models.ratios import reconstruct
 from biomass_models.scaling import TargetScaler
-from biomass_models.sources import Source, TokenSource, ViewSource, open_pixels
+from biomass_models.sources import PrefixSource, Source, TokenSource, ViewSource, bank_of, open_pixels
 from biomass_models.student import Student, StudentOutput
 from biomass_models.teacher import Taught, fit_teacher, sample_weights
 
@@ -44,8 +45,8 @@ def view_parts(config: DistilledConfig) -> tuple[tuple[View, ...], ...]:
 
 
 def feature_specs(config: DistilledConfig) -> list[FeatureSpec]:
-    """A bank for each part of the views; empty when the backbone trains."""
-    if config.trained_blocks > 0:
+    """A bank for each part of the views; empty when the backbone trains on pictures."""
+    if config.trained_blocks > 0 and config.prefix_bank == "none":
         return []
     return [
         FeatureSpec(
@@ -57,7 +58,7 @@ def feature_specs(config: DistilledConfig) -> list[FeatureSpec]:
             blur=config.blur,
             bank_seed=config.bank_seed,
             stamp=config.stamp,  # type: ignore[arg-type]
-            outputs=("global", f"grid-{config.grid}"),
+            **bank_of(config, "global", f"grid-{config.grid}"),
         )
         for views in view_parts(config)
     ]
@@ -155,7 +156,7 @@ def attention(config: DistilledConfig, tensors: Mapping[str, Tensor], inputs: In
 @dataclass(frozen=True)
 class _Opened:
     source: Source
-    backbone: Backbone | None  # if some of it trains
+    backbone: Backbone | BackboneTail | None  # if some of it trains
     global_width: int
     patch_width: int
     grids: tuple[tuple[int, int], ...]  # rows and columns of patch tokens, for each part of the views
@@ -169,28 +170,29 @@ def _open(
     config: DistilledConfig, inputs: Inputs, should_stop: ShouldStop | None, *, flips: int | None = None
 ) -> _Opened:
     """Inputs of the student; flips: of pictures that are only predicted, None while training."""
-    if config.trained_blocks == 0:
-        specs = [spec if flips is None else spec.unchanged(flips) for spec in feature_specs(config)]
-        banks = tuple(inputs.features(spec, should_stop=should_stop) for spec in specs)
-        return _Opened(
-            TokenSource(banks, config.grid, inputs.device),
-            None,
-            banks[0].width("global"),
-            banks[0].width(f"grid-{config.grid}"),
-            ((config.grid, config.grid),) * len(banks),
-            tuple(dict.fromkeys(chain.from_iterable(bank.notes for bank in banks))),
-        )
+    specs = [spec if flips is None else spec.unchanged(flips) for spec in feature_specs(config)]
+    banks = tuple(inputs.features(spec, should_stop=should_stop) for spec in specs)
     shape = weightless(config.backbone)
     parts, notes = zip(*(fitted(views, shape) for views in view_parts(config)), strict=True)
-    tokens = [shape(torch.empty(1, 3, part[0].height, part[0].width, device="meta")) for part in parts]
-    backbone = inputs.backbone(config.backbone)
-    backbone.train_last(config.trained_blocks)
+    seen = [shape.shapes(part[0].height, part[0].width) for part in parts]
+    backbone: Backbone | BackboneTail | None = None
+    source: Source
+    if config.trained_blocks == 0:
+        source = TokenSource(banks, config.grid, inputs.device)
+    elif banks:
+        backbone = BackboneTail(inputs.backbone(config.backbone), config.trained_blocks)
+        source = PrefixSource(banks, inputs.device)
+    else:
+        backbone = inputs.backbone(config.backbone)
+        backbone.train_last(config.trained_blocks)
+        pixels = (tuple(open_pixels(config, inputs, view, should_stop) for view in part) for part in parts)
+        source = ViewSource(tuple(pixels))
     return _Opened(
-        ViewSource(tuple(tuple(open_pixels(config, inputs, view, should_stop) for view in part) for part in parts)),
+        source,
         backbone,
-        tokens[0].global_BD.shape[-1],
-        tokens[0].patch_BPD.shape[-1],
-        tuple((config.grid, config.grid) if config.grid else token.grid for token in tokens),
+        seen[0].global_BD.shape[-1],
+        seen[0].patch_BPD.shape[-1],
+        tuple((config.grid, config.grid) if config.grid else tokens.grid for tokens in seen),
         tuple(dict.fromkeys(chain.from_iterable(notes))),
     )
 

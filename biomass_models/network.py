@@ -30,6 +30,7 @@ from biomass_models.fit import (
 )
 from biomass_models.inputs import Inputs
 from biomass_models.interrupt import OnEpoch, ShouldStop
+from biomass_models.prefix import BackboneTail
 from biomass_models.scaling import TargetScaler
 from biomass_models.sources import Source
 
@@ -61,10 +62,21 @@ class NetworkConfig(Protocol):
     def select_best_epoch(self) -> bool: ...
 
 
-class Network(nn.Module):
-    """A backbone (None when frozen: its features come from the cache) and new layers: all other children."""
+def schedule_of(config: NetworkConfig) -> Schedule:
+    """How long and how fast a configuration trains."""
+    return Schedule(
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        min_lr=config.min_lr,
+        clip_norm=config.clip_norm,
+        ema_decay=config.ema_decay,
+    )
 
-    def __init__(self, backbone: Backbone | None) -> None:
+
+class Network(nn.Module):
+    """A backbone or its trained end (None when frozen: features come from the cache), and new layers: all else."""
+
+    def __init__(self, backbone: Backbone | BackboneTail | None) -> None:
         super().__init__()
         self.backbone = backbone
 
@@ -88,16 +100,43 @@ class Network(nn.Module):
 
 
 @dataclass
-class _Best:
-    """The epoch whose predictions and weights are handed back."""
+class Best:
+    """The epoch whose predictions and weights are handed back: the last, or the best if the configuration says so."""
 
+    choose: bool  # by the score of the held-out rows: biased, and recorded as such
     epoch: int = 0
     score: float = -np.inf
     pred_NT: FloatArray = field(default_factory=lambda: np.empty((0, 5)))
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
-    def is_beaten_by(self, score: float) -> bool:
-        return self.epoch == 0 or score > self.score
+    def take(
+        self, record: Mapping[str, float], pred_NT: FloatArray, state: Callable[[], dict[str, Tensor]], last: bool
+    ) -> None:
+        """state(): copies of the trained tensors; only called for an epoch that may be handed back."""
+        if self.choose and self.epoch and not record["score"] > self.score:
+            return
+        self.epoch, self.score, self.pred_NT = int(record["epoch"]), record["score"], pred_NT
+        self.tensors = state() if last or self.choose else {}
+
+    def result(
+        self,
+        config: NetworkConfig,
+        rows: FoldRows,
+        scaler: TargetScaler,
+        inputs: Inputs,
+        epochs: list[dict[str, float]],
+        **info: Any,
+    ) -> FoldResult:
+        """The fold's result; info: what is to be told beside the usual facts."""
+        facts = {
+            "train_rows": len(rows.train_M),
+            "scored_epoch": self.epoch,
+            "epoch_chosen_on_validation": self.choose,
+            "device": str(inputs.device),
+            "weights": inputs.fingerprint(config.backbone),
+            **info,
+        }
+        return FoldResult(rows.valid_M, self.pred_NT, self.tensors | as_tensors(scaler.arrays()), epochs, facts)
 
 
 def train_network(
@@ -127,7 +166,7 @@ def train_network(
     draws = generator_for(seed, "augmentation")
     epochs: list[dict[str, float]] = []
     sums: dict[str, Tensor] = {}
-    best = _Best()
+    best = Best(choose=config.select_best_epoch)
     trains_backbone = net.backbone is not None
 
     def loss_of(index_B: Tensor) -> Tensor:
@@ -147,9 +186,7 @@ def train_network(
         if last or not trains_backbone or config.select_best_epoch:
             pred_NT = predict_rows(net, source, rows.held_out_images, grams, inputs.device, config.batch_size)
             record["score"] = score_or_nan(rows.held_out_mass_NT, pred_NT)
-            if not config.select_best_epoch or best.is_beaten_by(record["score"]):
-                best.epoch, best.score, best.pred_NT = int(record["epoch"]), record["score"], pred_NT
-                best.tensors = net.trained_state() if last or config.select_best_epoch else {}
+            best.take(record, pred_NT, net.trained_state, last)
         epochs.append(record)
         if on_epoch is not None:
             on_epoch(dict(record))
@@ -166,13 +203,7 @@ def train_network(
                 weight_decay=config.weight_decay,
             ),
             len(rows.train_M),
-            Schedule(
-                epochs=config.epochs,
-                batch_size=config.batch_size,
-                min_lr=config.min_lr,
-                clip_norm=config.clip_norm,
-                ema_decay=config.ema_decay,
-            ),
+            schedule_of(config),
             loss_of,
             after_epoch,
             device=inputs.device,
@@ -181,17 +212,16 @@ def train_network(
             stop_each_step=trains_backbone,
         )
     net.load_trained_state(best.tensors)
-    info = {
-        "train_rows": len(rows.train_M),
-        "scored_epoch": best.epoch,
-        "epoch_chosen_on_validation": config.select_best_epoch,
-        "micro_batch": micro.size,
-        "device": str(inputs.device),
-        "notes": list(notes),
-        "weights": inputs.fingerprint(config.backbone),
-        "seconds": time.perf_counter() - started,
-    }
-    return FoldResult(rows.valid_M, best.pred_NT, best.tensors | as_tensors(scaler.arrays()), epochs, info)
+    return best.result(
+        config,
+        rows,
+        scaler,
+        inputs,
+        epochs,
+        micro_batch=micro.size,
+        notes=list(notes),
+        seconds=time.perf_counter() - started,
+    )
 
 
 @torch.inference_mode()

@@ -197,7 +197,7 @@ def test_prediction_encodes_pictures_as_they_are_and_no_copies(world: Any, tmp_p
 def test_gradient_reaches_each_trained_tensor(backbone: str, world: Any) -> None:
     free = world[0].backbone(backbone)
     free.train_last(2)
-    head = mlp_head(weightless(backbone).features(64, 64), width=8, width_2=4, dropout=0.1)
+    head = mlp_head(weightless(backbone).widths(64, 64)[0], width=8, width_2=4, dropout=0.1)
     net = baseline.BaselineNet(free, head).train()
     weighted_mse_loss(net(torch.rand(4, 3, 64, 64)), torch.ones(4, 5)).backward()
     reached = {name.replace("backbone.model.", "backbone.") for name, t in net.named_parameters() if t.grad is not None}
