@@ -6,7 +6,9 @@
     trials/<id>/fold-<k>/oof.parquet, model.safetensors, attention.parquet if any, then metrics.json (the marker)
     trials/<id>/oof.parquet, then result.json    (the marker)
     teachers/<id>/fold-<k>/targets.parquet, then teacher.json (the marker)
-    ensembles/<name>/...
+    ensembles/<name>/submission.csv, then ensemble.json (the marker: card, and which trials its members are)
+    ensembles/test-<id>/members/<trial>.parquet  test predictions, kept for the next blend; shards/ until all are there
+    ensembles/oof-flips-<n>/members/<trial>.parquet
 
 One commit rule: payload first, then the marker, which holds the size and hash of what it vouches for. What has no
 valid marker does not exist for a reader, so a process may die between any two writes.
