@@ -30,7 +30,7 @@ from biomass_models import augment, backbones, images, prefix, stamps
 from biomass_models.backbones import Backbone, Tokens
 from biomass_models.config_rules import FLIPS, STAMPS
 from biomass_models.devices import MicroBatch, autocast, precision
-from biomass_models.images import Stamp, View, load_views
+from biomass_models.images import Load, Stamp, View, load_views
 from biomass_models.node_cache import source_hash
 
 CHEAP = ("global", "patch_mean", "patch_std")  # always stored: they cost nothing beside the forward pass
@@ -164,6 +164,7 @@ def encode(
     names: Sequence[str],
     first: int,
     device: torch.device,
+    load: Load = load_views,
 ) -> Iterator[dict[str, NDArray[Any]]]:
     """Batches of feature arrays from image `first` on, for the copies and layers that `names` ask for.
 
@@ -176,7 +177,7 @@ def encode(
     fits = MicroBatch(max(1, PIXELS_AT_ONCE.get(device.type, PIXELS_AT_ONCE["cpu"]) // largest))
     batches = fits.slices(len(paths) - first)
     backbone = backbone.to(device)
-    for rows, pixels in decoded([paths[first:][rows] for rows in batches], spec.views, spec.stamp):
+    for rows, pixels in decoded([paths[first:][rows] for rows in batches], spec.views, spec.stamp, load):
         result: dict[str, list[NDArray[Any]]] = {}
         for view_BHWC in pixels:
             image_BCHW = to_image(view_BHWC, device)
@@ -188,7 +189,7 @@ def encode(
 
 
 def decoded(
-    batches: Sequence[Sequence[Path]], views: Sequence[View], stamp: Stamp
+    batches: Sequence[Sequence[Path]], views: Sequence[View], stamp: Stamp, load: Load = load_views
 ) -> Iterator[tuple[int, list[NDArray[np.uint8]]]]:
     """Number and pixels of each batch: for each view uint8 [B, H, W, 3]; decodes one batch ahead."""
     with ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads())) as pool:
@@ -196,7 +197,7 @@ def decoded(
         def submit(number: int) -> list[Any]:
             if number >= len(batches):
                 return []
-            return [pool.submit(load_views, path, views, stamp=stamp) for path in batches[number]]
+            return [pool.submit(load, path, views, stamp=stamp) for path in batches[number]]
 
         try:
             ahead = submit(0)

@@ -6,7 +6,9 @@
     trials/<id>/fold-<k>/oof.parquet, model.safetensors, attention.parquet if any, then metrics.json (the marker)
     trials/<id>/oof.parquet, then result.json    (the marker)
     teachers/<id>/fold-<k>/targets.parquet, then teacher.json (the marker)
-    ensembles/<name>/...
+    ensembles/<name>/submission.csv, then ensemble.json (the marker: card, and which trials its members are)
+    ensembles/test-<id>/members/<trial>.parquet  test predictions, kept for the next blend; shards/ until all are there
+    ensembles/oof-flips-<n>/members/<trial>.parquet
 
 One commit rule: payload first, then the marker, which holds the size and hash of what it vouches for. What has no
 valid marker does not exist for a reader, so a process may die between any two writes.
@@ -19,7 +21,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -50,6 +52,14 @@ class TrialRecord:
     seed: int
     why: str  # first trial | proposed
     proposed_at: float  # seconds since 1970, UTC
+
+
+@dataclass(frozen=True)
+class TrialRef:
+    """A trial and the study that it lies in."""
+
+    study: str  # folder or URI
+    trial_id: str
 
 
 class Ledger:
@@ -192,11 +202,50 @@ class Ledger:
     def member_prediction(self, name: str, trial_id: str) -> pd.DataFrame | None:
         return self._read_frame(f"ensembles/{name}/members/{trial_id}.parquet")
 
-    def write_ensemble(self, name: str, card: Mapping[str, Any], submission: bytes) -> None:
-        self._commit(f"ensembles/{name}", {"submission.csv": submission}, "ensemble.json", card)
+    def write_member_shard(self, name: str, trial_id: str, span: tuple[int, int], frame: pd.DataFrame) -> None:
+        """A run of images [first, last + 1) that a member has predicted, until all runs are joined."""
+        self.storage.write(_shard(name, trial_id, span), _parquet(frame))
 
-    def ensemble(self, name: str) -> dict[str, Any] | None:
-        return self._read_json(f"ensembles/{name}/ensemble.json")
+    def member_shard(self, name: str, trial_id: str, span: tuple[int, int]) -> pd.DataFrame | None:
+        return self._read_frame(_shard(name, trial_id, span))
+
+    def join_member_shards(self, name: str, trial_id: str, spans: Sequence[tuple[int, int]]) -> None:
+        """One table of a member's predictions from those of all its runs, which are removed afterwards."""
+        found = [self.member_shard(name, trial_id, span) for span in spans]
+        parts = [part for part in found if part is not None]
+        if len(parts) != len(spans):
+            raise LedgerError(
+                f"member {trial_id} has predicted {len(parts)} of {len(spans)} runs of images; run the command again"
+            )
+        self.write_member_prediction(name, trial_id, pd.concat(parts, ignore_index=True))
+        for span in spans:
+            self.storage.remove(_shard(name, trial_id, span))
+
+    def write_ensemble(
+        self, name: str, card: Mapping[str, Any], trials: Mapping[str, TrialRef], submission: bytes
+    ) -> None:
+        """A card, which trials its members are, and the submission."""
+        own = self.storage.uri
+        refs = {member: ["." if ref.study == own else ref.study, ref.trial_id] for member, ref in trials.items()}
+        self._commit(
+            f"ensembles/{name}", {"submission.csv": submission}, "ensemble.json", {"card": card, "trials": refs}
+        )
+
+    def ensemble(self, name: str) -> tuple[dict[str, Any], dict[str, TrialRef]]:
+        """The card and its members' trials; LedgerError that lists the ensembles there are."""
+        content = self._read_json(f"ensembles/{name}/ensemble.json")
+        if content is None or "card" not in content:
+            known = [each for each in self.storage.children("ensembles") if not each.startswith(("test-", "oof-"))]
+            raise LedgerError(
+                f"there is no ensemble {name} of this version in {self.storage.uri}, it has "
+                f"{', '.join(known) or 'none'}; `biomass ensemble` makes one"
+            )
+        own = self.storage.uri
+        refs = {
+            member: TrialRef(own if study == "." else study, trial_id)
+            for member, (study, trial_id) in content["trials"].items()
+        }
+        return content["card"], refs
 
     # -- how -------------------------------------------------------------------------------------------------------
 
@@ -247,6 +296,10 @@ class Ledger:
 
 def _fold(trial_id: str, fold: int) -> str:
     return f"trials/{trial_id}/fold-{fold}"
+
+
+def _shard(name: str, trial_id: str, span: tuple[int, int]) -> str:
+    return f"ensembles/{name}/shards/{trial_id}/{span[0]}-{span[1]}.parquet"
 
 
 def _digest(content: bytes) -> str:

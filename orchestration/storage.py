@@ -6,6 +6,7 @@ Names are relative and stay inside the root.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
 from pathlib import Path, PurePosixPath
@@ -54,6 +55,11 @@ class Storage:
         """Bytes of a file, or None if there is no such file."""
         info = self._filesystem.get_file_info(self._path(name))
         return info.size if info.type == pyarrow.fs.FileType.File else None
+
+    def remove(self, name: str) -> None:
+        """Delete a file; one that is not there is fine."""
+        with contextlib.suppress(FileNotFoundError):
+            self._filesystem.delete_file(self._path(name))
 
     def children(self, folder: str) -> list[str]:
         """Sorted names of what lies directly in a folder; temporary files and a missing folder count as nothing."""
