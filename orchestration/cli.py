@@ -31,6 +31,9 @@ Study = Annotated[str, typer.Argument(help="Study folder, or a URI such as s3://
 Directory = Annotated[Path, typer.Argument(help="Data directory: train.csv, test.csv and photographs.")]
 DataOption = Annotated[Path, typer.Option("--data", help="Data directory: train.csv, test.csv and photographs.")]
 Cache = Annotated[Path, typer.Option("--cache", help="Feature cache, on this node's own disk.", envvar="BIOMASS_CACHE")]
+CacheGb = Annotated[
+    float | None, typer.Option(min=0.001, help="Most GB in the cache; what was not used longest goes first.")
+]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to attach to (or RAY_ADDRESS); without it, embedded.")]
 Weights = Annotated[
     str, typer.Option(help="Backbone weights: auto (package, $BIOMASS_WEIGHTS, hub), random (tests), or a folder.")
@@ -51,6 +54,10 @@ def main() -> None:
 
 def _say(text: str) -> None:
     err_console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _print(text: str) -> None:
+    out_console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _resources(cache: Path, address: str | None, **more: Any) -> Any:
@@ -142,7 +149,13 @@ def search(
     cpus_per_fold: Annotated[float, typer.Option(min=0.1, help="CPUs of a slot.")] = 1.0,
     gpus_per_fold: Annotated[float | None, typer.Option(min=0.0, help="GPUs of a slot; default 1 if any.")] = None,
     slots: Annotated[int | None, typer.Option(min=1, help="Use at most so many slots.")] = None,
+    prune: Annotated[str, typer.Option(help="Stop hopeless trials after a fold: off, default, strict.")] = "default",
+    fold_timeout: Annotated[
+        float, typer.Option(min=1, help="Seconds without a sign of life (features apart) before a fold counts as hung.")
+    ] = 7200.0,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Take failed trials up again.")] = False,
     cache: Cache = DEFAULT_CACHE,
+    cache_gb: CacheGb = None,
     address: Address = None,
 ) -> None:
     """Search for good models; the same command goes on with an unfinished study.
@@ -173,10 +186,20 @@ def search(
         fold_file=fold_file,
         weights=source,
         fingerprints=found,
-        resources=_resources(cache, address, cpus_per_fold=cpus_per_fold, gpus_per_fold=gpus_per_fold, max_slots=slots),
+        resources=_resources(
+            cache,
+            address,
+            cpus_per_fold=cpus_per_fold,
+            gpus_per_fold=gpus_per_fold,
+            max_slots=slots,
+            fold_timeout=fold_timeout,
+            cache_gb=cache_gb,
+        ),
         max_trials=trials,
         hours=hours,
         say=_say,
+        prune=prune,
+        retry_failed=retry_failed,
     )
     if not finished:
         _stopped()
@@ -194,6 +217,52 @@ def leaderboard(
     from orchestration.ledger import open_ledger
 
     out_console.print(render_leaderboard(make_leaderboard(open_ledger(study)), top or None))
+
+
+@app.command()
+def status(study: Study) -> None:
+    """How a search stands, from its files alone. Example: biomass status runs/first"""
+    from orchestration.ledger import open_ledger
+    from orchestration.status import render_status, status_of
+
+    _print(render_status(status_of(open_ledger(study))))
+
+
+@app.command()
+def audit(
+    study: Study,
+    refit: Annotated[int, typer.Option(min=0, help="Fit so many complete trials again and compare bit for bit.")] = 0,
+    data: Annotated[Path | None, typer.Option(help="Data directory, for --refit.")] = None,
+    weights: Weights = "auto",
+    cache: Cache = DEFAULT_CACHE,
+) -> None:
+    """Prove from the files alone that nothing was lost or repeated. Example: biomass audit runs/first"""
+    from orchestration.audit import audit as audit_study
+    from orchestration.audit import refit as refit_trials
+    from orchestration.ledger import open_ledger
+
+    if refit and data is None:
+        raise typer.BadParameter("--refit needs the photographs: give --data DIR")
+    ledger = open_ledger(study)
+    found = audit_study(ledger)
+    if refit and data is not None:
+        found.problems += refit_trials(ledger, data, sample=refit, cache_dir=cache, weights=_source(weights), say=_say)
+    _print(str(found))
+    if not found.clean:
+        raise typer.Exit(1)
+
+
+@app.command()
+def replay(
+    study: Study,
+    prune: Annotated[str, typer.Option(help="Rule to try: default or strict.")] = "default",
+) -> None:
+    """What a pruning rule would have saved and cost. Example: biomass replay runs/first --prune default"""
+    from orchestration.ledger import open_ledger
+    from orchestration.replay import render_replay
+    from orchestration.replay import replay as replay_study
+
+    _print(render_replay(replay_study(open_ledger(study), prune, _say)))
 
 
 @app.command()

@@ -6,10 +6,6 @@ A worker stays warm: backbones, feature banks and the table are loaded once and 
 from __future__ import annotations
 
 import errno
-import os
-import resource
-import socket
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +19,12 @@ from safetensors.torch import save as save_tensors
 from biomass_models.configs import Config, config_from_params
 from biomass_models.fit import FitError
 from biomass_models.inputs import ImageSet, Inputs
-from biomass_models.interrupt import OnProgress, StopRequested
+from biomass_models.interrupt import OnProgress, StopRequested, check_stop
 from biomass_models.table import read_test
 from biomass_models.targets import TARGETS, weighted_r2_score, weighted_sst
 from biomass_models.weights import WeightsSource
 from biomass_models.zoo import FAMILIES
+from orchestration.budget import Meter
 from orchestration.ledger import Ledger
 from orchestration.seeds import derive_seed
 from orchestration.storage import Storage
@@ -43,6 +40,8 @@ class WorkerContext:
     data_dir: str
     cache_dir: str  # on the node's own disk
     weights: WeightsSource
+    gpus: float = 0.0  # of one slot
+    cache_gb: float | None = None  # what the cache may hold; None is no limit
 
 
 class FoldRunner:
@@ -78,8 +77,9 @@ class FoldRunner:
         done = self._ledger.fold_metrics(trial_id, fold)
         if done is not None:
             return {"status": "done", "metrics": done}
+        check_stop(should_stop, f"fold {fold} had not begun")
         self._ledger.note_fold_start(trial_id, fold)
-        started, cpu_started = time.time(), time.process_time()
+        meter = Meter(self._context.gpus)
         record = self._ledger.trial(trial_id)
         quadrats = self._train_table()
         config = config_from_params(record.family, record.config)
@@ -105,13 +105,7 @@ class FoldRunner:
             "images": len(rows),
             # one image, or images all alike, have no spread and so no R2 of their own; the pooled score has
             "score": weighted_r2_score(truth_NT, result.pred_NT) if weighted_sst(truth_NT) > 0 else None,
-            "started_at": started,
-            "finished_at": time.time(),
-            "seconds": time.time() - started,
-            "cpu_seconds": time.process_time() - cpu_started,
-            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
+            **meter.read(),
             "epochs": result.epochs,
             "info": result.info,
         }
