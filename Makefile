@@ -1,4 +1,4 @@
-# make demo | test | check | bench      VENV=... shares an environment between clones (it takes 6.6 GB)
+# make demo | test | check | bench | study   VENV=... shares an environment between clones (it takes 6.6 GB)
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ STAMP := $(VENV)/.biomass-installed
 # Two workers with two threads each crawl on two cores: the thread pools of numpy and torch stay at one per process.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo test check format bench clean
+.PHONY: install demo test check format bench study clean
 
 install: $(STAMP)
 
@@ -33,6 +33,10 @@ format: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/bench_ensembles.py
 	$(BIN)/python tests/benchmarks/simulate_blending.py
+
+# every family with equal trials, and what the teacher brings; resumable
+study: $(STAMP)
+	$(BIN)/python tests/benchmarks/study_families.py runs/families
 
 clean:
 	rm -rf demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache

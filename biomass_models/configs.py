@@ -8,48 +8,25 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias, get_type_hints
 
-TRANSFORMS = ("log1p", "sqrt", "none")
-STAMPS = ("keep", "remove")
-FLIPS = (1, 2, 4, 8)
+from biomass_models.config_rules import (
+    TRANSFORMS,
+    check_image,
+    check_training,
+    check_types,
+    layout_of,
+    one_of,
+    require,
+    within,
+)
+
 POOLINGS = ("global", "mean", "mean+std", "global+mean+std")
 VIEW_MERGES = ("concat", "mean")
-_LAYOUT = re.compile(r"whole|halves|corners4|tiles-[1-9]\d?x[1-9]\d?")
-
-
-def _require(rule: str, ok: bool, got: object) -> None:
-    if not ok:
-        raise ValueError(f"{rule}, got {got!r}")
-
-
-def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
-    _require(f"{name} must be one of {', '.join(map(str, allowed))}", value in allowed, value)
-
-
-def _within(name: str, value: float, low: float, high: float) -> None:
-    _require(f"{name} must lie in [{low:g}, {high:g}]", math.isfinite(value) and low <= value <= high, value)
-
-
-def _check_types(config: Any) -> None:
-    """Every field holds exactly its declared type; numpy scalars and booleans for numbers are refused."""
-    for name, kind in get_type_hints(type(config)).items():
-        value = getattr(config, name)
-        if kind is float and type(value) is int:
-            object.__setattr__(config, name, float(value))
-        elif type(value) is not kind:
-            raise ValueError(f"{name} must be of type {kind.__name__}, got {value!r} ({type(value).__name__})")
-
-
-def _check_image(backbone: str, size: int, flips: int, stamp: str) -> None:
-    _require("backbone must be a timm name", bool(backbone.strip()), backbone)
-    _within("size", size, 16, 4096)
-    _one_of("flips", flips, FLIPS)
-    _one_of("stamp", stamp, STAMPS)
+LAYOUTS = ("whole", "halves", "corners4")
+LOCAL_LAYOUTS = ("none", "halves", "corners4")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,30 +57,10 @@ class BaselineConfig:
     stamp: str = "keep"  # the orange date stamp: keep or remove
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        _check_image(self.backbone, self.size, self.flips, self.stamp)
-        _one_of("transform", self.transform, TRANSFORMS)
-        _within("trained_blocks", self.trained_blocks, 0, 200)
-        _within("head_width", self.head_width, 1, 8192)
-        _within("head_width_2", self.head_width_2, 1, 8192)
-        _require("dropout must lie in [0, 1)", 0 <= self.dropout < 1, self.dropout)
-        for name in ("head_lr", "backbone_lr"):
-            _require(f"{name} must lie in (0, 1)", 0 < getattr(self, name) < 1, getattr(self, name))
-        lowest = self.head_lr if self.trained_blocks == 0 else min(self.head_lr, self.backbone_lr)
-        _require(f"min_lr must lie in [0, lowest peak rate = {lowest:g}]", 0 <= self.min_lr <= lowest, self.min_lr)
-        _within("weight_decay", self.weight_decay, 0, 10)
-        _require("clip_norm must be above 0", self.clip_norm > 0, self.clip_norm)
-        _within("batch_size", self.batch_size, 1, 4096)
-        _within("epochs", self.epochs, 1, 10_000)
-        _require("ema_decay must lie in [0, 1)", 0 <= self.ema_decay < 1, self.ema_decay)
-        _within("jittered", self.jittered, 0, 64)
-        _require(
-            "jittered copies belong to a frozen backbone: set trained_blocks=0 or jittered=0",
-            self.jittered == 0 or self.trained_blocks == 0,
-            (self.jittered, self.trained_blocks),
-        )
-        _within("colour_jitter", self.colour_jitter, 0, 0.9)
-        _within("blur", self.blur, 0, 10)
+        check_types(self)
+        check_image(self)
+        check_training(self)
+        one_of("transform", self.transform, TRANSFORMS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,22 +83,120 @@ class ProbeConfig:
     stamp: str = "keep"  # the orange date stamp: keep or remove
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        _check_image(self.backbone, self.size, self.flips, self.stamp)
-        known = _LAYOUT.fullmatch(self.layout) is not None
-        _require("layout must be whole, halves, corners4 or tiles-RxC", known, self.layout)
-        _one_of("view_merge", self.view_merge, VIEW_MERGES)
-        _one_of("pooling", self.pooling, POOLINGS)
-        _one_of("transform", self.transform, TRANSFORMS)
-        _within("layers", self.layers, 1, 64)
-        _within("log10_alpha_low", self.log10_alpha_low, -12, 12)
-        _within("log10_alpha_high", self.log10_alpha_high, self.log10_alpha_low, 12)
-        _within("alphas", self.alphas, 1, 200)
-        _within("inner_folds", self.inner_folds, 2, 50)
+        check_types(self)
+        check_image(self)
+        layout_of(self.layout, *LAYOUTS)
+        one_of("view_merge", self.view_merge, VIEW_MERGES)
+        one_of("pooling", self.pooling, POOLINGS)
+        one_of("transform", self.transform, TRANSFORMS)
+        within("layers", self.layers, 1, 64)
+        within("log10_alpha_low", self.log10_alpha_low, -12, 12)
+        within("log10_alpha_high", self.log10_alpha_high, self.log10_alpha_low, 12)
+        within("alphas", self.alphas, 1, 200)
+        within("inner_folds", self.inner_folds, 2, 50)
 
 
-Config: TypeAlias = BaselineConfig | ProbeConfig
-CONFIGS: dict[str, type[BaselineConfig] | type[ProbeConfig]] = {"baseline": BaselineConfig, "probe": ProbeConfig}
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherConfig:
+    """The metadata teacher (SPEC 5). Its loss has the published weights, so that trials with other ones share it."""
+
+    width: int = 128  # first hidden layer
+    width_2: int = 64  # second hidden layer
+    epochs: int = 200  # full-batch steps
+    lr: float = 1e-3  # AdamW
+    weight_decay: float = 0.01  # AdamW's own default
+    inner_folds: int = 4  # by group inside the training rows; what is taught comes out of them
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        within("teacher_width", self.width, 1, 4096)
+        within("teacher_width_2", self.width_2, 1, 4096)
+        within("teacher_epochs", self.epochs, 1, 10_000)
+        require("teacher_lr must lie in (0, 1)", 0 < self.lr < 1, self.lr)
+        within("teacher_weight_decay", self.weight_decay, 0, 10)
+        within("teacher_inner_folds", self.inner_folds, 2, 50)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DistilledConfig:
+    """Model 2 (SPEC 5): student of a metadata teacher. The defaults are the published setting.
+
+    SPEC 5 gives the corners' size only; the whole image is taken at the same one.
+    """
+
+    backbone: str = "vit_small_patch16_dinov3.lvd1689m"  # any timm name with a token grid or a feature map
+    size: int = 224  # side of the whole image's view, px; rounded to the patch size with a note
+    layout: str = "corners4"  # local views: none | halves | corners4 | tiles-RxC
+    local_size: int = 224  # side of a local view, px
+    trained_blocks: int = 5  # last blocks (and final norm) that train; 0 = all frozen, features are cached
+    grid: int = 0  # patch tokens are average-pooled to grid x grid; 0 = all of them (trained backbones only)
+    pooling_heads: int = 4  # of the attention over patch tokens
+    pooling_dropout: float = 0.1
+    crop_width: int = 128  # hidden layer of the attention over local views
+    head_width: int = 512  # first hidden layer
+    head_width_2: int = 128  # second hidden layer
+    dropout: float = 0.2  # after the first hidden layer
+    total_weight: float = 3.0  # of the Huber loss on the total
+    ratio_weight: float = 1.2  # of the two ratio losses; 0 = off
+    distillation_weight: float = 0.5  # of the Huber loss to the teacher; 0 = no teacher
+    huber_delta: float = 1.0  # standard deviations of log1p grams
+    group_weights: bool = True  # rows weigh by the inverse frequency of their date, state and species
+    teacher_width: int = 128  # see TeacherConfig
+    teacher_width_2: int = 64
+    teacher_epochs: int = 200
+    teacher_lr: float = 1e-3
+    teacher_weight_decay: float = 0.01
+    teacher_inner_folds: int = 4
+    head_lr: float = 3e-4  # peak learning rate of new layers
+    backbone_lr: float = 1e-4  # peak learning rate of trained backbone blocks
+    min_lr: float = 2e-6  # end of the cosine
+    weight_decay: float = 0.05  # none on norms and biases
+    clip_norm: float = 5.0  # largest gradient norm
+    batch_size: int = 20  # images a step, kept when GPU memory forces smaller micro-batches
+    epochs: int = 70  # passes over the training rows
+    ema_decay: float = 0.0  # of the weights, per step; 0 = the last weights are scored
+    select_best_epoch: bool = False  # score the best epoch of the validation fold: biased, and recorded as such
+    flips: int = 8  # 1 none, 2 mirror, 4 also turned by 180 degrees, 8 also by 90; all views of a picture alike
+    jittered: int = 0  # frozen backbone only: further bank copies with colour jitter and blur
+    colour_jitter: float = 0.05  # largest relative change of brightness, contrast, saturation
+    blur: float = 1.0  # largest standard deviation of the Gaussian blur, px; half of the pictures are blurred
+    bank_seed: int = 0  # frozen backbone only: draws of the jittered copies
+    stamp: str = "keep"  # the orange date stamp: keep or remove
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_image(self)
+        check_training(self)
+        layout_of(self.layout, *LOCAL_LAYOUTS)
+        within("local_size", self.local_size, 16, 4096)
+        within("grid", self.grid, 0, 99)
+        require(
+            "a frozen backbone caches its tokens on a grid: set grid to 1 or more, or trained_blocks above 0",
+            self.grid > 0 or self.trained_blocks > 0,
+            self.grid,
+        )
+        within("pooling_heads", self.pooling_heads, 1, 64)
+        require("pooling_dropout must lie in [0, 1)", 0 <= self.pooling_dropout < 1, self.pooling_dropout)
+        within("crop_width", self.crop_width, 1, 8192)
+        require("total_weight must be above 0", 0 < self.total_weight <= 1000, self.total_weight)
+        within("ratio_weight", self.ratio_weight, 0, 1000)
+        within("distillation_weight", self.distillation_weight, 0, 1000)
+        require("huber_delta must be above 0", 0 < self.huber_delta <= 1000, self.huber_delta)
+        self.teacher_config()
+
+    def teacher_config(self) -> TeacherConfig | None:
+        """Settings of the teacher, or None when nothing is distilled."""
+        names = [field.name for field in dataclasses.fields(TeacherConfig)]
+        teacher = TeacherConfig(**{name: getattr(self, f"teacher_{name}") for name in names})
+        return teacher if self.distillation_weight > 0 else None
+
+
+Config: TypeAlias = BaselineConfig | ProbeConfig | DistilledConfig
+CONFIGS: dict[str, type[BaselineConfig] | type[ProbeConfig] | type[DistilledConfig]] = {
+    "baseline": BaselineConfig,
+    "probe": ProbeConfig,
+    "distilled": DistilledConfig,
+}
 
 BASELINE_REFERENCE = BaselineConfig()
 

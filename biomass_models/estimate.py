@@ -7,16 +7,19 @@ device, so a 980 px estimate takes milliseconds). Estimates are for this machine
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from biomass_models.backbones import Backbone, create_timm, weightless
-from biomass_models.configs import BaselineConfig
+from biomass_models.configs import BaselineConfig, DistilledConfig
 from biomass_models.devices import autocast, pick_device
 from biomass_models.features import PIXELS_AT_ONCE, FeatureSpec
-from biomass_models.heads import baseline_head
+from biomass_models.images import View
 from biomass_models.weights import canonical_name
 
 TIMED_SIZE = 224  # px; the pass that is really run
@@ -40,30 +43,40 @@ def feature_seconds(spec: FeatureSpec, images: int, device: str) -> float:
     return images * len(spec.copies()) * one_copy
 
 
-def trained_fold_seconds(config: BaselineConfig, n_train: int, device: str) -> float:
+def trained_fold_seconds(
+    config: BaselineConfig | DistilledConfig, views: Sequence[View], n_train: int, device: str
+) -> float:
     """Seconds of one fold whose backbone trains: all epochs, and a prediction of the held-out rows (a quarter)."""
-    forward = forward_seconds(config.backbone, config.size, config.size, device)
+    forward = sum(forward_seconds(config.backbone, view.height, view.width, device) for view in views)
     share = min(1.0, config.trained_blocks / len(weightless(config.backbone).blocks()))
     passes = config.epochs * n_train * (1 + BACKWARD * share)
     return forward * (passes + n_train / 4)
 
 
-def head_fold_seconds(config: BaselineConfig, n_train: int, device: str) -> float:
-    """Seconds of one fold of a head on cached features: a few timed steps, scaled to all epochs."""
+def head_fold_seconds(
+    config: BaselineConfig | DistilledConfig,
+    net: nn.Module,
+    inputs_of: Callable[[int, torch.device], Any],
+    n_train: int,
+    device: str,
+) -> float:
+    """Seconds of one fold of new layers on cached features: a few timed steps, scaled to all epochs.
+
+    inputs_of(count, device): what `net` takes for that many images; its output is a tensor or a tuple of which the
+    first is one.
+    """
     where = pick_device(device)
-    features = feature_width(config.backbone, config.size)
-    head = baseline_head(features, width=config.head_width, width_2=config.head_width_2, dropout=config.dropout).to(
-        where
-    )
-    optimiser = torch.optim.AdamW(head.parameters(), fused=True)
-    batch = torch.zeros(min(config.batch_size, n_train), features, device=where)
+    net = net.to(where)
+    optimiser = torch.optim.AdamW(net.parameters(), fused=True)
+    batch = inputs_of(min(config.batch_size, n_train), where)
     steps, start = 6, 0.0
     for step in range(steps):
         if step == 1:  # the first one warms up
             _wait(where)
             start = time.perf_counter()
         optimiser.zero_grad()
-        head(batch).square().mean().backward()
+        output = net(batch)
+        (output if isinstance(output, torch.Tensor) else output[0]).square().mean().backward()
         optimiser.step()
     _wait(where)
     a_step = (time.perf_counter() - start) / (steps - 1)
@@ -98,10 +111,11 @@ def _operations(shape: Backbone, size: tuple[int, int]) -> int:
 
 
 @lru_cache(maxsize=256)
-def feature_width(backbone: str, size: int) -> int:
-    """Length D of the global vector for square pictures."""
+def feature_widths(backbone: str, size: int) -> tuple[int, int]:
+    """Lengths of the global vector and of a patch token for square pictures."""
     shape = weightless(backbone)
-    return shape.features(*shape.fit_size(size, size)[:2])
+    tokens = shape(torch.empty(1, 3, *shape.fit_size(size, size)[:2], device="meta"))
+    return tokens.global_BD.shape[-1], tokens.patch_BPD.shape[-1]
 
 
 def _wait(device: torch.device) -> None:

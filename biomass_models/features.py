@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from biomass_models import augment, backbones, images, stamps
 from biomass_models.backbones import Backbone, Tokens
-from biomass_models.configs import FLIPS, STAMPS
+from biomass_models.config_rules import FLIPS, STAMPS
 from biomass_models.devices import MicroBatch, autocast, precision
 from biomass_models.images import Stamp, View, load_views
 from biomass_models.node_cache import source_hash
@@ -70,9 +70,9 @@ class FeatureSpec:
         strength = f"c{self.colour_jitter:g}-b{self.blur:g}-f{self.flips}-s{self.bank_seed}"
         return (*turned, *(f"jitter{index}-{strength}" for index in range(self.jittered)))
 
-    def identity(self) -> FeatureSpec:
-        """The same features of the pictures as they are: what predictions and validation need."""
-        return replace(self, flips=1, jittered=0)
+    def unchanged(self, flips: int = 1) -> FeatureSpec:
+        """The same features of the pictures as they are, or of the first `flips` turns: what predictions need."""
+        return replace(self, flips=flips, jittered=0)
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,20 @@ class FeatureBank:
             stacked = np.stack(parts, axis=1).astype(np.float32, copy=False)
             self._stacked[output, layer] = torch.from_numpy(stacked)
         return self._stacked[output, layer]
+
+    def width(self, output: str) -> int:
+        """Length D of an output's vectors."""
+        return int(self.arrays[array_name(self.spec.copies()[0], 0, output)].shape[-1])
+
+    def rows(self, output: str, row_B: NDArray[np.int64], copy_B: NDArray[np.int64]) -> Tensor:
+        """One output of the final layer for some rows, each of the copy asked for, float32: [B, V, ...]."""
+        copies = self.spec.copies()
+        arrays = {copy: self.arrays[array_name(copies[copy], 0, output)] for copy in np.unique(copy_B).tolist()}
+        picked = np.empty((len(row_B), *next(iter(arrays.values())).shape[1:]), dtype=np.float32)
+        for copy, array in arrays.items():
+            chosen = copy_B == copy
+            picked[chosen] = array[row_B[chosen]]
+        return torch.from_numpy(picked)
 
 
 def array_name(copy: str, layer: int, output: str) -> str:
@@ -125,11 +139,11 @@ def describe(spec: FeatureSpec, fingerprint: str, image_digest: str, device: tor
     }
 
 
-def fitted(spec: FeatureSpec, backbone: Backbone) -> tuple[FeatureSpec, tuple[str, ...]]:
-    """The spec with views of a size that the backbone takes, and notes about the changes."""
-    sizes = [backbone.fit_size(view.height, view.width) for view in spec.views]
-    views = tuple(replace(v, height=h, width=w) for v, (h, w, _) in zip(spec.views, sizes, strict=True))
-    return replace(spec, views=views), tuple(dict.fromkeys(note for *_, note in sizes if note))
+def fitted(views: Sequence[View], backbone: Backbone) -> tuple[tuple[View, ...], tuple[str, ...]]:
+    """The views at sizes that the backbone takes, and notes about the changes."""
+    sizes = [backbone.fit_size(view.height, view.width) for view in views]
+    changed = tuple(replace(v, height=h, width=w) for v, (h, w, _) in zip(views, sizes, strict=True))
+    return changed, tuple(dict.fromkeys(note for *_, note in sizes if note))
 
 
 def encode(
@@ -217,13 +231,14 @@ def _outputs(
                 tokens = backbone.layers(image_BCHW[rows], layers)
             for layer, token in enumerate(tokens):
                 for output in outputs:
-                    parts.setdefault(array_name(copy, layer, output), []).append(_reduce(token, output))
+                    parts.setdefault(array_name(copy, layer, output), []).append(reduced(token, output))
 
     fits.attempts(work)
     return {name: torch.cat(values) for name, values in parts.items()}
 
 
-def _reduce(token: Tokens, output: str) -> Tensor:
+def reduced(token: Tokens, output: str) -> Tensor:
+    """One output of a bank, float32, from a layer's tokens: [B, D], or [B, G*G, D] for a grid."""
     patch_BPD = token.patch_BPD.float()
     if output == "global":
         return token.global_BD.float()

@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from biomass_models.devices import MicroBatch, precision
 from biomass_models.interrupt import ShouldStop, check_stop
-from biomass_models.targets import weighted_r2_score, weighted_sst
+from biomass_models.targets import TARGETS, weighted_r2_score, weighted_sst
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -39,6 +40,7 @@ class FoldResult:
     tensors: dict[str, Tensor]  # trained tensors only; with the config enough to predict
     epochs: list[dict[str, float]]  # one entry an epoch
     info: dict[str, Any] = field(default_factory=dict)  # JSON-able facts for the record
+    attention: pd.DataFrame | None = None  # attention.ATTENTION_COLUMNS, of the validation rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,34 @@ class Schedule:
     min_lr: float
     clip_norm: float
     ema_decay: float
+
+
+@dataclass(frozen=True)
+class FoldRows:
+    """Which rows of a table of N quadrats train and which are held out."""
+
+    train_M: IntArray  # rows of the table
+    valid_M: IntArray
+    image_N: IntArray  # row of the image set, for each row of the table
+    mass_NT: FloatArray  # grams
+
+    @classmethod
+    def of(cls, quadrats: pd.DataFrame, fold_N: NDArray[Any], fold: int, image_N: IntArray) -> FoldRows:
+        """FitError if either side of the fold is empty."""
+        return cls(*split_rows(fold_N, fold), image_N, quadrats[list(TARGETS)].to_numpy(np.float64))
+
+    @property
+    def train_mass_MT(self) -> FloatArray:
+        return self.mass_NT[self.train_M]
+
+    @property
+    def held_out_mass_NT(self) -> FloatArray:
+        return self.mass_NT[self.valid_M]
+
+    @property
+    def held_out_images(self) -> IntArray:
+        """Rows of the image set."""
+        return self.image_N[self.valid_M]
 
 
 def split_rows(fold_N: NDArray[Any], fold: int) -> tuple[IntArray, IntArray]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,8 @@ class Inputs:
         if spec in self._banks:
             self._banks.move_to_end(spec)
             return self._banks[spec]
-        sized, notes = fitted(spec, weightless(spec.backbone))
+        views, notes = fitted(spec.views, weightless(spec.backbone))
+        sized = replace(spec, views=views)
 
         loaded = cache(lambda: self.backbone(spec.backbone))  # only a process that computes needs it, and once
 

@@ -23,10 +23,10 @@ from biomass_models.fit import (
     FitError,
     FloatArray,
     FoldResult,
+    FoldRows,
     as_arrays,
     as_tensors,
     score_or_nan,
-    split_rows,
 )
 from biomass_models.images import views_for
 from biomass_models.inputs import Inputs
@@ -75,10 +75,10 @@ def fit(
     rows that keep groups together. Raises FitError (fewer than two groups in the training rows), StopRequested.
     """
     started = time.perf_counter()
-    train_M, valid_M = split_rows(fold_N, fold)
+    rows = FoldRows.of(quadrats, fold_N, fold, inputs.images.rows(list(quadrats["image_id"])))
+    train_M, valid_M, mass_NT = rows.train_M, rows.valid_M, rows.mass_NT
     bank = inputs.features(feature_specs(config)[0], should_stop=should_stop)
-    feature_NF = embeddings(config, bank)[inputs.images.rows(list(quadrats["image_id"]))]
-    mass_NT = quadrats[list(TARGETS)].to_numpy(np.float64)
+    feature_NF = embeddings(config, bank)[rows.image_N]
     group_M = quadrats["group"].to_numpy()[train_M]
     error_AT = inner_errors(config, feature_NF[train_M], mass_NT[train_M], group_M, seed=seed, should_stop=should_stop)
     alpha_A = alpha_grid(config)
@@ -111,10 +111,14 @@ def fit(
     return FoldResult(valid_M, pred_NT, as_tensors(ridge.arrays() | scaler.arrays()), [record], info)
 
 
-def predict(config: ProbeConfig, tensors: Mapping[str, Tensor], inputs: Inputs) -> FloatArray:
-    """Masses in grams [N, 5] of all images of `inputs`, from a fit's tensors; no metadata is needed."""
+def predict(config: ProbeConfig, tensors: Mapping[str, Tensor], inputs: Inputs, *, flips: int = 1) -> FloatArray:
+    """Masses in grams [N, 5] of all images of `inputs`, from a fit's tensors; no metadata is needed.
+
+    flips: embeddings are averaged over this many turns and mirrors where the fit had fewer.
+    """
     arrays = as_arrays(tensors)
-    feature_NF = embeddings(config, inputs.features(feature_specs(config)[0]))
+    spec = feature_specs(config)[0].unchanged(max(flips, config.flips))
+    feature_NF = embeddings(config, inputs.features(spec))
     ridge = Ridge(*(arrays[f"ridge.{part}"] for part in ("mean", "scale", "coefficient", "intercept")))
     return TargetScaler.from_arrays(arrays, config.transform).grams(ridge.predict(feature_NF))
 

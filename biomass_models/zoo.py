@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
-from biomass_models import baseline, estimate, probe
-from biomass_models.configs import BaselineConfig, ProbeConfig
+import pandas as pd
+import torch
+
+from biomass_models import baseline, distilled, estimate, probe
+from biomass_models.configs import BaselineConfig, DistilledConfig, ProbeConfig, TeacherConfig
 from biomass_models.features import FeatureSpec
 from biomass_models.fit import FloatArray, FoldResult
+from biomass_models.images import View, views_for
+from biomass_models.sources import ViewTokens
+from biomass_models.student import Student
 
 RIDGE_SECONDS = 4e-10  # of one SVD per row, row and feature on one CPU core
 
@@ -19,17 +26,24 @@ class Family:
     """One kind of model. `fit` and `predict` are pure: configuration, table and inputs in, numbers out.
 
     fit(config, quadrats, fold_N, fold, inputs, *, seed, on_epoch=None, should_stop=None) -> FoldResult
-    predict(config, tensors, inputs) -> pred_NT                      grams, rows as in inputs.images
+    predict(config, tensors, inputs, *, flips=1) -> pred_NT          grams, rows as in inputs.images; flips > 1
+                                                                     averages over turns and mirrors
     feature_specs(config) -> specs                                   empty when the backbone trains
+    views(config) -> views                                           parts of the photograph that the model sees
     fold_seconds(config, n_train, device) -> seconds                 the fold alone, features being there
+    teacher(config) -> settings or None                              then fit takes `taught` of teacher.fit_teacher
+    attention(config, tensors, inputs) -> table                      attention.ATTENTION_COLUMNS; None: it has none
     """
 
     name: str
     config_class: type[Any]
     feature_specs: Callable[[Any], list[FeatureSpec]]
+    views: Callable[[Any], Sequence[View]]
     fit: Callable[..., FoldResult]
     predict: Callable[..., FloatArray]
     fold_seconds: Callable[[Any, int, str], float]
+    teacher: Callable[[Any], TeacherConfig | None] = lambda _: None
+    attention: Callable[..., pd.DataFrame] | None = None
 
     def estimate_feature_seconds(self, config: Any, n_images: int, device: str = "auto") -> float:
         """Seconds to fill the feature banks of a configuration, once per node and none if they are cached."""
@@ -45,14 +59,35 @@ class Family:
 
 def _baseline_seconds(config: BaselineConfig, n_train: int, device: str) -> float:
     if config.trained_blocks > 0:
-        return estimate.trained_fold_seconds(config, n_train, device)
-    return estimate.head_fold_seconds(config, n_train, device)
+        return estimate.trained_fold_seconds(config, views_for("whole", config.size), n_train, device)
+    features, _ = estimate.feature_widths(config.backbone, config.size)
+
+    def features_of(count: int, where: torch.device) -> torch.Tensor:
+        return torch.zeros(count, features, device=where)
+
+    net = baseline.BaselineNet(None, baseline.head_of(config, features))
+    return estimate.head_fold_seconds(config, net, features_of, n_train, device)
+
+
+def _distilled_seconds(config: DistilledConfig, n_train: int, device: str) -> float:
+    """The teacher's second or two, paid by the first trial that asks for it, are left out."""
+    parts = distilled.view_parts(config)
+    if config.trained_blocks > 0:
+        return estimate.trained_fold_seconds(config, list(chain.from_iterable(parts)), n_train, device)
+    whole, token = estimate.feature_widths(config.backbone, config.size)
+
+    def tokens_of(count: int, where: torch.device) -> tuple[ViewTokens, ...]:
+        shapes = [((count, len(part), whole), (count, len(part), config.grid**2, token)) for part in parts]
+        return tuple(ViewTokens(*(torch.zeros(shape, device=where) for shape in pair)) for pair in shapes)
+
+    net = Student(config, None, global_width=whole, patch_width=token)
+    return estimate.head_fold_seconds(config, net, tokens_of, n_train, device)
 
 
 def _probe_seconds(config: ProbeConfig, n_train: int, device: str) -> float:
     del device  # numpy
     views = 1 if config.view_merge == "mean" else len(probe.feature_specs(config)[0].views)
-    width = estimate.feature_width(config.backbone, config.size)
+    width = max(estimate.feature_widths(config.backbone, config.size))
     features = width * config.layers * len(probe.OUTPUTS[config.pooling]) * views
     return (config.inner_folds + 1) * RIDGE_SECONDS * n_train * n_train * features
 
@@ -64,6 +99,7 @@ FAMILIES: dict[str, Family] = {
             name="baseline",
             config_class=BaselineConfig,
             feature_specs=baseline.feature_specs,
+            views=lambda config: views_for("whole", config.size),
             fit=baseline.fit,
             predict=baseline.predict,
             fold_seconds=_baseline_seconds,
@@ -72,9 +108,21 @@ FAMILIES: dict[str, Family] = {
             name="probe",
             config_class=ProbeConfig,
             feature_specs=probe.feature_specs,
+            views=lambda config: views_for(config.layout, config.size),
             fit=probe.fit,
             predict=probe.predict,
             fold_seconds=_probe_seconds,
+        ),
+        Family(
+            name="distilled",
+            config_class=DistilledConfig,
+            feature_specs=distilled.feature_specs,
+            views=lambda config: list(chain.from_iterable(distilled.view_parts(config))),
+            fit=distilled.fit,
+            predict=distilled.predict,
+            fold_seconds=_distilled_seconds,
+            teacher=DistilledConfig.teacher_config,
+            attention=distilled.attention,
         ),
     )
 }

@@ -72,6 +72,16 @@ def _source(weights: str) -> Any:
     return WeightsSource(kind=weights) if weights in ("auto", "random") else WeightsSource("folder", Path(weights))
 
 
+def _shares(asked: list[str]) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """Families and their shares of the trials; no shares where none was given."""
+    pairs = {name: share for name, _, share in (text.partition("=") for text in asked)}
+    try:
+        shares = tuple(float(share or 1) for share in pairs.values())
+    except ValueError:
+        raise ValueError(f"a family is given as NAME or NAME=SHARE, such as probe=2, got {asked}") from None
+    return tuple(pairs), shares if any(pairs.values()) else ()
+
+
 def _stopped() -> None:
     _say("Stopped. Every finished fold is kept; the same command goes on from here.")
     raise typer.Exit(INTERRUPTED)
@@ -135,7 +145,7 @@ def data_show(
 def search(
     study: Study,
     data: DataOption,
-    family: Annotated[list[str] | None, typer.Option(help="Model family; repeat for several.")] = None,
+    family: Annotated[list[str] | None, typer.Option(help="Family, or FAMILY=SHARE of the trials; repeat.")] = None,
     backbone: Annotated[list[str] | None, typer.Option(help="timm backbone; repeat for several.")] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Trials of the whole study.")] = None,
     hours: Annotated[float | None, typer.Option(min=0.0, help="Start no trial after this time.")] = None,
@@ -160,7 +170,7 @@ def search(
 ) -> None:
     """Search for good models; the same command goes on with an unfinished study.
 
-    Example: biomass search runs/first --data csiro-biomass/ --family baseline --family probe --trials 40
+    Example: biomass search runs/first --data csiro-biomass/ --family baseline --family distilled --trials 40
     """
     if trials is None and hours is None:
         raise typer.BadParameter("a search needs an end: give --trials N or --hours H")
@@ -169,8 +179,10 @@ def search(
 
     source = _source(weights)
     found = available_backbones(tuple(backbone or ()), source, _say)
+    families, shares = _shares(family or ["baseline", "distilled", "probe"])
     settings = StudySettings(
-        families=tuple(dict.fromkeys(family or ("baseline", "probe"))),
+        families=families,
+        shares=shares,
         backbones=tuple(found),
         weights=source.kind,
         scale=scale if scale != "auto" else "gpu" if has_gpu() else "cpu",
@@ -286,6 +298,34 @@ def ensemble(
     out_console.print(render_card(card))
     write_blend_submission(study, data, card, out, resources=_resources(cache, address), weights=_source(weights))
     out_console.print(f"Submission, valid: {out}", soft_wrap=True)
+
+
+@app.command()
+def explain(
+    study: Study,
+    trial: Annotated[str, typer.Argument(help="Trial id, as the leaderboard shows it.")],
+    image: Annotated[str, typer.Option(help="Image id of train.csv or test.csv.")],
+    data: DataOption,
+    out: Annotated[Path | None, typer.Option(help="Picture to write; IMAGE-TRIAL.png without it.")] = None,
+    weights: Weights = "auto",
+    cache: Cache = DEFAULT_CACHE,
+) -> None:
+    """Say what a trial predicts for one image, and draw where it looked.
+
+    Example: biomass explain runs/first 3f09c1d2ab --image ID1011485656 --data csiro-biomass/
+    """
+    from orchestration.explain import draw_explanation, render_explanation
+    from orchestration.explain import explain as explain_image
+    from orchestration.ledger import open_ledger
+
+    found = explain_image(
+        open_ledger(study), trial, image, data, cache_dir=cache.expanduser(), weights=_source(weights)
+    )
+    out_console.print(render_explanation(found))
+    picture = out or Path(Path(f"{image}-{trial}.png").name)
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    draw_explanation(found).save(picture, "PNG")
+    out_console.print(f"Wrote {picture}", soft_wrap=True)
 
 
 app.add_typer(submission_app, name="submission")

@@ -3,11 +3,12 @@
     study.json, quadrats.parquet, references.parquet
     trials/<id>/trial.json                       what was proposed
     trials/<id>/fold-<k>/start-<when>-<pid>.json each time that the fold began
-    trials/<id>/fold-<k>/oof.parquet, model.safetensors, then metrics.json (the marker)
+    trials/<id>/fold-<k>/oof.parquet, model.safetensors, attention.parquet if any, then metrics.json (the marker)
     trials/<id>/oof.parquet, then result.json    (the marker)
     trials/<id>/reopened-<when>.json             a failed result that was taken back
     tensorboard/<id>/events...                   derived, never read back
     owner.json                                   who drives the study now (lock.py)
+    teachers/<id>/fold-<k>/targets.parquet, then teacher.json (the marker)
     ensembles/<name>/...
 
 One commit rule: payload first, then the marker, which holds the size and hash of what it vouches for. What has no
@@ -138,10 +139,22 @@ class Ledger:
         return [start for name in names if (start := self._read_json(f"{folder}/{name}"))]
 
     def write_fold(
-        self, trial_id: str, fold: int, *, oof: pd.DataFrame, model: bytes, metrics: Mapping[str, Any]
+        self,
+        trial_id: str,
+        fold: int,
+        *,
+        oof: pd.DataFrame,
+        model: bytes,
+        metrics: Mapping[str, Any],
+        attention: pd.DataFrame | None = None,
     ) -> None:
-        """Commit one finished fold: its OOF rows, its trained tensors (safetensors bytes), its metrics."""
+        """Commit one finished fold: its OOF rows, its trained tensors (safetensors bytes), its metrics.
+
+        attention: what the model looked at in the held-out images (biomass_models.attention), if it can say.
+        """
         payload = {"oof.parquet": _parquet(oof, self._oof_metadata(trial_id)), "model.safetensors": model}
+        if attention is not None:
+            payload["attention.parquet"] = _parquet(attention)
         self._commit(_fold(trial_id, fold), payload, "metrics.json", metrics)
 
     def fold_metrics(self, trial_id: str, fold: int) -> dict[str, Any] | None:
@@ -159,6 +172,28 @@ class Ledger:
     def fold_model(self, trial_id: str, fold: int) -> bytes:
         """safetensors bytes of a fold's trained tensors, verified against the fold's marker."""
         return self._payload(_fold(trial_id, fold), "metrics.json", "model.safetensors")
+
+    def fold_attention(self, trial_id: str, fold: int) -> pd.DataFrame | None:
+        """What the model looked at in the fold's held-out images, or None for a family without attention."""
+        if "attention.parquet" not in (self.fold_metrics(trial_id, fold) or {}).get("files", {}):
+            return None
+        return _frame(self._payload(_fold(trial_id, fold), "metrics.json", "attention.parquet"))
+
+    # -- teachers --------------------------------------------------------------------------------------------------
+
+    def write_teacher(self, teacher_id: str, fold: int, targets: pd.DataFrame, record: Mapping[str, Any]) -> None:
+        """What the teacher of one fold says about its training rows [grams], and its settings and score."""
+        self._commit(
+            f"teachers/{teacher_id}/fold-{fold}", {"targets.parquet": _parquet(targets)}, "teacher.json", record
+        )
+
+    def teacher(self, teacher_id: str, fold: int) -> tuple[pd.DataFrame, dict[str, Any]] | None:
+        """Targets and record of a teacher, or None before it is fitted."""
+        folder = f"teachers/{teacher_id}/fold-{fold}"
+        record = self._read_json(f"{folder}/teacher.json")
+        if record is None:
+            return None
+        return _frame(self._payload(folder, "teacher.json", "targets.parquet")), record
 
     # -- ensembles -------------------------------------------------------------------------------------------------
 

@@ -29,14 +29,14 @@ def demo(seed: int = 0) -> Recipe:
 def smoke(seed: int = 0) -> Recipe:
     """The same road with tiny pictures and random weights, for tests: under a minute, and its scores mean nothing."""
     settings = StudySettings(
-        families=("baseline", "probe"),
+        families=("baseline", "probe", "distilled"),
         backbones=("test_vit",),
         weights="random",
         scale="smoke",
         n_folds=3,
         seed=seed,
     )
-    return Recipe(settings=settings, trials=4, images=24, test_images=6, width=160)
+    return Recipe(settings=settings, trials=6, images=24, test_images=6, width=160)
 
 
 RECIPES = {"demo": demo, "smoke": smoke}

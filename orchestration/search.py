@@ -38,6 +38,7 @@ from orchestration.study import StudyError, StudySettings, open_study
 from orchestration.trial import fail_trial, run_trial
 from orchestration.watch import Watch
 from orchestration.worker import WorkerContext
+from search_spaces.domain import SearchSpace
 from search_spaces.spaces import DEFAULT_BACKBONES, space_of
 
 Say = Callable[[str], None]
@@ -99,9 +100,11 @@ def run_search(
     say: Say,
     prune: str = "default",
     retry_failed: bool = False,
+    spaces: dict[str, SearchSpace] | None = None,
 ) -> bool:
     """Search until the study holds max_trials or the hours are over; True when it came to its end, False when stopped.
 
+    spaces: by family, where other ranges are wanted than the scale's (comparisons of configurations).
     Everything that can be checked is checked before Ray starts. The same call goes on with an unfinished study.
     prune: a name of pruning.RULES; retry_failed: failed trials are taken up again, with the folds that they have.
     """
@@ -109,7 +112,7 @@ def run_search(
         raise StudyError(f"a pruning rule is one of {', '.join(RULES)}, got {prune!r}")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     ledger = Ledger(Storage(study))
-    spaces = {family: space_of(family, settings.backbones, settings.scale) for family in settings.families}
+    spaces = spaces or {family: space_of(family, settings.backbones, settings.scale) for family in settings.families}
     with study_lock(ledger, say) as heartbeat:
         record = _prepare(ledger, data_dir, settings, fold_file, fingerprints, say)
         if retry_failed:
@@ -126,6 +129,7 @@ def run_search(
             seed=settings.seed,
             fold_hash=record["fold_hash"],
             weights=fingerprints,
+            shares=dict(zip(settings.families, settings.shares, strict=True)) if settings.shares else None,
             max_trials=max_trials,
             deadline=None if hours is None else time.time() + 3600 * hours,
         )

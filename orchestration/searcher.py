@@ -38,13 +38,18 @@ class Proposer:
         seed: int,
         fold_hash: str,
         weights: Mapping[str, str],
+        shares: Mapping[str, float] | None = None,
         max_trials: int | None = None,
         deadline: float | None = None,
     ) -> None:
-        """max_trials: of the whole study, ended ones included; deadline: seconds since 1970 after which none is new."""
+        """shares: of the trials that each family gets, in any unit; None: equal ones.
+
+        max_trials: of the whole study, ended ones included; deadline: seconds since 1970 after which none is new.
+        """
         self._spaces, self.ledger, self._seed = spaces, ledger, seed
         self._fold_hash, self._weights = fold_hash, weights
         self._max_trials, self._deadline = max_trials, deadline
+        self._shares = shares or dict.fromkeys(spaces, 1.0)
         self._studies = {family: new_study(derive_seed(seed, "tpe", family)) for family in spaces}
         self._records: dict[str, TrialRecord] = {}
         self._scores: dict[str, float | None] = {}  # as told to Optuna
@@ -90,8 +95,8 @@ class Proposer:
         if self._max_trials is not None and len(self._records) >= self._max_trials:
             return None
         while open_families := [family for family in self._spaces if family not in self._exhausted]:
-            counts = {family: self._count(family) for family in open_families}
-            family = min(open_families, key=lambda name: counts[name])
+            served = {family: self._count(family) / self._shares[family] for family in open_families}
+            family = min(open_families, key=lambda name: served[name])
             record = self._draw(family)
             if record is None:
                 self._exhausted.add(family)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from importlib.metadata import version
 from typing import Any
 
@@ -27,6 +27,7 @@ class StudySettings:
 
     families: tuple[str, ...]
     backbones: tuple[str, ...]  # timm names that the search may choose from
+    shares: tuple[float, ...] = ()  # of the trials that each family gets, in any unit; () = equal
     weights: str = "auto"  # auto | random | folder
     scale: str = "cpu"  # which ranges: smoke | demo | cpu | gpu
     scheme: str = "date"  # of the folds
@@ -37,6 +38,8 @@ class StudySettings:
     def __post_init__(self) -> None:
         if not self.families or not self.backbones:
             raise StudyError("a study needs at least one family and one backbone")
+        if self.shares and (len(self.shares) != len(self.families) or min(self.shares) <= 0):
+            raise StudyError(f"shares are above 0, one for each of {len(self.families)} families, got {self.shares}")
         if self.n_folds < 2:
             raise StudyError(f"a study needs at least 2 folds, got {self.n_folds}")
 
@@ -69,7 +72,8 @@ def open_study(
         return record
     asked = {**record["settings"], **{key: record[key] for key in ("data_fingerprint", "fold_hash", "weights")}}
     stored = {
-        **existing["settings"],
+        **{field.name: json.loads(json.dumps(field.default)) for field in fields(settings) if field.default != MISSING},
+        **existing["settings"],  # a study that was made before a setting existed has its default
         **{key: existing[key] for key in ("data_fingerprint", "fold_hash", "weights")},
     }
     changed = [f"{key}: {stored.get(key)!r} -> {asked[key]!r}" for key in asked if stored.get(key) != asked[key]]

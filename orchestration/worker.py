@@ -6,6 +6,7 @@ A worker stays warm: backbones, feature banks and the table are loaded once and 
 from __future__ import annotations
 
 import errno
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +17,20 @@ import pandas as pd
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from biomass_models.configs import Config, config_from_params
+from biomass_models.configs import Config, TeacherConfig, config_from_params
 from biomass_models.fit import FitError
 from biomass_models.inputs import ImageSet, Inputs
 from biomass_models.interrupt import OnProgress, StopRequested, check_stop
 from biomass_models.table import read_test
 from biomass_models.targets import TARGETS, weighted_r2_score, weighted_sst
+from biomass_models.teacher import Taught
 from biomass_models.weights import WeightsSource
 from biomass_models.zoo import FAMILIES
 from orchestration.budget import Meter
 from orchestration.ledger import Ledger
 from orchestration.seeds import derive_seed
 from orchestration.storage import Storage
+from orchestration.teachers import teacher_id, teacher_of
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -87,6 +90,7 @@ class FoldRunner:
         inputs = self._train_inputs()
         for spec in FAMILIES[record.family].feature_specs(config):  # here, because a fit reports no such progress
             inputs.features(spec, on_progress=self._on_progress, should_stop=should_stop)
+        teacher = FAMILIES[record.family].teacher(config)
         result = FAMILIES[record.family].fit(
             config,
             quadrats,
@@ -95,6 +99,7 @@ class FoldRunner:
             inputs,
             seed=derive_seed(record.seed, trial_id, fold, "fit"),
             should_stop=should_stop,
+            **({} if teacher is None else {"taught": self._taught(teacher, fold, should_stop)}),
         )
         rows = quadrats.iloc[result.row_N]
         truth_NT = rows[list(TARGETS)].to_numpy()
@@ -106,11 +111,29 @@ class FoldRunner:
             # one image, or images all alike, have no spread and so no R2 of their own; the pooled score has
             "score": weighted_r2_score(truth_NT, result.pred_NT) if weighted_sst(truth_NT) > 0 else None,
             **meter.read(),
-            "epochs": result.epochs,
-            "info": result.info,
+            "epochs": [_finite(epoch) for epoch in result.epochs],
+            "info": result.info | ({} if teacher is None else {"teacher": teacher_id(teacher)}),
         }
-        self._ledger.write_fold(trial_id, fold, oof=oof, model=save_tensors(result.tensors), metrics=metrics)
+        self._ledger.write_fold(
+            trial_id,
+            fold,
+            oof=oof,
+            model=save_tensors(result.tensors),
+            metrics=metrics,
+            attention=result.attention,
+        )
         return {"status": "done", "metrics": metrics}
+
+    def _taught(self, teacher: TeacherConfig, fold: int, should_stop: Callable[[], bool] | None) -> Taught:
+        return teacher_of(
+            self._ledger,
+            teacher,
+            self._train_table(),
+            fold,
+            study_seed=(self._ledger.study() or {})["settings"]["seed"],
+            lock_dir=Path(self._context.cache_dir),
+            should_stop=should_stop,
+        )
 
     def _refuse_dear(self, family: str, config: Config, n_train: int) -> None:
         """Raise FitError when the estimate of a fold, its features apart, is above the study's limit."""
@@ -156,3 +179,8 @@ class FoldRunner:
                 weights=self._context.weights,
             )
         return self._inputs[name]
+
+
+def _finite(record: dict[str, float]) -> dict[str, float | None]:
+    """JSON has no NaN: a fold without spread has no score."""
+    return {name: value if math.isfinite(value) else None for name, value in record.items()}

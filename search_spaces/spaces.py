@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Callable
 
 from search_spaces.baseline import baseline_space
+from search_spaces.distilled import distilled_space
 from search_spaces.domain import SearchSpace
 from search_spaces.probe import probe_space
 
@@ -13,10 +14,15 @@ SCALES = ("smoke", "demo", "cpu", "gpu")
 SPACES: dict[str, Callable[[tuple[str, ...], str], SearchSpace]] = {
     "baseline": baseline_space,
     "probe": probe_space,
+    "distilled": distilled_space,
 }
 
-# Tried in this order where the user names none; the first is the published baseline's.
-DEFAULT_BACKBONES = ("vit_small_patch14_dinov2.lvd142m", "tf_efficientnet_lite0")
+# Where the user names none: the published ones of the baseline and of the distilled family, and one that pip brings.
+DEFAULT_BACKBONES = (
+    "vit_small_patch14_dinov2.lvd142m",
+    "vit_small_patch16_dinov3.lvd1689m",
+    "tf_efficientnet_lite0",
+)
 
 
 def space_of(family: str, backbones: tuple[str, ...], scale: str) -> SearchSpace:

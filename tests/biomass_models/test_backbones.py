@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from biomass_models.backbones import BackboneError, build_backbone, parameter_groups, weightless
-from biomass_models.heads import baseline_head
+from biomass_models.heads import mlp_head
 from biomass_models.weights import WeightsSource
 
 RANDOM = WeightsSource(kind="random")
@@ -53,6 +53,30 @@ def test_prefix_tokens_are_no_patches(name: str, registers: int) -> None:
     else:
         expected = every[:, 0]
     torch.testing.assert_close(tokens.global_BD, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix"),
+    [
+        *((f"vit_{size}_patch16_dinov3.lvd1689m", 5) for size in ("small", "small_plus", "base", "large", "huge_plus")),
+        ("vit_small_patch14_dinov2.lvd142m", 1),
+        ("vit_base_patch14_reg4_dinov2.lvd142m", 5),
+        ("eva02_tiny_patch14_224", 1),
+        ("vit_base_patch16_siglip_224", 0),
+        ("convnext_tiny", 0),
+        ("tf_efficientnet_lite0", 0),
+    ],
+)
+def test_published_backbones_give_a_full_grid_without_prefix_tokens(name: str, prefix: int) -> None:
+    backbone = weightless(name)
+    height, width, _ = backbone.fit_size(224, 448)
+    tokens = backbone(torch.empty(1, 3, height, width, device="meta"))
+    rows, columns = tokens.grid
+    every = backbone.model.forward_features(torch.empty(1, 3, height, width, device="meta"))
+    places = every.shape[1] if every.ndim == 3 else every.shape[2] * every.shape[3]
+    assert tokens.patch_BPD.shape[1] == rows * columns == places - prefix
+    assert columns == 2 * rows
+    assert len(backbone.blocks()) >= 12
 
 
 def test_sizes_are_rounded_with_a_note_or_refused() -> None:
@@ -105,7 +129,7 @@ def test_frozen_batch_norm_stays_as_it_is() -> None:
 def test_each_trainable_parameter_is_in_one_group(name: str) -> None:
     backbone = build_backbone(name, RANDOM)
     backbone.train_last(2)
-    head = baseline_head(64, width=8, width_2=4, dropout=0.0)
+    head = mlp_head(64, width=8, width_2=4, dropout=0.0)
     groups = parameter_groups(backbone, head, backbone_lr=1e-5, head_lr=1e-3, weight_decay=0.1)
     grouped = [id(tensor) for group in groups for tensor in group["params"]]
     trainable = [id(t) for module in (backbone, head) for t in module.parameters() if t.requires_grad]

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from biomass_models import baseline
 from biomass_models.backbones import weightless
-from biomass_models.configs import TRANSFORMS, BaselineConfig, baseline_twin
+from biomass_models.config_rules import TRANSFORMS
+from biomass_models.configs import BaselineConfig, baseline_twin
 from biomass_models.devices import MicroBatch
 from biomass_models.fit import Ema, FitError, Schedule, cosine_lr, seed_for, seeded, split_rows, train_epochs
-from biomass_models.heads import baseline_head
+from biomass_models.heads import mlp_head
 from biomass_models.inputs import Inputs
 from biomass_models.losses import weighted_mse_loss
 from biomass_models.scaling import TargetScaler
@@ -57,9 +58,9 @@ def test_weighted_mse_by_hand() -> None:
 
 
 def test_head_is_the_published_one() -> None:
-    kinds = [type(layer).__name__ for layer in baseline_head(384, width=256, width_2=128, dropout=0.4)]
+    kinds = [type(layer).__name__ for layer in mlp_head(384, width=256, width_2=128, dropout=0.4)]
     assert kinds == ["LayerNorm", "Linear", "GELU", "Dropout", "Linear", "GELU", "Linear"]
-    assert baseline_head(384, width=256, width_2=128, dropout=0.4)(torch.zeros(3, 384)).shape == (3, 5)
+    assert mlp_head(384, width=256, width_2=128, dropout=0.4)(torch.zeros(3, 384)).shape == (3, 5)
 
 
 def test_cosine_by_hand() -> None:
@@ -196,7 +197,7 @@ def test_prediction_encodes_pictures_as_they_are_and_no_copies(world: Any, tmp_p
 def test_gradient_reaches_each_trained_tensor(backbone: str, world: Any) -> None:
     free = world[0].backbone(backbone)
     free.train_last(2)
-    head = baseline_head(weightless(backbone).features(64, 64), width=8, width_2=4, dropout=0.1)
+    head = mlp_head(weightless(backbone).features(64, 64), width=8, width_2=4, dropout=0.1)
     net = baseline.BaselineNet(free, head).train()
     weighted_mse_loss(net(torch.rand(4, 3, 64, 64)), torch.ones(4, 5)).backward()
     reached = {name.replace("backbone.model.", "backbone.") for name, t in net.named_parameters() if t.grad is not None}

@@ -30,6 +30,19 @@ def test_reference_is_the_published_setting() -> None:
     assert params["backbone"] == "vit_small_patch14_dinov2.lvd142m"
 
 
+def test_the_distilled_defaults_are_the_published_setting() -> None:
+    published = {
+        "layout": "corners4", "local_size": 224, "trained_blocks": 5, "pooling_heads": 4, "pooling_dropout": 0.1,
+        "crop_width": 128, "head_width": 512, "head_width_2": 128, "dropout": 0.2, "total_weight": 3.0,
+        "ratio_weight": 1.2, "distillation_weight": 0.5, "teacher_width": 128, "teacher_width_2": 64,
+        "teacher_epochs": 200, "teacher_lr": 1e-3, "head_lr": 3e-4, "backbone_lr": 1e-4, "min_lr": 2e-6,
+        "weight_decay": 0.05, "clip_norm": 5.0, "batch_size": 20, "epochs": 70,
+    }  # fmt: skip
+    params = config_to_params(CONFIGS["distilled"]())
+    assert {name: params[name] for name in published} == published
+    assert params["backbone"] == "vit_small_patch16_dinov3.lvd1689m"
+
+
 def test_twin_differs_in_size_backbone_and_training_only() -> None:
     reference, twin = config_to_params(BASELINE_REFERENCE), config_to_params(baseline_twin())
     changed = {name for name in twin if twin[name] != reference[name]}
@@ -50,6 +63,10 @@ def test_twin_differs_in_size_backbone_and_training_only() -> None:
         ("baseline", {"min_lr": 1e-2}, "min_lr"),
         ("baseline", {"jittered": 2, "trained_blocks": 1}, "trained_blocks=0"),
         ("baseline", {"flips": 3}, "flips"),
+        ("distilled", {"trained_blocks": 0}, "caches its tokens on a grid"),
+        ("distilled", {"layout": "whole"}, "none, halves, corners4 or tiles-RxC"),
+        ("distilled", {"teacher_inner_folds": 1}, "teacher_inner_folds"),
+        ("distilled", {"total_weight": 0.0}, "total_weight"),
         ("probe", {"layout": "tiles-0x2"}, "tiles-RxC"),
         ("probe", {"pooling": "max"}, "pooling"),
         ("probe", {"log10_alpha_low": 2.0, "log10_alpha_high": 1.0}, "log10_alpha_high"),

@@ -13,7 +13,14 @@ import safetensors.torch
 import torch
 from tiny_inputs import inputs_for, tiny_quadrats
 
-from biomass_models.configs import BASELINE_REFERENCE, CONFIGS, BaselineConfig, ProbeConfig, baseline_twin
+from biomass_models.configs import (
+    BASELINE_REFERENCE,
+    CONFIGS,
+    BaselineConfig,
+    DistilledConfig,
+    ProbeConfig,
+    baseline_twin,
+)
 from biomass_models.estimate import forward_seconds
 from biomass_models.interrupt import StopRequested
 from biomass_models.targets import TARGETS
@@ -26,6 +33,27 @@ CASES = {
     "frozen head": ("baseline", replace(baseline_twin("test_vit", 64), epochs=3, jittered=1, ema_decay=0.9)),
     "trained CNN": ("baseline", TRAINED),
     "trained ViT": ("baseline", replace(TRAINED, backbone="test_vit3", transform="sqrt", ema_decay=0.9)),
+    "student on tokens": (
+        "distilled",
+        DistilledConfig(
+            backbone="test_convnext", size=64, layout="corners4", local_size=32, trained_blocks=0, grid=2, epochs=2,
+            batch_size=8, jittered=1, head_width=32, head_width_2=16, teacher_epochs=20,
+        ),
+    ),
+    "trained student": (
+        "distilled",
+        DistilledConfig(
+            backbone="test_vit2", size=48, layout="halves", local_size=32, trained_blocks=1, epochs=2, batch_size=8,
+            head_width=32, head_width_2=16, ema_decay=0.9, select_best_epoch=True, teacher_epochs=20,
+        ),
+    ),
+    "student alone": (
+        "distilled",
+        DistilledConfig(
+            backbone="test_efficientnet", size=64, layout="none", trained_blocks=1, grid=1, epochs=1,
+            distillation_weight=0.0, ratio_weight=0.0, group_weights=False,
+        ),
+    ),
     "ridge": ("probe", ProbeConfig(backbone="test_convnext", size=64)),
     "wide ridge": (
         "probe",

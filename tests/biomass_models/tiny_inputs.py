@@ -9,7 +9,7 @@ import pandas as pd
 from PIL import Image
 
 from biomass_models.inputs import ImageSet, Inputs
-from biomass_models.targets import TARGETS, from_components
+from biomass_models.targets import GDM, TARGETS, TOTAL, from_components
 from biomass_models.weights import WeightsSource
 
 IMAGES, GROUPS = 20, 5
@@ -17,7 +17,7 @@ RANDOM = WeightsSource(kind="random")
 
 
 def write_photographs(folder: Path, masses_NT: np.ndarray, seed: int = 0) -> pd.DataFrame:
-    """One noisy 96 x 48 px JPEG an image: greener with green mass, redder with dead mass."""
+    """One noisy 96 x 48 px JPEG an image: greener with green mass, redder with dead mass; metadata follow them."""
     rng = np.random.default_rng(seed)
     for row, mass in enumerate(masses_NT):
         pixels = rng.uniform(0, 90, (12, 24, 3))
@@ -29,6 +29,11 @@ def write_photographs(folder: Path, masses_NT: np.ndarray, seed: int = 0) -> pd.
     table["image_id"] = [f"q{row}" for row in range(len(masses_NT))]
     table["image_path"] = [f"q{row}.jpg" for row in range(len(masses_NT))]
     table["group"] = [f"date{row % GROUPS}" for row in range(len(masses_NT))]
+    table["Sampling_Date"] = [pd.Timestamp(2015, 2 + 2 * (row % GROUPS), 4) for row in range(len(masses_NT))]
+    table["State"] = "Tas"
+    table["Species"] = [("Ryegrass", "Ryegrass_Clover", "Lucerne")[row % GROUPS % 3] for row in range(len(masses_NT))]
+    table["Pre_GSHH_NDVI"] = 0.3 + masses_NT[:, GDM] / (2 * masses_NT[:, GDM].max())
+    table["Height_Ave_cm"] = 2.0 + masses_NT[:, TOTAL] / 10
     return table
 
 

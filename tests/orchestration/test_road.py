@@ -34,14 +34,14 @@ def _environment(folder: Path) -> dict[str, str]:
 @pytest.mark.timeout(280)
 def test_search_to_submission_with_folds_side_by_side(tmp_path: Path, tiny_pasture: Path) -> None:
     data = str(tiny_pasture)
-    families = ["--family", "baseline", "--family", "probe"]
-    biomass("search", "study", "--data", data, *families, "--trials", "4", "--folds", "3", *SEARCH, cwd=tmp_path)
+    families = ["--family", "baseline", "--family", "probe", "--family", "distilled"]
+    biomass("search", "study", "--data", data, *families, "--trials", "6", "--folds", "3", *SEARCH, cwd=tmp_path)
 
     ledger = Ledger(Storage(tmp_path / "study"))
     trials = ledger.trials()
-    assert [trial.family for trial in trials] == ["baseline", "probe"] * 2
+    assert [trial.family for trial in trials] == ["baseline", "probe", "distilled"] * 2
     assert {result["status"] for result in ledger.results().values()} == {"complete"}
-    assert len(ledger.results()) == 4
+    assert len(ledger.results()) == 6
     overlapping = 0
     for trial in trials:
         spans = [metrics for fold in range(3) if (metrics := ledger.fold_metrics(trial.trial_id, fold))]
@@ -60,6 +60,10 @@ def test_search_to_submission_with_folds_side_by_side(tmp_path: Path, tiny_pastu
     assert all(word in board for word in ("colour ridge", "cannot", "random"))  # notes wrap
     assert max(map(len, board.splitlines())) <= 80
 
+    image_id = str(ledger.quadrats()["image_id"].iloc[0])
+    looked = ["explain", "study", trials[2].trial_id, "--image", image_id, "--data", data, "--out", "look.png"]
+    assert "Where it looked" in biomass(*looked, cwd=tmp_path).stdout and (tmp_path / "look.png").stat().st_size > 0
+
     other = biomass("ensemble", "study", "--data", data, "--out", "other.csv", cwd=tmp_path, check=False)
     assert other.returncode == 1 and "give the --weights of the search" in other.stderr.replace("\n", " ")
     assert not (tmp_path / "other.csv").exists()
@@ -73,11 +77,11 @@ def test_search_to_submission_with_folds_side_by_side(tmp_path: Path, tiny_pastu
 
     starts = {trial.trial_id: [len(ledger.fold_starts(trial.trial_id, fold)) for fold in range(3)] for trial in trials}
     again = ["search", "study", "--data", data, *families, "--folds", "3", *SEARCH]
-    biomass(*again, "--trials", "4", cwd=tmp_path)
+    biomass(*again, "--trials", "6", cwd=tmp_path)
     assert starts == {
         trial.trial_id: [len(ledger.fold_starts(trial.trial_id, fold)) for fold in range(3)] for trial in trials
     }
-    changed = biomass(*again, "--trials", "4", "--seed", "7", cwd=tmp_path, check=False)
+    changed = biomass(*again, "--trials", "6", "--seed", "7", cwd=tmp_path, check=False)
     assert changed.returncode == 1 and "seed: 0 -> 7" in changed.stderr and "Traceback" not in changed.stderr
 
 

@@ -51,6 +51,14 @@ def test_families_take_turns_and_start_from_known_good_settings(tmp_path: Path) 
     assert len({record.trial_id for record in records}) == 10
 
 
+def test_families_get_the_shares_they_are_given(tmp_path: Path) -> None:
+    search = proposer(tmp_path, max_trials=12, shares={"baseline": 3.0, "probe": 1.0})
+    families = [record.family for _ in range(12) if (record := search.propose()) is not None]
+    assert families.count("baseline") == 9
+    assert families.count("probe") == 3
+    assert "probe" in families[:4]  # in turn, not one family after the other
+
+
 def test_a_rebuilt_searcher_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
     whole, part = tmp_path / "whole", tmp_path / "part"
     one = proposer(whole, LINE)

@@ -15,6 +15,7 @@ from orchestration.worker import WorkerContext
 from search_spaces.spaces import space_of
 
 BACKBONE = "test_vit"
+FAMILY_NAMES = ("baseline", "probe", "distilled")
 RANDOM = WeightsSource(kind="random")
 
 
@@ -25,10 +26,10 @@ def make_study(folder: Path, data_dir: Path, cache: Path) -> tuple[Ledger, Worke
     folds = assign_folds(quadrats, n_folds=3)
     quadrats = quadrats.merge(folds, on="image_id")
     weights = {BACKBONE: fingerprint(BACKBONE, RANDOM)}
-    settings = StudySettings(families=("baseline", "probe"), backbones=(BACKBONE,), n_folds=3, scale="smoke")
+    settings = StudySettings(families=FAMILY_NAMES, backbones=(BACKBONE,), n_folds=3, scale="smoke")
     open_study(ledger, settings, quadrats=quadrats, data_fingerprint="d", fold_hash=fold_hash(folds), weights=weights)
     spaces = {family: space_of(family, (BACKBONE,), "smoke") for family in settings.families}
     search = Proposer(spaces, ledger, seed=0, fold_hash=fold_hash(folds), weights=weights)
-    records = [record for _ in range(2) if (record := search.propose()) is not None]
+    records = [record for _ in FAMILY_NAMES if (record := search.propose()) is not None]
     context = WorkerContext(study=str(folder), data_dir=str(data_dir), cache_dir=str(cache), weights=RANDOM)
     return ledger, context, records

@@ -1,0 +1,74 @@
+"""Checks that configurations run on themselves: each raises ValueError with the rule and what was got."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any, get_type_hints
+
+FLIPS = (1, 2, 4, 8)
+STAMPS = ("keep", "remove")
+TRANSFORMS = ("log1p", "sqrt", "none")
+TILES = re.compile(r"tiles-[1-9]\d?x[1-9]\d?")
+
+
+def require(rule: str, ok: bool, got: object) -> None:
+    if not ok:
+        raise ValueError(f"{rule}, got {got!r}")
+
+
+def one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    require(f"{name} must be one of {', '.join(map(str, allowed))}", value in allowed, value)
+
+
+def within(name: str, value: float, low: float, high: float) -> None:
+    require(f"{name} must lie in [{low:g}, {high:g}]", math.isfinite(value) and low <= value <= high, value)
+
+
+def layout_of(value: str, *others: str) -> None:
+    """A layout of views: one of `others`, or tiles-RxC."""
+    known = value in others or TILES.fullmatch(value) is not None
+    require(f"layout must be {', '.join(others)} or tiles-RxC", known, value)
+
+
+def check_types(config: Any) -> None:
+    """Every field holds exactly its declared type; numpy scalars and booleans for numbers are refused."""
+    for name, kind in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if kind is float and type(value) is int:
+            object.__setattr__(config, name, float(value))
+        elif type(value) is not kind:
+            raise ValueError(f"{name} must be of type {kind.__name__}, got {value!r} ({type(value).__name__})")
+
+
+def check_image(config: Any) -> None:
+    """What every family asks of photographs."""
+    require("backbone must be a timm name", bool(config.backbone.strip()), config.backbone)
+    within("size", config.size, 16, 4096)
+    one_of("flips", config.flips, FLIPS)
+    one_of("stamp", config.stamp, STAMPS)
+
+
+def check_training(config: Any) -> None:
+    """What every family that trains a network by gradient asks of its head, its rates and its augmentation."""
+    within("trained_blocks", config.trained_blocks, 0, 200)
+    within("head_width", config.head_width, 1, 8192)
+    within("head_width_2", config.head_width_2, 1, 8192)
+    require("dropout must lie in [0, 1)", 0 <= config.dropout < 1, config.dropout)
+    for name in ("head_lr", "backbone_lr"):
+        require(f"{name} must lie in (0, 1)", 0 < getattr(config, name) < 1, getattr(config, name))
+    lowest = config.head_lr if config.trained_blocks == 0 else min(config.head_lr, config.backbone_lr)
+    require(f"min_lr must lie in [0, lowest peak rate = {lowest:g}]", 0 <= config.min_lr <= lowest, config.min_lr)
+    within("weight_decay", config.weight_decay, 0, 10)
+    require("clip_norm must be above 0", config.clip_norm > 0, config.clip_norm)
+    within("batch_size", config.batch_size, 1, 4096)
+    within("epochs", config.epochs, 1, 10_000)
+    require("ema_decay must lie in [0, 1)", 0 <= config.ema_decay < 1, config.ema_decay)
+    within("jittered", config.jittered, 0, 64)
+    require(
+        "jittered copies belong to a frozen backbone: set trained_blocks=0 or jittered=0",
+        config.jittered == 0 or config.trained_blocks == 0,
+        (config.jittered, config.trained_blocks),
+    )
+    within("colour_jitter", config.colour_jitter, 0, 0.9)
+    within("blur", config.blur, 0, 10)

@@ -1,0 +1,260 @@
+"""How the families that train by gradient are trained, scored and stored: one way for all of them.
+
+A family brings its network, its source of inputs, its loss and its way from outputs to grams.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from biomass_models.backbones import Backbone, parameter_groups
+from biomass_models.devices import MicroBatch, autocast
+from biomass_models.fit import (
+    FloatArray,
+    FoldResult,
+    FoldRows,
+    IntArray,
+    Schedule,
+    as_tensors,
+    generator_for,
+    score_or_nan,
+    seeded,
+    train_epochs,
+)
+from biomass_models.inputs import Inputs
+from biomass_models.interrupt import OnEpoch, ShouldStop
+from biomass_models.scaling import TargetScaler
+from biomass_models.sources import Source
+
+Terms = dict[str, Tensor]
+
+
+class NetworkConfig(Protocol):
+    """The fields that training reads, as BaselineConfig documents them."""
+
+    @property
+    def backbone(self) -> str: ...
+    @property
+    def head_lr(self) -> float: ...
+    @property
+    def backbone_lr(self) -> float: ...
+    @property
+    def min_lr(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def clip_norm(self) -> float: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def epochs(self) -> int: ...
+    @property
+    def ema_decay(self) -> float: ...
+    @property
+    def select_best_epoch(self) -> bool: ...
+
+
+def schedule_of(config: NetworkConfig) -> Schedule:
+    """How long and how fast a configuration trains."""
+    return Schedule(
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        min_lr=config.min_lr,
+        clip_norm=config.clip_norm,
+        ema_decay=config.ema_decay,
+    )
+
+
+class Network(nn.Module):
+    """A backbone (None when frozen: its features come from the cache) and new layers: all other children."""
+
+    def __init__(self, backbone: Backbone | None) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def new_layers(self) -> nn.ModuleDict:
+        """Everything but the backbone."""
+        return nn.ModuleDict({name: child for name, child in self.named_children() if name != "backbone"})
+
+    def trained_tensors(self) -> dict[str, Tensor]:
+        """What training changes: the new layers, and the freed part of the backbone. Live, not copies."""
+        free = {} if self.backbone is None else self.backbone.trained_state()
+        return dict(self.new_layers().state_dict()) | {f"backbone.{name}": part.detach() for name, part in free.items()}
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """Copies of the trained tensors on the CPU, as they are stored."""
+        return {name: tensor.cpu().clone().contiguous() for name, tensor in self.trained_tensors().items()}
+
+    def load_trained_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Inverse of `trained_state`."""
+        for name, tensor in self.trained_tensors().items():
+            tensor.copy_(tensors[name])
+
+
+@dataclass
+class Best:
+    """The epoch whose predictions and weights are handed back: the last, or the best if the configuration says so."""
+
+    choose: bool  # by the score of the held-out rows: biased, and recorded as such
+    epoch: int = 0
+    score: float = -np.inf
+    pred_NT: FloatArray = field(default_factory=lambda: np.empty((0, 5)))
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+    def take(
+        self, record: Mapping[str, float], pred_NT: FloatArray, state: Callable[[], dict[str, Tensor]], last: bool
+    ) -> None:
+        """state(): copies of the trained tensors; only called for an epoch that may be handed back."""
+        if self.choose and self.epoch and not record["score"] > self.score:
+            return
+        self.epoch, self.score, self.pred_NT = int(record["epoch"]), record["score"], pred_NT
+        self.tensors = state() if last or self.choose else {}
+
+    def result(
+        self,
+        config: NetworkConfig,
+        rows: FoldRows,
+        scaler: TargetScaler,
+        inputs: Inputs,
+        epochs: list[dict[str, float]],
+        **info: Any,
+    ) -> FoldResult:
+        """The fold's result; info: what is to be told beside the usual facts."""
+        facts = {
+            "train_rows": len(rows.train_M),
+            "scored_epoch": self.epoch,
+            "epoch_chosen_on_validation": self.choose,
+            "device": str(inputs.device),
+            "weights": inputs.fingerprint(config.backbone),
+            **info,
+        }
+        return FoldResult(rows.valid_M, self.pred_NT, self.tensors | as_tensors(scaler.arrays()), epochs, facts)
+
+
+def train_network(
+    config: NetworkConfig,
+    net: Network,
+    source: Source,
+    scaler: TargetScaler,
+    rows: FoldRows,
+    inputs: Inputs,
+    *,
+    losses: Callable[[Any, Tensor], Terms],
+    grams: Callable[[Any], FloatArray],
+    notes: tuple[str, ...],
+    seed: int,
+    on_epoch: OnEpoch | None,
+    should_stop: ShouldStop | None,
+) -> FoldResult:
+    """Train `net` on the fold's training rows and predict the held-out ones.
+
+    losses(output, index_B)   mean of each term of the loss over training rows with these positions (on the device)
+    grams(output)             masses [B, 5] of the net's output
+    The last weights (or their moving average) are scored and left in `net`, unless config.select_best_epoch.
+    Each term of the loss is in the epochs' records as "loss/<name>". Raises FitError, StopRequested.
+    """
+    started = time.perf_counter()
+    net.to(inputs.device)
+    draws = generator_for(seed, "augmentation")
+    epochs: list[dict[str, float]] = []
+    sums: dict[str, Tensor] = {}
+    best = Best(choose=config.select_best_epoch)
+    trains_backbone = net.backbone is not None
+
+    def loss_of(index_B: Tensor) -> Tensor:
+        input_B = source.augmented(rows.image_N[rows.train_M[index_B.numpy()]], draws)
+        with autocast(inputs.device):
+            output = net(input_B)
+        terms = losses(output, index_B.to(inputs.device))
+        for name, term in terms.items():
+            sums[name] = sums.get(name, 0) + term.detach() * len(index_B)
+        return torch.stack(list(terms.values())).sum()
+
+    def after_epoch(record: dict[str, float], last: bool) -> None:
+        if len(sums) > 1:
+            record |= {f"loss/{name}": float(total) / len(rows.train_M) for name, total in sums.items()}
+        sums.clear()
+        # a pass over the held-out pictures costs as much as training on them, one over cached features nothing
+        if last or not trains_backbone or config.select_best_epoch:
+            pred_NT = predict_rows(net, source, rows.held_out_images, grams, inputs.device, config.batch_size)
+            record["score"] = score_or_nan(rows.held_out_mass_NT, pred_NT)
+            best.take(record, pred_NT, net.trained_state, last)
+        epochs.append(record)
+        if on_epoch is not None:
+            on_epoch(dict(record))
+
+    with seeded(seed, "dropout", inputs.device):
+        micro = train_epochs(
+            net,
+            list(net.trained_tensors().values()),
+            parameter_groups(
+                net.backbone or nn.Identity(),
+                net.new_layers(),
+                backbone_lr=config.backbone_lr,
+                head_lr=config.head_lr,
+                weight_decay=config.weight_decay,
+            ),
+            len(rows.train_M),
+            schedule_of(config),
+            loss_of,
+            after_epoch,
+            device=inputs.device,
+            seed=seed,
+            should_stop=should_stop,
+            stop_each_step=trains_backbone,
+        )
+    net.load_trained_state(best.tensors)
+    return best.result(
+        config,
+        rows,
+        scaler,
+        inputs,
+        epochs,
+        micro_batch=micro.size,
+        notes=list(notes),
+        seconds=time.perf_counter() - started,
+    )
+
+
+@torch.inference_mode()
+def outputs_of(
+    net: Network, source: Source, row_N: IntArray, device: torch.device, batch_size: int, copy: int = 0
+) -> list[Any]:
+    """The net's outputs for rows of the image set, batch by batch; the net is in prediction mode afterwards."""
+    net.eval()
+    outputs: list[Any] = []
+    micro = MicroBatch(batch_size)
+
+    def work() -> None:
+        outputs.clear()
+        for part in micro.slices(len(row_N)):
+            with autocast(device):
+                outputs.append(net(source.plain(row_N[part], copy)))
+
+    micro.attempts(work)
+    return outputs
+
+
+def predict_rows(
+    net: Network,
+    source: Source,
+    row_N: IntArray,
+    grams: Callable[[Any], FloatArray],
+    device: torch.device,
+    batch_size: int,
+    *,
+    flips: int = 1,
+) -> FloatArray:
+    """Masses [N, 5] in grams, averaged over the first `flips` turns of each picture (augment.TURNS)."""
+    pred_FNT = [
+        np.concatenate([grams(output) for output in outputs_of(net, source, row_N, device, batch_size, copy)])
+        for copy in range(flips)
+    ]
+    return np.mean(pred_FNT, axis=0)

@@ -1,0 +1,193 @@
+"""`biomass explain`: what a trial says about one image, which view mattered, and where it looked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageDraw, ImageFont
+from rich.console import Group
+from rich.table import Table
+from safetensors.torch import load as load_tensors
+
+from biomass_models.configs import config_from_params
+from biomass_models.images import View, load_views
+from biomass_models.inputs import ImageSet, Inputs
+from biomass_models.table import read_test
+from biomass_models.targets import TARGETS, FloatArray
+from biomass_models.weights import WeightsSource
+from biomass_models.zoo import FAMILIES
+from orchestration.ledger import Ledger, LedgerError
+
+PANEL = (900, 450)  # px of one panel of the picture
+MARGIN, TEXT = 12, 18  # px
+UNSEEN = 0.15  # brightness that is left where the model did not look
+
+
+class Look(NamedTuple):
+    """Where a model looked in one view."""
+
+    view: str
+    weight: float  # of a local view in the crop attention; NaN for the whole image
+    map_HW: FloatArray  # share of the attention at each place, summing to 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """One image through one trial. Masses in grams, in the order of TARGETS."""
+
+    image_id: str
+    path: Path  # of the photograph
+    trial_id: str
+    how: str  # which fold models spoke
+    pred_T: FloatArray
+    truth_T: FloatArray | None  # None for a test image
+    looks: tuple[Look, ...]  # one for each view, the whole image first; none for a family without attention
+    views: tuple[View, ...]  # where the parts lie that the trial's model sees
+
+
+def explain(
+    ledger: Ledger, trial_id: str, image_id: str, data_dir: Path, *, cache_dir: Path, weights: WeightsSource
+) -> Explanation:
+    """A training image from the ledger (by the fold model that never saw it), a test image by running the fold models.
+
+    Raises LedgerError for a trial without this fold and for an image of neither table.
+    """
+    record, quadrats = ledger.trial(trial_id), ledger.quadrats()
+    family, config = FAMILIES[record.family], config_from_params(record.family, record.config)
+    views = tuple(family.views(config))
+    known = quadrats[quadrats["image_id"] == image_id]
+    if len(known):
+        row = known.iloc[0]
+        fold = int(row["fold"])
+        if ledger.fold_metrics(trial_id, fold) is None:
+            raise LedgerError(f"trial {trial_id} has not finished fold {fold}, which holds {image_id}; run the search")
+        oof = ledger.fold_oof(trial_id, fold).set_index("image_id")
+        attention = ledger.fold_attention(trial_id, fold)
+        return Explanation(
+            image_id=image_id,
+            path=data_dir / str(row["image_path"]),
+            trial_id=trial_id,
+            how=f"fold {fold}, whose model never saw this image",
+            pred_T=oof.loc[image_id, list(TARGETS)].to_numpy(np.float64),
+            truth_T=row[list(TARGETS)].to_numpy(np.float64),
+            looks=() if attention is None else _looks(attention[attention["image_id"] == image_id]),
+            views=views,
+        )
+    test = read_test(data_dir)
+    asked = test[test["image_id"] == image_id].reset_index(drop=True)
+    if not len(asked):
+        raise LedgerError(
+            f"an image is one of train.csv or test.csv, got {image_id!r}; train.csv has such as "
+            f"{', '.join(quadrats['image_id'].astype(str)[:3])}"
+        )
+    inputs = Inputs(ImageSet.from_table(data_dir, asked), cache_dir=cache_dir, weights=weights)
+    folds = sorted(int(fold) for fold in quadrats["fold"].unique())
+    models = [load_tensors(ledger.fold_model(trial_id, fold)) for fold in folds]
+    looks = [_looks(family.attention(config, model, inputs)) for model in models] if family.attention else []
+    return Explanation(
+        image_id=image_id,
+        path=inputs.images.paths[0],
+        trial_id=trial_id,
+        how=f"mean of {len(folds)} fold models",
+        pred_T=np.mean([family.predict(config, model, inputs)[0] for model in models], axis=0),
+        truth_T=None,
+        looks=tuple(_mean(views) for views in zip(*looks, strict=True)),
+        views=views,
+    )
+
+
+def render_explanation(explanation: Explanation) -> Group:
+    """Masses, and the weights of the views, as terminal tables."""
+    truth_T = explanation.truth_T
+    masses = Table(title=f"{explanation.image_id} by trial {explanation.trial_id}", title_justify="left")
+    for column in ("target", "predicted g") + (() if truth_T is None else ("measured g", "difference g")):
+        masses.add_column(column, justify="left" if column == "target" else "right")
+    for index, target in enumerate(TARGETS):
+        pred = explanation.pred_T[index]
+        measured = () if truth_T is None else (f"{truth_T[index]:.1f}", f"{pred - truth_T[index]:+.1f}")
+        masses.add_row(target, f"{pred:.1f}", *measured)
+    masses.caption, masses.caption_justify = explanation.how, "left"
+    if not explanation.looks:
+        return Group(masses, "This family has no attention: nothing to draw but the photograph.")
+    views = Table(title="Where it looked", title_justify="left")
+    views.add_column("view")
+    views.add_column("weight of the view", justify="right")
+    views.add_column("strongest place (row, column)", justify="right")
+    for look in explanation.looks:
+        down, right = np.unravel_index(look.map_HW.argmax(), look.map_HW.shape)
+        rows, columns = look.map_HW.shape
+        place = f"{look.map_HW.max():.0%} at {down + 1}, {right + 1} of {rows} x {columns}"
+        views.add_row(look.view, "" if np.isnan(look.weight) else f"{look.weight:.2f}", place)
+    return Group(masses, views)
+
+
+def draw_explanation(explanation: Explanation) -> Image.Image:
+    """The photograph, then the same lit where the model looked: in the whole image, and in each local view."""
+    everything = View(name="whole", box=(0, 0, 1, 1), height=PANEL[1], width=PANEL[0])
+    photograph = load_views(explanation.path, [everything])[0].astype(np.float32)
+    captions, panels = [_caption(explanation)], [photograph]
+    boxes = {view.name: view.box for view in explanation.views}
+    if explanation.looks:
+        whole, *local = explanation.looks
+        captions.append("Where it looked in the whole image (bright: much attention)")
+        panels.append(_lit(photograph, [(boxes[whole.view], whole.map_HW / whole.map_HW.max())]))
+        if local:
+            strongest = max(look.weight for look in local)
+            weights = ", ".join(f"{look.view} {look.weight:.2f}" for look in local)
+            captions.append(f"Where it looked in the local views, brighter where they weigh more: {weights}")
+            lit = [(boxes[k.view], k.map_HW / k.map_HW.max() * k.weight / strongest) for k in local]
+            panels.append(_lit(photograph, lit))
+    line = TEXT + MARGIN
+    sheet = Image.new("RGB", (PANEL[0] + 2 * MARGIN, len(panels) * (PANEL[1] + line) + MARGIN), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(TEXT - 3)
+    for number, (caption, panel) in enumerate(zip(captions, panels, strict=True)):
+        top = MARGIN // 2 + number * (PANEL[1] + line)
+        pen.text((MARGIN, top), caption, fill="black", font=font)
+        sheet.paste(Image.fromarray(panel.clip(0, 255).astype(np.uint8)), (MARGIN, top + line - MARGIN // 2))
+    return sheet
+
+
+def _looks(attention: pd.DataFrame) -> tuple[Look, ...]:
+    """Rows of one image."""
+    shapes = zip(attention["rows"].astype(int), attention["columns"].astype(int), strict=True)
+    maps = [np.reshape(look, shape).astype(np.float64) for look, shape in zip(attention["look"], shapes, strict=True)]
+    return tuple(map(Look, attention["view"].astype(str), attention["weight"].astype(float), maps))
+
+
+def _mean(looks: Sequence[Look]) -> Look:
+    """Fold models' looks at the same view."""
+    weight, map_HW = np.mean([look.weight for look in looks]), np.mean([look.map_HW for look in looks], axis=0)
+    return Look(looks[0].view, float(weight), map_HW)
+
+
+def _caption(explanation: Explanation) -> str:
+    truth_T = explanation.truth_T
+    parts = [
+        f"{target.removesuffix('_g').removeprefix('Dry_')} {explanation.pred_T[index]:.0f}"
+        + ("" if truth_T is None else f" ({truth_T[index]:.0f})")
+        for index, target in enumerate(TARGETS)
+    ]
+    unit = "g predicted" if truth_T is None else "g predicted (measured)"
+    return f"{explanation.image_id}: {', '.join(parts)} {unit}"
+
+
+def _lit(photograph: np.ndarray, maps: Sequence[tuple[tuple[float, float, float, float], FloatArray]]) -> np.ndarray:
+    """The photograph, dark but for what the maps light up within their boxes; boxes smaller than all are outlined."""
+    light_HW = np.zeros(photograph.shape[:2], np.float32)
+    edges = []
+    for (left, top, right, bottom), map_HW in maps:
+        x0, x1 = round(left * PANEL[0]), round(right * PANEL[0])
+        y0, y1 = round(top * PANEL[1]), round(bottom * PANEL[1])
+        smooth = Image.fromarray(map_HW.astype(np.float32)).resize((x1 - x0, y1 - y0), Image.Resampling.BICUBIC)
+        light_HW[y0:y1, x0:x1] = np.maximum(light_HW[y0:y1, x0:x1], np.asarray(smooth).clip(0, 1))
+        edges.append((x0, y0, x1 - 1, y1 - 1))
+    lit = Image.fromarray((photograph * (UNSEEN + (1 - UNSEEN) * light_HW[..., None])).clip(0, 255).astype(np.uint8))
+    if len(maps) > 1:
+        for edge in edges:
+            ImageDraw.Draw(lit).rectangle(edge, outline="white", width=2)
+    return np.asarray(lit).astype(np.float32)

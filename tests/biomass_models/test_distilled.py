@@ -1,0 +1,306 @@
+"""The student: formulas by hand, what its gradient reaches, what its attention says, what its teacher is worth."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from tiny_inputs import inputs_for, tiny_quadrats, write_photographs
+
+from biomass_models import distilled
+from biomass_models.attention import ATTENTION_COLUMNS, FINEST, coarse_map
+from biomass_models.backbones import Backbone, parameter_groups
+from biomass_models.configs import DistilledConfig
+from biomass_models.losses import (
+    distillation_losses,
+    gdm_ratio_losses,
+    green_ratio_losses,
+    ratio_terms,
+    total_losses,
+)
+from biomass_models.ratios import log_z, reconstruct
+from biomass_models.scaling import TargetScaler
+from biomass_models.student import Student
+from biomass_models.targets import CLOVER, DEAD, GDM, GREEN, TARGETS, TOTAL, from_components, identity_gap
+
+PLAIN = TargetScaler("log1p", np.zeros(5), np.ones(5), np.full(5, 1e3))  # z is log1p of grams
+FROZEN = DistilledConfig(
+    backbone="test_vit", size=64, layout="halves", local_size=32, trained_blocks=0, grid=2, epochs=3, batch_size=8,
+    head_width=32, head_width_2=16, crop_width=16, flips=2, teacher_epochs=30,
+)  # fmt: skip
+TRAINED = replace(FROZEN, trained_blocks=1, grid=0, flips=1)
+
+
+def masses(green: float, dead: float, clover: float) -> torch.Tensor:
+    return torch.from_numpy(from_components(green, dead, clover)).float()[None]
+
+
+# -- reconstruction ----------------------------------------------------------------------------------------------------
+
+
+def test_reconstruction_by_hand() -> None:
+    output = torch.tensor([[np.log1p(10.0), np.log(0.8), np.log(0.2), np.log(0.25), np.log(0.75)]])
+    np.testing.assert_allclose(reconstruct(output, PLAIN)[0], [2.0, 2.0, 6.0, 8.0, 10.0], rtol=1e-6)
+    scaled = TargetScaler("log1p", np.full(5, 2.0), np.full(5, 0.5), np.full(5, 1e3))
+    assert reconstruct(torch.tensor([[1.0, 0, 0, 0, 0]]), scaled)[0, TOTAL].item() == pytest.approx(np.expm1(2.5))
+    assert reconstruct(torch.tensor([[-9.0, 0, 0, 0, 0]]), scaled)[0].tolist() == [0.0] * 5
+
+
+@settings(deadline=None)
+@given(
+    output=hnp.arrays(np.float32, (6, 5), elements=st.floats(-60000, 60000, width=32)),
+    kind=st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
+)
+def test_any_logits_give_coherent_masses(output: np.ndarray, kind: torch.dtype) -> None:
+    scaler = TargetScaler.fit(from_components([9.0, 30], [0, 12], [4, 0]), "log1p")
+    mass_NT = reconstruct(torch.from_numpy(output).to(kind), scaler).double().numpy()
+    assert np.isfinite(mass_NT).all()
+    assert (mass_NT >= 0).all()
+    assert (mass_NT <= scaler.cap_T[TOTAL] * (1 + 1e-6)).all()
+    assert identity_gap(mass_NT).max() <= 1e-5 * scaler.cap_T[TOTAL]
+
+
+# -- losses ------------------------------------------------------------------------------------------------------------
+
+
+def test_total_loss_by_hand() -> None:
+    output, mass = torch.tensor([[3.0, 0, 0, 0, 0]]), masses(np.expm1(1.0), 0, 0)  # two standard deviations apart
+    assert total_losses(output, mass, PLAIN, delta=1.0).item() == pytest.approx(1.0 * (2 - 0.5))
+    assert total_losses(output, mass, PLAIN, delta=3.0).item() == pytest.approx(0.5 * 2**2)
+
+
+def test_ratio_losses_by_hand() -> None:
+    even = torch.zeros(1, 5)
+    apart = 0.75 * np.log(0.75 / 0.5) + 0.25 * np.log(0.25 / 0.5)
+    assert gdm_ratio_losses(even, masses(2, 1, 1)).item() == pytest.approx(apart)  # GDM 3 : dead 1
+    assert green_ratio_losses(even, masses(3, 9, 1)).item() == pytest.approx(apart)
+    right = torch.tensor([[0.0, np.log(3.0), 0, np.log(2.0), 0]])
+    assert gdm_ratio_losses(right, masses(2, 1, 1)).item() == pytest.approx(0, abs=1e-7)
+    assert green_ratio_losses(right, masses(2, 1, 1)).item() == pytest.approx(0, abs=1e-7)
+    assert gdm_ratio_losses(even, masses(5, 0, 0)).item() == pytest.approx(np.log(2))  # a share of 0 adds nothing
+
+
+def test_rows_without_a_ratio_give_no_loss_and_no_gradient() -> None:
+    output = torch.randn(2, 5, requires_grad=True)
+    mass = torch.cat([masses(0, 0, 0), masses(0, 7, 0)])
+    loss = gdm_ratio_losses(output, mass) + green_ratio_losses(output, mass)
+    assert loss[0].item() == 0.0
+    loss.sum().backward()
+    assert output.grad is not None and torch.isfinite(output.grad).all()
+    assert output.grad[0].tolist() == [0.0] * 5
+    assert output.grad[1, 3:].tolist() == [0.0] * 2  # green and clover are both 0, GDM : dead is not
+    assert output.grad[1, 1:3].abs().min() > 0
+
+
+def test_distillation_compares_the_same_quantities() -> None:
+    output = torch.tensor([[np.log1p(10.0), np.log(0.8), np.log(0.2), np.log(0.25), np.log(0.75)]])
+    same = reconstruct(output, PLAIN)
+    assert distillation_losses(output, same, PLAIN, delta=1.0).item() == pytest.approx(0, abs=1e-12)
+    more_dead = same + torch.tensor([[0, 5.0, 0, 0, 5.0]])
+    apart = np.log1p(15.0) - np.log1p(10.0)  # the total alone: GDM, green and clover agree
+    assert distillation_losses(output, more_dead, PLAIN, delta=1.0).item() == pytest.approx(0.5 * apart**2 / 4)
+    assert log_z(same, PLAIN)[0].tolist() == pytest.approx(np.log1p([10.0, 8.0, 2.0, 6.0]).tolist())
+
+
+def test_samples_are_weighed_before_the_mean_and_terms_switch_off() -> None:
+    output, mass = torch.randn(3, 5), torch.cat([masses(4, 2, 1), masses(1, 1, 1), masses(0, 3, 0)])
+    weight = torch.tensor([3.0, 0.0, 1.0])
+    terms = ratio_terms(output, mass, weight, PLAIN, total=3.0, ratio=1.2, delta=1.0)
+    assert terms["total"].item() == pytest.approx(
+        3.0 * (weight * total_losses(output, mass, PLAIN, delta=1.0)).sum().item() / 3
+    )
+    assert terms["gdm_ratio"].item() == pytest.approx(1.2 * (weight * gdm_ratio_losses(output, mass)).sum().item() / 3)
+    assert set(terms) == {"total", "gdm_ratio", "green_ratio"}
+    assert set(ratio_terms(output, mass, weight, PLAIN, total=3.0, ratio=0.0, delta=1.0)) == {"total"}
+
+
+# -- the network -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("photographs")
+    quadrats, fold_N = tiny_quadrats(folder)
+    return inputs_for(folder, quadrats, tmp_path_factory.mktemp("cache")), quadrats, fold_N
+
+
+def student_with(backbone: Backbone, config: DistilledConfig) -> Student:
+    tokens = backbone(torch.rand(1, 3, 64, 64))
+    return Student(
+        config, backbone, global_width=tokens.global_BD.shape[1], patch_width=tokens.patch_BPD.shape[2]
+    ).eval()
+
+
+def test_registers_are_no_patches_and_pooling_is_the_published_one() -> None:
+    """A backbone with 4 registers, against tokens cut out and pooled by hand, head by head."""
+    torch.manual_seed(0)
+    model = timm.create_model("test_vit", reg_tokens=4, num_classes=0, dynamic_img_size=True)
+    backbone = Backbone(model, "test_vit")
+    net = student_with(backbone, replace(TRAINED, layout="none"))
+    picture = torch.rand(2, 1, 3, 64, 64)
+    output, _, (look_BVP,) = net((picture,))
+    token_BRD = model.forward_features(backbone.normalise(picture[:, 0]))
+    patch_BPD = token_BRD[:, 1 + 4 :]
+    assert look_BVP.shape == (2, 1, patch_BPD.shape[1])
+    linear, _, _, last = net.pooling.score
+    by_head = (torch.tanh(linear(patch_BPD)) @ last.weight.T).softmax(1)
+    assert by_head.shape[-1] == 4
+    pooled = torch.stack([(by_head[:, :, head, None] * patch_BPD).sum(1) for head in range(4)]).mean(0)
+    torch.testing.assert_close(output, net.head(torch.cat([token_BRD[:, 0], pooled], 1)), atol=1e-5, rtol=1e-4)
+
+
+def test_local_views_are_weighed_and_their_order_does_not_matter(world: Any) -> None:
+    net = student_with(world[0].backbone("test_vit"), TRAINED)
+    whole, local = torch.rand(2, 1, 3, 64, 64), torch.rand(2, 2, 3, 32, 32)
+    output, weight_BL, looks = net((whole, local))
+    torch.testing.assert_close(weight_BL.sum(1), torch.ones(2))
+    assert [look.shape[1] for look in looks] == [1, 2]
+    swapped = net((whole, local.flip(1)))
+    torch.testing.assert_close(swapped.output_BT, output, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(swapped.weight_BL, weight_BL.flip(1))
+
+
+def loss_of(net: Student, parts: Any) -> torch.Tensor:
+    mass = torch.cat([masses(4, 2, 1), masses(1, 5, 1)])
+    output = net(parts).output_BT
+    terms = ratio_terms(output, mass, torch.ones(2), PLAIN, total=3.0, ratio=1.2, delta=1.0)
+    taught = distillation_losses(output, mass + 3, PLAIN, delta=1.0).mean()
+    return torch.stack([*terms.values(), taught]).sum()
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_vit3", "test_efficientnet", "test_convnext"])
+def test_gradient_reaches_each_trained_tensor_and_each_is_in_one_group(name: str, world: Any) -> None:
+    backbone = world[0].backbone(name)
+    backbone.train_last(1)
+    net = student_with(backbone, replace(TRAINED, backbone=name)).train()
+    loss_of(net, (torch.rand(2, 1, 3, 64, 64), torch.rand(2, 2, 3, 64, 64))).backward()
+    trainable = {param: tensor for param, tensor in net.named_parameters() if tensor.requires_grad}
+    assert {param for param, tensor in trainable.items() if tensor.grad is not None} == set(trainable)
+    assert all(tensor.grad.abs().sum() > 0 for param, tensor in trainable.items() if "score" in param)  # type: ignore
+    groups = parameter_groups(backbone, net.new_layers(), backbone_lr=1e-4, head_lr=3e-4, weight_decay=0.05)
+    grouped = [id(tensor) for group in groups for tensor in group["params"]]
+    assert sorted(grouped) == sorted(id(tensor) for tensor in trainable.values())
+    rate = {id(tensor): group["lr"] for group in groups for tensor in group["params"]}
+    assert all(rate[id(t)] == (1e-4 if param.startswith("backbone") else 3e-4) for param, t in trainable.items())
+    assert all(group["weight_decay"] == 0 for group in groups for tensor in group["params"] if tensor.ndim <= 1)
+
+
+# -- fits --------------------------------------------------------------------------------------------------------------
+
+
+def test_terms_are_logged_for_each_epoch(world: Any) -> None:
+    inputs, quadrats, fold_N = world
+    result = distilled.fit(FROZEN, quadrats, fold_N, 0, inputs, seed=0)
+    terms = ("loss/total", "loss/gdm_ratio", "loss/green_ratio", "loss/distillation")
+    for record in result.epochs:
+        assert sum(record[term] for term in terms) == pytest.approx(record["loss"], rel=1e-4)
+        assert record["loss/distillation"] > 0
+    alone = distilled.fit(replace(FROZEN, distillation_weight=0.0), quadrats, fold_N, 0, inputs, seed=0)
+    assert "loss/distillation" not in alone.epochs[0]
+    assert "teacher_score" in result.info and "teacher_score" not in alone.info
+    assert np.abs(alone.pred_NT - result.pred_NT).max() > 1e-3
+
+
+@pytest.mark.parametrize("config", [FROZEN, TRAINED], ids=["frozen", "trained"])
+def test_attention_of_held_out_images_is_what_prediction_says(config: DistilledConfig, world: Any) -> None:
+    inputs, quadrats, fold_N = world
+    result = distilled.fit(config, quadrats, fold_N, 0, inputs, seed=0)
+    assert result.attention is not None
+    assert tuple(result.attention.columns) == ATTENTION_COLUMNS
+    assert set(result.attention["image_id"]) == set(quadrats["image_id"][fold_N == 0])
+    for _, views in result.attention.groupby("image_id"):
+        assert views["view"].tolist() == ["whole", "left", "right"]
+        assert views["weight"].sum() == pytest.approx(1, abs=1e-5)
+        assert np.isnan(views["weight"].iloc[0])
+        for row in views.itertuples():
+            assert len(row.look) == row.rows * row.columns  # type: ignore[arg-type, operator]
+            assert np.sum(row.look) == pytest.approx(1, abs=1e-4)  # type: ignore[arg-type]
+    side = 2 if config.grid else 64 // 16
+    assert result.attention["rows"].iloc[0] == side
+    again = distilled.attention(config, result.tensors, inputs).set_index(["image_id", "view"])
+    for row in result.attention.itertuples():
+        same = again.loc[(row.image_id, row.view)]
+        np.testing.assert_allclose(same["look"], row.look, atol=1e-5)  # type: ignore[arg-type]
+        np.testing.assert_allclose(same["weight"], row.weight, atol=1e-5)  # type: ignore[arg-type]
+
+
+def test_a_fine_map_is_stored_coarsely() -> None:
+    look_BP = torch.zeros(1, 62 * 40)
+    look_BP[0, 61 * 40 + 39] = 1.0  # the last place
+    map_BHW = coarse_map(look_BP, (62, 40))
+    assert map_BHW.shape == (1, FINEST, FINEST)
+    assert map_BHW.sum().item() == pytest.approx(1)
+    assert map_BHW[0, -1, -1].item() == pytest.approx(1)
+    assert coarse_map(torch.full((1, 6), 1 / 6), (2, 3)).shape == (1, 2, 3)
+
+
+def test_the_published_network_trains(world: Any) -> None:
+    """DINOv3 small with its last 5 blocks, five views: the reference configuration but for size and epochs."""
+    inputs, quadrats, fold_N = world
+    config = DistilledConfig(size=64, local_size=32, epochs=1, teacher_epochs=10)
+    result = distilled.fit(config, quadrats, fold_N, 0, inputs, seed=0)
+    blocks = {name.split(".")[2] for name in result.tensors if name.startswith("backbone.blocks.")}
+    assert blocks == {"7", "8", "9", "10", "11"}
+    assert result.attention is not None
+    assert result.attention["view"].unique().tolist() == [
+        "whole",
+        "top-left",
+        "top-right",
+        "bottom-left",
+        "bottom-right",
+    ]
+    assert identity_gap(result.pred_NT).max() < 1e-9
+
+
+def test_sizes_are_rounded_with_a_note(world: Any) -> None:
+    inputs, quadrats, fold_N = world
+    for config in (replace(FROZEN, size=70, epochs=1), replace(TRAINED, local_size=36, epochs=1)):
+        notes = distilled.fit(config, quadrats, fold_N, 0, inputs, seed=0).info["notes"]
+        assert len(notes) == 1 and "rounded to" in notes[0]
+
+
+def test_metadata_are_worth_what_they_say(tmp_path: Path) -> None:
+    """Labels are noisy, metadata are not: the teacher's gain is there, and gone when metadata are shuffled.
+
+    A student that trains this long learns the labels' noise by heart; a teacher of 100 steps does not.
+    """
+    rng = np.random.default_rng(0)
+    true_NT = from_components(*(rng.gamma(2.0, 12.0, (3, 120)) * [[1.0], [1.0], [0.05]]))  # photographs show no clover
+    quadrats = write_photographs(tmp_path, true_NT)
+    group = np.arange(120) % 12
+    fold_N = group % 3
+    noisy_NT = from_components(*(true_NT[:, [GREEN, DEAD, CLOVER]] * rng.lognormal(0, 0.9, (120, 3))).T)
+    quadrats = quadrats.assign(group=[f"d{g}" for g in group], **dict(zip(TARGETS, noisy_NT.T, strict=True)))
+    # what the teacher sees determines the true masses; a species string carries no number
+    quadrats["Pre_GSHH_NDVI"], quadrats["Height_Ave_cm"] = np.log1p(true_NT[:, GDM]), np.log1p(true_NT[:, TOTAL])
+    inputs = inputs_for(tmp_path, quadrats, tmp_path / "cache")
+    config = replace(
+        FROZEN, layout="none", epochs=150, head_lr=3e-3, distillation_weight=20.0, teacher_epochs=100, batch_size=40,
+        group_weights=False,
+    )  # fmt: skip
+
+    def error(table: Any, setting: DistilledConfig) -> float:
+        """Of log totals against the truth without noise, over all held-out rows."""
+        squares = []
+        for fold in range(3):
+            result = distilled.fit(setting, table, fold_N, fold, inputs, seed=0)
+            gap = np.log1p(result.pred_NT[:, TOTAL]) - np.log1p(true_NT[result.row_N, TOTAL])
+            squares.append(gap**2)
+        return float(np.concatenate(squares).mean())
+
+    shuffled = quadrats.copy()
+    order = rng.permutation(120)
+    for column in ("Pre_GSHH_NDVI", "Height_Ave_cm", "Species"):
+        shuffled[column] = quadrats[column].to_numpy()[order]
+    alone, taught = error(quadrats, replace(config, distillation_weight=0.0)), error(quadrats, config)
+    mistaught = error(shuffled, config)
+    assert taught < 0.8 * alone
+    assert mistaught > alone

@@ -1,0 +1,112 @@
+"""`biomass explain`: the numbers of the ledger, and a picture that shows where the model looked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+from tiny_study import RANDOM, make_study
+from typer.testing import CliRunner
+
+from biomass_models.table import read_test
+from biomass_models.targets import TARGETS
+from orchestration.cli import app
+from orchestration.explain import PANEL, Explanation, Look, draw_explanation, explain, render_explanation
+from orchestration.ledger import LedgerError
+from orchestration.pool import InlinePool
+from orchestration.trial import run_trial
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, tiny_pasture: Path) -> Any:
+    folder = tmp_path_factory.mktemp("explained")
+    ledger, context, records = make_study(folder / "study", tiny_pasture, folder / "cache")
+    for record in records:
+        run_trial(ledger, InlinePool(context), record.trial_id)
+    return ledger, {record.family: record.trial_id for record in records}, tiny_pasture, folder
+
+
+def ask(world: Any, family: str, image_id: str) -> Explanation:
+    ledger, trials, data_dir, folder = world
+    return explain(ledger, trials[family], image_id, data_dir, cache_dir=folder / "cache", weights=RANDOM)
+
+
+def page(explanation: Explanation) -> str:
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(render_explanation(explanation))
+    return capture.get()
+
+
+def test_a_training_image_is_explained_from_the_ledger(world: Any) -> None:
+    ledger, trials, *_ = world
+    quadrat = ledger.quadrats().iloc[5]
+    found = ask(world, "distilled", quadrat["image_id"])
+    oof = ledger.oof(trials["distilled"]).set_index("image_id")
+    np.testing.assert_array_equal(found.pred_T, oof.loc[quadrat["image_id"], list(TARGETS)])
+    assert found.truth_T is not None and found.truth_T.tolist() == quadrat[list(TARGETS)].tolist()
+    assert [look.view for look in found.looks] == ["whole", "left", "right"]
+    assert sum(look.weight for look in found.looks[1:]) == pytest.approx(1, abs=1e-5)
+    assert f"{found.pred_T[0]:.1f}" in page(found) and "left" in page(found)
+    picture = draw_explanation(found)
+    assert picture.width > PANEL[0] and picture.height > 3 * PANEL[1]
+
+
+def test_the_picture_is_bright_where_the_model_looked(world: Any) -> None:
+    found = ask(world, "distilled", str(world[0].quadrats()["image_id"].iloc[5]))
+    corner = np.zeros((4, 4))
+    corner[0, 3] = 1.0  # top right
+    even = [Look("left", 0.9, np.full((2, 2), 0.25)), Look("right", 0.1, np.full((2, 2), 0.25))]
+    found = replace(found, looks=(Look("whole", np.nan, corner), *even))
+    pixels = np.asarray(draw_explanation(found)).astype(float).mean(-1)
+    step = len(pixels) // 3
+
+    def light(panel: int, right: bool) -> float:
+        """Of the upper half's outer quarter, beside the same place of the photograph."""
+        columns = slice(-PANEL[0] // 4, -40) if right else slice(40, PANEL[0] // 4)
+        rows = slice(40 + panel * step, 40 + panel * step + PANEL[1] // 8)
+        return float(pixels[rows, columns].mean() / pixels[40 : 40 + PANEL[1] // 8, columns].mean())
+
+    assert light(1, right=True) > 0.6 and light(1, right=False) < 0.25
+    assert light(2, right=False) > 0.9 and light(2, right=True) < 0.4
+
+
+def test_a_test_image_is_explained_by_all_fold_models(world: Any) -> None:
+    _, _, data_dir, _ = world
+    image_id = str(read_test(data_dir)["image_id"].iloc[0])
+    found = ask(world, "distilled", image_id)
+    assert found.truth_T is None and found.how == "mean of 3 fold models"
+    assert len(found.looks) == 3
+    assert all(look.map_HW.sum() == pytest.approx(1, abs=1e-4) for look in found.looks)
+    assert "measured" not in page(found)
+
+
+@pytest.mark.parametrize("family", ["baseline", "probe"])
+def test_a_family_without_attention_says_so(family: str, world: Any) -> None:
+    image_id = str(world[0].quadrats()["image_id"].iloc[0])
+    found = ask(world, family, image_id)
+    assert found.looks == ()
+    assert "no attention" in page(found)
+    assert draw_explanation(found).height < 2 * PANEL[1]
+
+
+def test_an_image_of_nobody_is_refused(world: Any) -> None:
+    with pytest.raises(LedgerError, match=r"train\.csv has such as"):
+        ask(world, "distilled", "nobody")
+
+
+def test_the_command_writes_a_picture(world: Any, tmp_path: Path) -> None:
+    ledger, trials, data_dir, _ = world
+    image_id = str(ledger.quadrats()["image_id"].iloc[3])
+    out = tmp_path / "deep" / "look.png"
+    arguments = ["explain", ledger.storage.uri, trials["distilled"], "--image", image_id, "--data", str(data_dir)]
+    result = CliRunner().invoke(app, [*arguments, "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert image_id in result.output
+    with Image.open(out) as picture:
+        assert picture.format == "PNG"

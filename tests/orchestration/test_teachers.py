@@ -1,0 +1,72 @@
+"""Teachers in the ledger: fitted once, shared by trials, never read when they are not whole."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_study import make_study
+
+from biomass_models.configs import DistilledConfig, TeacherConfig
+from biomass_models.targets import TARGETS
+from orchestration.ledger import Ledger, LedgerError
+from orchestration.pool import InlinePool
+from orchestration.storage import Storage
+from orchestration.teachers import teacher_id, teacher_of
+from orchestration.trial import run_trial
+
+SMALL = TeacherConfig(width=8, width_2=8, epochs=5)
+
+
+def test_trials_share_the_teachers_of_their_study(tmp_path: Path, tiny_pasture: Path) -> None:
+    ledger, context, records = make_study(tmp_path / "study", tiny_pasture, tmp_path / "cache")
+    first = next(record for record in records if record.family == "distilled")
+    twin = replace(first, trial_id="0123456789", number=9, config=first.config | {"epochs": 2, "ratio_weight": 0.5})
+    ledger.write_trial(twin)
+    assert run_trial(ledger, InlinePool(context), first.trial_id) is not None
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "study" / "teachers").rglob("*.*")}
+    assert len(files) == 3 * 2  # three folds, targets and marker
+    result = run_trial(ledger, InlinePool(context), twin.trial_id)
+    assert result is not None and result["status"] == "complete"
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "study" / "teachers").rglob("*.*")} == files
+    teacher = DistilledConfig(**first.config).teacher_config()
+    assert teacher is not None
+    info = (ledger.fold_metrics(twin.trial_id, 1) or {})["info"]
+    assert info["teacher"] == teacher_id(teacher)
+    stored = ledger.teacher(teacher_id(teacher), 1)
+    assert stored is not None and stored[1]["score"] == info["teacher_score"]
+
+
+def test_what_is_stored_is_what_was_fitted(tmp_path: Path, tiny_pasture: Path) -> None:
+    ledger, _, _ = make_study(tmp_path / "study", tiny_pasture, tmp_path / "cache")
+    quadrats = ledger.quadrats()
+    fitted, stored = (
+        teacher_of(ledger, SMALL, quadrats, 2, study_seed=0, lock_dir=tmp_path / "locks") for _ in range(2)
+    )
+    assert stored.mass_MT.tobytes() == fitted.mass_MT.tobytes()
+    assert stored.score == fitted.score
+    targets, record = ledger.teacher(teacher_id(SMALL), 2) or (None, None)
+    assert targets is not None and record is not None
+    assert set(targets["image_id"]) == set(quadrats.loc[quadrats["fold"] != 2, "image_id"])
+    np.testing.assert_array_equal(targets[list(TARGETS)], fitted.mass_MT)
+    other = teacher_of(ledger, SMALL, quadrats, 2, study_seed=1, lock_dir=tmp_path / "locks")
+    assert other.mass_MT.tobytes() == fitted.mass_MT.tobytes()  # within one study the first one stays
+
+
+def test_half_a_teacher_is_none_and_a_changed_one_is_refused(tmp_path: Path, tiny_pasture: Path) -> None:
+    ledger, _, _ = make_study(tmp_path / "study", tiny_pasture, tmp_path / "cache")
+    quadrats = ledger.quadrats()
+    folder = tmp_path / "study" / "teachers" / teacher_id(SMALL) / "fold-0"
+    teacher_of(ledger, SMALL, quadrats, 0, study_seed=0, lock_dir=tmp_path)
+    (folder / "teacher.json").unlink()
+    assert ledger.teacher(teacher_id(SMALL), 0) is None
+    teacher_of(ledger, SMALL, quadrats, 0, study_seed=0, lock_dir=tmp_path)
+    other = Ledger(Storage(tmp_path / "study"))
+    targets = other.teacher(teacher_id(SMALL), 0)
+    assert targets is not None
+    targets[0]["Dry_Total_g"] += 1.0
+    targets[0].to_parquet(folder / "targets.parquet")
+    with pytest.raises(LedgerError, match="vouches for"):
+        teacher_of(ledger, SMALL, quadrats, 0, study_seed=0, lock_dir=tmp_path)
