@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from biomass_models.backbones import Backbone, build_backbone, weightless
+from biomass_models.cache_limit import note_use
 from biomass_models.devices import pick_device
 from biomass_models.features import (
     FeatureBank,
@@ -28,7 +29,7 @@ from biomass_models.features import (
 )
 from biomass_models.images import Stamp, View, file_digest
 from biomass_models.interrupt import OnProgress, ShouldStop
-from biomass_models.node_cache import Produce, shared_arrays
+from biomass_models.node_cache import Produce, hash_of, shared_arrays
 from biomass_models.weights import WeightsSource, fingerprint
 
 BANKS_IN_MEMORY = 4  # banks a process keeps; others are mapped again when asked for
@@ -66,12 +67,23 @@ class ImageSet:
 class Inputs:
     """Features and pixels of one image set; computed once and shared through `cache_dir` by its processes."""
 
-    def __init__(self, images: ImageSet, *, cache_dir: Path, weights: WeightsSource, device: str = "auto") -> None:
+    def __init__(
+        self,
+        images: ImageSet,
+        *,
+        cache_dir: Path,
+        weights: WeightsSource,
+        device: str = "auto",
+        cache_gb: float | None = None,
+    ) -> None:
+        """cache_gb: most GB that cache_dir may hold, by whatever study; None is no limit."""
         self.images = images
         self.cache_dir = Path(cache_dir)
+        self.cache_limit = None if cache_gb is None else int(cache_gb * 1e9)
         self.weights = weights
         self.device = pick_device(device)
         self._banks: OrderedDict[FeatureSpec, FeatureBank] = OrderedDict()
+        self._folders: dict[FeatureSpec, Path] = {}  # where a bank lies in the cache
         self._fingerprints: dict[str, str] = {}
 
     def backbone(self, name: str) -> Backbone:
@@ -93,6 +105,7 @@ class Inputs:
         """
         if spec in self._banks:
             self._banks.move_to_end(spec)
+            note_use(self._folders[spec])
             return self._banks[spec]
         views, notes = fitted(spec.views, weightless(spec.backbone))
         sized = replace(spec, views=views)
@@ -103,17 +116,19 @@ class Inputs:
             paths, digests = self.images.paths[start:stop], self.images.digests[start:stop]
             return lambda names, first: encode(loaded(), sized, paths, digests, names, first, self.device)
 
+        description = describe(sized, self.fingerprint(spec.backbone), self.images.digest, self.device)
         arrays = shared_arrays(
             self.cache_dir,
-            describe(sized, self.fingerprint(spec.backbone), self.images.digest, self.device),
+            description,
             needed_arrays(sized),
             len(self.images.paths),
             between,
             on_progress=on_progress,
             should_stop=should_stop,
+            limit=self.cache_limit,
         )
         bank = FeatureBank(sized, arrays, notes)
-        self._banks[spec] = bank
+        self._banks[spec], self._folders[spec] = bank, self.cache_dir / hash_of(description)
         while len(self._banks) > BANKS_IN_MEMORY:
             self._banks.popitem(last=False)
         return bank
@@ -152,5 +167,6 @@ class Inputs:
             between,
             on_progress=on_progress,
             should_stop=should_stop,
+            limit=self.cache_limit,
         )
         return arrays["pixels"]

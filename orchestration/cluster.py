@@ -19,8 +19,10 @@ def is_cluster(address: str | None) -> bool:
 
 
 @contextmanager
-def ray_cluster(address: str | None = None) -> Iterator[None]:
+def ray_cluster(address: str | None = None, num_cpus: int | None = None) -> Iterator[None]:
     """Hold a Ray connection.
+
+    num_cpus: what an embedded Ray believes this machine has; None counts them.
 
     address: of a running cluster; without it, and without RAY_ADDRESS, Ray is embedded ("local", because plain
     `ray.init()` would join any cluster whose address lies in the temporary folder).
@@ -36,7 +38,7 @@ def ray_cluster(address: str | None = None) -> Iterator[None]:
         ray.init(address=address, **quiet)
     else:
         # No dashboard: its agent must answer within seconds or the raylet dies, too much to ask of a small machine.
-        ray.init(address="local", include_dashboard=False, **quiet)
+        ray.init(address="local", include_dashboard=False, num_cpus=num_cpus, **quiet)
     try:
         yield
     finally:

@@ -177,6 +177,7 @@ class FoldRunner:
                 ImageSet.from_table(Path(self._context.data_dir), table),
                 cache_dir=Path(self._context.cache_dir),
                 weights=self._context.weights,
+                cache_gb=self._context.cache_gb,
             )
         return self._inputs[name]
 
