@@ -265,6 +265,47 @@ def audit(
 
 
 @app.command()
+def doctor(
+    study: Annotated[str | None, typer.Argument(help="Where the study shall lie: is it there for every node?")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Data directory, to check it on every node and time a pilot.")
+    ] = None,
+    family: Annotated[list[str] | None, typer.Option(help="Model family; repeat for several.")] = None,
+    backbone: Annotated[list[str] | None, typer.Option(help="timm backbone; repeat for several.")] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Trials planned.")] = 60,
+    folds: Annotated[int, typer.Option(min=2)] = 5,
+    scale: Annotated[str, typer.Option(help="Ranges: auto, smoke, demo, cpu, gpu.")] = "auto",
+    weights: Weights = "auto",
+    cpus_per_fold: Annotated[float, typer.Option(min=0.1, help="CPUs of a slot.")] = 1.0,
+    gpus_per_fold: Annotated[float | None, typer.Option(min=0.0, help="GPUs of a slot; default 1 if any.")] = None,
+    slots: Annotated[int | None, typer.Option(min=1, help="Use at most so many slots.")] = None,
+    cache: Cache = DEFAULT_CACHE,
+    address: Address = None,
+) -> None:
+    """Check machine or cluster, and say what the study will roughly cost.
+
+    Example: biomass doctor runs/first --data csiro-biomass/ --trials 60
+    """
+    from orchestration.doctor import Plan, run_doctor
+    from orchestration.search import available_backbones, has_gpu
+
+    source = _source(weights)
+    plan = Plan(
+        study=study,
+        data_dir=data,
+        weights=source,
+        families=tuple(dict.fromkeys(family or ("baseline", "distilled", "probe"))),
+        backbones=tuple(available_backbones(tuple(backbone or ()), source, _say)),
+        scale=scale if scale != "auto" else "gpu" if has_gpu() else "cpu",
+        trials=trials,
+        folds=folds,
+    )
+    resources = _resources(cache, address, cpus_per_fold=cpus_per_fold, gpus_per_fold=gpus_per_fold, max_slots=slots)
+    if not run_doctor(plan, resources, _print):
+        raise typer.Exit(1)
+
+
+@app.command()
 def replay(
     study: Study,
     prune: Annotated[str, typer.Option(help="Rule to try: default or strict.")] = "default",
