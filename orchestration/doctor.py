@@ -14,7 +14,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from biomass_models.configs import Config
-from biomass_models.estimate import feature_width
+from biomass_models.estimate import feature_widths
 from biomass_models.features import FeatureSpec
 from biomass_models.weights import WeightsSource
 from biomass_models.zoo import FAMILIES
@@ -178,10 +178,11 @@ def judge(
 
 def bank_gb(spec: FeatureSpec, images: int) -> float:
     """Size of a feature bank on a node's disk."""
-    width = feature_width(spec.backbone, max(spec.views[0].height, spec.views[0].width))
-    cells = sum(int(output[5:]) ** 2 if output.startswith("grid-") else 1 for output in spec.outputs)
+    whole, patch = feature_widths(spec.backbone, max(spec.views[0].height, spec.views[0].width))
+    grids = sum(int(output.removeprefix("grid-")) ** 2 for output in spec.outputs if output.startswith("grid-"))
+    numbers = whole + (2 + grids) * patch  # global, mean and spread are always stored
     bytes_each = 2 if spec.dtype == "float16" else 4
-    return images * len(spec.copies()) * len(spec.views) * spec.layers * cells * width * bytes_each / 2**30
+    return images * len(spec.copies()) * len(spec.views) * spec.layers * numbers * bytes_each / 2**30
 
 
 def _equal(what: str, values: Mapping[str, str]) -> Iterator[Finding]:
@@ -215,7 +216,8 @@ def _clean(study: str, token: str) -> None:
 def _ask(node: Mapping[str, Any], plan: Plan, resources: Resources, token: str) -> dict[str, Any] | Finding:
     gpus = 1.0 if node["Resources"].get("GPU", 0) >= 1 else 0.0
     there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-    task: Any = ray.remote(node_facts).options(num_cpus=0, num_gpus=gpus, scheduling_strategy=there, max_retries=0)
+    ask: Any = ray.remote(node_facts)  # type: ignore[arg-type]
+    task = ask.options(num_cpus=0, num_gpus=gpus, scheduling_strategy=there, max_retries=0)
     try:
         found: dict[str, Any] = ray.get(
             task.remote(
