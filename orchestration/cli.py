@@ -225,10 +225,12 @@ def leaderboard(
 ) -> None:
     """Compare trials and references. Example: biomass leaderboard runs/first"""
     from orchestration.leaderboard import leaderboard as make_leaderboard
-    from orchestration.leaderboard import render_leaderboard
+    from orchestration.leaderboard import render_families, render_leaderboard
     from orchestration.ledger import open_ledger
 
-    out_console.print(render_leaderboard(make_leaderboard(open_ledger(study)), top or None))
+    rows = make_leaderboard(open_ledger(study))
+    out_console.print(render_leaderboard(rows, top or None))
+    out_console.print(render_families(rows))
 
 
 @app.command()

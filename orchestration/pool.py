@@ -81,9 +81,13 @@ class FoldWorker:
     """One slot: a long-lived process with its CPUs or its share of a GPU. `run` works, the others answer at once."""
 
     def __init__(self, context: WorkerContext, threads: int, slot: int, broker: Any) -> None:
+        import torch
+
         from orchestration.worker import FoldRunner
 
         logging.getLogger("timm").setLevel(logging.ERROR)
+        if 0 < context.gpus < 1 and torch.cuda.is_available():  # Ray shares a GPU out, but not its memory
+            torch.cuda.set_per_process_memory_fraction(context.gpus)
         self._threads = threads
         self._stopped: set[str] = set()
         self._job_lock = threading.Lock()
@@ -153,7 +157,8 @@ class Broker:
         self._me = ray.get_runtime_context().current_actor
         self._adjust()
         self._grower = asyncio.create_task(self._grow())
-        return len(self._leases)
+        have = slots_of(ray.nodes(), self._rules)
+        return min(have, self._rules.most or have)
 
     async def run(self, job: Job, priority: Priority) -> Outcome:
         """Queue one job and wait for its outcome."""

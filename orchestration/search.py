@@ -249,8 +249,9 @@ def _run(
     say: Say,
 ) -> bool:
     broker, slots = start_broker(context, resources)
-    say(f"{slots} slots; {proposer.finished} trials are finished already")
-    searcher = TuneSearcher(proposer, live=live_trials(slots))
+    waits = "" if slots else ", folds wait for a node that has what a slot asks for (biomass doctor)"
+    say(f"{slots} slots{waits}; {proposer.finished} trials are finished already")
+    searcher = TuneSearcher(proposer, live=live_trials(max(slots, 1)))
     stop = threading.Event()
     watch = Watch(broker, searcher, Standing(ledger), max_trials, heartbeat)
     watcher = threading.Thread(target=watch.run, args=(stop,), daemon=True)
