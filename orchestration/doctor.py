@@ -260,12 +260,12 @@ def _cost(
         disk += sum(bank_gb(spec, images) for spec in FAMILIES[family].feature_specs(config))
         once = f", features once a node {features:.0f} s" if features else ""
         yield Finding("ok", f"pilot of {family}", f"{fold:.1f} s a fold on a slot{once}")
-    gpu_hours = f", {slot_hours * gpus:.1f} GPU-hours" if gpus else ""
+    gpu_hours = f", {slot_hours * gpus:.2g} GPU-hours" if gpus else ""
     yield Finding(
         "ok",
         "cost",
-        f"{plan.trials} trials x {plan.folds} folds: about {slot_hours:.1f} slot-hours{gpu_hours}, "
-        f"{slot_hours / slots:.1f} h on {slots} slots; first trials only, so within a factor of a few, before pruning",
+        f"{plan.trials} trials x {plan.folds} folds: about {slot_hours:.2g} slot-hours{gpu_hours}, "
+        f"{slot_hours / slots:.2g} h on {slots} slots; first trials only, so within a factor of a few, before pruning",
     )
     for name, fact in facts.items():
         text = f"{fact['free_cache_gb']:.0f} GB free for features, the first trials' banks take {disk:.2f} GB"

@@ -103,12 +103,12 @@ def test_no_more_trials_than_allowed_are_under_way(tmp_path: Path) -> None:
 
 def test_an_audit_passes_what_is_whole_and_names_what_is_not(tmp_path: Path, tiny_pasture: Path) -> None:
     ledger, context, records = make_study(tmp_path / "study", tiny_pasture, tmp_path / "cache")
-    first, *_, second = (record.trial_id for record in records)
+    first, second, *_ = (record.trial_id for record in records)
     run_trial(ledger, InlinePool(context), first)
     found = audit(ledger)
     assert not found.problems and second in found.unfinished and not found.clean
     run_trial(ledger, InlinePool(context), second)
-    for record in records[1:-1]:
+    for record in records[2:]:
         fail_trial(ledger, record.trial_id, "left out, to be quick")
     found = audit(ledger)
     assert found.clean and found.trials["complete"] == 2 and found.folds == 6
