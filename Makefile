@@ -1,4 +1,4 @@
-# make demo | test | check | bench | study   VENV=... shares an environment between clones (it takes 6.6 GB)
+# make demo | test | check | bench | faults | study   VENV=... shares an environment between clones (it takes 6.6 GB)
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ STAMP := $(VENV)/.biomass-installed
 # Two workers with two threads each crawl on two cores: the thread pools of numpy and torch stay at one per process.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo test check format bench study clean
+.PHONY: install demo test check format bench faults study clean
 
 install: $(STAMP)
 
@@ -33,6 +33,11 @@ format: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/bench_ensembles.py
 	$(BIN)/python tests/benchmarks/simulate_blending.py
+	$(BIN)/python tests/benchmarks/bench_scheduling.py
+
+# searches whose driver, worker or raylet is killed 20 times at random moments, then an audit
+faults: $(STAMP)
+	$(BIN)/python tests/faults/campaign.py
 
 # every family with equal trials, and what the teacher brings; resumable
 study: $(STAMP)

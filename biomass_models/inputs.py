@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from biomass_models.backbones import Backbone, build_backbone, weightless
+from biomass_models.cache_limit import note_use
 from biomass_models.devices import pick_device
 from biomass_models.features import (
     FeatureBank,
@@ -28,7 +29,7 @@ from biomass_models.features import (
 )
 from biomass_models.images import Load, Stamp, View, file_digest, load_views
 from biomass_models.interrupt import OnProgress, ShouldStop
-from biomass_models.node_cache import Produce, shared_arrays
+from biomass_models.node_cache import Produce, hash_of, shared_arrays
 from biomass_models.weights import WeightsSource, fingerprint
 
 BANKS_IN_MEMORY = 4  # banks a process keeps; others are mapped again when asked for
@@ -79,19 +80,25 @@ class Inputs:
         weights: WeightsSource,
         device: str = "auto",
         load: Load = load_views,
+        cache_gb: float | None = None,
     ) -> None:
+        """load: how photographs are decoded; cache_gb: most GB that cache_dir may hold, None is no limit."""
         self.images = images
         self.load = load
         self.cache_dir = Path(cache_dir)
+        self.cache_limit = None if cache_gb is None else int(cache_gb * 1e9)
         self.weights = weights
         self.device = pick_device(device)
         self._banks: OrderedDict[FeatureSpec, FeatureBank] = OrderedDict()
+        self._folders: dict[FeatureSpec, Path] = {}  # where a bank lies in the cache
         self._fingerprints: dict[str, str] = {}
 
     def of(self, row_N: NDArray[np.int64]) -> Inputs:
         """The same for some of the images, in the given order."""
         images = self.images.take(row_N)
-        return Inputs(images, cache_dir=self.cache_dir, weights=self.weights, device=str(self.device), load=self.load)
+        same = Inputs(images, cache_dir=self.cache_dir, weights=self.weights, device=str(self.device), load=self.load)
+        same.cache_limit = self.cache_limit
+        return same
 
     def backbone(self, name: str) -> Backbone:
         """A backbone of one's own with the source's weights, on the CPU."""
@@ -112,6 +119,7 @@ class Inputs:
         """
         if spec in self._banks:
             self._banks.move_to_end(spec)
+            note_use(self._folders[spec])
             return self._banks[spec]
         views, notes = fitted(spec.views, weightless(spec.backbone))
         sized = replace(spec, views=views)
@@ -122,17 +130,19 @@ class Inputs:
             paths, digests = self.images.paths[start:stop], self.images.digests[start:stop]
             return lambda names, first: encode(loaded(), sized, paths, digests, names, first, self.device, self.load)
 
+        description = describe(sized, self.fingerprint(spec.backbone), self.images.digest, self.device)
         arrays = shared_arrays(
             self.cache_dir,
-            describe(sized, self.fingerprint(spec.backbone), self.images.digest, self.device),
+            description,
             needed_arrays(sized),
             len(self.images.paths),
             between,
             on_progress=on_progress,
             should_stop=should_stop,
+            limit=self.cache_limit,
         )
         bank = FeatureBank(sized, arrays, notes)
-        self._banks[spec] = bank
+        self._banks[spec], self._folders[spec] = bank, self.cache_dir / hash_of(description)
         while len(self._banks) > BANKS_IN_MEMORY:
             self._banks.popitem(last=False)
         return bank
@@ -171,5 +181,6 @@ class Inputs:
             between,
             on_progress=on_progress,
             should_stop=should_stop,
+            limit=self.cache_limit,
         )
         return arrays["pixels"]

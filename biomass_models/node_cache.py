@@ -20,6 +20,7 @@ import filelock
 import numpy as np
 from numpy.typing import NDArray
 
+from biomass_models.cache_limit import note_use, room
 from biomass_models.interrupt import OnProgress, ShouldStop, check_stop
 
 Array = NDArray[Any]
@@ -56,14 +57,38 @@ def cached_arrays(
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
     wait: bool = True,
+    limit: int | None = None,
 ) -> dict[str, Array]:
     """The named arrays of a group, read-only and memory-mapped, each [rows, ...]; computes those that are missing.
 
     produce(missing, first) yields batches of rows from row `first` on, as arrays by name; it may yield further
     names, which are kept as well. Raises StopRequested between two batches, CacheError when the disk is too full,
     and, where wait is false, filelock.Timeout when another process works on the group.
+    limit: most bytes that the root may hold; what was not used for longest makes room.
     """
     folder = root / hash_of(description)
+    while True:
+        _ensure(root, folder, description, names, rows, produce, on_progress, should_stop, wait, limit)
+        note_use(folder)
+        try:
+            return {name: np.load(_file(folder, name), mmap_mode="r", allow_pickle=False) for name in names}
+        except FileNotFoundError:  # another process made room with this very group before it was mapped
+            check_stop(should_stop, f"{folder} was deleted to make room, and is computed again")
+
+
+def _ensure(
+    root: Path,
+    folder: Path,
+    description: Mapping[str, Any],
+    names: Sequence[str],
+    rows: int,
+    produce: Produce,
+    on_progress: OnProgress | None,
+    should_stop: ShouldStop | None,
+    wait: bool,
+    limit: int | None,
+) -> None:
+    """Have all named arrays in the group's folder."""
     if not _complete(folder, names):
         folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder / "lock")
@@ -75,10 +100,9 @@ def cached_arrays(
             missing = [name for name in names if not _file(folder, name).exists()]
             if missing:
                 (folder / "group.json").write_text(json.dumps(description, indent=1, sort_keys=True))
-                _compute(folder, missing, rows, produce, on_progress, should_stop)
+                _compute(root, folder, missing, rows, produce, on_progress, should_stop, limit)
         finally:
             lock.release()
-    return {name: np.load(_file(folder, name), mmap_mode="r", allow_pickle=False) for name in names}
 
 
 def shared_arrays(
@@ -90,6 +114,7 @@ def shared_arrays(
     *,
     on_progress: OnProgress | None = None,
     should_stop: ShouldStop | None = None,
+    limit: int | None = None,
 ) -> dict[str, Array]:
     """As cached_arrays, but processes that ask at the same time share the work instead of waiting for each other.
 
@@ -100,25 +125,30 @@ def shared_arrays(
     spans = [(start, min(start + SHARD_ROWS, rows)) for start in range(0, rows, SHARD_ROWS)]
     if len(spans) == 1 or _complete(folder, names):
         whole = produce_between(0, rows)
-        return cached_arrays(root, description, names, rows, whole, on_progress=on_progress, should_stop=should_stop)
+        return cached_arrays(
+            root, description, names, rows, whole, on_progress=on_progress, should_stop=should_stop, limit=limit
+        )
     missing = [name for name in names if not _file(folder, name).exists()]
     # The names belong to a shard's key: who needs other arrays of the group must not lose its shards to this join.
     shards = [{**description, "shard": span, "names": missing} for span in spans]
     finished: dict[int, dict[str, Array]] = {}
     while not _complete(folder, names):
         try:
-            _take_shards(root, folder, shards, missing, spans, produce_between, finished, on_progress, should_stop)
+            _take_shards(
+                root, folder, shards, missing, spans, produce_between, finished, on_progress, should_stop, limit
+            )
         except FileNotFoundError:
             if not _complete(folder, names):  # else another process has joined the shards and removed them
                 raise
         if len(finished) == len(spans):
-            cached_arrays(root, description, missing, rows, lambda *_: iter(finished[n] for n in range(len(spans))))
+            parts = [finished[n] for n in range(len(spans))]
+            cached_arrays(root, description, missing, rows, lambda *_, parts=parts: iter(parts), limit=limit)
         elif not _complete(folder, names):
             check_stop(should_stop, f"waiting for other processes that compute {folder}")
             time.sleep(WAIT)
     for shard in shards:
         shutil.rmtree(root / hash_of(shard), ignore_errors=True)
-    return cached_arrays(root, description, names, rows, produce_between(0, rows))
+    return cached_arrays(root, description, names, rows, produce_between(0, rows), limit=limit)
 
 
 def _take_shards(
@@ -131,6 +161,7 @@ def _take_shards(
     finished: dict[int, dict[str, Array]],
     on_progress: OnProgress | None,
     should_stop: ShouldStop | None,
+    limit: int | None,
 ) -> None:
     """Compute or find every shard that no other process holds; fills `finished`."""
     for number, (start, stop) in enumerate(spans):
@@ -159,6 +190,7 @@ def _take_shards(
                 on_progress=report,
                 should_stop=should_stop,
                 wait=False,
+                limit=limit,
             )
 
 
@@ -167,12 +199,14 @@ def _complete(folder: Path, names: Sequence[str]) -> bool:
 
 
 def _compute(
+    root: Path,
     folder: Path,
     missing: list[str],
     rows: int,
     produce: Produce,
     on_progress: OnProgress | None,
     should_stop: ShouldStop | None,
+    limit: int | None,
 ) -> None:
     part, note = folder / "part", folder / "part" / "done.json"
     arrays, done = _resume(part, note, missing)
@@ -182,7 +216,14 @@ def _compute(
             for batch in produce(missing, done):
                 size = len(next(iter(batch.values())))
                 if not arrays:
-                    arrays = _allocate(part, batch, rows)
+                    needed = sum(array[0].nbytes * rows for array in batch.values())
+                    if limit is not None and needed > limit:
+                        raise CacheError(
+                            f"one group needs {needed / 1e9:.2f} GB, the cache may hold {limit / 1e9:.2f} GB; "
+                            "raise --cache-gb"
+                        )
+                    with room(root, needed, limit, keep=folder):
+                        arrays = _allocate(part, batch, rows)
                 for name, array in arrays.items():
                     array[done : done + size] = batch[name]
                 done += size

@@ -32,6 +32,9 @@ Study = Annotated[str, typer.Argument(help="Study folder, or a URI such as s3://
 Directory = Annotated[Path, typer.Argument(help="Data directory: train.csv, test.csv and photographs.")]
 DataOption = Annotated[Path, typer.Option("--data", help="Data directory: train.csv, test.csv and photographs.")]
 Cache = Annotated[Path, typer.Option("--cache", help="Feature cache, on this node's own disk.", envvar="BIOMASS_CACHE")]
+CacheGb = Annotated[
+    float | None, typer.Option(min=0.001, help="Most GB in the cache; what was not used longest goes first.")
+]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to attach to (or RAY_ADDRESS); without it, embedded.")]
 Weights = Annotated[
     str, typer.Option(help="Backbone weights: auto (package, $BIOMASS_WEIGHTS, hub), random (tests), or a folder.")
@@ -52,6 +55,10 @@ def main() -> None:
 
 def _say(text: str) -> None:
     err_console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _print(text: str) -> None:
+    out_console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _resources(cache: Path, address: str | None, **more: Any) -> Any:
@@ -155,7 +162,13 @@ def search(
     cpus_per_fold: Annotated[float, typer.Option(min=0.1, help="CPUs of a slot.")] = 1.0,
     gpus_per_fold: Annotated[float | None, typer.Option(min=0.0, help="GPUs of a slot; default 1 if any.")] = None,
     slots: Annotated[int | None, typer.Option(min=1, help="Use at most so many slots.")] = None,
+    prune: Annotated[str, typer.Option(help="Stop hopeless trials after a fold: off, default, strict.")] = "default",
+    fold_timeout: Annotated[
+        float, typer.Option(min=1, help="Seconds without a sign of life (features apart) before a fold counts as hung.")
+    ] = 7200.0,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Take failed trials up again.")] = False,
     cache: Cache = DEFAULT_CACHE,
+    cache_gb: CacheGb = None,
     address: Address = None,
 ) -> None:
     """Search for good models; the same command goes on with an unfinished study.
@@ -188,10 +201,20 @@ def search(
         fold_file=fold_file,
         weights=source,
         fingerprints=found,
-        resources=_resources(cache, address, cpus_per_fold=cpus_per_fold, gpus_per_fold=gpus_per_fold, max_slots=slots),
+        resources=_resources(
+            cache,
+            address,
+            cpus_per_fold=cpus_per_fold,
+            gpus_per_fold=gpus_per_fold,
+            max_slots=slots,
+            fold_timeout=fold_timeout,
+            cache_gb=cache_gb,
+        ),
         max_trials=trials,
         hours=hours,
         say=_say,
+        prune=prune,
+        retry_failed=retry_failed,
     )
     if not finished:
         _stopped()
@@ -205,10 +228,99 @@ def leaderboard(
 ) -> None:
     """Compare trials and references. Example: biomass leaderboard runs/first"""
     from orchestration.leaderboard import leaderboard as make_leaderboard
-    from orchestration.leaderboard import render_leaderboard
+    from orchestration.leaderboard import render_families, render_leaderboard
     from orchestration.ledger import open_ledger
 
-    out_console.print(render_leaderboard(make_leaderboard(open_ledger(study)), top or None))
+    rows = make_leaderboard(open_ledger(study))
+    out_console.print(render_leaderboard(rows, top or None))
+    out_console.print(render_families(rows))
+
+
+@app.command()
+def status(study: Study) -> None:
+    """How a search stands, from its files alone. Example: biomass status runs/first"""
+    from orchestration.ledger import open_ledger
+    from orchestration.status import render_status, status_of
+
+    _print(render_status(status_of(open_ledger(study))))
+
+
+@app.command()
+def audit(
+    study: Study,
+    refit: Annotated[int, typer.Option(min=0, help="Fit so many complete trials again and compare bit for bit.")] = 0,
+    data: Annotated[Path | None, typer.Option(help="Data directory, for --refit.")] = None,
+    weights: Weights = "auto",
+    cache: Cache = DEFAULT_CACHE,
+) -> None:
+    """Prove from the files alone that nothing was lost or repeated. Example: biomass audit runs/first"""
+    from orchestration.audit import audit as audit_study
+    from orchestration.audit import refit as refit_trials
+    from orchestration.ledger import open_ledger
+
+    if refit and data is None:
+        raise typer.BadParameter("--refit needs the photographs: give --data DIR")
+    ledger = open_ledger(study)
+    found = audit_study(ledger)
+    if refit and data is not None:
+        found.problems += refit_trials(ledger, data, sample=refit, cache_dir=cache, weights=_source(weights), say=_say)
+    _print(str(found))
+    if not found.clean:
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor(
+    study: Annotated[str | None, typer.Argument(help="Where the study shall lie: is it there for every node?")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Data directory, to check it on every node and time a pilot.")
+    ] = None,
+    family: Annotated[list[str] | None, typer.Option(help="Model family; repeat for several.")] = None,
+    backbone: Annotated[list[str] | None, typer.Option(help="timm backbone; repeat for several.")] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Trials planned.")] = 60,
+    folds: Annotated[int, typer.Option(min=2)] = 5,
+    scale: Annotated[str, typer.Option(help="Ranges: auto, smoke, demo, cpu, gpu.")] = "auto",
+    weights: Weights = "auto",
+    cpus_per_fold: Annotated[float, typer.Option(min=0.1, help="CPUs of a slot.")] = 1.0,
+    gpus_per_fold: Annotated[float | None, typer.Option(min=0.0, help="GPUs of a slot; default 1 if any.")] = None,
+    slots: Annotated[int | None, typer.Option(min=1, help="Use at most so many slots.")] = None,
+    cache: Cache = DEFAULT_CACHE,
+    address: Address = None,
+) -> None:
+    """Check machine or cluster, and say what the study will roughly cost.
+
+    Example: biomass doctor runs/first --data csiro-biomass/ --trials 60
+    """
+    from orchestration.doctor import Plan, run_doctor
+    from orchestration.search import available_backbones, has_gpu
+
+    source = _source(weights)
+    plan = Plan(
+        study=study,
+        data_dir=data,
+        weights=source,
+        families=tuple(dict.fromkeys(family or ("baseline", "distilled", "probe"))),
+        backbones=tuple(available_backbones(tuple(backbone or ()), source, _say)),
+        scale=scale if scale != "auto" else "gpu" if has_gpu() else "cpu",
+        trials=trials,
+        folds=folds,
+    )
+    resources = _resources(cache, address, cpus_per_fold=cpus_per_fold, gpus_per_fold=gpus_per_fold, max_slots=slots)
+    if not run_doctor(plan, resources, _print):
+        raise typer.Exit(1)
+
+
+@app.command()
+def replay(
+    study: Study,
+    prune: Annotated[str, typer.Option(help="Rule to try: default or strict.")] = "default",
+) -> None:
+    """What a pruning rule would have saved and cost. Example: biomass replay runs/first --prune default"""
+    from orchestration.ledger import open_ledger
+    from orchestration.replay import render_replay
+    from orchestration.replay import replay as replay_study
+
+    _print(render_replay(replay_study(open_ledger(study), prune, _say)))
 
 
 @app.command()

@@ -10,10 +10,19 @@ from typing import Any
 
 import ray
 
+ON_HEAD = {"node:__internal_head__": 0.001}  # costs nothing; the node that a cluster cannot lose
+
+
+def is_cluster(address: str | None) -> bool:
+    """Whether Ray is attached to a running cluster, which may grow, rather than embedded."""
+    return bool(address or os.environ.get("RAY_ADDRESS"))
+
 
 @contextmanager
-def ray_cluster(address: str | None = None) -> Iterator[None]:
+def ray_cluster(address: str | None = None, num_cpus: int | None = None) -> Iterator[None]:
     """Hold a Ray connection.
+
+    num_cpus: what an embedded Ray believes this machine has; None counts them.
 
     address: of a running cluster; without it, and without RAY_ADDRESS, Ray is embedded ("local", because plain
     `ray.init()` would join any cluster whose address lies in the temporary folder).
@@ -23,11 +32,13 @@ def ray_cluster(address: str | None = None) -> Iterator[None]:
     # Tune's newer output prints tables and a wrong TensorBoard folder whatever the verbosity.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address or os.environ.get("RAY_ADDRESS"):
+    # Events are written by events.py; Tune's loggers would add a CSV, a JSON and a pickle for each trial.
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    if is_cluster(address):
         ray.init(address=address, **quiet)
     else:
         # No dashboard: its agent must answer within seconds or the raylet dies, too much to ask of a small machine.
-        ray.init(address="local", include_dashboard=False, **quiet)
+        ray.init(address="local", include_dashboard=False, num_cpus=num_cpus, **quiet)
     try:
         yield
     finally:

@@ -24,6 +24,8 @@ class Row:
     score: float | None
     fold_scores: tuple[float, ...] = ()
     seconds: float | None = None  # of all its folds
+    gpu_seconds: float = 0.0
+    peak_gb: float | None = None  # of the fold that needed most, in GB of the process
     status: str = "reference"
     notes: tuple[str, ...] = ()
 
@@ -45,6 +47,10 @@ def render_leaderboard(rows: list[Row], top: int | None = None) -> Table:
     view.add_column("score", justify="right", no_wrap=True)
     view.add_column("folds", justify="right", no_wrap=True)
     view.add_column("s", justify="right", no_wrap=True)
+    gpus = any(row.gpu_seconds for row in rows)
+    if gpus:
+        view.add_column("GPU s", justify="right", no_wrap=True)
+    view.add_column("GB", justify="right", no_wrap=True)
     view.add_column("note")
     hidden, trials = 0, 0
     for row in rows:
@@ -58,11 +64,34 @@ def render_leaderboard(rows: list[Row], top: int | None = None) -> Table:
             "" if row.score is None else f"{row.score:.4f}",
             f"{min(row.fold_scores):.2f}..{max(row.fold_scores):.2f}" if row.fold_scores else "",
             "" if row.seconds is None else f"{row.seconds:.0f}",
-            "; ".join(([] if row.status == "complete" else [row.status]) + list(row.notes)),
+            *([f"{row.gpu_seconds:.0f}" if row.seconds is not None else ""] if gpus else []),
+            "" if row.peak_gb is None else f"{row.peak_gb:.1f}",
+            "; ".join(([] if row.status in ("complete", "pruned") else [row.status]) + list(row.notes)),
             style=None if row.family else "dim",
         )
     if hidden:
         view.caption = f"and {hidden} more trials (--top 0 shows all)"
+    return view
+
+
+def render_families(rows: list[Row]) -> Table:
+    """What each family's trials cost together, as a terminal table of at most 80 columns."""
+    view = Table(title="Families", title_justify="left", width=80)
+    for column in ("family", "trials", "complete", "pruned", "failed", "best", "s", "GPU s", "most GB"):
+        view.add_column(column, justify="left" if column == "family" else "right", no_wrap=True)
+    for family in dict.fromkeys(row.family for row in rows if row.family):
+        own = [row for row in rows if row.family == family]
+        scores = [row.score for row in own if row.score is not None]
+        peaks = [row.peak_gb for row in own if row.peak_gb is not None]
+        view.add_row(
+            family,
+            f"{len(own)}",
+            *(f"{sum(row.status == status for row in own)}" for status in ("complete", "pruned", "failed")),
+            f"{max(scores):.4f}" if scores else "",
+            f"{sum(row.seconds or 0 for row in own):.0f}",
+            f"{sum(row.gpu_seconds for row in own):.0f}",
+            f"{max(peaks):.1f}" if peaks else "",
+        )
     return view
 
 
@@ -95,6 +124,8 @@ def _trial_row(trial: TrialRecord, result: dict[str, Any] | None, floor: float |
         score=result["score"],
         fold_scores=tuple(score for score in result.get("fold_scores", ()) if score is not None),
         seconds=result["seconds"],
+        gpu_seconds=result.get("gpu_seconds", 0.0),
+        peak_gb=result["peak_memory_mb"] / 1024,
         status=result["status"],
         notes=tuple(notes),
     )

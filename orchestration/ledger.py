@@ -5,6 +5,9 @@
     trials/<id>/fold-<k>/start-<when>-<pid>.json each time that the fold began
     trials/<id>/fold-<k>/oof.parquet, model.safetensors, attention.parquet if any, then metrics.json (the marker)
     trials/<id>/oof.parquet, then result.json    (the marker)
+    trials/<id>/reopened-<when>.json             a failed result that was taken back
+    tensorboard/<id>/events...                   derived, never read back
+    owner.json                                   who drives the study now (lock.py)
     teachers/<id>/fold-<k>/targets.parquet, then teacher.json (the marker)
     ensembles/<name>/submission.csv, then ensemble.json (the marker: card, and which trials its members are)
     ensembles/test-<id>/members/<trial>.parquet  test predictions, kept for the next blend; shards/ until all are there
@@ -21,7 +24,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -52,6 +55,7 @@ class TrialRecord:
     seed: int
     why: str  # first trial | proposed
     proposed_at: float  # seconds since 1970, UTC
+    spared: str | None = None  # why it is never pruned
 
 
 @dataclass(frozen=True)
@@ -112,10 +116,20 @@ class Ledger:
     def result(self, trial_id: str) -> dict[str, Any] | None:
         return self._read_json(f"trials/{trial_id}/result.json")
 
-    def results(self) -> dict[str, dict[str, Any]]:
-        """Results of the trials that have ended, by trial id."""
-        found = {name: self.result(name) for name in self.storage.children("trials")}
+    def results(self, known: Container[str] = ()) -> dict[str, dict[str, Any]]:
+        """Results of the trials that have ended, by trial id; those in `known` are not read again."""
+        found = {name: self.result(name) for name in self.storage.children("trials") if name not in known}
         return {name: result for name, result in found.items() if result is not None}
+
+    def reopen(self, trial_id: str) -> None:
+        """Take a trial's end back; the result is kept aside under a name that no reader counts."""
+        content = self.storage.read(f"trials/{trial_id}/result.json")
+        self.storage.write(f"trials/{trial_id}/reopened-{int(time.time() * 1000)}.json", content)
+        self.storage.remove(f"trials/{trial_id}/result.json")
+
+    def write_events(self, trial_id: str, content: bytes) -> None:
+        """TensorBoard events of an ended trial; nothing reads them back."""
+        self.storage.write(f"tensorboard/{trial_id}/events.out.tfevents.0.{trial_id}", content)
 
     def oof(self, trial_id: str) -> pd.DataFrame:
         """The complete OOF table of a trial, verified against its marker."""

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import optuna
 import pandas as pd
 import ray
 from ray import tune
+from ray.exceptions import RayError
 
 from biomass_models.check import require_clean
 from biomass_models.folds import assign_folds, fold_hash
@@ -23,20 +24,25 @@ from biomass_models.table import read_train
 from biomass_models.targets import TARGETS
 from biomass_models.weights import WeightsError, WeightsSource, canonical_name, fingerprint
 from biomass_models.zoo import FAMILIES
-from orchestration.cluster import ray_cluster
+from orchestration.cluster import ON_HEAD, is_cluster, ray_cluster
 from orchestration.ledger import Ledger
-from orchestration.pool import Broker, RayPool
+from orchestration.lock import Heartbeat, study_lock
+from orchestration.pool import MAX_ATTEMPTS, Broker, FoldWorker, RayPool, Slots, slots_of
 from orchestration.progress import progress_bar
-from orchestration.searcher import Proposer, TuneSearcher
+from orchestration.pruning import RULES, PruneRule
+from orchestration.searcher import Proposer, TuneSearcher, live_trials
 from orchestration.seeds import content_id, derive_seed
+from orchestration.standing import Standing
 from orchestration.storage import Storage
-from orchestration.study import StudyError, StudySettings, open_study, study_lock
-from orchestration.trial import StorageFull, run_trial
+from orchestration.study import StudyError, StudySettings, open_study
+from orchestration.trial import fail_trial, run_trial
+from orchestration.watch import Watch
 from orchestration.worker import WorkerContext
 from search_spaces.domain import SearchSpace
 from search_spaces.spaces import DEFAULT_BACKBONES, space_of
 
 Say = Callable[[str], None]
+MOST_LIVE = 1000  # Tune's own limit of trials under way; the searcher's, which follows the slots, is far below
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +53,9 @@ class Resources:
     cpus_per_fold: float = 1.0
     gpus_per_fold: float | None = None  # None: 1 where the cluster has a GPU, else 0
     max_slots: int | None = None
+    fold_timeout: float | None = None  # seconds without a sign of life
     cache_dir: Path = Path("~/.cache/biomass")
+    cache_gb: float | None = None  # None: no limit
 
 
 def available_backbones(asked: tuple[str, ...], source: WeightsSource, say: Say) -> dict[str, str]:
@@ -90,18 +98,25 @@ def run_search(
     max_trials: int | None,
     hours: float | None,
     say: Say,
+    prune: str = "default",
+    retry_failed: bool = False,
     spaces: dict[str, SearchSpace] | None = None,
 ) -> bool:
     """Search until the study holds max_trials or the hours are over; True when it came to its end, False when stopped.
 
     spaces: by family, where other ranges are wanted than the scale's (comparisons of configurations).
     Everything that can be checked is checked before Ray starts. The same call goes on with an unfinished study.
+    prune: a name of pruning.RULES; retry_failed: failed trials are taken up again, with the folds that they have.
     """
+    if prune not in RULES:
+        raise StudyError(f"a pruning rule is one of {', '.join(RULES)}, got {prune!r}")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     ledger = Ledger(Storage(study))
     spaces = spaces or {family: space_of(family, settings.backbones, settings.scale) for family in settings.families}
-    with study_lock(ledger):
+    with study_lock(ledger, say) as heartbeat:
         record = _prepare(ledger, data_dir, settings, fold_file, fingerprints, say)
+        if retry_failed:
+            _reopen_failed(ledger, say)
         context = WorkerContext(
             study=ledger.storage.uri,
             data_dir=str(data_dir.resolve()),
@@ -120,16 +135,37 @@ def run_search(
         )
         _say_estimates(spaces, settings, ledger, say)
         with ray_cluster(resources.address):
-            return _run(ledger, context, proposer, settings, resources, max_trials, say)
+            return _run(ledger, context, proposer, RULES[prune], resources, max_trials, heartbeat, say)
 
 
-def start_broker(context: WorkerContext, resources: Resources) -> tuple[Any, int]:
-    """The broker actor and how many slots it has."""
+def _reopen_failed(ledger: Ledger, say: Say) -> None:
+    failed = [name for name, result in ledger.results().items() if result["status"] == "failed"]
+    for name in failed:
+        ledger.reopen(name)
+    say(f"{len(failed)} failed trials are taken up again")
+
+
+def start_broker(context: WorkerContext, resources: Resources, worker_class: type = FoldWorker) -> tuple[Any, int]:
+    """The broker actor and how many slots it has now. Raises StudyError when the machine can hold none."""
     gpus = resources.gpus_per_fold
     if gpus is None:
         gpus = 1.0 if ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
-    actor = ray.remote(Broker).options(num_cpus=0, max_concurrency=100_000)  # a waiting job holds a call open
-    broker: Any = actor.remote(context, resources.cpus_per_fold, gpus, resources.max_slots)
+    slots = Slots(
+        cpus=resources.cpus_per_fold,
+        gpus=gpus,
+        most=resources.max_slots,
+        grows=is_cluster(resources.address),
+        timeout=resources.fold_timeout,
+    )
+    has = ray.cluster_resources()
+    if not slots.grows and slots_of(ray.nodes(), slots) < 1:
+        raise StudyError(
+            f"a slot needs {slots.cpus:g} CPUs and {slots.gpus:g} GPUs, this machine has {has.get('CPU', 0):g} and "
+            f"{has.get('GPU', 0):g}; lower --cpus-per-fold or --gpus-per-fold"
+        )
+    # A waiting job holds a call open. On the head: a worker node may leave at any time, and must not take the broker.
+    actor = ray.remote(Broker).options(num_cpus=0, max_concurrency=100_000, resources=ON_HEAD)
+    broker: Any = actor.remote(replace(context, gpus=gpus, cache_gb=resources.cache_gb), slots, worker_class)
     return broker, ray.get(broker.start.remote())
 
 
@@ -206,49 +242,21 @@ def _run(
     ledger: Ledger,
     context: WorkerContext,
     proposer: Proposer,
-    settings: StudySettings,
+    rule: PruneRule | None,
     resources: Resources,
     max_trials: int | None,
+    heartbeat: Heartbeat,
     say: Say,
 ) -> bool:
     broker, slots = start_broker(context, resources)
-    say(f"{slots} slots; {proposer.finished} trials are finished already")
+    waits = "" if slots else ", folds wait for a node that has what a slot asks for (biomass doctor)"
+    say(f"{slots} slots{waits}; {proposer.finished} trials are finished already")
+    searcher = TuneSearcher(proposer, live=live_trials(max(slots, 1)))
     stop = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(broker, proposer, ledger, max_trials, stop), daemon=True)
+    watch = Watch(broker, searcher, Standing(ledger), max_trials, heartbeat)
+    watcher = threading.Thread(target=watch.run, args=(stop,), daemon=True)
+    tuner = _tuner(ledger, context, searcher, broker, rule)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-
-    def coordinate(config: dict[str, Any]) -> None:
-        try:
-            result = run_trial(Ledger(Storage(context.study)), RayPool(broker), config["trial_id"])
-        except StorageFull as error:
-            tune.report({"status": "stopped", "score": None, "reason": str(error)})
-            return
-        for fold, score in enumerate((result or {}).get("fold_scores", ())):
-            tune.report({"fold": fold, "fold_score": score})
-        tune.report(
-            {
-                "status": result["status"] if result else "stopped",
-                "score": result["score"] if result else None,
-                "seconds": result["seconds"] if result else 0.0,
-            }
-        )
-
-    searcher = TuneSearcher(proposer)
-    tuner = tune.Tuner(
-        tune.with_resources(coordinate, {"node:__internal_head__": 0.001}),
-        tune_config=tune.TuneConfig(
-            search_alg=searcher,
-            num_samples=-1,
-            max_concurrent_trials=max(2, slots),
-            reuse_actors=True,
-        ),
-        run_config=tune.RunConfig(
-            name="tune",
-            storage_path=ledger.storage.uri,
-            verbose=0,
-            callbacks=[],
-        ),
-    )
     watcher.start()
     try:
         tuner.fit()
@@ -257,21 +265,39 @@ def _run(
         watcher.join()
         ray.kill(broker)
     if searcher.stop_reason:
-        say(f"error: {searcher.stop_reason}")
+        raise StudyError(f"{searcher.stop_reason}. Every finished fold is kept")
     return not proposer.unfinished
 
 
-def _watch(broker: Any, proposer: Proposer, ledger: Ledger, max_trials: int | None, stop: threading.Event) -> None:
-    """Draw the state of the search until told to stop."""
-    with progress_bar("Search") as update:
-        while True:
-            ended = stop.wait(0.5)
-            note = f"best {proposer.best_score:.3f}" if proposer.best_score is not None else ""
-            if not ended:
-                status = ray.get(broker.status.remote())
-                done, total = status["encoding"]
-                note += f" folds {status['running']}+{status['queued']}"
-                note += f" encoding {done}/{total}" if done < total else ""
-            update(proposer.finished, max_trials, note.strip())
-            if ended:
-                return
+def _tuner(
+    ledger: Ledger, context: WorkerContext, searcher: TuneSearcher, broker: Any, rule: PruneRule | None
+) -> tune.Tuner:
+    standing = Standing(Ledger(Storage(context.study)))  # pickled along: each coordinator process keeps its own
+
+    def coordinate(config: dict[str, Any]) -> None:
+        own, trial_id = Ledger(Storage(context.study)), config["trial_id"]
+        try:
+            result = run_trial(own, RayPool(broker), trial_id, rule=rule, standing=standing)
+        except (OSError, RayError) as error:  # the store is full or away, the broker is gone: the trial is not to blame
+            tune.report({"status": "stopped", "reason": str(error)})
+            return
+        except Exception as error:  # the boundary of a trial: whatever else goes wrong is its recorded reason
+            result = fail_trial(own, trial_id, f"coordinator: {type(error).__name__}: {error}")
+        tune.report({"status": result["status"] if result else "stopped"})
+
+    where: dict[str, Any] = {"storage_path": ledger.storage.uri}
+    if not ledger.storage.is_local:
+        where = {"storage_path": ledger.storage.base, "storage_filesystem": ledger.storage.filesystem}
+    return tune.Tuner(
+        tune.with_resources(coordinate, ON_HEAD),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher, num_samples=-1, max_concurrent_trials=MOST_LIVE, reuse_actors=True
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            verbose=0,
+            callbacks=[],
+            failure_config=tune.FailureConfig(max_failures=MAX_ATTEMPTS - 1),  # of the coordinator's own process
+            **where,
+        ),
+    )

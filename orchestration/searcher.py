@@ -6,6 +6,7 @@ what was proposed but has not ended is proposed again under its old id, with the
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -15,11 +16,14 @@ from ray.tune.search import Searcher
 
 from biomass_models.configs import config_to_params
 from orchestration.ledger import Ledger, TrialRecord
+from orchestration.pruning import spared
 from orchestration.seeds import derive_seed
 from orchestration.study import trial_id
+from orchestration.trial import fail_trial
 from search_spaces.domain import SearchSpace
 from search_spaces.to_optuna import encode, finished_trial, new_study, reseed, suggest
 
+ALIKE_FAILURES = 5  # first trials that all fail for one reason: it is not the trials that are at fault
 DRAWS_UNTIL_EXHAUSTED = 50  # proposals in a row that are all known: a finite space counts as exhausted
 
 
@@ -42,13 +46,15 @@ class Proposer:
 
         max_trials: of the whole study, ended ones included; deadline: seconds since 1970 after which none is new.
         """
-        self._spaces, self._ledger, self._seed = spaces, ledger, seed
+        self._spaces, self.ledger, self._seed = spaces, ledger, seed
         self._fold_hash, self._weights = fold_hash, weights
         self._max_trials, self._deadline = max_trials, deadline
         self._shares = shares or dict.fromkeys(spaces, 1.0)
         self._studies = {family: new_study(derive_seed(seed, "tpe", family)) for family in spaces}
         self._records: dict[str, TrialRecord] = {}
-        self._scores: dict[str, float | None] = {}
+        self._scores: dict[str, float | None] = {}  # as told to Optuna
+        self._results: dict[str, dict[str, Any]] = {}
+        self._reasons: list[str | None] = []  # of the first trials to end in this run; None for no failure
         self._asked: dict[str, optuna.Trial] = {}
         self._exhausted: set[str] = set()
         self._rebuild()
@@ -64,7 +70,19 @@ class Proposer:
 
     @property
     def best_score(self) -> float | None:
-        return max((score for score in self._scores.values() if score is not None), default=None)
+        """Of the complete trials; what a pruned one is thought to be worth does not count."""
+        complete = (result["score"] for result in self._results.values() if result["status"] == "complete")
+        return max(complete, default=None)
+
+    def count(self, status: str) -> int:
+        """Ended trials of one status: complete, pruned or failed."""
+        return sum(result["status"] == status for result in self._results.values())
+
+    @property
+    def common_failure(self) -> str | None:
+        """The reason for which the first trials that ended in this run have all failed, or None."""
+        alike = len(self._reasons) == ALIKE_FAILURES and len(set(self._reasons)) == 1
+        return self._reasons[0] if alike else None
 
     def propose(self) -> TrialRecord | None:
         """The next trial, written to the ledger; None when the budget is spent or every space is exhausted."""
@@ -84,27 +102,30 @@ class Proposer:
                 self._exhausted.add(family)
                 continue
             self._records[record.trial_id] = record
-            self._ledger.write_trial(record)
+            self.ledger.write_trial(record)
             return record
         return None
 
-    def tell(self, identity: str, score: float | None) -> None:
-        """Learn a trial's score (larger is better), or None for a failure."""
+    def tell(self, identity: str, result: dict[str, Any]) -> None:
+        """Learn a trial's result: its score (larger is better), a pruned one's estimate, or that it failed."""
         record = self._records[identity]
-        self._scores[identity] = score
+        if len(self._reasons) < ALIKE_FAILURES:
+            self._reasons.append(_kind_of(result["reason"]) if result["status"] == "failed" else None)
+        self._results[identity] = result
+        self._scores[identity] = told_score(result)
         asked = self._asked.pop(identity)
-        self._tell_optuna(record.family, asked, score)
+        self._tell_optuna(record.family, asked, self._scores[identity])
 
     def _rebuild(self) -> None:
-        results = self._ledger.results()
+        results = self.ledger.results()
         self._resumed: list[TrialRecord] = []
-        for record in self._ledger.trials():
+        for record in self.ledger.trials():
             if record.family not in self._spaces:
                 continue
             self._records[record.trial_id] = record
             if record.trial_id in results:
-                score = results[record.trial_id].get("score")
-                self._scores[record.trial_id] = score
+                self._results[record.trial_id] = results[record.trial_id]
+                score = self._scores[record.trial_id] = told_score(results[record.trial_id])
                 told = finished_trial(self._spaces[record.family], record.params, score)
                 self._studies[record.family].add_trial(told)
             else:
@@ -152,8 +173,10 @@ class Proposer:
     def _record(self, family: str, params: dict[str, Any], why: str) -> TrialRecord:
         config = config_to_params(self._spaces[family].config(params))
         weights = self._weights[config["backbone"]]
+        identity = trial_id(family, config, weights, self._seed, self._fold_hash)
+        known = {record.config["backbone"] for record in self._records.values()}
         return TrialRecord(
-            trial_id=trial_id(family, config, weights, self._seed, self._fold_hash),
+            trial_id=identity,
             number=len(self._records),
             family=family,
             params=params,
@@ -162,31 +185,65 @@ class Proposer:
             seed=self._seed,
             why=why,
             proposed_at=time.time(),
+            spared=spared(len(self._records), config["backbone"], known, identity),
         )
+
+
+def live_trials(slots: int) -> int:
+    """How many trials to have under way: more than slots, so that none idles while Tune starts the next trial; not
+    many more, or proposals would be drawn before the results that they should learn from."""
+    return slots + max(1, slots // 2)
+
+
+def told_score(result: dict[str, Any]) -> float | None:
+    """What Optuna learns of a result: the score, the fold-corrected one of a pruned trial, None for a failure."""
+    return result["estimate"] if result["status"] == "pruned" else result["score"]
+
+
+def _kind_of(reason: str) -> str:
+    """A reason without what differs between trials: numbers, and so folds, sizes and epochs."""
+    return re.sub(r"\d+(\.\d+)?", "N", reason)
 
 
 class TuneSearcher(Searcher):
     """Ray Tune's view of a Proposer. A Tune trial carries nothing but the id of a trial in the ledger."""
 
-    def __init__(self, proposer: Proposer) -> None:
+    def __init__(self, proposer: Proposer, live: int = 1) -> None:
+        """live: most trials under way at a time; may be changed while the search runs."""
         super().__init__()
-        self._proposer = proposer
+        self.proposer = proposer
         self._identities: dict[str, str] = {}
+        self.live = live
         self.stop_reason: str | None = None  # what stops the whole search, such as a full disk
 
-    def suggest(self, trial_id: str) -> Any:  # a dict, or Searcher.FINISHED, which Ray's annotation leaves out
-        record = None if self.stop_reason else self._proposer.propose()
+    def suggest(self, trial_id: str) -> Any:  # a dict, None for "not now", or Searcher.FINISHED
+        if not self.stop_reason and len(self._identities) >= self.live:
+            return None
+        record = None if self.stop_reason else self.proposer.propose()
         if record is None:
             return Searcher.FINISHED
         self._identities[trial_id] = record.trial_id
         return {"trial_id": record.trial_id}
+
+    @property
+    def under_way(self) -> int:
+        """Trials that have begun and not ended."""
+        return len(self._identities)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         identity = self._identities.pop(trial_id)
         if not error and result is not None and result.get("status") == "stopped":
             self.stop_reason = self.stop_reason or result.get("reason")
             return  # it has not ended: the next run takes it up again
-        self._proposer.tell(identity, None if error or result is None else result.get("score"))
+        ended = self.proposer.ledger.result(identity)
+        if ended is None:  # Tune has started its coordinator several times
+            ended = fail_trial(self.proposer.ledger, identity, "its coordinator broke off each time it was started")
+        self.proposer.tell(identity, ended)
+        if (reason := self.proposer.common_failure) is not None and self.stop_reason is None:
+            self.stop_reason = (
+                f"the first {ALIKE_FAILURES} trials all failed for the same reason: {reason}. Mend it, then give the "
+                "same command with --retry-failed"
+            )
 
     # The ledger holds all that a new start needs; what Tune would save is never read.
     def save(self, checkpoint_path: str) -> None:

@@ -15,28 +15,28 @@ import pyarrow.fs
 
 
 class Storage:
-    """One root and the whole files below it."""
+    """One root and the whole files below it: `filesystem` is pyarrow's, `base` the root's path in it."""
 
     def __init__(self, root: str | Path) -> None:
         text = str(root)
         self.is_local = "://" not in text
         self.uri = str(Path(text).expanduser().resolve()) if self.is_local else text.rstrip("/")
-        self._filesystem: pyarrow.fs.FileSystem
+        self.filesystem: pyarrow.fs.FileSystem
         if self.is_local:
-            self._filesystem, self._base = pyarrow.fs.LocalFileSystem(), self.uri
+            self.filesystem, self.base = pyarrow.fs.LocalFileSystem(), self.uri
         else:
-            self._filesystem, self._base = pyarrow.fs.FileSystem.from_uri(self.uri)
+            self.filesystem, self.base = pyarrow.fs.FileSystem.from_uri(self.uri)
 
     def read(self, name: str) -> bytes:
         """The whole content; FileNotFoundError if it is not there."""
-        with self._filesystem.open_input_file(self._path(name)) as stream:
+        with self.filesystem.open_input_file(self._path(name)) as stream:
             return stream.read()
 
     def write(self, name: str, content: bytes) -> None:
         """Put a whole file in place; a reader sees the old content or the new one, never a part."""
         path = self._path(name)
         if not self.is_local:
-            with self._filesystem.open_output_stream(path) as stream:
+            with self.filesystem.open_output_stream(path) as stream:
                 stream.write(content)
             return
         target = Path(path)
@@ -51,15 +51,15 @@ class Storage:
         finally:
             temporary.unlink(missing_ok=True)
 
+    def remove(self, name: str) -> None:
+        """Delete a file; one that is not there is no error."""
+        with contextlib.suppress(FileNotFoundError):
+            self.filesystem.delete_file(self._path(name))
+
     def size(self, name: str) -> int | None:
         """Bytes of a file, or None if there is no such file."""
-        info = self._filesystem.get_file_info(self._path(name))
+        info = self.filesystem.get_file_info(self._path(name))
         return info.size if info.type == pyarrow.fs.FileType.File else None
-
-    def remove(self, name: str) -> None:
-        """Delete a file; one that is not there is fine."""
-        with contextlib.suppress(FileNotFoundError):
-            self._filesystem.delete_file(self._path(name))
 
     def children(self, folder: str) -> list[str]:
         """Sorted names of what lies directly in a folder; temporary files and a missing folder count as nothing."""
@@ -71,11 +71,11 @@ class Storage:
                 names = []
         else:
             selector = pyarrow.fs.FileSelector(self._path(folder), allow_not_found=True)
-            names = [info.base_name for info in self._filesystem.get_file_info(selector)]
+            names = [info.base_name for info in self.filesystem.get_file_info(selector)]
         return sorted(name for name in names if not name.startswith("."))
 
     def _path(self, name: str) -> str:
         parts = PurePosixPath(name).parts
         if name.startswith("/") or ".." in parts:
             raise ValueError(f"a file of a study lies inside its folder, got the name {name!r}")
-        return "/".join([self._base, *parts])
+        return "/".join([self.base, *parts])

@@ -1,20 +1,14 @@
-"""A study: its settings, how it is opened or made, its lock. What is fixed here never changes while it lives."""
+"""A study: its settings, how it is opened or made. What is fixed here never changes while it lives."""
 
 from __future__ import annotations
 
 import json
-import os
 import platform
-import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, fields
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-import filelock
 import pandas as pd
 
 from orchestration.ledger import Ledger
@@ -95,36 +89,3 @@ def open_study(
 def trial_id(family: str, config: dict[str, Any], weights: str, seed: int, fold_hash: str) -> str:
     """The same configuration on the same folds is the same trial, whoever proposes it."""
     return content_id(family, config, weights, seed, fold_hash, length=10)
-
-
-@contextmanager
-def study_lock(ledger: Ledger) -> Iterator[None]:
-    """Hold the study for one driver. The kernel frees a local lock when its holder dies; elsewhere it is advisory.
-
-    Raises StudyError that says who holds it and since when.
-    """
-    storage = ledger.storage
-    owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-    if not storage.is_local:
-        storage.write("owner.json", json.dumps(owner).encode())
-        yield
-        return
-    Path(storage.uri).mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(Path(storage.uri) / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        try:
-            held = json.loads(storage.read("owner.json"))
-            holder = f"process {held['pid']} on {held['host']} since {held['since']}"
-        except (FileNotFoundError, ValueError, KeyError):
-            holder = "another process"
-        raise StudyError(
-            f"one search at a time works on a study; {storage.uri} is held by {holder}. "
-            "Wait for it, stop it, or use another study folder"
-        ) from None
-    try:
-        storage.write("owner.json", json.dumps(owner).encode())
-        yield
-    finally:
-        lock.release()

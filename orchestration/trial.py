@@ -1,70 +1,184 @@
-"""The coordinator of one trial: hands its missing folds to the pool, and closes the trial in the ledger."""
+"""The coordinator of one trial: pilot fold, pruning decisions, remaining folds, result in the ledger."""
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pandas as pd
 
 from biomass_models.targets import TARGETS, weighted_r2_score
+from orchestration.events import write_events
 from orchestration.ledger import Ledger
-from orchestration.pool import PILOT, UNDER_WAY, Job, Pool
+from orchestration.pool import PILOT, UNDER_WAY, Job, Outcome, Pool, Priority
+from orchestration.pruning import Decision, PruneRule
+from orchestration.standing import Standing
 
 
 class StorageFull(OSError):
     """A fold could not be written: nothing is wrong with the trial, but the search cannot go on."""
 
 
-def run_trial(ledger: Ledger, pool: Pool, trial_id: str) -> dict[str, Any] | None:
+def fold_order(number: int, folds: list[int]) -> list[int]:
+    """The folds of a trial in the order they are handed in; trials take turns in which fold is the pilot.
+
+    With one pilot fold for all, every survivor would have been chosen on the same images.
+    """
+    start = number % len(folds)
+    return folds[start:] + folds[:start]
+
+
+def run_trial(
+    ledger: Ledger,
+    pool: Pool,
+    trial_id: str,
+    *,
+    rule: PruneRule | None = None,
+    standing: Standing | None = None,
+) -> dict[str, Any] | None:
     """Bring a trial to its end and return its result, or None when it was stopped before its end.
 
     Folds that are in the ledger are not computed again. The score is that of the pooled OOF rows (SPEC 2).
+    rule: how to prune, None for not at all; standing: what it compares with (one that outlives the trial reads less).
     Raises StorageFull.
     """
     if (result := ledger.result(trial_id)) is not None:
         return result
-    quadrats = ledger.quadrats()
-    folds = sorted(int(fold) for fold in quadrats["fold"].unique())
-    metrics = {fold: found for fold in folds if (found := ledger.fold_metrics(trial_id, fold)) is not None}
-    missing = [fold for fold in folds if fold not in metrics]
-    jobs: list[Job] = [{"kind": "fold", "trial_id": trial_id, "fold": fold} for fold in missing]
-    reason, stopped = None, False
-    for job, outcome in pool.run(jobs, UNDER_WAY if metrics else PILOT):
-        if outcome["status"] == "done":
-            metrics[job["fold"]] = outcome["metrics"]
-        elif outcome["status"] == "failed" and reason is None:
-            reason = f"fold {job['fold']}: {outcome['reason']}"
-            pool.drop(trial_id)
-        elif outcome["status"] == "no room":
-            raise StorageFull(
-                f"a finished fold needs room, {ledger.storage.uri} has none ({outcome['reason']}); "
-                "make room, then give the same command again"
-            )
-        elif outcome["status"] == "stopped":
-            stopped = True
-    if reason is not None:
-        result = {"status": "failed", "score": None, "reason": reason, **_cost(metrics)}
-        ledger.write_result(trial_id, result)
-        return result
-    if stopped:
-        return None
-    oof = pd.concat([ledger.fold_oof(trial_id, fold) for fold in folds])
-    oof = oof.set_index("image_id").loc[quadrats["image_id"]].reset_index()
-    truth_NT, pred_NT = quadrats[list(TARGETS)].to_numpy(), oof[list(TARGETS)].to_numpy()
+    trial = _Trial(ledger, pool, trial_id, rule, standing or Standing(ledger))
+    return trial.run()
+
+
+def fail_trial(ledger: Ledger, trial_id: str, reason: str) -> dict[str, Any]:
+    """Close a trial whose coordinator could not; its folds stay."""
     result = {
-        "status": "complete",
-        "score": weighted_r2_score(truth_NT, pred_NT),
-        "fold_scores": [metrics[fold]["score"] for fold in folds],
-        "target_rmse_g": dict(zip(TARGETS, ((truth_NT - pred_NT) ** 2).mean(0) ** 0.5, strict=True)),
-        **_cost(metrics),
+        "status": "failed",
+        "score": None,
+        "reason": reason,
+        "decisions": [],
+        "ended_at": time.time(),
+        **_cost({}),
     }
-    ledger.write_result(trial_id, result, oof)
+    ledger.write_result(trial_id, result)
     return result
 
 
+class _Trial:
+    def __init__(
+        self,
+        ledger: Ledger,
+        pool: Pool,
+        trial_id: str,
+        rule: PruneRule | None,
+        standing: Standing,
+    ) -> None:
+        self._ledger, self._pool, self._id, self._standing = ledger, pool, trial_id, standing
+        record = ledger.trial(trial_id)
+        self._rule = None if record.spared else rule
+        folds = sorted(int(fold) for fold in standing.quadrats["fold"].unique())
+        self._order = fold_order(record.number, folds)
+        self._metrics: dict[int, dict[str, Any]] = {}
+        self._decisions: list[Decision] = []
+        self._reason: str | None = None
+        self._stopped = False
+
+    @property
+    def _missing(self) -> list[int]:
+        return [fold for fold in self._order if fold not in self._metrics]
+
+    @property
+    def _pruned(self) -> bool:
+        return bool(self._decisions) and self._decisions[-1].prune
+
+    def run(self) -> dict[str, Any] | None:
+        for fold in self._order:
+            if (found := self._ledger.fold_metrics(self._id, fold)) is not None:
+                self._metrics[fold] = found
+        if self._metrics:
+            self._decide(list(self._metrics)[-1])
+        elif self._rule is not None:
+            self._work(self._order[:1], PILOT)
+        if not (self._pruned or self._reason or self._stopped):
+            # the rest of a trial that is not up for pruning queues with the pilots: nothing waits for its first fold
+            started = self._metrics or self._rule is not None
+            promise = -self._decisions[-1].estimate if self._decisions else 0.0
+            self._work(self._missing, (UNDER_WAY[0], promise) if started else PILOT)
+        return self._close()
+
+    def _work(self, folds: list[int], priority: Priority) -> None:
+        jobs: list[Job] = [{"kind": "fold", "trial_id": self._id, "fold": fold} for fold in folds]
+        for job, outcome in self._pool.run(jobs, priority):
+            self._take(job["fold"], outcome)
+
+    def _take(self, fold: int, outcome: Outcome) -> None:
+        match outcome["status"]:
+            case "done":
+                self._metrics[fold] = outcome["metrics"]
+                if not (self._pruned or self._reason):
+                    self._decide(fold)
+            case "failed" if self._reason is None:
+                self._reason = f"fold {fold}: {outcome['reason']}"
+                self._pool.drop(self._id)
+            case "no room":
+                raise StorageFull(
+                    f"a finished fold needs room, {self._ledger.storage.uri} has none ({outcome['reason']}); "
+                    "make room, then give the same command again"
+                )
+            case "stopped":
+                self._stopped = self._stopped or not (self._pruned or self._reason)
+
+    def _decide(self, fold: int) -> None:
+        """Apply the rule after a fold; a trial that is pruned gives back its queued and running folds first."""
+        if self._rule is None or not self._missing:
+            return
+        oof = pd.concat([self._ledger.fold_oof(self._id, done) for done in self._metrics])
+        decision = self._standing.judge(self._rule, oof, after_fold=fold, folds_done=len(self._metrics))
+        if decision is None:
+            return
+        self._decisions.append(decision)
+        if decision.prune:
+            self._pool.drop(self._id)
+
+    def _close(self) -> dict[str, Any] | None:
+        oof: pd.DataFrame | None = None
+        ending: dict[str, Any]
+        if self._reason is not None:
+            ending = {"status": "failed", "score": None, "reason": self._reason}
+        elif self._stopped:
+            return None
+        elif self._pruned and self._missing:  # its last folds may have been over before the decision reached them
+            last = self._decisions[-1]
+            ending = {"status": "pruned", "score": None, "estimate": last.estimate, "reason": str(last)}
+        else:
+            oof, ending = self._pooled()
+        result = {
+            **ending,
+            "decisions": [decision.as_json() for decision in self._decisions],
+            "ended_at": time.time(),
+            **_cost(self._metrics),
+        }
+        self._ledger.write_result(self._id, result, oof)
+        write_events(self._ledger, self._id, self._metrics)
+        return result
+
+    def _pooled(self) -> tuple[pd.DataFrame, dict[str, Any]]:
+        quadrats, folds = self._standing.quadrats, sorted(self._order)
+        oof = pd.concat([self._ledger.fold_oof(self._id, fold) for fold in folds])
+        oof = oof.set_index("image_id").loc[quadrats["image_id"]].reset_index()
+        truth_NT, pred_NT = quadrats[list(TARGETS)].to_numpy(), oof[list(TARGETS)].to_numpy()
+        return oof, {
+            "status": "complete",
+            "score": weighted_r2_score(truth_NT, pred_NT),
+            "fold_scores": [self._metrics[fold]["score"] for fold in folds],
+            "target_rmse_g": dict(zip(TARGETS, ((truth_NT - pred_NT) ** 2).mean(0) ** 0.5, strict=True)),
+        }
+
+
 def _cost(metrics: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    folds = metrics.values()
     return {
         "folds_done": len(metrics),
-        "seconds": sum(fold["seconds"] for fold in metrics.values()),
-        "peak_memory_mb": max((fold["peak_memory_mb"] for fold in metrics.values()), default=0.0),
+        "seconds": sum(fold["seconds"] for fold in folds),
+        "gpu_seconds": sum(fold.get("gpu_seconds", 0.0) for fold in folds),
+        "peak_memory_mb": max((fold["peak_memory_mb"] for fold in folds), default=0.0),
+        "peak_gpu_memory_mb": max((fold.get("peak_gpu_memory_mb", 0.0) for fold in folds), default=0.0),
     }

@@ -7,10 +7,6 @@ from __future__ import annotations
 
 import errno
 import math
-import os
-import resource
-import socket
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +18,13 @@ from safetensors.torch import save as save_tensors
 from biomass_models.configs import Config, TeacherConfig, config_from_params
 from biomass_models.fit import FitError
 from biomass_models.inputs import ImageSet, Inputs
-from biomass_models.interrupt import OnProgress, StopRequested
+from biomass_models.interrupt import OnProgress, StopRequested, check_stop
 from biomass_models.table import read_test
 from biomass_models.targets import TARGETS, weighted_r2_score, weighted_sst
 from biomass_models.teacher import Taught
 from biomass_models.weights import WeightsSource
 from biomass_models.zoo import FAMILIES
+from orchestration.budget import Meter
 from orchestration.ledger import Ledger
 from orchestration.seeds import derive_seed
 from orchestration.shards import predict_out_of_fold, predict_shard, shard_inputs
@@ -45,6 +42,8 @@ class WorkerContext:
     data_dir: str
     cache_dir: str  # on the node's own disk
     weights: WeightsSource
+    gpus: float = 0.0  # of one slot
+    cache_gb: float | None = None  # what the cache may hold; None is no limit
 
 
 class FoldRunner:
@@ -86,8 +85,9 @@ class FoldRunner:
         done = self._ledger.fold_metrics(trial_id, fold)
         if done is not None:
             return {"status": "done", "metrics": done}
+        check_stop(should_stop, f"fold {fold} had not begun")
         self._ledger.note_fold_start(trial_id, fold)
-        started, cpu_started = time.time(), time.process_time()
+        meter = Meter(self._context.gpus)
         record = self._ledger.trial(trial_id)
         quadrats = self._train_table()
         config = config_from_params(record.family, record.config)
@@ -115,13 +115,7 @@ class FoldRunner:
             "images": len(rows),
             # one image, or images all alike, have no spread and so no R2 of their own; the pooled score has
             "score": weighted_r2_score(truth_NT, result.pred_NT) if weighted_sst(truth_NT) > 0 else None,
-            "started_at": started,
-            "finished_at": time.time(),
-            "seconds": time.time() - started,
-            "cpu_seconds": time.process_time() - cpu_started,
-            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
+            **meter.read(),
             "epochs": [_finite(epoch) for epoch in result.epochs],
             "info": result.info | ({} if teacher is None else {"teacher": teacher_id(teacher)}),
         }
@@ -193,8 +187,12 @@ class FoldRunner:
         return self._inputs["train"]
 
     def _inputs_of(self, table: pd.DataFrame) -> Inputs:
-        images = ImageSet.from_table(Path(self._context.data_dir), table)
-        return Inputs(images, cache_dir=Path(self._context.cache_dir), weights=self._context.weights)
+        return Inputs(
+            ImageSet.from_table(Path(self._context.data_dir), table),
+            cache_dir=Path(self._context.cache_dir),
+            weights=self._context.weights,
+            cache_gb=self._context.cache_gb,
+        )
 
 
 def _finite(record: dict[str, float]) -> dict[str, float | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,3 +16,9 @@ def tiny_pasture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pasture") / "data"
     make_pasture(folder, images=24, test_images=6, seed=0, width=160, height=80, workers=1)
     return folder
+
+
+@pytest.fixture
+def own_pasture(tiny_pasture: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny pasture that a test may spoil."""
+    return Path(shutil.copytree(tiny_pasture, tmp_path / "pasture"))

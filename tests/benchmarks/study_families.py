@@ -101,6 +101,7 @@ def run_study(
         max_trials=trials * len(spaces),
         hours=None,
         say=print,
+        prune="off",  # a comparison of configurations needs all their folds
         spaces=spaces,
     )
     if not finished:

@@ -10,10 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
-from biomass_models.node_cache import SHARD_ROWS, Produce, shared_arrays
+from biomass_models.cache_limit import cache_bytes
+from biomass_models.node_cache import SHARD_ROWS, CacheError, Produce, cached_arrays, hash_of, shared_arrays
 
 ROWS = 4 * SHARD_ROWS + 5
 SPAWN = multiprocessing.get_context("spawn")
@@ -114,3 +117,56 @@ def test_what_a_large_group_has_already_is_not_computed_again(tmp_path: Path) ->
     asked.clear()
     assert set(shared_arrays(tmp_path, {"a": 1}, ["one", "two"], ROWS, between)) == {"one", "two"}
     assert set(asked) == {("two",)}
+
+
+def _group(root: Path, name: str, limit: int | None = None, rows: int = 100) -> NDArray[Any]:
+    """A group of 8 bytes a row that counts from 0."""
+
+    def produce(_names: Sequence[str], first: int) -> Iterator[Mapping[str, NDArray[Any]]]:
+        yield {"rows": np.arange(first, rows, dtype=np.float64)[:, None]}
+
+    return cached_arrays(root, {"what": name}, ["rows"], rows, produce, limit=limit)["rows"]
+
+
+def _there(root: Path, name: str) -> bool:
+    return (root / hash_of({"what": name}) / "rows.npy").exists()
+
+
+def test_the_least_recently_used_group_makes_room(tmp_path: Path) -> None:
+    size = _group(tmp_path, "a").nbytes
+    limit = 3 * (size + 128)  # a file has a header
+    held = _group(tmp_path, "b", limit)
+    for when, name in enumerate("abc", start=1):
+        _group(tmp_path, name, limit)
+        os.utime(tmp_path / hash_of({"what": name}) / "used", (when, when))
+    _group(tmp_path, "a", limit)  # used again: b is now the oldest
+    _group(tmp_path, "d", limit)
+    assert [_there(tmp_path, name) for name in "abcd"] == [True, False, True, True]
+    assert cache_bytes(tmp_path) <= limit
+    assert (held[:, 0] == np.arange(100)).all()  # who had it mapped goes on reading
+    assert (_group(tmp_path, "b", limit)[:, 0] == np.arange(100)).all()  # and who wants it again computes it again
+
+
+def test_a_group_in_the_making_is_not_evicted_and_a_limit_below_one_group_is_an_error(tmp_path: Path) -> None:
+    size = _group(tmp_path, "a").nbytes
+    with filelock.FileLock(tmp_path / hash_of({"what": "a"}) / "lock"):
+        _group(tmp_path, "b", size + 200)
+        assert _there(tmp_path, "a")
+    with pytest.raises(CacheError, match="--cache-gb"):
+        _group(tmp_path, "c", size // 2)
+
+
+def _churn(root: str, seed: int) -> None:
+    order = np.random.default_rng(seed)
+    for _ in range(60):
+        rows = _group(Path(root), f"g{order.integers(6)}", limit=3 * 928)
+        assert (rows[:, 0] == np.arange(100)).all()
+
+
+def test_processes_that_evict_each_others_groups_never_read_a_broken_one(tmp_path: Path) -> None:
+    processes = [SPAWN.Process(target=_churn, args=(str(tmp_path), seed)) for seed in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from biomass_models.configs import ProbeConfig
 from orchestration.ledger import Ledger
@@ -13,6 +14,7 @@ from search_spaces.spaces import space_of
 from search_spaces.to_optuna import STARTUP_TRIALS
 
 SPACES = {family: space_of(family, ("net",), "cpu") for family in ("baseline", "probe")}
+FAILED = {"status": "failed", "score": None, "reason": "fold 0: no"}
 LINE = {
     "probe": SearchSpace(
         family="probe",
@@ -28,10 +30,13 @@ def proposer(folder: Path, spaces: dict[str, SearchSpace] = SPACES, **options: o
     return Proposer(spaces, Ledger(Storage(folder)), **options)  # type: ignore[arg-type]
 
 
+def ended(score: float | None) -> dict[str, Any]:
+    return {"status": "complete", "score": score} if score is not None else FAILED
+
+
 def finish(ledger_folder: Path, search: Proposer, identity: str, score: float | None) -> None:
-    status = "failed" if score is None else "complete"
-    Ledger(Storage(ledger_folder)).write_result(identity, {"status": status, "score": score})
-    search.tell(identity, score)
+    Ledger(Storage(ledger_folder)).write_result(identity, ended(score))
+    search.tell(identity, ended(score))
 
 
 def test_families_take_turns_and_start_from_known_good_settings(tmp_path: Path) -> None:
@@ -84,8 +89,8 @@ def test_what_had_not_ended_is_proposed_again_first(tmp_path: Path) -> None:
     assert again.finished == 1
     assert [again.propose(), again.propose()] == [lost[0], lost[2]]
     assert again.propose() is None
-    again.tell(lost[0].trial_id, 0.1)  # type: ignore[union-attr]
-    again.tell(lost[2].trial_id, None)  # type: ignore[union-attr]
+    again.tell(lost[0].trial_id, ended(0.1))  # type: ignore[union-attr]
+    again.tell(lost[2].trial_id, ended(None))  # type: ignore[union-attr]
     assert again.finished == 3 and again.unfinished == 0 and again.best_score == 0.3
 
 
@@ -99,7 +104,7 @@ def test_proposals_follow_the_sign_of_the_scores(tmp_path: Path) -> None:
             record = search.propose()
             assert record is not None
             drawn[sign].append(record.params["log10_alpha_low"])
-            search.tell(record.trial_id, sign * drawn[sign][-1])
+            search.tell(record.trial_id, ended(sign * drawn[sign][-1]))
     up, down = drawn[1.0], drawn[-1.0]
     assert up[:STARTUP_TRIALS] == down[:STARTUP_TRIALS]
     assert all(one != other for one, other in zip(up[STARTUP_TRIALS:], down[STARTUP_TRIALS:], strict=True))
@@ -118,7 +123,7 @@ def test_a_finite_space_ends(tmp_path: Path) -> None:
     while (record := search.propose()) is not None:
         assert record.trial_id not in found
         found.add(record.trial_id)
-        search.tell(record.trial_id, 0.5)
+        search.tell(record.trial_id, ended(0.5))
     assert len(found) == 4
 
 

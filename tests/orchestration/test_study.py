@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 
 from orchestration.ledger import Ledger
+from orchestration.lock import LockError, study_lock
 from orchestration.seeds import derive_seed
 from orchestration.storage import Storage
-from orchestration.study import StudyError, StudySettings, open_study, study_lock, trial_id
+from orchestration.study import StudyError, StudySettings, open_study, trial_id
 
 SETTINGS = StudySettings(families=("probe",), backbones=("net",))
 FACTS = {"data_fingerprint": "d", "fold_hash": "f", "weights": {"net": "w"}}
@@ -32,12 +33,12 @@ def test_a_study_is_resumed_with_the_same_settings_only(tmp_path: Path) -> None:
 def test_a_second_driver_is_told_who_holds_the_study(tmp_path: Path) -> None:
     code = (
         "import sys; from orchestration.ledger import Ledger; from orchestration.storage import Storage\n"
-        "from orchestration.study import study_lock\n"
+        "from orchestration.lock import study_lock\n"
         f"with study_lock(Ledger(Storage({str(tmp_path)!r}))): print('held', flush=True); sys.stdin.read()"
     )
     holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-    with pytest.raises(StudyError, match=f"process {holder.pid}"), study_lock(Ledger(Storage(tmp_path))):
+    with pytest.raises(LockError, match=f"process {holder.pid}"), study_lock(Ledger(Storage(tmp_path))):
         pass
     holder.kill()  # no clean-up: the kernel frees the lock
     holder.wait()

@@ -19,7 +19,7 @@ FAMILY_NAMES = ("baseline", "probe", "distilled")
 RANDOM = WeightsSource(kind="random")
 
 
-def make_study(folder: Path, data_dir: Path, cache: Path) -> tuple[Ledger, WorkerContext, list[TrialRecord]]:
+def make_study(folder: Path | str, data_dir: Path, cache: Path) -> tuple[Ledger, WorkerContext, list[TrialRecord]]:
     """A study of three folds with one proposed trial of each family."""
     ledger = Ledger(Storage(folder))
     quadrats = read_train(data_dir)

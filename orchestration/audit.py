@@ -1,0 +1,180 @@
+"""`biomass audit`: proves from the ledger alone that nothing was lost, repeated or half-written; refits a sample.
+
+Every trial must be complete, pruned or failed with a reason; every fold there once, of the size and hash that its
+marker vouches for; pooled rows, scores and ids must follow from what lies below them.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from biomass_models.folds import fold_hash
+from biomass_models.targets import TARGETS, weighted_r2_score
+from biomass_models.weights import WeightsSource
+from orchestration.ledger import Ledger, LedgerError, TrialRecord
+from orchestration.seeds import derive_seed
+from orchestration.storage import Storage
+from orchestration.study import trial_id
+
+LATE_SECONDS = 2.0  # clocks of two nodes may differ by so much before a start counts as one after the end
+
+
+@dataclass
+class Audit:
+    """What was found. `problems` break a rule; `unfinished` trials only need the search to go on."""
+
+    trials: Counter[str] = field(default_factory=Counter)  # by status
+    folds: int = 0  # finished and verified
+    restarts: int = 0  # folds begun again because a driver, worker or node was lost
+    unfinished: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def clean(self) -> bool:
+        return not self.problems and not self.unfinished
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{count} {status}" for status, count in sorted(self.trials.items())) or "none"
+        lines = [f"trials: {counts}; folds verified: {self.folds}; begun again after a loss: {self.restarts}"]
+        lines += [f"problem: {problem}" for problem in self.problems]
+        if self.unfinished:
+            lines.append(f"unfinished: {', '.join(self.unfinished)}; the command of the search goes on with them")
+        lines.append("audit passed" if self.clean else f"audit found {len(self.problems)} problems")
+        return "\n".join(lines)
+
+
+def audit(ledger: Ledger) -> Audit:
+    """Read every file of a study's trials and verify it. Writes nothing."""
+    found, study, quadrats = Audit(), ledger.study() or {}, ledger.quadrats()
+    if fold_hash(quadrats[["image_id", "fold", "group"]]) != study.get("fold_hash"):
+        found.problems.append("quadrats.parquet does not hold the folds that study.json names")
+    records = {record.trial_id: record for record in ledger.trials()}
+    found.problems += [
+        f"trials/{name} has no readable trial.json" for name in ledger.storage.children("trials") if name not in records
+    ]
+    for record in records.values():
+        found.problems += [f"trial {record.trial_id}: {problem}" for problem in _trial(ledger, record, quadrats, found)]
+        identity = trial_id(record.family, record.config, record.weights, record.seed, study["fold_hash"])
+        if identity != record.trial_id:
+            found.problems.append(f"trial {record.trial_id}: its trial.json describes trial {identity}")
+    return found
+
+
+def refit(
+    ledger: Ledger, data_dir: Path, *, sample: int, cache_dir: Path, weights: WeightsSource, say: Callable[[str], None]
+) -> list[str]:
+    """Fit a sample of the complete trials again from their trial.json; the problems are folds that come out otherwise.
+
+    Out-of-fold rows must be the same bit for bit, which holds on the same kind of machine and packages.
+    """
+    from orchestration.worker import FoldRunner, WorkerContext
+
+    results = ledger.results()
+    complete = sorted(name for name, result in results.items() if result["status"] == "complete")
+    order = np.random.default_rng(derive_seed("audit", complete)).permutation(len(complete))
+    problems = []
+    with tempfile.TemporaryDirectory() as folder:
+        again = Ledger(Storage(folder))
+        again.write_study(ledger.study() or {}, ledger.quadrats())
+        context = WorkerContext(
+            study=folder, data_dir=str(data_dir.resolve()), cache_dir=str(cache_dir.expanduser()), weights=weights
+        )
+        runner = FoldRunner(context)
+        for name in [complete[place] for place in order[:sample]]:
+            again.write_trial(ledger.trial(name))
+            for fold in range(len(results[name]["fold_scores"])):
+                outcome = runner.run({"kind": "fold", "trial_id": name, "fold": fold})
+                if outcome["status"] != "done":
+                    problems.append(f"trial {name}: fold {fold} could not be fitted again: {outcome.get('reason')}")
+                elif not _same(again.fold_oof(name, fold), ledger.fold_oof(name, fold)):
+                    problems.append(f"trial {name}: fold {fold} fitted again has other out-of-fold rows")
+            say(f"refitted {name}")
+    return problems
+
+
+def _trial(ledger: Ledger, record: TrialRecord, quadrats: pd.DataFrame, found: Audit) -> Iterator[str]:
+    name, result = record.trial_id, ledger.result(record.trial_id)
+    folds = {}
+    for fold in sorted(int(fold) for fold in quadrats["fold"].unique()):
+        starts = ledger.fold_starts(name, fold)
+        found.restarts += max(0, len(starts) - 1)
+        metrics = ledger.fold_metrics(name, fold)
+        if metrics is not None:
+            folds[fold] = ledger_rows = _fold_rows(ledger, name, fold)
+            found.folds += not isinstance(ledger_rows, str)
+            if any(start["started_at"] > metrics["finished_at"] for start in starts):
+                yield f"fold {fold} was begun again after it had been finished"
+            if not starts:
+                yield f"fold {fold} is finished but was never begun"
+        if result is not None and any(start["started_at"] > _ended(result) + LATE_SECONDS for start in starts):
+            yield f"fold {fold} was begun after the trial had ended"
+    yield from (f"fold {fold}: {rows}" for fold, rows in folds.items() if isinstance(rows, str))
+    if result is None:
+        found.unfinished.append(name)
+        return
+    found.trials[str(result.get("status"))] += 1
+    match result.get("status"):
+        case "complete":
+            yield from _complete(ledger, name, result, folds, quadrats)
+        case "pruned":
+            if not result.get("reason") or not result.get("decisions") or not result["decisions"][-1]["prune"]:
+                yield "it is pruned without a decision that says so"
+            if not 0 < len(folds) < quadrats["fold"].nunique():
+                yield f"it is pruned with {len(folds)} folds of {quadrats['fold'].nunique()}"
+        case "failed":
+            if not result.get("reason"):
+                yield "it failed without a reason"
+        case other:
+            yield f"its status must be complete, pruned or failed, got {other!r}"
+
+
+def _complete(
+    ledger: Ledger, name: str, result: dict[str, Any], folds: dict[int, pd.DataFrame | str], quadrats: pd.DataFrame
+) -> Iterator[str]:
+    missing = sorted(set(quadrats["fold"]) - set(folds))
+    if missing:
+        yield f"it is complete without the folds {missing}"
+        return
+    frames = [rows for rows in folds.values() if not isinstance(rows, str)]
+    if len(frames) < len(folds):
+        return
+    try:
+        pooled = ledger.oof(name)
+    except (LedgerError, OSError) as error:
+        yield str(error)
+        return
+    rows = pd.concat(frames).set_index("image_id")
+    if rows.index.has_duplicates or set(rows.index) != set(quadrats["image_id"]):
+        yield "its folds do not hold every image once"
+        return
+    if not _same(pooled, rows.loc[quadrats["image_id"]].reset_index()):
+        yield "its pooled out-of-fold rows are not those of its folds"
+    score = weighted_r2_score(quadrats[list(TARGETS)], pooled[list(TARGETS)])
+    if abs(score - result["score"]) > 1e-9:
+        yield f"its score is recorded as {result['score']:.6f}, its rows give {score:.6f}"
+
+
+def _fold_rows(ledger: Ledger, name: str, fold: int) -> pd.DataFrame | str:
+    """The verified rows of a finished fold, or what is wrong with its files."""
+    try:
+        ledger.fold_model(name, fold)
+        return ledger.fold_oof(name, fold)
+    except (LedgerError, OSError) as error:
+        return str(error)
+
+
+def _same(one: pd.DataFrame, other: pd.DataFrame) -> bool:
+    values = [np.ascontiguousarray(frame[list(TARGETS)].to_numpy(dtype=np.float64)) for frame in (one, other)]
+    return list(one["image_id"]) == list(other["image_id"]) and values[0].tobytes() == values[1].tobytes()
+
+
+def _ended(result: dict[str, Any]) -> float:
+    return float(result.get("ended_at", float("inf")))  # studies of older versions do not say when

@@ -1,0 +1,52 @@
+"""What one fold cost: wall, CPU and GPU seconds, peak memory of process and GPU."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+class Meter:
+    """Measures from its making to `read`. A worker is warm, so the peaks of earlier folds are forgotten first."""
+
+    def __init__(self, gpus: float) -> None:
+        """gpus: the slot's GPUs, 1, a fraction or 0."""
+        self._gpus = gpus
+        self._started, self._clock, self._cpu = time.time(), time.monotonic(), time.process_time()
+        with contextlib.suppress(OSError):  # Linux: 5 resets the peak of the resident memory
+            Path("/proc/self/clear_refs").write_text("5")
+        if torch.cuda.is_initialized():
+            torch.cuda.reset_peak_memory_stats()
+
+    def read(self) -> dict[str, Any]:
+        """Costs so far, JSON-able, memory in MiB."""
+        seconds = time.monotonic() - self._clock
+        return {
+            "started_at": self._started,
+            "finished_at": time.time(),
+            "seconds": seconds,
+            "cpu_seconds": time.process_time() - self._cpu,
+            "gpu_seconds": seconds * self._gpus,
+            "peak_memory_mb": _peak_memory_mb(),
+            "peak_gpu_memory_mb": torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_initialized() else 0.0,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+        }
+
+
+def _peak_memory_mb() -> float:
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:  # not Linux: the peak of the process's whole life, in bytes on a Mac
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / (2**20 if sys.platform == "darwin" else 2**10)
+    peak_line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(peak_line.split()[1]) / 1024

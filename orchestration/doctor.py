@@ -1,0 +1,297 @@
+"""`biomass doctor`: is this machine, or this cluster, fit for a study, and what will the study roughly cost?"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from biomass_models.configs import Config
+from biomass_models.estimate import feature_widths
+from biomass_models.features import FeatureSpec
+from biomass_models.weights import WeightsSource
+from biomass_models.zoo import FAMILIES
+from orchestration.cluster import is_cluster, ray_cluster
+from orchestration.node_facts import node_facts
+from orchestration.pool import Slots, slots_of
+from orchestration.search import Resources
+from orchestration.storage import Storage
+from search_spaces.spaces import space_of
+
+Verdict = Literal["ok", "warn", "FAIL"]
+SLOT_MEMORY_GB = 2.0  # a worker with torch, one backbone and its banks mapped needs 1 to 1.5 GB
+ASK_SECONDS = 180.0  # a node that has to start a process and import torch
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: what was looked at, what was found, and what to do unless it is well."""
+
+    verdict: Verdict
+    what: str
+    text: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        line = f"{self.verdict:4}  {self.what}: {self.text}"
+        return f"{line}\n      -> {self.remedy}" if self.remedy else line
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The study that is meant to run; what is not known yet is not checked."""
+
+    study: str | None
+    data_dir: Path | None
+    weights: WeightsSource
+    families: tuple[str, ...]
+    backbones: tuple[str, ...]
+    scale: str
+    trials: int
+    folds: int
+
+
+def examine(plan: Plan, resources: Resources) -> Iterator[Finding]:
+    """All findings, as they come; needs a Ray that starts or answers."""
+    where = "cluster" if is_cluster(resources.address) else "embedded Ray"
+    try:
+        with ray_cluster(resources.address):
+            yield from _examine(plan, resources, where)
+    except (RayError, ConnectionError, RuntimeError, ValueError) as error:
+        yield unreachable(error)
+
+
+def unreachable(error: Exception) -> Finding:
+    """Why Ray does not answer, in words, with what to do."""
+    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    low = str(error).lower()
+    if "401" in low or "unauth" in low or "token" in low:
+        remedy = (
+            "set RAY_AUTH_MODE=token and give the cluster's token in RAY_AUTH_TOKEN or ~/.ray/auth_token (the head "
+            "node has it there)"
+        )
+    elif "version" in low and "mismatch" in low:
+        remedy = "install the same Ray and Python here as on the cluster (same image, or constraints.txt)"
+    else:
+        remedy = (
+            "check the address (host:port of `ray start --head`, or nothing for an embedded Ray), that `ray status` "
+            "answers there, and that no firewall lies between; on a small machine RAY_agent_register_timeout_ms=60000"
+        )
+    return Finding("FAIL", "Ray", text, remedy)
+
+
+def _examine(plan: Plan, resources: Resources, where: str) -> Iterator[Finding]:
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    total = ray.cluster_resources()
+    gpus = resources.gpus_per_fold
+    gpus = (1.0 if total.get("GPU", 0) >= 1 else 0.0) if gpus is None else gpus
+    slots = slots_of(nodes, Slots(cpus=resources.cpus_per_fold, gpus=gpus))
+    slots = min(slots, resources.max_slots or slots)
+    size = f"{len(nodes)} nodes, {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs, {slots} slots"
+    if slots:
+        yield Finding("ok", "Ray", f"{where}, {size}")
+    else:
+        yield Finding("FAIL", "Ray", f"{where}, {size}", "lower --cpus-per-fold or --gpus-per-fold, or add nodes")
+    token = uuid.uuid4().hex[:8]
+    if plan.study is not None:
+        yield from _driver_storage(plan.study, token)
+    facts: dict[str, dict[str, Any]] = {}
+    for node in nodes:
+        found = _ask(node, plan, resources, token)
+        if isinstance(found, Finding):
+            yield found
+        else:
+            facts[_name(node)] = found
+    yield from judge(facts, {_name(node): node["Resources"] for node in nodes}, resources, gpus)
+    if plan.study is not None:
+        _clean(plan.study, token)
+    if slots and plan.data_dir is not None and (plan.data_dir / "train.csv").exists():
+        yield from _cost(plan, resources, gpus, slots, facts)
+
+
+def judge(
+    facts: Mapping[str, Mapping[str, Any]],
+    resources_of: Mapping[str, Mapping[str, float]],
+    resources: Resources,
+    gpus: float,
+) -> Iterator[Finding]:
+    """Findings about what the nodes say of themselves, by node name."""
+    if not facts:
+        return
+    yield from _equal("Python", {name: fact["python"] for name, fact in facts.items()})
+    packages = {name: ", ".join(f"{k} {v}" for k, v in fact["versions"].items()) for name, fact in facts.items()}
+    yield from _equal("packages", packages)
+    yield from _equal("this project's code", {name: fact["code"] for name, fact in facts.items()})
+    for name, fact in facts.items():
+        has = resources_of[name].get("GPU", 0.0)
+        if has and fact["gpus_seen"] < 1:
+            yield Finding(
+                "FAIL",
+                f"GPUs of {name}",
+                f"Ray has {has:g}, torch sees none",
+                "install a torch built for the driver's CUDA there, and check `nvidia-smi`",
+            )
+        elif has:
+            yield Finding("ok", f"GPUs of {name}", f"Ray has {has:g}, torch sees the leased one")
+        for what, key, remedy in (
+            (
+                "study",
+                "study",
+                "give a path that every node mounts, or an s3:// style URI with credentials on each node",
+            ),
+            ("data", "data", "put the photographs at the same path on every node (mount, or image)"),
+        ):
+            if fact[key] is not None:
+                bad = fact[key]
+                yield (
+                    Finding("FAIL", f"{what} from {name}", bad, remedy)
+                    if bad
+                    else Finding("ok", f"{what} from {name}", "visible and writable" if key == "study" else "visible")
+                )
+        for backbone, found in fact["weights"].items():
+            if found.startswith("missing"):
+                yield Finding(
+                    "FAIL", f"weights on {name}", f"{backbone} {found}", "put them there, or set BIOMASS_WEIGHTS"
+                )
+        slots_here = slots_of(
+            [{"Alive": True, "Resources": resources_of[name]}], Slots(cpus=resources.cpus_per_fold, gpus=gpus)
+        )
+        needed = SLOT_MEMORY_GB * max(1, slots_here)
+        memory = f"{fact['free_memory_gb']:.1f} GB free, {slots_here} slots want about {needed:.0f} GB"
+        if fact["free_memory_gb"] < needed:
+            yield Finding(
+                "warn", f"memory of {name}", memory, "raise --cpus-per-fold or lower --slots: fewer workers a node"
+            )
+        else:
+            yield Finding("ok", f"memory of {name}", memory)
+    names = {name for fact in facts.values() for name in fact["weights"]}
+    for backbone in sorted(names):
+        yield from _equal(f"weights of {backbone}", {name: fact["weights"][backbone] for name, fact in facts.items()})
+
+
+def bank_gb(spec: FeatureSpec, images: int) -> float:
+    """Size of a feature bank on a node's disk."""
+    whole, patch = feature_widths(spec.backbone, max(spec.views[0].height, spec.views[0].width))
+    grids = sum(int(output.removeprefix("grid-")) ** 2 for output in spec.outputs if output.startswith("grid-"))
+    numbers = whole + (2 + grids) * patch  # global, mean and spread are always stored
+    bytes_each = 2 if spec.dtype == "float16" else 4
+    return images * len(spec.copies()) * len(spec.views) * spec.layers * numbers * bytes_each / 2**30
+
+
+def _equal(what: str, values: Mapping[str, str]) -> Iterator[Finding]:
+    """One finding: the nodes agree, or which ones do not."""
+    by_value: dict[str, list[str]] = {}
+    for name, value in values.items():
+        by_value.setdefault(value, []).append(name)
+    if len(by_value) == 1:
+        yield Finding("ok", what, f"{next(iter(by_value))} on {len(values)} nodes")
+        return
+    text = "; ".join(f"{value} on {', '.join(names)}" for value, names in by_value.items())
+    yield Finding("FAIL", what, f"not the same everywhere: {text}", "use one image for all nodes, or one runtime_env")
+
+
+def _driver_storage(study: str, token: str) -> Iterator[Finding]:
+    try:
+        Storage(study).write(f"doctor/{token}-driver", b"here")
+    except (OSError, ValueError) as error:
+        yield Finding(
+            "FAIL", "study from here", f"{study} cannot be written: {error}", "check path, bucket, credentials"
+        )
+
+
+def _clean(study: str, token: str) -> None:
+    root = Storage(study)
+    for name in root.children("doctor"):
+        if name.startswith(token):
+            root.remove(f"doctor/{name}")
+
+
+def _ask(node: Mapping[str, Any], plan: Plan, resources: Resources, token: str) -> dict[str, Any] | Finding:
+    gpus = 1.0 if node["Resources"].get("GPU", 0) >= 1 else 0.0
+    there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+    ask: Any = ray.remote(node_facts)  # type: ignore[arg-type]
+    task = ask.options(num_cpus=0, num_gpus=gpus, scheduling_strategy=there, max_retries=0)
+    try:
+        found: dict[str, Any] = ray.get(
+            task.remote(
+                study=None if plan.study is None else Storage(plan.study).uri,
+                token=token,
+                data_dir=None if plan.data_dir is None else str(plan.data_dir.resolve()),
+                cache_dir=str(resources.cache_dir),
+                weights=plan.weights,
+                backbones=plan.backbones,
+            ),
+            timeout=ASK_SECONDS,
+        )
+    except RayError as error:
+        lines = [line for line in str(error).strip().splitlines() if line.strip()]
+        text = lines[-1] if lines else type(error).__name__
+        remedy = "the node must be able to import this project: `ray job submit --working-dir .`, or an image with it"
+        return Finding("FAIL", f"node {_name(node)}", f"does not answer: {text}", remedy)
+    return found
+
+
+def _cost(
+    plan: Plan, resources: Resources, gpus: float, slots: int, facts: Mapping[str, Mapping[str, Any]]
+) -> Iterator[Finding]:
+    """What the planned study costs, from a pilot that is timed on a slot: each family's first trial."""
+    table = pd.read_csv(plan.data_dir / "train.csv", usecols=["image_path"]) if plan.data_dir is not None else None
+    images = 0 if table is None else int(table["image_path"].nunique())
+    slot_hours, disk = 0.0, 0.0
+    for family in plan.families:
+        space = space_of(family, plan.backbones, plan.scale)
+        config = space.config(space.first_trials[0])
+        timed: Any = ray.remote(timed_pilot).options(num_cpus=resources.cpus_per_fold, num_gpus=gpus, max_retries=0)
+        try:
+            fold, features = ray.get(timed.remote(family, config, images, plan.folds), timeout=10 * ASK_SECONDS)
+        except RayError as error:
+            yield Finding("FAIL", f"pilot of {family}", str(error).strip().splitlines()[-1], "see the text")
+            continue
+        trials = plan.trials / len(plan.families)
+        hours = (trials * plan.folds * fold + features) / 3600
+        slot_hours += hours
+        disk += sum(bank_gb(spec, images) for spec in FAMILIES[family].feature_specs(config))
+        once = f", features once a node {features:.0f} s" if features else ""
+        yield Finding("ok", f"pilot of {family}", f"{fold:.1f} s a fold on a slot{once}")
+    gpu_hours = f", {slot_hours * gpus:.2g} GPU-hours" if gpus else ""
+    yield Finding(
+        "ok",
+        "cost",
+        f"{plan.trials} trials x {plan.folds} folds: about {slot_hours:.2g} slot-hours{gpu_hours}, "
+        f"{slot_hours / slots:.2g} h on {slots} slots; first trials only, so within a factor of a few, before pruning",
+    )
+    for name, fact in facts.items():
+        text = f"{fact['free_cache_gb']:.0f} GB free for features, the first trials' banks take {disk:.2f} GB"
+        if fact["free_cache_gb"] < 4 * disk:
+            yield Finding("warn", f"disk of {name}", text, "give --cache a larger disk, or --cache-gb a limit")
+        else:
+            yield Finding("ok", f"disk of {name}", text)
+
+
+def timed_pilot(family: str, config: Config, images: int, folds: int) -> tuple[float, float]:
+    """Seconds of a fold and of its features, timed where this runs."""
+    n_train = round(images * (1 - 1 / folds))
+    return (
+        FAMILIES[family].fold_seconds(config, n_train, "auto"),
+        FAMILIES[family].estimate_feature_seconds(config, images),
+    )
+
+
+def _name(node: Mapping[str, Any]) -> str:
+    return f"{node['NodeManagerHostname']}/{node['NodeID'][:6]}"
+
+
+def run_doctor(plan: Plan, resources: Resources, show: Callable[[str], None]) -> bool:
+    """Show each finding as it comes; True when nothing failed."""
+    failed = 0
+    for finding in examine(plan, resources):
+        show(str(finding))
+        failed += finding.verdict == "FAIL"
+    return failed == 0

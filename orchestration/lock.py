@@ -1,0 +1,160 @@
+"""One driver at a time per study: a lock with owner, host and heartbeat, and the takeover of one that was left behind.
+
+On a local path the kernel's file lock decides, and is free as soon as its holder dies. Beside it, and alone on object
+stores and mounts without file locks, owner.json says who drives the study; its driver writes it anew every few seconds
+together with what it is doing, so that `biomass status` can tell a search that runs from one that was killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from orchestration.ledger import Ledger
+from orchestration.storage import Storage
+
+OWNER = "owner.json"
+BEAT_SECONDS = 5.0
+STALE_SECONDS = 60.0  # without a beat: clocks of two machines may differ by a part of this
+SETTLE_SECONDS = 1.0  # two drivers that take a free object-store lock at once: the later writer has it
+
+
+class LockError(ValueError):
+    """Somebody else works on the study; the text says who, since when and what to do."""
+
+
+class Heartbeat:
+    """The driver's sign of life. `facts` are published with every beat."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._token = uuid.uuid4().hex
+        self._owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time(), "token": self._token}
+        self._facts: dict[str, Any] = {}
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.lost_to: str | None = None  # who has taken the study over while this driver could not beat
+
+    def publish(self, facts: Mapping[str, Any]) -> None:
+        self._facts = dict(facts)
+
+    def start(self) -> None:
+        """Take the lock; LockError when another driver took it at the same moment."""
+        self._beat()
+        if not self._storage.is_local:
+            time.sleep(SETTLE_SECONDS)
+            if (owner := read_owner(self._storage)) is None or owner["token"] != self._token:
+                raise LockError(_held(self._storage, owner))
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        owner = read_owner(self._storage)
+        if owner is not None and owner["token"] == self._token:
+            self._storage.remove(OWNER)
+
+    def _run(self) -> None:
+        while not self._ended.wait(BEAT_SECONDS):
+            try:
+                owner = read_owner(self._storage)
+                if owner is not None and owner["token"] != self._token:
+                    self.lost_to = who(owner)
+                    return
+                self._beat()
+            except OSError:
+                continue  # a store that does not answer for a moment; if it lasts, the next beat sees who took over
+
+    def _beat(self) -> None:
+        self._storage.write(OWNER, json.dumps({**self._owner, "beat": time.time(), "facts": self._facts}).encode())
+
+
+def read_owner(storage: Storage) -> dict[str, Any] | None:
+    """Who drives the study: host, pid, since, beat (seconds since 1970), token, facts; None when nobody does."""
+    try:
+        owner = json.loads(storage.read(OWNER))
+    except (FileNotFoundError, ValueError):
+        return None
+    wanted = {"host", "pid", "since", "beat", "token", "facts"}
+    return owner if isinstance(owner, dict) and wanted <= set(owner) else None
+
+
+def is_alive(owner: Mapping[str, Any]) -> bool:
+    """Whether the driver has given a sign of life lately; one of this machine must also be a living process."""
+    if owner["host"] == socket.gethostname() and not _process_exists(owner["pid"]):
+        return False
+    return time.time() - owner["beat"] < STALE_SECONDS
+
+
+def who(owner: Mapping[str, Any]) -> str:
+    return f"process {owner['pid']} on {owner['host']} since {_when(owner['since'])}"
+
+
+@contextmanager
+def study_lock(ledger: Ledger, say: Callable[[str], None] = lambda text: None) -> Iterator[Heartbeat]:
+    """Hold the study for one driver. A lock that its driver left behind is taken over, and `say` is told.
+
+    Raises LockError that says who holds it and since when.
+    """
+    storage = ledger.storage
+    kernel_lock: filelock.BaseFileLock | None = None
+    if storage.is_local:
+        Path(storage.uri).mkdir(parents=True, exist_ok=True)
+        kernel_lock = filelock.FileLock(Path(storage.uri) / ".lock")
+        try:
+            kernel_lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise LockError(_held(storage, read_owner(storage))) from None
+    try:
+        if (owner := read_owner(storage)) is not None:
+            # the kernel's lock being free, a driver of this machine is gone however fresh its last beat
+            here = kernel_lock is not None and owner["host"] == socket.gethostname()
+            if is_alive(owner) and not here:
+                raise LockError(_held(storage, owner))
+            say(f"note: {who(owner)} left the study behind, last sign of life {_when(owner['beat'])}; taken over")
+        heartbeat = Heartbeat(storage)
+        heartbeat.start()
+        try:
+            yield heartbeat
+        finally:
+            heartbeat.stop()
+    finally:
+        if kernel_lock is not None:
+            kernel_lock.release()
+
+
+def _held(storage: Storage, owner: Mapping[str, Any] | None) -> str:
+    holder = "another process" if owner is None else who(owner)
+    later = ""
+    if owner is not None and not storage.is_local:
+        left = max(1, round(owner["beat"] + STALE_SECONDS - time.time()))
+        later = f"; if that driver is dead, the same command takes over in {left} s"
+    return (
+        f"one search at a time works on a study; {storage.uri} is held by {holder}. "
+        f"Wait for it, stop it, or use another study folder{later}"
+    )
+
+
+def _process_exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _when(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

@@ -1,0 +1,97 @@
+"""What one node of a cluster says of itself: runs there as a Ray task for `biomass doctor`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import shutil
+import socket
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from biomass_models.node_cache import source_hash
+from biomass_models.weights import WeightsError, WeightsSource, fingerprint
+from orchestration import ledger, storage, worker
+from orchestration.storage import Storage
+from orchestration.study import PACKAGES
+
+
+def node_facts(
+    *,
+    study: str | None,
+    token: str,
+    data_dir: str | None,
+    cache_dir: str,
+    weights: WeightsSource,
+    backbones: Sequence[str],
+) -> dict[str, Any]:
+    """JSON-able facts of the node that this runs on. `token` names the probe files that nodes leave in the study."""
+    return {
+        "host": socket.gethostname(),
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "code": source_hash(ledger, storage, worker),
+        "gpus_seen": _gpus_seen(),
+        "free_memory_gb": _free_memory_gb(),
+        "free_cache_gb": _free_disk_gb(Path(cache_dir).expanduser()),
+        "study": None if study is None else _try_storage(study, token),
+        "data": None if data_dir is None else _try_data(Path(data_dir)),
+        "weights": {name: _try_weights(name, weights) for name in backbones},
+        "executable": sys.executable,
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "missing"
+
+
+def _gpus_seen() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _free_memory_gb() -> float:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable"):
+                return int(line.split()[1]) / 2**20
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30  # not Linux: all there is
+
+
+def _free_disk_gb(folder: Path) -> float:
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free / 2**30
+
+
+def _try_storage(study: str, token: str) -> str:
+    """ "" when this node reads what the driver left and leaves a file of its own; else what went wrong."""
+    try:
+        root = Storage(study)
+        if root.size(f"doctor/{token}-driver") is None:
+            return "the driver's file is not there: this node sees another folder"
+        root.write(f"doctor/{token}-{socket.gethostname()}-{os.getpid()}", b"here")
+    except (OSError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def _try_data(data_dir: Path) -> str:
+    missing = [name for name in ("train.csv", "train") if not (data_dir / name).exists()]
+    return f"{data_dir} lacks {', '.join(missing)}" if missing else ""
+
+
+def _try_weights(name: str, source: WeightsSource) -> str:
+    """Fingerprint of a backbone's weights here, or why there is none."""
+    try:
+        return fingerprint(name, source)
+    except WeightsError as error:
+        return f"missing: {error}"

@@ -1,0 +1,98 @@
+"""Where a study stands: its best complete trial and a first ensemble, read from the ledger as results come in.
+
+M complete trials, N images in the order of the quadrats table, T = 5 targets, masses in grams.
+The ensemble of the moment is the plain mean of the best five: good, cheap, and with no weights that could overfit.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from biomass_models.targets import TARGETS, FloatArray, project_coherent, weighted_sst
+from ensembles.gram import error_gram
+from ensembles.honest import nested
+from ensembles.rules import TopMean
+from orchestration.ledger import Ledger
+from orchestration.pruning import Decision, PruneRule, decide
+
+BEST = 5
+SHORTLIST = 50  # members that the blend of the moment is chosen from
+
+
+class Standing:
+    """Remembers what it has read: a result never changes, so each file is read once however often one asks."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._results: dict[str, dict[str, Any]] = {}
+        self._pred: dict[str, FloatArray] = {}
+        self._blend: tuple[int, float | None] = (0, None)  # complete trials it was computed from, score
+
+    def refresh(self) -> None:
+        """Take in the results that are new."""
+        self._results.update(self._ledger.results(known=self._results))
+
+    @property
+    def complete(self) -> list[str]:
+        """Ids of the complete trials, best first; equal scores in the order of their ids."""
+        scores = {name: result["score"] for name, result in self._results.items() if result["status"] == "complete"}
+        return sorted(scores, key=lambda name: (-scores[name], name))
+
+    @cached_property
+    def quadrats(self) -> pd.DataFrame:
+        return self._ledger.quadrats()
+
+    @cached_property
+    def truth_NT(self) -> FloatArray:
+        return self.quadrats[list(TARGETS)].to_numpy(dtype=np.float64)
+
+    def pred_NT(self, trial_id: str) -> FloatArray:
+        """Out-of-fold predictions of a complete trial, rows as the quadrats table's."""
+        if trial_id not in self._pred:
+            oof = self._ledger.oof(trial_id).set_index("image_id")
+            self._pred[trial_id] = oof.loc[self.quadrats["image_id"], list(TARGETS)].to_numpy(dtype=np.float64)
+        return self._pred[trial_id]
+
+    def ensemble_NT(self) -> FloatArray:
+        """The mean of the best five, each projected onto the identities."""
+        mean_NT: FloatArray = np.mean([project_coherent(self.pred_NT(name)) for name in self.complete[:BEST]], axis=0)
+        return mean_NT
+
+    def blend_score(self) -> float | None:
+        """Nested score of the mean of the best five; None before two trials are complete or with a single fold."""
+        complete = self.complete
+        if len(complete) < 2 or self.quadrats["fold"].nunique() < 2:
+            return None
+        if self._blend[0] != len(complete):
+            coherent_MNT = project_coherent(np.stack([self.pred_NT(name) for name in complete[:SHORTLIST]]))
+            gram = error_gram(coherent_MNT, self.truth_NT, self.quadrats["fold"], self.quadrats["group"])
+            self._blend = (len(complete), nested(gram, TopMean(BEST)).score)
+        return self._blend[1]
+
+    def judge(self, rule: PruneRule, oof: pd.DataFrame, *, after_fold: int, folds_done: int) -> Decision | None:
+        """Decide about a trial from the rows it has; None while no trial is complete.
+
+        oof: image_id and the five targets of the finished folds.
+        """
+        self.refresh()
+        if not self.complete:
+            return None
+        best = self.complete[0]
+        rows = pd.Index(self.quadrats["image_id"]).get_indexer(oof["image_id"])
+        return decide(
+            rule,
+            oof[list(TARGETS)].to_numpy(dtype=np.float64),
+            self.pred_NT(best)[rows],
+            self.ensemble_NT()[rows],
+            self.truth_NT[rows],
+            self.quadrats["group"].to_numpy()[rows],
+            incumbent=best,
+            incumbent_score=self._results[best]["score"],
+            sst_an_image=weighted_sst(self.truth_NT) / len(self.truth_NT),
+            after_fold=after_fold,
+            folds_done=folds_done,
+        )

@@ -1,0 +1,121 @@
+"""`biomass status`: how a search stands, from the ledger alone; any terminal or machine that sees the study can ask."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from orchestration.ledger import Ledger
+from orchestration.lock import is_alive, read_owner, who
+from orchestration.standing import Standing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """Counts and scores of one moment."""
+
+    driver: str  # who drives the search, or that nobody does
+    running: bool  # whether a driver is alive
+    trials: dict[str, int]  # by status: complete, pruned, failed, open
+    max_trials: int | None
+    folds_done: int
+    folds_running: int
+    folds_queued: int
+    slots: int | None
+    busy: float | None  # share of the slots' time spent working, 0 .. 1
+    best: tuple[str, float] | None  # trial and its score
+    blend: float | None  # nested, mean of the best five
+    seconds_left: float | None
+    reasons: tuple[tuple[str, int], ...]  # of failed trials, with counts
+    pruned: tuple[tuple[str, str], ...]  # the latest decisions: trial and text
+
+
+def status_of(ledger: Ledger, now: float | None = None) -> Status:
+    """Read the ledger once; now: seconds since 1970."""
+    now = time.time() if now is None else now
+    records, results = ledger.trials(), ledger.results()
+    owner = read_owner(ledger.storage)
+    alive = owner is not None and is_alive(owner)
+    facts: dict[str, Any] = owner["facts"] if owner is not None and alive else {}
+    n_folds = int(ledger.quadrats()["fold"].nunique())
+    done, begun = 0, 0
+    for record in records:
+        result = results.get(record.trial_id)
+        if result is not None:
+            done += result["folds_done"]
+            continue
+        for fold in range(n_folds):
+            if ledger.fold_metrics(record.trial_id, fold) is not None:
+                done += 1
+            elif owner is not None and alive:
+                starts = ledger.fold_starts(record.trial_id, fold)
+                begun += any(start["started_at"] >= owner["since"] for start in starts)
+    standing = Standing(ledger)
+    standing.refresh()
+    best = max(
+        ((name, result["score"]) for name, result in results.items() if result["status"] == "complete"),
+        key=lambda pair: pair[1],
+        default=None,
+    )
+    trials = Counter(result["status"] for result in results.values())
+    ended_at = {name: result.get("ended_at", 0.0) for name, result in results.items()}
+    lately = sum(owner is not None and when >= owner["since"] for when in ended_at.values())
+    wanted = facts.get("max_trials")
+    left = None
+    if owner is not None and alive and wanted and lately:
+        left = max(0, wanted - len(results)) * (now - owner["since"]) / lately
+    reasons = Counter(result["reason"] for result in results.values() if result["status"] == "failed")
+    pruned = sorted(
+        (name for name, result in results.items() if result["status"] == "pruned"), key=ended_at.__getitem__
+    )
+    if owner is None:
+        driver = "no search is running"
+    elif alive:
+        driver = f"driven by {who(owner)}"
+    else:
+        driver = f"no search is running; {who(owner)} was killed, the same command goes on"
+    return Status(
+        driver=driver,
+        running=alive,
+        trials={
+            **{kind: trials[kind] for kind in ("complete", "pruned", "failed")},
+            "open": len(records) - len(results),
+        },
+        max_trials=wanted,
+        folds_done=done,
+        folds_running=begun,
+        folds_queued=facts.get("queued", 0),
+        slots=facts.get("slots"),
+        busy=facts.get("busy"),
+        best=best,
+        blend=standing.blend_score(),
+        seconds_left=left,
+        reasons=tuple(reasons.most_common(3)),
+        pruned=tuple((name, results[name]["reason"]) for name in pruned[-3:]),
+    )
+
+
+def render_status(status: Status) -> str:
+    """As lines for a terminal."""
+    total = "" if status.max_trials is None else f" of {status.max_trials}"
+    ended = sum(count for kind, count in status.trials.items() if kind != "open")
+    kinds = ", ".join(f"{count} {kind}" for kind, count in status.trials.items())
+    lines = [
+        status.driver,
+        f"trials  {ended}{total} ended: {kinds}",
+        f"folds   {status.folds_done} done, {status.folds_running} running, {status.folds_queued} queued",
+    ]
+    if status.slots is not None:
+        busy = "" if status.busy is None else f", busy {100 * status.busy:.0f} % of their time"
+        lines.append(f"slots   {status.slots}{busy}")
+    if status.best is not None:
+        blend = "" if status.blend is None else f"; blend so far {status.blend:.4f} (nested, mean of the best five)"
+        lines.append(f"score   best {status.best[1]:.4f} ({status.best[0]}){blend}")
+    if status.seconds_left is not None:
+        minutes = status.seconds_left / 60
+        lines.append(f"left    about {minutes / 60:.1f} h" if minutes > 90 else f"left    about {minutes:.0f} min")
+    lines += [f"{name}  {text}" for name, text in status.pruned]
+    lines += [f"failed {count} times: {reason}" for reason, count in status.reasons]
+    return "\n".join(lines)

@@ -1,0 +1,81 @@
+"""The driver's view of a running search: live status on the terminal, facts for `biomass status`, reasons to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from orchestration.lock import Heartbeat
+from orchestration.progress import progress_bar
+from orchestration.searcher import TuneSearcher, live_trials
+from orchestration.standing import Standing
+
+LOOK_SECONDS = 0.5
+
+
+class Watch:
+    """Asks the broker and the searcher how things are, draws it, publishes it, and passes a stop on to the pool."""
+
+    def __init__(
+        self, broker: Any, searcher: TuneSearcher, standing: Standing, max_trials: int | None, heartbeat: Heartbeat
+    ) -> None:
+        self._broker, self._searcher, self._standing = broker, searcher, standing
+        self._max_trials, self._heartbeat = max_trials, heartbeat
+        self._stopping = False
+        self._finished = -1
+        self._blend: float | None = None
+
+    def run(self, stop: threading.Event) -> None:
+        """Until told to stop."""
+        proposer = self._searcher.proposer
+        with progress_bar("Search") as update:
+            while True:
+                ended = stop.wait(LOOK_SECONDS)
+                facts = {} if ended else self._facts()
+                self._learn(proposer.finished)
+                if facts:
+                    self._searcher.live = live_trials(max(facts["slots"], 1))
+                    self._heartbeat.publish(facts)
+                update(proposer.finished, self._max_trials, self._note(facts))
+                if ended:
+                    return
+                if self._heartbeat.lost_to:
+                    self._searcher.stop_reason = f"the study was taken over by {self._heartbeat.lost_to}"
+                if self._searcher.stop_reason and not self._stopping:
+                    self._stopping = True
+                    self._broker.close.remote()
+
+    def _learn(self, finished: int) -> None:
+        """Look at the blend again when a trial has ended."""
+        if finished == self._finished:
+            return
+        self._finished = finished
+        with contextlib.suppress(ValueError, OSError):  # a picture of the state must never stop the search
+            self._standing.refresh()
+            self._blend = self._standing.blend_score()
+
+    def _facts(self) -> dict[str, Any]:
+        try:
+            status: dict[str, Any] = ray.get(self._broker.status.remote(), timeout=10)
+        except RayError:  # the broker is busy, or gone with Ray: the search itself will say so
+            return {}
+        return {**status, "max_trials": self._max_trials, "looked_at": time.time()}
+
+    def _note(self, facts: dict[str, Any]) -> str:
+        proposer = self._searcher.proposer
+        parts = []
+        if proposer.best_score is not None:
+            parts.append(f"best {proposer.best_score:.3f}")
+            parts += [f"blend {self._blend:.3f}"] if self._blend is not None else []
+        if facts:
+            parts.append(f"live {self._searcher.under_way} folds {facts['done']}/{facts['running']}/{facts['queued']}")
+            parts += [f"busy {100 * facts['busy']:.0f} %"] if facts["busy"] is not None else []
+            done, total = facts["encoding"]
+            parts += [f"encoding {done}/{total}"] if done < total else []
+        parts += [f"{count} {kind}" for kind in ("pruned", "failed") if (count := proposer.count(kind))]
+        return " ".join(parts)

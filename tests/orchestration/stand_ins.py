@@ -1,0 +1,94 @@
+"""Workers without models, for tests and benchmarks of the pool: same face as FoldWorker, made-up work."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from biomass_models.targets import FROM_COMPONENTS, TARGETS
+from orchestration.ledger import Ledger
+from orchestration.storage import Storage
+
+
+class Scripted:
+    """Does what the job says: {"do": "sleep" | "hang" | "die" | "die once", "seconds", "mark"}."""
+
+    def __init__(self, context: Any, threads: int, slot: int, broker: Any) -> None:
+        self._slot, self._broker = slot, broker
+        self._stopped: set[str] = set()
+        self._gate = threading.Lock()
+
+    def ready(self) -> bool:
+        return True
+
+    def stop(self, trial_id: str) -> None:
+        self._stopped.add(trial_id)
+
+    def run(self, job: dict[str, Any]) -> dict[str, Any]:
+        with self._gate:
+            return self._work(job)
+
+    def _work(self, job: dict[str, Any]) -> dict[str, Any]:
+        started = time.time()
+        do = job.get("do", "sleep")
+        if do == "die" or (do == "die once" and not Path(job["mark"]).exists()):
+            if do == "die once":
+                Path(job["mark"]).touch()
+            os._exit(1)
+        if do == "hang":
+            time.sleep(3600)
+        end = time.monotonic() + job.get("seconds", 0.0)
+        while time.monotonic() < end:
+            if job["trial_id"] in self._stopped:
+                return {"status": "stopped"}
+            time.sleep(0.02)
+            if job.get("reports"):
+                self._broker.note_progress.remote(self._slot, 1, 2)
+        facts = {"pid": os.getpid(), "devices": os.environ.get("CUDA_VISIBLE_DEVICES"), "started": started}
+        return {"status": "done", "metrics": {}, **facts, "ended": time.time()}
+
+
+class Sleeper:
+    """Folds that sleep for a second to three and leave made-up rows in the study's ledger, as real ones do."""
+
+    def __init__(self, context: Any, threads: int, slot: int, broker: Any) -> None:
+        self._ledger = Ledger(Storage(context.study))
+        self._quadrats = self._ledger.quadrats()
+        self._gate = threading.Lock()
+
+    def ready(self) -> bool:
+        return True
+
+    def stop(self, trial_id: str) -> None:
+        pass
+
+    def run(self, job: dict[str, Any]) -> dict[str, Any]:
+        with self._gate:
+            trial_id, fold = job["trial_id"], job["fold"]
+            started = time.time()
+            self._ledger.note_fold_start(trial_id, fold)
+            rng = np.random.default_rng([int(trial_id, 16), fold])
+            slept = rng.uniform(1.0, 3.0)
+            time.sleep(slept)
+            rows = self._quadrats[self._quadrats["fold"] == fold]
+            oof = rows[["image_id", "fold", "group"]].reset_index(drop=True)
+            noise = rng.normal(0, 5.0, (len(rows), 3))
+            oof[list(TARGETS)] = np.maximum(rows[list(TARGETS)].to_numpy()[:, :3] + noise, 0) @ FROM_COMPONENTS.T
+            metrics = {
+                "fold": fold,
+                "score": 0.5,
+                "started_at": started,
+                "slept": slept,
+                "seconds": time.time() - started,
+                "finished_at": time.time(),
+                "peak_memory_mb": 0.0,
+                "pid": os.getpid(),
+                "epochs": [],
+            }
+            self._ledger.write_fold(trial_id, fold, oof=oof, model=b"", metrics=metrics)
+            return {"status": "done", "metrics": {**metrics, "written_at": time.time()}}

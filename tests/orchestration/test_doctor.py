@@ -1,0 +1,95 @@
+"""The doctor's judgement of what nodes say, without a cluster (test_cluster.py has a real one)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_study import BACKBONE, RANDOM
+
+from biomass_models.features import FeatureSpec
+from biomass_models.images import views_for
+from orchestration.doctor import bank_gb, judge, unreachable
+from orchestration.node_facts import node_facts
+from orchestration.search import Resources
+from orchestration.storage import Storage
+
+RESOURCES = Resources(cpus_per_fold=2.0)
+WELL: dict[str, Any] = {
+    "python": "3.11.7",
+    "versions": {"torch": "2.14.1"},
+    "code": "abc",
+    "gpus_seen": 1,
+    "free_memory_gb": 64.0,
+    "study": "",
+    "data": "",
+    "weights": {"net": "w"},
+}
+NODE = {"CPU": 8.0, "GPU": 1.0}
+
+
+def findings(*facts: dict[str, Any]) -> dict[str, str]:
+    """Verdict by subject, of nodes called n0, n1, ..."""
+    named = {f"n{number}": fact for number, fact in enumerate(facts)}
+    return {found.what: found.verdict for found in judge(named, dict.fromkeys(named, NODE), RESOURCES, gpus=0.25)}
+
+
+def test_alike_nodes_that_have_everything_pass() -> None:
+    assert set(findings(WELL, WELL).values()) == {"ok"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "subject", "verdict"),
+    [
+        ({"python": "3.12.0"}, "Python", "FAIL"),
+        ({"versions": {"torch": "2.9"}}, "packages", "FAIL"),
+        ({"code": "def"}, "this project's code", "FAIL"),
+        ({"gpus_seen": 0}, "GPUs of n1", "FAIL"),
+        ({"study": "PermissionError: /shared"}, "study from n1", "FAIL"),
+        ({"data": "/shared/csiro lacks train.csv"}, "data from n1", "FAIL"),
+        ({"weights": {"net": "missing: put net.safetensors there"}}, "weights on n1", "FAIL"),
+        ({"weights": {"net": "other"}}, "weights of net", "FAIL"),
+        ({"free_memory_gb": 3.0}, "memory of n1", "warn"),
+    ],
+)
+def test_each_difference_is_found_and_comes_with_a_remedy(wrong: dict[str, Any], subject: str, verdict: str) -> None:
+    sick = {**WELL, **wrong}
+    assert findings(WELL, sick)[subject] == verdict
+    named = {"n0": WELL, "n1": sick}
+    for found in judge(named, dict.fromkeys(named, NODE), RESOURCES, gpus=0.25):
+        assert (found.verdict == "ok") == (found.remedy == "")
+
+
+@pytest.mark.parametrize(
+    ("says", "do"),
+    [
+        ("Ray auth failed: status 401 Unauthorized", "RAY_AUTH_MODE=token"),
+        ("Version mismatch: The cluster was started with Ray 2.59", "same Ray and Python"),
+        ("Could not connect to head:6379", "check the address"),
+    ],
+)
+def test_a_ray_that_does_not_answer_is_explained(says: str, do: str) -> None:
+    found = unreachable(ConnectionError(says))
+    assert found.verdict == "FAIL" and do in found.remedy and says in str(found)
+
+
+def test_a_node_says_what_it_has(tmp_path: Path, tiny_pasture: Path) -> None:
+    asked = {"cache_dir": str(tmp_path / "not" / "there"), "weights": RANDOM, "backbones": (BACKBONE,), "token": "t"}
+    nothing = node_facts(study=str(tmp_path), data_dir=str(tmp_path), **asked)  # type: ignore[arg-type]
+    assert "another folder" in nothing["study"] and "train.csv" in nothing["data"]
+    Storage(tmp_path).write("doctor/t-driver", b"here")
+    facts = node_facts(study=str(tmp_path), data_dir=str(tiny_pasture), **asked)  # type: ignore[arg-type]
+    assert facts["study"] == facts["data"] == "" and facts["weights"][BACKBONE].startswith("random")
+    assert facts["free_memory_gb"] > 0 and facts["free_cache_gb"] > 0
+    assert len(Storage(tmp_path).children("doctor")) == 2
+
+
+def test_the_size_of_a_bank_counts_all_that_is_stored() -> None:
+    spec = FeatureSpec(backbone=BACKBONE, views=views_for("whole", 32), flips=2)
+    small, large = bank_gb(spec, 1000), bank_gb(FeatureSpec(**{**_fields(spec), "outputs": ("grid-4",)}), 1000)
+    assert small * 2**30 == 1000 * 2 * 3 * 64 * 4 and large > 5 * small
+
+
+def _fields(spec: FeatureSpec) -> dict[str, Any]:
+    return {name: getattr(spec, name) for name in spec.__dataclass_fields__}

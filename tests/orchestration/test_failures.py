@@ -1,0 +1,149 @@
+"""Failure is an answer: recorded with its reason, told to Optuna as FAIL, counted; alike from the start, it stops."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import optuna
+import pytest
+from test_searcher import LINE, proposer
+from tiny_study import make_study
+
+from biomass_models.fit import FitError
+from orchestration.audit import audit, refit
+from orchestration.ledger import Ledger
+from orchestration.pool import InlinePool
+from orchestration.search import _reopen_failed
+from orchestration.searcher import ALIKE_FAILURES, TuneSearcher
+from orchestration.storage import Storage
+from orchestration.trial import fail_trial, run_trial
+
+
+def test_an_image_that_breaks_during_the_search_fails_the_trial_and_names_the_file(
+    tmp_path: Path, own_pasture: Path
+) -> None:
+    ledger, context, records = make_study(tmp_path / "study", own_pasture, tmp_path / "cache")
+    victim = sorted((own_pasture / "train").glob("*.jpg"))[3]
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[: len(whole) // 3])
+    result = run_trial(ledger, InlinePool(context), records[0].trial_id)
+    assert result is not None and result["status"] == "failed" and victim.name in result["reason"]
+
+    victim.write_bytes(whole)  # mended: the failed trial is taken up again and nothing is left of the failure
+    _reopen_failed(ledger, lambda text: None)
+    assert ledger.result(records[0].trial_id) is None
+    again = run_trial(ledger, InlinePool(context), records[0].trial_id)
+    assert again is not None and again["status"] == "complete"
+
+
+def test_a_loss_that_is_not_finite_fails_the_trial_with_the_reason(
+    tmp_path: Path, tiny_pasture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, context, records = make_study(tmp_path / "study", tiny_pasture, tmp_path / "cache")
+
+    def explode(*_: object, **__: object) -> None:
+        raise FitError("the loss must stay finite, got nan in epoch 3 of 5")
+
+    monkeypatch.setattr("biomass_models.network.train_epochs", explode, raising=False)
+    monkeypatch.setattr("biomass_models.fit.train_epochs", explode)
+    monkeypatch.setattr("biomass_models.probe.inner_errors", explode)
+    for record in records:
+        result = run_trial(ledger, InlinePool(context), record.trial_id)
+        if result is not None and result["status"] == "failed":
+            assert "the loss must stay finite, got nan" in result["reason"]
+    assert any(result["status"] == "failed" for result in ledger.results().values())
+
+
+def test_a_failure_is_told_to_optuna_as_fail_and_a_pruned_trial_with_its_estimate(tmp_path: Path) -> None:
+    search = proposer(tmp_path, LINE)
+    endings = [
+        {"status": "failed", "score": None, "reason": "fold 1: no"},
+        {"status": "pruned", "score": None, "estimate": 0.4, "reason": "pruned after fold 1: ..."},
+        {"status": "complete", "score": 0.3},
+    ]
+    for ending in endings:
+        record = search.propose()
+        assert record is not None
+        search.ledger.write_result(record.trial_id, ending)
+        search.tell(record.trial_id, ending)
+    for told in (search, proposer(tmp_path, LINE)):  # at once, and rebuilt from the ledger
+        trials = told._studies["probe"].get_trials()
+        assert [trial.state for trial in trials] == [
+            optuna.trial.TrialState.FAIL,
+            optuna.trial.TrialState.COMPLETE,
+            optuna.trial.TrialState.COMPLETE,
+        ]
+        assert [trial.value for trial in trials] == [None, 0.4, 0.3]
+        assert told.best_score == 0.3 and [told.count(kind) for kind in ("failed", "pruned", "complete")] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_first_trials_that_all_fail_alike_stop_the_search(tmp_path: Path, alike: bool) -> None:
+    search = TuneSearcher(proposer(tmp_path, LINE))
+    for number in range(ALIKE_FAILURES):
+        assert isinstance(search.suggest(f"tune-{number}"), dict)
+        (identity,) = search._identities.values()
+        why = "cannot read a.jpg" if alike or number else "out of memory"
+        fail_trial(search.proposer.ledger, identity, f"fold {number}: {why}")
+        search.on_trial_complete(f"tune-{number}", {"status": "failed"})
+    if alike:
+        assert search.stop_reason is not None and "cannot read a.jpg" in search.stop_reason
+        assert search.suggest("next") == TuneSearcher.FINISHED
+    else:
+        assert search.stop_reason is None and isinstance(search.suggest("next"), dict)
+
+
+def test_no_more_trials_than_allowed_are_under_way(tmp_path: Path) -> None:
+    search = TuneSearcher(proposer(tmp_path, LINE), live=2)
+    assert [isinstance(search.suggest(name), dict) for name in "abc"] == [True, True, False]
+    assert search.suggest("c") is None and search.under_way == 2
+    search.live = 3
+    assert isinstance(search.suggest("c"), dict)
+
+
+def test_an_audit_passes_what_is_whole_and_names_what_is_not(tmp_path: Path, tiny_pasture: Path) -> None:
+    ledger, context, records = make_study(tmp_path / "study", tiny_pasture, tmp_path / "cache")
+    first, second, *_ = (record.trial_id for record in records)
+    run_trial(ledger, InlinePool(context), first)
+    found = audit(ledger)
+    assert not found.problems and second in found.unfinished and not found.clean
+    run_trial(ledger, InlinePool(context), second)
+    for record in records[2:]:
+        fail_trial(ledger, record.trial_id, "left out, to be quick")
+    found = audit(ledger)
+    assert found.clean and found.trials["complete"] == 2 and found.folds == 6
+    again = {"cache_dir": tmp_path / "cache", "weights": context.weights, "say": lambda text: None}
+    assert refit(ledger, tiny_pasture, sample=2, **again) == []  # type: ignore[arg-type]
+
+    folder = f"trials/{first}/fold-1"
+    model = ledger.storage.read(f"{folder}/model.safetensors")
+    ledger.storage.write(f"{folder}/model.safetensors", model[:-1] + bytes([model[-1] ^ 1]))
+    assert any(f"{folder}/model.safetensors is not the file" in problem for problem in audit(ledger).problems)
+    ledger.storage.write(f"{folder}/model.safetensors", model)
+    ledger.note_fold_start(first, 1)
+    problems = audit(ledger).problems
+    assert any("begun again after it had been finished" in problem for problem in problems)
+    (only,) = [name for name in ledger.storage.children(folder) if name.startswith("start-")][1:]
+    ledger.storage.remove(f"{folder}/{only}")
+    assert audit(ledger).clean
+
+    metrics = ledger.storage.read(f"{folder}/metrics.json")
+    ledger.storage.remove(f"{folder}/metrics.json")
+    assert any("complete without the folds [1]" in problem for problem in audit(ledger).problems)
+    ledger.storage.write(f"{folder}/metrics.json", metrics)
+    fail_trial(ledger, second, "")
+    assert any("failed without a reason" in problem for problem in audit(ledger).problems)
+
+
+def test_a_refit_that_differs_is_named(tmp_path: Path, tiny_pasture: Path) -> None:
+    ledger, context, records = make_study(tmp_path / "study", tiny_pasture, tmp_path / "cache")
+    trial = records[1].trial_id
+    run_trial(ledger, InlinePool(context), trial)
+    other = Ledger(Storage(ledger.storage.uri))
+    oof, metrics = other.fold_oof(trial, 0), other.fold_metrics(trial, 0)
+    oof["Dry_Dead_g"] += 1e-13 * oof["Dry_Dead_g"]
+    other.write_fold(trial, 0, oof=oof, model=other.fold_model(trial, 0), metrics=metrics or {})
+    problems = refit(
+        ledger, tiny_pasture, sample=1, cache_dir=tmp_path / "cache", weights=context.weights, say=lambda text: None
+    )
+    assert problems == [f"trial {trial}: fold 0 fitted again has other out-of-fold rows"]

@@ -1,0 +1,93 @@
+"""A study on an object store, against a real S3 server on loopback."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from object_store import s3_server
+from tiny_study import make_study
+
+from orchestration import lock
+from orchestration.audit import audit
+from orchestration.ledger import Ledger
+from orchestration.lock import LockError, read_owner, study_lock
+from orchestration.pool import InlinePool
+from orchestration.status import render_status, status_of
+from orchestration.storage import Storage
+from orchestration.trial import run_trial
+
+pytest.importorskip("moto", reason="the object store of the tests is moto's server (dev extra)")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with s3_server(tmp_path_factory.mktemp("s3") / "server.log") as environment, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        yield
+
+
+def test_files_are_whole_listed_and_removed(store: None) -> None:
+    storage = Storage("s3://bucket/files")
+    assert storage.children("trials") == [] and storage.size("trials/a/trial.json") is None
+    storage.write("trials/a/trial.json", b"one")
+    storage.write("trials/a/trial.json", b"other")
+    storage.write("trials/b/fold-0/metrics.json", b"{}")
+    assert storage.read("trials/a/trial.json") == b"other" and storage.size("trials/a/trial.json") == 5
+    assert storage.children("trials") == ["a", "b"]
+    storage.remove("trials/b/fold-0/metrics.json")
+    storage.remove("never/there")
+    with pytest.raises(FileNotFoundError):
+        storage.read("trials/b/fold-0/metrics.json")
+
+
+def test_a_trial_is_resumed_closed_and_audited_there_as_on_a_disk(
+    store: None, tmp_path: Path, tiny_pasture: Path
+) -> None:
+    cache = tmp_path / "cache"
+    ledger, context, records = make_study("s3://bucket/study", tiny_pasture, cache)
+    local, here, _ = make_study(tmp_path / "study", tiny_pasture, cache)
+    trial = records[1].trial_id
+    first = next(InlinePool(context).run([{"kind": "fold", "trial_id": trial, "fold": 2}], (0, 0.0)))
+    assert first[1]["status"] == "done"
+    result = run_trial(Ledger(Storage("s3://bucket/study")), InlinePool(context), trial)
+    expected = run_trial(local, InlinePool(here), trial)
+    assert result is not None and expected is not None and result["score"] == expected["score"]
+    pd.testing.assert_frame_equal(ledger.oof(trial), local.oof(trial), check_exact=True)
+    assert [len(ledger.fold_starts(trial, fold)) for fold in range(3)] == [1, 1, 1]
+    found = audit(ledger)
+    assert not found.problems and found.folds == 3 and trial not in found.unfinished
+    assert "1 complete" in render_status(status_of(ledger))
+
+
+def test_one_driver_at_a_time_and_the_later_of_two_at_once_wins(store: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "SETTLE_SECONDS", 0.5)
+    ledger = Ledger(Storage("s3://bucket/locked"))
+    with study_lock(ledger):
+        with pytest.raises(LockError, match=r"takes over in \d+ s"), study_lock(ledger):
+            pass
+        assert read_owner(ledger.storage) is not None
+    assert read_owner(ledger.storage) is None
+
+    outcomes: list[str] = []
+
+    def drive() -> None:
+        try:
+            with study_lock(Ledger(Storage("s3://bucket/locked"))):
+                outcomes.append("held")
+                together.wait(timeout=20)
+        except LockError:
+            outcomes.append("refused")
+            together.wait(timeout=20)
+
+    together = threading.Barrier(2)
+    threads = [threading.Thread(target=drive) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["held", "refused"]

@@ -1,0 +1,153 @@
+"""The pruning rule: both conditions, the fold-corrected value, what is never pruned."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import ttest_1samp
+
+from biomass_models.targets import FROM_COMPONENTS, FloatArray, weighted_r2_score, weighted_sst
+from ensembles.gram import error_gram
+from ensembles.optimum import simplex_optimum
+from orchestration.pruning import NEVER_FIRST, RULES, Decision, PruneRule, convex_gain, decide, paired_p, spared
+
+DEFAULT = RULES["default"]
+assert DEFAULT is not None
+
+
+def masses(seed: int, n: int = 60) -> FloatArray:
+    return np.random.default_rng(seed).gamma(2.0, 10.0, (n, 3)) @ FROM_COMPONENTS.T
+
+
+def noisy(truth_nT: FloatArray, seed: int, grams: float) -> FloatArray:
+    component_n3 = truth_nT[:, :3] + np.random.default_rng(seed).normal(0, grams, (len(truth_nT), 3))
+    return np.maximum(component_n3, 0) @ FROM_COMPONENTS.T
+
+
+def judged(
+    trial: FloatArray, best: FloatArray, truth: FloatArray, rule: PruneRule = DEFAULT, groups: int = 6
+) -> Decision:
+    return decide(
+        rule,
+        trial,
+        best,
+        best,
+        truth,
+        np.arange(len(truth)) % groups,
+        incumbent="7c1e0000",
+        incumbent_score=weighted_r2_score(truth, best),
+        sst_an_image=weighted_sst(truth) / len(truth),
+        after_fold=2,
+        folds_done=1,
+    )
+
+
+def test_a_clearly_worse_copy_of_the_best_is_pruned_and_says_its_numbers() -> None:
+    truth = masses(0)
+    best = noisy(truth, 1, 3.0)
+    worse = (best[:, :3] + 2 * (best - truth)[:, :3].clip(0)) @ FROM_COMPONENTS.T  # the same errors, only larger
+    decision = judged(worse, best, truth, groups=12)
+    assert decision.prune and decision.p < 0.01 and decision.gain < 0.002
+    assert str(decision).startswith("pruned after fold 2: p = ") and "against 7c1e, blend gain 0.0" in str(decision)
+
+
+def test_a_worse_trial_with_errors_of_its_own_is_kept_for_the_blend() -> None:
+    truth = masses(0)
+    decision = judged(noisy(truth, 2, 6.0), noisy(truth, 1, 3.0), truth)
+    assert decision.p < 0.01 and decision.gain > 0.002 and not decision.prune
+
+
+def test_a_trial_as_good_as_the_best_is_kept_even_if_it_adds_nothing() -> None:
+    truth = masses(0)
+    best = noisy(truth, 1, 3.0)
+    decision = judged(best, best, truth)
+    assert decision.p == 1.0 and decision.gain == 0.0 and not decision.prune
+    assert decision.estimate == pytest.approx(weighted_r2_score(truth, best), abs=1e-12)
+
+
+def test_groups_are_the_unit_of_the_test() -> None:
+    rng = np.random.default_rng(3)
+    group = np.repeat(np.arange(6), [3, 10, 4, 7, 5, 9])
+    difference = rng.normal(0.5, 1.0, len(group)) + rng.normal(0, 1, 6)[group]
+    means = [difference[group == g].mean() for g in range(6)]
+    p, groups = paired_p(difference, group)
+    assert groups == 6 and p == pytest.approx(ttest_1samp(means, 0.0, alternative="greater").pvalue, rel=1e-9)
+    assert paired_p(difference[:3], group[:3]) == (1.0, 1)
+    assert paired_p([1.0, 1.0], ["a", "b"]) == (0.0, 2) and paired_p([0.0, 0.0], ["a", "b"]) == (1.0, 2)
+
+
+def test_six_dates_alike_prune_at_the_stated_rate() -> None:
+    """Where a trial is exactly as good as the best, p lies below the limit in that share of the draws."""
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(6), 12)
+    below = [paired_p(rng.normal(0, 1, 72) + rng.normal(0, 1, 6)[group], group)[0] < 0.01 for _ in range(4000)]
+    assert 0.005 < np.mean(below) < 0.016
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10_000), st.floats(0.5, 20.0))
+def test_the_gain_is_that_of_the_exact_optimum_of_two(seed: int, grams: float) -> None:
+    truth = masses(seed, 20)
+    one, two = noisy(truth, seed + 1, 4.0), noisy(truth, seed + 2, grams)
+    gram = error_gram(np.stack([one, two]), truth, np.arange(20) % 2, np.arange(20) % 5)
+    best = simplex_optimum(gram.gram_MM).loss
+    assert convex_gain(truth - one, truth - two) == pytest.approx(1 - best / gram.loss_M[0], abs=1e-9)
+
+
+def test_the_gain_of_perfect_or_equal_ensembles_is_nothing() -> None:
+    residual = masses(0) - masses(1)
+    assert convex_gain(residual, residual) == 0.0 and convex_gain(np.zeros_like(residual), residual) == 0.0
+
+
+def test_the_fold_corrected_value_is_the_score_once_every_row_is_there() -> None:
+    truth = masses(5)
+    best, trial = noisy(truth, 1, 3.0), noisy(truth, 2, 5.0)
+    assert judged(trial, best, truth).estimate == pytest.approx(weighted_r2_score(truth, trial), abs=1e-12)
+
+
+def test_the_fold_corrected_value_undoes_the_luck_of_a_fold() -> None:
+    """On easy rows a bad trial scores high; compared with the incumbent on the same rows it does not."""
+    truth = masses(6, 200)
+    hard = np.arange(200) < 100
+    best, trial = noisy(truth, 1, 3.0), noisy(truth, 2, 6.0)
+    best[hard] = noisy(truth[hard], 3, 12.0)
+    trial[hard] = (best[hard][:, :3] + (trial - truth)[hard][:, :3]).clip(0) @ FROM_COMPONENTS.T
+    easy = ~hard
+    decision = decide(
+        DEFAULT,
+        trial[easy],
+        best[easy],
+        best[easy],
+        truth[easy],
+        np.arange(100) % 6,
+        incumbent="x",
+        incumbent_score=weighted_r2_score(truth, best),
+        sst_an_image=weighted_sst(truth) / 200,
+        after_fold=0,
+        folds_done=1,
+    )
+    true, naive = weighted_r2_score(truth, trial), weighted_r2_score(truth[easy], trial[easy])
+    assert abs(decision.estimate - true) < 0.5 * abs(naive - true)
+
+
+def test_rows_must_match() -> None:
+    truth = masses(0)
+    with pytest.raises(ValueError, match="same rows"):
+        judged(truth[:5], truth, truth)
+
+
+def test_what_is_never_pruned() -> None:
+    assert spared(NEVER_FIRST - 1, "net", {"net"}, "a") == f"one of the first {NEVER_FIRST}"
+    assert spared(NEVER_FIRST, "other", {"net"}, "a") == "first of its backbone"
+    lots = [spared(99, "net", {"net"}, f"trial-{k}") for k in range(2000)]
+    assert set(lots) == {None, "spared by lot"}
+    assert 0.03 < sum(lot is not None for lot in lots) / 2000 < 0.07
+    assert lots == [spared(99, "net", {"net"}, f"trial-{k}") for k in range(2000)]
+
+
+def test_strict_prunes_whatever_default_prunes() -> None:
+    strict = RULES["strict"]
+    assert strict is not None and strict.p_below > DEFAULT.p_below and strict.gain_below > DEFAULT.gain_below
+    assert RULES["off"] is None

@@ -1,0 +1,66 @@
+"""`biomass status` and the leaderboard read nothing but the ledger."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from pathlib import Path
+
+from rich.console import Console
+from tiny_study import make_study
+
+from orchestration.leaderboard import leaderboard, render_families, render_leaderboard
+from orchestration.pool import InlinePool
+from orchestration.status import render_status, status_of
+from orchestration.trial import fail_trial, run_trial
+
+
+def test_status_of_a_running_and_of_a_killed_search(tmp_path: Path, tiny_pasture: Path) -> None:
+    ledger, context, records = make_study(tmp_path / "study", tiny_pasture, tmp_path / "cache")
+    nobody = status_of(ledger)
+    assert not nobody.running and nobody.best is None and nobody.trials["open"] == len(records)
+    facts = {"queued": 4, "slots": 2, "busy": 0.97, "max_trials": 6}
+    owner = {"host": socket.gethostname(), "pid": os.getpid(), "token": "t", "facts": facts}
+    owner |= {"since": time.time() - 5, "beat": time.time()}
+    ledger.storage.write("owner.json", json.dumps(owner).encode())
+    run_trial(ledger, InlinePool(context), records[0].trial_id)
+    fail_trial(ledger, records[1].trial_id, "fold 0: no such file")
+    ledger.note_fold_start(records[2].trial_id, 1)
+
+    status = status_of(ledger, now=time.time() + 1)
+    assert status.running and status.trials == {"complete": 1, "pruned": 0, "failed": 1, "open": 1}
+    assert (status.folds_done, status.folds_running, status.folds_queued) == (3, 1, 4)
+    assert status.best is not None and status.best[0] == records[0].trial_id
+    assert status.seconds_left is not None and status.seconds_left > 0
+    text = render_status(status)
+    for words in ("2 of 6 ended", "busy 97 %", "failed 1 times: fold 0: no such file", f"process {os.getpid()}"):
+        assert words in text
+
+    ledger.storage.write("owner.json", json.dumps({**owner, "pid": 2**22 + 5}).encode())
+    killed = status_of(ledger)
+    assert not killed.running and killed.folds_running == 0 and "was killed, the same command goes on" in killed.driver
+
+
+def test_the_leaderboard_tells_costs_per_trial_and_family(tmp_path: Path, tiny_pasture: Path) -> None:
+    ledger, context, records = make_study(tmp_path / "study", tiny_pasture, tmp_path / "cache")
+    run_trial(ledger, InlinePool(context), records[0].trial_id)
+    decision = "pruned after fold 2: p = 0.003 against 7c1e, blend gain 0.04 %"
+    middle = fail_trial(ledger, records[1].trial_id, "x")
+    ledger.write_result(
+        records[1].trial_id, {**middle, "status": "pruned", "reason": decision, "gpu_seconds": 7200.0, "estimate": 0.1}
+    )
+    rows = leaderboard(ledger)
+    by_name = {row.name: row for row in rows}
+    metrics = [ledger.fold_metrics(records[0].trial_id, fold) for fold in range(3)]
+    first = by_name[records[0].trial_id]
+    assert first.seconds == sum(fold["seconds"] for fold in metrics if fold)
+    assert first.peak_gb == max(fold["peak_memory_mb"] for fold in metrics if fold) / 1024 > 0
+    console = Console(width=80, record=True, file=(tmp_path / "out").open("w"))
+    console.print(render_leaderboard(rows))
+    console.print(render_families(rows))
+    text = console.export_text()
+    assert "7200" in text and "GPU s" in text and max(map(len, text.splitlines())) <= 80
+    words = " ".join(text.replace("│", " ").split())
+    assert "pruned after" in words and "0.04 %" in words  # the note wraps
