@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from biomass_models.backbones import Backbone, weightless
 from biomass_models.configs import BaselineConfig
 from biomass_models.features import FeatureSpec, fitted
-from biomass_models.fit import FloatArray, FoldResult, FoldRows, as_arrays, score_or_nan, seeded
+from biomass_models.fit import FloatArray, FoldResult, FoldRows, Terms, as_arrays, score_or_nan, seeded
 from biomass_models.heads import mlp_head
 from biomass_models.images import views_for
 from biomass_models.inputs import Inputs
 from biomass_models.interrupt import OnEpoch, ShouldStop
 from biomass_models.losses import weighted_mse_loss
 from biomass_models.many_heads import HeadFold, ManyHeads, train_heads
-from biomass_models.network import Best, Network, Terms, predict_rows, schedule_of, train_network
+from biomass_models.network import Best, Network, predict_rows, schedule_of, train_network
 from biomass_models.prefix import BackboneTail
 from biomass_models.scaling import TargetScaler
 from biomass_models.sources import FeatureSource, Prefix, PrefixSource, Source, bank_of, open_pixels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from pathlib import Path
@@ -70,6 +71,8 @@ def _shares(asked: list[str]) -> tuple[tuple[str, ...], tuple[float, ...]]:
     pairs = {name: share for name, _, share in (text.partition("=") for text in asked)}
     try:
         shares = tuple(float(share or 1) for share in pairs.values())
+        if "" in pairs or not all(map(math.isfinite, shares)):
+            raise ValueError
     except ValueError:
         raise ValueError(f"a family is given as NAME or NAME=SHARE, such as probe=2, got {asked}") from None
     return tuple(pairs), shares if any(pairs.values()) else ()

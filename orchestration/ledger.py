@@ -184,12 +184,15 @@ class Ledger:
         )
 
     def teacher(self, teacher_id: str, fold: int) -> tuple[pd.DataFrame, dict[str, Any]] | None:
-        """Targets and record of a teacher, or None before it is fitted."""
+        """Targets and record of a teacher, or None where they are not there whole: it is fitted again then."""
         folder = f"teachers/{teacher_id}/fold-{fold}"
         record = self._read_json(f"{folder}/teacher.json")
         if record is None:
             return None
-        return _frame(self._payload(folder, "teacher.json", "targets.parquet")), record
+        try:
+            return _frame(self._payload(folder, "teacher.json", "targets.parquet")), record
+        except (LedgerError, FileNotFoundError):
+            return None
 
     # -- ensembles -------------------------------------------------------------------------------------------------
 

@@ -40,7 +40,6 @@ def distilled_space(backbones: tuple[str, ...], scale: str) -> SearchSpace:
         "trained_blocks": Choice(blocks),
         "grid": When("trained_blocks", (0,), Choice(GRIDS[scale])),
         "backbone_lr": When("trained_blocks", trained, LogUniform(1e-5, 4e-4)),
-        "prefix_bank": When("trained_blocks", trained, Choice(("none", "float16"))),
         "head_lr": LogUniform(5e-5, 3e-3),
         "pooling_heads": Choice((1, 4, 8)),
         "pooling_dropout": Uniform(0.0, 0.4),
@@ -64,11 +63,7 @@ def distilled_space(backbones: tuple[str, ...], scale: str) -> SearchSpace:
         "layout": LAYOUTS[scale][0],
         "local_size": LOCAL_SIZES[scale][0],
         "trained_blocks": blocks[0],
-        **(
-            {"backbone_lr": published.backbone_lr, "prefix_bank": published.prefix_bank}
-            if blocks[0]
-            else {"grid": GRIDS[scale][0]}
-        ),
+        **({"backbone_lr": published.backbone_lr} if blocks[0] else {"grid": GRIDS[scale][0]}),
         "epochs": min(published.epochs, EPOCHS[scale][1]),
     }
     kept = ("head_lr", "pooling_heads", "pooling_dropout", "head_width", "head_width_2", "dropout", "total_weight",

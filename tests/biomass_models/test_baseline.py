@@ -99,9 +99,10 @@ def small_training(loss_wrapper: Callable[[Tensor], None], *, epochs: int = 3) -
         module = nn.Linear(4, 5)
         feature_ND, goal_NT = torch.randn(24, 4), torch.randn(24, 5)
 
-    def loss_of(index_B: Tensor) -> Tensor:
+    def loss_of(index_B: Tensor) -> dict[str, Tensor]:
         loss_wrapper(index_B)
-        return weighted_mse_loss(module(feature_ND[index_B]), goal_NT[index_B])
+        loss = weighted_mse_loss(module(feature_ND[index_B]), goal_NT[index_B])
+        return {"part": 0.25 * loss, "rest": 0.75 * loss}
 
     schedule = Schedule(epochs=epochs, batch_size=16, min_lr=0.0, clip_norm=1e9, ema_decay=0.0)
     groups = [{"params": list(module.parameters()), "lr": 1e-2}]

@@ -139,6 +139,8 @@ def test_held_out_labels_touch_nothing(case: Any, world: Any) -> None:
     inputs, quadrats, fold_N, _ = world
     changed = quadrats.copy()
     changed.loc[fold_N == 2, list(TARGETS)] = changed.loc[fold_N == 2, list(TARGETS)] * 9 + 50
+    changed.loc[fold_N == 2, ["State", "Species"]] = ["WA", "Lucerne"]
+    changed.loc[fold_N == 2, ["Pre_GSHH_NDVI", "Height_Ave_cm"]] = [0.01, 99.0]
     first, second = (family.fit(config, table, fold_N, 2, inputs, seed=1) for table in (quadrats, changed))
     assert first.pred_NT.tobytes() == second.pred_NT.tobytes()
     assert all(torch.equal(first.tensors[name], second.tensors[name]) for name in first.tensors)
