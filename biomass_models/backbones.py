@@ -109,9 +109,14 @@ class Backbone(nn.Module):
         return tokens
 
     @torch.inference_mode()
-    def features(self, height: int, width: int) -> int:
-        """Length D of the global vector for pictures of that size."""
-        return self(torch.empty(1, 3, height, width, device=self.mean.device)).global_BD.shape[1]
+    def shapes(self, height: int, width: int) -> Tokens:
+        """What one picture of that size gives; for its shapes."""
+        return self(torch.empty(1, 3, height, width, device=self.mean.device))
+
+    def widths(self, height: int, width: int) -> tuple[int, int]:
+        """Lengths of the global vector and of a patch token for pictures of that size."""
+        tokens = self.shapes(height, width)
+        return tokens.global_BD.shape[-1], tokens.patch_BPD.shape[-1]
 
     def normalise(self, image_BCHW: Tensor) -> Tensor:
         """Pictures in [0, 1] -> the model's own mean and standard deviation."""

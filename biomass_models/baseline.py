@@ -20,21 +20,22 @@ from torch import Tensor, nn
 from biomass_models.backbones import Backbone, weightless
 from biomass_models.configs import BaselineConfig
 from biomass_models.features import FeatureSpec, fitted
-from biomass_models.fit import FloatArray, FoldResult, FoldRows, as_arrays, score_or_nan, seeded
+from biomass_models.fit import FloatArray, FoldResult, FoldRows, Terms, as_arrays, score_or_nan, seeded
 from biomass_models.heads import mlp_head
 from biomass_models.images import views_for
 from biomass_models.inputs import Inputs
 from biomass_models.interrupt import OnEpoch, ShouldStop
 from biomass_models.losses import weighted_mse_loss
 from biomass_models.many_heads import HeadFold, ManyHeads, train_heads
-from biomass_models.network import Best, Network, Terms, predict_rows, schedule_of, train_network
+from biomass_models.network import Best, Network, predict_rows, schedule_of, train_network
+from biomass_models.prefix import BackboneTail
 from biomass_models.scaling import TargetScaler
-from biomass_models.sources import FeatureSource, Source, open_pixels
+from biomass_models.sources import FeatureSource, Prefix, PrefixSource, Source, bank_of, open_pixels
 
 
 def feature_specs(config: BaselineConfig) -> list[FeatureSpec]:
-    """The bank that a fit draws from; empty when the backbone trains."""
-    if config.trained_blocks > 0:
+    """The bank that a fit draws from; empty when the backbone trains on pictures."""
+    if config.trained_blocks > 0 and config.prefix_bank == "none":
         return []
     return [
         FeatureSpec(
@@ -46,6 +47,7 @@ def feature_specs(config: BaselineConfig) -> list[FeatureSpec]:
             blur=config.blur,
             bank_seed=config.bank_seed,
             stamp=config.stamp,  # type: ignore[arg-type]
+            **bank_of(config, "global"),
         )
     ]
 
@@ -53,13 +55,19 @@ def feature_specs(config: BaselineConfig) -> list[FeatureSpec]:
 class BaselineNet(Network):
     """Backbone and head."""
 
-    def __init__(self, backbone: Backbone | None, head: nn.Module) -> None:
+    def __init__(self, backbone: Backbone | BackboneTail | None, head: nn.Module) -> None:
         super().__init__(backbone)
         self.head = head
 
-    def forward(self, input_B: Tensor) -> Tensor:
-        """Features [B, D] of a frozen backbone, else float pictures [B, 3, H, W] in [0, 1] -> z-scores [B, 5]."""
-        return self.head(input_B if self.backbone is None else self.backbone(input_B).global_BD)
+    def forward(self, input_B: Tensor | tuple[Prefix, ...]) -> Tensor:
+        """Features [B, D] of a frozen backbone, else float pictures [B, 3, H, W] in [0, 1] or what the frozen blocks
+        say of them -> z-scores [B, 5]."""
+        if self.backbone is None:
+            return self.head(input_B)
+        if isinstance(input_B, tuple):
+            (part,) = input_B
+            return self.head(self.backbone(part.value_BV[:, 0], part.size).global_BD)
+        return self.head(self.backbone(input_B).global_BD)
 
 
 def head_of(config: BaselineConfig, features: int) -> nn.Sequential:
@@ -188,7 +196,7 @@ def predict(config: BaselineConfig, tensors: Mapping[str, Tensor], inputs: Input
 @dataclass(frozen=True)
 class _Opened:
     source: Source
-    backbone: Backbone | None  # if some of it trains
+    backbone: Backbone | BackboneTail | None  # if some of it trains
     features: int  # D of the global vector
     notes: tuple[str, ...]
 
@@ -197,13 +205,16 @@ def _open(
     config: BaselineConfig, inputs: Inputs, should_stop: ShouldStop | None, *, flips: int | None = None
 ) -> _Opened:
     """Inputs of the net; flips: of pictures that are only predicted, None while training."""
-    if config.trained_blocks == 0:
-        spec = feature_specs(config)[0]
+    for spec in feature_specs(config):
         bank = inputs.features(spec if flips is None else spec.unchanged(flips), should_stop=should_stop)
-        feature_NCD = bank.stack("global")[:, :, 0]
-        return _Opened(FeatureSource(feature_NCD.to(inputs.device)), None, feature_NCD.shape[-1], bank.notes)
+        if config.trained_blocks == 0:
+            feature_NCD = bank.stack("global")[:, :, 0]
+            return _Opened(FeatureSource(feature_NCD.to(inputs.device)), None, feature_NCD.shape[-1], bank.notes)
+        features, _ = weightless(config.backbone).widths(bank.spec.views[0].height, bank.spec.views[0].width)
+        tail = BackboneTail(inputs.backbone(config.backbone), config.trained_blocks)
+        return _Opened(PrefixSource((bank,), inputs.device), tail, features, bank.notes)
     (view,), notes = fitted(views_for("whole", config.size), weightless(config.backbone))
     backbone = inputs.backbone(config.backbone)
     backbone.train_last(config.trained_blocks)
-    features = weightless(config.backbone).features(view.height, view.width)
+    features, _ = weightless(config.backbone).widths(view.height, view.width)
     return _Opened(open_pixels(config, inputs, view, should_stop), backbone, features, notes)

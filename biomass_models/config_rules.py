@@ -8,6 +8,7 @@ from typing import Any, get_type_hints
 
 FLIPS = (1, 2, 4, 8)
 STAMPS = ("keep", "remove")
+PREFIX_BANKS = ("none", "float16", "float32")
 TRANSFORMS = ("log1p", "sqrt", "none")
 TILES = re.compile(r"tiles-[1-9]\d?x[1-9]\d?")
 
@@ -65,9 +66,15 @@ def check_training(config: Any) -> None:
     within("epochs", config.epochs, 1, 10_000)
     require("ema_decay must lie in [0, 1)", 0 <= config.ema_decay < 1, config.ema_decay)
     within("jittered", config.jittered, 0, 64)
+    one_of("prefix_bank", config.prefix_bank, PREFIX_BANKS)
     require(
-        "jittered copies belong to a frozen backbone: set trained_blocks=0 or jittered=0",
-        config.jittered == 0 or config.trained_blocks == 0,
+        "a prefix_bank is of the frozen blocks under trained ones: set trained_blocks above 0 or prefix_bank=none",
+        config.prefix_bank == "none" or config.trained_blocks > 0,
+        (config.prefix_bank, config.trained_blocks),
+    )
+    require(
+        "jittered copies belong to a bank: set trained_blocks=0, or a prefix_bank, or jittered=0",
+        config.jittered == 0 or config.trained_blocks == 0 or config.prefix_bank != "none",
         (config.jittered, config.trained_blocks),
     )
     within("colour_jitter", config.colour_jitter, 0, 0.9)

@@ -50,10 +50,11 @@ class BaselineConfig:
     ema_decay: float = 0.0  # of the weights, per step; 0 = the last weights are scored
     select_best_epoch: bool = False  # score the best epoch of the validation fold: biased, and recorded as such
     flips: int = 8  # 1 none, 2 mirror, 4 also turned by 180 degrees, 8 also by 90
-    jittered: int = 0  # frozen backbone only: further bank copies with colour jitter and blur
+    prefix_bank: str = "none"  # trained blocks only: copies as the frozen blocks see them, cached as float16 | float32
+    jittered: int = 0  # banks only: further copies with colour jitter and blur
     colour_jitter: float = 0.05  # largest relative change of brightness, contrast, saturation
     blur: float = 1.0  # largest standard deviation of the Gaussian blur, px; half of the pictures are blurred
-    bank_seed: int = 0  # frozen backbone only: draws of the jittered copies
+    bank_seed: int = 0  # banks only: draws of the jittered copies
     stamp: str = "keep"  # the orange date stamp: keep or remove
 
     def __post_init__(self) -> None:
@@ -157,10 +158,11 @@ class DistilledConfig:
     ema_decay: float = 0.0  # of the weights, per step; 0 = the last weights are scored
     select_best_epoch: bool = False  # score the best epoch of the validation fold: biased, and recorded as such
     flips: int = 8  # 1 none, 2 mirror, 4 also turned by 180 degrees, 8 also by 90; all views of a picture alike
-    jittered: int = 0  # frozen backbone only: further bank copies with colour jitter and blur
+    prefix_bank: str = "none"  # trained blocks only: copies as the frozen blocks see them, cached as float16 | float32
+    jittered: int = 0  # banks only: further copies with colour jitter and blur
     colour_jitter: float = 0.05  # largest relative change of brightness, contrast, saturation
     blur: float = 1.0  # largest standard deviation of the Gaussian blur, px; half of the pictures are blurred
-    bank_seed: int = 0  # frozen backbone only: draws of the jittered copies
+    bank_seed: int = 0  # banks only: draws of the jittered copies
     stamp: str = "keep"  # the orange date stamp: keep or remove
 
     def __post_init__(self) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -26,6 +26,18 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
     """Mixed precision on a GPU; nothing on a CPU."""
     half = precision(device)
     return nullcontext() if half is torch.float32 else torch.autocast(device.type, dtype=half)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Inside, torch computes with one CPU thread: networks so small that threads would only wait for each other, and
+    whose numbers must not depend on a slot's cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class MicroBatch:

@@ -18,20 +18,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from biomass_models.attention import attention_table, coarse_map
-from biomass_models.backbones import Backbone, weightless
+from biomass_models.backbones import Backbone, Tokens, weightless
 from biomass_models.configs import DistilledConfig
 from biomass_models.features import FeatureSpec, fitted
-from biomass_models.fit import FloatArray, FoldResult, FoldRows, IntArray, as_arrays, seed_for, seeded
+from biomass_models.fit import FloatArray, FoldResult, FoldRows, IntArray, Terms, as_arrays, seed_for, seeded
 from biomass_models.images import View, views_for
 from biomass_models.inputs import Inputs
 from biomass_models.interrupt import OnEpoch, ShouldStop
 from biomass_models.losses import distillation_losses, ratio_terms
-from biomass_models.network import Terms, outputs_of, predict_rows, train_network
+from biomass_models.network import outputs_of, predict_rows, train_network
+from biomass_models.prefix import BackboneTail
 from biomass_models.ratios import reconstruct
 from biomass_models.scaling import TargetScaler
-from biomass_models.sources import Source, TokenSource, ViewSource, open_pixels
+from biomass_models.sources import PrefixSource, Source, TokenSource, ViewSource, bank_of, open_pixels
 from biomass_models.student import Student, StudentOutput
 from biomass_models.teacher import Taught, fit_teacher, sample_weights
+
+PHOTOGRAPH = (2000, 1000)  # px, of the competition
 
 
 def view_parts(config: DistilledConfig) -> tuple[tuple[View, ...], ...]:
@@ -39,13 +42,15 @@ def view_parts(config: DistilledConfig) -> tuple[tuple[View, ...], ...]:
     whole = views_for("whole", config.size)
     if config.layout == "none":
         return (whole,)
-    local = views_for(config.layout, config.local_size)
+    # corners are cut at native resolution of the competition's photographs (SPEC 5): larger views show more
+    crop = (min(0.5, config.local_size / PHOTOGRAPH[0]), min(0.5, config.local_size / PHOTOGRAPH[1]))
+    local = views_for(config.layout, config.local_size, crop=crop)
     return whole, tuple(view for view in local if view.name != "whole")
 
 
 def feature_specs(config: DistilledConfig) -> list[FeatureSpec]:
-    """A bank for each part of the views; empty when the backbone trains."""
-    if config.trained_blocks > 0:
+    """A bank for each part of the views; empty when the backbone trains on pictures."""
+    if config.trained_blocks > 0 and config.prefix_bank == "none":
         return []
     return [
         FeatureSpec(
@@ -57,7 +62,7 @@ def feature_specs(config: DistilledConfig) -> list[FeatureSpec]:
             blur=config.blur,
             bank_seed=config.bank_seed,
             stamp=config.stamp,  # type: ignore[arg-type]
-            outputs=("global", f"grid-{config.grid}"),
+            **bank_of(config, "global", f"grid-{config.grid}"),
         )
         for views in view_parts(config)
     ]
@@ -81,6 +86,8 @@ def fit(
     fits it here where the configuration distils. Raises FitError, StopRequested.
     """
     rows = FoldRows.of(quadrats, fold_N, fold, inputs.images.rows(list(quadrats["image_id"])))
+    if taught is not None and taught.mass_MT.shape != rows.train_mass_MT.shape:
+        raise ValueError(f"a teacher teaches the {len(rows.train_M)} training rows, got {taught.mass_MT.shape}")
     teacher = config.teacher_config()
     if teacher is not None and taught is None:
         taught = fit_teacher(teacher, quadrats, fold_N, fold, seed=seed_for(seed, "teacher"), should_stop=should_stop)
@@ -93,19 +100,8 @@ def fit(
         net = opened.student(config)
 
     def losses(output: StudentOutput, index_B: Tensor) -> Terms:
-        terms = ratio_terms(
-            output.output_BT,
-            mass_MT[index_B],
-            weight_M[index_B],
-            scaler,
-            total=config.total_weight,
-            ratio=config.ratio_weight,
-            delta=config.huber_delta,
-        )
-        if taught_MT is not None:
-            apart_B = distillation_losses(output.output_BT, taught_MT[index_B], scaler, delta=config.huber_delta)
-            terms["distillation"] = config.distillation_weight * (weight_M[index_B] * apart_B).mean()
-        return terms
+        taught_BT = None if taught_MT is None else taught_MT[index_B]
+        return student_terms(config, output.output_BT, mass_MT[index_B], weight_M[index_B], taught_BT, scaler)
 
     result = train_network(
         config,
@@ -126,6 +122,28 @@ def fit(
     held_out = [str(quadrats["image_id"].iloc[row]) for row in rows.valid_M]
     attention = _attention(config, net, opened, inputs, rows.held_out_images, held_out)
     return replace(result, attention=attention)
+
+
+def student_terms(
+    config: DistilledConfig,
+    output_BT: Tensor,
+    mass_BT: Tensor,
+    weight_B: Tensor,
+    taught_BT: Tensor | None,
+    scaler: TargetScaler,
+) -> Terms:
+    """The student's loss by term (SPEC 5, Loss): weighted by sample, averaged over the batch, times the term's weight.
+
+    mass_BT, taught_BT: labels and the teacher's masses in grams; None where nothing is distilled.
+    """
+    delta = config.huber_delta
+    terms = ratio_terms(
+        output_BT, mass_BT, weight_B, scaler, total=config.total_weight, ratio=config.ratio_weight, delta=delta
+    )
+    if taught_BT is not None:
+        apart_B = distillation_losses(output_BT, taught_BT, scaler, delta=delta)
+        terms["distillation"] = config.distillation_weight * (weight_B * apart_B).mean()
+    return terms
 
 
 def predict(config: DistilledConfig, tensors: Mapping[str, Tensor], inputs: Inputs, *, flips: int = 1) -> FloatArray:
@@ -155,7 +173,7 @@ def attention(config: DistilledConfig, tensors: Mapping[str, Tensor], inputs: In
 @dataclass(frozen=True)
 class _Opened:
     source: Source
-    backbone: Backbone | None  # if some of it trains
+    backbone: Backbone | BackboneTail | None  # if some of it trains
     global_width: int
     patch_width: int
     grids: tuple[tuple[int, int], ...]  # rows and columns of patch tokens, for each part of the views
@@ -169,30 +187,40 @@ def _open(
     config: DistilledConfig, inputs: Inputs, should_stop: ShouldStop | None, *, flips: int | None = None
 ) -> _Opened:
     """Inputs of the student; flips: of pictures that are only predicted, None while training."""
-    if config.trained_blocks == 0:
-        specs = [spec if flips is None else spec.unchanged(flips) for spec in feature_specs(config)]
-        banks = tuple(inputs.features(spec, should_stop=should_stop) for spec in specs)
-        return _Opened(
-            TokenSource(banks, config.grid, inputs.device),
-            None,
-            banks[0].width("global"),
-            banks[0].width(f"grid-{config.grid}"),
-            ((config.grid, config.grid),) * len(banks),
-            tuple(dict.fromkeys(chain.from_iterable(bank.notes for bank in banks))),
-        )
+    specs = [spec if flips is None else spec.unchanged(flips) for spec in feature_specs(config)]
+    banks = tuple(inputs.features(spec, should_stop=should_stop) for spec in specs)
     shape = weightless(config.backbone)
     parts, notes = zip(*(fitted(views, shape) for views in view_parts(config)), strict=True)
-    tokens = [shape(torch.empty(1, 3, part[0].height, part[0].width, device="meta")) for part in parts]
-    backbone = inputs.backbone(config.backbone)
-    backbone.train_last(config.trained_blocks)
+    seen = [shape.shapes(part[0].height, part[0].width) for part in parts]
+    backbone: Backbone | BackboneTail | None = None
+    source: Source
+    if config.trained_blocks == 0:
+        source = TokenSource(banks, config.grid, inputs.device)
+    elif banks:
+        backbone = BackboneTail(inputs.backbone(config.backbone), config.trained_blocks)
+        source = PrefixSource(banks, inputs.device)
+    else:
+        backbone = inputs.backbone(config.backbone)
+        backbone.train_last(config.trained_blocks)
+        pixels = (tuple(open_pixels(config, inputs, view, should_stop) for view in part) for part in parts)
+        source = ViewSource(tuple(pixels))
     return _Opened(
-        ViewSource(tuple(tuple(open_pixels(config, inputs, view, should_stop) for view in part) for part in parts)),
+        source,
         backbone,
-        tokens[0].global_BD.shape[-1],
-        tokens[0].patch_BPD.shape[-1],
-        tuple((config.grid, config.grid) if config.grid else token.grid for token in tokens),
-        tuple(dict.fromkeys(chain.from_iterable(notes))),
+        seen[0].global_BD.shape[-1],
+        seen[0].patch_BPD.shape[-1],
+        tuple((config.grid, config.grid) if config.grid else tokens.grid for tokens in seen),
+        tuple(dict.fromkeys((*chain.from_iterable(notes), *_finer(config, seen)))),
     )
+
+
+def _finer(config: DistilledConfig, seen: Sequence[Tokens]) -> list[str]:
+    """Notes where the grid asked for only repeats tokens."""
+    return [
+        f"grid {config.grid} is finer than the {rows} x {columns} tokens of {config.backbone}: tokens repeat"
+        for rows, columns in (tokens.grid for tokens in seen)
+        if config.grid > min(rows, columns)
+    ]
 
 
 def _restored(

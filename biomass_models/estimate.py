@@ -49,6 +49,8 @@ def trained_fold_seconds(
     """Seconds of one fold whose backbone trains: all epochs, and a prediction of the held-out rows (a quarter)."""
     forward = sum(forward_seconds(config.backbone, view.height, view.width, device) for view in views)
     share = min(1.0, config.trained_blocks / len(weightless(config.backbone).blocks()))
+    if config.prefix_bank != "none":  # the frozen blocks are paid for in feature_seconds
+        return forward * share * (config.epochs * n_train * (1 + BACKWARD) + n_train / 4)
     passes = config.epochs * n_train * (1 + BACKWARD * share)
     return forward * (passes + n_train / 4)
 
@@ -114,8 +116,7 @@ def _operations(shape: Backbone, size: tuple[int, int]) -> int:
 def feature_widths(backbone: str, size: int) -> tuple[int, int]:
     """Lengths of the global vector and of a patch token for square pictures."""
     shape = weightless(backbone)
-    tokens = shape(torch.empty(1, 3, *shape.fit_size(size, size)[:2], device="meta"))
-    return tokens.global_BD.shape[-1], tokens.patch_BPD.shape[-1]
+    return shape.widths(*shape.fit_size(size, size)[:2])
 
 
 def _wait(device: torch.device) -> None:

@@ -5,6 +5,7 @@ Arrays are stored per copy, layer and output, so a larger bank only computes the
 global       [N, V, D]       class token or pooled vector
 patch_mean   [N, V, D]       mean of the patch tokens; patch_std their standard deviation
 grid-G       [N, V, G*G, D]  patch tokens, average-pooled to G x G
+prefix-T     [N, V, ...]     what enters the first of the last T blocks (prefix.py); stands alone
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from biomass_models import augment, backbones, images, stamps
+from biomass_models import augment, backbones, images, prefix, stamps
 from biomass_models.backbones import Backbone, Tokens
 from biomass_models.config_rules import FLIPS, STAMPS
 from biomass_models.devices import MicroBatch, autocast, precision
-from biomass_models.images import Stamp, View, load_views
+from biomass_models.images import Load, Stamp, View, load_views
 from biomass_models.node_cache import source_hash
 
 CHEAP = ("global", "patch_mean", "patch_std")  # always stored: they cost nothing beside the forward pass
@@ -56,13 +57,20 @@ class FeatureSpec:
         if not self.views or not self.outputs:
             raise ValueError(f"at least one view and one output are needed, got {self.views} and {self.outputs}")
         for output in self.outputs:
-            if output not in CHEAP and not re.fullmatch(r"grid-[1-9]\d?", output):
-                raise ValueError(f"outputs must be of {', '.join(CHEAP)} and grid-G, got {output!r}")
+            if output not in CHEAP and not re.fullmatch(r"(grid|prefix)-[1-9]\d?", output):
+                raise ValueError(f"outputs must be of {', '.join(CHEAP)}, grid-G and prefix-T, got {output!r}")
+        if self.is_prefix and (len(self.outputs) > 1 or self.layers > 1):
+            raise ValueError(f"a prefix stands alone, got {self.outputs} of {self.layers} layers")
         for name, allowed in (("flips", FLIPS), ("stamp", STAMPS), ("dtype", ("float32", "float16"))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
         if self.layers < 1 or self.jittered < 0:
             raise ValueError(f"layers must be >= 1 and jittered >= 0, got {self.layers} and {self.jittered}")
+
+    @property
+    def is_prefix(self) -> bool:
+        """What is stored is what the frozen blocks say, not what the whole backbone says."""
+        return self.outputs[0].startswith("prefix-")
 
     def copies(self) -> tuple[str, ...]:
         """Names of the copies in the order of the bank; they say all that makes the copy."""
@@ -97,10 +105,11 @@ class FeatureBank:
         return int(self.arrays[array_name(self.spec.copies()[0], 0, output)].shape[-1])
 
     def rows(self, output: str, row_B: NDArray[np.int64], copy_B: NDArray[np.int64]) -> Tensor:
-        """One output of the final layer for some rows, each of the copy asked for, float32: [B, V, ...]."""
+        """One output of the final layer for some rows, each of the copy asked for, as stored: [B, V, ...]."""
         copies = self.spec.copies()
         arrays = {copy: self.arrays[array_name(copies[copy], 0, output)] for copy in np.unique(copy_B).tolist()}
-        picked = np.empty((len(row_B), *next(iter(arrays.values())).shape[1:]), dtype=np.float32)
+        first = next(iter(arrays.values()))
+        picked = np.empty((len(row_B), *first.shape[1:]), dtype=first.dtype)
         for copy, array in arrays.items():
             chosen = copy_B == copy
             picked[chosen] = array[row_B[chosen]]
@@ -136,6 +145,7 @@ def describe(spec: FeatureSpec, fingerprint: str, image_digest: str, device: tor
         "images": image_digest,
         "dtype": spec.dtype,
         "precision": str(precision(device)),
+        **({"prefix": source_hash(prefix)} if spec.is_prefix else {}),
     }
 
 
@@ -154,6 +164,7 @@ def encode(
     names: Sequence[str],
     first: int,
     device: torch.device,
+    load: Load = load_views,
 ) -> Iterator[dict[str, NDArray[Any]]]:
     """Batches of feature arrays from image `first` on, for the copies and layers that `names` ask for.
 
@@ -161,12 +172,12 @@ def encode(
     """
     copies = [copy for copy in spec.copies() if any(name.startswith(f"{copy}.") for name in names)]
     layers = 1 + max(int(name.split(".layer")[1].split(".")[0]) for name in names)
-    outputs = tuple(dict.fromkeys((*CHEAP, *spec.outputs)))
+    outputs = spec.outputs if spec.is_prefix else tuple(dict.fromkeys((*CHEAP, *spec.outputs)))
     largest = max(view.height * view.width for view in spec.views)
     fits = MicroBatch(max(1, PIXELS_AT_ONCE.get(device.type, PIXELS_AT_ONCE["cpu"]) // largest))
     batches = fits.slices(len(paths) - first)
     backbone = backbone.to(device)
-    for rows, pixels in decoded([paths[first:][rows] for rows in batches], spec.views, spec.stamp):
+    for rows, pixels in decoded([paths[first:][rows] for rows in batches], spec.views, spec.stamp, load):
         result: dict[str, list[NDArray[Any]]] = {}
         for view_BHWC in pixels:
             image_BCHW = to_image(view_BHWC, device)
@@ -178,7 +189,7 @@ def encode(
 
 
 def decoded(
-    batches: Sequence[Sequence[Path]], views: Sequence[View], stamp: Stamp
+    batches: Sequence[Sequence[Path]], views: Sequence[View], stamp: Stamp, load: Load = load_views
 ) -> Iterator[tuple[int, list[NDArray[np.uint8]]]]:
     """Number and pixels of each batch: for each view uint8 [B, H, W, 3]; decodes one batch ahead."""
     with ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads())) as pool:
@@ -186,7 +197,7 @@ def decoded(
         def submit(number: int) -> list[Any]:
             if number >= len(batches):
                 return []
-            return [pool.submit(load_views, path, views, stamp=stamp) for path in batches[number]]
+            return [pool.submit(load, path, views, stamp=stamp) for path in batches[number]]
 
         try:
             ahead = submit(0)
@@ -228,6 +239,10 @@ def _outputs(
         parts.clear()
         for rows in fits.slices(len(image_BCHW)):
             with autocast(image_BCHW.device):
+                if outputs[0].startswith("prefix-"):
+                    prefix_B = prefix.prefix_of(backbone, image_BCHW[rows], int(outputs[0].removeprefix("prefix-")))
+                    parts.setdefault(array_name(copy, 0, outputs[0]), []).append(prefix_B.float())
+                    continue
                 tokens = backbone.layers(image_BCHW[rows], layers)
             for layer, token in enumerate(tokens):
                 for output in outputs:

@@ -25,6 +25,7 @@ from biomass_models.targets import TARGETS, weighted_r2_score, weighted_sst
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+Terms = dict[str, Tensor]  # of a loss, by name
 
 
 class FitError(RuntimeError):
@@ -153,7 +154,7 @@ def train_epochs(
     groups: list[dict[str, Any]],
     rows: int,
     schedule: Schedule,
-    loss_of: Callable[[Tensor], Tensor],
+    loss_of: Callable[[Tensor], Terms],
     after_epoch: Callable[[dict[str, float], bool], None],
     *,
     device: torch.device,
@@ -164,7 +165,8 @@ def train_epochs(
     """AdamW over `rows` training rows; returns the micro-batch that fitted into memory.
 
     trained                     live parameters and buffers that training changes, for their moving average
-    loss_of(index_B)            mean loss of the training rows with these positions
+    loss_of(index_B)            terms of the mean loss of the training rows with these positions; their sum is
+                                minimised, and each is in the records as "loss/<name>"
     after_epoch(record, last)   called with the EMA's weights in place; may add to the record
     Raises FitError for a loss that is not finite, StopRequested.
     """
@@ -178,44 +180,48 @@ def train_epochs(
     steps_an_epoch = math.ceil(rows / schedule.batch_size)
     steps = steps_an_epoch * schedule.epochs
 
-    def accumulate(index_B: Tensor) -> Tensor:
-        total = torch.zeros((), device=device)
+    def accumulate(index_B: Tensor, sums: Terms) -> None:
+        of_batch: Terms = {}
 
         def work() -> None:
             optimiser.zero_grad(set_to_none=True)
-            total.zero_()
+            of_batch.clear()
             for part in micro.slices(len(index_B)):
-                loss = loss_of(index_B[part]) * ((part.stop - part.start) / len(index_B))
-                scaler.scale(loss).backward()
-                total.add_(loss.detach())
+                rows_in = part.stop - part.start
+                terms = loss_of(index_B[part])
+                scaler.scale(torch.stack(list(terms.values())).sum() * (rows_in / len(index_B))).backward()
+                for name, term in terms.items():
+                    of_batch[name] = of_batch.get(name, 0) + term.detach() * rows_in
 
         micro.attempts(work)
-        return total * len(index_B)
+        for name, total in of_batch.items():
+            sums[name] = sums.get(name, 0) + total
 
     for epoch in range(schedule.epochs):
         check_stop(should_stop, f"{epoch} of {schedule.epochs} epochs")
         start = time.perf_counter()
         module.train()
-        loss_sum = torch.zeros((), device=device)
+        sums: Terms = {}
         for place, index_B in enumerate(torch.randperm(rows, generator=order).split(schedule.batch_size)):
             if stop_each_step:
                 check_stop(should_stop, f"{epoch} of {schedule.epochs} epochs")
             for group, peak in zip(optimiser.param_groups, peaks, strict=True):
                 group["lr"] = cosine_lr(epoch * steps_an_epoch + place, steps, peak, schedule.min_lr)
-            loss_sum += accumulate(index_B)
+            accumulate(index_B, sums)
             scaler.unscale_(optimiser)
             nn.utils.clip_grad_norm_(trainable, schedule.clip_norm)
             scaler.step(optimiser)
             scaler.update()
             if schedule.ema_decay > 0:
                 ema.update()
-        loss_value = float(loss_sum) / rows
+        terms = {f"loss/{name}": float(total) / rows for name, total in sums.items()}
+        loss_value = sum(terms.values())
         if not math.isfinite(loss_value):
             raise FitError(
                 f"the loss must stay finite, got {loss_value} in epoch {epoch + 1} of {schedule.epochs}; "
                 "choose lower learning rates or a smaller clip_norm"
             )
-        record = {"epoch": float(epoch + 1), "loss": loss_value, "lr": optimiser.param_groups[-1]["lr"]}
+        record = {"epoch": float(epoch + 1), "loss": loss_value, "lr": optimiser.param_groups[-1]["lr"], **terms}
         module.eval()
         with ema.applied():
             last = epoch + 1 == schedule.epochs

@@ -27,7 +27,7 @@ from biomass_models.features import (
     fitted,
     needed_arrays,
 )
-from biomass_models.images import Stamp, View, file_digest
+from biomass_models.images import Load, Stamp, View, file_digest, load_views
 from biomass_models.interrupt import OnProgress, ShouldStop
 from biomass_models.node_cache import Produce, hash_of, shared_arrays
 from biomass_models.weights import WeightsSource, fingerprint
@@ -55,6 +55,11 @@ class ImageSet:
         """Hash of all contents in order: part of every cache key."""
         return hashlib.blake2b("\n".join(self.digests).encode(), digest_size=16).hexdigest()
 
+    def take(self, row_N: NDArray[np.int64]) -> ImageSet:
+        """Some of the images, in the given order."""
+        parts = (self.image_ids, self.paths, self.digests)
+        return ImageSet(*(tuple(part[row] for row in row_N) for part in parts))
+
     def rows(self, image_ids: Sequence[str]) -> NDArray[np.int64]:
         """Row of each image id; KeyError for one that is not in the set."""
         row_of = {image_id: row for row, image_id in enumerate(self.image_ids)}
@@ -74,17 +79,32 @@ class Inputs:
         cache_dir: Path,
         weights: WeightsSource,
         device: str = "auto",
+        load: Load = load_views,
         cache_gb: float | None = None,
     ) -> None:
         """cache_gb: most GB that cache_dir may hold, by whatever study; None is no limit."""
         self.images = images
+        self.load = load
         self.cache_dir = Path(cache_dir)
+        self.cache_gb = cache_gb
         self.cache_limit = None if cache_gb is None else int(cache_gb * 1e9)
         self.weights = weights
         self.device = pick_device(device)
         self._banks: OrderedDict[FeatureSpec, FeatureBank] = OrderedDict()
         self._folders: dict[FeatureSpec, Path] = {}  # where a bank lies in the cache
         self._fingerprints: dict[str, str] = {}
+
+    def of(self, row_N: NDArray[np.int64]) -> Inputs:
+        """The same for some of the images, in the given order."""
+        images = self.images.take(row_N)
+        return Inputs(
+            images,
+            cache_dir=self.cache_dir,
+            weights=self.weights,
+            device=str(self.device),
+            load=self.load,
+            cache_gb=self.cache_gb,
+        )
 
     def backbone(self, name: str) -> Backbone:
         """A backbone of one's own with the source's weights, on the CPU."""
@@ -114,7 +134,7 @@ class Inputs:
 
         def between(start: int, stop: int) -> Produce:
             paths, digests = self.images.paths[start:stop], self.images.digests[start:stop]
-            return lambda names, first: encode(loaded(), sized, paths, digests, names, first, self.device)
+            return lambda names, first: encode(loaded(), sized, paths, digests, names, first, self.device, self.load)
 
         description = describe(sized, self.fingerprint(spec.backbone), self.images.digest, self.device)
         arrays = shared_arrays(
@@ -147,7 +167,7 @@ class Inputs:
             def produce(_names: Sequence[str], first: int) -> Iterator[Mapping[str, NDArray[Any]]]:
                 paths = self.images.paths[start + first : stop]
                 batches = [paths[row : row + DECODE_AT_ONCE] for row in range(0, len(paths), DECODE_AT_ONCE)]
-                return ({"pixels": pixels[0]} for _, pixels in decoded(batches, (view,), stamp))
+                return ({"pixels": pixels[0]} for _, pixels in decoded(batches, (view,), stamp, self.load))
 
             return produce
 

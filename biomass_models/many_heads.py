@@ -139,7 +139,8 @@ def train_heads(
                 averaged.enter_context(ema.applied())
             z_KVT = many(held_KVD)
             for k, fold in enumerate(folds):
-                record = {"epoch": epoch + 1.0, "loss": losses[k], "lr": groups[k][-1]["lr"], "seconds": seconds}
+                record = {"epoch": epoch + 1.0, "loss": losses[k], "loss/mse": losses[k], "seconds": seconds}
+                record["lr"] = groups[k][-1]["lr"]
                 after_epoch(k, record, z_KVT[k, : len(fold.rows.valid_M)], epoch + 1 == schedule.epochs)
 
 

@@ -22,6 +22,7 @@ from biomass_models.fit import (
     FoldRows,
     IntArray,
     Schedule,
+    Terms,
     as_tensors,
     generator_for,
     score_or_nan,
@@ -30,10 +31,9 @@ from biomass_models.fit import (
 )
 from biomass_models.inputs import Inputs
 from biomass_models.interrupt import OnEpoch, ShouldStop
+from biomass_models.prefix import BackboneTail
 from biomass_models.scaling import TargetScaler
 from biomass_models.sources import Source
-
-Terms = dict[str, Tensor]
 
 
 class NetworkConfig(Protocol):
@@ -73,9 +73,9 @@ def schedule_of(config: NetworkConfig) -> Schedule:
 
 
 class Network(nn.Module):
-    """A backbone (None when frozen: its features come from the cache) and new layers: all other children."""
+    """A backbone or its trained end (None when frozen: features come from the cache), and new layers: all else."""
 
-    def __init__(self, backbone: Backbone | None) -> None:
+    def __init__(self, backbone: Backbone | BackboneTail | None) -> None:
         super().__init__()
         self.backbone = backbone
 
@@ -158,29 +158,22 @@ def train_network(
     losses(output, index_B)   mean of each term of the loss over training rows with these positions (on the device)
     grams(output)             masses [B, 5] of the net's output
     The last weights (or their moving average) are scored and left in `net`, unless config.select_best_epoch.
-    Each term of the loss is in the epochs' records as "loss/<name>". Raises FitError, StopRequested.
+    Raises FitError, StopRequested.
     """
     started = time.perf_counter()
     net.to(inputs.device)
     draws = generator_for(seed, "augmentation")
     epochs: list[dict[str, float]] = []
-    sums: dict[str, Tensor] = {}
     best = Best(choose=config.select_best_epoch)
     trains_backbone = net.backbone is not None
 
-    def loss_of(index_B: Tensor) -> Tensor:
+    def loss_of(index_B: Tensor) -> Terms:
         input_B = source.augmented(rows.image_N[rows.train_M[index_B.numpy()]], draws)
         with autocast(inputs.device):
             output = net(input_B)
-        terms = losses(output, index_B.to(inputs.device))
-        for name, term in terms.items():
-            sums[name] = sums.get(name, 0) + term.detach() * len(index_B)
-        return torch.stack(list(terms.values())).sum()
+        return losses(output, index_B.to(inputs.device))
 
     def after_epoch(record: dict[str, float], last: bool) -> None:
-        if len(sums) > 1:
-            record |= {f"loss/{name}": float(total) / len(rows.train_M) for name, total in sums.items()}
-        sums.clear()
         # a pass over the held-out pictures costs as much as training on them, one over cached features nothing
         if last or not trains_backbone or config.select_best_epoch:
             pred_NT = predict_rows(net, source, rows.held_out_images, grams, inputs.device, config.batch_size)

@@ -43,7 +43,7 @@ def hash_of(description: Mapping[str, Any]) -> str:
 
 def source_hash(*modules: Any) -> str:
     """Hash of the source of modules whose code decides the numbers: a cache never outlives a change of them."""
-    sources = [Path(module.__file__).read_bytes() for module in modules]
+    sources = [module.__loader__.get_source(module.__name__).encode() for module in modules]  # files, or a wheel
     return hashlib.blake2b(b"\0".join(sources), digest_size=8).hexdigest()
 
 

@@ -2,7 +2,7 @@
 
 output_BT    o0 = z-scored log1p(total); o1, o2 = logits of GDM : dead; o3, o4 = logits of green : clover
 mass_BT      grams in the order of TARGETS; the identities hold by construction
-log_z_BQ     z-scored log1p grams of the Q = 4 quantities that are distilled, in the order of DISTILLED
+log_z_BQ     z-scored log1p grams of the quantities that are distilled: of DISTILLED, those that vary
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from biomass_models.scaling import TargetScaler
+from biomass_models.scaling import SMALLEST_SD, TargetScaler
 from biomass_models.targets import CLOVER, DEAD, GDM, GREEN, TOTAL
 
 DISTILLED = (TOTAL, GDM, GREEN, CLOVER)  # columns of TARGETS
@@ -33,8 +33,12 @@ def reconstruct(output_BT: Tensor, scaler: TargetScaler) -> Tensor:
 
 
 def log_z(mass_BT: Tensor, scaler: TargetScaler) -> Tensor:
-    """Masses [B, 5] -> z-scored log1p grams [B, 4] of total, GDM, green and clover."""
-    columns = list(DISTILLED)
+    """Masses [B, 5] -> z-scored log1p grams [B, Q] of total, GDM, green and clover.
+
+    One that never varies in the training rows (no clover in a state) is left out: a student predicts a trace of it,
+    which would be thousands of its standard deviations.
+    """
+    columns = [column for column in DISTILLED if column == TOTAL or scaler.sd_T[column] > SMALLEST_SD]
     mean_Q = torch.as_tensor(scaler.mean_T[columns]).to(mass_BT)
     sd_Q = torch.as_tensor(scaler.sd_T[columns]).to(mass_BT)
     return (torch.log1p(mass_BT[:, columns]) - mean_Q) / sd_Q

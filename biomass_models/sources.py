@@ -78,7 +78,41 @@ class TokenSource:
     def _read(self, row_B: IntArray, copy_B: IntArray) -> tuple[ViewTokens, ...]:
         outputs = ("global", f"grid-{self.grid}")
         return tuple(
-            ViewTokens(*(bank.rows(output, row_B, copy_B).to(self.device) for output in outputs)) for bank in self.banks
+            ViewTokens(*(bank.rows(output, row_B, copy_B).to(self.device).float() for output in outputs))
+            for bank in self.banks
+        )
+
+
+class Prefix(NamedTuple):
+    """What the frozen blocks say of views of one size."""
+
+    value_BV: Tensor  # [B, V, ...], whatever enters the first trained block
+    size: tuple[int, int]  # height and width of the views in px
+
+
+@dataclass(frozen=True)
+class PrefixSource:
+    """Banks of what the frozen blocks of a partly trained backbone say, read from the memory map a batch at a time."""
+
+    banks: tuple[FeatureBank, ...]  # one for each part of the views; the same copies in the same order
+    device: torch.device
+
+    def augmented(self, row_B: IntArray, draws: torch.Generator) -> tuple[Prefix, ...]:
+        """One copy of each row at random, the same of all its views."""
+        copies = len(self.banks[0].spec.copies())
+        return self._read(row_B, torch.randint(copies, (len(row_B),), generator=draws).numpy())
+
+    def plain(self, row_B: IntArray, copy: int = 0) -> tuple[Prefix, ...]:
+        """One copy of each row."""
+        return self._read(row_B, np.full(len(row_B), copy))
+
+    def _read(self, row_B: IntArray, copy_B: IntArray) -> tuple[Prefix, ...]:
+        return tuple(
+            Prefix(
+                bank.rows(bank.spec.outputs[0], row_B, copy_B).to(self.device).float(),
+                (bank.spec.views[0].height, bank.spec.views[0].width),
+            )
+            for bank in self.banks
         )
 
 
@@ -93,6 +127,9 @@ class PixelSource:
     blur: float
 
     def draw(self, count: int, draws: torch.Generator) -> Draw:
+        if self.colour == 0 and self.blur == 0:  # the very draws of a bank of turns
+            one_B = torch.ones(count)
+            return Draw(torch.randint(self.flips, (count,), generator=draws), one_B, one_B, one_B, 0 * one_B)
         return draw_changes(count, draws, flips=self.flips, colour=self.colour, blur=self.blur)
 
     def augmented(self, row_B: IntArray, draws: torch.Generator) -> Tensor:
@@ -118,6 +155,22 @@ class ViewSource:
     def plain(self, row_B: IntArray, copy: int = 0) -> tuple[Tensor, ...]:
         """For each part pictures [B, V, 3, H, W] in [0, 1]."""
         return tuple(torch.stack([view.plain(row_B, copy) for view in part], dim=1) for part in self.parts)
+
+
+class BankConfig(Protocol):
+    """The fields that decide what of a backbone is cached, as BaselineConfig documents them."""
+
+    @property
+    def trained_blocks(self) -> int: ...
+    @property
+    def prefix_bank(self) -> str: ...
+
+
+def bank_of(config: BankConfig, *outputs: str) -> dict[str, Any]:
+    """The fields of a FeatureSpec that say what is stored: `outputs` of a frozen backbone, or the prefix."""
+    if config.trained_blocks == 0:
+        return {"outputs": outputs}
+    return {"outputs": (f"prefix-{config.trained_blocks}",), "dtype": config.prefix_bank}
 
 
 class PixelConfig(Protocol):

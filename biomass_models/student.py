@@ -16,7 +16,8 @@ from biomass_models.configs import DistilledConfig
 from biomass_models.features import reduced
 from biomass_models.heads import AttentionPooling, CropAttention, mlp_head
 from biomass_models.network import Network
-from biomass_models.sources import ViewTokens
+from biomass_models.prefix import BackboneTail
+from biomass_models.sources import Prefix, ViewTokens
 
 
 class StudentOutput(NamedTuple):
@@ -33,7 +34,7 @@ class Student(Network):
     crops: CropAttention | None
 
     def __init__(
-        self, config: DistilledConfig, backbone: Backbone | None, *, global_width: int, patch_width: int
+        self, config: DistilledConfig, backbone: Backbone | BackboneTail | None, *, global_width: int, patch_width: int
     ) -> None:
         """global_width, patch_width: lengths of the backbone's global vector and of its patch tokens."""
         super().__init__(backbone)
@@ -49,9 +50,9 @@ class Student(Network):
             dropout=config.dropout,
         )
 
-    def forward(self, parts: Sequence[ViewTokens] | Sequence[Tensor]) -> StudentOutput:
-        """parts: the whole image (one view), then the local views if there are any; as tokens of a frozen backbone,
-        or as pictures [B, V, 3, H, W] in [0, 1]."""
+    def forward(self, parts: Sequence[ViewTokens] | Sequence[Prefix] | Sequence[Tensor]) -> StudentOutput:
+        """parts: the whole image (one view), then the local views if there are any; as tokens of a frozen backbone, as
+        pictures [B, V, 3, H, W] in [0, 1], or as what the frozen blocks say of these."""
         views, looks = [], []
         for part in parts:
             tokens = part if isinstance(part, ViewTokens) else self._encode(part)
@@ -64,9 +65,10 @@ class Student(Network):
         local_BD, weight_BL = self.crops(views[1])
         return StudentOutput(self.head(torch.cat([whole_BD, local_BD], dim=-1)), weight_BL, tuple(looks))
 
-    def _encode(self, picture_BVCHW: Tensor) -> ViewTokens:
+    def _encode(self, part: Prefix | Tensor) -> ViewTokens:
         assert self.backbone is not None, "pictures need a backbone that trains"
-        count = picture_BVCHW.shape[:2]
-        tokens = self.backbone(picture_BVCHW.flatten(0, 1))
+        value_BV, *size = part if isinstance(part, Prefix) else (part,)
+        count = value_BV.shape[:2]
+        tokens = self.backbone(value_BV.flatten(0, 1), *size)
         patch_BPD = reduced(tokens, f"grid-{self.grid}") if self.grid else tokens.patch_BPD
         return ViewTokens(tokens.global_BD.unflatten(0, count), patch_BPD.unflatten(0, count))

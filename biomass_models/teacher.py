@@ -15,6 +15,7 @@ from sklearn.model_selection import GroupKFold
 from torch import Tensor, nn
 
 from biomass_models.configs import TeacherConfig
+from biomass_models.devices import one_thread
 from biomass_models.fit import FitError, FloatArray, score_or_nan, seeded, split_rows
 from biomass_models.interrupt import ShouldStop, check_stop
 from biomass_models.losses import ratio_terms
@@ -27,6 +28,8 @@ from biomass_models.taxonomy import TAG_COLUMNS, tag_matrix
 TOTAL_WEIGHT, RATIO_WEIGHT, HUBER_DELTA = 3.0, 1.2, 1.0
 NUMBERS = 3  # NDVI, height, NDVI x height: the columns that are z-scored
 SEASON = 2  # sine and cosine of the year's angle
+NUMERIC = ("Pre_GSHH_NDVI", "Height_Ave_cm")
+KIND = ("Sampling_Date", "State", "Species")  # rows alike in these are one kind of sampling
 CLOVER_TAGS = ("clover", "white", "subclover", "dalkeith", "losa")
 SMALLEST_SD = 1e-6
 
@@ -60,10 +63,23 @@ class TeacherNet(nn.Module):
         return torch.cat([output_BT[:, :3], logit_B2], dim=1)
 
 
+def require_metadata(quadrats: pd.DataFrame, *more: str) -> None:
+    """Raise FitError that names the column and the image where metadata are missing."""
+    for column in (*KIND, *more):
+        if column not in quadrats:
+            raise FitError(f"a student's rows need the column {column}, the table has {', '.join(quadrats.columns)}")
+        if (missing := quadrats[column].isna()).any():
+            image_id = quadrats.loc[missing, "image_id"].iloc[0]
+            raise FitError(
+                f"a student's rows need {column}, image {image_id} has none; fill it in, or set distillation_weight=0 "
+                "and group_weights=false"
+            )
+
+
 def metadata_features(quadrats: pd.DataFrame) -> FloatArray:
     """NDVI, height [cm], their product, season (sine, cosine), 20 species tags; [N, 25], not yet scaled."""
-    ndvi = quadrats["Pre_GSHH_NDVI"].to_numpy(np.float64)
-    height = quadrats["Height_Ave_cm"].to_numpy(np.float64)
+    ndvi = quadrats[NUMERIC[0]].to_numpy(np.float64)
+    height = quadrats[NUMERIC[1]].to_numpy(np.float64)
     angle = 2 * np.pi * quadrats["Sampling_Date"].dt.day_of_year.to_numpy(np.float64) / 365.25
     tags = tag_matrix(quadrats["Species"].astype(str).tolist())
     return np.column_stack([ndvi, height, ndvi * height, np.sin(angle), np.cos(angle), tags])
@@ -71,7 +87,8 @@ def metadata_features(quadrats: pd.DataFrame) -> FloatArray:
 
 def sample_weights(quadrats: pd.DataFrame) -> FloatArray:
     """Inverse frequency of each row's date, state and species: scaled to mean 1, then clipped to [0.1, 5] (SPEC 5)."""
-    kind = quadrats.groupby(["Sampling_Date", "State", "Species"], observed=True, sort=False)["image_id"]
+    require_metadata(quadrats)
+    kind = quadrats.groupby(list(KIND), observed=True, sort=False)["image_id"]
     inverse = 1.0 / kind.transform("size").to_numpy(np.float64)
     return np.clip(inverse / inverse.mean(), 0.1, 5.0)
 
@@ -91,6 +108,7 @@ def fit_teacher(
     """
     train_M, _ = split_rows(fold_N, fold)
     table = quadrats.iloc[train_M]
+    require_metadata(table, *NUMERIC, "group")
     feature_MF, mass_MT = metadata_features(table), table[list(TARGETS)].to_numpy(np.float64)
     groups = table["group"].to_numpy()
     folds = min(config.inner_folds, len(set(groups)))
@@ -102,7 +120,7 @@ def fit_teacher(
     for number, (inner, held) in enumerate(GroupKFold(folds).split(feature_MF, groups=groups)):
         check_stop(should_stop, f"teacher {number} of {folds} inner folds")
         weight = sample_weights(table.iloc[inner])
-        with seeded(seed, f"teacher {number}", torch.device("cpu")):
+        with one_thread(), seeded(seed, f"teacher {number}", torch.device("cpu")):
             taught_MT[held] = _fit_predict(config, feature_MF[inner], mass_MT[inner], weight, feature_MF[held])
     return Taught(taught_MT, score_or_nan(mass_MT, taught_MT))
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from biomass_models.weights_packages import PACKAGES, find_packaged
+from biomass_models.weights_packages import PACKAGES, find_copied, find_packaged
 
 if TYPE_CHECKING:
     import torch
@@ -106,6 +106,8 @@ def find_weights(backbone: str, source: WeightsSource) -> WeightsFile:
         for candidate in _file_names(name):
             if (folder / candidate).is_file():
                 return WeightsFile(folder / candidate, "folder")
+        if (copied := find_copied(name, folder)) is not None:
+            return WeightsFile(copied[0], "folder", copied[1])
         tried.append(f"{folder} has no such file")
     if source.kind == "auto":
         path, why = _from_hub(name)
@@ -115,7 +117,7 @@ def find_weights(backbone: str, source: WeightsSource) -> WeightsFile:
     where = folder or f"a folder, and name it with --weights or ${FOLDER_VARIABLE}"
     raise WeightsError(
         f"no weights for {name}: {'; '.join(tried)}. Put {name}.safetensors (or one of: "
-        f"{', '.join(_file_names(name)[1:])}) into {where}. They are published at {_published_at(name)}"
+        f"{', '.join(_file_names(name)[1:])}) into {where}. They are published at {published_at(name)}"
     )
 
 
@@ -228,7 +230,7 @@ def _file_names(name: str) -> list[str]:
     return [*names, *(f"{name}/{file}" for file in HUB_FILES)]
 
 
-def _published_at(name: str) -> str:
+def published_at(name: str) -> str:
     import timm
 
     cfg = timm.get_pretrained_cfg(name)

@@ -67,6 +67,15 @@ PACKAGES = (
 )
 
 
+def find_copied(name: str, folder: Path) -> tuple[Path, Callable[[str, list[str]], str]] | None:
+    """As find_packaged, for a copy of the package's file in a folder."""
+    for package in PACKAGES:
+        files = sorted(folder.glob(Path(package.pattern).name)) if package.name == name else []
+        if len(files) == 1:
+            return files[0], package.rename
+    return None
+
+
 def find_packaged(name: str) -> tuple[Path, Callable[[str, list[str]], str]] | None:
     """File and naming rule of the installed package that has a backbone (canonical timm name), if there is one."""
     for package in PACKAGES:

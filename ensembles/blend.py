@@ -25,37 +25,37 @@ from ensembles.honest import (
 )
 from ensembles.library import Library
 from ensembles.optimum import simplex_optimum
-from ensembles.recipe import Blender, Recipe, fit_recipe, honest_rows
+from ensembles.recipe import Blender, Recipe, decided, fit_recipe, honest_rows
 from ensembles.rules import Rule, ranking
 
 
 def fit_blend(
     library: Library,
-    rule: str | Rule = "default",
+    recipe: str | Rule | Recipe = "default",
     seed: int = 0,
     *,
     references: Mapping[str, FloatArray] | None = None,
-    per_target: bool = False,
-    calibrate: bool = False,
     bootstrap_draws: int = 100,
 ) -> Card:
     """Choose members and weights by a rule, and score rule and all that follows it honestly.
 
-    rule: a name (choice.RULES) or a rule; references: pred_NT in grams by name, rows as the library's, to compare with;
-    bootstrap_draws: of BBC-CV, 0 for none (it is about the shared weights, so there is none with the follow-ups).
+    recipe: a rule's name (choice.RULES), a rule, or a rule with follow-ups; those that are on trial are used where they
+    gain more than one standard error. references: pred_NT in grams by name, rows as the library's, to compare with;
+    bootstrap_draws: of BBC-CV, 0 for none (it is about the shared weights, so there is none where a follow-up is used).
     Raises ValueError for an unknown rule and for a library with a single fold and group.
     """
-    recipe = Recipe(
-        rule=rule_named(rule) if isinstance(rule, str) else rule, per_target=per_target, calibrate=calibrate
-    )
+    if not isinstance(recipe, Recipe):
+        recipe = Recipe(rule=rule_named(recipe) if isinstance(recipe, str) else recipe)
+    asked = recipe
+    recipe, gains = decided(library, asked, seed=seed) if asked.on_trial else (asked, {})
     gram = library.gram
     by: NestBy = "fold" if len(np.unique(gram.fold_C)) > 1 else "group"
     several_groups = len(np.unique(gram.group_C)) > 1
     blender = fit_recipe(library, recipe, seed=seed)
     blend_NT = blender.blend(library.pred_MNT)
-    nested_NT = honest_rows(library, recipe, by, seed=seed)
+    nested_NT = honest_rows(library, asked, by, seed=seed)
     loss_C = library.loss_by_cell(nested_NT)
-    group_loss_C = library.loss_by_cell(honest_rows(library, recipe, "group", seed=seed)) if several_groups else None
+    group_loss_C = library.loss_by_cell(honest_rows(library, asked, "group", seed=seed)) if several_groups else None
     single, top5 = nested_all(gram, [SINGLE_BEST, TOP_MEAN], by, seed=seed)
     rivals = {"best single": single.loss_C, "mean of top 5": top5.loss_C}
     for name, pred_NT in (references or {}).items():
@@ -64,17 +64,22 @@ def fit_blend(
     ceiling = simplex_optimum(shortlist.gram_MM)
     best = int(ranking(gram)[0])
     bootstrap = None
-    if bootstrap_draws and several_groups and not (per_target or calibrate):
+    if bootstrap_draws and several_groups and not recipe.follow_ups:
         bootstrap = bias_corrected_bootstrap(gram, recipe.rule, draws=bootstrap_draws, seed=seed)
     estimate = score_estimate(gram, loss_C, seed=seed)
     by_group = None if group_loss_C is None else score_estimate(gram, group_loss_C, seed=seed)
     weights = _weights(library, blender)
     return Card(
-        rule=recipe.name,
+        rule=recipe.rule.name,
+        follow_ups=tuple(recipe.follow_ups),
         chosen_rule=recipe.rule.choose(shortlist, seed).name if isinstance(recipe.rule, Chosen) else recipe.rule.name,
         members={name: float(weight_t.mean()) for name, weight_t in weights.items()},
-        target_weights=_per_target(weights) if per_target else None,
-        calibration=_pairs(blender) if calibrate else None,
+        target_weights=_per_target(weights) if recipe.per_target else None,
+        calibration=_pairs(blender) if recipe.calibrate else None,
+        floors=dict(zip(TARGETS, map(float, blender.floor_3), strict=False)) if recipe.zeros else None,
+        follow_up_gains=gains,
+        flips=1,
+        flips_gain=None,
         library_size=len(library.names),
         images=len(library.truth_NT),
         groups=len(np.unique(gram.group_C)),
@@ -126,7 +131,9 @@ def apply_blend(card: Card, predictions: Mapping[str, ArrayLike]) -> FloatArray:
         ]
     )
     pair_T2 = np.array([card.calibration[target] if card.calibration else (1.0, 0.0) for target in TARGETS])
-    return Blender(weight_TM=weight_TM, slope_T=pair_T2[:, 0], offset_T=pair_T2[:, 1]).blend(pred_MNT)
+    floor_3 = np.array([(card.floors or {}).get(component, 0.0) for component in TARGETS[:3]])
+    blender = Blender(weight_TM=weight_TM, slope_T=pair_T2[:, 0], offset_T=pair_T2[:, 1], floor_3=floor_3)
+    return blender.blend(pred_MNT)
 
 
 def _weights(library: Library, blender: Blender) -> dict[str, FloatArray]:

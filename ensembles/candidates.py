@@ -6,7 +6,7 @@ best (paired, over groups), the one whose blended masses differ most from those 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,9 +14,10 @@ import numpy as np
 from biomass_models.targets import FloatArray, weight_T
 from ensembles.blend import fit_blend
 from ensembles.card import Card
-from ensembles.choice import RULES
+from ensembles.choice import RULES, rule_named
 from ensembles.honest import NestBy, fit_prefiltered, nested_all, paired_difference
 from ensembles.library import Library
+from ensembles.recipe import Recipe
 from ensembles.rules import Rule
 
 
@@ -34,20 +35,26 @@ def choose_candidates(
     count: int = 2,
     *,
     rules: Mapping[str, Rule] = RULES,
+    first: str | None = None,
+    follow_ups: Sequence[str] = (),
     seed: int = 0,
     references: Mapping[str, FloatArray] | None = None,
 ) -> list[Candidate]:
     """At most `count` candidates, best first; fewer when no other rule is as good and different.
 
-    Raises ValueError for a count below 1 and for a library with a single fold and group.
+    first: the name of the rule to begin with, instead of the one with the best nested score; follow_ups: on trial for
+    each candidate (recipe.FOLLOW_UPS). Raises ValueError for a count below 1, an unknown rule, and a library with a
+    single fold and group.
     """
     if count < 1:
         raise ValueError(f"at least one candidate must be asked for, got {count}")
     gram = library.gram
     by: NestBy = "fold" if len(np.unique(gram.fold_C)) > 1 else "group"
+    if first is not None:
+        rules = {**rules, first: rule_named(first)}
     names = list(rules)
     trials = nested_all(gram, list(rules.values()), by, seed=seed)
-    best = int(np.argmax([trial.score for trial in trials]))
+    best = names.index(first) if first is not None else int(np.argmax([trial.score for trial in trials]))
     losses = [paired_difference(gram, trials[best].loss_C, trial.loss_C, seed=seed) for trial in trials]
     eligible = [row for row, loss in enumerate(losses) if row != best and loss.value <= loss.se]
     blend_RNT = {row: _blended(library, rules[names[row]], seed) for row in [best, *eligible]}
@@ -62,7 +69,9 @@ def choose_candidates(
     return [
         Candidate(
             rule=names[row],
-            card=fit_blend(library, rules[names[row]], seed, references=references),
+            card=fit_blend(
+                library, Recipe(rule=rules[names[row]], on_trial=tuple(follow_ups)), seed, references=references
+            ),
             distance=distance,
         )
         for row, distance in taken

@@ -6,6 +6,7 @@ score; their standard errors come from a bootstrap over groups. Masses in grams.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -27,10 +28,15 @@ class Card:
     """A blend and its honest numbers."""
 
     rule: str
+    follow_ups: tuple[str, ...]  # what follows the rule (recipe.FOLLOW_UPS)
     chosen_rule: str  # what the rule settled on, where it chooses among rules; the rule itself otherwise
     members: dict[str, float]  # weight of each chosen member, heaviest first; they sum to 1 (mean over targets)
     target_weights: dict[str, dict[str, float]] | None  # target -> member -> weight, when fitted per target
     calibration: dict[str, tuple[float, float]] | None  # target -> (slope, offset in grams), when calibrated
+    floors: dict[str, float] | None  # component -> grams; what is predicted up to it becomes 0
+    follow_up_gains: dict[str, Estimate]  # nested, of what was on trial; used if above its SE
+    flips: int  # turned and mirrored copies that members' predictions are means over; 1 is the picture as it is
+    flips_gain: Estimate | None  # nested, where flips were tried
     library_size: int
     images: int
     groups: int
@@ -63,8 +69,8 @@ class Card:
         return self.in_sample_score - self.nested_score
 
     def to_json(self) -> dict[str, Any]:
-        """Numbers, strings, lists and dicts only."""
-        return asdict(self) | {"optimism": self.optimism}
+        """Numbers, strings, lists and dicts only; None for an error that a single group cannot have."""
+        return _without_nan(asdict(self) | {"optimism": self.optimism})
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Card:
@@ -76,11 +82,31 @@ class Card:
             raise ValueError(
                 f"a card holds fixed fields, got {missing} missing and {unknown} unknown; blend again with this version"
             )
-        given["bootstrap"] = None if given["bootstrap"] is None else Estimate(**given["bootstrap"])
-        given["versus"] = {name: Estimate(**estimate) for name, estimate in given["versus"].items()}
+        for field in ("bootstrap", "flips_gain"):
+            given[field] = None if given[field] is None else _estimate(given[field])
+        for field in ("versus", "follow_up_gains"):
+            given[field] = {name: _estimate(estimate) for name, estimate in given[field].items()}
+        given["nested_se"] = _number(given["nested_se"])
+        given["follow_ups"] = tuple(given["follow_ups"])
         given["targets"] = {name: TargetScore(**score) for name, score in given["targets"].items()}
         for field in ("left_out", "merged"):
             given[field] = tuple((name, why) for name, why in given[field])
         if given["calibration"] is not None:
             given["calibration"] = {name: (pair[0], pair[1]) for name, pair in given["calibration"].items()}
         return cls(**given)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _estimate(content: Mapping[str, Any]) -> Estimate:
+    return Estimate(**{key: _number(value) for key, value in content.items()})
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -10,18 +12,22 @@ from ensembles.card import Card
 from ensembles.honest import Estimate
 
 WIDTH = 80
+FLIPS = "test-time flips"
 MOST_LINES = 12  # of members, of left-out files, of groups
 
 
 def render_card(card: Card) -> Group:
     """Scores, comparisons, members, targets and states, and what was left out."""
-    parts: list[RenderableType] = [_scores(card), _versus(card), _members(card), _parts(card)]
-    parts += _notes(card)
+    parts: list[RenderableType] = [_scores(card), _versus(card)]
+    if tried := card.follow_up_gains | ({} if card.flips_gain is None else {FLIPS: card.flips_gain}):
+        parts.append(_tried(card, tried))
+    parts += [_members(card), _parts(card), *_notes(card)]
     return Group(*parts)
 
 
 def _scores(card: Card) -> Table:
-    table = _table(f"Blend of {len(card.members)} of {card.library_size} members: {card.rule}")
+    recipe = ", ".join([card.rule, *card.follow_ups])
+    table = _table(f"Blend of {len(card.members)} of {card.library_size} members: {recipe}")
     for name, justify in (("weighted R2", "left"), ("score", "right"), ("what it says", "left")):
         table.add_column(name, justify="right" if justify == "right" else "left")
     settled = "" if card.chosen_rule == card.rule else f" (settled on {card.chosen_rule})"
@@ -51,6 +57,16 @@ def _versus(card: Card) -> Table:
     for name, gain in card.versus.items():
         value = f"{gain.value:+.4f} ± {gain.se:.4f}"
         table.add_row(name, value, _interval(gain))
+    return table
+
+
+def _tried(card: Card, tried: Mapping[str, Estimate]) -> Table:
+    used = {*card.follow_ups, *[FLIPS][: card.flips > 1]}
+    table = _table("Tried on the out-of-fold rows (nested); used where it gains more than one SE")
+    for name in ("what", "gain", "used"):
+        table.add_column(name, justify="right" if name == "gain" else "left")
+    for name, gain in tried.items():
+        table.add_row(name, f"{gain.value:+.4f} ± {gain.se:.4f}", "yes" if set(name.split(" + ")) <= used else "no")
     return table
 
 

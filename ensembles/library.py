@@ -79,7 +79,7 @@ def library_from_frames(
     aligned: dict[str, FloatArray] = {}
     broken = list(left_out)
     for name, frame in members.items():
-        found = _aligned(frame, image_ids)
+        found = aligned_rows(frame, image_ids, "labelled images")
         if isinstance(found, str):
             broken.append((name, found))
         else:
@@ -146,8 +146,8 @@ def _checked_truth(
     return truth_NT, image_id_N, truth["fold"].to_numpy(dtype=np.int64), truth["group"].to_numpy().astype(np.str_)
 
 
-def _aligned(frame: pd.DataFrame, image_ids: pd.Index) -> FloatArray | str:
-    """Predictions in the order of image_ids, or the reason why they cannot be."""
+def aligned_rows(frame: pd.DataFrame, image_ids: pd.Index, of: str) -> FloatArray | str:
+    """Predictions [N, 5] in the order of image_ids (what they are, for the message), or the reason why not."""
     absent = [column for column in ("image_id", *TARGETS) if column not in frame]
     if absent:
         return f"columns missing: {', '.join(absent)}"
@@ -160,7 +160,7 @@ def _aligned(frame: pd.DataFrame, image_ids: pd.Index) -> FloatArray | str:
         missing = image_ids[place_N < 0]
         strange = len(own.difference(image_ids))
         also = f", and {strange} of its images are unknown" if strange else ""
-        return f"{len(missing)} of {len(image_ids)} labelled images have no prediction, such as {missing[0]}{also}"
+        return f"{len(missing)} of {len(image_ids)} {of} have no prediction, such as {missing[0]}{also}"
     try:
         return frame[list(TARGETS)].to_numpy(dtype=np.float64)[place_N]
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Libraries from anybody's files: out-of-fold predictions as CSV, parquet or .npy, and a table of measured masses.
+"""Members from anybody's files: predictions as CSV, parquet or .npy, and a table of measured masses.
 
     wide   image_id,Dry_Green_g,Dry_Dead_g,Dry_Clover_g,GDM_g,Dry_Total_g    (CSV or parquet, other columns are ignored)
     long   sample_id,target   with sample_id = <image id>__<target name>      (CSV or parquet)
@@ -8,7 +8,7 @@ Masses in grams. A file that cannot be read is named with the reason, as a broke
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,40 +17,20 @@ from numpy.typing import NDArray
 
 from biomass_models.table import split_sample_id
 from biomass_models.targets import TARGETS
-from ensembles.library import Library, LibraryError, library_from_frames
+from ensembles.library import LibraryError
 
 SUFFIXES = (".csv", ".parquet", ".npy")
 DEFAULT_GROUPS = ("Sampling_Date", "State")
 
 
-def library_from_files(
-    members: Sequence[Path],
-    truth: Path,
-    *,
-    groups: Sequence[str] = DEFAULT_GROUPS,
-    folds: int = 5,
-    seed: int = 0,
-) -> Library:
-    """A library from prediction files and the table of measured masses (train.csv as it comes, or wide).
-
-    groups: the truth's columns whose combinations are never split between nests; () makes each image its own group.
-    Where the truth has no column `fold`, whole groups are dealt to `folds` nests. Raises LibraryError.
-    """
-    frames, unreadable = read_members(members)
-    return library_from_frames(frames, read_truth(truth, groups=groups, folds=folds, seed=seed), left_out=unreadable)
-
-
-def read_members(paths: Sequence[Path]) -> tuple[dict[str, pd.DataFrame], list[tuple[str, str]]]:
-    """Wide frames (image_id, TARGETS) by name, and the files that could not be read with the reasons.
-
-    A member's name is its file's stem, with as many folders before it as keep the names apart.
-    """
+def read_members(files: Mapping[str, Path]) -> tuple[dict[str, pd.DataFrame], list[tuple[str, str]]]:
+    """Wide frames (image_id, TARGETS) by name, and the files that could not be read with the reasons."""
     frames: dict[str, pd.DataFrame] = {}
     unreadable: list[tuple[str, str]] = []
-    for name, path in zip(_names(paths), paths, strict=True):
+    for name, path in files.items():
         try:
             frames[name] = _wide(path)
-        except (ValueError, OSError, KeyError) as reason:
+        except (ValueError, OSError, KeyError, EOFError) as reason:
             unreadable.append((name, f"{path.name} cannot be read: {reason}"))
     return frames, unreadable
 
@@ -63,7 +43,7 @@ def read_truth(path: Path, *, groups: Sequence[str] = DEFAULT_GROUPS, folds: int
     try:
         table = _table(path)
         masses = _wide_of(table)
-    except (ValueError, OSError, KeyError) as reason:
+    except (ValueError, OSError, KeyError, EOFError) as reason:
         raise LibraryError(f"the truth {path} cannot be read: {reason}") from reason
     if absent := [name for name in groups if name not in table]:
         raise LibraryError(
@@ -80,15 +60,6 @@ def read_truth(path: Path, *, groups: Sequence[str] = DEFAULT_GROUPS, folds: int
     if "State" in facts:
         masses["State"] = facts["State"].to_numpy()
     return masses
-
-
-def _names(paths: Sequence[Path]) -> list[str]:
-    for depth in range(1, 1 + max((len(path.parts) for path in paths), default=1)):
-        names = ["/".join((*path.parts[-depth:-1], path.stem)) for path in paths]
-        if len(set(names)) == len(names):
-            return names
-    # one stem in several formats
-    return [str(path) for path in paths]
 
 
 def _wide(path: Path) -> pd.DataFrame:

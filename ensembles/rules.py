@@ -119,7 +119,7 @@ class Pruned:
 
     rule: Rule
     size: int = 12
-    slack: float = 1.5  # largest 1 - R2 of a member that is shown, in units of the best member's
+    slack: float = 1.3  # largest 1 - R2 of a member that is shown, in units of the best member's
 
     def __post_init__(self) -> None:
         _at_least_one("size", self.size)

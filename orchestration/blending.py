@@ -1,133 +1,218 @@
-"""From a ledger to a submission: library, blend, predictions of the chosen members, file.
+"""From studies and files to cards and submissions: gather, blend, predict, write.
 
-The ensembles package knows neither ledger nor Ray; this module hands it arrays and writes down what it says.
+The ensembles package knows neither ledger nor Ray; this module hands it arrays and writes down what it says. Workers,
+and with them torch and Ray, are only started when a study's trials must predict something.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from io import StringIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
+from rich.console import Console
 
-from biomass_models.folds import fold_hash
-from biomass_models.table import read_test, read_test_rows
+from biomass_models.table import masses_to_long, read_test, read_test_rows
 from biomass_models.targets import TARGETS, FloatArray
-from biomass_models.weights import WeightsError, WeightsSource, fingerprint
-from ensembles.blend import Card, apply_blend, fit_blend
-from ensembles.library import Library, library_from_frames
+from ensembles.blend import apply_blend, fit_blend
+from ensembles.candidates import Candidate, choose_candidates
+from ensembles.card import Card
+from ensembles.card_page import WIDTH, render_card
+from ensembles.choice import rule_named
+from ensembles.flips import flips_gain
+from ensembles.recipe import Recipe
 from ensembles.submission import check_submission, submission_bytes
-from orchestration.cluster import ray_cluster
-from orchestration.ledger import Ledger, LedgerError, open_ledger
-from orchestration.pool import PREDICT, Job, Pool, RayPool
-from orchestration.progress import progress_bar
-from orchestration.search import Resources, start_broker
-from orchestration.seeds import content_id, derive_seed
+from orchestration.ledger import Ledger, LedgerError
+from orchestration.members import FileMembers, Gathered, gather
 from orchestration.storage import Storage
-from orchestration.worker import WorkerContext
+
+if TYPE_CHECKING:  # it loads torch and Ray
+    from orchestration.predict import Predictor
+
+Say = Callable[[str], None]
 
 
-def library_of(ledger: Ledger) -> Library:
-    """Every complete trial of a study as a member; LedgerError when there is none."""
-    complete = [name for name, result in ledger.results().items() if result["status"] == "complete"]
-    if not complete:
-        raise LedgerError(
-            f"a blend needs at least one complete trial, {ledger.storage.uri} has none; run the search first"
-        )
-    quadrats = ledger.quadrats()
-    truth = quadrats[["image_id", "fold", "group", "State", *TARGETS]]
-    return library_from_frames({name: ledger.oof(name)[["image_id", *TARGETS]] for name in complete}, truth)
+@dataclass(frozen=True, kw_only=True)
+class BlendOptions:
+    """What kind of blend is asked for."""
+
+    rule: str = "default"
+    candidates: int = 1
+    follow_ups: tuple[str, ...] = ()  # on trial: used where their nested gain exceeds one standard error
+    flips: int = 1  # test-time turns and mirrors, on trial as well
+
+    def __post_init__(self) -> None:
+        rule_named(self.rule)
+        Recipe(rule=rule_named(self.rule), on_trial=self.follow_ups)
+        if self.candidates < 1:
+            raise ValueError(f"at least one candidate must be asked for, got {self.candidates}")
+        if self.flips not in (1, 2, 4, 8):
+            raise ValueError(f"flips must be 1 (none), 2, 4 or 8, got {self.flips}")
 
 
-def blend(study: str, *, rule: str, say: Callable[[str], None]) -> tuple[Card, Library]:
-    """Fit a blend on the study's out-of-fold predictions; returns its card and the library it was chosen from."""
-    ledger = open_ledger(study)
-    library = library_of(ledger)
+def run_ensemble(
+    studies: list[str],
+    files: FileMembers,
+    *,
+    data_dir: Path | None,
+    out: Path,
+    options: BlendOptions,
+    seed: int,
+    open_predictor: Callable[[Path], Predictor],
+    say: Say,
+    show: Callable[[Card], None],
+) -> list[Path]:
+    """Gather, blend, show the cards, predict and write; returns the paths of the submissions.
+
+    What cannot work is refused before anything is computed. Raises ValueError (LedgerError, LibraryError, DataError).
+    """
+    _refuse(studies, files, data_dir, out, options)
+    test_ids = [str(image_id) for image_id in read_test(data_dir)["image_id"]] if data_dir is not None else None
+    gathered = gather(studies, files, test_ids=test_ids, seed=seed, say=say)
+    predictor = open_predictor(data_dir) if gathered.trials and data_dir is not None else None
+    cards = make_cards(gathered, options, predictor, say)
+    for card in cards:
+        show(card)
+    submissions = []
+    if predictor is not None or gathered.tests is not None:
+        image_ids = test_ids or list(gathered.tests.image_ids if gathered.tests else ())
+        for card, predictions in zip(cards, member_predictions(cards, gathered, predictor), strict=True):
+            submissions.append(submission_of(card, predictions, image_ids, data_dir))
+    study = studies[0] if studies else None
+    return write_outputs(gathered, cards, submissions, out, study=study, data_dir=data_dir)
+
+
+def _refuse(studies: list[str], files: FileMembers, data_dir: Path | None, out: Path, options: BlendOptions) -> None:
+    """Combinations that cannot work, each with what to give instead."""
+    if not studies and not files.oof:
+        raise ValueError("a blend needs members; give STUDY, or --oof 'runs/*.csv' and --truth train.csv")
+    if files.tests and not files.oof:
+        raise ValueError("test predictions belong to members that come as files; give their --oof as well")
+    if studies and files.tests and data_dir is None:
+        raise ValueError("a study's trials predict photographs; give --data as well as --test-predictions")
+    if files.oof and data_dir is not None and not files.tests:
+        raise ValueError("a submission needs test predictions of the members that come as files: --test-predictions")
+    if not studies and out.suffix == ".csv":
+        raise ValueError(f"members that come as files are blended into a folder; give --out DIR, got {out}")
+    if options.flips > 1 and (not studies or data_dir is None):
+        raise ValueError("flips need the photographs and a study's trials: give STUDY and --data, or leave --flips out")
+    if data_dir is None and not files.tests and out.suffix == ".csv":
+        raise ValueError(f"a submission {out} needs test images; give --data, or a folder as --out for the card alone")
+
+
+def make_cards(gathered: Gathered, options: BlendOptions, predictor: Predictor | None, say: Say) -> list[Card]:
+    """Blend, and try flips where they are asked for and trials can show them. Best candidate first."""
+    library = gathered.library
     say(f"Blending {len(library.names)} members")
-    seed = derive_seed((ledger.study() or {})["settings"]["seed"], "blend")
-    return fit_blend(library, rule=rule, seed=seed, references=_references(ledger, library)), library
+    recipe = Recipe(rule=rule_named(options.rule), on_trial=options.follow_ups)
+    if options.candidates == 1:
+        found = [
+            Candidate(
+                rule=options.rule,
+                card=fit_blend(library, recipe, gathered.seed, references=gathered.references),
+                distance=0.0,
+            )
+        ]
+    else:
+        found = choose_candidates(
+            library,
+            options.candidates,
+            first=None if options.rule == "default" else options.rule,
+            follow_ups=options.follow_ups,
+            seed=gathered.seed,
+            references=gathered.references,
+        )
+        for place, candidate in enumerate(found, start=1):
+            apart = f", {candidate.distance:.1f} g from those before" if place > 1 else ""
+            say(f"Candidate {place}: {candidate.rule}, nested {candidate.card.nested_score:.4f}{apart}")
+        if len(found) < options.candidates:
+            say(f"No other rule within one standard error of the best blends differently: {len(found)} in all")
+    cards = [candidate.card for candidate in found]
+    if options.flips == 1:
+        return cards
+    assert predictor is not None
+    return [_with_flips(card, gathered, options, predictor) for card in cards]
 
 
-def _references(ledger: Ledger, library: Library) -> dict[str, FloatArray]:
-    """What a blend must beat to be worth its trouble; metadata trees are left out, they cannot predict a test set."""
-    table = ledger.references()
-    found = {} if table is None else dict(iter(table.groupby("reference", sort=False)))
-    return {
-        str(name): frame.set_index("image_id").loc[list(library.image_id_N)][list(TARGETS)].to_numpy()
-        for name, frame in found.items()
-        if name != "metadata trees"
-    }
+def _with_flips(card: Card, gathered: Gathered, options: BlendOptions, predictor: Predictor) -> Card:
+    members = {name: gathered.trials[name] for name in card.members if name in gathered.trials}
+    if not members:
+        return card
+    library = gathered.library
+    shown = {name: library.pred_MNT[library.names.index(name)] for name in card.members}
+    shown |= predictor.out_of_fold(members, pd.Series(library.image_id_N), flips=options.flips)
+    recipe = Recipe(rule=rule_named(card.rule)).using(*card.follow_ups)
+    gain = flips_gain(library, shown, recipe, seed=gathered.seed)
+    return replace(card, flips=options.flips if gain.value > gain.se else 1, flips_gain=gain)
 
 
-def write_blend_submission(
-    study: str,
-    data_dir: Path,
-    card: Card,
+def member_predictions(
+    cards: list[Card], gathered: Gathered, predictor: Predictor | None
+) -> list[dict[str, FloatArray]]:
+    """Test predictions [N, 5] in grams of each card's members; workers start only for what is not there.
+
+    The trials of all cards predict together, so that candidates do not decode the photographs again.
+    """
+    files = dict(gathered.tests.pred_NT) if gathered.tests else {}
+    predicted: dict[int, dict[str, FloatArray]] = {}
+    for flips in sorted({card.flips for card in cards}):
+        members = [name for card in cards if card.flips == flips for name in card.members if name in gathered.trials]
+        if members:
+            assert predictor is not None
+            predicted[flips] = predictor.test({name: gathered.trials[name] for name in members}, flips=flips)
+    found = [files | predicted.get(card.flips, {}) for card in cards]
+    return [{name: one[name] for name in card.members} for card, one in zip(cards, found, strict=True)]
+
+
+def submission_of(card: Card, predictions: dict[str, FloatArray], image_ids: list[str], data_dir: Path | None) -> bytes:
+    """The CSV `sample_id,target`: in test.csv's order, or image by image where there is no data directory."""
+    masses = pd.DataFrame(apply_blend(card, predictions), columns=list(TARGETS))
+    masses.insert(0, "image_id", image_ids)
+    return submission_bytes(read_test_rows(data_dir) if data_dir is not None else masses_to_long(masses), masses)
+
+
+def write_outputs(
+    gathered: Gathered,
+    cards: list[Card],
+    submissions: list[bytes],
     out: Path,
     *,
-    resources: Resources,
-    weights: WeightsSource,
-) -> None:
-    """Predict the test images with the members of a card, write `out`, keep both in the study, and validate.
+    study: str | None,
+    data_dir: Path | None,
+) -> list[Path]:
+    """Cards, pages and submissions, each file whole; returns the submissions' paths.
 
-    Members' predictions are kept by member and test set, so a second blend needs no second inference.
-    Raises LedgerError when a prediction fails, SubmissionError when the file does not pass the validator.
+    out: a submission file (`.csv`, the cards are then in the study only) or a folder. Raises LedgerError for a
+    submission that the validator refuses.
     """
-    ledger = Ledger(Storage(study))
-    test = read_test(data_dir)
-    name = f"test-{content_id(list(test['image_id']), fold_hash(ledger.quadrats()[['image_id', 'fold', 'group']]))}"
-    missing = [member for member in card.members if ledger.member_prediction(name, member) is None]
-    if missing:
-        _check_weights(ledger, missing, weights)
-        context = WorkerContext(
-            study=ledger.storage.uri,
-            data_dir=str(data_dir.resolve()),
-            cache_dir=str(resources.cache_dir.expanduser()),
-            weights=weights,
-        )
-        jobs: list[Job] = [{"kind": "predict", "trial_id": member, "ensemble": name} for member in missing]
-        with ray_cluster(resources.address):
-            broker, _ = start_broker(context, resources)
-            _predict(RayPool(broker), jobs)
-    predictions = {member: _aligned(ledger, name, member, test["image_id"]) for member in card.members}
-    masses = pd.DataFrame(apply_blend(card, predictions), columns=list(TARGETS))
-    masses.insert(0, "image_id", test["image_id"].to_numpy())
-    content = submission_bytes(read_test_rows(data_dir), masses)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    Storage(out.parent).write(out.name, content)
-    ledger.write_ensemble(out.stem, card.to_json(), content)
-    if problems := check_submission(out, data_dir):
-        raise LedgerError(f"{out} does not pass the validator: " + "; ".join(map(str, problems[:5])))
-
-
-def _check_weights(ledger: Ledger, members: list[str], weights: WeightsSource) -> None:
-    """A member predicts with the very backbone that it was trained on; LedgerError says what to give."""
-    for record in map(ledger.trial, members):
-        backbone = record.config["backbone"]
-        try:
-            got = fingerprint(backbone, weights)
-        except WeightsError as error:
-            got = f"none ({error})"
-        if got != record.weights:
-            raise LedgerError(
-                f"member {record.trial_id} was trained on {backbone} with weights {record.weights}, "
-                f"--weights {weights.kind} gives {got}; give the --weights of the search"
+    folder, stem = (out.parent, out.stem) if out.suffix == ".csv" else (out, "submission")
+    folder.mkdir(parents=True, exist_ok=True)
+    storage, paths = Storage(folder), []
+    for number, card in enumerate(cards, start=1):
+        mark = f"-{number}" if number > 1 else ""
+        if submissions:
+            storage.write(f"{stem}{mark}.csv", submissions[number - 1])
+            paths.append(folder / f"{stem}{mark}.csv")
+            if data_dir is not None and (problems := check_submission(paths[-1], data_dir)):
+                raise LedgerError(f"{paths[-1]} does not pass the validator: " + "; ".join(map(str, problems[:5])))
+        if study is not None and submissions:
+            name = (out.stem if out.suffix == ".csv" else out.name) + mark
+            trials = {member: ref for member, ref in gathered.trials.items() if member in card.members}
+            Ledger(Storage(study)).write_ensemble(name, card.to_json(), trials, submissions[number - 1])
+        if out.suffix != ".csv":
+            storage.write(f"ensemble{mark}.txt", page_of(card).encode())
+            storage.write(
+                f"ensemble{mark}.json", (json.dumps(card.to_json(), indent=1, allow_nan=False) + "\n").encode()
             )
+    return paths
 
 
-def _predict(pool: Pool, jobs: list[Job]) -> None:
-    with progress_bar("Predicting test images") as update:
-        for done, (job, outcome) in enumerate(pool.run(jobs, PREDICT), start=1):
-            if outcome["status"] != "done":
-                reason = outcome.get("reason", "it was stopped")
-                raise LedgerError(f"member {job['trial_id']} could not predict the test images: {reason}")
-            update(done, len(jobs), "")
-
-
-def _aligned(ledger: Ledger, name: str, member: str, image_id: pd.Series) -> FloatArray:
-    frame = ledger.member_prediction(name, member)
-    if frame is None:
-        raise LedgerError(
-            f"the predictions of member {member} are missing in {ledger.storage.uri}; run the command again"
-        )
-    return frame.set_index("image_id").loc[image_id, list(TARGETS)].to_numpy()
+def page_of(card: Card) -> str:
+    """The readable page as text of 80 columns."""
+    console = Console(file=StringIO(), width=WIDTH, record=True, color_system=None)
+    console.print(render_card(card))
+    return console.export_text()

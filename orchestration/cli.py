@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from pathlib import Path
@@ -77,6 +78,8 @@ def _shares(asked: list[str]) -> tuple[tuple[str, ...], tuple[float, ...]]:
     pairs = {name: share for name, _, share in (text.partition("=") for text in asked)}
     try:
         shares = tuple(float(share or 1) for share in pairs.values())
+        if "" in pairs or not all(map(math.isfinite, shares)):
+            raise ValueError
     except ValueError:
         raise ValueError(f"a family is given as NAME or NAME=SHARE, such as probe=2, got {asked}") from None
     return tuple(pairs), shares if any(pairs.values()) else ()
@@ -322,25 +325,57 @@ def replay(
 
 @app.command()
 def ensemble(
-    study: Study,
-    data: DataOption,
-    out: Annotated[Path, typer.Option(help="Submission file to write.")] = Path("submission.csv"),
+    study: Annotated[list[str] | None, typer.Argument(help="Study folders or URIs; none to blend files only.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Data directory whose test.csv is to be predicted.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Submission file (.csv), or a folder.")] = None,
+    oof: Annotated[list[str] | None, typer.Option(help="Out-of-fold predictions: a pattern, in quotes.")] = None,
+    truth: Annotated[Path | None, typer.Option(help="Measured masses for --oof: train.csv, or a wide table.")] = None,
+    groups: Annotated[str, typer.Option(help="Its columns that are never split.")] = "Sampling_Date,State",
+    test_predictions: Annotated[list[str] | None, typer.Option(help="Files of test predictions, a pattern.")] = None,
+    folds: Annotated[int, typer.Option(min=2, help="Nests, where --truth has no column fold.")] = 5,
     rule: Annotated[str, typer.Option(help="Blending rule.")] = "default",
+    candidates: Annotated[int, typer.Option(min=1, help="Submissions: the best, the most different as good.")] = 1,
+    post: Annotated[list[str] | None, typer.Option(help="Try per-target, calibration, zeros; used if better.")] = None,
+    flips: Annotated[int, typer.Option(help="Try 2, 4 or 8 test-time flips; used if they gain.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of dealt nests and bags, where there is no study.")] = 0,
     weights: Weights = "auto",
     cache: Cache = DEFAULT_CACHE,
     address: Address = None,
 ) -> None:
-    """Blend the study's trials and write a submission.
+    """Blend trials of studies, anybody's out-of-fold files, or both; write cards and submissions.
 
     Example: biomass ensemble runs/first --data csiro-biomass/ --out submission.csv
-    """
-    from ensembles.blend import render_card
-    from orchestration.blending import blend, write_blend_submission
 
-    card, _ = blend(study, rule=rule, say=_say)
-    out_console.print(render_card(card))
-    write_blend_submission(study, data, card, out, resources=_resources(cache, address), weights=_source(weights))
-    out_console.print(f"Submission, valid: {out}", soft_wrap=True)
+    Example: biomass ensemble --oof 'runs/*.csv' --truth train.csv --test-predictions 'runs_test/*.csv' --out blend/
+    """
+    from ensembles.card_page import render_card
+    from orchestration.blending import BlendOptions, run_ensemble
+    from orchestration.members import FileMembers
+
+    def open_predictor(data_dir: Path) -> Any:
+        from orchestration.predict import Predictor
+
+        return Predictor(data_dir, resources=_resources(cache, address), weights=_source(weights))
+
+    columns = tuple(name.strip() for name in groups.split(",") if name.strip())
+    out = out or Path("submission.csv" if study and data else "ensemble")
+    written = run_ensemble(
+        study or [],
+        FileMembers(
+            oof=tuple(oof or ()), truth=truth, groups=columns, folds=folds, tests=tuple(test_predictions or ())
+        ),
+        data_dir=data,
+        out=out,
+        options=BlendOptions(rule=rule, candidates=candidates, follow_ups=tuple(post or ()), flips=flips),
+        seed=seed,
+        open_predictor=open_predictor,
+        say=_say,
+        show=lambda card: out_console.print(render_card(card)),
+    )
+    for path in written:
+        out_console.print(f"Submission{', valid' if data else ''}: {path}", soft_wrap=True)
+    if not written:
+        out_console.print(f"Card: {out / 'ensemble.json'}", soft_wrap=True)
 
 
 @app.command()
@@ -369,6 +404,28 @@ def explain(
     picture.parent.mkdir(parents=True, exist_ok=True)
     draw_explanation(found).save(picture, "PNG")
     out_console.print(f"Wrote {picture}", soft_wrap=True)
+
+
+@app.command()
+def export(
+    study: Study,
+    name: Annotated[str, typer.Argument(help="Ensemble: the stem of the submission that `ensemble` wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder to write, new or empty.")] = Path("bundle"),
+    with_weights: Annotated[bool, typer.Option(help="Copy the backbones' weights; read their licence first.")] = False,
+    weights: Weights = "auto",
+) -> None:
+    """Pack a blend for a notebook without network: code, models, predict.py.
+
+    Example: biomass export runs/first submission --out bundle/
+    """
+    from orchestration.export import export_bundle
+
+    needed = export_bundle(study, name, out, weights=_source(weights), with_weights=with_weights)
+    for entry in needed:
+        if entry["file"] is not None and not with_weights:
+            text = f"Put {entry['file']} ({entry['bytes']} bytes, sha256 {entry['sha256']}) into {out / 'weights'}"
+            out_console.print(text, markup=False, highlight=False, soft_wrap=True)
+    out_console.print(f"Bundle: {out}. There: python predict.py DATA_DIR submission.csv", soft_wrap=True)
 
 
 app.add_typer(submission_app, name="submission")

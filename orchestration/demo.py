@@ -12,10 +12,12 @@ from biomass_models.pasture import make_pasture
 from biomass_models.table import read_masses
 from biomass_models.targets import TARGETS, weighted_r2_score
 from biomass_models.weights import WeightsSource
-from ensembles.blend import render_card
-from orchestration.blending import blend, write_blend_submission
+from ensembles.card_page import render_card
+from orchestration.blending import BlendOptions, run_ensemble
 from orchestration.leaderboard import leaderboard, render_leaderboard
 from orchestration.ledger import Ledger
+from orchestration.members import FileMembers
+from orchestration.predict import Predictor
 from orchestration.progress import progress_bar
 from orchestration.recipes import Recipe
 from orchestration.search import Resources, available_backbones, run_search
@@ -53,10 +55,18 @@ def run_demo(folder: Path, recipe: Recipe, resources: Resources, console: Consol
     if not finished:
         return False
     console.print(render_leaderboard(leaderboard(Ledger(Storage(study))), top=10))
-    card, _ = blend(str(study), rule="default", say=say)
-    console.print(render_card(card))
     out = folder / "submission.csv"
-    write_blend_submission(str(study), data_dir, card, out, resources=resources, weights=weights)
+    run_ensemble(
+        [str(study)],
+        FileMembers(),
+        data_dir=data_dir,
+        out=out,
+        options=BlendOptions(),
+        seed=recipe.settings.seed,
+        open_predictor=lambda directory: Predictor(directory, resources=resources, weights=weights),
+        say=say,
+        show=lambda card: console.print(render_card(card)),
+    )
     truth, submitted = read_masses(truth_path), read_masses(out)
     score = weighted_r2_score(truth[list(TARGETS)], submitted.loc[truth.index, list(TARGETS)])
     console.print(f"True score on the generated test set ({len(truth)} images of other dates): {score:.4f}")

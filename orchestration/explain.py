@@ -15,7 +15,7 @@ from rich.table import Table
 from safetensors.torch import load as load_tensors
 
 from biomass_models.configs import config_from_params
-from biomass_models.images import View, load_views
+from biomass_models.images import View, load_views, probe_image
 from biomass_models.inputs import ImageSet, Inputs
 from biomass_models.table import read_test
 from biomass_models.targets import TARGETS, FloatArray
@@ -23,7 +23,8 @@ from biomass_models.weights import WeightsSource
 from biomass_models.zoo import FAMILIES
 from orchestration.ledger import Ledger, LedgerError
 
-PANEL = (900, 450)  # px of one panel of the picture
+PANEL = 900  # px, width of one panel of the picture
+TALLEST = 900  # px, of a panel: a portrait is drawn narrower
 MARGIN, TEXT = 12, 18  # px
 UNSEEN = 0.15  # brightness that is left where the model did not look
 
@@ -128,25 +129,33 @@ def render_explanation(explanation: Explanation) -> Group:
 
 def draw_explanation(explanation: Explanation) -> Image.Image:
     """The photograph, then the same lit where the model looked: in the whole image, and in each local view."""
-    everything = View(name="whole", box=(0, 0, 1, 1), height=PANEL[1], width=PANEL[0])
+    width, height = probe_image(explanation.path)
+    scale = min(PANEL / width, TALLEST / height)
+    everything = View(name="whole", box=(0, 0, 1, 1), height=round(height * scale), width=round(width * scale))
     photograph = load_views(explanation.path, [everything])[0].astype(np.float32)
     captions, panels = [_caption(explanation)], [photograph]
     boxes = {view.name: view.box for view in explanation.views}
     if explanation.looks:
         whole, *local = explanation.looks
-        captions.append("Where it looked in the whole image (bright: much attention)")
-        panels.append(_lit(photograph, [(boxes[whole.view], whole.map_HW / whole.map_HW.max())]))
+        captions.append("Where it looked in the whole image (the brightest place had the most attention)")
+        panels.append(_lit(photograph, [_Lamp(boxes[whole.view], whole.map_HW / whole.map_HW.max())]))
         if local:
             strongest = max(look.weight for look in local)
-            weights = ", ".join(f"{look.view} {look.weight:.2f}" for look in local)
-            captions.append(f"Where it looked in the local views, brighter where they weigh more: {weights}")
-            lit = [(boxes[k.view], k.map_HW / k.map_HW.max() * k.weight / strongest) for k in local]
-            panels.append(_lit(photograph, lit))
+            captions.append(
+                "Where it looked in the local views, brighter where they weigh more (numbers: their weights)"
+            )
+            scaled = [look.map_HW / look.map_HW.max() * look.weight / strongest for look in local]
+            lamps = [
+                _Lamp(boxes[look.view], map_HW, f"{look.weight:.2f}")
+                for look, map_HW in zip(local, scaled, strict=True)
+            ]
+            panels.append(_lit(photograph, lamps))
     line = TEXT + MARGIN
-    sheet = Image.new("RGB", (PANEL[0] + 2 * MARGIN, len(panels) * (PANEL[1] + line) + MARGIN), "white")
+    step = everything.height + line
+    sheet = Image.new("RGB", (PANEL + 2 * MARGIN, len(panels) * step + MARGIN), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(TEXT - 3)
     for number, (caption, panel) in enumerate(zip(captions, panels, strict=True)):
-        top = MARGIN // 2 + number * (PANEL[1] + line)
+        top = MARGIN // 2 + number * step
         pen.text((MARGIN, top), caption, fill="black", font=font)
         sheet.paste(Image.fromarray(panel.clip(0, 255).astype(np.uint8)), (MARGIN, top + line - MARGIN // 2))
     return sheet
@@ -176,18 +185,32 @@ def _caption(explanation: Explanation) -> str:
     return f"{explanation.image_id}: {', '.join(parts)} {unit}"
 
 
-def _lit(photograph: np.ndarray, maps: Sequence[tuple[tuple[float, float, float, float], FloatArray]]) -> np.ndarray:
-    """The photograph, dark but for what the maps light up within their boxes; boxes smaller than all are outlined."""
-    light_HW = np.zeros(photograph.shape[:2], np.float32)
+class _Lamp(NamedTuple):
+    """What lights up a part of the photograph."""
+
+    box: tuple[float, float, float, float]  # left, top, right, bottom as fractions
+    map_HW: FloatArray  # brightness in [0, 1]
+    label: str = ""
+
+
+def _lit(photograph: np.ndarray, lamps: Sequence[_Lamp]) -> np.ndarray:
+    """The photograph, dark but for what the lamps light; labelled ones are outlined."""
+    height, width = photograph.shape[:2]
+    light_HW = np.zeros((height, width), np.float32)
     edges = []
-    for (left, top, right, bottom), map_HW in maps:
-        x0, x1 = round(left * PANEL[0]), round(right * PANEL[0])
-        y0, y1 = round(top * PANEL[1]), round(bottom * PANEL[1])
-        smooth = Image.fromarray(map_HW.astype(np.float32)).resize((x1 - x0, y1 - y0), Image.Resampling.BICUBIC)
+    for lamp in lamps:
+        left, top, right, bottom = lamp.box
+        x0, x1 = round(left * width), round(right * width)
+        y0, y1 = round(top * height), round(bottom * height)
+        smooth = Image.fromarray(lamp.map_HW.astype(np.float32)).resize((x1 - x0, y1 - y0), Image.Resampling.BICUBIC)
         light_HW[y0:y1, x0:x1] = np.maximum(light_HW[y0:y1, x0:x1], np.asarray(smooth).clip(0, 1))
         edges.append((x0, y0, x1 - 1, y1 - 1))
     lit = Image.fromarray((photograph * (UNSEEN + (1 - UNSEEN) * light_HW[..., None])).clip(0, 255).astype(np.uint8))
-    if len(maps) > 1:
-        for edge in edges:
-            ImageDraw.Draw(lit).rectangle(edge, outline="white", width=2)
+    pen, font = ImageDraw.Draw(lit), ImageFont.load_default(TEXT - 3)
+    for lamp, edge in zip(lamps, edges, strict=True):
+        if lamp.label:
+            pen.rectangle(edge, outline="white", width=2)
+            pen.text(
+                (edge[0] + 5, edge[1] + 3), lamp.label, fill="white", font=font, stroke_width=2, stroke_fill="black"
+            )
     return np.asarray(lit).astype(np.float32)

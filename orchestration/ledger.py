@@ -9,7 +9,9 @@
     tensorboard/<id>/events...                   derived, never read back
     owner.json                                   who drives the study now (lock.py)
     teachers/<id>/fold-<k>/targets.parquet, then teacher.json (the marker)
-    ensembles/<name>/...
+    ensembles/<name>/submission.csv, then ensemble.json (the marker: card, and which trials its members are)
+    ensembles/test-<id>/members/<trial>.parquet  test predictions, kept for the next blend; shards/ until all are there
+    ensembles/oof-flips-<n>/members/<trial>.parquet
 
 One commit rule: payload first, then the marker, which holds the size and hash of what it vouches for. What has no
 valid marker does not exist for a reader, so a process may die between any two writes.
@@ -22,7 +24,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -54,6 +56,14 @@ class TrialRecord:
     why: str  # first trial | proposed
     proposed_at: float  # seconds since 1970, UTC
     spared: str | None = None  # why it is never pruned
+
+
+@dataclass(frozen=True)
+class TrialRef:
+    """A trial and the study that it lies in."""
+
+    study: str  # folder or URI
+    trial_id: str
 
 
 class Ledger:
@@ -188,12 +198,15 @@ class Ledger:
         )
 
     def teacher(self, teacher_id: str, fold: int) -> tuple[pd.DataFrame, dict[str, Any]] | None:
-        """Targets and record of a teacher, or None before it is fitted."""
+        """Targets and record of a teacher, or None where they are not there whole: it is fitted again then."""
         folder = f"teachers/{teacher_id}/fold-{fold}"
         record = self._read_json(f"{folder}/teacher.json")
         if record is None:
             return None
-        return _frame(self._payload(folder, "teacher.json", "targets.parquet")), record
+        try:
+            return _frame(self._payload(folder, "teacher.json", "targets.parquet")), record
+        except (LedgerError, FileNotFoundError):
+            return None
 
     # -- ensembles -------------------------------------------------------------------------------------------------
 
@@ -203,11 +216,50 @@ class Ledger:
     def member_prediction(self, name: str, trial_id: str) -> pd.DataFrame | None:
         return self._read_frame(f"ensembles/{name}/members/{trial_id}.parquet")
 
-    def write_ensemble(self, name: str, card: Mapping[str, Any], submission: bytes) -> None:
-        self._commit(f"ensembles/{name}", {"submission.csv": submission}, "ensemble.json", card)
+    def write_member_shard(self, name: str, trial_id: str, span: tuple[int, int], frame: pd.DataFrame) -> None:
+        """A run of images [first, last + 1) that a member has predicted, until all runs are joined."""
+        self.storage.write(_shard(name, trial_id, span), _parquet(frame))
 
-    def ensemble(self, name: str) -> dict[str, Any] | None:
-        return self._read_json(f"ensembles/{name}/ensemble.json")
+    def member_shard(self, name: str, trial_id: str, span: tuple[int, int]) -> pd.DataFrame | None:
+        return self._read_frame(_shard(name, trial_id, span))
+
+    def join_member_shards(self, name: str, trial_id: str, spans: Sequence[tuple[int, int]]) -> None:
+        """One table of a member's predictions from those of all its runs, which are removed afterwards."""
+        found = [self.member_shard(name, trial_id, span) for span in spans]
+        parts = [part for part in found if part is not None]
+        if len(parts) != len(spans):
+            raise LedgerError(
+                f"member {trial_id} has predicted {len(parts)} of {len(spans)} runs of images; run the command again"
+            )
+        self.write_member_prediction(name, trial_id, pd.concat(parts, ignore_index=True))
+        for span in spans:
+            self.storage.remove(_shard(name, trial_id, span))
+
+    def write_ensemble(
+        self, name: str, card: Mapping[str, Any], trials: Mapping[str, TrialRef], submission: bytes
+    ) -> None:
+        """A card, which trials its members are, and the submission."""
+        own = self.storage.uri
+        refs = {member: ["." if ref.study == own else ref.study, ref.trial_id] for member, ref in trials.items()}
+        self._commit(
+            f"ensembles/{name}", {"submission.csv": submission}, "ensemble.json", {"card": card, "trials": refs}
+        )
+
+    def ensemble(self, name: str) -> tuple[dict[str, Any], dict[str, TrialRef]]:
+        """The card and its members' trials; LedgerError that lists the ensembles there are."""
+        content = self._read_json(f"ensembles/{name}/ensemble.json")
+        if content is None or "card" not in content:
+            known = [each for each in self.storage.children("ensembles") if not each.startswith(("test-", "oof-"))]
+            raise LedgerError(
+                f"there is no ensemble {name} of this version in {self.storage.uri}, it has "
+                f"{', '.join(known) or 'none'}; `biomass ensemble` makes one"
+            )
+        own = self.storage.uri
+        refs = {
+            member: TrialRef(own if study == "." else study, trial_id)
+            for member, (study, trial_id) in content["trials"].items()
+        }
+        return content["card"], refs
 
     # -- how -------------------------------------------------------------------------------------------------------
 
@@ -258,6 +310,10 @@ class Ledger:
 
 def _fold(trial_id: str, fold: int) -> str:
     return f"trials/{trial_id}/fold-{fold}"
+
+
+def _shard(name: str, trial_id: str, span: tuple[int, int]) -> str:
+    return f"ensembles/{name}/shards/{trial_id}/{span[0]}-{span[1]}.parquet"
 
 
 def _digest(content: bytes) -> str:

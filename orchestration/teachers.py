@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,11 +12,13 @@ import numpy as np
 import pandas as pd
 
 from biomass_models.configs import TeacherConfig
-from biomass_models.interrupt import ShouldStop
+from biomass_models.interrupt import ShouldStop, check_stop
 from biomass_models.targets import TARGETS
 from biomass_models.teacher import Taught, fit_teacher
 from orchestration.ledger import Ledger
 from orchestration.seeds import content_id, derive_seed
+
+LOOK_AGAIN = 0.5  # seconds between two looks at `should_stop` while another worker fits the teacher
 
 
 def teacher_id(config: TeacherConfig) -> str:
@@ -34,15 +38,15 @@ def teacher_of(
 ) -> Taught:
     """The stored teacher of a fold, or a new one.
 
-    lock_dir: a folder of the node, so that its workers do not fit the same one at once; two nodes may, with the same
-    result. Raises FitError, StopRequested.
+    lock_dir: a folder of the node, so that its workers do not fit the same one at once; two nodes may, and the last to
+    write stays. Raises FitError, StopRequested.
     """
     identity = teacher_id(config)
     if (found := _stored(ledger, identity, quadrats, fold)) is not None:
         return found
     lock_dir.mkdir(parents=True, exist_ok=True)
     lock = content_id(ledger.storage.uri, identity, fold, length=16)
-    with filelock.FileLock(lock_dir / f"teacher-{lock}.lock"):
+    with _held(filelock.FileLock(lock_dir / f"teacher-{lock}.lock"), should_stop):
         if (found := _stored(ledger, identity, quadrats, fold)) is not None:
             return found
         seed = derive_seed(study_seed, "teacher", identity, fold)
@@ -53,6 +57,19 @@ def teacher_of(
         score = None if np.isnan(taught.score) else taught.score
         ledger.write_teacher(identity, fold, targets, {"settings": asdict(config), "fold": fold, "score": score})
         return taught
+
+
+@contextmanager
+def _held(lock: filelock.BaseFileLock, should_stop: ShouldStop | None) -> Iterator[None]:
+    while True:
+        check_stop(should_stop, "waiting for another worker's teacher")
+        with suppress(filelock.Timeout):
+            lock.acquire(timeout=LOOK_AGAIN)
+            break
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _stored(ledger: Ledger, identity: str, quadrats: pd.DataFrame, fold: int) -> Taught | None:

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from biomass_models.configs import Config, TeacherConfig, config_from_params
@@ -29,6 +27,7 @@ from biomass_models.zoo import FAMILIES
 from orchestration.budget import Meter
 from orchestration.ledger import Ledger
 from orchestration.seeds import derive_seed
+from orchestration.shards import predict_out_of_fold, predict_shard, shard_inputs
 from orchestration.storage import Storage
 from orchestration.teachers import teacher_id, teacher_of
 
@@ -55,17 +54,23 @@ class FoldRunner:
         self._ledger = Ledger(Storage(context.study))
         self._inputs: dict[str, Inputs] = {}
         self._quadrats: pd.DataFrame | None = None
+        self._test: ImageSet | None = None
 
     def run(self, job: dict[str, Any], should_stop: Callable[[], bool] | None = None) -> dict[str, Any]:
-        """Do one job: {"kind": "fold", "trial_id", "fold"} or {"kind": "predict", "trial_id", "ensemble"}.
+        """Do one job, by its kind.
 
+        fold      trial_id, fold                                   fits it
+        predict   members [[study, trial_id], ...], ensemble, span, flips   test images [span) with every member
+        flips     study, trial_id, ensemble, flips                 its out-of-fold rows as means over flips
         Returns {"status": "done", ...}, "failed" or "no room" with the reason, or "stopped". Never raises for what a
         model does.
         """
         try:
             if job["kind"] == "fold":
                 return self._fold(job["trial_id"], job["fold"], should_stop)
-            return self._predict(job["trial_id"], job["ensemble"], should_stop)
+            if job["kind"] == "flips":
+                return self._flips(job, should_stop)
+            return self._predict(job, should_stop)
         except StopRequested:
             return {"status": "stopped"}
         except OSError as error:
@@ -144,23 +149,31 @@ class FoldRunner:
                 f"a fold may take {limit:.0f} s (--max-fold-seconds), this one is estimated at {seconds:.0f} s"
             )
 
-    def _predict(self, trial_id: str, ensemble: str, should_stop: Callable[[], bool] | None) -> dict[str, Any]:
-        """Mean over the trial's fold models on the test images, kept for the next blend."""
-        record = self._ledger.trial(trial_id)
-        config = config_from_params(record.family, record.config)
-        family = FAMILIES[record.family]
-        n_folds = self._train_table()["fold"].nunique()
-        test = read_test(Path(self._context.data_dir))
-        inputs = self._inputs_for("test", test)
-        fold_preds = []
-        for fold in range(n_folds):
-            if should_stop is not None and should_stop():
-                raise StopRequested(f"stopped on request: fold {fold} of {n_folds}")
-            model = load_tensors(self._ledger.fold_model(trial_id, fold))
-            fold_preds.append(family.predict(config, model, inputs))
-        frame = pd.DataFrame(np.mean(fold_preds, axis=0), columns=list(TARGETS))
-        frame.insert(0, "image_id", test["image_id"].to_numpy())
-        self._ledger.write_member_prediction(ensemble, trial_id, frame)
+    def _predict(self, job: dict[str, Any], should_stop: Callable[[], bool] | None) -> dict[str, Any]:
+        """One shard of the test images with all members of a blend."""
+        if self._test is None:
+            self._test = ImageSet.from_table(Path(self._context.data_dir), read_test(Path(self._context.data_dir)))
+        inputs, decoder = shard_inputs(
+            self._test, job["span"], cache_dir=Path(self._context.cache_dir), weights=self._context.weights
+        )
+        done = predict_shard(
+            job["members"], job["ensemble"], job["span"], inputs, flips=job["flips"], should_stop=should_stop
+        )
+        return {"status": "done", "members": done, "decoded": decoder.decoded}
+
+    def _flips(self, job: dict[str, Any], should_stop: Callable[[], bool] | None) -> dict[str, Any]:
+        """A member's out-of-fold rows as means over flips."""
+        ledger = Ledger(Storage(job["study"]))
+        if job["study"] not in self._inputs:
+            self._inputs[job["study"]] = self._inputs_of(ledger.quadrats())
+        predict_out_of_fold(
+            ledger,
+            job["trial_id"],
+            job["ensemble"],
+            self._inputs[job["study"]],
+            flips=job["flips"],
+            should_stop=should_stop,
+        )
         return {"status": "done"}
 
     def _train_table(self) -> pd.DataFrame:
@@ -169,17 +182,17 @@ class FoldRunner:
         return self._quadrats
 
     def _train_inputs(self) -> Inputs:
-        return self._inputs_for("train", self._train_table())
+        if "train" not in self._inputs:
+            self._inputs["train"] = self._inputs_of(self._train_table())
+        return self._inputs["train"]
 
-    def _inputs_for(self, name: str, table: pd.DataFrame) -> Inputs:
-        if name not in self._inputs:
-            self._inputs[name] = Inputs(
-                ImageSet.from_table(Path(self._context.data_dir), table),
-                cache_dir=Path(self._context.cache_dir),
-                weights=self._context.weights,
-                cache_gb=self._context.cache_gb,
-            )
-        return self._inputs[name]
+    def _inputs_of(self, table: pd.DataFrame) -> Inputs:
+        return Inputs(
+            ImageSet.from_table(Path(self._context.data_dir), table),
+            cache_dir=Path(self._context.cache_dir),
+            weights=self._context.weights,
+            cache_gb=self._context.cache_gb,
+        )
 
 
 def _finite(record: dict[str, float]) -> dict[str, float | None]:

@@ -25,6 +25,7 @@ def baseline_space(backbones: tuple[str, ...], scale: str) -> SearchSpace:
         "size": Choice(SIZES[scale]),
         "trained_blocks": Choice(blocks),
         "backbone_lr": When("trained_blocks", tuple(b for b in blocks if b), LogUniform(5e-6, 2e-4)),
+        "prefix_bank": When("trained_blocks", tuple(b for b in blocks if b), Choice(("none", "float16"))),
         "head_lr": LogUniform(1e-5, 3e-3),
         "transform": Choice(("log1p", "sqrt", "none")),
         "head_width": Choice((128, 256, 512)),
@@ -48,7 +49,7 @@ def baseline_space(backbones: tuple[str, ...], scale: str) -> SearchSpace:
         "ema_decay": BASELINE_REFERENCE.ema_decay,
     }
     if blocks[0]:
-        published["backbone_lr"] = BASELINE_REFERENCE.backbone_lr
+        published |= {"backbone_lr": BASELINE_REFERENCE.backbone_lr, "prefix_bank": BASELINE_REFERENCE.prefix_bank}
     return SearchSpace(
         family="baseline",
         config_class=BaselineConfig,

@@ -22,7 +22,7 @@ def test_every_kind_gives_global_vector_and_full_grid(name: str, size: tuple[int
         tokens = backbone(torch.rand(2, 3, height, width))
         layers = backbone.layers(torch.rand(2, 3, height, width), 2)
     rows, columns = tokens.grid
-    assert tokens.global_BD.shape == (2, weightless(name).features(height, width))
+    assert tokens.global_BD.shape == (2, weightless(name).widths(height, width)[0])
     assert tokens.patch_BPD.shape[:2] == (2, rows * columns)
     assert (rows > columns) == (height > width)
     assert len(layers) == 2

@@ -99,9 +99,10 @@ def small_training(loss_wrapper: Callable[[Tensor], None], *, epochs: int = 3) -
         module = nn.Linear(4, 5)
         feature_ND, goal_NT = torch.randn(24, 4), torch.randn(24, 5)
 
-    def loss_of(index_B: Tensor) -> Tensor:
+    def loss_of(index_B: Tensor) -> dict[str, Tensor]:
         loss_wrapper(index_B)
-        return weighted_mse_loss(module(feature_ND[index_B]), goal_NT[index_B])
+        loss = weighted_mse_loss(module(feature_ND[index_B]), goal_NT[index_B])
+        return {"part": 0.25 * loss, "rest": 0.75 * loss}
 
     schedule = Schedule(epochs=epochs, batch_size=16, min_lr=0.0, clip_norm=1e9, ema_decay=0.0)
     groups = [{"params": list(module.parameters()), "lr": 1e-2}]
@@ -197,7 +198,7 @@ def test_prediction_encodes_pictures_as_they_are_and_no_copies(world: Any, tmp_p
 def test_gradient_reaches_each_trained_tensor(backbone: str, world: Any) -> None:
     free = world[0].backbone(backbone)
     free.train_last(2)
-    head = mlp_head(weightless(backbone).features(64, 64), width=8, width_2=4, dropout=0.1)
+    head = mlp_head(weightless(backbone).widths(64, 64)[0], width=8, width_2=4, dropout=0.1)
     net = baseline.BaselineNet(free, head).train()
     weighted_mse_loss(net(torch.rand(4, 3, 64, 64)), torch.ones(4, 5)).backward()
     reached = {name.replace("backbone.model.", "backbone.") for name, t in net.named_parameters() if t.grad is not None}

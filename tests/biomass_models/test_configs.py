@@ -62,6 +62,8 @@ def test_twin_differs_in_size_backbone_and_training_only() -> None:
         ("baseline", {"head_lr": float("nan")}, "head_lr"),
         ("baseline", {"min_lr": 1e-2}, "min_lr"),
         ("baseline", {"jittered": 2, "trained_blocks": 1}, "trained_blocks=0"),
+        ("baseline", {"prefix_bank": "float16", "trained_blocks": 0}, "prefix_bank=none"),
+        ("baseline", {"prefix_bank": "float64"}, "float16"),
         ("baseline", {"flips": 3}, "flips"),
         ("distilled", {"trained_blocks": 0}, "caches its tokens on a grid"),
         ("distilled", {"layout": "whole"}, "none, halves, corners4 or tiles-RxC"),

@@ -19,6 +19,7 @@ from biomass_models import distilled
 from biomass_models.attention import ATTENTION_COLUMNS, FINEST, coarse_map
 from biomass_models.backbones import Backbone, parameter_groups
 from biomass_models.configs import DistilledConfig
+from biomass_models.fit import FitError
 from biomass_models.losses import (
     distillation_losses,
     gdm_ratio_losses,
@@ -28,8 +29,10 @@ from biomass_models.losses import (
 )
 from biomass_models.ratios import log_z, reconstruct
 from biomass_models.scaling import TargetScaler
+from biomass_models.sources import PixelSource, ViewSource
 from biomass_models.student import Student
 from biomass_models.targets import CLOVER, DEAD, GDM, GREEN, TARGETS, TOTAL, from_components, identity_gap
+from biomass_models.teacher import Taught
 
 PLAIN = TargetScaler("log1p", np.zeros(5), np.ones(5), np.full(5, 1e3))  # z is log1p of grams
 FROZEN = DistilledConfig(
@@ -122,6 +125,40 @@ def test_samples_are_weighed_before_the_mean_and_terms_switch_off() -> None:
     assert set(ratio_terms(output, mass, weight, PLAIN, total=3.0, ratio=0.0, delta=1.0)) == {"total"}
 
 
+def test_the_students_loss_by_hand() -> None:
+    """Every term is weighed by sample before the mean, with the configuration's own weights and delta."""
+    config = replace(FROZEN, total_weight=2.0, ratio_weight=0.7, distillation_weight=1.5, huber_delta=0.1)
+    output = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
+    mass, taught = torch.cat([masses(4, 2, 1), masses(1, 1, 1), masses(9, 3, 0)]), torch.cat([masses(2, 2, 2)] * 3)
+    weight = torch.tensor([3.0, 0.0, 0.5])
+    terms = distilled.student_terms(config, output, mass, weight, taught, PLAIN)
+
+    def huber(apart: torch.Tensor) -> torch.Tensor:
+        return torch.where(apart.abs() < 0.1, 0.5 * apart**2, 0.1 * (apart.abs() - 0.05))
+
+    total = 2.0 * (weight * huber(output[:, 0] - torch.log1p(mass[:, TOTAL]))).sum() / 3
+    columns = [TOTAL, GDM, GREEN, CLOVER]
+    gap = torch.log1p(reconstruct(output, PLAIN)[:, columns]) - torch.log1p(taught[:, columns])
+    assert terms["total"].item() == pytest.approx(total.item(), rel=1e-5)
+    assert terms["distillation"].item() == pytest.approx(
+        (1.5 * (weight * huber(gap).mean(1)).sum() / 3).item(), rel=1e-4
+    )
+    assert terms["green_ratio"].item() == pytest.approx(
+        (0.7 * (weight * green_ratio_losses(output, mass)).sum() / 3).item(), rel=1e-5
+    )
+    assert "distillation" not in distilled.student_terms(config, output, mass, weight, None, PLAIN)
+
+
+def test_a_target_that_never_varies_does_not_swamp_the_distillation(world: Any) -> None:
+    inputs, quadrats, fold_N = world
+    mass = quadrats[list(TARGETS)].to_numpy()
+    bare = quadrats.assign(
+        **dict(zip(TARGETS, from_components(mass[:, GREEN], mass[:, DEAD], 0 * mass[:, 0]).T, strict=True))
+    )
+    first = distilled.fit(FROZEN, bare, fold_N, 0, inputs, seed=0).epochs[0]
+    assert first["loss/distillation"] < first["loss/total"]
+
+
 # -- the network -------------------------------------------------------------------------------------------------------
 
 
@@ -196,6 +233,36 @@ def test_gradient_reaches_each_trained_tensor_and_each_is_in_one_group(name: str
 # -- fits --------------------------------------------------------------------------------------------------------------
 
 
+def test_all_views_of_a_picture_are_turned_alike() -> None:
+    half = np.random.default_rng(0).integers(0, 255, (6, 8, 8, 3), dtype=np.uint8)
+    view = PixelSource(half, torch.device("cpu"), flips=8, colour=0.5, blur=1.0)
+    (whole,), (local,) = (
+        (part[:, 0],) for part in ViewSource(((view,), (view,))).augmented(np.arange(6), torch.Generator())
+    )
+    torch.testing.assert_close(whole, local)
+    assert not torch.equal(whole, view.plain(np.arange(6)))
+
+
+def test_rows_weigh_by_their_kind_unless_told_otherwise(world: Any) -> None:
+    inputs, quadrats, fold_N = world
+    lone = quadrats.assign(State=np.where(quadrats.index == np.flatnonzero(fold_N != 0)[0], "WA", "Tas"))
+    for weighs in (True, False):
+        config = replace(FROZEN, distillation_weight=0.0, group_weights=weighs, epochs=1)
+        first, second = (distilled.fit(config, table, fold_N, 0, inputs, seed=0).pred_NT for table in (quadrats, lone))
+        assert np.array_equal(first, second) is not weighs
+
+
+def test_missing_metadata_and_a_teacher_of_others_are_named(world: Any) -> None:
+    inputs, quadrats, fold_N = world
+    gap = quadrats.assign(Pre_GSHH_NDVI=quadrats["Pre_GSHH_NDVI"].where(quadrats.index != 5))
+    with pytest.raises(FitError, match="need Pre_GSHH_NDVI, image q5 has none"):
+        distilled.fit(FROZEN, gap, fold_N, 0 if fold_N[5] else 1, inputs, seed=0)
+    with pytest.raises(FitError, match="need the column Species"):
+        distilled.fit(FROZEN, quadrats.drop(columns="Species"), fold_N, 0, inputs, seed=0)
+    with pytest.raises(ValueError, match="training rows"):
+        distilled.fit(FROZEN, quadrats, fold_N, 0, inputs, seed=0, taught=Taught(np.ones((3, 5)), 0.5))
+
+
 def test_terms_are_logged_for_each_epoch(world: Any) -> None:
     inputs, quadrats, fold_N = world
     result = distilled.fit(FROZEN, quadrats, fold_N, 0, inputs, seed=0)
@@ -265,6 +332,8 @@ def test_sizes_are_rounded_with_a_note(world: Any) -> None:
     for config in (replace(FROZEN, size=70, epochs=1), replace(TRAINED, local_size=36, epochs=1)):
         notes = distilled.fit(config, quadrats, fold_N, 0, inputs, seed=0).info["notes"]
         assert len(notes) == 1 and "rounded to" in notes[0]
+    notes = distilled.fit(replace(FROZEN, grid=3, epochs=1), quadrats, fold_N, 0, inputs, seed=0).info["notes"]
+    assert notes == ["grid 3 is finer than the 2 x 2 tokens of test_vit: tokens repeat"]
 
 
 def test_metadata_are_worth_what_they_say(tmp_path: Path) -> None:

@@ -75,8 +75,8 @@ def test_sample_weights_by_hand() -> None:
     np.testing.assert_allclose(sample_weights(table), inverse / inverse.mean())
     many = pd.concat([table.iloc[[0]]] * 300 + [table.iloc[[5]]], ignore_index=True)
     assert sample_weights(many).max() == 5.0  # 150.5 before clipping
-    crowd = pd.concat([table.iloc[[0]]] * 95 + [table.iloc[[5]].assign(State=str(n)) for n in range(9)])
-    assert sample_weights(crowd).min() == pytest.approx(max(0.1, 104 / 10 / 95))
+    crowd = pd.concat([table.iloc[[0]]] * 300 + [table.iloc[[5]].assign(State=str(n)) for n in range(60)])
+    assert sample_weights(crowd).min() == 0.1  # 360 / 61 / 300 = 0.02 before clipping
 
 
 def test_targets_are_coherent_and_scored_against_the_training_labels(world: Any) -> None:
@@ -120,6 +120,24 @@ def test_a_row_is_not_taught_its_own_label_nor_its_group(world: Any) -> None:
         np.testing.assert_array_equal(after[together], before[together])  # scalers too were fitted without it
         others = np.setdiff1d(np.arange(len(train)), together)
         assert np.abs(after[others] - before[others]).max() > 1e-3  # the label does matter elsewhere
+
+
+def test_rows_weigh_by_their_kind(world: Any) -> None:
+    quadrats, fold_N = world
+    states = np.where(np.arange(len(quadrats)) == np.flatnonzero(fold_N != 0)[0], "WA", "Tas")  # no feature of the net
+    assert np.abs(taught(quadrats, fold_N, State=states) - taught(quadrats, fold_N)).max() > 1e-6
+
+
+def test_threads_do_not_change_what_is_taught(world: Any) -> None:
+    quadrats, fold_N = world
+    before = torch.get_num_threads()
+    alone = taught(quadrats, fold_N)
+    try:
+        torch.set_num_threads(2)
+        assert taught(quadrats, fold_N).tobytes() == alone.tobytes()
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_one_group_cannot_be_taught(world: Any, tmp_path: Path) -> None:

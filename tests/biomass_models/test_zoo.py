@@ -33,6 +33,16 @@ CASES = {
     "frozen head": ("baseline", replace(baseline_twin("test_vit", 64), epochs=3, jittered=1, ema_decay=0.9)),
     "trained CNN": ("baseline", TRAINED),
     "trained ViT": ("baseline", replace(TRAINED, backbone="test_vit3", transform="sqrt", ema_decay=0.9)),
+    "trained on prefixes": (
+        "baseline", replace(TRAINED, backbone="test_vit2", prefix_bank="float16", flips=2, jittered=1)
+    ),
+    "student on prefixes": (
+        "distilled",
+        DistilledConfig(
+            backbone="test_efficientnet", size=64, layout="tiles-1x2", local_size=32, trained_blocks=1, grid=1,
+            epochs=1, batch_size=8, head_width=32, head_width_2=16, teacher_epochs=20, prefix_bank="float32", flips=1,
+        ),
+    ),
     "student on tokens": (
         "distilled",
         DistilledConfig(
@@ -129,6 +139,8 @@ def test_held_out_labels_touch_nothing(case: Any, world: Any) -> None:
     inputs, quadrats, fold_N, _ = world
     changed = quadrats.copy()
     changed.loc[fold_N == 2, list(TARGETS)] = changed.loc[fold_N == 2, list(TARGETS)] * 9 + 50
+    changed.loc[fold_N == 2, ["State", "Species"]] = ["WA", "Lucerne"]
+    changed.loc[fold_N == 2, ["Pre_GSHH_NDVI", "Height_Ave_cm"]] = [0.01, 99.0]
     first, second = (family.fit(config, table, fold_N, 2, inputs, seed=1) for table in (quadrats, changed))
     assert first.pred_NT.tobytes() == second.pred_NT.tobytes()
     assert all(torch.equal(first.tensors[name], second.tensors[name]) for name in first.tensors)
@@ -158,7 +170,7 @@ def test_stop_is_honoured(case: Any, world: Any) -> None:
 def test_feature_specs_say_what_is_cached(case: Any) -> None:
     family, config = case
     specs = family.feature_specs(config)
-    assert bool(specs) == (getattr(config, "trained_blocks", 0) == 0)
+    assert bool(specs) == (getattr(config, "trained_blocks", 0) == 0 or config.prefix_bank != "none")
     assert all(spec.backbone == config.backbone for spec in specs)
 
 

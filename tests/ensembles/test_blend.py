@@ -12,14 +12,24 @@ from rich.console import Console
 from sklearn.linear_model import LinearRegression
 from small_libraries import member_predictions, small_library, truth_frame
 
-from biomass_models.targets import TARGETS, identity_gap, weighted_r2_score
+from biomass_models.targets import FROM_COMPONENTS, TARGETS, identity_gap, weighted_r2_score
 from ensembles.blend import apply_blend, fit_blend, render_card
 from ensembles.candidates import choose_candidates
 from ensembles.card import Card
 from ensembles.choice import RULES, SINGLE_BEST, TOP_MEAN
 from ensembles.honest import nested, paired_difference
 from ensembles.library import library_from_arrays
-from ensembles.recipe import PRIOR_IMAGES, Recipe, calibration, fit_recipe, follow_up_gains, honest_rows
+from ensembles.recipe import (
+    FOLLOW_UPS,
+    PRIOR_IMAGES,
+    Recipe,
+    calibration,
+    decided,
+    fit_recipe,
+    floors,
+    honest_rows,
+    with_zeros,
+)
 from ensembles.rules import Greedy, Optimum, TopMean
 
 
@@ -101,6 +111,12 @@ def test_single_member_single_fold_and_single_group():
     assert card.nested_by == "group" and card.nested_score == card.nested_group_score
     with pytest.raises(ValueError, match="at least 2 groups"):
         fit_blend(small_library(8, folds=1, groups=1))
+    library = small_library(8)
+    one_group = fit_blend(replace(library, group_N=np.full_like(library.group_N, "all")))
+    assert np.isnan(one_group.nested_se) and one_group.nested_by == "fold" and one_group.bootstrap is None
+    text = json.dumps(one_group.to_json(), allow_nan=False)
+    assert np.isnan(Card.from_json(json.loads(text)).versus["best single"].se)
+    render_card(one_group)
     render_card(alone)
 
 
@@ -118,7 +134,7 @@ def test_follow_ups_are_fitted_without_the_scored_nest():
 
 def test_weights_per_target_are_the_rule_on_each_target_and_predictions_stay_coherent():
     library = small_library(10, images=120)
-    card = fit_blend(library, Optimum(), per_target=True)
+    card = fit_blend(library, Recipe(rule=Optimum(), per_target=True))
     for target, name in enumerate(TARGETS):
         expected = Optimum()(library.target_grams[target], 0)
         found = [card.target_weights[name].get(member, 0.0) for member in library.names]
@@ -135,7 +151,7 @@ def test_a_target_that_never_varies_keeps_the_shared_weights():
     truth["GDM_g"] = truth["Dry_Green_g"]
     truth["Dry_Total_g"] = truth["GDM_g"] + truth["Dry_Dead_g"]
     library = library_from_arrays(["a", "b", "c"], member_predictions(truth, 3, noise=2.0), truth)
-    card = fit_blend(library, "optimum", per_target=True)
+    card = fit_blend(library, Recipe(rule=Optimum(), per_target=True))
     assert card.target_weights["Dry_Clover_g"] == pytest.approx(fit_blend(library, "optimum").members)
     assert card.targets["Dry_Clover_g"].nested_r2 is None
 
@@ -158,11 +174,12 @@ def test_calibration_is_least_squares_pulled_towards_no_change():
 def test_calibration_helps_members_that_are_all_shy():
     library = small_library(6, images=200, groups=20)
     shy = replace(library, pred_MNT=library.pred_MNT * 0.6)
-    plain, calibrated = (fit_blend(shy, "top-5", calibrate=flag) for flag in (False, True))
+    plain, calibrated = (fit_blend(shy, Recipe(rule=TOP_MEAN, calibrate=flag)) for flag in (False, True))
     assert calibrated.nested_score > plain.nested_score + 0.05
-    gains = follow_up_gains(shy, TOP_MEAN)
+    recipe, gains = decided(shy, Recipe(rule=TOP_MEAN, on_trial=("calibration",)))
+    assert recipe == Recipe(rule=TOP_MEAN, calibrate=True) and list(gains) == ["calibration"]
     assert gains["calibration"].value == pytest.approx(calibrated.nested_score - plain.nested_score)
-    assert gains["calibration"].low > 0 and set(gains) == {"weights per target", "calibration", "both"}
+    assert gains["calibration"].low > 0
     blend_NT = apply_blend(calibrated, predictions_of(shy))
     assert weighted_r2_score(shy.truth_NT, blend_NT) == pytest.approx(calibrated.in_sample_score, abs=1e-12)
     np.testing.assert_allclose(
@@ -204,14 +221,14 @@ def test_an_old_card_is_refused_with_its_fields():
         Card.from_json({**content, "colour": "green"})
 
 
-@pytest.mark.parametrize("options", [{}, {"per_target": True, "calibrate": True}])
+@pytest.mark.parametrize("options", [{}, {"per_target": True, "calibrate": True}, {"on_trial": tuple(FOLLOW_UPS)}])
 def test_the_page_fits_80_columns_and_names_what_was_left_out(options):
     library = replace(
         small_library(30),
         left_out=tuple((f"broken-{k}", "says nothing but NaN " * 6) for k in range(20)),
         merged=(("copy", "m01"),),
     )
-    card = fit_blend(library, TopMean(20), bootstrap_draws=5, **options)
+    card = fit_blend(library, Recipe(rule=TopMean(20), **options), bootstrap_draws=5)
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(render_card(card), width=80)
     page = console.export_text()
@@ -226,6 +243,76 @@ def test_the_page_fits_80_columns_and_names_what_was_left_out(options):
         "state NSW",
     ):
         assert text in page
+
+
+def test_zeros_are_placed_where_the_squared_error_is_least():
+    rng = np.random.default_rng(0)
+    truth_N3 = rng.gamma(2, 8, (60, 3)) * (rng.random((60, 3)) < [0.95, 0.8, 0.5])
+    pred_NT = np.maximum(truth_N3 + rng.gamma(1, 2, (60, 3)), 0) @ FROM_COMPONENTS.T
+    truth_NT = truth_N3 @ FROM_COMPONENTS.T
+    floor_3 = floors(truth_NT, pred_NT)
+    assert floor_3[2] > 0
+    chosen_NT = pred_NT
+    for component in range(3):  # brute force, one component after the other
+
+        def score(floor, component=component, before_NT=chosen_NT):
+            floor_3 = np.zeros(3)
+            floor_3[component] = floor
+            return weighted_r2_score(truth_NT, with_zeros(before_NT, floor_3))
+
+        best = max([0.0, *chosen_NT[:, component]], key=score)
+        assert score(floor_3[component]) == pytest.approx(score(best), abs=1e-12)
+        one_3 = np.zeros(3)
+        one_3[component] = floor_3[component]
+        chosen_NT = with_zeros(chosen_NT, one_3)
+    np.testing.assert_allclose(chosen_NT, with_zeros(pred_NT, floor_3))
+    assert identity_gap(chosen_NT).max() < 1e-9
+
+
+def test_zeros_are_on_the_card_and_applied():
+    library = small_library(6, images=200, groups=20)
+    clover_N = np.where(np.arange(200) % 2, library.truth_NT[:, 2], 0.0)
+    truth_N3 = np.column_stack([library.truth_NT[:, :2], clover_N])
+    patchy = replace(
+        library,
+        truth_NT=truth_N3 @ FROM_COMPONENTS.T,
+        pred_MNT=(truth_N3 + 2 + np.random.default_rng(0).normal(0, 0.3, (6, 200, 3))) @ FROM_COMPONENTS.T,
+    )
+    card = fit_blend(patchy, Recipe(rule=TOP_MEAN, zeros=True), bootstrap_draws=0)
+    assert card.floors["Dry_Clover_g"] > 1
+    blend_NT = apply_blend(card, predictions_of(patchy))
+    assert (blend_NT[::2, 2] == 0).mean() > 0.9
+    assert weighted_r2_score(patchy.truth_NT, blend_NT) == pytest.approx(card.in_sample_score, abs=1e-12)
+    assert Card.from_json(json.loads(json.dumps(card.to_json()))) == card
+
+
+def test_follow_ups_on_trial_are_used_where_they_gain_and_the_nest_pays_for_the_decision():
+    library = small_library(6, images=200, groups=20)
+    shy = replace(library, pred_MNT=library.pred_MNT * 0.6)
+    asked = Recipe(rule=TOP_MEAN, on_trial=("calibration", "zeros"))
+    card = fit_blend(shy, asked, bootstrap_draws=0)
+    assert (
+        "calibration" in card.follow_ups
+        and card.calibration is not None
+        and card.follow_up_gains["calibration"].low > 0
+    )
+    for fold in np.unique(shy.gram.fold_C):  # each nest decides on its own rows, by inner nests
+        held_C = shy.gram.fold_C == fold
+        recipe, _ = decided(shy, asked, ~held_C)
+        rows = shy.fold_N == fold
+        by_hand_NT = fit_recipe(shy, recipe, ~held_C).blend(shy.pred_MNT[:, rows])
+        np.testing.assert_allclose(honest_rows(shy, asked)[rows], by_hand_NT, atol=1e-9)
+    sound = fit_blend(library, asked, bootstrap_draws=0)
+    gain = sound.follow_up_gains["calibration"]
+    assert (sound.calibration is not None) == (gain.value > gain.se)
+    with pytest.raises(ValueError, match="a follow-up is one of"):
+        Recipe(rule=TOP_MEAN, on_trial=("sharpening",))
+
+
+def test_the_first_candidate_can_be_named():
+    library = small_library(12, images=200, groups=20)
+    found = choose_candidates(library, 2, first="top-7", follow_ups=("calibration",))
+    assert found[0].rule == "top-7" and "calibration" in found[0].card.follow_up_gains
 
 
 def test_candidates_are_the_best_and_the_most_different_as_good_one():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 from small_libraries import small_library
 
 from biomass_models.targets import FROM_COMPONENTS, weight_T, weighted_r2_score, weighted_sst
+from ensembles.blend import fit_blend
 from ensembles.choice import DEFAULT, SINGLE_BEST, TOP_MEAN
+from ensembles.duplicates import duplicates_of
 from ensembles.gram import ErrorGram, error_gram
 from ensembles.honest import (
     bias_corrected_bootstrap,
@@ -70,6 +73,29 @@ def test_prefilter_shows_a_rule_the_best_of_its_own_training_cells():
     filtered, pruned = nested(gram, Greedy(), prefilter=7), nested(gram, Pruned(Greedy(), 7))
     np.testing.assert_allclose(filtered.weight_KM, pruned.weight_KM)
     assert ((filtered.weight_KM > 0).sum(1) <= 7).all()
+
+
+def test_ten_thousand_members_are_blended_in_bounded_memory():
+    """No rule ever sees more than the prefilter's thousand, and no 10 000 x 10 000 matrix (800 MB) is made."""
+    library = small_library(10_000, images=40, groups=8, folds=4)
+    shown = []
+
+    @dataclass(frozen=True)
+    class Spy:
+        name: str = "spy"
+
+        def __call__(self, problem: ErrorGram, seed: int) -> np.ndarray:
+            shown.append(problem.members)
+            return Greedy()(problem, seed)
+
+    tracemalloc.start()
+    assert len(duplicates_of(library.gram)) < 10
+    found = nested(library.gram, Spy())
+    card = fit_blend(library, Spy(), bootstrap_draws=0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert max(shown) == 1000 and peak < 200e6
+    assert card.nested_score == pytest.approx(found.score) and card.library_size == 10_000
 
 
 def test_many_groups_share_nests_and_one_nest_is_refused():

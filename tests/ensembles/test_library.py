@@ -148,6 +148,16 @@ def test_rows_in_the_order_of_the_folds_are_recognised():
     assert "in the order of folds" in library.left_out[0][1]
 
 
+def test_a_member_without_skill_is_not_called_permuted():
+    truth, members = frames(images=200)
+    rng = np.random.default_rng(0)
+    mean_T = truth[list(TARGETS)].mean().to_numpy()
+    timid = mean_T * (1 + 0.2 * rng.normal(size=(200, 1)))  # the right size, no idea, and little spread
+    library = library_from_frames({**members, "timid": frame_of(truth, timid)}, truth)
+    ((name, reason),) = library.left_out
+    assert name == "timid" and "permuted" not in reason and "below the per-target mean's" in reason
+
+
 def test_sound_but_odd_members_stay():
     truth, _ = frames()
     pred_MNT = member_predictions(truth, 3, noise=3.0)

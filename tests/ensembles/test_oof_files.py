@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,8 +11,15 @@ from small_libraries import member_predictions, truth_frame
 
 from biomass_models.table import masses_to_long
 from biomass_models.targets import TARGETS
-from ensembles.library import LibraryError, library_from_arrays
-from ensembles.oof_files import library_from_files, read_members, read_truth
+from ensembles.file_names import named_files
+from ensembles.library import Library, LibraryError, library_from_arrays, library_from_frames
+from ensembles.matched_tests import match_tests
+from ensembles.oof_files import read_members, read_truth
+
+
+def library_from_files(paths: list[Path], truth_path: Path) -> Library:
+    frames, unreadable = read_members(named_files([str(path) for path in paths]))
+    return library_from_frames(frames, read_truth(truth_path), left_out=unreadable)
 
 
 @pytest.fixture
@@ -61,7 +70,18 @@ def test_unreadable_files_are_named_with_the_reason(runs, tmp_path):
     (tmp_path / "strange.csv").write_text("sample_id,target\nID1__Moss_g,2\n")
     (tmp_path / "twice.csv").write_text("sample_id,target\nID1__GDM_g,2\nID1__GDM_g,2\n")
     (tmp_path / "notes.txt").write_text("hello")
-    names = ["bare.npy", "short.npy", "pickled.npy", "other.csv", "strange.csv", "twice.csv", "notes.txt", "gone.csv"]
+    (tmp_path / "empty.npy").touch()
+    names = [
+        "bare.npy",
+        "short.npy",
+        "pickled.npy",
+        "other.csv",
+        "strange.csv",
+        "twice.csv",
+        "notes.txt",
+        "gone.csv",
+        "empty.npy",
+    ]
     library = library_from_files([*paths, *(tmp_path / name for name in names)], truth_path)
     reasons = dict(library.left_out)
     assert list(reasons) == [name.split(".")[0] for name in names]
@@ -74,18 +94,77 @@ def test_unreadable_files_are_named_with_the_reason(runs, tmp_path):
         "twice": "must appear once",
         "notes": "got .txt",
         "gone": "gone.csv",
+        "empty": "cannot be read",
     }.items():
         assert part in reasons[name]
 
 
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def test_a_member_is_called_what_the_wildcards_stand_for(tmp_path):
+    touch(tmp_path, "runs/m1.csv", "runs/m2.parquet", "runs/m3.npy", "runs/m3.ids.txt", "runs/ids.txt")
+    touch(tmp_path, "a/oof.csv", "a/test.csv", "b/oof.csv", "b/test.csv", "deep/x/y/oof_1.csv", "deep/z/oof_2.csv")
+    for pattern, names in {
+        "runs/*.csv": ["m1"],
+        "runs/*": ["m1", "m2", "m3"],
+        "runs/m?.*": ["1/csv", "2/parquet", "3/npy"],
+        "runs/m[12].*": ["1/csv", "2/parquet"],
+        "runs/m[!1].p*": ["2/arquet"],
+        "?/oof.csv": ["a", "b"],
+        "*/test.csv": ["a", "b"],
+        "deep/**/oof_*.csv": ["x/y/1", "z/2"],
+        "runs/m1.csv": ["m1"],
+    }.items():
+        assert list(named_files([str(tmp_path / pattern)])) == names, pattern
+    both = named_files([str(tmp_path / "runs/*.csv"), str(tmp_path / "runs/m1.csv")])
+    assert list(both) == ["m1"]  # one file is one member, however often it is named
+    with pytest.raises(LibraryError, match=r"at least one file, .*\*\.txtt"):
+        named_files([str(tmp_path / "*.txtt")])
+
+
 def test_members_of_one_name_are_told_apart_by_their_folders(tmp_path):
-    for folder in ("one", "two"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "oof.csv").write_text("sample_id,target\nID1__GDM_g,2\n")
-    frames, _ = read_members([tmp_path / folder / "oof.csv" for folder in ("one", "two")])
-    assert list(frames) == ["one/oof", "two/oof"]
-    _, unreadable = read_members([tmp_path / "x.npy", tmp_path / "x.txt"])
-    assert len({name for name, _ in unreadable}) == 2
+    touch(tmp_path, "one/oof.csv", "two/oof.csv", "two/other.csv")
+    files = named_files([str(tmp_path / name) for name in ("one/*.csv", "two/*.csv")])
+    assert files == {
+        "one/oof": tmp_path / "one/oof.csv",
+        "two/oof": tmp_path / "two/oof.csv",
+        "other": tmp_path / "two/other.csv",
+    }
+    assert len(named_files([str(tmp_path / "x.npy"), str(tmp_path / "x.txt")])) == 2
+
+
+def test_test_predictions_are_matched_by_name_and_what_has_none_is_named():
+    oof = dict(zip("abcdef", map(wide, member_predictions(truth_frame(), 6, noise=3.0)), strict=True))
+    ids = truth_frame(20)["image_id"]
+    base = [wide(pred, ids) for pred in member_predictions(truth_frame(20), 6, noise=3.0)]
+    heavy = base[3].assign(**{name: base[3][name] * 1000 for name in TARGETS})
+    broken = base[4].assign(GDM_g=np.nan)
+    tests = {"a": base[0], "b": base[1].iloc[::-1], "c": base[2].iloc[1:], "d": heavy, "e": broken, "z": base[5]}
+    found = match_tests(oof, tests, [])
+    assert list(found.pred_NT) == ["a", "b"] and found.image_ids == tuple(ids)
+    np.testing.assert_allclose(found.pred_NT["b"], base[1][list(TARGETS)])
+    reasons = dict(found.left_out)
+    assert list(reasons) == ["c", "d", "e", "f"]
+    parts = {"c": "1 of 20 test images", "d": "in grams", "e": "20 test images have NaN", "f": "no file"}
+    assert all(part in reasons[name] for name, part in parts.items())
+    assert "torn" in dict(match_tests(oof, {"a": base[0]}, [("b", "torn")]).left_out)["b"]
+    fewer = match_tests(oof, tests, [], image_ids=list(ids[:5]))
+    assert fewer.image_ids == tuple(ids[:5]) and len(fewer.pred_NT["a"]) == 5
+    with pytest.raises(LibraryError, match=r"none of x is one of a, b, c"):
+        match_tests(oof, {"x": base[0]}, [])
+    with pytest.raises(LibraryError, match="could be read"):
+        match_tests(oof, {}, [("a", "torn")])
+
+
+def wide(pred_NT: np.ndarray, image_id: pd.Series | None = None) -> pd.DataFrame:
+    frame = pd.DataFrame(pred_NT, columns=list(TARGETS))
+    frame.insert(0, "image_id", truth_frame()["image_id"] if image_id is None else image_id)
+    return frame
 
 
 def test_a_truths_own_folds_are_kept_and_groups_are_what_is_asked_for(runs, tmp_path):

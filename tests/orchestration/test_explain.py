@@ -54,7 +54,7 @@ def test_a_training_image_is_explained_from_the_ledger(world: Any) -> None:
     assert sum(look.weight for look in found.looks[1:]) == pytest.approx(1, abs=1e-5)
     assert f"{found.pred_T[0]:.1f}" in page(found) and "left" in page(found)
     picture = draw_explanation(found)
-    assert picture.width > PANEL[0] and picture.height > 3 * PANEL[1]
+    assert picture.width > PANEL and picture.height > 3 * PANEL // 2
 
 
 def test_the_picture_is_bright_where_the_model_looked(world: Any) -> None:
@@ -68,12 +68,21 @@ def test_the_picture_is_bright_where_the_model_looked(world: Any) -> None:
 
     def light(panel: int, right: bool) -> float:
         """Of the upper half's outer quarter, beside the same place of the photograph."""
-        columns = slice(-PANEL[0] // 4, -40) if right else slice(40, PANEL[0] // 4)
-        rows = slice(40 + panel * step, 40 + panel * step + PANEL[1] // 8)
-        return float(pixels[rows, columns].mean() / pixels[40 : 40 + PANEL[1] // 8, columns].mean())
+        columns = slice(-PANEL // 4, -40) if right else slice(80, PANEL // 4)
+        rows = slice(40 + panel * step, 100 + panel * step)
+        return float(pixels[rows, columns].mean() / pixels[40:100, columns].mean())
 
     assert light(1, right=True) > 0.6 and light(1, right=False) < 0.25
     assert light(2, right=False) > 0.9 and light(2, right=True) < 0.4
+
+
+def test_a_portrait_keeps_its_shape(world: Any, tmp_path: Path) -> None:
+    portrait = tmp_path / "tall.jpg"
+    Image.new("RGB", (300, 600), "green").save(portrait)
+    found = replace(ask(world, "baseline", str(world[0].quadrats()["image_id"].iloc[0])), path=portrait)
+    green = np.asarray(draw_explanation(found))[..., 1].astype(int) - np.asarray(draw_explanation(found))[..., 0]
+    rows, columns = np.nonzero(green > 50)
+    assert np.ptp(rows) == pytest.approx(2 * np.ptp(columns), rel=0.02)
 
 
 def test_a_test_image_is_explained_by_all_fold_models(world: Any) -> None:
@@ -92,7 +101,7 @@ def test_a_family_without_attention_says_so(family: str, world: Any) -> None:
     found = ask(world, family, image_id)
     assert found.looks == ()
     assert "no attention" in page(found)
-    assert draw_explanation(found).height < 2 * PANEL[1]
+    assert draw_explanation(found).height < PANEL
 
 
 def test_an_image_of_nobody_is_refused(world: Any) -> None:

@@ -1,0 +1,124 @@
+"""Predicting from a bundle (export.py): what its predict.py calls. Needs neither Ray nor Optuna, nor a network."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from biomass_models.inputs import ImageSet
+from biomass_models.table import read_test, read_test_rows
+from biomass_models.targets import TARGETS
+from biomass_models.weights import WeightsError, WeightsSource, fingerprint
+from ensembles.blend import apply_blend
+from ensembles.card import Card
+from ensembles.submission import check_submission, write_submission
+from orchestration.shards import mean_prediction, shard_inputs, spans
+
+MARKER, WEIGHTS = "bundle.json", "weights"
+FORMAT = 1
+
+
+class BundleError(ValueError):
+    """A bundle that cannot predict here; the text says what to put where."""
+
+
+def main(bundle: Path) -> None:
+    """The command line of a bundle's predict.py."""
+    parser = argparse.ArgumentParser(description="Predict the photographs of a test.csv.")
+    parser.add_argument("data", type=Path, help="data directory: test.csv and its photographs")
+    parser.add_argument("out", type=Path, help="submission to write")
+    parser.add_argument("--weights", type=Path, default=bundle / WEIGHTS, help="folder of backbone weights")
+    arguments = parser.parse_args()
+    try:
+        predict_bundle(bundle, arguments.data, arguments.out, weights=arguments.weights, say=_say)
+    except (ValueError, OSError) as error:
+        if os.environ.get("BIOMASS_DEBUG"):
+            raise
+        sys.exit(f"error: {error}")
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def predict_bundle(bundle: Path, data_dir: Path, out: Path, *, weights: Path, say: Callable[[str], None]) -> None:
+    """Predict test.csv's images with all members, blend, write and validate the submission.
+
+    weights: folder of backbone weights; installed weights packages count as well. Raises BundleError for a damaged
+    bundle and for missing or other weights, before any photograph is read.
+    """
+    content = _read(bundle)
+    card, source = Card.from_json(content["card"]), _source(content["backbones"], weights)
+    table = read_test(data_dir)
+    images = ImageSet.from_table(data_dir, table)
+    pred_MNT = np.empty((len(content["members"]), len(table), len(TARGETS)))
+    for span in spans(len(table)):
+        # features are of use to the members of this shard only: the disk need not hold more than one shard's
+        with tempfile.TemporaryDirectory() as cache:
+            inputs, _ = shard_inputs(images, span, cache_dir=Path(cache), weights=source)
+            for row, member in enumerate(content["members"]):
+                models = ((bundle / path).read_bytes() for path in member["models"])
+                pred_MNT[row, slice(*span)] = mean_prediction(
+                    member["family"], member["config"], models, inputs, flips=card.flips
+                )
+        say(f"{span[1]} of {len(table)} images")
+    predictions = {member["name"]: pred_NT for member, pred_NT in zip(content["members"], pred_MNT, strict=True)}
+    masses = pd.DataFrame(apply_blend(card, predictions), columns=list(TARGETS))
+    masses.insert(0, "image_id", table["image_id"].to_numpy())
+    write_submission(out, read_test_rows(data_dir), masses)
+    if problems := check_submission(out, data_dir):
+        raise BundleError(f"{out} does not pass the validator: " + "; ".join(map(str, problems[:5])))
+    say(f"Submission, valid: {out}")
+
+
+def _read(bundle: Path) -> dict[str, Any]:
+    """The marker, once every file that it vouches for is there unchanged."""
+    try:
+        content = json.loads((bundle / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{bundle} is no whole bundle, {MARKER} cannot be read ({error}); export it again") from error
+    if content.get("format") != FORMAT:
+        raise BundleError(f"{bundle} must be of format {FORMAT}, got {content.get('format')}; export it again")
+    damaged = [path for path, file in content["files"].items() if _digest(bundle / path) != file["sha256"]]
+    if damaged:
+        raise BundleError(f"{len(damaged)} files of {bundle} are missing or changed, such as {damaged[0]}; copy again")
+    return dict(content)
+
+
+def _digest(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _source(backbones: list[dict[str, Any]], folder: Path) -> WeightsSource:
+    """Where the weights are; BundleError that lists every backbone whose weights are missing or others."""
+    if all(entry["file"] is None for entry in backbones):
+        return WeightsSource("random")
+    source = WeightsSource("auto", folder if folder.is_dir() else None)
+    wrong = []
+    for entry in backbones:
+        try:
+            got = fingerprint(entry["backbone"], source)
+        except WeightsError:
+            got = "none"
+        if got != entry["fingerprint"]:
+            wrong.append(
+                f"put {entry['file']} ({entry['bytes']} bytes, sha256 {entry['sha256']}, published at "
+                f"{entry['published_at']}) into {folder}: {entry['backbone']} needs weights {entry['fingerprint']}, "
+                f"got {got}"
+            )
+    if wrong:
+        raise BundleError("; ".join(wrong))
+    return source

@@ -1,0 +1,131 @@
+"""Predictions of members, photograph by photograph: what a worker does for one shard. Ray-free.
+
+A shard is a run of test images. All members of a blend predict it in one go, so that each photograph is decoded once
+(images.DecodeOnce) whatever the number of members, folds, views and sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from safetensors.torch import load as load_tensors
+
+from biomass_models.configs import Config, config_from_params
+from biomass_models.images import DecodeOnce
+from biomass_models.inputs import ImageSet, Inputs
+from biomass_models.interrupt import StopRequested, check_stop
+from biomass_models.targets import TARGETS, FloatArray
+from biomass_models.weights import WeightsSource
+from biomass_models.zoo import FAMILIES
+from orchestration.ledger import Ledger
+from orchestration.storage import Storage
+
+SHARD_IMAGES = 48  # one worker's piece; decoded at full scale they take 300 MB
+ShouldStop = Callable[[], bool]
+
+
+class MemberError(RuntimeError):
+    """A member that cannot predict; the text says which and why."""
+
+
+def spans(images: int) -> list[tuple[int, int]]:
+    """(first, last + 1) of each shard."""
+    return [(start, min(start + SHARD_IMAGES, images)) for start in range(0, images, SHARD_IMAGES)]
+
+
+def shard_inputs(
+    images: ImageSet, span: tuple[int, int], *, cache_dir: Path, weights: WeightsSource
+) -> tuple[Inputs, DecodeOnce]:
+    """Inputs of one shard, whose photographs are decoded once; and who counts the decodings."""
+    decoder = DecodeOnce()
+    part = images.take(np.arange(*span))
+    return Inputs(part, cache_dir=cache_dir, weights=weights, load=decoder), decoder
+
+
+def mean_prediction(
+    family: str, params: Mapping[str, Any], models: Iterable[bytes], inputs: Inputs, *, flips: int
+) -> FloatArray:
+    """Mean masses [N, 5] in grams over a member's fold models (safetensors bytes) for all images of `inputs`."""
+    config = config_from_params(family, params)
+    folds = [_predict(family, config, model, inputs, flips) for model in models]
+    return np.mean(folds, axis=0)
+
+
+def predict_shard(
+    members: Sequence[Sequence[str]],
+    ensemble: str,
+    span: tuple[int, int],
+    inputs: Inputs,
+    *,
+    flips: int,
+    should_stop: ShouldStop | None = None,
+) -> int:
+    """Predict one shard with every member ([study, trial id]) that has not done so; returns how many did it now.
+
+    Each member's rows are kept in its own study at once, so that a stop or a crash loses one member of one shard.
+    Raises StopRequested, MemberError.
+    """
+    done = 0
+    for study, trial_id in members:
+        check_stop(should_stop, f"{done} of {len(members)} members have predicted images {span[0]} to {span[1]}")
+        ledger = Ledger(Storage(study))
+        if ledger.member_shard(ensemble, trial_id, span) is not None:
+            continue
+        record = ledger.trial(trial_id)
+        folds = sorted(int(fold) for fold in ledger.quadrats()["fold"].unique())
+        try:
+            models = (ledger.fold_model(trial_id, fold) for fold in folds)
+            pred_NT = mean_prediction(record.family, record.config, models, inputs, flips=flips)
+        except StopRequested:
+            raise
+        except Exception as error:
+            raise MemberError(f"member {trial_id}: {type(error).__name__}: {error}") from error
+        ledger.write_member_shard(ensemble, trial_id, span, _frame(inputs.images.image_ids, pred_NT))
+        done += 1
+    return done
+
+
+def predict_out_of_fold(
+    ledger: Ledger,
+    trial_id: str,
+    ensemble: str,
+    inputs: Inputs,
+    *,
+    flips: int,
+    should_stop: ShouldStop | None = None,
+) -> None:
+    """Predict each training image with the model of its own fold, as a mean over flips, and keep the rows.
+
+    inputs: of the study's training images, in the order of its quadrats. Raises StopRequested, MemberError.
+    """
+    record, quadrats = ledger.trial(trial_id), ledger.quadrats()
+    config, fold_N = config_from_params(record.family, record.config), quadrats["fold"].to_numpy()
+    pred_NT = np.empty((len(quadrats), len(TARGETS)))
+    for fold in np.unique(fold_N):
+        check_stop(should_stop, f"fold {fold} of trial {trial_id}")
+        rows = np.flatnonzero(fold_N == fold)
+        try:
+            model = ledger.fold_model(trial_id, int(fold))
+            if FAMILIES[record.family].feature_specs(config):  # one bank holds all images: share it between folds
+                pred_NT[rows] = _predict(record.family, config, model, inputs, flips)[rows]
+            else:
+                pred_NT[rows] = _predict(record.family, config, model, inputs.of(rows), flips)
+        except StopRequested:
+            raise
+        except Exception as error:
+            raise MemberError(f"member {trial_id}: {type(error).__name__}: {error}") from error
+    ledger.write_member_prediction(ensemble, trial_id, _frame(inputs.images.image_ids, pred_NT))
+
+
+def _predict(family: str, config: Config, model: bytes, inputs: Inputs, flips: int) -> FloatArray:
+    return FAMILIES[family].predict(config, load_tensors(model), inputs, flips=flips)
+
+
+def _frame(image_ids: Sequence[str], pred_NT: FloatArray) -> pd.DataFrame:
+    frame = pd.DataFrame(pred_NT, columns=list(TARGETS))
+    frame.insert(0, "image_id", list(image_ids))
+    return frame

@@ -1,0 +1,197 @@
+"""A bundle predicts without the project, the study, Ray or a network, and gets the study's own numbers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from blended_study import InlinePredictor, finished_study
+from tiny_study import BACKBONE, RANDOM
+
+from biomass_models.backbones import create_timm
+from biomass_models.weights import WeightsError, WeightsSource, canonical_name, find_weights, load_weights
+from ensembles.library import LibraryError
+from orchestration import export as export_module
+from orchestration.blending import BlendOptions, run_ensemble
+from orchestration.bundle import BundleError, predict_bundle
+from orchestration.export import export_bundle
+from orchestration.ledger import LedgerError
+from orchestration.members import FileMembers
+from orchestration.wheel import PACKAGES, project_wheel
+
+# A network that is there but answers nobody, where the kernel does not let us take it away.
+NO_NETWORK = """
+import socket
+def refuse(*_arguments, **_options):
+    raise OSError("the network is off")
+socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = socket.create_connection = refuse
+"""
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, tiny_pasture):
+    """A study with a blend of all families, the blend's submission, and the bundle of it."""
+    folder = tmp_path_factory.mktemp("bundle")
+    ledger = finished_study(folder / "study", tiny_pasture, folder / "cache")
+    (submission,) = run_ensemble(
+        [ledger.storage.uri],
+        FileMembers(),
+        data_dir=tiny_pasture,
+        out=folder / "submission.csv",
+        options=BlendOptions(rule="top-5"),
+        seed=0,
+        open_predictor=lambda data: InlinePredictor(data, folder / "cache"),
+        say=lambda _: None,
+        show=lambda _: None,
+    )
+    needed = export_bundle(ledger.storage.uri, "submission", folder / "bundle", weights=RANDOM)
+    assert [entry["backbone"] for entry in needed] == [canonical_name(BACKBONE)]
+    return ledger, submission, folder / "bundle"
+
+
+def test_a_fresh_environment_without_network_gets_the_same_numbers(exported, tiny_pasture, tmp_path):
+    _, submission, bundle = exported
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(bundle, moved)
+    venv.create(tmp_path / "venv", with_pip=False)
+    python = tmp_path / "venv/bin/python"
+    site = next((tmp_path / "venv/lib").glob("python*/site-packages"))
+    (site / "installed.pth").write_text(
+        sysconfig.get_paths()["purelib"] + "\n"
+    )  # torch and the like, no .pth of theirs
+    (site / "sitecustomize.py").write_text(NO_NETWORK)
+    isolated = ["unshare", "--user", "--map-root-user", "--net"]
+    if shutil.which("unshare") is None or subprocess.run([*isolated, "true"], capture_output=True).returncode:
+        isolated = []
+
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+        return subprocess.run([*isolated, *command], capture_output=True, text=True, cwd=tmp_path, env=environment)
+
+    for package in PACKAGES:
+        assert "ModuleNotFoundError" in run(str(python), "-c", f"import {package}").stderr
+    online = run(
+        str(python), "-c", "import urllib.request; urllib.request.urlopen('https://huggingface.co', timeout=5)"
+    )
+    assert online.returncode != 0
+    code = (
+        f"import runpy, sys; sys.argv = ['predict.py', {str(tiny_pasture)!r}, 'out/mine.csv']; "
+        f"runpy.run_path({str(moved / 'predict.py')!r}, run_name='__main__'); "
+        "print({'ray', 'optuna'} & set(sys.modules), sys.modules['orchestration.bundle'].__file__)"
+    )
+    result = run(str(python), "-c", code)
+    assert result.returncode == 0, result.stderr
+    loaded, origin = result.stdout.splitlines()[-1].split(maxsplit=1)
+    assert loaded == "set()" and str(moved) in origin and ".whl" in origin
+    mine, theirs = pd.read_csv(tmp_path / "out/mine.csv"), pd.read_csv(submission)
+    assert list(mine["sample_id"]) == list(theirs["sample_id"])
+    assert (mine["target"] - theirs["target"]).abs().max() <= 1e-5  # both are written with six decimals
+
+
+def test_the_bundle_holds_what_it_says_and_no_pickle(exported):
+    ledger, _, bundle = exported
+    content = json.loads((bundle / "bundle.json").read_text())
+    there = {str(path.relative_to(bundle)) for path in bundle.rglob("*") if path.is_file()}
+    assert there == {*content["files"], "bundle.json"}
+    assert {Path(path).suffix for path in there} == {".whl", ".py", ".txt", ".json", ".safetensors"}
+    assert len(content["members"]) == 3 and all(len(member["models"]) == 3 for member in content["members"])
+    assert {member["family"] for member in content["members"]} == {"baseline", "distilled", "probe"}
+    assert len((bundle / "predict.py").read_text().splitlines()) < 15
+    with zipfile.ZipFile(next(bundle.glob("*.whl"))) as wheel:
+        names = set(wheel.namelist())
+    assert {"biomass_models/targets.py", "orchestration/bundle.py"} <= names
+    assert not any(name.endswith((".pyc", ".pkl")) for name in names)
+    with pytest.raises(LedgerError, match="new or empty folder"):
+        export_bundle(ledger.storage.uri, "submission", bundle, weights=RANDOM)
+    with pytest.raises(LedgerError, match="it has submission"):
+        export_bundle(ledger.storage.uri, "other", bundle.parent / "none", weights=RANDOM)
+    assert not (bundle.parent / "none").exists()
+
+
+def test_damage_and_a_missing_marker_are_found_before_anything_is_read(exported, tmp_path):
+    _, _, bundle = exported
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle, copy)
+    model = next(copy.glob("members/*/fold-1.safetensors"))
+    model.write_bytes(model.read_bytes()[:-1])
+    arguments = {"weights": copy / "weights", "say": lambda _: None}
+    with pytest.raises(BundleError, match=r"1 files .* such as members/.*fold-1"):
+        predict_bundle(copy, tmp_path / "no-data", tmp_path / "out.csv", **arguments)
+    (copy / "bundle.json").unlink()
+    with pytest.raises(BundleError, match="no whole bundle"):
+        predict_bundle(copy, tmp_path / "no-data", tmp_path / "out.csv", **arguments)
+
+
+def test_the_wheel_is_one_that_pip_installs(tmp_path):
+    name, content = project_wheel()
+    assert project_wheel() == (name, content)
+    (tmp_path / name).write_bytes(content)
+    pip = [sys.executable, "-m", "pip", "install", "--no-index", "--no-deps", "--target", str(tmp_path / "site")]
+    result = subprocess.run([*pip, str(tmp_path / name)], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    for package in PACKAGES:
+        installed = {path.name for path in (tmp_path / "site" / package).glob("*.py")}
+        assert installed == {path.name for path in (Path(__file__).parents[2] / package).glob("*.py")}
+
+
+def test_weights_are_listed_copied_and_asked_for(exported, tiny_pasture, tmp_path, monkeypatch):
+    """The same study as if its backbone had come from a folder."""
+    import safetensors.torch
+
+    ledger, _, _ = exported
+    folder, name = tmp_path / "weights", canonical_name(BACKBONE)
+    folder.mkdir()
+    model = create_timm(name)
+    load_weights(model, name, RANDOM)
+    safetensors.torch.save_file(model.state_dict(), folder / f"{name}.safetensors")
+    source = WeightsSource("folder", folder)
+    monkeypatch.setattr(export_module, "check_weights", lambda *_: None)  # the trials were made with random weights
+    listed = export_bundle(ledger.storage.uri, "submission", tmp_path / "listed", weights=source)
+    (entry,) = listed
+    assert entry["file"] == f"{name}.safetensors" and entry["bytes"] == (folder / entry["file"]).stat().st_size
+    assert len(entry["sha256"]) == 64 and entry["origin"] == "folder"
+    with pytest.raises(BundleError, match=rf"put {name}.safetensors \(\d+ bytes, sha256 {entry['sha256']}"):
+        predict_bundle(
+            tmp_path / "listed", tiny_pasture, tmp_path / "o.csv", weights=tmp_path / "nowhere", say=lambda _: None
+        )
+    export_bundle(ledger.storage.uri, "submission", tmp_path / "full", weights=source, with_weights=True)
+    copied = find_weights(name, WeightsSource("folder", tmp_path / "full" / "weights"))
+    assert copied.path.read_bytes() == (folder / entry["file"]).read_bytes()
+
+
+def test_a_packages_checkpoint_is_known_in_a_folder_too(tmp_path):
+    name = "tf_efficientnet_lite0.in1k"
+    with pytest.raises(WeightsError):
+        find_weights(name, WeightsSource("folder", tmp_path))
+    (tmp_path / "efficientnet-lite0-0123abcd.pth").touch()
+    found = find_weights(name, WeightsSource("folder", tmp_path))
+    assert found.path.parent == tmp_path and found.rename is not None
+
+
+def test_members_that_came_as_files_cannot_be_exported(exported, tmp_path):
+    ledger, _, _ = exported
+    card, refs = ledger.ensemble("submission")
+    card["members"]["mine"] = 0.0
+    ledger.write_ensemble("with-files", card, refs, b"")
+    with pytest.raises(LedgerError, match="mine came as files"):
+        export_bundle(ledger.storage.uri, "with-files", tmp_path / "out", weights=RANDOM)
+    with pytest.raises(LibraryError, match="need --truth"):
+        run_ensemble(
+            [],
+            FileMembers(oof=("x.csv",)),
+            data_dir=None,
+            out=tmp_path,
+            options=BlendOptions(),
+            seed=0,
+            open_predictor=lambda _: None,
+            say=lambda _: None,
+            show=lambda _: None,
+        )
