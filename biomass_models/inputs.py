@@ -82,11 +82,10 @@ class Inputs:
         load: Load = load_views,
         cache_gb: float | None = None,
     ) -> None:
-        """cache_gb: most GB that cache_dir may hold, by whatever study; None is no limit."""
+        """load: how photographs are decoded; cache_gb: most GB that cache_dir may hold, None is no limit."""
         self.images = images
         self.load = load
         self.cache_dir = Path(cache_dir)
-        self.cache_gb = cache_gb
         self.cache_limit = None if cache_gb is None else int(cache_gb * 1e9)
         self.weights = weights
         self.device = pick_device(device)
@@ -97,14 +96,9 @@ class Inputs:
     def of(self, row_N: NDArray[np.int64]) -> Inputs:
         """The same for some of the images, in the given order."""
         images = self.images.take(row_N)
-        return Inputs(
-            images,
-            cache_dir=self.cache_dir,
-            weights=self.weights,
-            device=str(self.device),
-            load=self.load,
-            cache_gb=self.cache_gb,
-        )
+        same = Inputs(images, cache_dir=self.cache_dir, weights=self.weights, device=str(self.device), load=self.load)
+        same.cache_limit = self.cache_limit
+        return same
 
     def backbone(self, name: str) -> Backbone:
         """A backbone of one's own with the source's weights, on the CPU."""

@@ -90,6 +90,8 @@ def _refuse(studies: list[str], files: FileMembers, data_dir: Path | None, out: 
     """Combinations that cannot work, each with what to give instead."""
     if not studies and not files.oof:
         raise ValueError("a blend needs members; give STUDY, or --oof 'runs/*.csv' and --truth train.csv")
+    if strays := [study for study in studies if Path(study).is_file()]:
+        raise ValueError(f"a study is a folder, {strays[0]} is a file; put the pattern of --oof in quotes")
     if files.tests and not files.oof:
         raise ValueError("test predictions belong to members that come as files; give their --oof as well")
     if studies and files.tests and data_dir is None:

@@ -21,7 +21,8 @@ from biomass_models.table import read_test
 from biomass_models.targets import TARGETS, FloatArray
 from biomass_models.weights import WeightsSource
 from biomass_models.zoo import FAMILIES
-from orchestration.ledger import Ledger, LedgerError
+from orchestration.ledger import Ledger, LedgerError, TrialRef
+from orchestration.predict import check_weights
 
 PANEL = 900  # px, width of one panel of the picture
 TALLEST = 900  # px, of a panel: a portrait is drawn narrower
@@ -56,7 +57,7 @@ def explain(
 ) -> Explanation:
     """A training image from the ledger (by the fold model that never saw it), a test image by running the fold models.
 
-    Raises LedgerError for a trial without this fold and for an image of neither table.
+    Raises LedgerError for a trial without this fold, an image of neither table, and weights of another backbone.
     """
     record, quadrats = ledger.trial(trial_id), ledger.quadrats()
     family, config = FAMILIES[record.family], config_from_params(record.family, record.config)
@@ -86,6 +87,7 @@ def explain(
             f"an image is one of train.csv or test.csv, got {image_id!r}; train.csv has such as "
             f"{', '.join(quadrats['image_id'].astype(str)[:3])}"
         )
+    check_weights(TrialRef(ledger.storage.uri, trial_id), weights)
     inputs = Inputs(ImageSet.from_table(data_dir, asked), cache_dir=cache_dir, weights=weights)
     folds = sorted(int(fold) for fold in quadrats["fold"].unique())
     models = [load_tensors(ledger.fold_model(trial_id, fold)) for fold in folds]

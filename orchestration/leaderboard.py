@@ -114,6 +114,11 @@ def _trial_row(trial: TrialRecord, result: dict[str, Any] | None, floor: float |
         notes.append("random weights")
     if result["score"] is not None and floor is not None and result["score"] < floor:
         notes.append(f"below the {COLOUR_RIDGE}")
+    if "distillation_weight" in trial.config:
+        score = result.get("teacher_score")
+        notes.append(
+            "no teacher" if not trial.config["distillation_weight"] else f"teacher {score or float('nan'):.2f}"
+        )
     if trial.config.get("select_best_epoch"):
         notes.append("best epoch chosen on the scored fold: biased")
     if "reason" in result:

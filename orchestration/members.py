@@ -94,10 +94,10 @@ def _common_truth(ledgers: Sequence[Ledger], say: Callable[[str], None]) -> pd.D
     first = ledgers[0].quadrats()
     for ledger in ledgers[1:]:
         other = ledger.quadrats()
-        if set(other["image_id"]) != set(first["image_id"]):
+        if strange := set(other["image_id"]) ^ set(first["image_id"]):
             raise LedgerError(
-                f"studies are blended over the same images; {ledger.storage.uri} has {len(other)}, "
-                f"{ledgers[0].storage.uri} has {len(first)} or others; blend them apart"
+                f"studies are blended over the same images; {len(strange)} are in only one of {ledgers[0].storage.uri} "
+                f"and {ledger.storage.uri}, such as {min(strange)}; blend them apart"
             )
         aligned = other.set_index("image_id").loc[first["image_id"]]
         if not np.allclose(aligned[list(TARGETS)], first[list(TARGETS)], atol=1e-6):

@@ -51,15 +51,15 @@ class Storage:
         finally:
             temporary.unlink(missing_ok=True)
 
+    def remove(self, name: str) -> None:
+        """Delete a file; one that is not there is no error."""
+        with contextlib.suppress(FileNotFoundError):
+            self.filesystem.delete_file(self._path(name))
+
     def size(self, name: str) -> int | None:
         """Bytes of a file, or None if there is no such file."""
         info = self.filesystem.get_file_info(self._path(name))
         return info.size if info.type == pyarrow.fs.FileType.File else None
-
-    def remove(self, name: str) -> None:
-        """Delete a file; one that is not there is fine."""
-        with contextlib.suppress(FileNotFoundError):
-            self.filesystem.delete_file(self._path(name))
 
     def children(self, folder: str) -> list[str]:
         """Sorted names of what lies directly in a folder; temporary files and a missing folder count as nothing."""

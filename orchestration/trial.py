@@ -169,8 +169,15 @@ class _Trial:
             "status": "complete",
             "score": weighted_r2_score(truth_NT, pred_NT),
             "fold_scores": [self._metrics[fold]["score"] for fold in folds],
+            "teacher_score": self._teacher_score(),
             "target_rmse_g": dict(zip(TARGETS, ((truth_NT - pred_NT) ** 2).mean(0) ** 0.5, strict=True)),
         }
+
+    def _teacher_score(self) -> float | None:
+        """Mean over folds of the teachers' own scores; None where nobody taught."""
+        scores = [fold.get("info", {}).get("teacher_score") for fold in self._metrics.values()]
+        known = [score for score in scores if score is not None]
+        return sum(known) / len(known) if known else None
 
 
 def _cost(metrics: dict[int, dict[str, Any]]) -> dict[str, Any]:

@@ -113,6 +113,7 @@ def test_without_test_predictions_there_is_a_card_and_without_a_data_directory_a
         (["--oof", "*/oof.csv", "--truth", "train.csv", "--post", "sharpening"], "a follow-up is one of"),
         (["--test-predictions", "*/test.csv", "--data", "."], "give STUDY, or --oof"),
         (["gone"], "there is no study in"),
+        (["--truth", "train.csv", "--oof", "a/oof.csv", "b/oof.csv"], "put the pattern of --oof in quotes"),
         (["--oof", "*/oof.csv", "--truth", "train.csv", "--test-predictions", "d/te*.csv"], "name the files alike"),
     ],
 )

@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
+from safetensors.torch import save_file
 from tiny_study import RANDOM, make_study
 from typer.testing import CliRunner
 
+from biomass_models.backbones import build_backbone
 from biomass_models.table import read_test
 from biomass_models.targets import TARGETS
+from biomass_models.weights import WeightsSource
 from orchestration.cli import app
 from orchestration.explain import PANEL, Explanation, Look, draw_explanation, explain, render_explanation
 from orchestration.ledger import LedgerError
@@ -102,6 +105,16 @@ def test_a_family_without_attention_says_so(family: str, world: Any) -> None:
     assert found.looks == ()
     assert "no attention" in page(found)
     assert draw_explanation(found).height < PANEL
+
+
+def test_other_weights_do_not_explain_a_test_image(world: Any, tmp_path: Path) -> None:
+    ledger, trials, data_dir, folder = world
+    image_id = str(read_test(data_dir)["image_id"].iloc[0])
+    tensors = build_backbone("test_vit", RANDOM).model.state_dict()
+    save_file({name: tensor + 0.5 for name, tensor in tensors.items()}, tmp_path / "test_vit.safetensors")
+    other = WeightsSource("folder", tmp_path)
+    with pytest.raises(LedgerError, match="give the --weights of the search"):
+        explain(ledger, trials["distilled"], image_id, data_dir, cache_dir=folder / "cache", weights=other)
 
 
 def test_an_image_of_nobody_is_refused(world: Any) -> None:

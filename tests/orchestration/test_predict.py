@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from ensembles.submission import check_submission
 from orchestration import shards
 from orchestration.blending import BlendOptions, run_ensemble
 from orchestration.ledger import Ledger, LedgerError, TrialRef
-from orchestration.members import FileMembers
+from orchestration.members import FileMembers, gather
 from orchestration.predict import Predictor
 
 
@@ -210,3 +211,19 @@ def test_two_studies_and_files_are_one_library(fresh, tiny_pasture, tmp_path):
     names = {*cards[0].members, *dict(cards[0].merged), *dict(cards[0].left_out)}
     assert names == {f"{folder}/{trial}" for folder in ("study", "second") for trial in ledger.results()} | {"mine"}
     assert cards[0].members["mine"] > 0
+
+
+def test_studies_of_other_images_are_refused(fresh, tmp_path):
+    ledger, _ = fresh
+    shutil.copytree(ledger.storage.uri, tmp_path / "other")
+    other = Ledger(type(ledger.storage)(tmp_path / "other"))
+    quadrats = ledger.quadrats()
+    quadrats.loc[0, "image_id"] = "stranger"
+    other.write_study(ledger.study(), quadrats)
+    with pytest.raises(LedgerError, match="2 are in only one of"):
+        gather([ledger.storage.uri, other.storage.uri], FileMembers(), test_ids=None, seed=0, say=lambda _: None)
+    quadrats = ledger.quadrats()
+    quadrats.loc[0, "GDM_g"] += 1
+    other.write_study(ledger.study(), quadrats)
+    with pytest.raises(LedgerError, match="the same masses"):
+        gather([ledger.storage.uri, other.storage.uri], FileMembers(), test_ids=None, seed=0, say=lambda _: None)

@@ -10,6 +10,7 @@ from tiny_study import make_study
 
 from biomass_models.configs import DistilledConfig, TeacherConfig
 from biomass_models.targets import TARGETS
+from orchestration.leaderboard import leaderboard
 from orchestration.ledger import Ledger
 from orchestration.pool import InlinePool
 from orchestration.storage import Storage
@@ -32,6 +33,8 @@ def test_trials_share_the_teachers_of_their_study(tmp_path: Path, tiny_pasture: 
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "study" / "teachers").rglob("*.*")} == files
     teacher = DistilledConfig(**first.config).teacher_config()
     assert teacher is not None
+    board = {row.name: row.notes for row in leaderboard(ledger)}
+    assert any(note == f"teacher {result['teacher_score']:.2f}" for note in board[twin.trial_id])
     info = (ledger.fold_metrics(twin.trial_id, 1) or {})["info"]
     assert info["teacher"] == teacher_id(teacher)
     stored = ledger.teacher(teacher_id(teacher), 1)
