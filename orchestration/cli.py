@@ -183,6 +183,16 @@ def search(
     from orchestration.search import available_backbones, has_gpu, run_search
     from orchestration.study import StudySettings
 
+    resources = _resources(
+        cache,
+        address,
+        cpus_per_fold=cpus_per_fold,
+        gpus_per_fold=gpus_per_fold,
+        max_slots=slots,
+        fold_timeout=fold_timeout,
+        cache_gb=cache_gb,
+        folds_together=folds_together,
+    )
     source = _source(weights)
     found = available_backbones(tuple(backbone or ()), source, _say)
     families, shares = _shares(family or ["baseline", "distilled", "probe"])
@@ -191,7 +201,7 @@ def search(
         shares=shares,
         backbones=tuple(found),
         weights=source.kind,
-        scale=scale if scale != "auto" else "gpu" if has_gpu() else "cpu",
+        scale=scale if scale != "auto" else "gpu" if has_gpu(resources) else "cpu",
         scheme="file" if fold_file else scheme,
         n_folds=folds,
         seed=seed,
@@ -204,16 +214,7 @@ def search(
         fold_file=fold_file,
         weights=source,
         fingerprints=found,
-        resources=_resources(
-            cache,
-            address,
-            cpus_per_fold=cpus_per_fold,
-            gpus_per_fold=gpus_per_fold,
-            max_slots=slots,
-            fold_timeout=fold_timeout,
-            cache_gb=cache_gb,
-            folds_together=folds_together,
-        ),
+        resources=resources,
         max_trials=trials,
         hours=hours,
         say=_say,
@@ -296,20 +297,20 @@ def doctor(
     Example: biomass doctor runs/first --data csiro-biomass/ --trials 60
     """
     from orchestration.doctor import Plan, run_doctor
-    from orchestration.search import available_backbones, has_gpu
+    from orchestration.search import available_backbones
 
     source = _source(weights)
+    resources = _resources(cache, address, cpus_per_fold=cpus_per_fold, gpus_per_fold=gpus_per_fold, max_slots=slots)
     plan = Plan(
         study=study,
         data_dir=data,
         weights=source,
         families=tuple(dict.fromkeys(family or ("baseline", "distilled", "probe"))),
         backbones=tuple(available_backbones(tuple(backbone or ()), source, _say)),
-        scale=scale if scale != "auto" else "gpu" if has_gpu() else "cpu",
+        scale=scale,
         trials=trials,
         folds=folds,
     )
-    resources = _resources(cache, address, cpus_per_fold=cpus_per_fold, gpus_per_fold=gpus_per_fold, max_slots=slots)
     if not run_doctor(plan, resources, _print):
         raise typer.Exit(1)
 

@@ -53,7 +53,7 @@ class Plan:
     weights: WeightsSource
     families: tuple[str, ...]
     backbones: tuple[str, ...]
-    scale: str
+    scale: str  # auto: gpu where slots have one
     trials: int
     folds: int
 
@@ -245,8 +245,9 @@ def _cost(
     table = pd.read_csv(plan.data_dir / "train.csv", usecols=["image_path"]) if plan.data_dir is not None else None
     images = 0 if table is None else int(table["image_path"].nunique())
     slot_hours, disk = 0.0, 0.0
+    scale = plan.scale if plan.scale != "auto" else "gpu" if gpus else "cpu"
     for family in plan.families:
-        space = space_of(family, plan.backbones, plan.scale)
+        space = space_of(family, plan.backbones, scale)
         config = space.config(space.first_trials[0])
         timed: Any = ray.remote(timed_pilot).options(num_cpus=resources.cpus_per_fold, num_gpus=gpus, max_retries=0)
         try:

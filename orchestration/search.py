@@ -27,7 +27,7 @@ from biomass_models.zoo import FAMILIES
 from orchestration.cluster import ON_HEAD, is_cluster, ray_cluster
 from orchestration.ledger import Ledger
 from orchestration.lock import Heartbeat, study_lock
-from orchestration.pool import MAX_ATTEMPTS, Broker, FoldWorker, RayPool, Slots, slots_of
+from orchestration.pool import Broker, FoldWorker, RayPool, Slots, slots_of
 from orchestration.progress import progress_bar
 from orchestration.pruning import RULES, PruneRule
 from orchestration.searcher import Proposer, TuneSearcher, live_trials
@@ -81,7 +81,13 @@ def available_backbones(asked: tuple[str, ...], source: WeightsSource, say: Say)
     return found
 
 
-def has_gpu() -> bool:
+def has_gpu(resources: Resources) -> bool:
+    """Whether folds will run on GPUs: as asked for, else as this machine or the cluster has them now."""
+    if resources.gpus_per_fold is not None:
+        return resources.gpus_per_fold > 0
+    if is_cluster(resources.address):
+        with ray_cluster(resources.address):
+            return bool(ray.cluster_resources().get("GPU", 0) >= 1)
     import torch
 
     return torch.cuda.is_available()
@@ -134,7 +140,10 @@ def run_search(
             max_trials=max_trials,
             deadline=None if hours is None else time.time() + 3600 * hours,
         )
-        _say_estimates(spaces, settings, ledger, say)
+        if is_cluster(resources.address):  # this machine says nothing about the workers
+            say("Each worker refuses folds above --max-fold-seconds by its own estimate; biomass doctor times a pilot")
+        else:
+            _say_estimates(spaces, settings, ledger, say)
         with ray_cluster(resources.address):
             return _run(ledger, context, proposer, RULES[prune], resources, max_trials, heartbeat, say)
 
@@ -299,7 +308,9 @@ def _tuner(
             name="tune",
             verbose=0,
             callbacks=[],
-            failure_config=tune.FailureConfig(max_failures=MAX_ATTEMPTS - 1),  # of the coordinator's own process
+            # A coordinator that loses its process starts again and goes on from the ledger. Many times, because what
+            # kills it is never the trial's fault, and a machine that goes down takes all of them at once.
+            failure_config=tune.FailureConfig(max_failures=100),
             **where,
         ),
     )

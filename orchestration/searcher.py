@@ -236,7 +236,9 @@ class TuneSearcher(Searcher):
             self.stop_reason = self.stop_reason or result.get("reason")
             return  # it has not ended: the next run takes it up again
         ended = self.proposer.ledger.result(identity)
-        if ended is None:  # Tune has started its coordinator several times
+        if ended is None and not error:  # the search is being stopped: the next run takes it up again
+            return
+        if ended is None:  # Tune has started its coordinator many times
             ended = fail_trial(self.proposer.ledger, identity, "its coordinator broke off each time it was started")
         self.proposer.tell(identity, ended)
         if (reason := self.proposer.common_failure) is not None and self.stop_reason is None:

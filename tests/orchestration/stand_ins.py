@@ -60,6 +60,7 @@ class Sleeper:
         self._ledger = Ledger(Storage(context.study))
         self._quadrats = self._ledger.quadrats()
         self._gate = threading.Lock()
+        self._idle_since: float | None = None
 
     def ready(self) -> bool:
         return True
@@ -71,6 +72,7 @@ class Sleeper:
         with self._gate:
             trial_id, fold = job["trial_id"], job["fold"]
             started = time.time()
+            waited = None if self._idle_since is None else started - self._idle_since
             self._ledger.note_fold_start(trial_id, fold)
             rng = np.random.default_rng([int(trial_id, 16), fold])
             slept = rng.uniform(1.0, 3.0)
@@ -84,6 +86,7 @@ class Sleeper:
                 "score": 0.5,
                 "started_at": started,
                 "slept": slept,
+                "waited": waited,  # since this slot's last fold was written
                 "seconds": time.time() - started,
                 "finished_at": time.time(),
                 "peak_memory_mb": 0.0,
@@ -91,4 +94,5 @@ class Sleeper:
                 "epochs": [],
             }
             self._ledger.write_fold(trial_id, fold, oof=oof, model=b"", metrics=metrics)
-            return {"status": "done", "metrics": {**metrics, "written_at": time.time()}}
+            self._idle_since = time.time()
+            return {"status": "done", "metrics": metrics}

@@ -16,7 +16,7 @@ from orchestration.audit import audit
 from orchestration.ledger import Ledger, TrialRecord
 from orchestration.pool import PILOT, UNDER_WAY, Job, Outcome, Priority
 from orchestration.pruning import RULES
-from orchestration.replay import replay
+from orchestration.replay import render_replay, replay
 from orchestration.searcher import told_score
 from orchestration.storage import Storage
 from orchestration.study import trial_id
@@ -155,6 +155,8 @@ def test_a_replay_tells_what_a_rule_saves_and_costs(ledger: Ledger) -> None:
     assert replayed.folds == 100 and replayed.folds_saved == 4 * len(replayed.pruned) > 0
     assert replayed.seconds_saved == replayed.folds_saved
     assert replayed.best_lost == 0.0 and abs(replayed.blend_lost) < 0.01
+    page = render_replay(replayed)
+    assert f"folds saved        {replayed.folds_saved} of 100" in page and "pruned after fold" in page
     record = ledger.trials()[-1]
     ledger.write_trial(replace(record, number=99, trial_id="other"))
     ledger.write_result("other", {"status": "pruned", "score": None})
