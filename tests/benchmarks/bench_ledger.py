@@ -1,0 +1,107 @@
+"""A ledger of 10 000 trials: seconds for the leaderboard, the status and a searcher made anew.
+
+python tests/benchmarks/bench_ledger.py [TRIALS]
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+
+from biomass_models.configs import config_to_params
+from biomass_models.folds import assign_folds, fold_hash
+from biomass_models.pasture import make_pasture
+from biomass_models.table import read_train
+from biomass_models.targets import TARGETS
+from orchestration.leaderboard import leaderboard, render_leaderboard
+from orchestration.ledger import Ledger, TrialRecord
+from orchestration.searcher import Proposer
+from orchestration.status import render_status, status_of
+from orchestration.storage import Storage
+from orchestration.study import StudySettings, open_study, trial_id
+from search_spaces.domain import SearchSpace
+from search_spaces.spaces import space_of
+from search_spaces.to_optuna import suggest
+
+FAMILIES, BACKBONE = ("baseline", "probe", "distilled"), "tf_efficientnet_lite0"
+
+
+def timed(name: str, work: Callable[[], Any]) -> Any:
+    start = time.perf_counter()
+    result = work()
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"{name}: {time.perf_counter() - start:.1f} s (peak memory so far {memory:.0f} MB)", flush=True)
+    return result
+
+
+def fill(ledger: Ledger, spaces: dict[str, SearchSpace], folds: str, trials: int) -> None:
+    """Trials as a search leaves them, without folds: drawn at random from the spaces, with scores."""
+    rng, quadrats = np.random.default_rng(0), ledger.quadrats()
+    draws = {family: optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)) for family in FAMILIES}
+    for number in range(trials):
+        family = FAMILIES[number % len(FAMILIES)]
+        params = suggest(draws[family].ask(), spaces[family])
+        config = config_to_params(spaces[family].config(params))
+        record = TrialRecord(
+            trial_id=trial_id(family, config, "w", 0, folds),
+            number=number,
+            family=family,
+            params=params,
+            config=config,
+            weights="w",
+            seed=0,
+            why="proposed",
+            proposed_at=time.time(),
+        )
+        score = float(rng.normal(0.6, 0.1))
+        result = {"status": "complete", "score": score, "fold_scores": [score] * 5, "seconds": 1.0, "folds_done": 5}
+        ledger.write_trial(record)
+        oof = quadrats[["image_id", "fold", "group", *TARGETS]].copy()
+        oof[list(TARGETS)] *= rng.lognormal(0, 0.3, (len(oof), len(TARGETS)))
+        ledger.write_result(
+            record.trial_id, {**result, "peak_memory_mb": 900.0, "gpu_seconds": 0.0, "ended_at": time.time()}, oof
+        )
+
+
+def main() -> None:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    trials = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
+    with tempfile.TemporaryDirectory() as folder:
+        data_dir = Path(folder) / "data"
+        make_pasture(data_dir, images=24, test_images=1, width=160, height=80)
+        quadrats = read_train(data_dir)
+        folds = assign_folds(quadrats)
+        ledger, settings = (
+            Ledger(Storage(Path(folder) / "study")),
+            StudySettings(families=FAMILIES, backbones=(BACKBONE,)),
+        )
+        open_study(
+            ledger,
+            settings,
+            quadrats=quadrats.merge(folds, on="image_id"),
+            data_fingerprint="d",
+            fold_hash=fold_hash(folds),
+            weights={BACKBONE: "w"},
+        )
+        spaces = {family: space_of(family, (BACKBONE,), "cpu") for family in FAMILIES}
+
+        def searcher() -> Proposer:
+            return Proposer(spaces, ledger, seed=0, fold_hash=fold_hash(folds), weights={BACKBONE: "w"})
+
+        timed(f"{trials} trials written", lambda: fill(ledger, spaces, fold_hash(folds), trials))
+        timed("leaderboard", lambda: render_leaderboard(leaderboard(ledger), 20))
+        timed("status", lambda: render_status(status_of(ledger)))
+        rebuilt = timed("searcher rebuilt", searcher)
+        timed("one more proposal", rebuilt.propose)
+
+
+if __name__ == "__main__":
+    main()
