@@ -27,8 +27,8 @@ from biomass_models.table import read_train
 from biomass_models.weights import WeightsSource
 
 CONFIG = BaselineConfig(
-    backbone="vit_small_patch14_dinov2", size=224, trained_blocks=4, batch_size=16, epochs=4, flips=1, colour_jitter=0.0,
-    blur=0.0, head_lr=1e-4, backbone_lr=1e-5, prefix_bank="float16",
+    backbone="vit_small_patch14_dinov2", size=224, trained_blocks=4, batch_size=16, epochs=4, flips=1,
+    colour_jitter=0.0, blur=0.0, head_lr=1e-4, backbone_lr=1e-5, prefix_bank="float16",
 )  # fmt: skip
 RANDOM = WeightsSource(kind="random")
 
