@@ -28,6 +28,11 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
     return nullcontext() if half is torch.float32 else torch.autocast(device.type, dtype=half)
 
 
+def onto(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A CPU tensor on the device; to a GPU through pinned memory, so that the copy does not hold the process up."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Inside, torch computes with one CPU thread: networks so small that threads would only wait for each other, and
@@ -43,8 +48,9 @@ def one_thread() -> Iterator[None]:
 class MicroBatch:
     """How many pictures fit at once: halved for good when the GPU's memory runs out, the work is done again."""
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def __init__(self, size: int, last_resort: Callable[[], bool] = lambda: False) -> None:
+        """last_resort: asked when one picture alone does not fit; True if it has saved memory some other way."""
+        self.size, self._last_resort = size, last_resort
 
     def slices(self, total: int) -> list[slice]:
         """`total` rows in order, at most `size` at a time."""
@@ -57,7 +63,7 @@ class MicroBatch:
                 work()
                 return
             except torch.cuda.OutOfMemoryError as error:
-                if self.size == 1:
+                if self.size == 1 and not self._last_resort():
                     raise torch.cuda.OutOfMemoryError(
                         f"one picture alone must fit into the GPU's memory, got: {error}; choose a smaller size "
                         "or backbone or fewer trained blocks"

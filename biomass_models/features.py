@@ -29,7 +29,7 @@ from torch.nn import functional
 from biomass_models import augment, backbones, images, prefix, stamps
 from biomass_models.backbones import Backbone, Tokens
 from biomass_models.config_rules import FLIPS, STAMPS
-from biomass_models.devices import MicroBatch, autocast, precision
+from biomass_models.devices import MicroBatch, autocast, onto, precision
 from biomass_models.images import Load, Stamp, View, load_views
 from biomass_models.node_cache import source_hash
 
@@ -211,7 +211,7 @@ def decoded(
 
 def to_image(pixel_BHWC: NDArray[np.uint8], device: torch.device) -> Tensor:
     """uint8 pixels [B, H, W, 3] -> float pictures [B, 3, H, W] in [0, 1] on the device."""
-    return torch.from_numpy(pixel_BHWC).to(device).permute(0, 3, 1, 2).float().div(255)
+    return onto(torch.from_numpy(pixel_BHWC), device).permute(0, 3, 1, 2).float().div(255)
 
 
 def copy_of(image_BCHW: Tensor, copy: str, spec: FeatureSpec, digests: Sequence[str]) -> Tensor:

@@ -161,12 +161,14 @@ def train_epochs(
     seed: int,
     should_stop: ShouldStop | None,
     stop_each_step: bool,
+    last_resort: Callable[[], bool] = lambda: False,
 ) -> MicroBatch:
     """AdamW over `rows` training rows; returns the micro-batch that fitted into memory.
 
     trained                     live parameters and buffers that training changes, for their moving average
     loss_of(index_B)            terms of the mean loss of the training rows with these positions; their sum is
                                 minimised, and each is in the records as "loss/<name>"
+    last_resort()               see MicroBatch
     after_epoch(record, last)   called with the EMA's weights in place; may add to the record
     Raises FitError for a loss that is not finite, StopRequested.
     """
@@ -176,7 +178,7 @@ def train_epochs(
     scaler = torch.amp.GradScaler(device.type, enabled=precision(device) is torch.float16)
     ema = Ema(trained if schedule.ema_decay > 0 else (), schedule.ema_decay)
     order = generator_for(seed, "order")
-    micro = MicroBatch(schedule.batch_size)
+    micro = MicroBatch(schedule.batch_size, last_resort)
     steps_an_epoch = math.ceil(rows / schedule.batch_size)
     steps = steps_an_epoch * schedule.epochs
 

@@ -78,10 +78,24 @@ class Network(nn.Module):
     def __init__(self, backbone: Backbone | BackboneTail | None) -> None:
         super().__init__()
         self.backbone = backbone
+        self.recomputes = False
 
     def new_layers(self) -> nn.ModuleDict:
         """Everything but the backbone."""
         return nn.ModuleDict({name: child for name, child in self.named_children() if name != "backbone"})
+
+    def recompute(self) -> bool:
+        """Keep no activations of the backbone's blocks, compute them again for the gradient: less memory for more time.
+
+        False where there is nothing to save, or it is done already. The end of a backbone on cached prefixes has few
+        activations, and running its blocks again would need the prefixes of that time.
+        """
+        model = self.backbone.model if isinstance(self.backbone, Backbone) else None
+        if model is None or self.recomputes or not hasattr(model, "set_grad_checkpointing"):
+            return False
+        model.set_grad_checkpointing(True)
+        self.recomputes = True
+        return True
 
     def trained_tensors(self) -> dict[str, Tensor]:
         """What training changes: the new layers, and the freed part of the backbone. Live, not copies."""
@@ -202,6 +216,7 @@ def train_network(
             seed=seed,
             should_stop=should_stop,
             stop_each_step=trains_backbone,
+            last_resort=net.recompute,
         )
     net.load_trained_state(best.tensors)
     return best.result(
@@ -211,6 +226,7 @@ def train_network(
         inputs,
         epochs,
         micro_batch=micro.size,
+        recomputed=net.recomputes,
         notes=list(notes),
         seconds=time.perf_counter() - started,
     )

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from biomass_models.augment import Draw, change, draw_changes, turn
+from biomass_models.devices import onto
 from biomass_models.features import FeatureBank, to_image
 from biomass_models.images import View
 from biomass_models.inputs import Inputs
@@ -78,7 +79,7 @@ class TokenSource:
     def _read(self, row_B: IntArray, copy_B: IntArray) -> tuple[ViewTokens, ...]:
         outputs = ("global", f"grid-{self.grid}")
         return tuple(
-            ViewTokens(*(bank.rows(output, row_B, copy_B).to(self.device).float() for output in outputs))
+            ViewTokens(*(onto(bank.rows(output, row_B, copy_B), self.device).float() for output in outputs))
             for bank in self.banks
         )
 
@@ -109,7 +110,7 @@ class PrefixSource:
     def _read(self, row_B: IntArray, copy_B: IntArray) -> tuple[Prefix, ...]:
         return tuple(
             Prefix(
-                bank.rows(bank.spec.outputs[0], row_B, copy_B).to(self.device).float(),
+                onto(bank.rows(bank.spec.outputs[0], row_B, copy_B), self.device).float(),
                 (bank.spec.views[0].height, bank.spec.views[0].width),
             )
             for bank in self.banks

@@ -31,6 +31,8 @@ class Family:
     feature_specs(config) -> specs                                   empty when the backbone trains
     views(config) -> views                                           parts of the photograph that the model sees
     fold_seconds(config, n_train, device) -> seconds                 the fold alone, features being there
+    fit_folds(config, quadrats, fold_N, folds, inputs, *, seeds, should_stop=None) -> results of several folds at once;
+                                                                     None: it cannot. Frozen backbones only
     teacher(config) -> settings or None                              then fit takes `taught` of teacher.fit_teacher
     attention(config, tensors, inputs) -> table                      attention.ATTENTION_COLUMNS; None: it has none
     """
@@ -42,8 +44,13 @@ class Family:
     fit: Callable[..., FoldResult]
     predict: Callable[..., FloatArray]
     fold_seconds: Callable[[Any, int, str], float]
+    fit_folds: Callable[..., list[FoldResult]] | None = None
     teacher: Callable[[Any], TeacherConfig | None] = lambda _: None
     attention: Callable[..., pd.DataFrame] | None = None
+
+    def trains_together(self, config: Any) -> bool:
+        """Whether the folds of a configuration can be one batched problem."""
+        return self.fit_folds is not None and config.trained_blocks == 0
 
     def estimate_feature_seconds(self, config: Any, n_images: int, device: str = "auto") -> float:
         """Seconds to fill the feature banks of a configuration, once per node and none if they are cached."""
@@ -103,6 +110,7 @@ FAMILIES: dict[str, Family] = {
             fit=baseline.fit,
             predict=baseline.predict,
             fold_seconds=_baseline_seconds,
+            fit_folds=baseline.fit_folds,
         ),
         Family(
             name="probe",

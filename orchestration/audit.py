@@ -91,7 +91,9 @@ def refit(
         for name in [complete[place] for place in order[:sample]]:
             again.write_trial(ledger.trial(name))
             for fold in range(len(results[name]["fold_scores"])):
-                outcome = runner.run({"kind": "fold", "trial_id": name, "fold": fold})
+                info = (ledger.fold_metrics(name, fold) or {})["info"]
+                job = {"kind": "fold", "trial_id": name, "fold": fold, "together": "folds_together" in info}
+                outcome = runner.run(job)
                 if outcome["status"] != "done":
                     problems.append(f"trial {name}: fold {fold} could not be fitted again: {outcome.get('reason')}")
                 elif not _same(again.fold_oof(name, fold), ledger.fold_oof(name, fold)):

@@ -166,6 +166,9 @@ def search(
     fold_timeout: Annotated[
         float, typer.Option(min=1, help="Seconds without a sign of life (features apart) before a fold counts as hung.")
     ] = 7200.0,
+    folds_together: Annotated[
+        bool | None, typer.Option("--folds-together/--folds-apart", help="Frozen heads in one batch; default on GPUs.")
+    ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Take failed trials up again.")] = False,
     cache: Cache = DEFAULT_CACHE,
     cache_gb: CacheGb = None,
@@ -188,6 +191,7 @@ def search(
         max_slots=slots,
         fold_timeout=fold_timeout,
         cache_gb=cache_gb,
+        folds_together=folds_together,
     )
     source = _source(weights)
     found = available_backbones(tuple(backbone or ()), source, _say)

@@ -56,6 +56,7 @@ class Resources:
     fold_timeout: float | None = None  # seconds without a sign of life
     cache_dir: Path = Path("~/.cache/biomass")
     cache_gb: float | None = None  # None: no limit
+    folds_together: bool | None = None  # frozen heads: all folds in one batch; None: on a GPU, where launches cost most
 
 
 def available_backbones(asked: tuple[str, ...], source: WeightsSource, say: Say) -> dict[str, str]:
@@ -264,7 +265,8 @@ def _run(
     stop = threading.Event()
     watch = Watch(broker, searcher, Standing(ledger), max_trials, heartbeat)
     watcher = threading.Thread(target=watch.run, args=(stop,), daemon=True)
-    tuner = _tuner(ledger, context, searcher, broker, rule)
+    together = context.gpus > 0 if resources.folds_together is None else resources.folds_together
+    tuner = _tuner(ledger, context, searcher, broker, rule, together)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     watcher.start()
     try:
@@ -279,14 +281,14 @@ def _run(
 
 
 def _tuner(
-    ledger: Ledger, context: WorkerContext, searcher: TuneSearcher, broker: Any, rule: PruneRule | None
+    ledger: Ledger, context: WorkerContext, searcher: TuneSearcher, broker: Any, rule: PruneRule | None, together: bool
 ) -> tune.Tuner:
     standing = Standing(Ledger(Storage(context.study)))  # pickled along: each coordinator process keeps its own
 
     def coordinate(config: dict[str, Any]) -> None:
         own, trial_id = Ledger(Storage(context.study)), config["trial_id"]
         try:
-            result = run_trial(own, RayPool(broker), trial_id, rule=rule, standing=standing)
+            result = run_trial(own, RayPool(broker), trial_id, rule=rule, standing=standing, together=together)
         except (OSError, RayError) as error:  # the store is full or away, the broker is gone: the trial is not to blame
             tune.report({"status": "stopped", "reason": str(error)})
             return

@@ -7,7 +7,9 @@ from typing import Any
 
 import pandas as pd
 
+from biomass_models.configs import config_from_params
 from biomass_models.targets import TARGETS, weighted_r2_score
+from biomass_models.zoo import FAMILIES
 from orchestration.events import write_events
 from orchestration.ledger import Ledger
 from orchestration.pool import PILOT, UNDER_WAY, Job, Outcome, Pool, Priority
@@ -35,16 +37,18 @@ def run_trial(
     *,
     rule: PruneRule | None = None,
     standing: Standing | None = None,
+    together: bool = False,
 ) -> dict[str, Any] | None:
     """Bring a trial to its end and return its result, or None when it was stopped before its end.
 
     Folds that are in the ledger are not computed again. The score is that of the pooled OOF rows (SPEC 2).
     rule: how to prune, None for not at all; standing: what it compares with (one that outlives the trial reads less).
+    together: train the folds as one batched problem where the family can; pruning then has nothing left to save.
     Raises StorageFull.
     """
     if (result := ledger.result(trial_id)) is not None:
         return result
-    trial = _Trial(ledger, pool, trial_id, rule, standing or Standing(ledger))
+    trial = _Trial(ledger, pool, trial_id, rule, standing or Standing(ledger), together)
     return trial.run()
 
 
@@ -70,10 +74,14 @@ class _Trial:
         trial_id: str,
         rule: PruneRule | None,
         standing: Standing,
+        together: bool,
     ) -> None:
         self._ledger, self._pool, self._id, self._standing = ledger, pool, trial_id, standing
         record = ledger.trial(trial_id)
-        self._rule = None if record.spared else rule
+        self._together = together and FAMILIES[record.family].trains_together(
+            config_from_params(record.family, record.config)
+        )
+        self._rule = None if record.spared or self._together else rule
         folds = sorted(int(fold) for fold in standing.quadrats["fold"].unique())
         self._order = fold_order(record.number, folds)
         self._metrics: dict[int, dict[str, Any]] = {}
@@ -90,10 +98,11 @@ class _Trial:
         return bool(self._decisions) and self._decisions[-1].prune
 
     def run(self) -> dict[str, Any] | None:
-        for fold in self._order:
-            if (found := self._ledger.fold_metrics(self._id, fold)) is not None:
-                self._metrics[fold] = found
-        if self._metrics:
+        self._find()
+        if self._together:
+            self._work(self._missing[:1], UNDER_WAY if self._metrics else PILOT)
+            self._find()  # the others came with it
+        elif self._metrics:
             self._decide(list(self._metrics)[-1])
         elif self._rule is not None:
             self._work(self._order[:1], PILOT)
@@ -104,8 +113,16 @@ class _Trial:
             self._work(self._missing, (UNDER_WAY[0], promise) if started else PILOT)
         return self._close()
 
+    def _find(self) -> None:
+        """Folds that the ledger has already."""
+        for fold in self._missing:
+            if (found := self._ledger.fold_metrics(self._id, fold)) is not None:
+                self._metrics[fold] = found
+
     def _work(self, folds: list[int], priority: Priority) -> None:
-        jobs: list[Job] = [{"kind": "fold", "trial_id": self._id, "fold": fold} for fold in folds]
+        jobs: list[Job] = [
+            {"kind": "fold", "trial_id": self._id, "fold": fold, "together": self._together} for fold in folds
+        ]
         for job, outcome in self._pool.run(jobs, priority):
             self._take(job["fold"], outcome)
 

@@ -16,7 +16,7 @@ import pandas as pd
 from safetensors.torch import save as save_tensors
 
 from biomass_models.configs import Config, TeacherConfig, config_from_params
-from biomass_models.fit import FitError
+from biomass_models.fit import FitError, FoldResult
 from biomass_models.inputs import ImageSet, Inputs
 from biomass_models.interrupt import OnProgress, StopRequested, check_stop
 from biomass_models.table import read_test
@@ -25,7 +25,7 @@ from biomass_models.teacher import Taught
 from biomass_models.weights import WeightsSource
 from biomass_models.zoo import FAMILIES
 from orchestration.budget import Meter
-from orchestration.ledger import Ledger
+from orchestration.ledger import Ledger, TrialRecord
 from orchestration.seeds import derive_seed
 from orchestration.shards import predict_out_of_fold, predict_shard, shard_inputs
 from orchestration.storage import Storage
@@ -67,7 +67,7 @@ class FoldRunner:
         """
         try:
             if job["kind"] == "fold":
-                return self._fold(job["trial_id"], job["fold"], should_stop)
+                return self._fold(job["trial_id"], job["fold"], job.get("together", False), should_stop)
             if job["kind"] == "flips":
                 return self._flips(job, should_stop)
             return self._predict(job, should_stop)
@@ -81,32 +81,49 @@ class FoldRunner:
             # The boundary of a trial: whatever a model, an image or a disk does becomes the trial's recorded reason.
             return {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
 
-    def _fold(self, trial_id: str, fold: int, should_stop: Callable[[], bool] | None) -> dict[str, Any]:
+    def _fold(self, trial_id: str, fold: int, together: bool, should_stop: Callable[[], bool] | None) -> dict[str, Any]:
+        """One fold; together: all folds of the trial in one batch, of which those that are missing are written."""
         done = self._ledger.fold_metrics(trial_id, fold)
         if done is not None:
             return {"status": "done", "metrics": done}
         check_stop(should_stop, f"fold {fold} had not begun")
-        self._ledger.note_fold_start(trial_id, fold)
+        record, quadrats = self._ledger.trial(trial_id), self._train_table()
+        # always all of them: what else is in a batch may change the rounding, and a resumed trial must not differ
+        folds = sorted(int(fold) for fold in quadrats["fold"].unique()) if together else [fold]
+        missing = [own for own in folds if self._ledger.fold_metrics(trial_id, own) is None]
+        for own in missing:
+            self._ledger.note_fold_start(trial_id, own)
         meter = Meter(self._context.gpus)
-        record = self._ledger.trial(trial_id)
-        quadrats = self._train_table()
+        results = self._fit(record, folds, together, should_stop)
+        cost = meter.read()
+        for name in ("seconds", "cpu_seconds", "gpu_seconds"):
+            cost[name] /= len(folds)
+        written = {own: self._write(record, own, results[own], cost) for own in missing}
+        return {"status": "done", "metrics": written[fold]}
+
+    def _fit(
+        self, record: TrialRecord, folds: list[int], together: bool, should_stop: Callable[[], bool] | None
+    ) -> dict[int, FoldResult]:
+        family, quadrats, inputs = FAMILIES[record.family], self._train_table(), self._train_inputs()
         config = config_from_params(record.family, record.config)
-        self._refuse_dear(record.family, config, int((quadrats["fold"] != fold).sum()))
-        inputs = self._train_inputs()
-        for spec in FAMILIES[record.family].feature_specs(config):  # here, because a fit reports no such progress
+        fold_N = quadrats["fold"].to_numpy()
+        self._refuse_dear(record.family, config, int((fold_N != folds[0]).sum()))
+        for spec in family.feature_specs(config):  # here, because a fit reports no such progress
             inputs.features(spec, on_progress=self._on_progress, should_stop=should_stop)
-        teacher = FAMILIES[record.family].teacher(config)
-        result = FAMILIES[record.family].fit(
-            config,
-            quadrats,
-            quadrats["fold"].to_numpy(),
-            fold,
-            inputs,
-            seed=derive_seed(record.seed, trial_id, fold, "fit"),
-            should_stop=should_stop,
-            **({} if teacher is None else {"taught": self._taught(teacher, fold, should_stop)}),
-        )
-        rows = quadrats.iloc[result.row_N]
+        seeds = [derive_seed(record.seed, record.trial_id, fold, "fit") for fold in folds]
+        if together and family.fit_folds is not None:
+            results = family.fit_folds(config, quadrats, fold_N, folds, inputs, seeds=seeds, should_stop=should_stop)
+            return dict(zip(folds, results, strict=True))
+        (fold,), (seed,) = folds, seeds
+        teacher = family.teacher(config)
+        taught = {} if teacher is None else {"taught": self._taught(teacher, fold, should_stop)}
+        result = family.fit(config, quadrats, fold_N, fold, inputs, seed=seed, should_stop=should_stop, **taught)
+        if teacher is not None:
+            result.info["teacher"] = teacher_id(teacher)
+        return {fold: result}
+
+    def _write(self, record: TrialRecord, fold: int, result: FoldResult, cost: dict[str, Any]) -> dict[str, Any]:
+        rows = self._train_table().iloc[result.row_N]
         truth_NT = rows[list(TARGETS)].to_numpy()
         oof = rows[["image_id", "fold", "group"]].reset_index(drop=True)
         oof[list(TARGETS)] = result.pred_NT
@@ -115,19 +132,19 @@ class FoldRunner:
             "images": len(rows),
             # one image, or images all alike, have no spread and so no R2 of their own; the pooled score has
             "score": weighted_r2_score(truth_NT, result.pred_NT) if weighted_sst(truth_NT) > 0 else None,
-            **meter.read(),
+            **cost,
             "epochs": [_finite(epoch) for epoch in result.epochs],
-            "info": result.info | ({} if teacher is None else {"teacher": teacher_id(teacher)}),
+            "info": result.info,
         }
         self._ledger.write_fold(
-            trial_id,
+            record.trial_id,
             fold,
             oof=oof,
             model=save_tensors(result.tensors),
             metrics=metrics,
             attention=result.attention,
         )
-        return {"status": "done", "metrics": metrics}
+        return metrics
 
     def _taught(self, teacher: TeacherConfig, fold: int, should_stop: Callable[[], bool] | None) -> Taught:
         return teacher_of(

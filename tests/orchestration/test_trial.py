@@ -11,8 +11,11 @@ import pytest
 from tiny_study import RANDOM, make_study
 
 from biomass_models.targets import TARGETS, weighted_r2_score
-from orchestration.ledger import LedgerError
+from orchestration.audit import audit
+from orchestration.ledger import Ledger, LedgerError
 from orchestration.pool import InlinePool, Job, Outcome
+from orchestration.pruning import RULES
+from orchestration.storage import Storage
 from orchestration.trial import StorageFull, run_trial
 from orchestration.worker import WorkerContext
 
@@ -110,3 +113,46 @@ def test_a_full_disk_leaves_the_trial_open(tmp_path: Path, tiny_pasture: Path, m
     assert ledger.result(records[1].trial_id) is None
     result = run_trial(ledger, InlinePool(context), records[1].trial_id)
     assert result is not None and result["status"] == "complete"
+
+
+def test_folds_together_are_one_job_with_the_same_scores(tmp_path: Path, tiny_pasture: Path) -> None:
+    results = {}
+    for name, together in (("together", True), ("apart", False)):
+        ledger, context, records = make_study(tmp_path / name, tiny_pasture, tmp_path / "cache")
+        pool = Counting(context)
+        results[name] = run_trial(ledger, pool, records[0].trial_id, rule=RULES["default"], together=together)
+        assert len(pool.asked) == (1 if together else 3)
+        for fold in range(3):
+            info = (ledger.fold_metrics(records[0].trial_id, fold) or {})["info"]
+            assert info.get("folds_together") == (3 if together else None)
+            assert len(ledger.fold_starts(records[0].trial_id, fold)) == 1
+    one, other = results["together"], results["apart"]
+    assert one is not None and other is not None
+    assert one["score"] == pytest.approx(other["score"], abs=1e-3)
+    assert one["fold_scores"] == pytest.approx(other["fold_scores"], abs=1e-3)
+    assert audit(Ledger(Storage(tmp_path / "together"))).problems == []
+
+
+def test_a_fold_that_is_missing_comes_back_the_same_from_a_batch(tmp_path: Path, tiny_pasture: Path) -> None:
+    ledger, context, records = make_study(tmp_path / "study", tiny_pasture, tmp_path / "cache")
+    trial_id = records[0].trial_id
+    run_trial(ledger, InlinePool(context), trial_id, together=True)
+    folder = tmp_path / "study" / "trials" / trial_id
+    kept = {fold: (folder / f"fold-{fold}" / "oof.parquet").read_bytes() for fold in range(3)}
+    times = {fold: (folder / f"fold-{fold}" / "oof.parquet").stat().st_mtime_ns for fold in range(3)}
+    (folder / "result.json").unlink()
+    (folder / "fold-1" / "metrics.json").unlink()
+    assert run_trial(ledger, InlinePool(context), trial_id, together=True) is not None
+    assert {fold: (folder / f"fold-{fold}" / "oof.parquet").read_bytes() for fold in range(3)} == kept
+    unchanged = [
+        fold for fold in range(3) if (folder / f"fold-{fold}" / "oof.parquet").stat().st_mtime_ns == times[fold]
+    ]
+    assert unchanged == [0, 2]
+
+
+def test_what_cannot_train_together_trains_apart(tmp_path: Path, tiny_pasture: Path) -> None:
+    ledger, context, records = make_study(tmp_path / "study", tiny_pasture, tmp_path / "cache")
+    for record in records[1:]:
+        pool = Counting(context)
+        result = run_trial(ledger, pool, record.trial_id, together=True)
+        assert result is not None and result["status"] == "complete" and len(pool.asked) == 3
