@@ -155,11 +155,16 @@ def _reopen_failed(ledger: Ledger, say: Say) -> None:
     say(f"{len(failed)} failed trials are taken up again")
 
 
+def gpus_of_a_slot(resources: Resources) -> float:
+    """As asked for, else one where Ray has any; needs Ray."""
+    if resources.gpus_per_fold is not None:
+        return resources.gpus_per_fold
+    return 1.0 if ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
+
+
 def start_broker(context: WorkerContext, resources: Resources, worker_class: type = FoldWorker) -> tuple[Any, int]:
     """The broker actor and how many slots it has now. Raises StudyError when the machine can hold none."""
-    gpus = resources.gpus_per_fold
-    if gpus is None:
-        gpus = 1.0 if ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
+    gpus = gpus_of_a_slot(resources)
     slots = Slots(
         cpus=resources.cpus_per_fold,
         gpus=gpus,
@@ -265,7 +270,7 @@ def _run(
     stop = threading.Event()
     watch = Watch(broker, searcher, Standing(ledger), max_trials, heartbeat)
     watcher = threading.Thread(target=watch.run, args=(stop,), daemon=True)
-    together = context.gpus > 0 if resources.folds_together is None else resources.folds_together
+    together = gpus_of_a_slot(resources) > 0 if resources.folds_together is None else resources.folds_together
     tuner = _tuner(ledger, context, searcher, broker, rule, together)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     watcher.start()

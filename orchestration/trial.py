@@ -9,9 +9,8 @@ import pandas as pd
 
 from biomass_models.configs import config_from_params
 from biomass_models.targets import TARGETS, weighted_r2_score
-from biomass_models.zoo import FAMILIES
 from orchestration.events import write_events
-from orchestration.ledger import Ledger
+from orchestration.ledger import Ledger, TrialRecord
 from orchestration.pool import PILOT, UNDER_WAY, Job, Outcome, Pool, Priority
 from orchestration.pruning import Decision, PruneRule
 from orchestration.standing import Standing
@@ -78,9 +77,7 @@ class _Trial:
     ) -> None:
         self._ledger, self._pool, self._id, self._standing = ledger, pool, trial_id, standing
         record = ledger.trial(trial_id)
-        self._together = together and FAMILIES[record.family].trains_together(
-            config_from_params(record.family, record.config)
-        )
+        self._together = together and _trains_together(record)
         self._rule = None if record.spared or self._together else rule
         folds = sorted(int(fold) for fold in standing.quadrats["fold"].unique())
         self._order = fold_order(record.number, folds)
@@ -195,6 +192,12 @@ class _Trial:
         scores = [fold.get("info", {}).get("teacher_score") for fold in self._metrics.values()]
         known = [score for score in scores if score is not None]
         return sum(known) / len(known) if known else None
+
+
+def _trains_together(record: TrialRecord) -> bool:
+    from biomass_models.zoo import FAMILIES  # here, so that a coordinator that need not ask stays without torch
+
+    return FAMILIES[record.family].trains_together(config_from_params(record.family, record.config))
 
 
 def _cost(metrics: dict[int, dict[str, Any]]) -> dict[str, Any]:

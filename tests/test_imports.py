@@ -64,3 +64,10 @@ def test_light_modules_load_neither_torch_nor_ray() -> None:
     code = f"import sys, {', '.join(modules)}; print(sorted({{'torch', 'ray', 'timm', 'optuna'}} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert result.stdout.strip() == "[]"
+
+
+def test_a_coordinator_loads_no_torch() -> None:
+    """There are more coordinators than slots, all on the head node: torch in each would be gigabytes for nothing."""
+    code = "import sys, orchestration.trial, orchestration.pool, orchestration.standing; print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert result.stdout.strip() == "False"

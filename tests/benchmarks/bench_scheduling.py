@@ -46,7 +46,7 @@ def main(trials: int, slots: int) -> bool:
             broker = actor.remote(context, Slots(cpus=1.0, gpus=0.0), stand_ins.Sleeper)
             ray.get(broker.start.remote())
             searcher = TuneSearcher(proposer, live=live_trials(slots))
-            search._tuner(ledger, context, searcher, broker, None).fit()
+            search._tuner(ledger, context, searcher, broker, None, together=False).fit()
         return _report(ledger, trials, slots)
 
 

@@ -29,6 +29,8 @@ from orchestration.storage import Storage
 ROOT = Path(__file__).parents[2]
 KINDS = ("driver", "worker", "raylet")
 FOLDS = 4
+NEW_TRIALS = 15  # of each search: seconds of work, so that the kill comes in the middle of it
+KILL_WITHIN = 3.0  # seconds after the first fold of a search has begun
 PATIENCE = 240.0  # seconds for anything that must happen
 SEARCH = ["--backbone", "test_vit", "--weights", "random", "--scale", "smoke", "--slots", "2", "--folds", str(FOLDS)]
 Marks = dict[tuple[str, int], bytes]
@@ -71,7 +73,7 @@ def campaign(folder: Path, name: str, kinds: list[str], rng: random.Random, say:
     ledger = Ledger(Storage(folder / name))
     trials, finished = 0, Marks()
     for number, kind in enumerate(kinds):
-        trials += 4
+        trials += NEW_TRIALS
         before = time.monotonic()
         at = disturbed_search(folder, ledger, trials, [kind], rng)
         check_kept(ledger, finished)
@@ -87,21 +89,23 @@ def campaign(folder: Path, name: str, kinds: list[str], rng: random.Random, say:
     say(f"{name}: {audited(folder, name)}")
 
 
-def disturbed_search(folder: Path, ledger: Ledger, trials: int, kinds: list[str], rng: random.Random) -> str:
+def disturbed_search(
+    folder: Path, ledger: Ledger, trials: int, kinds: list[str], rng: random.Random, within: float = KILL_WITHIN
+) -> str:
     """Search until folds run, kill, and see the end of all its processes; says when the kill came."""
     began = time.time()
     driver = start_search(folder, ledger, trials)
     family: set[int] = set()
     try:
         wait_for(lambda: driver.poll() is not None or starts_since(ledger, began) > 0, "no fold began")
-        at = rng.uniform(0.0, 3.0)
+        at = rng.uniform(0.0, within)
         for kind in kinds:
             end = time.monotonic() + at
             while time.monotonic() < end and driver.poll() is None:
                 time.sleep(0.01)
             family |= descendants(driver.pid)
-            if driver.poll() is None and not kill_one(kind, driver.pid, ledger, began):
-                return f"found nothing to kill, {at:.2f} s after the first fold began"
+            if driver.poll() is not None or not kill_one(kind, driver.pid, ledger, began):
+                raise CampaignError(f"the search was over before its {kind} could be killed: give it more trials")
         if kinds[-1] == "worker":  # the search goes on, and must come to its end
             wait_for(lambda: driver.poll() is not None, "the search did not survive a dead worker")
         else:
