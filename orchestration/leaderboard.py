@@ -76,9 +76,10 @@ def render_leaderboard(rows: list[Row], top: int | None = None) -> Table:
 
 def render_families(rows: list[Row]) -> Table:
     """What each family's trials cost together, as a terminal table of at most 80 columns."""
-    view = Table(title="Families", title_justify="left", width=80)
-    for column in ("family", "trials", "complete", "pruned", "failed", "best", "s", "GPU s", "most GB"):
-        view.add_column(column, justify="left" if column == "family" else "right", no_wrap=True)
+    gpus = any(row.gpu_seconds for row in rows)
+    view = Table(title="Families (s, GPU s: of all folds; GB: most memory of one)", title_justify="left", width=80)
+    for column in ("family", "trials", "complete", "pruned", "failed", "best", "s", *(["GPU s"] if gpus else []), "GB"):
+        view.add_column(column, justify="left" if column == "family" else "right", overflow="fold")
     for family in dict.fromkeys(row.family for row in rows if row.family):
         own = [row for row in rows if row.family == family]
         scores = [row.score for row in own if row.score is not None]
@@ -87,9 +88,9 @@ def render_families(rows: list[Row]) -> Table:
             family,
             f"{len(own)}",
             *(f"{sum(row.status == status for row in own)}" for status in ("complete", "pruned", "failed")),
-            f"{max(scores):.4f}" if scores else "",
+            f"{max(scores):.3f}" if scores else "",
             f"{sum(row.seconds or 0 for row in own):.0f}",
-            f"{sum(row.gpu_seconds for row in own):.0f}",
+            *([f"{sum(row.gpu_seconds for row in own):.0f}"] if gpus else []),
             f"{max(peaks):.1f}" if peaks else "",
         )
     return view
