@@ -29,7 +29,7 @@ from orchestration.storage import Storage
 ROOT = Path(__file__).parents[2]
 KINDS = ("driver", "worker", "raylet")
 FOLDS = 4
-NEW_TRIALS = 15  # of each search: seconds of work, so that the kill comes in the middle of it
+NEW_TRIALS = 40  # of each search: seconds of work, so that the kill comes in the middle of it
 KILL_WITHIN = 3.0  # seconds after the first fold of a search has begun
 PATIENCE = 240.0  # seconds for anything that must happen
 SEARCH = ["--backbone", "test_vit", "--weights", "random", "--scale", "smoke", "--slots", "2", "--folds", str(FOLDS)]

@@ -14,7 +14,7 @@ from campaign import audited, check_kept, disturbed_search, make_data, marks, st
 from orchestration.ledger import Ledger
 from orchestration.storage import Storage
 
-TRIALS = 15
+TRIALS = 30
 
 
 @pytest.mark.timeout(600)
