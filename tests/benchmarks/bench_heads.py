@@ -15,7 +15,7 @@ import torch
 
 from biomass_models.fit import FoldRows, Schedule
 from biomass_models.heads import mlp_head
-from biomass_models.many_heads import HeadFold, ManyHeads, train_heads
+from biomass_models.many_heads import HeadFold, train_heads
 from biomass_models.sources import FeatureSource
 
 IMAGES, FOLDS, EPOCHS, REPEATS = 357, 5, 20, 5
@@ -32,7 +32,7 @@ def milliseconds_an_epoch(features: int, folds: int) -> float:
     heads = [mlp_head(features, width=256, width_2=128, dropout=0.4) for _ in range(folds)]
     started = time.process_time()
     train_heads(
-        ManyHeads(heads, torch.device("cpu")),
+        heads,
         source,
         parts,
         Schedule(epochs=EPOCHS, batch_size=32, min_lr=1e-6, clip_norm=5.0, ema_decay=0.0),

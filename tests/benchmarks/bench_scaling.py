@@ -16,7 +16,7 @@ import torch
 from biomass_models.configs import ProbeConfig
 from biomass_models.fit import FoldRows, Schedule
 from biomass_models.heads import mlp_head
-from biomass_models.many_heads import HeadFold, ManyHeads, train_heads
+from biomass_models.many_heads import HeadFold, train_heads
 from biomass_models.probe import Ridge, inner_errors
 from biomass_models.sources import FeatureSource
 
@@ -30,7 +30,7 @@ def head_seconds(images: int) -> float:
     rows = FoldRows(train, held, np.arange(images), rng.random((images, 5)))
     started = time.process_time()
     train_heads(
-        ManyHeads([mlp_head(FEATURES, width=256, width_2=128, dropout=0.4)], torch.device("cpu")),
+        [mlp_head(FEATURES, width=256, width_2=128, dropout=0.4)],
         source,
         [HeadFold(rows, 0, rng.standard_normal((len(train), 5)))],
         Schedule(epochs=EPOCHS, batch_size=32, min_lr=1e-6, clip_norm=5.0, ema_decay=0.0),
