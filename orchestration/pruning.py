@@ -8,8 +8,7 @@ A rule that asks only "can it still become the best?" starves the later ensemble
 is BOTH clearly worse than the best complete trial, by a paired one-sided t-test on the mean loss difference of each
 group (images of one day share their errors, so the group is the unit: G - 1 degrees of freedom), AND of no use to the
 current ensemble, because even the best convex mixture with it hardly gains on the rows that are there.
-The replays behind the limits: shared notes on Ray and Optuna, "Folds as the unit of pruning"; `biomass replay` repeats
-them on any finished study.
+The README has what this saved and cost; `biomass replay` measures it on any study that was searched without pruning.
 """
 
 from __future__ import annotations

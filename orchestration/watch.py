@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
+import sys
 import threading
 import time
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import ActorDiedError, RayError
 
 from orchestration.lock import Heartbeat
 from orchestration.progress import progress_bar
@@ -16,6 +19,8 @@ from orchestration.searcher import TuneSearcher, live_trials
 from orchestration.standing import Standing
 
 LOOK_SECONDS = 0.5
+SILENT_SECONDS = 180.0  # a broker that does not answer for so long is as good as dead
+LEAVE_SECONDS = 30.0  # for an orderly end after Ray has died; then the process goes anyhow
 
 
 class Watch:
@@ -27,6 +32,7 @@ class Watch:
         self._broker, self._searcher, self._standing = broker, searcher, standing
         self._max_trials, self._heartbeat = max_trials, heartbeat
         self._stopping = False
+        self._answered = time.monotonic()
         self._finished = -1
         self._blend: float | None = None
 
@@ -62,9 +68,23 @@ class Watch:
     def _facts(self) -> dict[str, Any]:
         try:
             status: dict[str, Any] = ray.get(self._broker.status.remote(), timeout=10)
-        except RayError:  # the broker is busy, or gone with Ray: the search itself will say so
+        except RayError as error:
+            silent = time.monotonic() - self._answered
+            if isinstance(error, ActorDiedError) or silent > SILENT_SECONDS:
+                self._leave()
             return {}
+        self._answered = time.monotonic()
         return {**status, "max_trials": self._max_trials, "looked_at": time.time()}
+
+    def _leave(self) -> None:
+        """Ray is gone under the search (its raylet, or the head node): Tune would wait for it for ever."""
+        if self._searcher.stop_reason is None:
+            self._searcher.stop_reason = "Ray has died under the search (raylet or head node); the same command goes on"
+            # first as Ctrl-C does it; a Tune that is stuck in a dead Ray does not hear that, and nothing is lost anyhow
+            last = threading.Timer(LEAVE_SECONDS, _end, [self._searcher.stop_reason])
+            last.daemon = True
+            last.start()
+            os.kill(os.getpid(), signal.SIGINT)
 
     def _note(self, facts: dict[str, Any]) -> str:
         proposer = self._searcher.proposer
@@ -79,3 +99,8 @@ class Watch:
             parts += [f"encoding {done}/{total}"] if done < total else []
         parts += [f"{count} {kind}" for kind in ("pruned", "failed") if (count := proposer.count(kind))]
         return " ".join(parts)
+
+
+def _end(reason: str) -> None:
+    print(f"error: {reason}. Every finished fold is kept", file=sys.stderr, flush=True)
+    os._exit(1)
