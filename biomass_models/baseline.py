@@ -26,7 +26,7 @@ from biomass_models.images import views_for
 from biomass_models.inputs import Inputs
 from biomass_models.interrupt import OnEpoch, ShouldStop
 from biomass_models.losses import weighted_mse_loss
-from biomass_models.many_heads import HeadFold, ManyHeads, train_heads
+from biomass_models.many_heads import HeadFold, train_heads
 from biomass_models.network import Best, Network, predict_rows, schedule_of, train_network
 from biomass_models.prefix import BackboneTail
 from biomass_models.scaling import TargetScaler
@@ -141,18 +141,17 @@ def fit_folds(
     for seed in seeds:
         with seeded(seed, "initial weights", torch.device("cpu")):
             heads.append(head_of(config, opened.features))
-    many = ManyHeads(heads, inputs.device)
     best_K = [Best(choose=config.select_best_epoch) for _ in folds]
     epochs_K: list[list[dict[str, float]]] = [[] for _ in folds]
 
     def after_epoch(k: int, record: dict[str, float], z_VT: Tensor, last: bool) -> None:
         pred_NT = scalers[k].grams(z_VT.double().cpu().numpy())
         record["score"] = score_or_nan(rows_K[k].held_out_mass_NT, pred_NT)
-        best_K[k].take(record, pred_NT, BaselineNet(None, many.heads[k]).trained_state, last)
+        best_K[k].take(record, pred_NT, BaselineNet(None, heads[k]).trained_state, last)
         epochs_K[k].append(record)
 
     train_heads(
-        many,
+        heads,
         opened.source,
         [
             HeadFold(rows, seed, scaler.scale(rows.train_mass_MT))
