@@ -14,7 +14,7 @@ from campaign import audited, check_kept, disturbed_search, make_data, marks, st
 from orchestration.ledger import Ledger
 from orchestration.storage import Storage
 
-TRIALS = 30
+TRIALS = 25
 
 
 @pytest.mark.timeout(600)
