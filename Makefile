@@ -34,6 +34,9 @@ bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/bench_ensembles.py
 	$(BIN)/python tests/benchmarks/simulate_blending.py
 	$(BIN)/python tests/benchmarks/bench_scheduling.py
+	$(BIN)/python tests/benchmarks/bench_heads.py
+	$(BIN)/python tests/benchmarks/bench_ledger.py
+	$(BIN)/python tests/benchmarks/bench_scaling.py
 
 # searches whose driver, worker or raylet is killed 20 times at random moments, then an audit
 faults: $(STAMP)
