@@ -21,12 +21,20 @@ from biomass_models.zoo import FAMILIES
 from orchestration.cluster import is_cluster, ray_cluster
 from orchestration.node_facts import node_facts
 from orchestration.pool import Slots, slots_of
-from orchestration.search import Resources
+from orchestration.search import Resources, gpus_of_a_slot
 from orchestration.storage import Storage
 from search_spaces.spaces import space_of
 
 Verdict = Literal["ok", "warn", "FAIL"]
 SLOT_MEMORY_GB = 2.0  # a worker with torch, one backbone and its banks mapped needs 1 to 1.5 GB
+VISIBLE = (  # what every node must see, how it is well, what to do if not
+    (
+        "study",
+        "visible and writable",
+        "give a path that every node mounts, or an s3:// style URI with credentials on each node",
+    ),
+    ("data", "visible", "put the photographs at the same path on every node (mount, or image)"),
+)
 ASK_SECONDS = 180.0  # a node that has to start a process and import torch
 
 
@@ -51,7 +59,7 @@ class Plan:
     study: str | None
     data_dir: Path | None
     weights: WeightsSource
-    families: tuple[str, ...]
+    shares: Mapping[str, float]  # of the trials, by family
     backbones: tuple[str, ...]
     scale: str  # auto: gpu where slots have one
     trials: int
@@ -90,8 +98,7 @@ def unreachable(error: Exception) -> Finding:
 def _examine(plan: Plan, resources: Resources, where: str) -> Iterator[Finding]:
     nodes = [node for node in ray.nodes() if node["Alive"]]
     total = ray.cluster_resources()
-    gpus = resources.gpus_per_fold
-    gpus = (1.0 if total.get("GPU", 0) >= 1 else 0.0) if gpus is None else gpus
+    gpus = gpus_of_a_slot(resources)
     slots = slots_of(nodes, Slots(cpus=resources.cpus_per_fold, gpus=gpus))
     slots = min(slots, resources.max_slots or slots)
     size = f"{len(nodes)} nodes, {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs, {slots} slots"
@@ -130,50 +137,40 @@ def judge(
     yield from _equal("packages", packages)
     yield from _equal("this project's code", {name: fact["code"] for name, fact in facts.items()})
     for name, fact in facts.items():
-        has = resources_of[name].get("GPU", 0.0)
-        if has and fact["gpus_seen"] < 1:
-            yield Finding(
-                "FAIL",
-                f"GPUs of {name}",
-                f"Ray has {has:g}, torch sees none",
-                "install a torch built for the driver's CUDA there, and check `nvidia-smi`",
-            )
-        elif has:
-            yield Finding("ok", f"GPUs of {name}", f"Ray has {has:g}, torch sees the leased one")
-        for what, key, remedy in (
-            (
-                "study",
-                "study",
-                "give a path that every node mounts, or an s3:// style URI with credentials on each node",
-            ),
-            ("data", "data", "put the photographs at the same path on every node (mount, or image)"),
-        ):
-            if fact[key] is not None:
-                bad = fact[key]
-                yield (
-                    Finding("FAIL", f"{what} from {name}", bad, remedy)
-                    if bad
-                    else Finding("ok", f"{what} from {name}", "visible and writable" if key == "study" else "visible")
-                )
-        for backbone, found in fact["weights"].items():
-            if found.startswith("missing"):
-                yield Finding(
-                    "FAIL", f"weights on {name}", f"{backbone} {found}", "put them there, or set BIOMASS_WEIGHTS"
-                )
-        slots_here = slots_of(
-            [{"Alive": True, "Resources": resources_of[name]}], Slots(cpus=resources.cpus_per_fold, gpus=gpus)
-        )
-        needed = SLOT_MEMORY_GB * max(1, slots_here)
-        memory = f"{fact['free_memory_gb']:.1f} GB free, {slots_here} slots want about {needed:.0f} GB"
-        if fact["free_memory_gb"] < needed:
-            yield Finding(
-                "warn", f"memory of {name}", memory, "raise --cpus-per-fold or lower --slots: fewer workers a node"
-            )
-        else:
-            yield Finding("ok", f"memory of {name}", memory)
+        yield from _judge_node(name, fact, resources_of[name], resources, gpus)
     names = {name for fact in facts.values() for name in fact["weights"]}
     for backbone in sorted(names):
         yield from _equal(f"weights of {backbone}", {name: fact["weights"][backbone] for name, fact in facts.items()})
+
+
+def _judge_node(
+    name: str, fact: Mapping[str, Any], has: Mapping[str, float], resources: Resources, gpus: float
+) -> Iterator[Finding]:
+    """Findings about one node: its GPUs, what it sees, its weights and memory."""
+    in_ray = has.get("GPU", 0.0)
+    if in_ray and fact["gpus_seen"] < 1:
+        remedy = "install a torch built for the driver's CUDA there, and check `nvidia-smi`"
+        yield Finding("FAIL", f"GPUs of {name}", f"Ray has {in_ray:g}, torch sees none", remedy)
+    elif in_ray:
+        yield Finding("ok", f"GPUs of {name}", f"Ray has {in_ray:g}, torch sees the leased one")
+    for what, well, remedy in VISIBLE:
+        bad = fact[what]
+        if bad:
+            yield Finding("FAIL", f"{what} from {name}", bad, remedy)
+        elif bad is not None:  # None: it was not asked for
+            yield Finding("ok", f"{what} from {name}", well)
+    for backbone, found in fact["weights"].items():
+        if found.startswith("missing"):
+            remedy = "put them there, or set BIOMASS_WEIGHTS"
+            yield Finding("FAIL", f"weights on {name}", f"{backbone} {found}", remedy)
+    slots = slots_of([{"Alive": True, "Resources": has}], Slots(cpus=resources.cpus_per_fold, gpus=gpus))
+    needed = SLOT_MEMORY_GB * max(1, slots)
+    memory = f"{fact['free_memory_gb']:.1f} GB free, {slots} slots want about {needed:.0f} GB"
+    if fact["free_memory_gb"] < needed:
+        remedy = "raise --cpus-per-fold or lower --slots: fewer workers a node"
+        yield Finding("warn", f"memory of {name}", memory, remedy)
+    else:
+        yield Finding("ok", f"memory of {name}", memory)
 
 
 def bank_gb(spec: FeatureSpec, images: int) -> float:
@@ -246,7 +243,7 @@ def _cost(
     images = 0 if table is None else int(table["image_path"].nunique())
     slot_hours, disk = 0.0, 0.0
     scale = plan.scale if plan.scale != "auto" else "gpu" if gpus else "cpu"
-    for family in plan.families:
+    for family, share in plan.shares.items():
         space = space_of(family, plan.backbones, scale)
         config = space.config(space.first_trials[0])
         timed: Any = ray.remote(timed_pilot).options(num_cpus=resources.cpus_per_fold, num_gpus=gpus, max_retries=0)
@@ -255,7 +252,7 @@ def _cost(
         except RayError as error:
             yield Finding("FAIL", f"pilot of {family}", str(error).strip().splitlines()[-1], "see the text")
             continue
-        trials = plan.trials / len(plan.families)
+        trials = plan.trials * share / sum(plan.shares.values())
         hours = (trials * plan.folds * fold + features) / 3600
         slot_hours += hours
         disk += sum(bank_gb(spec, images) for spec in FAMILIES[family].feature_specs(config))

@@ -25,12 +25,18 @@ DEFAULT_BACKBONES = (
 )
 
 
-def space_of(family: str, backbones: tuple[str, ...], scale: str) -> SearchSpace:
-    """Raises ValueError for an unknown family (with the nearest name) or scale."""
+def known_family(family: str) -> str:
+    """The name itself; ValueError with the nearest name where no family is called so."""
     if family not in SPACES:
         close = difflib.get_close_matches(family, SPACES, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise ValueError(f"a family is one of {', '.join(SPACES)}, got {family!r}{hint}")
+    return family
+
+
+def space_of(family: str, backbones: tuple[str, ...], scale: str) -> SearchSpace:
+    """Raises ValueError for an unknown family or scale."""
+    known_family(family)
     if scale not in SCALES:
         raise ValueError(f"a scale is one of {', '.join(SCALES)}, got {scale!r}")
     return SPACES[family](backbones, scale)

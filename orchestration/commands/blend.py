@@ -1,0 +1,124 @@
+"""Commands on what a study found: blend it, explain it, take it away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from orchestration.commands.options import (
+    DEFAULT_CACHE,
+    Address,
+    Cache,
+    DataOption,
+    Study,
+    Weights,
+    out_console,
+    resources_of,
+    say,
+    tell,
+    weights_source,
+)
+
+
+def ensemble(
+    study: Annotated[list[str] | None, typer.Argument(help="Study folders or URIs; none to blend files only.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Data directory whose test.csv is to be predicted.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Submission file (.csv), or a folder.")] = None,
+    oof: Annotated[list[str] | None, typer.Option(help="Out-of-fold predictions: a pattern, in quotes.")] = None,
+    truth: Annotated[Path | None, typer.Option(help="Measured masses for --oof: train.csv, or a wide table.")] = None,
+    groups: Annotated[str, typer.Option(help="Its columns that are never split.")] = "Sampling_Date,State",
+    test_predictions: Annotated[list[str] | None, typer.Option(help="Files of test predictions, a pattern.")] = None,
+    folds: Annotated[int, typer.Option(min=2, help="Nests, where --truth has no column fold.")] = 5,
+    rule: Annotated[str, typer.Option(help="Blending rule.")] = "default",
+    candidates: Annotated[int, typer.Option(min=1, help="Submissions: the best, the most different as good.")] = 1,
+    post: Annotated[list[str] | None, typer.Option(help="Try per-target, calibration, zeros; used if better.")] = None,
+    flips: Annotated[int, typer.Option(help="Try 2, 4 or 8 test-time flips; used if they gain.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of dealt nests and bags, where there is no study.")] = 0,
+    weights: Weights = "auto",
+    cache: Cache = DEFAULT_CACHE,
+    address: Address = None,
+) -> None:
+    """Blend trials of studies, anybody's out-of-fold files, or both; write cards and submissions.
+
+    Example: biomass ensemble runs/first --data csiro-biomass/ --out submission.csv
+
+    Example: biomass ensemble --oof 'runs/*.csv' --truth train.csv --test-predictions 'runs_test/*.csv' --out blend/
+    """
+    from ensembles.card_page import render_card
+    from orchestration.blending import BlendOptions, run_ensemble
+    from orchestration.members import FileMembers
+
+    def open_predictor(data_dir: Path) -> Any:
+        from orchestration.predict import Predictor
+
+        return Predictor(data_dir, resources=resources_of(cache, address), weights=weights_source(weights))
+
+    columns = tuple(name.strip() for name in groups.split(",") if name.strip())
+    out = out or Path("submission.csv" if study and data else "ensemble")
+    written = run_ensemble(
+        study or [],
+        FileMembers(
+            oof=tuple(oof or ()), truth=truth, groups=columns, folds=folds, tests=tuple(test_predictions or ())
+        ),
+        data_dir=data,
+        out=out,
+        options=BlendOptions(rule=rule, candidates=candidates, follow_ups=tuple(post or ()), flips=flips),
+        seed=seed,
+        open_predictor=open_predictor,
+        say=say,
+        show=lambda card: out_console.print(render_card(card)),
+    )
+    for path in written:
+        tell(f"Submission{', valid' if data else ''}: {path}")
+    if not written:
+        tell(f"Card: {out / 'ensemble.json'}")
+
+
+def explain(
+    study: Study,
+    trial: Annotated[str, typer.Argument(help="Trial id, as the leaderboard shows it.")],
+    image: Annotated[str, typer.Option(help="Image id of train.csv or test.csv.")],
+    data: DataOption,
+    out: Annotated[Path | None, typer.Option(help="Picture to write; IMAGE-TRIAL.png without it.")] = None,
+    weights: Weights = "auto",
+    cache: Cache = DEFAULT_CACHE,
+) -> None:
+    """Say what a trial predicts for one image, and draw where it looked.
+
+    Example: biomass explain runs/first 3f09c1d2ab --image ID1011485656 --data csiro-biomass/
+    """
+    from orchestration.explain import draw_explanation, render_explanation
+    from orchestration.explain import explain as explain_image
+    from orchestration.ledger import open_ledger
+
+    found = explain_image(
+        open_ledger(study), trial, image, data, cache_dir=cache.expanduser(), weights=weights_source(weights)
+    )
+    out_console.print(render_explanation(found))
+    picture = out or Path(Path(f"{image}-{trial}.png").name)
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    draw_explanation(found).save(picture, "PNG")
+    tell(f"Wrote {picture}")
+
+
+def export(
+    study: Study,
+    name: Annotated[str, typer.Argument(help="Ensemble: the stem of the submission that `ensemble` wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder to write, new or empty.")] = Path("bundle"),
+    with_weights: Annotated[bool, typer.Option(help="Copy the backbones' weights; read their licence first.")] = False,
+    weights: Weights = "auto",
+) -> None:
+    """Pack a blend for a notebook without network: code, models, predict.py.
+
+    Example: biomass export runs/first submission --out bundle/
+    """
+    from orchestration.export import export_bundle
+
+    needed = export_bundle(study, name, out, weights=weights_source(weights), with_weights=with_weights)
+    for entry in needed:
+        if entry["file"] is not None and not with_weights:
+            text = f"Put {entry['file']} ({entry['bytes']} bytes, sha256 {entry['sha256']}) into {out / 'weights'}"
+            tell(text)
+    tell(f"Bundle: {out}. There: python predict.py DATA_DIR submission.csv")
