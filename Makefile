@@ -12,7 +12,7 @@ install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --progress-bar off --constraint constraints.txt --editable '.[demo,dev]'
+	$(BIN)/python -m pip install --progress-bar off --constraint constraints.txt --editable '.[demo,dashboard,dev]'
 	@touch $(STAMP)
 
 demo: $(STAMP)
