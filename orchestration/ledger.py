@@ -6,7 +6,7 @@
     trials/<id>/fold-<k>/oof.parquet, model.safetensors, attention.parquet if any, then metrics.json (the marker)
     trials/<id>/oof.parquet, then result.json    (the marker)
     trials/<id>/reopened-<when>.json             a failed result that was taken back
-    tensorboard/<id>/events...                   derived, never read back
+    tensorboard/<id>/events...                   derived: for people's eyes
     owner.json                                   who drives the study now (lock.py)
     teachers/<id>/fold-<k>/targets.parquet, then teacher.json (the marker)
     ensembles/<name>/submission.csv, then ensemble.json (the marker: card, and which trials its members are)
@@ -66,6 +66,11 @@ class TrialRef:
     trial_id: str
 
 
+def told_score(result: dict[str, Any]) -> float | None:
+    """What Optuna learns of a result: the score, the fold-corrected one of a pruned trial, None for a failure."""
+    return result["estimate"] if result["status"] == "pruned" else result["score"]
+
+
 class Ledger:
     """Reads and writes one study. Cheap to make; holds no state but its storage."""
 
@@ -103,9 +108,10 @@ class Ledger:
             raise LedgerError(f"there is no trial {trial_id} in {self.storage.uri}; `biomass leaderboard` lists them")
         return TrialRecord(**record)
 
-    def trials(self) -> list[TrialRecord]:
-        """Every proposed trial in the order of proposal."""
-        found = [self._read_json(f"trials/{name}/trial.json") for name in self.storage.children("trials")]
+    def trials(self, known: Container[str] = ()) -> list[TrialRecord]:
+        """Every proposed trial in the order of proposal; those in `known` are not read again."""
+        names = [name for name in self.storage.children("trials") if name not in known]
+        found = [self._read_json(f"trials/{name}/trial.json") for name in names]
         return sorted((TrialRecord(**record) for record in found if record), key=lambda record: record.number)
 
     def write_result(self, trial_id: str, result: Mapping[str, Any], oof: pd.DataFrame | None = None) -> None:
@@ -128,8 +134,13 @@ class Ledger:
         self.storage.remove(f"trials/{trial_id}/result.json")
 
     def write_events(self, trial_id: str, content: bytes) -> None:
-        """TensorBoard events of an ended trial; nothing reads them back."""
-        self.storage.write(f"tensorboard/{trial_id}/events.out.tfevents.0.{trial_id}", content)
+        """TensorBoard events of an ended trial; no result depends on them."""
+        self.storage.write(_events(trial_id), content)
+
+    def events(self, trial_id: str) -> bytes | None:
+        """The TensorBoard events of a trial, to be shown elsewhere; None where there are none."""
+        name = _events(trial_id)
+        return None if self.storage.size(name) is None else self.storage.read(name)
 
     def oof(self, trial_id: str) -> pd.DataFrame:
         """The complete OOF table of a trial, verified against its marker."""
@@ -310,6 +321,10 @@ class Ledger:
 
 def _fold(trial_id: str, fold: int) -> str:
     return f"trials/{trial_id}/fold-{fold}"
+
+
+def _events(trial_id: str) -> str:
+    return f"tensorboard/{trial_id}/events.out.tfevents.0.{trial_id}"
 
 
 def _shard(name: str, trial_id: str, span: tuple[int, int]) -> str:
