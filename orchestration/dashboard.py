@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # the view loads optuna
 LOOPBACK = "127.0.0.1"
 FIRST_PORT, PORTS_TRIED = 8080, 50
 REFRESH_SECONDS = 3.0
-HEALTH_SECONDS = 15.0
+HEALTH_SECONDS = 6.0
 PACKAGES = ("optuna_dashboard", "tensorboard")
 
 Say = Callable[[str], None]
@@ -200,6 +200,8 @@ def start_tensorboard(folder: Path, host: str, port: int | None) -> int:
     """Serve TensorBoard on a folder of events from threads, until the process ends; returns the port."""
     from tensorboard import program
 
+    if port is not None and _taken(host, port):  # before its reader is started
+        raise DashboardError(_no_port_above(port, "somebody else listens there"))
     board = program.TensorBoard()
     arguments = ["--logdir", str(folder), "--host", host, "--reload_interval", str(int(REFRESH_SECONDS))]
     try:
@@ -207,10 +209,13 @@ def start_tensorboard(folder: Path, host: str, port: int | None) -> int:
             board.configure(argv=("", *arguments, *([] if port is None else ["--port", str(port)])))
             address = board.launch()
     except program.TensorBoardServerException as error:
-        raise DashboardError(
-            f"TensorBoard needs a free port, one above the --port of optuna-dashboard: {error.msg}; give another --port"
-        ) from None
+        raise DashboardError(_no_port_above(port, error.msg)) from None
     return int(address.rstrip("/").rsplit(":", 1)[1])
+
+
+def _no_port_above(port: int | None, trouble: str) -> str:
+    place = "a free port" if port is None else f"port {port}, one above the --port of optuna-dashboard"
+    return f"TensorBoard needs {place}, got: {trouble}; give another --port"
 
 
 # -- how ---------------------------------------------------------------------------------------------------------------
