@@ -19,6 +19,7 @@ valid marker does not exist for a reader, so a process may die between any two w
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
@@ -105,7 +106,13 @@ class Ledger:
     def trial(self, trial_id: str) -> TrialRecord:
         record = self._read_json(f"trials/{trial_id}/trial.json")
         if record is None:
-            raise LedgerError(f"there is no trial {trial_id} in {self.storage.uri}; `biomass leaderboard` lists them")
+            names = self.storage.children("trials")
+            begun = [name for name in names if trial_id and name.startswith(trial_id)]
+            close = begun[:3] or difflib.get_close_matches(trial_id, names, n=3)
+            hint = f"did you mean {' or '.join(close)}? " if close else ""
+            raise LedgerError(
+                f"there is no trial {trial_id} in {self.storage.uri}; {hint}`biomass leaderboard` lists them"
+            )
         return TrialRecord(**record)
 
     def trials(self, known: Container[str] = ()) -> list[TrialRecord]:
