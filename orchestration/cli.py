@@ -62,6 +62,7 @@ for command in (
     blend.ensemble,
     blend.export,
     provenance.refit,
+    provenance.trace,
 ):
     app.command()(command)
 app.add_typer(submission_app, name="submission")

@@ -254,14 +254,18 @@ class Ledger:
             self.storage.remove(_shard(name, trial_id, span))
 
     def write_ensemble(
-        self, name: str, card: Mapping[str, Any], trials: Mapping[str, TrialRef], submission: bytes
+        self,
+        name: str,
+        card: Mapping[str, Any],
+        trials: Mapping[str, TrialRef],
+        submission: bytes,
+        origin: Mapping[str, Any] | None = None,
     ) -> None:
-        """A card, which trials its members are, and the submission."""
+        """A card, which trials its members are, the submission, and what it was made with (origin.py)."""
         own = self.storage.uri
         refs = {member: ["." if ref.study == own else ref.study, ref.trial_id] for member, ref in trials.items()}
-        self._commit(
-            f"ensembles/{name}", {"submission.csv": submission}, "ensemble.json", {"card": card, "trials": refs}
-        )
+        content = {"card": card, "trials": refs, "origin": origin}
+        self._commit(f"ensembles/{name}", {"submission.csv": submission}, "ensemble.json", content)
 
     def ensemble(self, name: str) -> tuple[dict[str, Any], dict[str, TrialRef]]:
         """The card and its members' trials; LedgerError that lists the ensembles there are."""
@@ -278,6 +282,16 @@ class Ledger:
             for member, (study, trial_id) in content["trials"].items()
         }
         return content["card"], refs
+
+    def ensembles(self) -> dict[str, dict[str, Any]]:
+        """The marker of each ensemble; one of an older version holds the card's fields itself."""
+        names = self.storage.children("ensembles")
+        found = {name: self._read_json(f"ensembles/{name}/ensemble.json") for name in names}
+        return {name: marker for name, marker in found.items() if marker is not None}
+
+    def submission(self, name: str) -> bytes:
+        """The submission of an ensemble, verified against its marker."""
+        return self._payload(f"ensembles/{name}", "ensemble.json", "submission.csv")
 
     # -- how -------------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -30,3 +32,21 @@ def refit(
     tell(json.dumps(found.to_json()) if as_json else str(found))
     if not found.same:
         raise typer.Exit(1)
+
+
+def trace(
+    submission: Annotated[Path, typer.Argument(help="Submission file.")],
+    study: Annotated[
+        list[str] | None, typer.Option(help="Study folder or URI to look in; repeat. Default: those near the file.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Walk back from a submission to ensemble, trials, data and code. Example: biomass trace submission.csv
+
+    Exit code 1 where no ensemble wrote exactly this file; the message says which one is nearest.
+    """
+    from orchestration.trace import trace as trace_submission
+    from orchestration.trace_page import render_trace
+
+    found = trace_submission(submission, study or [])
+    tell(json.dumps(asdict(found)) if as_json else render_trace(found))
