@@ -156,11 +156,13 @@ def train_network(
     epochs: list[dict[str, float]] = []
     best = Best(choose=config.select_best_epoch)
     trains_backbone = net.backbone is not None
+    compiles = inputs.compiles and trains_backbone  # small heads are over before a compiler is done
+    forward: Callable[[Any], Any] = torch.compile(net) if compiles else net
 
     def loss_of(index_B: Tensor) -> Terms:
         input_B = source.augmented(rows.image_N[rows.train_M[index_B.numpy()]], draws)
         with autocast(inputs.device):
-            output = net(input_B)
+            output = forward(input_B)
         return losses(output, index_B.to(inputs.device))
 
     def after_epoch(record: dict[str, float], last: bool) -> None:
@@ -203,6 +205,7 @@ def train_network(
         epochs,
         micro_batch=micro.size,
         recomputed=net.recomputes,
+        **({"compiled": True} if compiles else {}),
         notes=list(notes),
         seconds=time.perf_counter() - started,
     )
