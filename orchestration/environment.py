@@ -29,14 +29,18 @@ def code_version() -> dict[str, Any]:
 
     changed: whether the files differ from the commit. Both are None for an installed project.
     """
-    digest, files = hashlib.sha256(), dict[str, bytes]()
-    for package in PROJECT_PACKAGES:
-        files |= package_files(package)
-    for name, content in files.items():
-        digest.update(f"{name}\0{len(content)}\0".encode() + content)
     commit, changed = _git()
-    source = digest.hexdigest()[:12] if files else None  # code that runs from a wheel has no files of its own
-    return {"version": _version(PROJECT), "source": source, "commit": commit, "changed": changed}
+    return {"version": _version(PROJECT), "source": _source(), "commit": commit, "changed": changed}
+
+
+@functools.cache
+def _source() -> str | None:
+    """Hash of the project's files; None for code that runs from a wheel, which has no files of its own."""
+    files = [item for package in PROJECT_PACKAGES for item in package_files(package).items()]
+    digest = hashlib.sha256()
+    for name, content in files:
+        digest.update(f"{name}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()[:12] if files else None
 
 
 def environment() -> dict[str, Any]:
@@ -45,7 +49,7 @@ def environment() -> dict[str, Any]:
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
-        "code": code_version()["source"],
+        "code": _source(),
         "python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},
         "processor": _processor(),
