@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from orchestration.commands import blend, data, search, study
+from orchestration.commands import blend, dashboard, data, provenance, search, study
 from orchestration.commands.options import DEFAULT_CACHE, Cache, err_console, out_console, resources_of, say, stopped
 
 app = typer.Typer(
@@ -54,12 +54,15 @@ for command in (
     search.doctor,
     search.search,
     study.status,
+    dashboard.dashboard,
     study.leaderboard,
     study.audit,
     study.replay,
     blend.explain,
     blend.ensemble,
     blend.export,
+    provenance.refit,
+    provenance.trace,
 ):
     app.command()(command)
 app.add_typer(submission_app, name="submission")
