@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from orchestration.commands import blend, data, search, study
+from orchestration.commands import blend, data, report, search, study
 from orchestration.commands.options import DEFAULT_CACHE, Cache, err_console, out_console, resources_of, say, stopped
 
 app = typer.Typer(
@@ -60,6 +60,7 @@ for command in (
     blend.explain,
     blend.ensemble,
     blend.export,
+    report.report,
 ):
     app.command()(command)
 app.add_typer(submission_app, name="submission")
