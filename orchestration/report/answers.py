@@ -13,10 +13,11 @@ from orchestration.report.html import Html, join, paragraph, tag
 from orchestration.report.importance import FEW, what_the_best_share
 from orchestration.report.judge import parts
 from orchestration.report.story import Story
-from orchestration.report.words import NONE, count, duration, listed, number, percent, plus_minus
+from orchestration.report.words import GAP, NONE, count, duration, listed, number, percent, plus_minus
 
 COLOUR_RIDGE = "colour ridge"
 MOST_FAMILIES = 4
+CLEAR = "more than chance explains"
 SCHEMES = {
     "date": "folds by date",
     "random": "random folds",
@@ -43,7 +44,7 @@ def headline(story: Story) -> str:
     if story.blend is not None:
         size, estimate = len(story.blend.card.members), story.judge.score(story.blend.honest_NT)
         if size > 1 and story.single is not None and story.single.value >= estimate.value:
-            return f"One model is enough: {plus_minus(story.single)}; a blend of {size} gains nothing"
+            return f"One model scores {plus_minus(story.single)}; a blend of {size} does not beat it"
         return f"A blend of {size} models scores {plus_minus(estimate)}" if size > 1 else _alone(story)
     if story.best is not None:
         return _alone(story)
@@ -61,7 +62,7 @@ def verdict(gain: Estimate) -> str:
         return "its error is not known"
     ratio = abs(gain.value) / gain.se
     if ratio >= 2:
-        return "more than chance explains"
+        return CLEAR
     return "perhaps chance" if ratio >= 1 else "chance can explain it"
 
 
@@ -88,10 +89,8 @@ def _best(story: Story) -> list[Html]:
         residual_N = story.shown.pred_NT[:, TOTAL] - story.judge.truth_NT[:, TOTAL]
         mean = float(story.judge.truth_NT[:, TOTAL].mean())
         typical = float(np.sqrt((residual_N**2).mean()))
-        text = (
-            f"In grams, {story.shown.name} is typically {typical:.1f} g off in the total of a quadrat, whose mean is "
-        )
-        lines.append(paragraph(f"{text}{mean:.0f} g."))
+        text = f"In grams, {story.shown.name} is typically {typical:.1f}{GAP}g off in a quadrat's total, whose mean is "
+        lines.append(paragraph(f"{text}{mean:.0f}{GAP}g."))
     references = sorted(evidence.references, key=lambda name: -story.scores[name].value)
     if references:
         listing = listed([f"{name} {plus_minus(story.scores[name])}" for name in references], most=4)
@@ -142,6 +141,11 @@ def _lost(story: Story) -> list[Html]:
     ridge = story.scores.get(COLOUR_RIDGE)
     below = [trial for trial in evidence.of("complete") if ridge and (trial.score or 0.0) < ridge.value]
     rest = []
+    far = [name for name in evidence.pred if name in story.behind and verdict(story.behind[name]) == CLEAR]
+    worse = [name for name in far if story.behind[name].value < 0]
+    if worse:
+        others = count(len(evidence.pred) - 1, "other trial")
+        rest.append(f"{len(worse)} of {others} are clearly behind (by two standard errors or more)")
     if below:
         rest.append(f"{count(len(below), 'trial')} scored below the colour ridge")
     if pruned := evidence.of("pruned"):
@@ -199,7 +203,7 @@ def _failing(story: Story) -> list[Html]:
     lines = [
         paragraph(
             f"The worst {count(len(top), 'image')} of {len(order)} hold {percent(held)} of the squared error. Worst: ",
-            tag("code", quadrats["image_id"].iloc[worst]), f", {truth:.0f} g measured, {pred:.0f} g predicted.",
+            tag("code", quadrats["image_id"].iloc[worst]), f", {truth:.0f}{GAP}g measured, {pred:.0f}{GAP}g predicted.",
         )
     ]  # fmt: skip
     days = [day for day in parts(story.judge.truth_NT, pred_NT, quadrats["group"]) if day.images > 2]
@@ -216,7 +220,7 @@ def _failing(story: Story) -> list[Html]:
     limit = float(story.judge.truth_NT[heavy, TOTAL].min())
     way = "too low" if bias < 0 else "too high"
     lines.append(
-        paragraph(f"The heaviest tenth (above {limit:.0f} g) is predicted {abs(bias):.0f} g {way} on average.")
+        paragraph(f"The heaviest tenth (above {limit:.0f}{GAP}g) is predicted {abs(bias):.0f}{GAP}g {way} on average.")
     )
     return lines
 

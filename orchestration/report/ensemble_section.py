@@ -181,7 +181,17 @@ def _alike(story: Story, blend: Blend) -> Figure | None:
                          "ink": ink_on(ramp_colour(share))})  # fmt: skip
     base = alt.Chart(data(rows)).encode(
         x=alt.X(
-            "second:N", sort=labels, title=None, axis=alt.Axis(orient="top", labelAngle=-50, domain=False, ticks=False)
+            "second:N",
+            sort=labels,
+            title=None,
+            axis=alt.Axis(
+                orient="top",
+                labelAngle=0,
+                labelOverlap=False,
+                labelExpr="slice(datum.label, -4)",
+                domain=False,
+                ticks=False,
+            ),
         ),
         y=alt.Y("first:N", sort=labels, title=None, axis=alt.Axis(domain=False, ticks=False)),
     )

@@ -98,7 +98,7 @@ def _days(story: Story) -> list[Figure | None]:
         "Left: the bar is the share of the whole squared error that a day (in a state) holds, the diamond its share of "
         "the images: where the bar goes far beyond the diamond, the day is worse than others. Right: R² within the "
         "day, around its own mean. Days on which all quadrats weigh nearly the same have a low R² even when errors are "
-        "small."
+        f"small; values below {number(LOWEST, 1)} are drawn there."
     )
     within = "" if worst.r2 is None else f", R² {number(worst.r2, 2)}"
     more = f"Shown are {MOST_DAYS} of {len(every)} days, those with the most error." if len(every) > MOST_DAYS else ""
@@ -166,7 +166,7 @@ def _r2_panel(every: list[Part]) -> Any:
     y = alt.Y("name:N", sort=order, scale=alt.Scale(domain=order), title=None)
     base = alt.Chart(data(rows)).encode(
         y=y,
-        x=alt.X("at:Q", title=f"weighted R² within (below {number(LOWEST, 1)} drawn there)",
+        x=alt.X("at:Q", title="weighted R² within",
                 scale=alt.Scale(domain=[LOWEST - 0.1, 1.12], nice=False), axis=alt.Axis(values=[-0.5, 0, 0.5, 1])),
         tooltip=["name:N", alt.Tooltip("r2:Q", format=".3f"), "images:Q"],
     )  # fmt: skip

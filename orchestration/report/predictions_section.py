@@ -14,7 +14,7 @@ from orchestration.report.html import Figure, Html, Panel, Section, Table, parag
 from orchestration.report.judge import binned_mean
 from orchestration.report.photographs import Photographs
 from orchestration.report.story import Story
-from orchestration.report.words import SHORT, count, number
+from orchestration.report.words import GAP, SHORT, count, number
 from orchestration.report.worst import worst_images
 
 MOST_IMAGES = 3000  # drawn one by one
@@ -84,8 +84,8 @@ def _scatter(story: Story) -> Figure:
             color=SOFT, strokeDash=[4, 3], strokeWidth=1
         )
         diagonal = line.encode(x=alt.X("x:Q", scale=across), y=alt.Y("y:Q", scale=across))
-        caption = f"{SHORT[name]} · R² {number(r2[name], 2)}, typical error {error:.1f} g"
-        panels.append(panel(alt.layer(diagonal, dots), height=270, caption=caption))
+        caption = f"{SHORT[name]} · R² {number(r2[name], 2)}, typical error {error:.1f}{GAP}g"
+        panels.append(panel(alt.layer(diagonal, dots), height=270, caption=caption[0].upper() + caption[1:]))
     known = {name: value for name, value in r2.items() if not np.isnan(value)}
     best, worst = max(known, key=lambda name: known[name]), min(known, key=lambda name: known[name])
     return Figure(

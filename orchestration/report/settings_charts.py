@@ -97,7 +97,9 @@ def _parallel(story: Story, family: str, trials: Sequence[Trial], names: list[st
         ticks += [{"axis": name, "y": places[name](value), "text": _clipped(setting(value), 14)} for value in values]
     ticks += [{"axis": "score", "y": 0.0, "text": number(low)}, {"axis": "score", "y": 1.0, "text": number(high)}]
     x = alt.X("axis:N", sort=axes, title=None, axis=alt.Axis(labelAngle=0, domain=False, ticks=False, orient="top",
-              grid=True, gridColor=GRID, labelLimit=110), scale=alt.Scale(type="point", padding=0.45))  # fmt: skip
+              grid=True,
+              gridColor=GRID, labelLimit=112, labelOverlap=False),
+              scale=alt.Scale(type="point", padding=0.45))  # fmt: skip
     y = alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[-0.06, 1.12], nice=False))
     ramp = alt.Color("score:Q", title="weighted R²", legend=alt.Legend(gradientLength=160, format=".2f"),
                      scale=alt.Scale(range=list(RAMP), interpolate="rgb"))  # fmt: skip
@@ -125,7 +127,7 @@ def _parallel(story: Story, family: str, trials: Sequence[Trial], names: list[st
         title=f"{family}: the best trial has {shown}",
         how=f"A line is a trial; it crosses each axis at its setting and ends at its score. The three best are drawn "
         f"thick. Where blue lines meet on an axis and orange ones do not, that value pays{some}.",
-        panels=(panel(alt.layer(line, text, ink), height=260, least_width=min(720, 96 * len(axes))),),
+        panels=(panel(alt.layer(line, text, ink), height=260, least_width=min(1000, 112 * len(axes))),),
         note=left,
     )
 
@@ -174,7 +176,7 @@ def _slice(story: Story, family: str, trials: Sequence[Trial], name: str, values
         by_factors = is_logarithmic(space, name, values)
         free: dict[str, Any] = {} if by_factors else {"zero": False}  # a logarithmic scale has no zero
         kind = alt.Scale(type="log" if by_factors else "linear", nice=False, padding=8, **free)
-        axis = alt.Axis(tickCount=4, format="~g", labelFlush=True, grid=False)
+        axis = alt.Axis(tickCount=4, format=".3~g", labelFlush=True, grid=False)
         x: Any = alt.X("value:Q", title=name, scale=kind, axis=axis)
     else:
         order = [setting(value) for value in values]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import altair as alt
 
 from ensembles.honest import Estimate
-from orchestration.report.answers import verdict
+from orchestration.report.answers import CLEAR, verdict
 from orchestration.report.charts import SOFT, data, panel
 from orchestration.report.html import Cell, Column, Figure, Html, Section, Table, tag
 from orchestration.report.story import Story
@@ -20,7 +21,7 @@ KINDS = ("blend", "trial", "reference")
 def standing_section(story: Story) -> Section:
     blocks: list[Html | Table | Figure] = []
     if entries := _entries(story):
-        blocks.append(_forest(entries))
+        blocks.append(_forest(entries, _finding(story)))
     blocks.append(_table(story))
     return Section(anchor="standing", title="Who stands where", short="Standing", blocks=tuple(blocks))
 
@@ -31,7 +32,7 @@ def _entries(story: Story) -> list[dict[str, Any]]:
     if story.blend is not None:
         found.append(("blend (nested)", story.judge.score(story.blend.honest_NT), "blend"))
         if story.single is not None and story.blend.card.library_size > 1:
-            found.append(("always the best trial (nested)", story.single, "blend"))
+            found.append(("single best (nested)", story.single, "blend"))
     for family in story.evidence.families:
         own = [trial for trial in story.evidence.ranked if trial.family == family and trial.name in story.scores]
         if own:
@@ -51,7 +52,18 @@ def _entries(story: Story) -> list[dict[str, Any]]:
     ]
 
 
-def _forest(entries: list[dict[str, Any]]) -> Figure:
+def _finding(story: Story) -> str:
+    """How far the best trial is from what needs no network."""
+    references = sorted(story.evidence.references, key=lambda name: -story.scores[name].value)
+    if story.best is None or not references:
+        return "Scores with their errors"
+    gain = story.judge.gain(story.evidence.pred[story.best.name], story.evidence.references[references[0]])
+    way = "above" if gain.value > 0 else "below"
+    shown = plus_minus(replace(gain, value=abs(gain.value)))
+    return f"The best model stands {shown} {way} the best that needs no network, {references[0]}"
+
+
+def _forest(entries: list[dict[str, Any]], finding: str) -> Figure:
     base = alt.Chart(data(entries)).encode(y=alt.Y("name:N", sort=[entry["name"] for entry in entries], title=None))
     kinds = alt.Scale(domain=list(KINDS), range=["var(--c1)", "var(--c2)", SOFT])
     low = min(entry["low"] for entry in entries)
@@ -59,7 +71,7 @@ def _forest(entries: list[dict[str, Any]]) -> Figure:
     whisker = base.mark_rule(strokeWidth=2).encode(
         x=alt.X(
             "low:Q",
-            title="weighted R² (1 is perfect, 0 is the mean mass for all)",
+            title="weighted R²",
             scale=across,
             axis=alt.Axis(tickCount=6),
         ),
@@ -75,13 +87,12 @@ def _forest(entries: list[dict[str, Any]]) -> Figure:
         tooltip=[alt.Tooltip("name:N"), alt.Tooltip("score:Q", format=".4f"), "low:Q", "high:Q"],
     )
     text = base.mark_text(align="left", dx=8, dy=-9).encode(x="score:Q", text="text:N")
-    first, second = entries[0], entries[1] if len(entries) > 1 else None
-    apart = f", {number(first['score'] - second['score'])} above {second['name']}" if second else ""
     return Figure(
-        title=f"In front: {first['name']}{apart}",
-        how="Each line is a score with one standard error to both sides; where two lines overlap by much, the order "
-        "may be chance. “Nested” scores were chosen without the rows they are scored on; the best trial of a family "
-        "was chosen after all scores were known, which flatters it a little.",
+        title=finding,
+        how="1 is perfect, 0 as good as the mean mass for all. Each line is a score with one standard error to both "
+        "sides; where two lines overlap by much, the order may be chance. “Nested” scores were chosen without the "
+        "rows they are scored on; the best trial of a family was chosen after all scores were known, which "
+        "flatters it a little.",
         panels=(panel(alt.layer(whisker, dot, text), height=34 * len(entries) + 10),),
     )
 
@@ -191,7 +202,7 @@ def _reason(story: Story, name: str, status: str, reason: str | None) -> str:
         if name in merged:
             return f"repeats {merged[name]}"
     return {
-        "more than chance explains": "clearly behind the best",
+        CLEAR: "clearly behind the best",
         "perhaps chance": "behind the best, perhaps by chance",
         "chance can explain it": "as good as the best, within chance",
     }.get(verdict(behind), "behind the best")

@@ -8,6 +8,7 @@ import time
 from biomass_models.targets import TARGETS
 from ensembles.honest import Estimate
 
+GAP = "\u00a0"  # a space that no line ends at
 NONE = "–"  # where there is no number
 SHORT = {name: name.removeprefix("Dry_").removesuffix("_g").lower() for name in TARGETS} | {"GDM_g": "green + clover"}
 
@@ -25,16 +26,16 @@ def plus_minus(estimate: Estimate, *, sign: bool = False) -> str:
     """value ± standard error; the value alone where a single group leaves no error."""
     if math.isnan(estimate.se):
         return number(estimate.value, sign=sign)
-    return f"{number(estimate.value, sign=sign)} ± {number(estimate.se)}"
+    return f"{number(estimate.value, sign=sign)}{GAP}±{GAP}{number(estimate.se)}"
 
 
 def percent(share: float | None, digits: int = 0) -> str:
-    return NONE if share is None or math.isnan(share) else f"{number(100 * share, digits)} %"
+    return NONE if share is None or math.isnan(share) else f"{number(100 * share, digits)}{GAP}%"
 
 
 def count(amount: int, noun: str, plural: str | None = None) -> str:
     """`1 trial`, `12 000 trials`."""
-    return f"{amount:,}".replace(",", " ") + f" {noun if amount == 1 else plural or noun + 's'}"
+    return f"{amount:,}".replace(",", GAP) + f" {noun if amount == 1 else plural or noun + 's'}"
 
 
 def duration(seconds: float) -> str:
