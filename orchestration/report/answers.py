@@ -70,7 +70,8 @@ def _best(story: Story) -> list[Html]:
     evidence, lines = story.evidence, []
     if story.blend is not None:
         card = story.blend.card
-        picked = f"{len(card.members)} of {count(card.library_size, 'model')}" if card.library_size > 1 else "1 model"
+        complete = len(evidence.of("complete"))
+        picked = f"{len(card.members)} of {count(complete, 'complete model')}" if complete > 1 else "1 model"
         lines.append(
             paragraph(
                 f"A blend of {picked} with a ", tag("a", "weighted R²", href="#word-r2"), " of ",
@@ -79,10 +80,13 @@ def _best(story: Story) -> list[Html]:
             )
         )  # fmt: skip
     if story.best is not None:
+        honest = ""
+        if story.single is not None and len(evidence.pred) > 1:
+            honest = f", seen in hindsight; {plus_minus(story.single)} when it is chosen in the same way as the blend"
         lines.append(
             paragraph(
                 f"Best single model: {story.best.family} ", tag("code", story.best.name), " with ",
-                tag("strong", plus_minus(story.scores[story.best.name])), ".",
+                tag("strong", plus_minus(story.scores[story.best.name])), honest, ".",
             )
         )  # fmt: skip
     if story.shown is not None:

@@ -85,7 +85,8 @@ class Evidence:
 
     @property
     def name(self) -> str:
-        return PurePosixPath(self.ledger.storage.uri).name
+        """The study's folder and the one that it lies in: many studies are called `study`."""
+        return "/".join(PurePosixPath(self.ledger.storage.uri).parts[-2:]).lstrip("/")
 
     @property
     def truth_NT(self) -> FloatArray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -89,7 +90,9 @@ def importance_of(evidence: Evidence, family: str) -> Importance:
     study = new_study(seed=0)
     try:
         study.add_trials([finished_trial(space, trial.record.params, trial.worth) for trial in told])
-        shares = optuna.importance.get_param_importances(study)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that there are few trials: the page says so
+            shares = optuna.importance.get_param_importances(study)
     except (KeyError, ValueError, RuntimeError):  # another version's space: its values are outside of this one's
         return none("the study was made with another version of the search space")
     known = {name: share for name, share in shares.items() if share > 0}

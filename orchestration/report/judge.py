@@ -89,6 +89,6 @@ def binned_mean(x_N: FloatArray, y_N: FloatArray, bins: int = 8) -> list[tuple[f
     x, y = x_N[order], y_N[order]
     if len(x) == 0 or x[0] == x[-1]:
         return []
-    edges = np.unique(np.searchsorted(x, np.quantile(x, np.arange(1, bins) / bins), side="left"))
+    edges = np.unique(np.searchsorted(x, np.quantile(x, np.arange(1, bins) / bins), side="right"))
     pieces = [piece for piece in zip(np.split(x, edges), np.split(y, edges), strict=True) if len(piece[0])]
     return [(float(np.median(xs)), float(ys.mean()), len(xs)) for xs, ys in pieces]

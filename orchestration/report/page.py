@@ -6,6 +6,7 @@ Its content security policy forbids every request: what the page does not carry,
 from __future__ import annotations
 
 import time
+from functools import cache
 from importlib.resources import files
 
 import vl_convert
@@ -59,6 +60,7 @@ def page(story: Story, sections: tuple[Section, ...]) -> str:
     return f'<!doctype html>\n<html lang="en">\n<head>{head}</head>\n<body>{body}{scripts}</body>\n</html>\n'
 
 
+@cache
 def _vega() -> str:
     """Vega, Vega-Lite and vega-embed, 0.9 MB of JavaScript."""
     return vl_convert.javascript_bundle()  # type: ignore[call-arg]  # its stub forgets that the snippet is optional

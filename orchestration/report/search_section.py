@@ -9,10 +9,10 @@ import altair as alt
 
 from orchestration.report.charts import SOFT, colour, data, panel
 from orchestration.report.evidence import MOST_TIMED, Trial
-from orchestration.report.html import Cell, Column, Figure, Html, Section, Table, paragraph, tag
+from orchestration.report.html import Cell, Column, Figure, Html, Section, Table, join, paragraph, tag
 from orchestration.report.settings_charts import settings_figures
 from orchestration.report.story import Story
-from orchestration.report.timeline import busy_share, lanes_of
+from orchestration.report.timeline import Clock, busy_share, lanes_of
 from orchestration.report.words import NONE, count, duration, number, percent
 
 MOST_POINTS = 2000  # trials drawn one by one
@@ -35,7 +35,7 @@ def search_section(story: Story) -> Section:
 def _progress(story: Story) -> Figure | None:
     """Score of each trial at the moment of its end, and the best so far."""
     ended = [trial for trial in story.evidence.trials if trial.worth is not None and trial.ended_at is not None]
-    timed = [trial for trial in ended if trial.ended_at and trial.ended_at >= story.clock.start]
+    timed = [trial for trial in ended if trial.ended_at]
     if len(timed) < 2:
         return None
     timed.sort(key=lambda trial: trial.ended_at or 0.0)
@@ -80,7 +80,7 @@ def _progress(story: Story) -> Figure | None:
         .mark_line(interpolate="step-after", strokeWidth=2)
         .encode(x=x, y=y, color=colour("family", families, "family"))
     )
-    layers: list[Any] = [lines, dots]
+    layers: list[Any] = [lines, dots] if best_lines else [dots]
     if (ridge := story.scores.get("colour ridge")) and _span(points)[0] < ridge.value < _span(points)[1]:
         rule = alt.Chart(data([{"score": ridge.value, "text": "colour ridge"}]))
         layers.append(rule.mark_rule(color=SOFT, strokeDash=[4, 3]).encode(y=y))
@@ -137,7 +137,7 @@ def _slots(story: Story) -> Figure | None:
     work = story.work[-MOST_BARS:]
     if not work:
         return None
-    lanes, clock = lanes_of(work), story.clock
+    lanes, clock = lanes_of(work), Clock([(one.start, one.end) for one in work])
     unit, scale = _unit(clock.seconds)
     hosts = {one.host for one in work}
     bars: list[dict[str, Any]] = [
@@ -252,5 +252,9 @@ def _failed(story: Story) -> Table | None:
             Column(name="reason"),
         ),
         rows=rows,
-        how=f"A trial that fails is recorded and the search goes on; `--retry-failed` takes them up again.{more}",
+        how=join(
+            "A trial that fails is recorded and the search goes on; the same search with ",
+            tag("code", "--retry-failed"),
+            f" takes them up again.{more}",
+        ),
     )

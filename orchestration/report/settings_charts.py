@@ -152,7 +152,7 @@ def _slices(story: Story, family: str, trials: Sequence[Trial], names: list[str]
     panels = [_slice(story, family, trials, name, varied(trials)[name], space) for name in shown]
     shares = story.importances[family].shares
     order = "most important first" if shares else "by name"
-    more = f"{len(names) - len(shown)} settings of less importance are not drawn. " if len(names) > len(shown) else ""
+    more = f"Not drawn: {count(len(names) - len(shown), 'less important setting')}. " if len(names) > len(shown) else ""
     return Figure(
         title=f"{family}: score against each setting, {order}",
         how="Each dot is a trial. A slope or a step says that the setting matters by itself; a cloud says that it does "

@@ -143,7 +143,7 @@ def _table(story: Story) -> Table:
             (
                 estimate.value,
                 [
-                    name, Cell("reference"), "complete", Cell(plus_minus(estimate), estimate.value),
+                    name, "reference", NONE, Cell(plus_minus(estimate), estimate.value),
                     Cell(NONE if behind is None else plus_minus(behind, sign=True), _value(behind)),
                     Cell(NONE), Cell(NONE), Cell(NONE), "no network: what costs next to nothing",
                 ],

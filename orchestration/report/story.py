@@ -84,8 +84,17 @@ def tell(ledger: Ledger, compare: Sequence[Ledger] = ()) -> Story:
         single=None if blend is None else _single(blend),
         importances={family: importance_of(evidence, family) for family in evidence.families},
         work=work,
-        clock=Clock([(one.start, one.end) for one in work]),
+        clock=Clock([(one.start, one.end) for one in work] + _untimed(evidence)),
     )
+
+
+def _untimed(evidence: Evidence) -> list[tuple[float, float]]:
+    """When trials were under way whose folds were not read one by one."""
+    return [
+        (trial.record.proposed_at, trial.ended_at)
+        for trial in evidence.trials
+        if not trial.folds and trial.ended_at is not None and trial.ended_at >= trial.record.proposed_at
+    ]
 
 
 def _single(blend: Blend) -> Estimate:
