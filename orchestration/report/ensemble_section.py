@@ -61,7 +61,7 @@ def _members(story: Story, blend: Blend) -> Figure:
     names = heaviest(card.members, MOST_BARS)
     rows: list[dict[str, Any]] = []
     for name in names:
-        trial = story.evidence.by_name(name)
+        trial = story.evidence.by_name.get(name)
         family = trial.family if trial else "other"
         rows.append({"member": f"{family} {name[:6]}", "weight": card.members[name], "family": family,
                      "text": percent(card.members[name]), "score": _own_score(story, name)})  # fmt: skip
@@ -80,7 +80,7 @@ def _members(story: Story, blend: Blend) -> Figure:
     )
     shares: dict[str, float] = {}
     for name, weight in card.members.items():
-        trial = story.evidence.by_name(name)
+        trial = story.evidence.by_name.get(name)
         shares[trial.family if trial else "other"] = shares.get(trial.family if trial else "other", 0.0) + weight
     listing = ", ".join(
         f"{family} {percent(share)}" for family, share in sorted(shares.items(), key=lambda one: -one[1])
@@ -164,7 +164,7 @@ def _alike(story: Story, blend: Blend) -> Figure | None:
     cosine_KK = residual_correlation(blend.library, names)
     labels = []
     for name in names:
-        trial = story.evidence.by_name(name)
+        trial = story.evidence.by_name.get(name)
         labels.append(f"{trial.family if trial else 'other'} {name[:4]}")
     off = [float(cosine_KK[i, j]) for i in range(len(names)) for j in range(i) if not math.isnan(cosine_KK[i, j])]
     if not off:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -71,7 +72,7 @@ class Trial:
         return {fold: score for fold, score in found.items() if score is not None}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Evidence:
     """One study as the report sees it."""
 
@@ -88,7 +89,7 @@ class Evidence:
         """The study's folder and the one that it lies in: many studies are called `study`."""
         return "/".join(PurePosixPath(self.ledger.storage.uri).parts[-2:]).lstrip("/")
 
-    @property
+    @cached_property
     def truth_NT(self) -> FloatArray:
         return self.quadrats[list(TARGETS)].to_numpy(dtype=np.float64)
 
@@ -113,13 +114,14 @@ class Evidence:
     def of(self, status: str) -> list[Trial]:
         return [trial for trial in self.trials if trial.status == status]
 
-    @property
+    @cached_property
     def ranked(self) -> list[Trial]:
         """Complete trials, best first; equal scores in the order of their ids."""
         return sorted(self.of("complete"), key=lambda trial: (-(trial.score or 0.0), trial.name))
 
-    def by_name(self, name: str) -> Trial | None:
-        return next((trial for trial in self.trials if trial.name == name), None)
+    @cached_property
+    def by_name(self) -> dict[str, Trial]:
+        return {trial.name: trial for trial in self.trials}
 
 
 def read_evidence(ledger: Ledger) -> Evidence:

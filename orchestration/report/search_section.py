@@ -113,9 +113,10 @@ def _point(story: Story, trial: Trial, scale: float) -> dict[str, Any]:
 
 
 def _span(points: list[dict[str, Any]]) -> list[float]:
-    """The axis: all but the worst twentieth of the scores; a broken trial must not flatten the others."""
+    """The axis: down to the lower fence of a box plot, because a few broken trials must not flatten the others."""
     scores = sorted(point["score"] for point in points)
-    low, high = scores[len(scores) // 20], scores[-1]
+    quarter, high = scores[len(scores) // 4], scores[-1]
+    low = max(scores[0], quarter - 1.5 * (scores[3 * len(scores) // 4] - quarter))
     margin = max(0.02, 0.06 * (high - low))
     return [round(low - margin, 3), round(high + margin, 3)]
 

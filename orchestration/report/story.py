@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -44,7 +45,7 @@ class Story:
     work: tuple[Work, ...]
     clock: Clock
 
-    @property
+    @cached_property
     def best(self) -> Trial | None:
         """The complete trial with the best score."""
         ranked = [trial for trial in self.evidence.ranked if trial.name in self.scores]

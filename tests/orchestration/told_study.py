@@ -15,6 +15,7 @@ from biomass_models.targets import TARGETS, FloatArray, from_components, project
 from orchestration.ledger import Ledger, TrialRecord
 from orchestration.pruning import Decision
 from orchestration.storage import Storage
+from search_spaces.domain import SearchSpace
 from search_spaces.spaces import space_of
 from search_spaces.to_optuna import new_study, suggest
 
@@ -52,9 +53,11 @@ def told_study(
     ledger.write_study(_record(families, folds, scheme), kept)
     mean_NT = per_target_mean(table, table[["image_id", "fold", "group"]])
     ledger.write_references(_frame(table, mean_NT).assign(reference="per-target mean").drop(columns=["fold", "group"]))
+    drawn = {family: new_study(0) for family in families}
     for number, status in enumerate(statuses):
         family = families[number % len(families)]
-        record = _trial(number, family)
+        space = space_of(family, (BACKBONE,), "smoke")
+        record = _trial(number, family, space, suggest(drawn[family].ask(), space))
         ledger.write_trial(record)
         pred_NT = project_coherent(truth_NT + rng.normal(0, noise * (1 + number / 10), truth_NT.shape))
         done = {"complete": range(folds), "pruned": range(1), "failed": range(1), "open": range(0)}[status]
@@ -97,9 +100,7 @@ def _record(families: Sequence[str], folds: int, scheme: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _trial(number: int, family: str) -> TrialRecord:
-    space = space_of(family, (BACKBONE,), "smoke")
-    params = suggest(new_study(number).ask(), space)
+def _trial(number: int, family: str, space: SearchSpace, params: dict[str, Any]) -> TrialRecord:
     return TrialRecord(
         trial_id=f"{number:04x}{family[:2]}0000",
         number=number,
