@@ -95,6 +95,9 @@ def search(
     folds_together: Annotated[
         bool | None, typer.Option("--folds-together/--folds-apart", help="Frozen heads in one batch; default on GPUs.")
     ] = None,
+    compile_backbones: Annotated[
+        bool, typer.Option("--compile", help="torch.compile what trains with its backbone; pays on GPUs.")
+    ] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Take failed trials up again.")] = False,
     cache: Cache = DEFAULT_CACHE,
     cache_gb: CacheGb = None,
@@ -119,6 +122,7 @@ def search(
         fold_timeout=fold_timeout,
         cache_gb=cache_gb,
         folds_together=folds_together,
+        compiles=compile_backbones,
     )
     source = weights_source(weights)
     found = available_backbones(tuple(backbone or ()), source, say)
