@@ -31,8 +31,19 @@ class Pair:
 
 
 def pairs_of(here: Evidence, there: Evidence) -> list[Pair]:
-    """Configurations that are complete in both studies, best first."""
-    known = {_key(trial): trial for trial in there.of("complete")}
+    """Configurations that are complete in both studies, best first.
+
+    Fields that only one of the studies knows do not count: versions add fields whose defaults change nothing.
+    """
+    known_fields = {
+        family: _fields(here, family) & _fields(there, family) for family in {*here.families, *there.families}
+    }
+
+    def key_of(trial: Trial) -> str:
+        own = {name: value for name, value in trial.record.config.items() if name in known_fields[trial.family]}
+        return json.dumps([trial.family, own, trial.record.weights], sort_keys=True)
+
+    known = {key_of(trial): trial for trial in there.of("complete")}
     return [
         Pair(
             name=f"{trial.family} {trial.name[:4]}",
@@ -41,7 +52,7 @@ def pairs_of(here: Evidence, there: Evidence) -> list[Pair]:
             there=other.score or 0.0,
         )
         for trial in here.ranked
-        if (other := known.get(_key(trial))) is not None
+        if (other := known.get(key_of(trial))) is not None
     ]
 
 
@@ -89,7 +100,11 @@ def _gap(story: Story, other: Evidence) -> Html | Figure:
         for end, folds in (("low", here), ("high", there))
     ]
     y = alt.Y("name:N", sort=[row["name"] for row in rows], title=None)
-    x: dict[str, Any] = {"title": "weighted R² of the same settings", "scale": alt.Scale(zero=False)}
+    x: dict[str, Any] = {
+        "title": "weighted R² of the same settings",
+        "scale": alt.Scale(zero=False),
+        "axis": alt.Axis(tickCount=8),
+    }
     line = alt.Chart(data(rows)).mark_rule(strokeWidth=2).encode(y=y, x=alt.X("low:Q", **x), x2="high:Q")
     dots = (
         alt.Chart(data(long))
@@ -120,5 +135,5 @@ def _called(evidence: Evidence, other: Evidence) -> str:
     return called if evidence.scheme != other.scheme else f"{called} of {evidence.name}"
 
 
-def _key(trial: Trial) -> str:
-    return json.dumps([trial.family, trial.record.config, trial.record.weights], sort_keys=True)
+def _fields(evidence: Evidence, family: str) -> set[str]:
+    return {name for trial in evidence.trials if trial.family == family for name in trial.record.config}
