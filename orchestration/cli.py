@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from orchestration.commands import blend, dashboard, data, provenance, search, study
+from orchestration.commands import blend, dashboard, data, provenance, report, search, study
 from orchestration.commands.options import DEFAULT_CACHE, Cache, err_console, out_console, resources_of, say, stopped
 
 app = typer.Typer(
@@ -61,6 +61,7 @@ for command in (
     blend.explain,
     blend.ensemble,
     blend.export,
+    report.report,
     provenance.refit,
     provenance.trace,
 ):
