@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,10 @@ class Audit:
     @property
     def clean(self) -> bool:
         return not self.problems and not self.unfinished
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, and whether the audit passed."""
+        return {"clean": self.clean} | asdict(self)
 
     def __str__(self) -> str:
         counts = ", ".join(f"{count} {status}" for status, count in sorted(self.trials.items())) or "none"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -50,6 +50,18 @@ class Explanation:
     truth_T: FloatArray | None  # None for a test image
     looks: tuple[Look, ...]  # one for each view, the whole image first; none for a family without attention
     views: tuple[View, ...]  # where the parts lie that the trial's model sees
+
+    def to_json(self) -> dict[str, Any]:
+        """Masses by target, and each view with its weight and its map as rows of shares."""
+        measured = [None] * len(TARGETS) if self.truth_T is None else list(self.truth_T)
+        pairs = zip(TARGETS, self.pred_T, measured, strict=True)
+        return {
+            "image_id": self.image_id,
+            "trial": self.trial_id,
+            "how": self.how,
+            "masses_g": {target: {"predicted": pred, "measured": truth} for target, pred, truth in pairs},
+            "looks": [{"view": look.view, "weight": look.weight, "map": look.map_HW} for look in self.looks],
+        }
 
 
 def explain(

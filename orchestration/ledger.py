@@ -26,6 +26,7 @@ import socket
 import time
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -33,7 +34,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from biomass_models.targets import TARGETS
-from orchestration.storage import Storage
+from orchestration.storage import Storage, nearest_folder
 
 OOF_COLUMNS = ("image_id", "fold", "group", *TARGETS)
 
@@ -336,5 +337,9 @@ def open_ledger(study: str) -> Ledger:
     """The ledger of an existing study; LedgerError says what to do when there is none."""
     ledger = Ledger(Storage(study))
     if ledger.study() is None:
-        raise LedgerError(f"there is no study in {ledger.storage.uri}; check the path, or run `biomass search` first")
+        hint = nearest_folder(Path(ledger.storage.uri), "study.json") if ledger.storage.is_local else ""
+        raise LedgerError(
+            f"a study is a folder with study.json, there is no study in {ledger.storage.uri}"
+            + (hint or "; check the path, or run `biomass search` first")
+        )
     return ledger

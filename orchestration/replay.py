@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from biomass_models.config_rules import known_name
 from biomass_models.targets import TARGETS, FloatArray, project_coherent, weighted_sst
 from ensembles.choice import rule_named
 from ensembles.honest import nested
@@ -20,6 +22,11 @@ from orchestration.ledger import Ledger, LedgerError, TrialRecord
 from orchestration.pruning import RULES, Decision, PruneRule, decide, spared
 from orchestration.standing import BEST
 from orchestration.trial import fold_order
+
+
+class PrunedTrial(NamedTuple):
+    trial: str
+    decision: Decision  # that ended it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,15 +45,13 @@ class Replay:
     blend: float  # nested score of the default blend of all trials
     blend_lost: float
     estimate_error: float | None  # mean |fold-corrected - true score| of the pruned trials
-    pruned: tuple[tuple[str, Decision], ...]  # trial id and the decision that ended it
+    pruned: tuple[PrunedTrial, ...]
 
 
 def replay(ledger: Ledger, rule_name: str, say: Callable[[str], None]) -> Replay:
     """Apply a rule of pruning.RULES to a study; LedgerError unless it has complete trials and none that was pruned."""
-    rule = RULES.get(rule_name)
-    if rule is None:
-        known = ", ".join(name for name, found in RULES.items() if found is not None)
-        raise LedgerError(f"a replay needs one of the rules {known}, got {rule_name!r}")
+    rules = {name: rule for name, rule in RULES.items() if rule is not None}
+    rule = rules[known_name("the rule of a replay", rule_name, rules, LedgerError)]
     results = ledger.results()
     if any(result["status"] == "pruned" for result in results.values()):
         raise LedgerError(
@@ -123,7 +128,7 @@ class _Run:
             for name, frame in frames.items()
         }
         self.kept: list[str] = []
-        self.pruned: list[tuple[str, Decision]] = []
+        self.pruned: list[PrunedTrial] = []
 
     def take(self, record: TrialRecord, order: list[int], *, may_prune: bool) -> list[int]:
         """Run one trial fold by fold; returns the folds that it gets."""
@@ -131,7 +136,7 @@ class _Run:
         for done in range(1, len(order)) if may_prune and self.kept else ():
             decision = self._decide(name, order[:done])
             if decision.prune:
-                self.pruned.append((name, decision))
+                self.pruned.append(PrunedTrial(name, decision))
                 return order[:done]
         self.kept.append(name)
         return order

@@ -13,6 +13,8 @@ from pathlib import Path, PurePosixPath
 
 import pyarrow.fs
 
+from biomass_models.config_rules import nearest
+
 
 class Storage:
     """One root and the whole files below it: `filesystem` is pyarrow's, `base` the root's path in it."""
@@ -48,6 +50,9 @@ class Storage:
                 stream.flush()
                 os.fsync(stream.fileno())
             temporary.replace(target)
+        except OSError as error:
+            error.filename = error.filename or path  # a full disk does not say which
+            raise
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -79,3 +84,17 @@ class Storage:
         if name.startswith("/") or ".." in parts:
             raise ValueError(f"a file of a study lies inside its folder, got the name {name!r}")
         return "/".join([self.base, *parts])
+
+
+def nearest_folder(path: Path, marker: str) -> str:
+    """The end of a message about a wrong path: `; did you mean DIR?`, where one inside or beside it holds `marker`."""
+
+    def holders(folder: Path) -> list[str]:
+        try:
+            return sorted(child.name for child in folder.iterdir() if (child / marker).is_file())
+        except OSError:  # not there, no folder, or not ours to look into
+            return []
+
+    found = [path / name for name in holders(path)]
+    found += [path.parent / name for name in nearest(path.name, holders(path.parent))]
+    return f"; did you mean {found[0]}?" if found else ""
