@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ class Audit:
 
     def to_json(self) -> dict[str, Any]:
         """The fields, and whether the audit passed."""
-        return {"clean": self.clean} | asdict(self)
+        return {"clean": self.clean, **vars(self)}
 
     def __str__(self) -> str:
         counts = ", ".join(f"{count} {status}" for status, count in sorted(self.trials.items())) or "none"

@@ -14,6 +14,7 @@ from rich.console import Group
 from rich.table import Table
 from safetensors.torch import load as load_tensors
 
+from biomass_models.config_rules import did_you_mean
 from biomass_models.configs import config_from_params
 from biomass_models.images import View, load_views, probe_image
 from biomass_models.inputs import ImageSet, Inputs
@@ -74,9 +75,9 @@ def explain(
     record, quadrats = ledger.trial(trial_id), ledger.quadrats()
     family, config = FAMILIES[record.family], config_from_params(record.family, record.config)
     views = tuple(family.views(config))
-    known = quadrats[quadrats["image_id"] == image_id]
-    if len(known):
-        row = known.iloc[0]
+    trained = quadrats[quadrats["image_id"] == image_id]
+    if len(trained):
+        row = trained.iloc[0]
         fold = int(row["fold"])
         if ledger.fold_metrics(trial_id, fold) is None:
             raise LedgerError(f"trial {trial_id} has not finished fold {fold}, which holds {image_id}; run the search")
@@ -95,10 +96,9 @@ def explain(
     test = read_test(data_dir)
     asked = test[test["image_id"] == image_id].reset_index(drop=True)
     if not len(asked):
-        raise LedgerError(
-            f"an image is one of train.csv or test.csv, got {image_id!r}; train.csv has such as "
-            f"{', '.join(quadrats['image_id'].astype(str)[:3])}"
-        )
+        known = [*quadrats["image_id"].astype(str), *test["image_id"].astype(str)]
+        hint = did_you_mean(image_id, known) or f"; train.csv has such as {', '.join(known[:3])}"
+        raise LedgerError(f"an image is one of train.csv or test.csv, got {image_id!r}{hint}")
     check_weights(TrialRef(ledger.storage.uri, trial_id), weights)
     inputs = Inputs(ImageSet.from_table(data_dir, asked), cache_dir=cache_dir, weights=weights)
     folds = sorted(int(fold) for fold in quadrats["fold"].unique())

@@ -33,6 +33,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from biomass_models.config_rules import did_you_mean
 from biomass_models.targets import TARGETS
 from orchestration.storage import Storage, nearest_folder
 
@@ -101,7 +102,8 @@ class Ledger:
     def trial(self, trial_id: str) -> TrialRecord:
         record = self._read_json(f"trials/{trial_id}/trial.json")
         if record is None:
-            raise LedgerError(f"there is no trial {trial_id} in {self.storage.uri}; `biomass leaderboard` lists them")
+            hint = did_you_mean(trial_id, self.storage.children("trials")) or "; `biomass leaderboard` lists them"
+            raise LedgerError(f"there is no trial {trial_id} in {self.storage.uri}{hint}")
         return TrialRecord(**record)
 
     def trials(self) -> list[TrialRecord]:

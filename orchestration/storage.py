@@ -27,7 +27,11 @@ class Storage:
         if self.is_local:
             self.filesystem, self.base = pyarrow.fs.LocalFileSystem(), self.uri
         else:
-            self.filesystem, self.base = pyarrow.fs.FileSystem.from_uri(self.uri)
+            try:
+                self.filesystem, self.base = pyarrow.fs.FileSystem.from_uri(self.uri)
+            except pyarrow.ArrowException as error:
+                rule = "a study is a folder, or a URI that pyarrow opens, such as s3://bucket/study"
+                raise ValueError(f"{rule}; got {self.uri} ({error}); check the part before ://") from error
 
     def read(self, name: str) -> bytes:
         """The whole content; FileNotFoundError if it is not there."""

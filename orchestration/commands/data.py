@@ -40,7 +40,7 @@ def data_make(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Data directory to write.")],
     images: Annotated[int, typer.Option(min=1, help="Training images.")] = 357,
     test_images: Annotated[int, typer.Option(min=0, help="Test images, of other dates.")] = 120,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the pictures and masses.")] = 0,
     like: Annotated[Path | None, typer.Option(help="Draw one image for each row of this train.csv.")] = None,
 ) -> None:
     """Draw a pasture set with known masses.

@@ -25,12 +25,15 @@ out_console, err_console = Console(), Console(stderr=True)
 
 def existing_data(context: typer.Context, value: Path | None) -> Path | None:
     """A data directory that is there; said at once, before anything heavy loads."""
-    if value is None or context.resilient_parsing or value.is_dir():
+    if value is None or context.resilient_parsing or any((value / name).exists() for name in ("train.csv", "test.csv")):
         return value
     from orchestration.storage import nearest_folder
 
-    got = "a file" if value.exists() else "no such folder"
-    hint = nearest_folder(value, "train.csv") or "; check the path"
+    hint = nearest_folder(value, "train.csv")
+    if value.is_dir() and not hint:
+        return value  # its problems are listed with all others
+    got = "without them" if value.is_dir() else "a file" if value.exists() else "no such folder"
+    hint = hint or "; check the path"
     raise ValueError(f"a data directory is a folder with train.csv, test.csv and photographs; {value} is {got}{hint}")
 
 

@@ -28,7 +28,7 @@ def demo(
     recipe: Annotated[
         str, typer.Option(help="demo, or smoke for a tiny one.", autocompletion=complete.recipes)
     ] = "demo",
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of pasture, folds and search.", show_default="0")] = None,
     cache: Cache = DEFAULT_CACHE,
 ) -> None:
     """The whole way on a generated pasture, in minutes.
@@ -41,7 +41,7 @@ def demo(
     """
     from orchestration.recipes import overridden
 
-    asked, made_with = overridden(recipe, {"seed": seed or None})
+    asked, made_with = overridden(recipe, {"seed": seed})
     from orchestration.demo import run_demo
 
     if not run_demo(folder, asked, resources_of(cache, None, **asked.resources()), out_console, say, made_with):
