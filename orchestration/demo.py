@@ -34,8 +34,7 @@ def run_demo(
 ) -> bool:
     """Data, search, leaderboard, ensemble, submission, true score. The same call goes on; False when it was stopped."""
     data_dir, truth_path, study = folder / "data", folder / "truth.csv", folder / "study"
-    if recipe.images is None:
-        raise ValueError("a demo draws its own photographs, and this recipe is for real ones; use demo or smoke")
+    assert recipe.images is not None
     if not truth_path.exists():  # the last file that the generator writes
         with progress_bar("Drawing pasture") as update:
             make_pasture(

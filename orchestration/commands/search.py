@@ -223,10 +223,10 @@ def search(
     asked, made_with = overridden(recipe, given)
     if asked.trials is None and asked.hours is None:
         raise typer.BadParameter("a search needs an end: give --trials N or --hours H, or a --recipe")
+    source = weights_source(asked.weights)  # what can be wrong is said before torch and Ray load
     from orchestration.search import start_search
 
     resources = resources_of(cache, address, cache_gb=cache_gb, **asked.resources())
-    source = weights_source(asked.weights)
     if not start_search(
         study, data, asked, weights=source, resources=resources, say=say, retry_failed=retry_failed, made_with=made_with
     ):

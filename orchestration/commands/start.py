@@ -42,6 +42,8 @@ def demo(
     from orchestration.recipes import overridden
 
     asked, made_with = overridden(recipe, {"seed": seed})
+    if asked.images is None:
+        raise ValueError(f"a demo draws its own photographs, the recipe {recipe} is for real ones; use demo or smoke")
     from orchestration.demo import run_demo
 
     if not run_demo(folder, asked, resources_of(cache, None, **asked.resources()), out_console, say, made_with):
