@@ -262,7 +262,7 @@ def render_recipe(row: RecipeRow) -> str:
     under = ",\n" + " " * 20  # a list has a line for each item
     shown = {field: under.join(value) if isinstance(value, tuple) else value for field, value in own.items()}
     lines = [f"  {field:<17} {value}" for field, value in shown.items()]
-    return "\n".join([f"{row.name}: {row.summary}", "", row.about, "", "Settings, where it has its own:", *lines])
+    return "\n".join([row.name, row.summary, "", row.about, "", "Settings, where it has its own:", *lines])
 
 
 def recipe_named(name: str) -> Recipe:

@@ -121,22 +121,22 @@ def test_no_space_left_for_pictures(folder: Path, full_disk: Path) -> None:
     assert "needs room on the disk, got no space left on device" in text and "make room" in text
 
 
-def test_no_permission_for_a_blend(folder: Path, locked_disk: Path) -> None:
-    text = refused(folder, "ensemble", "runs/first", "--json", "--out", f"{locked_disk}/blend")
+def test_no_permission_for_photographs(folder: Path, locked_disk: Path) -> None:
+    text = refused(folder, "data", "make", f"{locked_disk}/pasture", "--images", "4")
     assert "a command writes into its folder, got read-only file system: " in text and "mounted for writing" in text
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere; the locked disk is there for root")
 def test_no_permission_for_another_user(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "theirs").mkdir(mode=0o500)
-    text = refused(folder, "ensemble", "runs/first", "--json", "--out", f"{tmp_path}/theirs/blend")
+    text = refused(folder, "data", "make", f"{tmp_path}/theirs/pasture", "--images", "4")
     assert "must be ours to use, got permission denied" in text and "check owner and mode" in text
 
 
 def test_a_file_where_a_folder_is_needed(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    text = refused(folder, "ensemble", "runs/first", "--json", "--out", f"{tmp_path}/file/blend")
-    assert "a folder is needed, got not a directory: " in text and "move it away" in text
+    text = refused(folder, "data", "make", f"{tmp_path}/file/pasture", "--images", "4")
+    assert "a folder is needed, got " in text and f"{tmp_path}/file" in text and "move it away" in text
 
 
 # -- bugs, Ctrl-C, a reader that goes away ----------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from blended_study import finished_study
 from tiny_study import make_study
 from typer.testing import CliRunner
 
@@ -80,16 +81,20 @@ def test_json_and_tables_come_from_the_same_objects(study: Path, tiny_pasture: P
     assert now["best"] == {"trial": trials[0]["name"], "score": trials[0]["score"]}
     assert now["reasons"] == [{"reason": "fold 1: left out", "trials": 1}]
     assert document("audit", str(study))["trials"] == {"complete": 2, "failed": 1}
-    assert document("replay", str(study))["trials"] == 2
-
-    out = tmp_path / "blend"
-    blended = document("ensemble", str(study), "--out", str(out))
-    assert blended["cards"] == [json.loads((out / "ensemble.json").read_text())] and blended["submissions"] == []
 
     image = str(Ledger(Storage(study)).quadrats()["image_id"].iloc[0])
     look = ["--image", image, "--data", str(tiny_pasture), "--out", str(tmp_path / "look.png")]
     masses = document("explain", str(study), trials[0]["name"], *look)["masses_g"]
     assert len(masses) == 5 and all(set(mass) == {"predicted", "measured"} for mass in masses.values())
+
+
+def test_the_card_and_a_replay_as_json(study: Path, tiny_pasture: Path, tmp_path: Path) -> None:
+    finished_study(tmp_path / "skilled", tiny_pasture, study / "cache")
+    out = tmp_path / "blend"
+    blended = document("ensemble", str(tmp_path / "skilled"), "--out", str(out))
+    assert blended["cards"] == [json.loads((out / "ensemble.json").read_text())] and blended["submissions"] == []
+    replayed = document("replay", str(tmp_path / "skilled"))
+    assert replayed["rule"] == "default" and replayed["trials"] == 3 and replayed["pruned"] == []
 
 
 def test_json_of_files(tiny_pasture: Path, tmp_path: Path) -> None:
