@@ -35,21 +35,8 @@ from biomass_models.sources import FeatureSource, Prefix, PrefixSource, Source, 
 
 def feature_specs(config: BaselineConfig) -> list[FeatureSpec]:
     """The bank that a fit draws from; empty when the backbone trains on pictures."""
-    if config.trained_blocks > 0 and config.prefix_bank == "none":
-        return []
-    return [
-        FeatureSpec(
-            backbone=config.backbone,
-            views=views_for("whole", config.size),
-            flips=config.flips,
-            jittered=config.jittered,
-            colour_jitter=config.colour_jitter,
-            blur=config.blur,
-            bank_seed=config.bank_seed,
-            stamp=config.stamp,  # type: ignore[arg-type]
-            **bank_of(config, "global"),
-        )
-    ]
+    bank = bank_of(config, views_for("whole", config.size), "global")
+    return [bank] if bank else []
 
 
 class BaselineNet(Network):

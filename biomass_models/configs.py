@@ -31,26 +31,25 @@ LOCAL_LAYOUTS = ("none", "halves", "corners4")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BaselineConfig:
-    """Model 1 (SPEC 4). The defaults are the published setting, field by field."""
+class NetworkConfig:
+    """What every network that trains by gradient is told; its family says from which values it starts."""
 
-    backbone: str = "vit_small_patch14_dinov2.lvd142m"  # any timm name
-    size: int = 980  # side of the square input, px; rounded to the patch size with a note
-    trained_blocks: int = 4  # last blocks (and final norm) that train; 0 = all frozen, features are cached
-    head_width: int = 256  # first hidden layer
-    head_width_2: int = 128  # second hidden layer
-    dropout: float = 0.4  # after the first hidden layer
-    transform: str = "log1p"  # of grams, before the z-score per target
-    head_lr: float = 3e-5  # peak learning rate of new layers
-    backbone_lr: float = 3e-5  # peak learning rate of trained backbone blocks
-    min_lr: float = 1e-6  # end of the cosine
+    backbone: str  # any timm name
+    size: int  # side of the whole image, px; rounded to the patch size with a note
+    trained_blocks: int  # last blocks (and final norm) that train; 0 = all frozen, features are cached
+    head_width: int  # first hidden layer
+    head_width_2: int  # second hidden layer
+    dropout: float  # after the first hidden layer
+    head_lr: float  # peak learning rate of new layers
+    backbone_lr: float  # peak learning rate of trained backbone blocks
+    min_lr: float  # end of the cosine
+    batch_size: int  # images a step, kept when GPU memory forces smaller micro-batches
+    epochs: int  # passes over the training rows
     weight_decay: float = 0.05  # none on norms and biases
     clip_norm: float = 5.0  # largest gradient norm
-    batch_size: int = 32  # images a step, kept when GPU memory forces smaller micro-batches
-    epochs: int = 50  # passes over the training rows
     ema_decay: float = 0.0  # of the weights, per step; 0 = the last weights are scored
     select_best_epoch: bool = False  # score the best epoch of the validation fold: biased, and recorded as such
-    flips: int = 8  # 1 none, 2 mirror, 4 also turned by 180 degrees, 8 also by 90
+    flips: int = 8  # 1 none, 2 mirror, 4 also turned by 180 degrees, 8 also by 90; all views of a picture alike
     prefix_bank: str = "none"  # trained blocks only: copies as the frozen blocks see them, cached as float16 | float32
     jittered: int = 0  # banks only: further copies with colour jitter and blur
     colour_jitter: float = 0.05  # largest relative change of brightness, contrast, saturation
@@ -62,6 +61,27 @@ class BaselineConfig:
         check_types(self)
         check_image(self)
         check_training(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BaselineConfig(NetworkConfig):
+    """Model 1 (SPEC 4). The defaults are the published setting, field by field."""
+
+    backbone: str = "vit_small_patch14_dinov2.lvd142m"
+    size: int = 980
+    trained_blocks: int = 4
+    head_width: int = 256
+    head_width_2: int = 128
+    dropout: float = 0.4
+    transform: str = "log1p"  # of grams, before the z-score per target
+    head_lr: float = 3e-5
+    backbone_lr: float = 3e-5
+    min_lr: float = 1e-6
+    batch_size: int = 32
+    epochs: int = 50
+
+    def __post_init__(self) -> None:
+        NetworkConfig.__post_init__(self)
         one_of("transform", self.transform, TRANSFORMS)
 
 
@@ -120,24 +140,24 @@ class TeacherConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DistilledConfig:
+class DistilledConfig(NetworkConfig):
     """Model 2 (SPEC 5): student of a metadata teacher. The defaults are the published setting.
 
     SPEC 5 gives the corners' size only; the whole image is taken at the same one.
     """
 
-    backbone: str = "vit_small_patch16_dinov3.lvd1689m"  # any timm name with a token grid or a feature map
-    size: int = 224  # side of the whole image's view, px; rounded to the patch size with a note
+    backbone: str = "vit_small_patch16_dinov3.lvd1689m"  # one with a token grid or a feature map
+    size: int = 224
     layout: str = "corners4"  # local views: none | halves | corners4 | tiles-RxC
     local_size: int = 224  # side of a local view, px
-    trained_blocks: int = 5  # last blocks (and final norm) that train; 0 = all frozen, features are cached
+    trained_blocks: int = 5
     grid: int = 0  # patch tokens are average-pooled to grid x grid; 0 = all of them (trained backbones only)
     pooling_heads: int = 4  # of the attention over patch tokens
     pooling_dropout: float = 0.1
     crop_width: int = 128  # hidden layer of the attention over local views
-    head_width: int = 512  # first hidden layer
-    head_width_2: int = 128  # second hidden layer
-    dropout: float = 0.2  # after the first hidden layer
+    head_width: int = 512
+    head_width_2: int = 128
+    dropout: float = 0.2
     total_weight: float = 3.0  # of the Huber loss on the total
     ratio_weight: float = 1.2  # of the two ratio losses; 0 = off
     distillation_weight: float = 0.5  # of the Huber loss to the teacher; 0 = no teacher
@@ -149,27 +169,14 @@ class DistilledConfig:
     teacher_lr: float = 1e-3
     teacher_weight_decay: float = 0.01
     teacher_inner_folds: int = 4
-    head_lr: float = 3e-4  # peak learning rate of new layers
-    backbone_lr: float = 1e-4  # peak learning rate of trained backbone blocks
-    min_lr: float = 2e-6  # end of the cosine
-    weight_decay: float = 0.05  # none on norms and biases
-    clip_norm: float = 5.0  # largest gradient norm
-    batch_size: int = 20  # images a step, kept when GPU memory forces smaller micro-batches
-    epochs: int = 70  # passes over the training rows
-    ema_decay: float = 0.0  # of the weights, per step; 0 = the last weights are scored
-    select_best_epoch: bool = False  # score the best epoch of the validation fold: biased, and recorded as such
-    flips: int = 8  # 1 none, 2 mirror, 4 also turned by 180 degrees, 8 also by 90; all views of a picture alike
-    prefix_bank: str = "none"  # trained blocks only: copies as the frozen blocks see them, cached as float16 | float32
-    jittered: int = 0  # banks only: further copies with colour jitter and blur
-    colour_jitter: float = 0.05  # largest relative change of brightness, contrast, saturation
-    blur: float = 1.0  # largest standard deviation of the Gaussian blur, px; half of the pictures are blurred
-    bank_seed: int = 0  # banks only: draws of the jittered copies
-    stamp: str = "keep"  # the orange date stamp: keep or remove
+    head_lr: float = 3e-4
+    backbone_lr: float = 1e-4
+    min_lr: float = 2e-6
+    batch_size: int = 20
+    epochs: int = 70
 
     def __post_init__(self) -> None:
-        check_types(self)
-        check_image(self)
-        check_training(self)
+        NetworkConfig.__post_init__(self)
         layout_of(self.layout, *LOCAL_LAYOUTS)
         within("local_size", self.local_size, 16, 4096)
         within("grid", self.grid, 0, 99)

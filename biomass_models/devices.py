@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
+
+ENCODING = "BIOMASS_ENCODING"  # environment: precision of frozen backbones, auto or float32
 
 
 def pick_device(device: str) -> torch.device:
@@ -22,9 +25,23 @@ def precision(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
-def autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Mixed precision on a GPU; nothing on a CPU."""
-    half = precision(device)
+def encoding_precision(device: torch.device) -> torch.dtype:
+    """Of a frozen backbone's passes: `precision`, and bfloat16 on a CPU that multiplies it natively (2.5 to 2.9 times
+    as fast). BIOMASS_ENCODING=float32 keeps them in float32 everywhere."""
+    asked = os.environ.get(ENCODING, "auto")
+    if asked not in ("auto", "float32"):
+        raise ValueError(f"{ENCODING} must be auto or float32, got {asked!r}")
+    if asked == "float32":
+        return torch.float32
+    native = torch.cpu.get_capabilities()
+    if device.type == "cpu" and (native.get("avx512_bf16") or native.get("amx_bf16")):
+        return torch.bfloat16
+    return precision(device)
+
+
+def autocast(device: torch.device, half: torch.dtype | None = None) -> AbstractContextManager[object]:
+    """Mixed precision, by default the device's own; nothing where that is float32."""
+    half = precision(device) if half is None else half
     return nullcontext() if half is torch.float32 else torch.autocast(device.type, dtype=half)
 
 

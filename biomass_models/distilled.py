@@ -50,22 +50,8 @@ def view_parts(config: DistilledConfig) -> tuple[tuple[View, ...], ...]:
 
 def feature_specs(config: DistilledConfig) -> list[FeatureSpec]:
     """A bank for each part of the views; empty when the backbone trains on pictures."""
-    if config.trained_blocks > 0 and config.prefix_bank == "none":
-        return []
-    return [
-        FeatureSpec(
-            backbone=config.backbone,
-            views=views,
-            flips=config.flips,
-            jittered=config.jittered,
-            colour_jitter=config.colour_jitter,
-            blur=config.blur,
-            bank_seed=config.bank_seed,
-            stamp=config.stamp,  # type: ignore[arg-type]
-            **bank_of(config, "global", f"grid-{config.grid}"),
-        )
-        for views in view_parts(config)
-    ]
+    banks = (bank_of(config, views, "global", f"grid-{config.grid}") for views in view_parts(config))
+    return [bank for bank in banks if bank]
 
 
 def fit(
@@ -195,7 +181,7 @@ def _open(
     backbone: Backbone | BackboneTail | None = None
     source: Source
     if config.trained_blocks == 0:
-        source = TokenSource(banks, config.grid, inputs.device)
+        source = TokenSource(banks, inputs.device, config.grid)
     elif banks:
         backbone = BackboneTail(inputs.backbone(config.backbone), config.trained_blocks)
         source = PrefixSource(banks, inputs.device)

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from biomass_models.backbones import Backbone, create_timm, weightless
 from biomass_models.configs import BaselineConfig, DistilledConfig
-from biomass_models.devices import autocast, pick_device
+from biomass_models.devices import autocast, encoding_precision, pick_device, precision
 from biomass_models.features import PIXELS_AT_ONCE, FeatureSpec
 from biomass_models.images import View
 from biomass_models.weights import canonical_name
@@ -29,17 +29,20 @@ SLOW = 1.0  # seconds; a first pass that takes this long is measurement enough
 
 
 @lru_cache(maxsize=256)
-def forward_seconds(backbone: str, height: int, width: int, device: str) -> float:
-    """Seconds of one forward pass of one picture of that size (rounded to what the backbone takes)."""
+def forward_seconds(backbone: str, height: int, width: int, device: str, *, frozen: bool = False) -> float:
+    """Seconds of one forward pass of one picture of that size (rounded to what the backbone takes).
+
+    frozen: a pass that fills a bank, in the precision of those.
+    """
     shape = weightless(backbone)
     small = shape.native_size if shape.fixed_size else shape.fit_size(TIMED_SIZE, TIMED_SIZE)[:2]
     asked = shape.fit_size(height, width)[:2]
-    return _timed_pass(backbone, small, device) * _operations(shape, asked) / _operations(shape, small)
+    return _timed_pass(backbone, small, device, frozen) * _operations(shape, asked) / _operations(shape, small)
 
 
 def feature_seconds(spec: FeatureSpec, images: int, device: str) -> float:
     """Seconds to fill a feature bank for that many images; once per node, not per fold."""
-    one_copy = sum(forward_seconds(spec.backbone, view.height, view.width, device) for view in spec.views)
+    one_copy = sum(forward_seconds(spec.backbone, view.height, view.width, device, frozen=True) for view in spec.views)
     return images * len(spec.copies()) * one_copy
 
 
@@ -86,14 +89,15 @@ def head_fold_seconds(
 
 
 @lru_cache(maxsize=64)
-def _timed_pass(backbone: str, size: tuple[int, int], device: str) -> float:
+def _timed_pass(backbone: str, size: tuple[int, int], device: str, frozen: bool) -> float:
     where = pick_device(device)
+    half = encoding_precision(where) if frozen else precision(where)
     model = Backbone(create_timm(canonical_name(backbone)), backbone).to(where)
     if model.is_convolutional:
         model = model.to(memory_format=torch.channels_last)
     batch = max(1, PIXELS_AT_ONCE.get(where.type, TIMED_PIXELS) // (size[0] * size[1]))
     best = float("inf")
-    with torch.inference_mode(), autocast(where):
+    with torch.inference_mode(), autocast(where, half):
         for count in (1, batch, batch):
             image_BCHW = torch.rand(count, 3, *size, device=where)
             _wait(where)

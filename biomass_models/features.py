@@ -29,7 +29,7 @@ from torch.nn import functional
 from biomass_models import augment, backbones, images, prefix, stamps
 from biomass_models.backbones import Backbone, Tokens
 from biomass_models.config_rules import FLIPS, STAMPS
-from biomass_models.devices import MicroBatch, autocast, onto, precision
+from biomass_models.devices import MicroBatch, autocast, encoding_precision, onto, precision
 from biomass_models.images import Load, Stamp, View, load_views
 from biomass_models.node_cache import source_hash
 
@@ -144,9 +144,14 @@ def describe(spec: FeatureSpec, fingerprint: str, image_digest: str, device: tor
         "code": source_hash(backbones, augment),
         "images": image_digest,
         "dtype": spec.dtype,
-        "precision": str(precision(device)),
+        "precision": str(computed_in(spec, device)),
         **({"prefix": source_hash(prefix)} if spec.is_prefix else {}),
     }
+
+
+def computed_in(spec: FeatureSpec, device: torch.device) -> torch.dtype:
+    """Precision of the passes that fill a bank. A prefix is what training would compute itself, so it is as exact."""
+    return precision(device) if spec.is_prefix else encoding_precision(device)
 
 
 def fitted(views: Sequence[View], backbone: Backbone) -> tuple[tuple[View, ...], tuple[str, ...]]:
@@ -176,14 +181,14 @@ def encode(
     largest = max(view.height * view.width for view in spec.views)
     fits = MicroBatch(max(1, PIXELS_AT_ONCE.get(device.type, PIXELS_AT_ONCE["cpu"]) // largest))
     batches = fits.slices(len(paths) - first)
-    backbone = backbone.to(device)
+    backbone, half = backbone.to(device), computed_in(spec, device)
     for rows, pixels in decoded([paths[first:][rows] for rows in batches], spec.views, spec.stamp, load):
         result: dict[str, list[NDArray[Any]]] = {}
         for view_BHWC in pixels:
             image_BCHW = to_image(view_BHWC, device)
             for copy in copies:
                 changed = copy_of(image_BCHW, copy, spec, digests[first:][batches[rows]])
-                for name, value in _outputs(backbone, changed, copy, layers, outputs, fits).items():
+                for name, value in _outputs(backbone, changed, copy, layers, outputs, fits, half).items():
                     result.setdefault(name, []).append(value.cpu().numpy().astype(spec.dtype))
         yield {name: np.stack(values, axis=1) for name, values in result.items()}
 
@@ -231,14 +236,20 @@ def copy_of(image_BCHW: Tensor, copy: str, spec: FeatureSpec, digests: Sequence[
 
 @torch.inference_mode()
 def _outputs(
-    backbone: Backbone, image_BCHW: Tensor, copy: str, layers: int, outputs: Sequence[str], fits: MicroBatch
+    backbone: Backbone,
+    image_BCHW: Tensor,
+    copy: str,
+    layers: int,
+    outputs: Sequence[str],
+    fits: MicroBatch,
+    half: torch.dtype,
 ) -> dict[str, Tensor]:
     parts: dict[str, list[Tensor]] = {}
 
     def work() -> None:
         parts.clear()
         for rows in fits.slices(len(image_BCHW)):
-            with autocast(image_BCHW.device):
+            with autocast(image_BCHW.device, half):
                 if outputs[0].startswith("prefix-"):
                     prefix_B = prefix.prefix_of(backbone, image_BCHW[rows], int(outputs[0].removeprefix("prefix-")))
                     parts.setdefault(array_name(copy, 0, outputs[0]), []).append(prefix_B.float())

@@ -81,14 +81,17 @@ class Inputs:
         device: str = "auto",
         load: Load = load_views,
         cache_gb: float | None = None,
+        compiles: bool = False,
     ) -> None:
-        """load: how photographs are decoded; cache_gb: most GB that cache_dir may hold, None is no limit."""
+        """load: how photographs are decoded; cache_gb: most GB that cache_dir may hold, None is no limit; compiles:
+        networks whose backbone trains go through torch.compile."""
         self.images = images
         self.load = load
         self.cache_dir = Path(cache_dir)
         self.cache_limit = None if cache_gb is None else int(cache_gb * 1e9)
         self.weights = weights
         self.device = pick_device(device)
+        self.compiles = compiles
         self._banks: OrderedDict[FeatureSpec, FeatureBank] = OrderedDict()
         self._folders: dict[FeatureSpec, Path] = {}  # where a bank lies in the cache
         self._fingerprints: dict[str, str] = {}

@@ -8,13 +8,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from biomass_models.backbones import Backbone, parameter_groups
+from biomass_models.configs import NetworkConfig
 from biomass_models.devices import MicroBatch, autocast
 from biomass_models.fit import (
     FloatArray,
@@ -34,31 +35,6 @@ from biomass_models.interrupt import OnEpoch, ShouldStop
 from biomass_models.prefix import BackboneTail
 from biomass_models.scaling import TargetScaler
 from biomass_models.sources import Source
-
-
-class NetworkConfig(Protocol):
-    """The fields that training reads, as BaselineConfig documents them."""
-
-    @property
-    def backbone(self) -> str: ...
-    @property
-    def head_lr(self) -> float: ...
-    @property
-    def backbone_lr(self) -> float: ...
-    @property
-    def min_lr(self) -> float: ...
-    @property
-    def weight_decay(self) -> float: ...
-    @property
-    def clip_norm(self) -> float: ...
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def epochs(self) -> int: ...
-    @property
-    def ema_decay(self) -> float: ...
-    @property
-    def select_best_epoch(self) -> bool: ...
 
 
 def schedule_of(config: NetworkConfig) -> Schedule:
@@ -180,11 +156,13 @@ def train_network(
     epochs: list[dict[str, float]] = []
     best = Best(choose=config.select_best_epoch)
     trains_backbone = net.backbone is not None
+    compiles = inputs.compiles and trains_backbone  # small heads are over before a compiler is done
+    forward: Callable[[Any], Any] = torch.compile(net) if compiles else net
 
     def loss_of(index_B: Tensor) -> Terms:
         input_B = source.augmented(rows.image_N[rows.train_M[index_B.numpy()]], draws)
         with autocast(inputs.device):
-            output = net(input_B)
+            output = forward(input_B)
         return losses(output, index_B.to(inputs.device))
 
     def after_epoch(record: dict[str, float], last: bool) -> None:
@@ -227,6 +205,7 @@ def train_network(
         epochs,
         micro_batch=micro.size,
         recomputed=net.recomputes,
+        **({"compiled": True} if compiles else {}),
         notes=list(notes),
         seconds=time.perf_counter() - started,
     )

@@ -6,6 +6,7 @@ as they are (copy 0) or turned as augment.TURNS[copy] says.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -15,8 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from biomass_models.augment import Draw, change, draw_changes, turn
+from biomass_models.configs import NetworkConfig
 from biomass_models.devices import onto
-from biomass_models.features import FeatureBank, to_image
+from biomass_models.features import FeatureBank, FeatureSpec, to_image
 from biomass_models.images import View
 from biomass_models.inputs import Inputs
 from biomass_models.interrupt import ShouldStop
@@ -57,31 +59,45 @@ class FeatureSource:
 
 
 @dataclass(frozen=True)
-class TokenSource:
-    """Banks of views with their tokens on a grid, read from the memory map a batch at a time.
+class BankSource(ABC):
+    """Banks read from the memory map a batch at a time: one for each part of the views, all with the same copies.
 
-    Token banks are large: the map's pages are shared by all workers of a node, copies of their own would not be.
+    Banks of tokens and prefixes are large: the map's pages are shared by all workers of a node, copies of their own
+    would not be.
     """
 
-    banks: tuple[FeatureBank, ...]  # whole image, then local views; the same copies in the same order
-    grid: int
+    banks: tuple[FeatureBank, ...]
     device: torch.device
 
-    def augmented(self, row_B: IntArray, draws: torch.Generator) -> tuple[ViewTokens, ...]:
+    def augmented(self, row_B: IntArray, draws: torch.Generator) -> tuple[Any, ...]:
         """One copy of each row at random, the same of all its views."""
         copies = len(self.banks[0].spec.copies())
         return self._read(row_B, torch.randint(copies, (len(row_B),), generator=draws).numpy())
 
-    def plain(self, row_B: IntArray, copy: int = 0) -> tuple[ViewTokens, ...]:
+    def plain(self, row_B: IntArray, copy: int = 0) -> tuple[Any, ...]:
         """One copy of each row."""
         return self._read(row_B, np.full(len(row_B), copy))
 
-    def _read(self, row_B: IntArray, copy_B: IntArray) -> tuple[ViewTokens, ...]:
+    def _read(self, row_B: IntArray, copy_B: IntArray) -> tuple[Any, ...]:
+        return tuple(self.part(bank, row_B, copy_B) for bank in self.banks)
+
+    @abstractmethod
+    def part(self, bank: FeatureBank, row_B: IntArray, copy_B: IntArray) -> Any:
+        """What the net takes of one part of the views."""
+
+    def _stored(self, bank: FeatureBank, output: str, row_B: IntArray, copy_B: IntArray) -> Tensor:
+        return onto(bank.rows(output, row_B, copy_B), self.device).float()
+
+
+@dataclass(frozen=True)
+class TokenSource(BankSource):
+    """Views of a frozen backbone, with their tokens on a grid: the whole image, then the local views."""
+
+    grid: int
+
+    def part(self, bank: FeatureBank, row_B: IntArray, copy_B: IntArray) -> ViewTokens:
         outputs = ("global", f"grid-{self.grid}")
-        return tuple(
-            ViewTokens(*(onto(bank.rows(output, row_B, copy_B), self.device).float() for output in outputs))
-            for bank in self.banks
-        )
+        return ViewTokens(*(self._stored(bank, output, row_B, copy_B) for output in outputs))
 
 
 class Prefix(NamedTuple):
@@ -92,29 +108,12 @@ class Prefix(NamedTuple):
 
 
 @dataclass(frozen=True)
-class PrefixSource:
-    """Banks of what the frozen blocks of a partly trained backbone say, read from the memory map a batch at a time."""
+class PrefixSource(BankSource):
+    """What the frozen blocks of a partly trained backbone say."""
 
-    banks: tuple[FeatureBank, ...]  # one for each part of the views; the same copies in the same order
-    device: torch.device
-
-    def augmented(self, row_B: IntArray, draws: torch.Generator) -> tuple[Prefix, ...]:
-        """One copy of each row at random, the same of all its views."""
-        copies = len(self.banks[0].spec.copies())
-        return self._read(row_B, torch.randint(copies, (len(row_B),), generator=draws).numpy())
-
-    def plain(self, row_B: IntArray, copy: int = 0) -> tuple[Prefix, ...]:
-        """One copy of each row."""
-        return self._read(row_B, np.full(len(row_B), copy))
-
-    def _read(self, row_B: IntArray, copy_B: IntArray) -> tuple[Prefix, ...]:
-        return tuple(
-            Prefix(
-                onto(bank.rows(bank.spec.outputs[0], row_B, copy_B), self.device).float(),
-                (bank.spec.views[0].height, bank.spec.views[0].width),
-            )
-            for bank in self.banks
-        )
+    def part(self, bank: FeatureBank, row_B: IntArray, copy_B: IntArray) -> Prefix:
+        view = bank.spec.views[0]
+        return Prefix(self._stored(bank, bank.spec.outputs[0], row_B, copy_B), (view.height, view.width))
 
 
 @dataclass(frozen=True)
@@ -158,36 +157,30 @@ class ViewSource:
         return tuple(torch.stack([view.plain(row_B, copy) for view in part], dim=1) for part in self.parts)
 
 
-class BankConfig(Protocol):
-    """The fields that decide what of a backbone is cached, as BaselineConfig documents them."""
+def bank_of(config: NetworkConfig, views: tuple[View, ...], *outputs: str) -> FeatureSpec | None:
+    """The bank of views that a fit draws from: `outputs` of a frozen backbone, or the prefix of a partly trained one.
 
-    @property
-    def trained_blocks(self) -> int: ...
-    @property
-    def prefix_bank(self) -> str: ...
-
-
-def bank_of(config: BankConfig, *outputs: str) -> dict[str, Any]:
-    """The fields of a FeatureSpec that say what is stored: `outputs` of a frozen backbone, or the prefix."""
-    if config.trained_blocks == 0:
-        return {"outputs": outputs}
-    return {"outputs": (f"prefix-{config.trained_blocks}",), "dtype": config.prefix_bank}
-
-
-class PixelConfig(Protocol):
-    """The fields that say how pictures are decoded and augmented, as BaselineConfig documents them."""
-
-    @property
-    def flips(self) -> int: ...
-    @property
-    def colour_jitter(self) -> float: ...
-    @property
-    def blur(self) -> float: ...
-    @property
-    def stamp(self) -> str: ...
+    None where the backbone trains on pictures.
+    """
+    if config.trained_blocks > 0 and config.prefix_bank == "none":
+        return None
+    stored: dict[str, Any] = {"outputs": outputs}
+    if config.trained_blocks > 0:
+        stored = {"outputs": (f"prefix-{config.trained_blocks}",), "dtype": config.prefix_bank}
+    return FeatureSpec(
+        backbone=config.backbone,
+        views=views,
+        flips=config.flips,
+        jittered=config.jittered,
+        colour_jitter=config.colour_jitter,
+        blur=config.blur,
+        bank_seed=config.bank_seed,
+        stamp=config.stamp,  # type: ignore[arg-type]
+        **stored,
+    )
 
 
-def open_pixels(config: PixelConfig, inputs: Inputs, view: View, should_stop: ShouldStop | None) -> PixelSource:
+def open_pixels(config: NetworkConfig, inputs: Inputs, view: View, should_stop: ShouldStop | None) -> PixelSource:
     """One view of all images, decoded once per node."""
     pixel_NHWC = inputs.pixels(view, stamp=config.stamp, should_stop=should_stop)  # type: ignore[arg-type]
     return PixelSource(pixel_NHWC, inputs.device, flips=config.flips, colour=config.colour_jitter, blur=config.blur)

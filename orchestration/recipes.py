@@ -41,6 +41,7 @@ class Recipe:
     slots: int | None = None  # at most so many
     fold_timeout: float = 7200.0  # s without a sign of life
     folds_together: bool | None = None  # frozen heads in one batch; None: on GPUs
+    compiles: bool = False  # torch.compile of networks whose backbone trains
     images: int | None = None  # that `biomass demo` draws; None: the recipe is for real photographs
     test_images: int = 120
     width: int = 1000  # px; a generated photograph is half as high
@@ -78,6 +79,7 @@ class Recipe:
             "max_slots": self.slots,
             "fold_timeout": self.fold_timeout,
             "folds_together": self.folds_together,
+            "compiles": self.compiles,
         }
 
 

@@ -49,7 +49,7 @@ MOST_LIVE = 1000  # Tune's own limit of trials under way; the searcher's, which 
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """Where and with what a search runs; none of it changes a result."""
+    """Where and with what a search runs; none of it changes a result but for the rounding of sums."""
 
     address: str | None = None  # of a Ray cluster; None embeds one
     cpus_per_fold: float = 1.0
@@ -59,6 +59,9 @@ class Resources:
     cache_dir: Path = Path("~/.cache/biomass")
     cache_gb: float | None = None  # None: no limit
     folds_together: bool | None = None  # frozen heads: all folds in one batch; None: on a GPU, where launches cost most
+    compiles: bool = (
+        False  # networks whose backbone trains go through torch.compile: pays on GPUs; other rounding and dropout
+    )
 
 
 def available_backbones(asked: tuple[str, ...], source: WeightsSource, say: Say) -> dict[str, str]:
@@ -214,7 +217,9 @@ def start_broker(context: WorkerContext, resources: Resources, worker_class: typ
         )
     # A waiting job holds a call open. On the head: a worker node may leave at any time, and must not take the broker.
     actor = ray.remote(Broker).options(num_cpus=0, max_concurrency=100_000, resources=ON_HEAD)
-    broker: Any = actor.remote(replace(context, gpus=gpus, cache_gb=resources.cache_gb), slots, worker_class)
+    broker: Any = actor.remote(
+        replace(context, gpus=gpus, cache_gb=resources.cache_gb, compiles=resources.compiles), slots, worker_class
+    )
     return broker, ray.get(broker.start.remote())
 
 

@@ -44,6 +44,7 @@ class WorkerContext:
     weights: WeightsSource
     gpus: float = 0.0  # of one slot
     cache_gb: float | None = None  # what the cache may hold; None is no limit
+    compiles: bool = False  # networks whose backbone trains go through torch.compile
 
 
 class FoldRunner:
@@ -209,6 +210,7 @@ class FoldRunner:
             cache_dir=Path(self._context.cache_dir),
             weights=self._context.weights,
             cache_gb=self._context.cache_gb,
+            compiles=self._context.compiles,
         )
 
 

@@ -186,6 +186,14 @@ def search(
             "--folds-together/--folds-apart", help="Frozen heads in one batch; so on GPUs.", rich_help_panel=SLOTS
         ),
     ] = None,
+    compile_backbones: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile",
+            help="torch.compile what trains with its backbone; pays on GPUs.",
+            rich_help_panel=SLOTS,
+        ),
+    ] = None,
     cache: Cache = DEFAULT_CACHE,
     cache_gb: CacheGb = None,
     address: Address = None,
@@ -219,6 +227,7 @@ def search(
         "slots": slots,
         "fold_timeout": fold_timeout,
         "folds_together": folds_together,
+        "compiles": compile_backbones,
     }
     asked, made_with = overridden(recipe, given)
     if asked.trials is None and asked.hours is None:

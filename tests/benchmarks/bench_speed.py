@@ -1,9 +1,11 @@
-"""Trials per hour, side by side with the peer (peer_tune.py), and where the time goes.
+"""Configurations per hour, side by side with the peer (peer_tune.py), and where the product's time goes.
 
     python tests/benchmarks/bench_speed.py FOLDER [--configs 40] [--repeats 3] [--images 357]
 
-Same machine, same photographs, same folds, same list of configurations, 2 slots, everything from a cold cache. The
-peer's epochs are all alike: two are measured in each of three runs, the rest is extrapolated. Prints a markdown table.
+Same machine, same photographs (2000 x 1000 px, as the competition's), same folds, same list of configurations, 2 slots;
+product and peer take turns. The product starts from an empty study and an empty cache each time. The peer's epochs are
+all alike: PEER_EPOCHS of each fold of two configurations are measured in each run, the rest of its 50 is extrapolated,
+and its start-up is not counted. Scores are compared at PEER_EPOCHS epochs, configuration by configuration.
 """
 
 from __future__ import annotations
@@ -29,12 +31,13 @@ from biomass_models.table import read_train
 from biomass_models.weights import WeightsSource
 from orchestration.ledger import Ledger
 from orchestration.search import Resources, available_backbones, run_search
+from orchestration.seeds import derive_seed
 from orchestration.storage import Storage
 from orchestration.study import StudySettings
 from search_spaces.domain import Choice, LogUniform, SearchSpace, Uniform
 
 BACKBONE, SLOTS, FOLDS, EPOCHS = "tf_efficientnet_lite0", 2, 5, 50
-PEER_EPOCHS = 2
+PEER_EPOCHS = 4
 
 
 def configurations(count: int) -> list[BaselineConfig]:
@@ -54,13 +57,14 @@ def product(folder: Path, data_dir: Path, configs: list[BaselineConfig]) -> dict
         shutil.rmtree(path, ignore_errors=True)
     fingerprints = available_backbones((BACKBONE,), WeightsSource(kind="auto"), print)
     (backbone,) = fingerprints
-    fixed = asdict(configs[0]) | {"backbone": backbone}
+    varied = ("head_lr", "dropout", "backbone")
+    listed = [{**asdict(config), "backbone": backbone} for config in configs]
     space = SearchSpace(
         family="baseline",
         config_class=BaselineConfig,
         domains={"head_lr": LogUniform(1e-5, 1e-1), "dropout": Uniform(0.0, 0.9), "backbone": Choice((backbone,))},
-        fixed={name: value for name, value in fixed.items() if name not in ("head_lr", "dropout", "backbone")},
-        first_trials=tuple({"head_lr": c.head_lr, "dropout": c.dropout, "backbone": backbone} for c in configs),
+        fixed={name: value for name, value in listed[0].items() if name not in varied},
+        first_trials=tuple({name: config[name] for name in varied} for config in listed),
     )
     started = time.time()
     run_search(
@@ -72,24 +76,26 @@ def product(folder: Path, data_dir: Path, configs: list[BaselineConfig]) -> dict
         resources=Resources(cache_dir=cache, max_slots=SLOTS),
         max_trials=len(configs),
         hours=None,
-        say=print,
+        say=lambda text: None,
+        prune="off",
         spaces={"baseline": space},
     )
-    seconds = time.time() - started
+    ended = time.time()
     ledger = Ledger(Storage(study))
-    results = ledger.results().values()
-    folds = [m for t in ledger.trials() for fold in range(FOLDS) if (m := ledger.fold_metrics(t.trial_id, fold))]
-    first = min(start["started_at"] for t in ledger.trials() for start in ledger.fold_starts(t.trial_id, 0))
-    trained = sum(metrics["info"]["seconds"] for metrics in folds)
-    heads = [metrics for metrics in folds if metrics["started_at"] > first + 60]
+    trials, results = ledger.trials(), ledger.results()
+    found = [ledger.fold_metrics(trial.trial_id, fold) for trial in trials for fold in range(FOLDS)]
+    folds = [metrics for metrics in found if metrics is not None]
+    first, last = (pick(m[name] for m in folds) for pick, name in ((min, "started_at"), (max, "finished_at")))
     return {
-        "seconds": seconds,
-        "scores": [result["score"] for result in results],
+        "seconds": ended - started,
+        "scores": {configs[trial.number].head_lr: results[trial.trial_id]["score"] for trial in trials},
         "memory_mb": max(metrics["peak_memory_mb"] for metrics in folds),
-        "cache_mb": sum(path.stat().st_size for path in cache.rglob("*.npy")) / 1e6,
-        "to_first_fold": first - started,
-        "trained": trained,
-        "heads": len(heads),
+        "cache_mb": sum(path.stat().st_size for path in cache.rglob("*") if path.is_file()) / 1e6,
+        "before": first - started,
+        "features": sum(metrics["seconds"] - metrics["info"]["seconds"] for metrics in folds) / SLOTS,
+        "training": sum(metrics["info"]["seconds"] for metrics in folds) / SLOTS,
+        "between": last - first - sum(metrics["seconds"] for metrics in folds) / SLOTS,
+        "after": ended - last,
     }
 
 
@@ -113,27 +119,65 @@ def main() -> None:
     folder, data_dir, table = asked.folder, asked.folder / "data", asked.folder / "folds.parquet"
     folder.mkdir(parents=True, exist_ok=True)
     if not (data_dir / "train.csv").exists():
-        make_pasture(data_dir, images=asked.images, test_images=1, seed=0, width=1000, height=500)
+        make_pasture(data_dir, images=asked.images, test_images=1, seed=0, width=2000, height=1000)
     quadrats = read_train(data_dir)
-    quadrats = quadrats.merge(assign_folds(quadrats, n_folds=FOLDS), on="image_id")
-    quadrats.to_parquet(table)
+    folds = assign_folds(quadrats, n_folds=FOLDS, seed=derive_seed(0, "folds"))  # as a search with seed 0 draws them
+    quadrats.merge(folds, on="image_id").to_parquet(table)
     configs = configurations(asked.configs)
-    ours = [product(folder, data_dir, configs) for _ in range(asked.repeats)]
-    theirs = [
-        peer(folder, data_dir, table, configs[:SLOTS], epochs=PEER_EPOCHS, folds=1, slots=SLOTS)
-        for _ in range(asked.repeats)
+    ours, theirs = [], []
+    for repeat in range(asked.repeats):
+        ours.append(product(folder, data_dir, configs))
+        print(f"product, run {repeat + 1}: {ours[-1]['seconds']:.0f} s", flush=True)
+        pair = configs[SLOTS * repeat : SLOTS * (repeat + 1)]
+        theirs.append(peer(folder, data_dir, table, pair, epochs=PEER_EPOCHS, folds=FOLDS, slots=SLOTS))
+        print(f"peer, run {repeat + 1}: {statistics.median(theirs[-1]['epoch_seconds']):.2f} s an epoch", flush=True)
+    compared = [replace(config, epochs=PEER_EPOCHS) for config in configs[: SLOTS * asked.repeats]]
+    short = product(folder, data_dir, compared)["scores"]
+    apart = [
+        short[compared[SLOTS * repeat + int(number)].head_lr] - score
+        for repeat, run in enumerate(theirs)
+        for number, score in run["scores"].items()
     ]
-    epoch = statistics.median(second for run in theirs for second in run["epoch_seconds"])
-    seconds = statistics.median(run["seconds"] for run in ours)
-    per_hour = 3600 * asked.configs / seconds
-    peer_per_hour = 3600 * SLOTS / (epoch * EPOCHS * FOLDS)
-    print(f"peer: {epoch:.1f} s an epoch, {peer_per_hour:.3f} configurations an hour (extrapolated)")
-    print(f"product: {seconds:.0f} s for {asked.configs}, {per_hour:.0f} an hour, {per_hour / peer_per_hour:.0f} x")
-    print(
-        f"runs: {[round(run['seconds']) for run in ours]}; memory {ours[0]['memory_mb']:.0f} MB a worker, peer "
-        f"{theirs[0]['memory_mb']:.0f} MB; cache {ours[0]['cache_mb']:.0f} MB; "
-        f"first fold after {ours[0]['to_first_fold']:.0f} s; training itself {ours[0]['trained']:.0f} s of slots"
+    print(report(ours, theirs, apart, asked.configs))
+
+
+def report(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], apart: list[float], configs: int) -> str:
+    """The markdown tables; medians over runs, with the smallest and the largest."""
+
+    def of(runs: list[dict[str, Any]], name: str) -> float:
+        return statistics.median(run[name] for run in runs)
+
+    epoch_R = [statistics.median(run["epoch_seconds"]) for run in theirs]
+    rate_R = [3600 * configs / run["seconds"] for run in ours]
+    peer_R = [3600 * SLOTS / (epoch * EPOCHS * FOLDS) for epoch in epoch_R]
+    ratio_R = [own / other for own, other in zip(rate_R, peer_R, strict=True)]
+    parts = ("before", "features", "training", "between", "after")
+    memory, peer_memory, cache = of(ours, "memory_mb"), of(theirs, "memory_mb"), of(ours, "cache_mb")
+    spread = f" ± {statistics.stdev(apart):.4f} (standard deviation)" if len(apart) > 1 else ""
+    return "\n".join(
+        (
+            "",
+            "| | configurations an hour | runs | peak memory of a worker | cache |",
+            "|---|---|---|---|---|",
+            f"| peer, from seconds an epoch: {_runs(epoch_R)} | {statistics.median(peer_R):.2f} | {_runs(peer_R)} "
+            f"| {peer_memory:.0f} MB | none |",
+            f"| product | {statistics.median(rate_R):.0f} | {_runs(rate_R)} | {memory:.0f} MB | {cache:.0f} MB |",
+            f"| **ratio** | **{statistics.median(ratio_R):.0f} x** | {_runs(ratio_R)} | | |",
+            "",
+            f"Score, product minus peer, {len(apart)} configurations at {PEER_EPOCHS} epochs: "
+            f"{statistics.mean(apart):+.4f}{spread}.",
+            "",
+            f"Seconds of the product's run ({configs} configurations, {SLOTS} slots; work of slots over their number):",
+            "",
+            "| to the first fold | filling the bank | training | Ray, search, ledger between folds | after the last |",
+            "|---|---|---|---|---|",
+            "| " + " | ".join(f"{of(ours, part):.1f}" for part in parts) + " |",
+        )
     )
+
+
+def _runs(values: list[float]) -> str:
+    return ", ".join(f"{value:.3g}" for value in values)
 
 
 if __name__ == "__main__":

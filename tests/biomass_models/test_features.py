@@ -17,6 +17,7 @@ from biomass_models import features, node_cache
 from biomass_models import inputs as inputs_module
 from biomass_models.augment import turn
 from biomass_models.backbones import build_backbone
+from biomass_models.devices import encoding_precision
 from biomass_models.features import FeatureSpec, encode, to_image
 from biomass_models.images import load_views, views_for
 from biomass_models.interrupt import StopRequested
@@ -62,6 +63,31 @@ def test_bank_holds_what_the_backbone_says_of_each_turned_picture(data: Any, tmp
         torch.testing.assert_close(bank.stack("patch_std")[3, copy, 0], spread, atol=1e-5, rtol=1e-4)
         quarters = patch_PD.view(2, 2, 2, 2, -1).mean((1, 3)).flatten(0, 1)  # 4 x 4 tokens -> 2 x 2
         torch.testing.assert_close(bank.stack("grid-2")[3, copy, 0], quarters, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_cpu_that_multiplies_bfloat16_encodes_in_it(
+    native: bool, data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Features in their own arrays, near the exact ones; prefixes, which training would compute itself, stay exact."""
+    folder, table = data
+    inputs = inputs_for(folder, table, tmp_path)
+    exact = inputs.features(SPEC).stack("global")
+    prefix = replace(SPEC, outputs=("prefix-1",), dtype="float32")
+    exact_prefix = inputs.features(prefix).rows("prefix-1", np.arange(4), np.zeros(4, int))
+    monkeypatch.setenv("BIOMASS_ENCODING", "auto")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native})
+    again = inputs_for(folder, table, tmp_path)
+    found = again.features(SPEC).stack("global")
+    error = float((found - exact).norm() / exact.norm())
+    assert 1e-5 < error < 0.1 if native else error == 0
+    np.testing.assert_array_equal(again.features(prefix).rows("prefix-1", np.arange(4), np.zeros(4, int)), exact_prefix)
+
+
+def test_a_precision_that_does_not_exist_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BIOMASS_ENCODING", "bfloat")
+    with pytest.raises(ValueError, match="auto or float32, got 'bfloat'"):
+        encoding_precision(torch.device("cpu"))
 
 
 def test_views_and_layers_have_their_own_arrays(data: Any, tmp_path: Path) -> None:

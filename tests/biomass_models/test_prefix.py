@@ -15,6 +15,7 @@ from biomass_models.backbones import build_backbone
 from biomass_models.configs import BaselineConfig, DistilledConfig
 from biomass_models.features import FeatureSpec
 from biomass_models.images import views_for
+from biomass_models.inputs import Inputs
 from biomass_models.prefix import BackboneTail, prefix_of
 from biomass_models.zoo import FAMILIES
 
@@ -85,3 +86,18 @@ def test_a_prefix_bank_holds_its_precision_and_nothing_else(world: Any, tmp_path
     assert {file.name for file in tmp_path.glob("*/*.npy")} == {f"turn{copy}.layer0.prefix-1.npy" for copy in range(2)}
     with pytest.raises(ValueError, match="stands alone"):
         replace(spec, outputs=("prefix-1", "global"))
+
+
+def test_a_compiled_network_trains_and_stores_as_it_is(world: Any, tmp_path: Path) -> None:
+    """torch.compile changes the rounding of sums and draws dropout masks of its own; the rest is as without it."""
+    inputs, quadrats, fold_N = world
+    config = replace(BASELINE, dropout=0.0)
+    compiling = Inputs(inputs.images, cache_dir=tmp_path, weights=RANDOM, device="cpu", compiles=True)
+    plain = FAMILIES["baseline"].fit(config, quadrats, fold_N, 0, inputs, seed=4)
+    compiled = FAMILIES["baseline"].fit(config, quadrats, fold_N, 0, compiling, seed=4)
+    assert compiled.info["compiled"] and "compiled" not in plain.info
+    losses, expected = ([record["loss"] for record in result.epochs] for result in (compiled, plain))
+    np.testing.assert_allclose(losses, expected, rtol=1e-3)
+    assert set(compiled.tensors) == set(plain.tensors)
+    restored = FAMILIES["baseline"].predict(config, compiled.tensors, inputs)[compiled.row_N]
+    np.testing.assert_allclose(restored, compiled.pred_NT, rtol=1e-4, atol=1e-3)

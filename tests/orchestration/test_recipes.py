@@ -103,7 +103,7 @@ def test_what_the_command_line_names_wins_over_the_recipe() -> None:
 
 def test_every_field_of_a_recipe_has_an_option_of_search() -> None:
     text = CliRunner().invoke(app, ["search", "--help"], env={"COLUMNS": "200"}).stdout
-    spelt = {"families": "family", "shares": "family", "backbones": "backbone"}
+    spelt = {"families": "family", "shares": "family", "backbones": "backbone", "compiles": "compile"}
     demo_only = {"images", "test_images", "width"}
     for name in {field.name for field in fields(Recipe)} - demo_only:
         assert f"--{spelt.get(name, name).replace('_', '-')} " in text, name
