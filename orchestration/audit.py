@@ -41,6 +41,10 @@ class Audit:
     def clean(self) -> bool:
         return not self.problems and not self.unfinished
 
+    def to_json(self) -> dict[str, Any]:
+        """The fields, and whether the audit passed."""
+        return {"clean": self.clean, **vars(self)}
+
     def __str__(self) -> str:
         counts = ", ".join(f"{count} {status}" for status, count in sorted(self.trials.items())) or "none"
         lines = [f"trials: {counts}; folds verified: {self.folds}; begun again after a loss: {self.restarts}"]

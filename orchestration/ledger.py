@@ -19,7 +19,6 @@ valid marker does not exist for a reader, so a process may die between any two w
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
@@ -27,14 +26,16 @@ import socket
 import time
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from biomass_models.config_rules import did_you_mean
 from biomass_models.targets import TARGETS
-from orchestration.storage import Storage
+from orchestration.storage import Storage, nearest_folder
 
 OOF_COLUMNS = ("image_id", "fold", "group", *TARGETS)
 
@@ -108,11 +109,9 @@ class Ledger:
         if record is None:
             names = self.storage.children("trials")
             begun = [name for name in names if trial_id and name.startswith(trial_id)]
-            close = begun[:3] or difflib.get_close_matches(trial_id, names, n=3)
-            hint = f"did you mean {' or '.join(close)}? " if close else ""
-            raise LedgerError(
-                f"there is no trial {trial_id} in {self.storage.uri}; {hint}`biomass leaderboard` lists them"
-            )
+            nearest = f"; did you mean {' or '.join(begun[:3])}?" if begun else did_you_mean(trial_id, names)
+            hint = nearest or "; `biomass leaderboard` lists them"
+            raise LedgerError(f"there is no trial {trial_id} in {self.storage.uri}{hint}")
         return TrialRecord(**record)
 
     def trials(self, known: Container[str] = ()) -> list[TrialRecord]:
@@ -372,5 +371,9 @@ def open_ledger(study: str) -> Ledger:
     """The ledger of an existing study; LedgerError says what to do when there is none."""
     ledger = Ledger(Storage(study))
     if ledger.study() is None:
-        raise LedgerError(f"there is no study in {ledger.storage.uri}; check the path, or run `biomass search` first")
+        hint = nearest_folder(Path(ledger.storage.uri), "study.json") if ledger.storage.is_local else ""
+        raise LedgerError(
+            f"a study is a folder with study.json, there is no study in {ledger.storage.uri}"
+            + (hint or "; check the path, or run `biomass search` first")
+        )
     return ledger

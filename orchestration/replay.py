@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from biomass_models.config_rules import known_name
 from biomass_models.targets import TARGETS
 from ensembles.choice import rule_named
 from ensembles.honest import nested
@@ -21,6 +22,11 @@ from orchestration.ledger import Ledger, LedgerError
 from orchestration.pruning import RULES, Decision, PruneRule, spared
 from orchestration.standing import Standing
 from orchestration.trial import fold_order
+
+
+class PrunedTrial(NamedTuple):
+    trial: str
+    decision: Decision  # that ended it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,15 +45,13 @@ class Replay:
     blend: float  # nested score of the default blend of all trials
     blend_lost: float
     estimate_error: float | None  # mean |fold-corrected - true score| of the pruned trials
-    pruned: tuple[tuple[str, Decision], ...]  # trial id and the decision that ended it
+    pruned: tuple[PrunedTrial, ...]
 
 
 def replay(ledger: Ledger, rule_name: str, say: Callable[[str], None]) -> Replay:
     """Apply a rule of pruning.RULES to a study; LedgerError unless it has complete trials and none that was pruned."""
-    rule = RULES.get(rule_name)
-    if rule is None:
-        known = ", ".join(name for name, found in RULES.items() if found is not None)
-        raise LedgerError(f"a replay needs one of the rules {known}, got {rule_name!r}")
+    rules = {name: rule for name, rule in RULES.items() if rule is not None}
+    rule = rules[known_name("the rule of a replay", rule_name, rules, LedgerError)]
     results = ledger.results()
     if any(result["status"] == "pruned" for result in results.values()):
         raise LedgerError(
@@ -117,7 +121,7 @@ class _Run:
         self._rule, self._results, self._standing = rule, results, Standing(ledger)
         self._fold_N = self._standing.quadrats["fold"].to_numpy()
         self.kept: list[str] = []
-        self.pruned: list[tuple[str, Decision]] = []
+        self.pruned: list[PrunedTrial] = []
 
     def take(self, trial_id: str, order: list[int], *, may_prune: bool) -> list[int]:
         """Run one trial fold by fold; returns the folds that it gets."""
@@ -128,7 +132,7 @@ class _Run:
                 self._rule, pred_NT[row_n], row_n, after_fold=order[done - 1], folds_done=done
             )
             if decision is not None and decision.prune:
-                self.pruned.append((trial_id, decision))
+                self.pruned.append(PrunedTrial(trial_id, decision))
                 return order[:done]
         self._standing.admit(trial_id, self._results[trial_id])
         self.kept.append(trial_id)

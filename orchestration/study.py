@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import platform
 import time
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from importlib.metadata import version
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from orchestration.environment import code_version
-from orchestration.ledger import Ledger
 from orchestration.seeds import content_id
+
+if TYPE_CHECKING:  # recipes are listed and completed without loading tables
+    import pandas as pd
+
+    from orchestration.ledger import Ledger
 
 PACKAGES = ("torch", "timm", "ray", "optuna", "numpy", "pandas", "pillow", "scikit-learn")
 
@@ -53,10 +56,12 @@ def open_study(
     data_fingerprint: str,
     fold_hash: str,
     weights: dict[str, str],
+    made_with: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Make the study, or check that it is the same one and return its record.
 
     quadrats: one row an image with labels, metadata, fold and group; weights: fingerprint by backbone.
+    made_with: what the command asked for (recipe and overrides); noted in a new study, and never compared.
     Raises StudyError naming every setting that would change results.
     """
     record: dict[str, Any] = {
@@ -70,6 +75,7 @@ def open_study(
         record["versions"] = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
         record["code"] = code_version()
         record["created_at"] = time.time()
+        record["made_with"] = dict(made_with or {})
         ledger.write_study(record, quadrats)
         return record
     asked = {**record["settings"], **{key: record[key] for key in ("data_fingerprint", "fold_hash", "weights")}}
