@@ -20,7 +20,10 @@ def report(
 ) -> None:
     """Write one self-contained page that tells a study's story.
 
-    Example: biomass report runs/first --data csiro-biomass/ --out report.html
+    With --data it shows the photographs that the models get wrong.
+
+    Example:
+    $ biomass report runs/first --data csiro-biomass/ --out report.html
     """
     from orchestration.ledger import open_ledger
     from orchestration.report.make import make_report
