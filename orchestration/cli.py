@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from orchestration.commands import blend, data, search, start, study
+from orchestration.commands import blend, dashboard, data, provenance, report, search, start, study
 from orchestration.commands.errors import DEBUG, run_guarded
 from orchestration.commands.options import stopped
 
@@ -28,9 +28,9 @@ submission_app.command("check")(data.submission_check)
 # The pipeline in run order, under the headings of `biomass --help`.
 PIPELINE: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
     "Start": (start.demo, start.recipes, data_app, search.doctor),
-    "Search": (search.search, study.status),
-    "Look": (study.leaderboard, study.audit, study.replay, blend.explain),
-    "Blend and submit": (blend.ensemble, submission_app, blend.export, data.score),
+    "Search": (search.search, study.status, dashboard.dashboard),
+    "Look": (study.leaderboard, report.report, blend.explain, study.replay, study.audit, provenance.refit),
+    "Blend and submit": (blend.ensemble, submission_app, blend.export, provenance.trace, data.score),
 }
 
 

@@ -33,10 +33,10 @@ from orchestration.progress import progress_bar
 from orchestration.pruning import RULES, PruneRule
 from orchestration.recipes import Recipe
 from orchestration.searcher import Proposer, TuneSearcher, live_trials
-from orchestration.seeds import content_id, derive_seed
+from orchestration.seeds import derive_seed
 from orchestration.standing import Standing
 from orchestration.storage import Storage
-from orchestration.study import StudyError, StudySettings, open_study
+from orchestration.study import StudyError, StudySettings, data_fingerprint, open_study
 from orchestration.trial import fail_trial, run_trial
 from orchestration.watch import Watch
 from orchestration.worker import WorkerContext
@@ -241,12 +241,11 @@ def _prepare(
     folds = assign_folds(quadrats, scheme=settings.scheme, n_folds=settings.n_folds, seed=seed, file=fold_file)
     quadrats = quadrats.merge(folds, on="image_id", validate="one_to_one")
     images = ImageSet.from_table(data_dir, quadrats)
-    fingerprint_of_data = content_id(quadrats.drop(columns=["fold"]).to_csv(index=False), images.digest)
     record = open_study(
         ledger,
         settings,
         quadrats=quadrats,
-        data_fingerprint=fingerprint_of_data,
+        data_fingerprint=data_fingerprint(quadrats, images.digest),
         fold_hash=fold_hash(folds),
         weights=fingerprints,
         made_with=made_with,

@@ -10,6 +10,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from orchestration.environment import code_version
 from orchestration.seeds import content_id
 
 if TYPE_CHECKING:  # recipes are listed and completed without loading tables
@@ -72,6 +73,7 @@ def open_study(
     existing = ledger.study()
     if existing is None:
         record["versions"] = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+        record["code"] = code_version()
         record["created_at"] = time.time()
         record["made_with"] = dict(made_with or {})
         ledger.write_study(record, quadrats)
@@ -90,6 +92,11 @@ def open_study(
             + ". Give the old settings, or start a new study in another folder"
         )
     return existing
+
+
+def data_fingerprint(quadrats: pd.DataFrame, image_digest: str) -> str:
+    """Of all that a study learns from: its table with groups, one row an image, and the photographs' contents."""
+    return content_id(quadrats.drop(columns=["fold"]).to_csv(index=False), image_digest)
 
 
 def trial_id(family: str, config: dict[str, Any], weights: str, seed: int, fold_hash: str) -> str:

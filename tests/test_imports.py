@@ -71,3 +71,18 @@ def test_a_coordinator_loads_no_torch() -> None:
     code = "import sys, orchestration.trial, orchestration.pool, orchestration.standing; print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert result.stdout.strip() == "False"
+
+
+def test_a_report_loads_neither_torch_nor_ray_nor_optuna() -> None:
+    """It is read on laptops: the page must be there in seconds (test_report_pages holds it for a whole report)."""
+    code = "import sys, orchestration.report.make; print(sorted({'torch', 'ray', 'timm', 'optuna'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert result.stdout.strip() == "[]"
+
+
+def test_the_files_of_a_report_import_neither_torch_nor_ray() -> None:
+    files = sorted((ROOT / "orchestration" / "report").glob("*.py"))
+    assert files and (ROOT / "orchestration" / "report" / "__init__.py").read_text() == ""
+    for path in files:
+        tops = {name.split(".")[0] for name in _imports(path)}
+        assert not tops & {"torch", "ray", "timm", "pickle"}, path.name

@@ -1,0 +1,34 @@
+"""`biomass report`: one study as one HTML file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from orchestration.ledger import Ledger
+from orchestration.report.ensemble_section import ensemble_section
+from orchestration.report.folds_section import folds_section
+from orchestration.report.page import page
+from orchestration.report.photographs import Photographs
+from orchestration.report.predictions_section import predictions_section
+from orchestration.report.provenance import provenance_section
+from orchestration.report.search_section import search_section
+from orchestration.report.standing import standing_section
+from orchestration.report.story import tell
+
+
+def make_report(ledger: Ledger, data_dir: Path | None = None, compare: Sequence[Ledger] = ()) -> str:
+    """The page. data_dir: for thumbnails of the worst images; compare: studies of the same images with other folds.
+
+    Raises LedgerError for a study that is not there or is about other images.
+    """
+    story = tell(ledger, compare)
+    sections = (
+        standing_section(story),
+        search_section(story),
+        folds_section(story),
+        predictions_section(story, Photographs(data_dir)),
+        ensemble_section(story),
+        provenance_section(story),
+    )
+    return page(story, sections)

@@ -1,0 +1,70 @@
+"""Numbers and counts as people read them: a true minus sign, as many digits as mean something."""
+
+from __future__ import annotations
+
+import math
+import time
+
+from biomass_models.targets import TARGETS
+from ensembles.honest import Estimate
+
+GAP = "\u00a0"  # a space that no line ends at
+NONE = "–"  # where there is no number
+SHORT = {name: name.removeprefix("Dry_").removesuffix("_g").lower() for name in TARGETS} | {"GDM_g": "green + clover"}
+
+
+def number(value: float | None, digits: int = 3, *, sign: bool = False) -> str:
+    """A plain decimal number; a dash for None and NaN."""
+    if value is None or math.isnan(value):
+        return NONE
+    text = f"{abs(value):.{digits}f}"
+    zero = float(text) == 0
+    return ("−" if value < 0 and not zero else "+" if sign and not zero else "") + text
+
+
+def plus_minus(estimate: Estimate, *, sign: bool = False) -> str:
+    """value ± standard error; the value alone where a single group leaves no error."""
+    if math.isnan(estimate.se):
+        return number(estimate.value, sign=sign)
+    return f"{number(estimate.value, sign=sign)}{GAP}±{GAP}{number(estimate.se)}"
+
+
+def percent(share: float | None, digits: int = 0) -> str:
+    return NONE if share is None or math.isnan(share) else f"{number(100 * share, digits)}{GAP}%"
+
+
+def count(amount: int, noun: str, plural: str | None = None) -> str:
+    """`1 trial`, `12 000 trials`."""
+    return f"{amount:,}".replace(",", GAP) + f" {noun if amount == 1 else plural or noun + 's'}"
+
+
+def duration(seconds: float) -> str:
+    """With the unit that suits its length."""
+    if seconds < 90:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86400:.1f} days"
+
+
+def moment(seconds: float) -> str:
+    """A time of day, in UTC because a report travels."""
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
+
+
+def setting(value: object) -> str:
+    """A hyper-parameter's value."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e").replace("-", "−")
+    if isinstance(value, list | tuple):
+        return ", ".join(map(setting, value))
+    return str(value)
+
+
+def listed(items: list[str], most: int = 3) -> str:
+    """`a, b and c`; the rest as a count."""
+    if len(items) > most:
+        return f"{', '.join(items[:most])} and {len(items) - most} more"
+    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)

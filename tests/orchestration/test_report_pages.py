@@ -1,0 +1,195 @@
+"""Whole reports of studies in every state: what they say, and that what they are told cannot harm them."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import altair as alt
+import pandas as pd
+import pytest
+from told_study import told_study
+from typer.testing import CliRunner
+
+from ensembles.blend import fit_blend
+from orchestration.cli import app
+from orchestration.ledger import LedgerError, TrialRef
+from orchestration.members import FileMembers, gather
+from orchestration.report import ensemble_section, evidence, search_section, standing
+from orchestration.report.make import make_report
+from orchestration.report.story import tell
+
+ROOT = Path(__file__).parent.parent.parent
+SECTIONS = ("standing", "search", "folds", "predictions", "ensemble", "provenance")
+MANY = ("complete",) * 8 + ("pruned", "failed", "open")
+
+
+def _text(html: str) -> str:
+    """What a reader sees, without scripts, drawings and tags."""
+    bare = re.sub(r"<(script|style)[^>]*>.*?</\1>", " ", html, flags=re.S)
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", bare)).replace("\u00a0", " ")
+
+
+@pytest.mark.parametrize(
+    ("statuses", "says"),
+    [
+        ((), "Nothing was tried yet"),
+        (("open",), "No trial is complete yet"),
+        (("pruned",) * 3, "No trial is complete yet"),
+        (("failed",) * 3, "No trial is complete yet"),
+        (("complete",), "The best single model scores"),
+        (("complete",) * 2, "0.9"),
+    ],
+)
+def test_a_study_in_any_state_has_a_whole_page(tmp_path: Path, statuses: tuple[str, ...], says: str) -> None:
+    html = make_report(told_study(tmp_path, statuses=statuses))
+    assert all(f'<section id="{name}">' in html for name in SECTIONS)
+    title = re.search("<h1>(.*?)</h1>", html)
+    assert title is not None and says in title[1]
+
+
+def test_the_first_screen_answers_the_four_questions(tmp_path: Path) -> None:
+    html = make_report(told_study(tmp_path, statuses=MANY, reason="fold 2: FitError: no room"))
+    first = _text(html[html.index("<header") : html.index("</header>")])
+    story = tell(told_study(tmp_path / "again", statuses=MANY))
+    assert story.blend is not None and story.best is not None
+    for words in (
+        f"{story.blend.card.nested_score:.3f} ± {story.blend.card.nested_se:.3f}",
+        f"{story.best.family} {story.best.name}",
+        "per-target mean",
+        "1 trial stopped early",
+        "1 trial failed, 1 of them with “fold 2: FitError: no room”",
+        "Worst day: 2015-",
+        "data d41d8cd98f00",
+    ):
+        assert words in first
+
+
+def test_the_default_blend_is_the_one_that_the_ensemble_command_makes(tmp_path: Path) -> None:
+    ledger = told_study(tmp_path, statuses=MANY)
+    gathered = gather([ledger.storage.uri], FileMembers(), test_ids=None, seed=0, say=print)
+    card = fit_blend(gathered.library, "default", gathered.seed)
+    shown = tell(ledger).blend
+    assert shown is not None and shown.name is None
+    assert shown.card.nested_score == pytest.approx(card.nested_score, abs=1e-12)
+    assert shown.card.members == pytest.approx(card.members)
+
+
+def test_a_stored_blend_is_shown_while_it_fits_the_study(tmp_path: Path) -> None:
+    ledger = told_study(tmp_path, statuses=("complete",) * 6)
+    gathered = gather([ledger.storage.uri], FileMembers(), test_ids=None, seed=0, say=print)
+    card = fit_blend(gathered.library, "top-3", gathered.seed)
+    refs = {name: TrialRef(ledger.storage.uri, name) for name in card.members}
+    ledger.write_ensemble("mine", card.to_json(), refs, b"sample_id,target\n")
+    ledger.storage.write("ensembles/old/ensemble.json", b'{"rule": "of another version"}')
+    story = tell(ledger)
+    assert story.blend is not None and story.blend.name == "mine" and story.blend.card.rule == "top-3"
+    text = _text(make_report(ledger))
+    assert "ensemble “mine”" in text and "written by another version" in text
+    left = next(iter(set(gathered.trials) - set(card.members)))
+    ledger.reopen(left)  # one trial less: the stored card is about another library
+    story = tell(ledger)
+    assert story.blend is not None and story.blend.name is None
+    assert "made of other trials" in _text(make_report(ledger))
+
+
+def test_what_data_says_stays_text(tmp_path: Path) -> None:
+    hostile = "</script><img src=x onerror=alert(1)>"
+    ledger = told_study(tmp_path, statuses=MANY, species=hostile, reason=f"fold 0: {hostile}")
+    quadrats = ledger.quadrats()
+    quadrats.loc[:, "image_id"] = quadrats["image_id"].where(quadrats.index > 0, hostile)
+    html = make_report(told_study(tmp_path / "again", statuses=MANY, quadrats=quadrats, reason=hostile))
+    assert "<img src=x" not in html and "&lt;img src=x" in html and "\\u003cimg src=x" in html
+    assert html.count("<script") == html.count("</script")
+
+
+def test_a_study_without_metadata_has_its_other_pictures(tmp_path: Path) -> None:
+    text = _text(make_report(told_study(tmp_path, metadata=False)))
+    assert "This study has no Sampling_Date, Height_Ave_cm, Pre_GSHH_NDVI, Species" in text
+    assert "Measured against predicted" in text and "By day" in text and "By state" not in text
+
+
+def test_an_unreadable_trial_costs_itself_alone(tmp_path: Path) -> None:
+    ledger = told_study(tmp_path)
+    torn = ledger.trials()[0].trial_id
+    ledger.storage.write(f"trials/{torn}/oof.parquet", b"torn")
+    text = _text(make_report(ledger))
+    assert "is not the file that result.json vouches for" in text
+    assert tell(ledger).blend is not None
+
+
+def test_what_is_not_drawn_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name in (
+        (evidence, "MOST_MEMBERS"), (evidence, "MOST_TIMED"), (search_section, "MOST_TIMED"),
+        (search_section, "MOST_POINTS"), (search_section, "MOST_ROWS"), (standing, "MOST_ROWS"),
+        (ensemble_section, "MOST_MEMBERS"),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, 6 if module is standing else 4)
+    statuses = ("complete",) * 12 + ("failed",) * 5 + ("pruned",) * 5
+    text = _text(make_report(told_study(tmp_path, statuses=statuses)))
+    for words in (
+        "Shown are 6 of 22 trials, the best",
+        "Drawn are 4 of",
+        "Drawn are the folds of the last trials",
+        "Only the 4 best of 12 complete trials were considered",
+        "Shown are 4 of them",
+        "not judged: too far down the list",
+    ):
+        assert words in text
+
+
+def test_folds_of_two_studies_are_compared(tmp_path: Path) -> None:
+    here = told_study(tmp_path / "date")
+    there = told_study(tmp_path / "random", scheme="random", quadrats=here.quadrats(), noise=4.0)
+    text = _text(make_report(here, compare=[there]))
+    assert re.search(r"random folds promise 0\.\d+ more than folds by date, over 6 shared settings", text)
+    with pytest.raises(LedgerError, match="the same images"):
+        make_report(here, compare=[told_study(tmp_path / "other", images=30)])
+    fewer = told_study(tmp_path / "none", statuses=("failed",), scheme="random", quadrats=here.quadrats())
+    assert "shares no complete configuration" in _text(make_report(here, compare=[fewer]))
+
+
+def test_the_command_writes_one_file_and_says_what_is_wrong(tmp_path: Path) -> None:
+    told_study(tmp_path / "study", statuses=("complete",) * 3)
+    run = CliRunner()
+    out = tmp_path / "pages" / "report.html"
+    done = run.invoke(app, ["report", str(tmp_path / "study"), "--out", str(out)])
+    assert done.exit_code == 0 and "Wrote" in done.output and [path.name for path in out.parent.iterdir()] == [out.name]
+    assert out.read_text(encoding="utf-8").startswith("<!doctype html>")
+    for arguments, says in (
+        ([str(tmp_path / "nowhere")], "there is no study in"),
+        ([str(tmp_path / "study"), "--data", str(tmp_path / "nowhere")], "--data is the folder"),
+        ([str(tmp_path / "study"), "--out", str(tmp_path)], "--out is the HTML file"),
+    ):
+        failed = run.invoke(app, ["report", *arguments])
+        assert failed.exit_code == 1 and says in str(failed.exception)
+
+
+def test_a_report_needs_neither_torch_nor_ray(tmp_path: Path) -> None:
+    told_study(tmp_path, statuses=("complete",) * 5)
+    code = (
+        "import sys; from orchestration.ledger import open_ledger; from orchestration.report.make import make_report; "
+        "make_report(open_ledger(sys.argv[1])); print(sorted({'torch', 'ray', 'timm'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_missing_values_in_metadata_are_left_out(tmp_path: Path) -> None:
+    quadrats = told_study(tmp_path / "first").quadrats()
+    quadrats.loc[::3, ["Height_Ave_cm", "Sampling_Date", "Species"]] = pd.NA
+    text = _text(make_report(told_study(tmp_path / "second", quadrats=quadrats)))
+    assert "Errors of the total" in text
+
+
+def test_every_drawing_is_valid_vega_lite(tmp_path: Path) -> None:
+    ledger = told_study(tmp_path / "date", statuses=MANY, families=("probe", "baseline", "distilled"))
+    other = told_study(tmp_path / "random", statuses=MANY, scheme="random", quadrats=ledger.quadrats())
+    html = make_report(ledger, compare=[other])
+    specs = re.findall(r'<div class="plot"[^>]*><script type="application/json">(.*?)</script>', html)
+    assert len(specs) > 25
+    for spec in specs:
+        alt.Chart.from_dict(json.loads(spec))  # raises SchemaValidationError

@@ -1,0 +1,200 @@
+"""The parts of a report that are plain functions: escaping, judging, time, importance, colours, pictures."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from told_study import told_study
+
+from biomass_models.targets import TARGETS, weighted_r2_score
+from ensembles.honest import Estimate, paired_bootstrap
+from orchestration.report.answers import CLEAR, verdict
+from orchestration.report.charts import RAMP, ink_on, luminance, ramp_colour
+from orchestration.report.evidence import Evidence, read_evidence
+from orchestration.report.html import Cell, Column, Html, Table, as_html, embed_json, tag
+from orchestration.report.importance import importance_of, what_the_best_share
+from orchestration.report.judge import Judge, binned_mean, parts
+from orchestration.report.photographs import Photographs, lit, whole_map
+from orchestration.report.scheme_gap import pairs_of
+from orchestration.report.timeline import Clock, Work, busy_share, lanes_of
+from orchestration.report.words import count, duration, listed, number, percent, plus_minus, setting
+
+HOSTILE = "</script><img src=x onerror=alert(1)>&\"'"
+
+
+def test_text_is_escaped_and_html_is_not() -> None:
+    assert as_html("<b>") == "&lt;b&gt;"
+    assert as_html(Html("<b>")) == "<b>"
+    assert tag("td", HOSTILE, title=HOSTILE).count("<") == 2
+    assert tag("p", "x", class_="a", data_sort=1, title=None) == '<p class="a" data-sort="1">x</p>'
+    table = Table(title=HOSTILE, columns=(Column(name=HOSTILE, gloss=HOSTILE),), rows=[[Cell(HOSTILE, HOSTILE)]])
+    assert "<img" not in table.html()
+
+
+def test_embedded_json_cannot_end_its_element_and_reads_back() -> None:
+    text = embed_json({"a": HOSTILE, "b": "<!--"})
+    assert "<" not in text and ">" not in text
+    assert json.loads(text) == {"a": HOSTILE, "b": "<!--"}
+    with pytest.raises(ValueError, match="JSON compliant"):
+        embed_json(float("nan"))
+
+
+def test_numbers_read_as_people_write_them() -> None:
+    assert [number(value) for value in (None, float("nan"), -0.5, -0.0001, 2)] == ["–", "–", "−0.500", "0.000", "2.000"]
+    assert number(0.5, 1, sign=True) == "+0.5"
+    assert plus_minus(Estimate(value=0.5, se=0.01, low=0, high=1)) == "0.500\u00a0±\u00a00.010"
+    assert plus_minus(Estimate(value=0.5, se=float("nan"), low=0, high=1)) == "0.500"
+    assert [percent(0.123), percent(None)] == ["12\u00a0%", "–"]
+    assert [count(1, "day"), count(12_000, "day")] == ["1 day", "12\u00a0000 days"]
+    assert [duration(value) for value in (3, 60, 600, 7200, 400_000)] == [
+        "3.0 s",
+        "60 s",
+        "10 min",
+        "2.0 h",
+        "4.6 days",
+    ]
+    assert [listed(["a"]), listed(["a", "b"]), listed(list("abcde"))] == ["a", "a and b", "a, b, c and 2 more"]
+    assert [setting(value) for value in (True, 3e-5, 0.25, (1, 2))] == ["yes", "3e−5", "0.25", "1, 2"]
+
+
+def test_a_verdict_counts_standard_errors() -> None:
+    def says(value: float, se: float) -> str:
+        return verdict(Estimate(value=value, se=se, low=0, high=0))
+
+    assert says(-0.2, 0.1) == CLEAR
+    assert says(0.15, 0.1) == "perhaps chance"
+    assert says(0.05, 0.1) == "chance can explain it"
+    assert says(0.05, float("nan")) == says(0.0, 0.0) == "its error is not known"
+
+
+def test_a_judge_scores_as_the_metric_and_pairs_over_groups(tmp_path: Path) -> None:
+    evidence = read_evidence(told_study(tmp_path))
+    judge = Judge(evidence.quadrats)
+    first, second = list(evidence.pred.values())[:2]
+    assert judge.score(first).value == pytest.approx(weighted_r2_score(judge.truth_NT, first))
+    gain = judge.gain(second, first)
+    oracle = paired_bootstrap(judge.truth_NT, second, first, list(evidence.quadrats["group"]))
+    assert gain.value == pytest.approx(judge.score(second).value - judge.score(first).value)
+    assert gain.value == pytest.approx(oracle.value) and gain.se == pytest.approx(oracle.se, rel=0.2)
+
+
+def test_parts_hold_all_of_the_error_and_none_of_what_does_not_vary() -> None:
+    truth_NT = np.tile(np.array([[10.0], [20.0], [30.0], [7.0], [7.0]]), (1, 5))
+    pred_NT = truth_NT + np.array([[2.0], [0.0], [-2.0], [0.0], [4.0]])
+    first, alike = parts(truth_NT, pred_NT, ["a", "a", "a", "b", "b"])
+    assert (first.images, first.r2) == (3, pytest.approx(1 - 8 / 200))
+    assert (alike.images, alike.r2, alike.bias) == (2, None, 2.0)
+    assert [first.share, alike.share] == [pytest.approx(8 / 24), pytest.approx(16 / 24)]
+    assert alike.error == pytest.approx(np.sqrt(8))
+
+
+def test_binned_means_keep_equal_values_together() -> None:
+    assert binned_mean(np.full(5, 3.0), np.arange(5.0)) == []
+    assert binned_mean(np.array([1.0, 1, 1, 2]), np.array([0.0, 3, 6, 9]), bins=2) == [(1.0, 3.0, 3), (2.0, 9.0, 1)]
+    x, y = np.arange(80.0), np.arange(80.0)
+    assert [size for _, _, size in binned_mean(x, y)] == [10] * 8
+
+
+def test_a_clock_cuts_pauses_and_keeps_short_gaps() -> None:
+    clock = Clock([(1000.0, 1100.0), (1050.0, 1200.0), (1230.0, 1300.0), (91_300.0, 91_400.0)])
+    assert clock.gaps == [(1300.0, 91_300.0)]
+    assert [clock.at(moment) for moment in (1000.0, 1300.0, 40_000.0, 91_300.0, 91_350.0)] == [0, 300, 300, 300, 350]
+    assert clock.seconds == 400
+    assert Clock([]).seconds == 0
+
+
+def test_a_new_worker_takes_the_lane_that_is_free_on_its_host() -> None:
+    spans = [("a", 1, 0, 10), ("a", 2, 0, 20), ("b", 1, 5, 9), ("a", 1, 10, 15), ("a", 3, 15, 30), ("a", 2, 20, 25)]
+    work = [
+        Work(trial="t", family="f", folds=(0,), score=None, host=host, pid=pid, start=start, end=end)
+        for host, pid, start, end in spans
+    ]
+    assert lanes_of(work) == [0, 1, 2, 0, 0, 1]
+    assert busy_share(work, Clock([(one.start, one.end) for one in work])) == pytest.approx(59 / 90)
+    assert busy_share([], Clock([])) is None
+
+
+def test_importance_finds_the_setting_that_decides(tmp_path: Path) -> None:
+    ledger = told_study(tmp_path, statuses=("open",) * 40, families=("baseline",))
+    for record in ledger.trials():
+        score = 0.8 if record.params["head_lr"] > 3e-4 else 0.2
+        ledger.write_result(record.trial_id, {"status": "complete", "score": score})
+    evidence = read_evidence(ledger)
+    found = importance_of(evidence, "baseline")
+    assert next(iter(found.shares)) == "head_lr" and sum(found.shares.values()) == pytest.approx(1)
+    words = what_the_best_share(evidence.trials, "head_lr")
+    assert words is not None and "the best third has a median of 0.00" in words
+    assert importance_of(evidence, "unknown").missing is not None
+    few = read_evidence(told_study(tmp_path / "few", statuses=("complete",)))
+    assert "at least 4" in str(importance_of(few, "probe").missing)
+
+
+def test_pairs_are_the_same_configuration_in_both_studies(tmp_path: Path) -> None:
+    here = read_evidence(told_study(tmp_path / "date"))
+    more = told_study(tmp_path / "random", statuses=("complete", "failed", "complete"), scheme="random",
+                      quadrats=here.quadrats)  # fmt: skip
+    for record in more.trials():  # of a version that knows one setting more
+        more.write_trial(replace(record, config={**record.config, "precision": "auto"}))
+    there = read_evidence(more)
+    pairs = pairs_of(here, there)
+    assert {pair.name: (pair.here, pair.there) for pair in pairs} == {
+        f"probe {number}": (_score(here, number), _score(there, number)) for number in ("0000", "0002")
+    }
+
+
+def _score(evidence: Evidence, number: str) -> float | None:
+    return next(trial.score for trial in evidence.trials if trial.name.startswith(number))
+
+
+def test_text_on_any_colour_of_the_ramp_can_be_read() -> None:
+    assert [ramp_colour(0), ramp_colour(0.5), ramp_colour(1)] == list(RAMP)
+    assert ramp_colour(0.25) == "#a6693f"  # half-way between the first two, channel by channel
+    for share in np.linspace(0, 1, 101):
+        background = ramp_colour(share)
+        light, ink = luminance(background), luminance(ink_on(background))
+        assert (max(light, ink) + 0.05) / (min(light, ink) + 0.05) >= 4.5
+    for colour in RAMP:  # as a mark, on both papers
+        for paper in ("#ffffff", "#14191f"):
+            pair = sorted([luminance(colour), luminance(paper)])
+            assert (pair[1] + 0.05) / (pair[0] + 0.05) >= 3
+
+
+def test_no_photograph_outside_of_the_folder_is_opened(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for path in (tmp_path / "secret.jpg", folder / "own.jpg"):
+        Image.new("RGB", (800, 400), "green").save(path)
+    photographs = Photographs(folder)
+    own = photographs.thumbnail("own.jpg")
+    assert own is not None and own.shape == (180, 360, 3)
+    for strange in ("../secret.jpg", str(tmp_path / "secret.jpg"), "a/../../secret.jpg", "..\\secret.jpg", "none.jpg"):
+        assert photographs.thumbnail(strange) is None
+    (folder / "torn.jpg").write_bytes((folder / "own.jpg").read_bytes()[:200])
+    assert photographs.thumbnail("torn.jpg") is None
+    assert Photographs(None).thumbnail("own.jpg") is None
+
+
+def test_a_photograph_is_lit_where_the_model_looked() -> None:
+    table = pd.DataFrame(
+        {
+            "image_id": ["a", "a", "b"], "view": ["whole", "left", "whole"], "weight": [np.nan, 1.0, np.nan],
+            "rows": 1, "columns": 2, "look": [np.array([1.0, 0.0]), np.array([0.5, 0.5]), np.array([0.0, 1.0])],
+        }
+    )  # fmt: skip
+    looked = whole_map(table, "a")
+    assert looked is not None and looked.tolist() == [[1.0, 0.0]]
+    assert whole_map(table, "c") is None
+    bright = lit(np.full((10, 40, 3), 200, np.uint8), looked)
+    assert bright[:, 0].min() == 200 and bright[:, -1].max() == 40
+
+
+def test_the_words_of_the_targets_are_plain() -> None:
+    from orchestration.report.words import SHORT
+
+    assert list(SHORT) == list(TARGETS) and "gdm" not in "".join(SHORT.values()).lower()

@@ -1,0 +1,179 @@
+"""A study of any size whose trials were never trained: its files say what a test wants them to say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from biomass_models.configs import config_to_params
+from biomass_models.references import per_target_mean
+from biomass_models.targets import TARGETS, FloatArray, from_components, project_coherent, weighted_r2_score
+from orchestration.ledger import Ledger, TrialRecord
+from orchestration.pruning import Decision
+from orchestration.storage import Storage
+from search_spaces.domain import SearchSpace
+from search_spaces.spaces import space_of
+from search_spaces.to_optuna import new_study, suggest
+
+BACKBONE = "test_vit"
+METADATA = ("Sampling_Date", "State", "Species", "Pre_GSHH_NDVI", "Height_Ave_cm")
+START = 1_700_000_000.0  # seconds since 1970, when the search began
+
+
+def told_study(
+    folder: Path | str,
+    *,
+    statuses: Sequence[str] = ("complete",) * 6,
+    families: Sequence[str] = ("probe", "baseline"),
+    images: int = 40,
+    folds: int = 4,
+    scheme: str = "date",
+    metadata: bool = True,
+    species: str = "Ryegrass_Clover",
+    reason: str = "fold 0: ValueError: the loss is not finite",
+    noise: float = 8.0,
+    looks: bool = False,
+    quadrats: pd.DataFrame | None = None,
+) -> Ledger:
+    """statuses: of the trials in the order of proposal: complete, pruned, failed or open; families take turns.
+
+    noise: standard deviation of the errors of the best trial in grams, growing with the trial's number; looks: whether
+    folds store an attention table; quadrats: of another told study, for the same images in other folds.
+    """
+    ledger, rng = Ledger(Storage(folder)), np.random.default_rng(0)
+    table = _quadrats(images, folds, species, rng) if quadrats is None else quadrats.copy()
+    if scheme == "random":
+        table["fold"] = rng.permutation(np.arange(len(table)) % folds)
+    truth_NT = table[list(TARGETS)].to_numpy()
+    kept = table if metadata else table.drop(columns=list(METADATA))
+    ledger.write_study(_record(families, folds, scheme), kept)
+    mean_NT = per_target_mean(table, table[["image_id", "fold", "group"]])
+    ledger.write_references(_frame(table, mean_NT).assign(reference="per-target mean").drop(columns=["fold", "group"]))
+    drawn = {family: new_study(0) for family in families}
+    for number, status in enumerate(statuses):
+        family = families[number % len(families)]
+        space = space_of(family, (BACKBONE,), "smoke")
+        record = _trial(number, family, space, suggest(drawn[family].ask(), space))
+        ledger.write_trial(record)
+        pred_NT = project_coherent(truth_NT + rng.normal(0, noise * (1 + number / 10), truth_NT.shape))
+        done = {"complete": range(folds), "pruned": range(1), "failed": range(1), "open": range(0)}[status]
+        metrics = [_fold(ledger, record, table, pred_NT, fold, number, looks) for fold in done]
+        if status != "open":
+            _end(ledger, record, status, table, pred_NT, metrics, reason)
+    return ledger
+
+
+def _quadrats(images: int, folds: int, species: str, rng: np.random.Generator) -> pd.DataFrame:
+    day_N = np.arange(images) * max(2, 2 * folds) // images
+    dates = pd.Timestamp("2015-03-01") + pd.to_timedelta(20 * day_N, unit="D")
+    state_N = np.where(day_N % 2, "Vic", "NSW")
+    green, dead, clover = rng.gamma(2, 15, images), rng.gamma(2, 5, images), rng.gamma(1, 8, images)
+    table = pd.DataFrame(
+        {
+            "image_id": [f"ID{number:04d}" for number in range(images)],
+            "image_path": [f"train/ID{number:04d}.jpg" for number in range(images)],
+            "Sampling_Date": dates,
+            "State": state_N,
+            "Species": np.where(day_N % 3, species, "Lucerne"),
+            "Pre_GSHH_NDVI": rng.uniform(0.2, 0.9, images),
+            "Height_Ave_cm": rng.gamma(2, 3, images),
+            "fold": day_N % folds,
+            "group": [f"{state}|{date:%Y-%m-%d}" for state, date in zip(state_N, dates, strict=True)],
+        }
+    )
+    table[list(TARGETS)] = from_components(green, dead, clover)
+    return table
+
+
+def _record(families: Sequence[str], folds: int, scheme: str) -> dict[str, Any]:
+    return {
+        "settings": {
+            "families": list(families), "backbones": [BACKBONE], "shares": [], "weights": "random", "scale": "smoke",
+            "scheme": scheme, "n_folds": folds, "seed": 0, "max_fold_seconds": 60.0,
+        },
+        "data_fingerprint": "d41d8cd98f00", "fold_hash": f"{scheme}-folds", "weights": {BACKBONE: "w"},
+        "versions": {"python": "3.11", "torch": "2.8"}, "created_at": START,
+    }  # fmt: skip
+
+
+def _trial(number: int, family: str, space: SearchSpace, params: dict[str, Any]) -> TrialRecord:
+    return TrialRecord(
+        trial_id=f"{number:04x}{family[:2]}0000",
+        number=number,
+        family=family,
+        params=params,
+        config=config_to_params(space.config(params)),
+        weights="w",
+        seed=0,
+        why="proposed",
+        proposed_at=START + 10 * number,
+    )
+
+
+def _fold(
+    ledger: Ledger, record: TrialRecord, table: pd.DataFrame, pred_NT: FloatArray, fold: int, number: int, looks: bool
+) -> dict[str, Any]:
+    """Two slots take turns, 4 s a fold."""
+    rows = (table["fold"] == fold).to_numpy()
+    truth_NT = table.loc[rows, list(TARGETS)].to_numpy()
+    start = START + 16 * (number // 2) + 4 * fold
+    metrics = {
+        "fold": fold, "images": int(rows.sum()), "score": weighted_r2_score(truth_NT, pred_NT[rows]),
+        "started_at": start, "finished_at": start + 4.0, "seconds": 4.0, "gpu_seconds": 0.0, "cpu_seconds": 4.0,
+        "peak_memory_mb": 512.0, "host": "box", "pid": 100 + number % 2, "epochs": [], "info": {},
+    }  # fmt: skip
+    ledger.write_fold(
+        record.trial_id,
+        fold,
+        oof=_frame(table, pred_NT)[rows],
+        model=b"",
+        metrics=metrics,
+        attention=_attention(table["image_id"][rows]) if looks else None,
+    )
+    return metrics
+
+
+def _end(
+    ledger: Ledger,
+    record: TrialRecord,
+    status: str,
+    table: pd.DataFrame,
+    pred_NT: FloatArray,
+    metrics: list[dict[str, Any]],
+    reason: str,
+) -> None:
+    result: dict[str, Any] = {"status": status, "score": None, "decisions": [], "folds_done": len(metrics)}
+    result |= {"ended_at": max(fold["finished_at"] for fold in metrics), "seconds": 4.0 * len(metrics)}
+    result |= {"gpu_seconds": 0.0, "peak_memory_mb": 512.0}
+    if status == "complete":
+        result["score"] = weighted_r2_score(table[list(TARGETS)].to_numpy(), pred_NT)
+        result["fold_scores"] = [fold["score"] for fold in metrics]
+        ledger.write_result(record.trial_id, result, _frame(table, pred_NT))
+        return
+    if status == "pruned":
+        decision = Decision(rule="default", prune=True, after_fold=0, folds_done=1, against="0000", p=0.004, groups=5,
+                            gain=0.0003, estimate=0.25)  # fmt: skip
+        result |= {"estimate": 0.25, "decisions": [decision.as_json()], "reason": str(decision)}
+    else:
+        result["reason"] = reason
+    ledger.write_result(record.trial_id, result)
+
+
+def _frame(table: pd.DataFrame, pred_NT: FloatArray) -> pd.DataFrame:
+    frame = table[["image_id", "fold", "group"]].copy()
+    frame[list(TARGETS)] = pred_NT
+    return frame
+
+
+def _attention(image_ids: pd.Series) -> pd.DataFrame:
+    """The whole image, looked at in the upper left of 2 x 2 places."""
+    return pd.DataFrame(
+        {
+            "image_id": list(image_ids), "view": "whole", "weight": np.float32(np.nan), "rows": 2, "columns": 2,
+            "look": [np.array([0.7, 0.1, 0.1, 0.1], np.float32)] * len(image_ids),
+        }
+    )  # fmt: skip
