@@ -25,9 +25,13 @@ def dashboard(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the addresses as one JSON object.")] = False,
 ) -> None:
-    """Show a study in optuna-dashboard and TensorBoard, live, until Ctrl-C. Example: biomass dashboard runs/first
+    """Show a study in optuna-dashboard and TensorBoard, live, until Ctrl-C.
 
-    Follows the study's files, from any machine that sees them, and writes nothing into it. Ends with exit code 0.
+    Follows the study's files, from any machine that sees them, and writes
+    nothing into it. Ends with exit code 0.
+
+    Example:
+    $ biomass dashboard runs/first
     """
     from orchestration.dashboard import run_dashboard
 

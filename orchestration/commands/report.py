@@ -20,7 +20,8 @@ def report(
 ) -> None:
     """Write one self-contained page that tells a study's story.
 
-    Example: biomass report runs/first --data csiro-biomass/ --out report.html
+    Example:
+    $ biomass report runs/first --data csiro-biomass/ --out report.html
     """
     from orchestration.ledger import open_ledger
     from orchestration.report.make import make_report
