@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestration.commands.options import Study, say, tell
+from orchestration.commands.options import Json, Study, print_json, say, tell
 
 if TYPE_CHECKING:
     from orchestration.dashboard import Addresses
@@ -23,7 +21,7 @@ def dashboard(
         int | None,
         typer.Option(min=1, max=65534, help="Port of optuna-dashboard, TensorBoard has the next; default: free ones."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the addresses as one JSON object.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show a study in optuna-dashboard and TensorBoard, live, until Ctrl-C.
 
@@ -37,7 +35,7 @@ def dashboard(
 
     def show(addresses: Addresses) -> None:
         if as_json:
-            tell(json.dumps(asdict(addresses)))
+            print_json(addresses)
             return
         tell(f"optuna-dashboard  {addresses.optuna}")
         tell(f"TensorBoard       {addresses.tensorboard}")

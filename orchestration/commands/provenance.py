@@ -23,7 +23,7 @@ from orchestration.commands.options import (
 
 def refit(
     study: Study,
-    trial: Annotated[str, typer.Argument(metavar="TRIAL", help="Trial id, as the leaderboard shows it.")],
+    trial: Annotated[str, typer.Argument(help="Trial id, as the leaderboard shows it.")],
     data: DataOption,
     weights: Weights = "auto",
     cache: Cache = DEFAULT_CACHE,
@@ -51,7 +51,7 @@ def refit(
 
 
 def trace(
-    submission: Annotated[Path, typer.Argument(metavar="FILE", help="Submission file.")],
+    submission: Annotated[Path, typer.Argument(help="Submission file.")],
     study: Annotated[
         list[str] | None, typer.Option(help="Study folder or URI to look in; repeat. Default: those near the file.")
     ] = None,
@@ -62,9 +62,8 @@ def trace(
     Exit code 1 where no ensemble wrote exactly this file; the message says
     which one is nearest.
 
-    Examples:
+    Example:
     $ biomass trace submission.csv
-    $ biomass trace submission.csv --study runs/first
     """
     from orchestration.trace import trace as trace_submission
     from orchestration.trace_page import render_trace

@@ -20,6 +20,8 @@ def report(
 ) -> None:
     """Write one self-contained page that tells a study's story.
 
+    With --data it shows the photographs that the models get wrong.
+
     Example:
     $ biomass report runs/first --data csiro-biomass/ --out report.html
     """
