@@ -11,13 +11,11 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 
 from orchestration.commands.options import INTERRUPTED, err_console, say
 
 BAD_INPUT, BUG = 1, 70
 DEBUG = "BIOMASS_DEBUG"  # --debug sets it, so that worker processes know as well
-ROOT = Path(__file__).parents[2]
 PACKAGES = ("biomass_models", "ensembles", "orchestration", "search_spaces")
 REMEDIES = {  # rule and remedy for what the operating system refuses
     errno.ENOSPC: ("a command needs room on the disk", "make room, or name another folder; what was finished is kept"),
@@ -60,7 +58,13 @@ def explained(error: Exception) -> tuple[str, int]:
         rule, remedy = REMEDIES[error.errno]
         where = f": {error.filename}" if error.filename else ""
         return f"error: {rule}, got {os.strerror(error.errno).lower()}{where}; {remedy}", BAD_INPUT
-    if isinstance(error, OSError) or (isinstance(error, ValueError) and _is_ours(error)):
+    where_from = _raised_in(error)
+    if where_from == "ray":
+        from orchestration.doctor import unreachable
+
+        found = unreachable(error)
+        return f"error: Ray must start, answer and stay, got {found.text}; {found.remedy}", BAD_INPUT
+    if isinstance(error, OSError) or (isinstance(error, ValueError) and where_from in (*PACKAGES, "")):
         return f"error: {error}", BAD_INPUT
     kind = f"{type(error).__module__}.{type(error).__name__}".removeprefix("builtins.")
     said = " ".join(str(error).split())
@@ -71,10 +75,7 @@ def explained(error: Exception) -> tuple[str, int]:
     )
 
 
-def _is_ours(error: Exception) -> bool:
-    """Whether our own code raised it, rather than a library below."""
+def _raised_in(error: Exception) -> str:
+    """Top package whose code raised it; empty for an exception that came from another process."""
     frames = list(traceback.walk_tb(error.__traceback__))
-    if not frames:  # it came from another process
-        return True
-    path = Path(frames[-1][0].f_code.co_filename)
-    return path.is_relative_to(ROOT) and path.relative_to(ROOT).parts[0] in PACKAGES
+    return str(frames[-1][0].f_globals.get("__name__", "")).partition(".")[0] if frames else ""

@@ -3,12 +3,13 @@ what was got and what to do; never a traceback unless it is asked for."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from tiny_study import make_study
 from orchestration.commands.errors import BUG, explained, run_guarded
 from orchestration.pool import InlinePool
 from orchestration.trial import run_trial
+from search_spaces.spaces import known_family
 
 SEARCH = ["--backbone", "test_vit", "--weights", "random", "--scale", "smoke", "--trials", "1", "--folds", "3"]
 
@@ -154,25 +156,22 @@ def test_a_bug_says_so_and_hides_its_traceback(capsys: pytest.CaptureFixture[str
     assert "Traceback" not in text and len(text.strip().splitlines()) == 1
 
 
-def test_what_a_library_raises_is_no_message_of_ours() -> None:
-    def from_library() -> None:
-        import numpy as np
+def test_only_what_we_raise_ourselves_is_a_message_of_ours() -> None:
+    def told(raise_it: Callable[[], object]) -> tuple[str, int]:
+        with pytest.raises(ValueError) as raised:
+            raise_it()
+        return explained(raised.value)
 
-        np.zeros(2).reshape(3, 5, order="?")
+    assert told(lambda: known_family("x")) == ("error: a family is one of baseline, probe, distilled, got 'x'", 1)
+    text, code = told(lambda: json.loads("{"))
+    assert code == BUG and "this is a bug, or a damaged file: json.decoder.JSONDecodeError" in text
 
-    def from_us() -> None:
-        from search_spaces.spaces import known_family
 
-        known_family("x")
-
-    codes = []
-    for cause in (from_library, from_us):
-        try:
-            cause()
-        except ValueError as error:
-            codes.append(explained(error)[1])
-    # numpy raises in C, so that the innermost frame is the caller's: here, this test, which is not the project's either
-    assert codes == [BUG, 1]
+def test_a_ray_that_does_not_start_is_no_bug() -> None:
+    with pytest.raises(RuntimeError) as raised:  # as ray.init raises it: from a module of Ray's
+        exec(compile("raise RuntimeError('The node timed out')", "worker", "exec"), {"__name__": "ray._private.worker"})
+    text, code = explained(raised.value)
+    assert code == 1 and text.startswith("error: Ray must start, answer and stay, got The node timed out; check")
 
 
 @pytest.mark.parametrize("how", [("--debug", {}), (None, {"BIOMASS_DEBUG": "1"})], ids=["option", "variable"])
