@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import ray
 
+ANSWER_SECONDS = 10.0  # a cluster that does not take a connection by then is not there
 ON_HEAD = {"node:__internal_head__": 0.001}  # costs nothing; the node that a cluster cannot lose
 
 
@@ -35,6 +37,7 @@ def ray_cluster(address: str | None = None, num_cpus: int | None = None) -> Iter
     # Events are written by events.py; Tune's loggers would add a CSV, a JSON and a pickle for each trial.
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     if is_cluster(address):
+        _require_answer(address or os.environ["RAY_ADDRESS"])
         ray.init(address=address, **quiet)
     else:
         # No dashboard: its agent must answer within seconds or the raylet dies, too much to ask of a small machine.
@@ -43,3 +46,17 @@ def ray_cluster(address: str | None = None, num_cpus: int | None = None) -> Iter
         yield
     finally:
         ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Raise ConnectionError where nobody listens at host:port: Ray itself would try again for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():  # auto, local, or an address of another kind: Ray knows
+        return
+    try:
+        socket.create_connection((host.removeprefix("ray://").strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
+    except OSError as error:
+        raise ConnectionError(
+            f"a Ray cluster answers at its address, {address} does not ({error}); give host:port of `ray start --head`, "
+            "or leave --address and RAY_ADDRESS out to embed Ray"
+        ) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -74,6 +75,7 @@ def test_a_fresh_environment_without_network_gets_the_same_numbers(exported, tin
 
     def run(*command: str) -> subprocess.CompletedProcess[str]:
         environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+        environment["BIOMASS_ENCODING"] = os.environ["BIOMASS_ENCODING"]  # as the study's own prediction here
         return subprocess.run([*isolated, *command], capture_output=True, text=True, cwd=tmp_path, env=environment)
 
     for package in PACKAGES:
