@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
+from collections.abc import Iterable
 from typing import Any, get_type_hints
 
 FLIPS = (1, 2, 4, 8)
@@ -11,6 +13,26 @@ STAMPS = ("keep", "remove")
 PREFIX_BANKS = ("none", "float16", "float32")
 TRANSFORMS = ("log1p", "sqrt", "none")
 TILES = re.compile(r"tiles-[1-9]\d?x[1-9]\d?")
+
+
+def nearest(got: object, known: Iterable[str], most: int = 1) -> list[str]:
+    """Known names that are written much like the one got, nearest first; upper and lower case are alike."""
+    by_lower = {name.lower(): name for name in known}
+    return [by_lower[name] for name in difflib.get_close_matches(str(got).lower(), by_lower, n=most, cutoff=0.5)]
+
+
+def did_you_mean(got: object, known: Iterable[str], most: int = 1) -> str:
+    """The end of a message about an unknown name: `; did you mean x?`, or nothing where no known name is near."""
+    close = nearest(got, known, most)
+    return f"; did you mean {', '.join(close)}?" if close else ""
+
+
+def known_name(what: str, got: str, known: Iterable[str], error: type[ValueError] = ValueError) -> str:
+    """The name itself; `error` with the rule, what was got and the nearest name where it is not one of the known."""
+    names = list(known)
+    if got not in names:
+        raise error(f"{what} is one of {', '.join(names)}, got {got!r}{did_you_mean(got, names)}")
+    return got
 
 
 def require(rule: str, ok: bool, got: object) -> None:

@@ -7,7 +7,6 @@ JSON, so that a trial in the ledger and a proposal of the search are the same th
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias, get_type_hints
@@ -17,6 +16,8 @@ from biomass_models.config_rules import (
     check_image,
     check_training,
     check_types,
+    did_you_mean,
+    known_name,
     layout_of,
     one_of,
     require,
@@ -217,14 +218,12 @@ def baseline_twin(backbone: str = "tf_efficientnet_lite0", size: int = 224) -> B
 
 def config_from_params(family: str, params: Mapping[str, Any]) -> Config:
     """Params of a proposal or a ledger -> config; ValueError for unknown or ill-typed ones."""
-    if family not in CONFIGS:
-        raise ValueError(f"family must be one of {', '.join(CONFIGS)}, got {family!r}")
-    config_class = CONFIGS[family]
+    config_class = CONFIGS[known_name("a family", family, CONFIGS)]
     names = [field.name for field in dataclasses.fields(config_class)]
     for name in params:
         if name not in names:
-            close = difflib.get_close_matches(str(name), names, n=3) or names
-            raise ValueError(f"{family} has no parameter {name!r}; did you mean {', '.join(close)}?")
+            hint = did_you_mean(name, names, most=3) or f"; its parameters are {', '.join(names)}"
+            raise ValueError(f"{family} has no parameter {name!r}{hint}")
     hints = get_type_hints(config_class)
     # JSON does not tell 1.0 from 1: a whole number is a fine value of a float field
     values: dict[str, Any] = {

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from biomass_models.config_rules import known_name
 from biomass_models.problems import read_cells
 
 IntArray = NDArray[np.int64]
@@ -35,8 +36,7 @@ def assign_folds(
     and dead matter evenly; `random` and `species` split by image, stratified; `state` leaves one state out, whatever
     n_folds says; `file` reads `image_id,fold`. Raises FoldError.
     """
-    if scheme not in SCHEMES:
-        raise FoldError(f"a fold scheme is one of {', '.join(SCHEMES)}, got {scheme!r}")
+    known_name("a fold scheme", scheme, SCHEMES, FoldError)
     if (scheme == "file") != (file is not None):
         raise FoldError(f"a fold file goes with the scheme `file` and with no other, got {scheme!r} and {file}")
     if n_folds < 2:

@@ -15,6 +15,8 @@ from typing import Literal
 
 import pandas as pd
 
+from biomass_models.config_rules import did_you_mean
+
 ROW = "row"  # column of a frame from read_cells: line in the file, 1-based, the header being line 1
 _SHOWN = 50
 _LONGEST = 80  # characters of a cell that are shown
@@ -140,7 +142,8 @@ def read_cells(path: Path, required: Sequence[str]) -> tuple[pd.DataFrame, list[
         return empty, problems
     for name in required:
         if name not in header:
-            remedy = f"the columns must be {columns_text}, separated by commas"
+            others = [column for column in header if column not in required]
+            remedy = f"the columns must be {columns_text}, separated by commas{did_you_mean(name, others)}"
             report(1, f"column {name} is required", f"the header {shown(','.join(header))}", remedy)
     count_of = Counter(header)
     for name in required:

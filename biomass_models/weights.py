@@ -6,7 +6,6 @@ file is used exactly once and every tensor of the model is filled. torch and tim
 
 from __future__ import annotations
 
-import difflib
 import functools
 import hashlib
 import os
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from biomass_models.config_rules import did_you_mean
 from biomass_models.weights_packages import PACKAGES, find_copied, find_packaged
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ class WeightsSource:
         if self.kind == "folder" and self.folder is None:
             raise WeightsError("weights of kind 'folder' need the folder's path, got none")
         if self.kind != "random" and self.folder is not None and not Path(self.folder).is_dir():
-            raise WeightsError(f"the weights folder must be an existing directory, got {self.folder}")
+            hint = did_you_mean(self.folder, KINDS[:2])
+            raise WeightsError(f"the weights folder must be an existing directory, got {self.folder}{hint}")
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,12 @@ def canonical_name(backbone: str) -> str:
 
     architecture, _, tag = backbone.partition(".")
     if not timm.is_model(architecture):
-        close = difflib.get_close_matches(architecture, timm.list_models(), n=5, cutoff=0.5)
-        hint = f"did you mean {', '.join(close)}?" if close else "see timm.list_models()"
-        raise WeightsError(f"backbone must be the name of a timm model, got {backbone!r}; {hint}")
+        hint = did_you_mean(architecture, timm.list_models(), most=5) or "; see timm.list_models()"
+        raise WeightsError(f"backbone must be the name of a timm model, got {backbone!r}{hint}")
     known = [name for name in timm.list_pretrained(f"{architecture}*") if name.split(".")[0] == architecture]
     if tag and backbone not in known:
-        raise WeightsError(f"{architecture} has no weights tagged {tag!r}; known: {', '.join(known) or 'none'}")
+        hint = did_you_mean(backbone, known)
+        raise WeightsError(f"{architecture} has no weights tagged {tag!r}; known: {', '.join(known) or 'none'}{hint}")
     default = timm.get_pretrained_cfg(architecture)
     tag = tag or (default.tag or "" if default is not None else "")
     return f"{architecture}.{tag}" if tag else architecture

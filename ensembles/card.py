@@ -13,6 +13,8 @@ from typing import Any
 
 from ensembles.honest import Estimate
 
+BESIDE = ("optimism", "origin")  # what a written card holds beside its fields: derived, and where it comes from
+
 
 @dataclass(frozen=True, kw_only=True)
 class TargetScore:
@@ -76,7 +78,7 @@ class Card:
     def from_json(cls, content: Mapping[str, Any]) -> Card:
         """The card that to_json wrote. Raises ValueError that names what is missing or unknown."""
         names = {field.name for field in fields(cls)}
-        given = {key: value for key, value in content.items() if key != "optimism"}
+        given = {key: value for key, value in content.items() if key not in BESIDE}
         if names != set(given):
             missing, unknown = sorted(names - set(given)), sorted(set(given) - names)
             raise ValueError(

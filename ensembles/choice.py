@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from biomass_models.problems import did_you_mean
 from biomass_models.targets import FloatArray
 from ensembles.gram import ErrorGram
 from ensembles.honest import NestBy, nested_all, paired_difference
@@ -92,4 +93,4 @@ def rule_named(name: str) -> Rule:
     head, _, number = name.partition("-")
     if head == "top" and number.isdigit() and int(number) > 0:
         return TopMean(int(number))
-    raise ValueError(f"unknown rule {name!r}; use one of {', '.join(RULES)}, or top-K")
+    raise ValueError(f"unknown rule {name!r}; use one of {', '.join(RULES)}, or top-K{did_you_mean(name, RULES)}")

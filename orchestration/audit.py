@@ -20,8 +20,8 @@ from biomass_models.folds import fold_hash
 from biomass_models.targets import TARGETS, weighted_r2_score
 from biomass_models.weights import WeightsSource
 from orchestration.ledger import Ledger, LedgerError, TrialRecord
+from orchestration.refit import Refitter, same_rows
 from orchestration.seeds import derive_seed
-from orchestration.storage import Storage
 from orchestration.study import trial_id
 
 LATE_SECONDS = 2.0  # clocks of two nodes may differ by so much before a start counts as one after the end
@@ -40,6 +40,10 @@ class Audit:
     @property
     def clean(self) -> bool:
         return not self.problems and not self.unfinished
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, and whether the audit passed."""
+        return {"clean": self.clean, **vars(self)}
 
     def __str__(self) -> str:
         counts = ", ".join(f"{count} {status}" for status, count in sorted(self.trials.items())) or "none"
@@ -75,29 +79,19 @@ def refit(
 
     Out-of-fold rows must be the same bit for bit, which holds on the same kind of machine and packages.
     """
-    from orchestration.worker import FoldRunner, WorkerContext
-
     results = ledger.results()
     complete = sorted(name for name, result in results.items() if result["status"] == "complete")
     order = np.random.default_rng(derive_seed("audit", complete)).permutation(len(complete))
     problems = []
     with tempfile.TemporaryDirectory() as folder:
-        again = Ledger(Storage(folder))
-        again.write_study(ledger.study() or {}, ledger.quadrats())
-        context = WorkerContext(
-            study=folder, data_dir=str(data_dir.resolve()), cache_dir=str(cache_dir.expanduser()), weights=weights
-        )
-        runner = FoldRunner(context)
+        refitter = Refitter(ledger, data_dir, Path(folder), cache_dir, weights)
         for name in [complete[place] for place in order[:sample]]:
-            again.write_trial(ledger.trial(name))
-            for fold in range(len(results[name]["fold_scores"])):
-                info = (ledger.fold_metrics(name, fold) or {})["info"]
-                job = {"kind": "fold", "trial_id": name, "fold": fold, "together": "folds_together" in info}
-                outcome = runner.run(job)
-                if outcome["status"] != "done":
-                    problems.append(f"trial {name}: fold {fold} could not be fitted again: {outcome.get('reason')}")
-                elif not _same(again.fold_oof(name, fold), ledger.fold_oof(name, fold)):
-                    problems.append(f"trial {name}: fold {fold} fitted again has other out-of-fold rows")
+            again = refitter.folds(name, range(len(results[name]["fold_scores"])))
+            problems += [
+                f"trial {name}: fold {fold.fold} {fold.problem or 'fitted again has other out-of-fold rows'}"
+                for fold in again
+                if not fold.same
+            ]
             say(f"refitted {name}")
     return problems
 
@@ -157,7 +151,7 @@ def _complete(
     if rows.index.has_duplicates or set(rows.index) != set(quadrats["image_id"]):
         yield "its folds do not hold every image once"
         return
-    if not _same(pooled, rows.loc[quadrats["image_id"]].reset_index()):
+    if not same_rows(pooled, rows.loc[quadrats["image_id"]].reset_index()):
         yield "its pooled out-of-fold rows are not those of its folds"
     score = weighted_r2_score(quadrats[list(TARGETS)], pooled[list(TARGETS)])
     if abs(score - result["score"]) > 1e-9:
@@ -171,11 +165,6 @@ def _fold_rows(ledger: Ledger, name: str, fold: int) -> pd.DataFrame | str:
         return ledger.fold_oof(name, fold)
     except (LedgerError, OSError) as error:
         return str(error)
-
-
-def _same(one: pd.DataFrame, other: pd.DataFrame) -> bool:
-    values = [np.ascontiguousarray(frame[list(TARGETS)].to_numpy(dtype=np.float64)) for frame in (one, other)]
-    return list(one["image_id"]) == list(other["image_id"]) and values[0].tobytes() == values[1].tobytes()
 
 
 def _ended(result: dict[str, Any]) -> float:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.console import Console
@@ -28,6 +28,7 @@ from ensembles.recipe import Recipe
 from ensembles.submission import check_submission, submission_bytes
 from orchestration.ledger import Ledger, LedgerError
 from orchestration.members import FileMembers, Gathered, gather
+from orchestration.origin import origin_of
 from orchestration.storage import Storage
 
 if TYPE_CHECKING:  # it loads torch and Ray
@@ -77,13 +78,19 @@ def run_ensemble(
     cards = make_cards(gathered, options, predictor, say)
     for card in cards:
         show(card)
-    submissions = []
+    submissions: list[bytes] = []
+    image_ids: list[str] | None = None
     if predictor is not None or gathered.tests is not None:
         image_ids = test_ids or list(gathered.tests.image_ids if gathered.tests else ())
         for card, predictions in zip(cards, member_predictions(cards, gathered, predictor), strict=True):
             submissions.append(submission_of(card, predictions, image_ids, data_dir))
+    photographs = predictor.fingerprint if predictor is not None else None
+
+    def origin(card: Card, submission: tuple[str, bytes] | None) -> dict[str, Any]:
+        return origin_of(card, gathered, files, image_ids=image_ids, photographs=photographs, submission=submission)
+
     study = studies[0] if studies else None
-    return write_outputs(gathered, cards, submissions, out, study=study, data_dir=data_dir)
+    return write_outputs(gathered, cards, submissions, out, study=study, data_dir=data_dir, origin=origin)
 
 
 def _refuse(studies: list[str], files: FileMembers, data_dir: Path | None, out: Path, options: BlendOptions) -> None:
@@ -185,9 +192,11 @@ def write_outputs(
     *,
     study: str | None,
     data_dir: Path | None,
+    origin: Callable[[Card, tuple[str, bytes] | None], dict[str, Any]],
 ) -> list[Path]:
     """Cards, pages and submissions, each file whole; returns the submissions' paths.
 
+    origin: what a card records about a submission of a name and a content, or about itself alone.
     out: a submission file (`.csv`, the cards are then in the study only) or a folder. Raises LedgerError for a
     submission that the validator refuses.
     """
@@ -196,6 +205,8 @@ def write_outputs(
     storage, paths = Storage(folder), []
     for number, card in enumerate(cards, start=1):
         mark = f"-{number}" if number > 1 else ""
+        written = (f"{stem}{mark}.csv", submissions[number - 1]) if submissions else None
+        made = origin(card, written)
         if submissions:
             storage.write(f"{stem}{mark}.csv", submissions[number - 1])
             paths.append(folder / f"{stem}{mark}.csv")
@@ -204,12 +215,11 @@ def write_outputs(
         if study is not None and submissions:
             name = (out.stem if out.suffix == ".csv" else out.name) + mark
             trials = {member: ref for member, ref in gathered.trials.items() if member in card.members}
-            Ledger(Storage(study)).write_ensemble(name, card.to_json(), trials, submissions[number - 1])
+            Ledger(Storage(study)).write_ensemble(name, card.to_json(), trials, submissions[number - 1], origin=made)
         if out.suffix != ".csv":
             storage.write(f"ensemble{mark}.txt", page_of(card).encode())
-            storage.write(
-                f"ensemble{mark}.json", (json.dumps(card.to_json(), indent=1, allow_nan=False) + "\n").encode()
-            )
+            content = card.to_json() | {"origin": made}
+            storage.write(f"ensemble{mark}.json", (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
     return paths
 
 

@@ -8,72 +8,85 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from orchestration.commands import blend, data, report, search, study
-from orchestration.commands.options import DEFAULT_CACHE, Cache, err_console, out_console, resources_of, say, stopped
+from orchestration.commands import blend, dashboard, data, provenance, report, search, start, study
+from orchestration.commands.errors import DEBUG, run_guarded
+from orchestration.commands.options import stopped
 
-app = typer.Typer(
-    name="biomass",
-    no_args_is_help=True,
-    add_completion=True,
-    pretty_exceptions_enable=False,
-    help="Pasture biomass from photographs: check data, search, compare, blend, submit.\n\n"
-    "Exit codes: 0 done, 1 bad input (the message says what to do), 2 wrong usage, 130 stopped (the same command "
-    "goes on).",
-)
-data_app = typer.Typer(no_args_is_help=True, help="Check, draw and show data directories.")
-submission_app = typer.Typer(no_args_is_help=True, help="Check submission files.")
-
-
-@app.command()
-def demo(
-    folder: Annotated[Path, typer.Argument(help="Folder for data, study and submission.")] = Path("demo"),
-    recipe: Annotated[str, typer.Option(help="demo, or smoke for a tiny one.")] = "demo",
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    cache: Cache = DEFAULT_CACHE,
-) -> None:
-    """The whole way on a generated pasture, in minutes. Example: biomass demo"""
-    from orchestration.demo import run_demo
-    from orchestration.recipes import RECIPES
-
-    if recipe not in RECIPES:
-        raise typer.BadParameter(f"a recipe is one of {', '.join(RECIPES)}, got {recipe!r}")
-    if not run_demo(folder, RECIPES[recipe](seed), resources_of(cache, None), out_console, say):
-        stopped()
-
-
-app.add_typer(data_app, name="data")
+data_app = typer.Typer(name="data", no_args_is_help=True, help="Check, draw and show data directories.")
 data_app.command("check")(data.data_check)
 data_app.command("make")(data.data_make)
 data_app.command("show")(data.data_show)
-for command in (
-    search.doctor,
-    search.search,
-    study.status,
-    study.leaderboard,
-    study.audit,
-    study.replay,
-    blend.explain,
-    blend.ensemble,
-    blend.export,
-    report.report,
-):
-    app.command()(command)
-app.add_typer(submission_app, name="submission")
+submission_app = typer.Typer(name="submission", no_args_is_help=True, help="Check submission files.")
 submission_app.command("check")(data.submission_check)
-app.command()(data.score)
+
+# The pipeline in run order, under the headings of `biomass --help`.
+PIPELINE: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
+    "Start": (start.demo, start.recipes, data_app, search.doctor),
+    "Search": (search.search, study.status, dashboard.dashboard),
+    "Look": (study.leaderboard, report.report, blend.explain, study.replay, study.audit, provenance.refit),
+    "Blend and submit": (blend.ensemble, submission_app, blend.export, provenance.trace, data.score),
+}
+
+
+class RunOrder(TyperGroup):
+    """Lists commands as the pipeline does, and says one line when Ctrl-C ends one."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        steps = (step for panel in PIPELINE.values() for step in panel)
+        return [str(step.info.name if isinstance(step, typer.Typer) else step.__name__) for step in steps]
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            stopped()
+
+
+app = typer.Typer(
+    name="biomass",
+    cls=RunOrder,
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    help="""Pasture biomass from photographs: check data, search, compare, blend, submit.
+
+Exit codes: 0 done; 1 bad input, or a check that found something (the message
+says what to do); 2 wrong usage; 70 a bug; 130 stopped (the same command goes
+on).
+
+Commands that print a table or a list take --json: docs/commands.md has the
+fields. Tab completion: biomass --install-completion.
+
+Example:
+$ biomass demo
+""",
+)
+
+
+@app.callback()
+def every_command(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", envvar=DEBUG)] = False,
+) -> None:
+    if debug:
+        os.environ[DEBUG] = "1"
+
+
+for panel, steps in PIPELINE.items():
+    for step in steps:
+        if isinstance(step, typer.Typer):
+            app.add_typer(step, rich_help_panel=panel)
+        else:
+            app.command(rich_help_panel=panel)(step)
 
 
 def main() -> None:
-    """Run the command line; a known error becomes one paragraph and exit code 1."""
-    try:
-        app()
-    except (ValueError, OSError) as error:
-        if os.environ.get("BIOMASS_DEBUG"):
-            raise
-        err_console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(1)
+    """Run the command line; what goes wrong becomes one paragraph and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal without ± still gets its table
+    run_guarded(lambda: app(prog_name="biomass"))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -20,13 +20,21 @@ from orchestration.members import FileMembers
 from orchestration.predict import Predictor
 from orchestration.progress import progress_bar
 from orchestration.recipes import Recipe
-from orchestration.search import Resources, available_backbones, run_search
+from orchestration.search import Resources, start_search
 from orchestration.storage import Storage
 
 
-def run_demo(folder: Path, recipe: Recipe, resources: Resources, console: Console, say: Callable[[str], None]) -> bool:
+def run_demo(
+    folder: Path,
+    recipe: Recipe,
+    resources: Resources,
+    console: Console,
+    say: Callable[[str], None],
+    made_with: Mapping[str, Any],
+) -> bool:
     """Data, search, leaderboard, ensemble, submission, true score. The same call goes on; False when it was stopped."""
     data_dir, truth_path, study = folder / "data", folder / "truth.csv", folder / "study"
+    assert recipe.images is not None
     if not truth_path.exists():  # the last file that the generator writes
         with progress_bar("Drawing pasture") as update:
             make_pasture(
@@ -34,25 +42,15 @@ def run_demo(folder: Path, recipe: Recipe, resources: Resources, console: Consol
                 truth_path=truth_path,
                 images=recipe.images,
                 test_images=recipe.test_images,
-                seed=recipe.settings.seed,
+                seed=recipe.seed,
                 width=recipe.width,
                 height=recipe.width // 2,
                 on_progress=lambda done, total: update(done, total, ""),
             )
-    weights = WeightsSource(kind=recipe.settings.weights)
-    fingerprints = available_backbones(recipe.settings.backbones, weights, say)
-    finished = run_search(
-        str(study),
-        data_dir,
-        replace(recipe.settings, backbones=tuple(fingerprints)),
-        weights=weights,
-        fingerprints=fingerprints,
-        resources=resources,
-        max_trials=recipe.trials,
-        hours=None,
-        say=say,
-    )
-    if not finished:
+    weights = WeightsSource(kind=recipe.weights)
+    if not start_search(
+        str(study), data_dir, recipe, weights=weights, resources=resources, say=say, made_with=made_with
+    ):
         return False
     console.print(render_leaderboard(leaderboard(Ledger(Storage(study))), top=10))
     out = folder / "submission.csv"
@@ -62,7 +60,7 @@ def run_demo(folder: Path, recipe: Recipe, resources: Resources, console: Consol
         data_dir=data_dir,
         out=out,
         options=BlendOptions(),
-        seed=recipe.settings.seed,
+        seed=recipe.seed,
         open_predictor=lambda directory: Predictor(directory, resources=resources, weights=weights),
         say=say,
         show=lambda card: console.print(render_card(card)),

@@ -286,10 +286,10 @@ def _name(node: Mapping[str, Any]) -> str:
     return f"{node['NodeManagerHostname']}/{node['NodeID'][:6]}"
 
 
-def run_doctor(plan: Plan, resources: Resources, show: Callable[[str], None]) -> bool:
-    """Show each finding as it comes; True when nothing failed."""
-    failed = 0
+def run_doctor(plan: Plan, resources: Resources, show: Callable[[Finding], None]) -> list[Finding]:
+    """All findings; each is shown as it comes, because a pilot takes its time."""
+    found = []
     for finding in examine(plan, resources):
-        show(str(finding))
-        failed += finding.verdict == "FAIL"
-    return failed == 0
+        show(finding)
+        found.append(finding)
+    return found

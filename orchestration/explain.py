@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from rich.console import Group
 from rich.table import Table
 from safetensors.torch import load as load_tensors
 
+from biomass_models.config_rules import did_you_mean
 from biomass_models.configs import config_from_params
 from biomass_models.images import View, load_views, probe_image
 from biomass_models.inputs import ImageSet, Inputs
@@ -51,6 +52,18 @@ class Explanation:
     looks: tuple[Look, ...]  # one for each view, the whole image first; none for a family without attention
     views: tuple[View, ...]  # where the parts lie that the trial's model sees
 
+    def to_json(self) -> dict[str, Any]:
+        """Masses by target, and each view with its weight and its map as rows of shares."""
+        measured = [None] * len(TARGETS) if self.truth_T is None else list(self.truth_T)
+        pairs = zip(TARGETS, self.pred_T, measured, strict=True)
+        return {
+            "image_id": self.image_id,
+            "trial": self.trial_id,
+            "how": self.how,
+            "masses_g": {target: {"predicted": pred, "measured": truth} for target, pred, truth in pairs},
+            "looks": [{"view": look.view, "weight": look.weight, "map": look.map_HW} for look in self.looks],
+        }
+
 
 def explain(
     ledger: Ledger, trial_id: str, image_id: str, data_dir: Path, *, cache_dir: Path, weights: WeightsSource
@@ -62,9 +75,9 @@ def explain(
     record, quadrats = ledger.trial(trial_id), ledger.quadrats()
     family, config = FAMILIES[record.family], config_from_params(record.family, record.config)
     views = tuple(family.views(config))
-    known = quadrats[quadrats["image_id"] == image_id]
-    if len(known):
-        row = known.iloc[0]
+    trained = quadrats[quadrats["image_id"] == image_id]
+    if len(trained):
+        row = trained.iloc[0]
         fold = int(row["fold"])
         if ledger.fold_metrics(trial_id, fold) is None:
             raise LedgerError(f"trial {trial_id} has not finished fold {fold}, which holds {image_id}; run the search")
@@ -83,10 +96,9 @@ def explain(
     test = read_test(data_dir)
     asked = test[test["image_id"] == image_id].reset_index(drop=True)
     if not len(asked):
-        raise LedgerError(
-            f"an image is one of train.csv or test.csv, got {image_id!r}; train.csv has such as "
-            f"{', '.join(quadrats['image_id'].astype(str)[:3])}"
-        )
+        known = [*quadrats["image_id"].astype(str), *test["image_id"].astype(str)]
+        hint = did_you_mean(image_id, known) or f"; train.csv has such as {', '.join(known[:3])}"
+        raise LedgerError(f"an image is one of train.csv or test.csv, got {image_id!r}{hint}")
     check_weights(TrialRef(ledger.storage.uri, trial_id), weights)
     inputs = Inputs(ImageSet.from_table(data_dir, asked), cache_dir=cache_dir, weights=weights)
     folds = sorted(int(fold) for fold in quadrats["fold"].unique())

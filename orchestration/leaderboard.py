@@ -30,6 +30,21 @@ class Row:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class FamilyRow:
+    """The trials of one family together: counts, best score, cost."""
+
+    family: str
+    trials: int
+    complete: int
+    pruned: int
+    failed: int
+    best: float | None
+    seconds: float
+    gpu_seconds: float
+    peak_gb: float | None
+
+
 def leaderboard(ledger: Ledger) -> list[Row]:
     """References and trials, best first; what has no score comes last."""
     references = _references(ledger)
@@ -37,6 +52,32 @@ def leaderboard(ledger: Ledger) -> list[Row]:
     results = ledger.results()
     trials = [_trial_row(trial, results.get(trial.trial_id), floor) for trial in ledger.trials()]
     return sorted(references + trials, key=lambda row: (row.score is None, -(row.score or 0.0)))
+
+
+def best_rows(rows: list[Row], top: int | None) -> list[Row]:
+    """All references and, of the trials, the best `top`; None means all."""
+    trials = [row for row in rows if row.family is not None]
+    hidden = set() if top is None else {row.name for row in trials[top:]}
+    return [row for row in rows if row.family is None or row.name not in hidden]
+
+
+def family_rows(rows: list[Row]) -> list[FamilyRow]:
+    """What each family's trials found and cost together."""
+    found = []
+    for family in dict.fromkeys(row.family for row in rows if row.family):
+        own = [row for row in rows if row.family == family]
+        found.append(
+            FamilyRow(
+                family=family,
+                trials=len(own),
+                **{status: sum(row.status == status for row in own) for status in ("complete", "pruned", "failed")},
+                best=max((row.score for row in own if row.score is not None), default=None),
+                seconds=sum(row.seconds or 0.0 for row in own),
+                gpu_seconds=sum(row.gpu_seconds for row in own),
+                peak_gb=max((row.peak_gb for row in own if row.peak_gb is not None), default=None),
+            )
+        )
+    return found
 
 
 def render_leaderboard(rows: list[Row], top: int | None = None) -> Table:
@@ -52,12 +93,8 @@ def render_leaderboard(rows: list[Row], top: int | None = None) -> Table:
         view.add_column("GPU s", justify="right", no_wrap=True)
     view.add_column("GB", justify="right", no_wrap=True)
     view.add_column("note")
-    hidden, trials = 0, 0
-    for row in rows:
-        trials += row.family is not None
-        if row.family is not None and top is not None and trials > top:
-            hidden += 1
-            continue
+    shown = best_rows(rows, top)
+    for row in shown:
         view.add_row(
             row.name,
             row.family or "",
@@ -69,8 +106,8 @@ def render_leaderboard(rows: list[Row], top: int | None = None) -> Table:
             "; ".join(([] if row.status in ("complete", "pruned") else [row.status]) + list(row.notes)),
             style=None if row.family else "dim",
         )
-    if hidden:
-        view.caption = f"and {hidden} more trials (--top 0 shows all)"
+    if len(shown) < len(rows):
+        view.caption = f"and {len(rows) - len(shown)} more trials (--top 0 shows all)"
     return view
 
 
@@ -80,18 +117,14 @@ def render_families(rows: list[Row]) -> Table:
     view = Table(title="Families (s, GPU s: of all folds; GB: most memory of one)", title_justify="left", width=80)
     for column in ("family", "trials", "complete", "pruned", "failed", "best", "s", *(["GPU s"] if gpus else []), "GB"):
         view.add_column(column, justify="left" if column == "family" else "right", overflow="fold")
-    for family in dict.fromkeys(row.family for row in rows if row.family):
-        own = [row for row in rows if row.family == family]
-        scores = [row.score for row in own if row.score is not None]
-        peaks = [row.peak_gb for row in own if row.peak_gb is not None]
+    for row in family_rows(rows):
         view.add_row(
-            family,
-            f"{len(own)}",
-            *(f"{sum(row.status == status for row in own)}" for status in ("complete", "pruned", "failed")),
-            f"{max(scores):.3f}" if scores else "",
-            f"{sum(row.seconds or 0 for row in own):.0f}",
-            *([f"{sum(row.gpu_seconds for row in own):.0f}"] if gpus else []),
-            f"{max(peaks):.1f}" if peaks else "",
+            row.family,
+            *(f"{count}" for count in (row.trials, row.complete, row.pruned, row.failed)),
+            "" if row.best is None else f"{row.best:.3f}",
+            f"{row.seconds:.0f}",
+            *([f"{row.gpu_seconds:.0f}"] if gpus else []),
+            "" if row.peak_gb is None else f"{row.peak_gb:.1f}",
         )
     return view
 

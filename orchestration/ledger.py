@@ -6,7 +6,7 @@
     trials/<id>/fold-<k>/oof.parquet, model.safetensors, attention.parquet if any, then metrics.json (the marker)
     trials/<id>/oof.parquet, then result.json    (the marker)
     trials/<id>/reopened-<when>.json             a failed result that was taken back
-    tensorboard/<id>/events...                   derived, never read back
+    tensorboard/<id>/events...                   derived: for people's eyes
     owner.json                                   who drives the study now (lock.py)
     teachers/<id>/fold-<k>/targets.parquet, then teacher.json (the marker)
     ensembles/<name>/submission.csv, then ensemble.json (the marker: card, and which trials its members are)
@@ -26,14 +26,16 @@ import socket
 import time
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from biomass_models.config_rules import did_you_mean
 from biomass_models.targets import TARGETS
-from orchestration.storage import Storage
+from orchestration.storage import Storage, nearest_folder
 
 OOF_COLUMNS = ("image_id", "fold", "group", *TARGETS)
 
@@ -64,6 +66,11 @@ class TrialRef:
 
     study: str  # folder or URI
     trial_id: str
+
+
+def told_score(result: dict[str, Any]) -> float | None:
+    """What Optuna learns of a result: the score, the fold-corrected one of a pruned trial, None for a failure."""
+    return result["estimate"] if result["status"] == "pruned" else result["score"]
 
 
 class Ledger:
@@ -100,12 +107,17 @@ class Ledger:
     def trial(self, trial_id: str) -> TrialRecord:
         record = self._read_json(f"trials/{trial_id}/trial.json")
         if record is None:
-            raise LedgerError(f"there is no trial {trial_id} in {self.storage.uri}; `biomass leaderboard` lists them")
+            names = self.storage.children("trials")
+            begun = [name for name in names if trial_id and name.startswith(trial_id)]
+            nearest = f"; did you mean {' or '.join(begun[:3])}?" if begun else did_you_mean(trial_id, names)
+            hint = nearest or "; `biomass leaderboard` lists them"
+            raise LedgerError(f"there is no trial {trial_id} in {self.storage.uri}{hint}")
         return TrialRecord(**record)
 
-    def trials(self) -> list[TrialRecord]:
-        """Every proposed trial in the order of proposal."""
-        found = [self._read_json(f"trials/{name}/trial.json") for name in self.storage.children("trials")]
+    def trials(self, known: Container[str] = ()) -> list[TrialRecord]:
+        """Every proposed trial in the order of proposal; those in `known` are not read again."""
+        names = [name for name in self.storage.children("trials") if name not in known]
+        found = [self._read_json(f"trials/{name}/trial.json") for name in names]
         return sorted((TrialRecord(**record) for record in found if record), key=lambda record: record.number)
 
     def write_result(self, trial_id: str, result: Mapping[str, Any], oof: pd.DataFrame | None = None) -> None:
@@ -128,8 +140,13 @@ class Ledger:
         self.storage.remove(f"trials/{trial_id}/result.json")
 
     def write_events(self, trial_id: str, content: bytes) -> None:
-        """TensorBoard events of an ended trial; nothing reads them back."""
-        self.storage.write(f"tensorboard/{trial_id}/events.out.tfevents.0.{trial_id}", content)
+        """TensorBoard events of an ended trial; no result depends on them."""
+        self.storage.write(_events(trial_id), content)
+
+    def events(self, trial_id: str) -> bytes | None:
+        """The TensorBoard events of a trial, to be shown elsewhere; None where there are none."""
+        name = _events(trial_id)
+        return None if self.storage.size(name) is None else self.storage.read(name)
 
     def oof(self, trial_id: str) -> pd.DataFrame:
         """The complete OOF table of a trial, verified against its marker."""
@@ -236,14 +253,18 @@ class Ledger:
             self.storage.remove(_shard(name, trial_id, span))
 
     def write_ensemble(
-        self, name: str, card: Mapping[str, Any], trials: Mapping[str, TrialRef], submission: bytes
+        self,
+        name: str,
+        card: Mapping[str, Any],
+        trials: Mapping[str, TrialRef],
+        submission: bytes,
+        origin: Mapping[str, Any] | None = None,
     ) -> None:
-        """A card, which trials its members are, and the submission."""
+        """A card, which trials its members are, the submission, and what it was made with (origin.py)."""
         own = self.storage.uri
         refs = {member: ["." if ref.study == own else ref.study, ref.trial_id] for member, ref in trials.items()}
-        self._commit(
-            f"ensembles/{name}", {"submission.csv": submission}, "ensemble.json", {"card": card, "trials": refs}
-        )
+        content = {"card": card, "trials": refs, "origin": origin}
+        self._commit(f"ensembles/{name}", {"submission.csv": submission}, "ensemble.json", content)
 
     def ensemble(self, name: str) -> tuple[dict[str, Any], dict[str, TrialRef]]:
         """The card and its members' trials; LedgerError that lists the ensembles there are."""
@@ -260,6 +281,16 @@ class Ledger:
             for member, (study, trial_id) in content["trials"].items()
         }
         return content["card"], refs
+
+    def ensembles(self) -> dict[str, dict[str, Any]]:
+        """The marker of each ensemble; one of an older version holds the card's fields itself."""
+        names = self.storage.children("ensembles")
+        found = {name: self._read_json(f"ensembles/{name}/ensemble.json") for name in names}
+        return {name: marker for name, marker in found.items() if marker is not None}
+
+    def submission(self, name: str) -> bytes:
+        """The submission of an ensemble, verified against its marker."""
+        return self._payload(f"ensembles/{name}", "ensemble.json", "submission.csv")
 
     # -- how -------------------------------------------------------------------------------------------------------
 
@@ -312,6 +343,10 @@ def _fold(trial_id: str, fold: int) -> str:
     return f"trials/{trial_id}/fold-{fold}"
 
 
+def _events(trial_id: str) -> str:
+    return f"tensorboard/{trial_id}/events.out.tfevents.0.{trial_id}"
+
+
 def _shard(name: str, trial_id: str, span: tuple[int, int]) -> str:
     return f"ensembles/{name}/shards/{trial_id}/{span[0]}-{span[1]}.parquet"
 
@@ -336,5 +371,9 @@ def open_ledger(study: str) -> Ledger:
     """The ledger of an existing study; LedgerError says what to do when there is none."""
     ledger = Ledger(Storage(study))
     if ledger.study() is None:
-        raise LedgerError(f"there is no study in {ledger.storage.uri}; check the path, or run `biomass search` first")
+        hint = nearest_folder(Path(ledger.storage.uri), "study.json") if ledger.storage.is_local else ""
+        raise LedgerError(
+            f"a study is a folder with study.json, there is no study in {ledger.storage.uri}"
+            + (hint or "; check the path, or run `biomass search` first")
+        )
     return ledger

@@ -32,6 +32,7 @@ class Predictor:
 
     def __init__(self, data_dir: Path, *, resources: Resources, weights: WeightsSource) -> None:
         self._data_dir, self._resources, self._weights = data_dir, resources, weights
+        self.fingerprint: str | None = None  # of the test photographs and their ids, once they were predicted
 
     def test(self, members: Mapping[str, TrialRef], *, flips: int) -> dict[str, FloatArray]:
         """Masses [N, 5] in grams of test.csv's images by member, each a mean over its folds and flips.
@@ -39,7 +40,8 @@ class Predictor:
         Raises LedgerError when a member's weights are not those it was trained on, or a prediction fails.
         """
         table = read_test(self._data_dir)
-        name = test_name(ImageSet.from_table(self._data_dir, table), flips)
+        images = ImageSet.from_table(self._data_dir, table)
+        name, self.fingerprint = test_name(images, flips), test_fingerprint(images)
         missing = {
             member: ref for member, ref in members.items() if _ledger(ref).member_prediction(name, ref.trial_id) is None
         }
@@ -95,7 +97,12 @@ class Predictor:
 
 def test_name(images: ImageSet, flips: int) -> str:
     """Folder of a test set's predictions: other photographs, ids or flips are other predictions."""
-    return f"test-{content_id(images.image_ids, images.digest)}" + f"-flips-{flips}" * (flips > 1)
+    return f"test-{test_fingerprint(images)}" + f"-flips-{flips}" * (flips > 1)
+
+
+def test_fingerprint(images: ImageSet) -> str:
+    """Of a test set: ids and contents of its photographs in order."""
+    return content_id(images.image_ids, images.digest)
 
 
 def check_weights(ref: TrialRef, weights: WeightsSource) -> None:

@@ -25,7 +25,7 @@ Update = Callable[[int, int | None, str], None]  # (done, total, note)
 def progress_bar(label: str, console: Console | None = None) -> Iterator[Update]:
     """Yield `update(done, total, note)`; total None means that the end is not known yet."""
     console = console or Console(stderr=True)
-    if console.is_terminal:
+    if console.is_interactive and console.file.isatty():  # can redraw a line: no pipe (FORCE_COLOR or not), not dumb
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),

@@ -8,18 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from biomass_models.targets import TARGETS, FloatArray, project_coherent, weighted_sst
+from biomass_models.config_rules import known_name
+from biomass_models.targets import TARGETS
 from ensembles.choice import rule_named
 from ensembles.honest import nested
 from ensembles.library import library_from_frames
-from orchestration.ledger import Ledger, LedgerError, TrialRecord
-from orchestration.pruning import RULES, Decision, PruneRule, decide, spared
-from orchestration.standing import BEST
+from orchestration.ledger import Ledger, LedgerError
+from orchestration.pruning import RULES, Decision, PruneRule, spared
+from orchestration.standing import Standing
 from orchestration.trial import fold_order
+
+
+class PrunedTrial(NamedTuple):
+    trial: str
+    decision: Decision  # that ended it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,15 +45,13 @@ class Replay:
     blend: float  # nested score of the default blend of all trials
     blend_lost: float
     estimate_error: float | None  # mean |fold-corrected - true score| of the pruned trials
-    pruned: tuple[tuple[str, Decision], ...]  # trial id and the decision that ended it
+    pruned: tuple[PrunedTrial, ...]
 
 
 def replay(ledger: Ledger, rule_name: str, say: Callable[[str], None]) -> Replay:
     """Apply a rule of pruning.RULES to a study; LedgerError unless it has complete trials and none that was pruned."""
-    rule = RULES.get(rule_name)
-    if rule is None:
-        known = ", ".join(name for name, found in RULES.items() if found is not None)
-        raise LedgerError(f"a replay needs one of the rules {known}, got {rule_name!r}")
+    rules = {name: rule for name, rule in RULES.items() if rule is not None}
+    rule = rules[known_name("the rule of a replay", rule_name, rules, LedgerError)]
     results = ledger.results()
     if any(result["status"] == "pruned" for result in results.values()):
         raise LedgerError(
@@ -60,14 +65,14 @@ def replay(ledger: Ledger, rule_name: str, say: Callable[[str], None]) -> Replay
     folds = sorted(int(fold) for fold in quadrats["fold"].unique())
     frames = {record.trial_id: ledger.oof(record.trial_id) for record in complete}
     scores = {name: float(results[name]["score"]) for name in frames}
-    run = _Run(rule, quadrats, frames, scores)
+    run = _Run(rule, ledger, results)
     seconds_saved, folds_saved, eligible, known_backbones = 0.0, 0, 0, set[str]()
     for record in complete:
         backbone = record.config["backbone"]
         free = spared(record.number, backbone, known_backbones, record.trial_id)
         known_backbones.add(backbone)
         eligible += free is None
-        done = run.take(record, fold_order(record.number, folds), may_prune=free is None)
+        done = run.take(record.trial_id, fold_order(record.number, folds), may_prune=free is None)
         metrics = {fold: ledger.fold_metrics(record.trial_id, fold) or {} for fold in set(folds) - set(done)}
         folds_saved += len(metrics)
         seconds_saved += sum(found.get("seconds", 0.0) for found in metrics.values())
@@ -110,49 +115,28 @@ def render_replay(replayed: Replay) -> str:
 
 
 class _Run:
-    """The search as the rule would have had it: which trials are complete, the best of them, their first ensemble."""
+    """The search as the rule would have had it: which trials are complete, and which it ended."""
 
-    def __init__(
-        self, rule: PruneRule, quadrats: pd.DataFrame, frames: dict[str, pd.DataFrame], scores: dict[str, float]
-    ) -> None:
-        self._rule, self._quadrats, self._scores = rule, quadrats, scores
-        self._truth_NT = quadrats[list(TARGETS)].to_numpy(dtype=np.float64)
-        self._group_N, self._fold_N = quadrats["group"].to_numpy(), quadrats["fold"].to_numpy()
-        self._pred: dict[str, FloatArray] = {
-            name: frame.set_index("image_id").loc[quadrats["image_id"], list(TARGETS)].to_numpy(dtype=np.float64)
-            for name, frame in frames.items()
-        }
+    def __init__(self, rule: PruneRule, ledger: Ledger, results: dict[str, dict[str, Any]]) -> None:
+        self._rule, self._results, self._standing = rule, results, Standing(ledger)
+        self._fold_N = self._standing.quadrats["fold"].to_numpy()
         self.kept: list[str] = []
-        self.pruned: list[tuple[str, Decision]] = []
+        self.pruned: list[PrunedTrial] = []
 
-    def take(self, record: TrialRecord, order: list[int], *, may_prune: bool) -> list[int]:
+    def take(self, trial_id: str, order: list[int], *, may_prune: bool) -> list[int]:
         """Run one trial fold by fold; returns the folds that it gets."""
-        name = record.trial_id
-        for done in range(1, len(order)) if may_prune and self.kept else ():
-            decision = self._decide(name, order[:done])
-            if decision.prune:
-                self.pruned.append((name, decision))
+        pred_NT = self._standing.pred_NT(trial_id)
+        for done in range(1, len(order)) if may_prune else ():
+            row_n = np.flatnonzero(np.isin(self._fold_N, order[:done]))
+            decision = self._standing.compare(
+                self._rule, pred_NT[row_n], row_n, after_fold=order[done - 1], folds_done=done
+            )
+            if decision is not None and decision.prune:
+                self.pruned.append(PrunedTrial(trial_id, decision))
                 return order[:done]
-        self.kept.append(name)
+        self._standing.admit(trial_id, self._results[trial_id])
+        self.kept.append(trial_id)
         return order
-
-    def _decide(self, name: str, folds: list[int]) -> Decision:
-        ranked = sorted(self.kept, key=lambda other: (-self._scores[other], other))
-        rows = np.flatnonzero(np.isin(self._fold_N, folds))
-        ensemble_nT = np.mean([project_coherent(self._pred[other][rows]) for other in ranked[:BEST]], axis=0)
-        return decide(
-            self._rule,
-            self._pred[name][rows],
-            self._pred[ranked[0]][rows],
-            ensemble_nT,
-            self._truth_NT[rows],
-            self._group_N[rows],
-            incumbent=ranked[0],
-            incumbent_score=self._scores[ranked[0]],
-            sst_an_image=weighted_sst(self._truth_NT) / len(self._truth_NT),
-            after_fold=folds[-1],
-            folds_done=len(folds),
-        )
 
 
 def _blend_score(frames: dict[str, pd.DataFrame], quadrats: pd.DataFrame) -> float:

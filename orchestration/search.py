@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from ray import tune
 from ray.exceptions import RayError
 
 from biomass_models.check import require_clean
+from biomass_models.config_rules import known_name
 from biomass_models.folds import assign_folds, fold_hash
 from biomass_models.inputs import ImageSet
 from biomass_models.references import colour_ridge, colour_statistics, metadata_trees, per_target_mean
@@ -30,11 +31,12 @@ from orchestration.lock import Heartbeat, study_lock
 from orchestration.pool import Broker, FoldWorker, RayPool, Slots, slots_of
 from orchestration.progress import progress_bar
 from orchestration.pruning import RULES, PruneRule
+from orchestration.recipes import Recipe
 from orchestration.searcher import Proposer, TuneSearcher, live_trials
-from orchestration.seeds import content_id, derive_seed
+from orchestration.seeds import derive_seed
 from orchestration.standing import Standing
 from orchestration.storage import Storage
-from orchestration.study import StudyError, StudySettings, open_study
+from orchestration.study import StudyError, StudySettings, data_fingerprint, open_study
 from orchestration.trial import fail_trial, run_trial
 from orchestration.watch import Watch
 from orchestration.worker import WorkerContext
@@ -96,6 +98,37 @@ def has_gpu(resources: Resources) -> bool:
     return torch.cuda.is_available()
 
 
+def start_search(
+    study: str,
+    data_dir: Path,
+    asked: Recipe,
+    *,
+    weights: WeightsSource,
+    resources: Resources,
+    say: Say,
+    retry_failed: bool = False,
+    made_with: Mapping[str, Any] | None = None,
+) -> bool:
+    """`run_search` as a recipe asks for it, with the backbones whose weights are here and the scale of the machine."""
+    fingerprints = available_backbones(asked.backbones, weights, say)
+    gpu = asked.scale == "auto" and has_gpu(resources)
+    return run_search(
+        study,
+        data_dir,
+        asked.settings(tuple(fingerprints), weights=weights.kind, gpu=gpu),
+        fold_file=Path(asked.fold_file) if asked.fold_file else None,
+        weights=weights,
+        fingerprints=fingerprints,
+        resources=resources,
+        max_trials=asked.trials,
+        hours=asked.hours,
+        say=say,
+        prune=asked.prune,
+        retry_failed=retry_failed,
+        made_with=made_with,
+    )
+
+
 def run_search(
     study: str,
     data_dir: Path,
@@ -110,6 +143,7 @@ def run_search(
     say: Say,
     prune: str = "default",
     retry_failed: bool = False,
+    made_with: Mapping[str, Any] | None = None,
     spaces: dict[str, SearchSpace] | None = None,
 ) -> bool:
     """Search until the study holds max_trials or the hours are over; True when it came to its end, False when stopped.
@@ -117,14 +151,14 @@ def run_search(
     spaces: by family, where other ranges are wanted than the scale's (comparisons of configurations).
     Everything that can be checked is checked before Ray starts. The same call goes on with an unfinished study.
     prune: a name of pruning.RULES; retry_failed: failed trials are taken up again, with the folds that they have.
+    made_with: see open_study.
     """
-    if prune not in RULES:
-        raise StudyError(f"a pruning rule is one of {', '.join(RULES)}, got {prune!r}")
+    known_name("a pruning rule", prune, RULES, StudyError)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     ledger = Ledger(Storage(study))
     spaces = spaces or {family: space_of(family, settings.backbones, settings.scale) for family in settings.families}
     with study_lock(ledger, say) as heartbeat:
-        record = _prepare(ledger, data_dir, settings, fold_file, fingerprints, say)
+        record = _prepare(ledger, data_dir, settings, fold_file, fingerprints, made_with, say)
         if retry_failed:
             _reopen_failed(ledger, say)
         context = WorkerContext(
@@ -195,6 +229,7 @@ def _prepare(
     settings: StudySettings,
     fold_file: Path | None,
     fingerprints: dict[str, str],
+    made_with: Mapping[str, Any] | None,
     say: Say,
 ) -> dict[str, Any]:
     with progress_bar("Checking data") as update:
@@ -206,14 +241,14 @@ def _prepare(
     folds = assign_folds(quadrats, scheme=settings.scheme, n_folds=settings.n_folds, seed=seed, file=fold_file)
     quadrats = quadrats.merge(folds, on="image_id", validate="one_to_one")
     images = ImageSet.from_table(data_dir, quadrats)
-    fingerprint_of_data = content_id(quadrats.drop(columns=["fold"]).to_csv(index=False), images.digest)
     record = open_study(
         ledger,
         settings,
         quadrats=quadrats,
-        data_fingerprint=fingerprint_of_data,
+        data_fingerprint=data_fingerprint(quadrats, images.digest),
         fold_hash=fold_hash(folds),
         weights=fingerprints,
+        made_with=made_with,
     )
     if ledger.references() is None:
         ledger.write_references(_references(quadrats, images))

@@ -15,7 +15,7 @@ import optuna
 from ray.tune.search import Searcher
 
 from biomass_models.configs import config_to_params
-from orchestration.ledger import Ledger, TrialRecord
+from orchestration.ledger import Ledger, TrialRecord, told_score
 from orchestration.pruning import spared
 from orchestration.seeds import derive_seed
 from orchestration.study import trial_id
@@ -193,11 +193,6 @@ def live_trials(slots: int) -> int:
     """How many trials to have under way: more than slots, so that none idles while Tune starts the next trial; not
     many more, or proposals would be drawn before the results that they should learn from."""
     return slots + max(1, slots // 2)
-
-
-def told_score(result: dict[str, Any]) -> float | None:
-    """What Optuna learns of a result: the score, the fold-corrected one of a pruned trial, None for a failure."""
-    return result["estimate"] if result["status"] == "pruned" else result["score"]
 
 
 def _kind_of(reason: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from biomass_models.targets import TARGETS, FloatArray, project_coherent, weighted_sst
 from ensembles.gram import error_gram
@@ -19,6 +20,7 @@ from ensembles.rules import TopMean
 from orchestration.ledger import Ledger
 from orchestration.pruning import Decision, PruneRule, decide
 
+IntArray = NDArray[np.int64]
 BEST = 5
 SHORTLIST = 50  # members that the blend of the moment is chosen from
 
@@ -35,6 +37,10 @@ class Standing:
     def refresh(self) -> None:
         """Take in the results that are new."""
         self._results.update(self._ledger.results(known=self._results))
+
+    def admit(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Take in one result: what a replay does instead of `refresh`, in the order in which trials ended."""
+        self._results[trial_id] = result
 
     @property
     def complete(self) -> list[str]:
@@ -79,17 +85,25 @@ class Standing:
         oof: image_id and the five targets of the finished folds.
         """
         self.refresh()
+        rows = pd.Index(self.quadrats["image_id"]).get_indexer(oof["image_id"])
+        return self.compare(
+            rule, oof[list(TARGETS)].to_numpy(dtype=np.float64), rows, after_fold=after_fold, folds_done=folds_done
+        )
+
+    def compare(
+        self, rule: PruneRule, pred_nT: FloatArray, row_n: IntArray, *, after_fold: int, folds_done: int
+    ) -> Decision | None:
+        """As `judge`, with what has been taken in; pred_nT: of the rows row_n of the quadrats table."""
         if not self.complete:
             return None
         best = self.complete[0]
-        rows = pd.Index(self.quadrats["image_id"]).get_indexer(oof["image_id"])
         return decide(
             rule,
-            oof[list(TARGETS)].to_numpy(dtype=np.float64),
-            self.pred_NT(best)[rows],
-            self.ensemble_NT()[rows],
-            self.truth_NT[rows],
-            self.quadrats["group"].to_numpy()[rows],
+            pred_nT,
+            self.pred_NT(best)[row_n],
+            self.ensemble_NT()[row_n],
+            self.truth_NT[row_n],
+            self.quadrats["group"].to_numpy()[row_n],
             incumbent=best,
             incumbent_score=self._results[best]["score"],
             sst_an_image=weighted_sst(self.truth_NT) / len(self.truth_NT),

@@ -5,11 +5,26 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from orchestration.ledger import Ledger
 from orchestration.lock import is_alive, read_owner, who
 from orchestration.standing import Standing
+
+
+class Best(NamedTuple):
+    trial: str
+    score: float
+
+
+class Pruned(NamedTuple):
+    trial: str
+    reason: str
+
+
+class Failure(NamedTuple):
+    reason: str
+    trials: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +40,11 @@ class Status:
     folds_queued: int
     slots: int | None
     busy: float | None  # share of the slots' time spent working, 0 .. 1
-    best: tuple[str, float] | None  # trial and its score
+    best: Best | None
     blend: float | None  # nested, mean of the best five
     seconds_left: float | None
-    reasons: tuple[tuple[str, int], ...]  # of failed trials, with counts
-    pruned: tuple[tuple[str, str], ...]  # the latest decisions: trial and text
+    reasons: tuple[Failure, ...]  # of failed trials, the most common ones
+    pruned: tuple[Pruned, ...]  # the latest decisions
 
 
 def status_of(ledger: Ledger, now: float | None = None) -> Status:
@@ -55,8 +70,8 @@ def status_of(ledger: Ledger, now: float | None = None) -> Status:
     standing = Standing(ledger)
     standing.refresh()
     best = max(
-        ((name, result["score"]) for name, result in results.items() if result["status"] == "complete"),
-        key=lambda pair: pair[1],
+        (Best(name, result["score"]) for name, result in results.items() if result["status"] == "complete"),
+        key=lambda best: best.score,
         default=None,
     )
     trials = Counter(result["status"] for result in results.values())
@@ -92,8 +107,8 @@ def status_of(ledger: Ledger, now: float | None = None) -> Status:
         best=best,
         blend=standing.blend_score(),
         seconds_left=left,
-        reasons=tuple(reasons.most_common(3)),
-        pruned=tuple((name, results[name]["reason"]) for name in pruned[-3:]),
+        reasons=tuple(Failure(*pair) for pair in reasons.most_common(3)),
+        pruned=tuple(Pruned(name, results[name]["reason"]) for name in pruned[-3:]),
     )
 
 
@@ -112,7 +127,7 @@ def render_status(status: Status) -> str:
         lines.append(f"slots   {status.slots}{busy}")
     if status.best is not None:
         blend = "" if status.blend is None else f"; blend so far {status.blend:.4f} (nested, mean of the best five)"
-        lines.append(f"score   best {status.best[1]:.4f} ({status.best[0]}){blend}")
+        lines.append(f"score   best {status.best.score:.4f} ({status.best.trial}){blend}")
     if status.seconds_left is not None:
         minutes = status.seconds_left / 60
         lines.append(f"left    about {minutes / 60:.1f} h" if minutes > 90 else f"left    about {minutes:.0f} min")

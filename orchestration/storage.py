@@ -13,6 +13,8 @@ from pathlib import Path, PurePosixPath
 
 import pyarrow.fs
 
+from biomass_models.config_rules import nearest
+
 
 class Storage:
     """One root and the whole files below it: `filesystem` is pyarrow's, `base` the root's path in it."""
@@ -25,7 +27,11 @@ class Storage:
         if self.is_local:
             self.filesystem, self.base = pyarrow.fs.LocalFileSystem(), self.uri
         else:
-            self.filesystem, self.base = pyarrow.fs.FileSystem.from_uri(self.uri)
+            try:
+                self.filesystem, self.base = pyarrow.fs.FileSystem.from_uri(self.uri)
+            except pyarrow.ArrowException as error:
+                rule = "a study is a folder, or a URI that pyarrow opens, such as s3://bucket/study"
+                raise ValueError(f"{rule}; got {self.uri} ({error}); check the part before ://") from error
 
     def read(self, name: str) -> bytes:
         """The whole content; FileNotFoundError if it is not there."""
@@ -48,6 +54,9 @@ class Storage:
                 stream.flush()
                 os.fsync(stream.fileno())
             temporary.replace(target)
+        except OSError as error:
+            error.filename = error.filename or path  # a full disk does not say which
+            raise
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -79,3 +88,17 @@ class Storage:
         if name.startswith("/") or ".." in parts:
             raise ValueError(f"a file of a study lies inside its folder, got the name {name!r}")
         return "/".join([self.base, *parts])
+
+
+def nearest_folder(path: Path, marker: str) -> str:
+    """The end of a message about a wrong path: `; did you mean DIR?`, where one inside or beside it holds `marker`."""
+
+    def holders(folder: Path) -> list[str]:
+        try:
+            return sorted(child.name for child in folder.iterdir() if (child / marker).is_file())
+        except OSError:  # not there, no folder, or not ours to look into
+            return []
+
+    found = [path / name for name in holders(path)]
+    found += [path.parent / name for name in nearest(path.name, holders(path.parent))]
+    return f"; did you mean {found[0]}?" if found else ""

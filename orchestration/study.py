@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import platform
 import time
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
-from orchestration.ledger import Ledger
+from orchestration.environment import code_version
 from orchestration.seeds import content_id
+
+if TYPE_CHECKING:  # recipes are listed and completed without loading tables
+    import pandas as pd
+
+    from orchestration.ledger import Ledger
 
 PACKAGES = ("torch", "timm", "ray", "optuna", "numpy", "pandas", "pillow", "scikit-learn")
 
@@ -52,10 +56,12 @@ def open_study(
     data_fingerprint: str,
     fold_hash: str,
     weights: dict[str, str],
+    made_with: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Make the study, or check that it is the same one and return its record.
 
     quadrats: one row an image with labels, metadata, fold and group; weights: fingerprint by backbone.
+    made_with: what the command asked for (recipe and overrides); noted in a new study, and never compared.
     Raises StudyError naming every setting that would change results.
     """
     record: dict[str, Any] = {
@@ -67,7 +73,9 @@ def open_study(
     existing = ledger.study()
     if existing is None:
         record["versions"] = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+        record["code"] = code_version()
         record["created_at"] = time.time()
+        record["made_with"] = dict(made_with or {})
         ledger.write_study(record, quadrats)
         return record
     asked = {**record["settings"], **{key: record[key] for key in ("data_fingerprint", "fold_hash", "weights")}}
@@ -84,6 +92,11 @@ def open_study(
             + ". Give the old settings, or start a new study in another folder"
         )
     return existing
+
+
+def data_fingerprint(quadrats: pd.DataFrame, image_digest: str) -> str:
+    """Of all that a study learns from: its table with groups, one row an image, and the photographs' contents."""
+    return content_id(quadrats.drop(columns=["fold"]).to_csv(index=False), image_digest)
 
 
 def trial_id(family: str, config: dict[str, Any], weights: str, seed: int, fold_hash: str) -> str:

@@ -134,8 +134,8 @@ class _Trial:
                 self._pool.drop(self._id)
             case "no room":
                 raise StorageFull(
-                    f"a finished fold needs room, {self._ledger.storage.uri} has none ({outcome['reason']}); "
-                    "make room, then give the same command again"
+                    f"a fold needs room in the study {self._ledger.storage.uri} and in the feature cache, got "
+                    f"{outcome['reason']}; make room, then give the same command again"
                 )
             case "stopped":
                 self._stopped = self._stopped or not (self._pruned or self._reason)

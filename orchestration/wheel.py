@@ -22,7 +22,7 @@ def project_wheel() -> tuple[str, bytes]:
     """File name and content of a pure-Python wheel that pip installs and `sys.path` takes as it is."""
     metadata, version = _metadata()
     stem = f"{PROJECT.replace('-', '_')}-{version}"
-    files = {name: content for package in PACKAGES for name, content in _package_files(package).items()}
+    files = {name: content for package in PACKAGES for name, content in package_files(package).items()}
     files[f"{stem}.dist-info/METADATA"] = metadata.encode()
     wheel = "Wheel-Version: 1.0\nGenerator: biomass\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     files[f"{stem}.dist-info/WHEEL"] = wheel.encode()
@@ -36,7 +36,8 @@ def project_wheel() -> tuple[str, bytes]:
     return f"{stem}-py3-none-any.whl", buffer.getvalue()
 
 
-def _package_files(package: str) -> dict[str, bytes]:
+def package_files(package: str) -> dict[str, bytes]:
+    """Content of a package's files by their path in a wheel, sorted."""
     spec = importlib.util.find_spec(package)
     assert spec is not None and spec.submodule_search_locations
     folder = Path(next(iter(spec.submodule_search_locations)))

@@ -25,6 +25,7 @@ from biomass_models.teacher import Taught
 from biomass_models.weights import WeightsSource
 from biomass_models.zoo import FAMILIES
 from orchestration.budget import Meter
+from orchestration.environment import environment
 from orchestration.ledger import Ledger, TrialRecord
 from orchestration.seeds import derive_seed
 from orchestration.shards import predict_out_of_fold, predict_shard, shard_inputs
@@ -136,6 +137,7 @@ class FoldRunner:
             **cost,
             "epochs": [_finite(epoch) for epoch in result.epochs],
             "info": result.info,
+            "environment": environment(),
         }
         self._ledger.write_fold(
             record.trial_id,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 
+from biomass_models.configs import known_name
 from search_spaces.baseline import baseline_space
 from search_spaces.distilled import distilled_space
 from search_spaces.domain import SearchSpace
@@ -27,16 +27,10 @@ DEFAULT_BACKBONES = (
 
 def known_family(family: str) -> str:
     """The name itself; ValueError with the nearest name where no family is called so."""
-    if family not in SPACES:
-        close = difflib.get_close_matches(family, SPACES, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise ValueError(f"a family is one of {', '.join(SPACES)}, got {family!r}{hint}")
-    return family
+    return known_name("a family", family, SPACES)
 
 
 def space_of(family: str, backbones: tuple[str, ...], scale: str) -> SearchSpace:
     """Raises ValueError for an unknown family or scale."""
-    known_family(family)
-    if scale not in SCALES:
-        raise ValueError(f"a scale is one of {', '.join(SCALES)}, got {scale!r}")
-    return SPACES[family](backbones, scale)
+    known_name("a scale", scale, SCALES)
+    return SPACES[known_family(family)](backbones, scale)

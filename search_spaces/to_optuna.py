@@ -57,6 +57,28 @@ def finished_trial(space: SearchSpace, params: Mapping[str, Any], score: float |
     )
 
 
+def readable(space: SearchSpace, params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
+    """A point as people like to see it: values and distributions by name, with the options of a choice as plain texts.
+
+    Left out is what does not lie in the space, as in a study that was made with other ranges.
+    """
+    values: dict[str, Any] = {}
+    distributions: dict[str, BaseDistribution] = {}
+    for name, value in params.items():
+        domain = _plain(space.domains[name]) if name in space.domains else None
+        if isinstance(domain, Choice):
+            options = [_text(option) for option in domain.options]
+            if _text(value) in options:
+                values[name], distributions[name] = _text(value), CategoricalDistribution(options)
+        elif domain is not None and domain.contains(value):
+            values[name], distributions[name] = value, _distribution(domain)
+    return values, distributions
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def _draw(trial: Trial, name: str, domain: Plain) -> Any:
     match domain:
         case Uniform(low, high):

@@ -7,44 +7,87 @@ from typing import Annotated, Any
 
 import typer
 
+from orchestration.commands import complete
 from orchestration.commands.options import (
     DEFAULT_CACHE,
     Address,
     Cache,
     DataOption,
+    Json,
+    OptionalData,
     Study,
     Weights,
     out_console,
+    print_json,
     resources_of,
     say,
     tell,
     weights_source,
 )
 
+FILES, TRIED = "Members that come as files", "How to blend"  # headings of the help page
+
 
 def ensemble(
-    study: Annotated[list[str] | None, typer.Argument(help="Study folders or URIs; none to blend files only.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Data directory whose test.csv is to be predicted.")] = None,
+    study: Annotated[
+        list[str] | None, typer.Argument(metavar="STUDY", help="Study folders or URIs; none to blend files only.")
+    ] = None,
+    data: OptionalData = None,
     out: Annotated[Path | None, typer.Option(help="Submission file (.csv), or a folder.")] = None,
-    oof: Annotated[list[str] | None, typer.Option(help="Out-of-fold predictions: a pattern, in quotes.")] = None,
-    truth: Annotated[Path | None, typer.Option(help="Measured masses for --oof: train.csv, or a wide table.")] = None,
-    groups: Annotated[str, typer.Option(help="Its columns that are never split.")] = "Sampling_Date,State",
-    test_predictions: Annotated[list[str] | None, typer.Option(help="Files of test predictions, a pattern.")] = None,
-    folds: Annotated[int, typer.Option(min=2, help="Nests, where --truth has no column fold.")] = 5,
-    rule: Annotated[str, typer.Option(help="Blending rule.")] = "default",
-    candidates: Annotated[int, typer.Option(min=1, help="Submissions: the best, the most different as good.")] = 1,
-    post: Annotated[list[str] | None, typer.Option(help="Try per-target, calibration, zeros; used if better.")] = None,
-    flips: Annotated[int, typer.Option(help="Try 2, 4 or 8 test-time flips; used if they gain.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Of dealt nests and bags, where there is no study.")] = 0,
+    oof: Annotated[
+        list[str] | None, typer.Option(help="Out-of-fold predictions: a pattern, in quotes.", rich_help_panel=FILES)
+    ] = None,
+    truth: Annotated[
+        Path | None, typer.Option(help="Measured masses: train.csv, or a wide table.", rich_help_panel=FILES)
+    ] = None,
+    groups: Annotated[
+        str, typer.Option(help="Columns of --truth that are never split.", rich_help_panel=FILES)
+    ] = "Sampling_Date,State",
+    test_predictions: Annotated[
+        list[str] | None, typer.Option(help="Files of test predictions, a pattern.", rich_help_panel=FILES)
+    ] = None,
+    folds: Annotated[
+        int, typer.Option(min=2, help="Nests, where --truth has no column fold.", rich_help_panel=FILES)
+    ] = 5,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of dealt nests and bags, where no study is.", rich_help_panel=FILES)
+    ] = 0,
+    rule: Annotated[
+        str,
+        typer.Option(
+            help="Blending rule: default, single-best, top-K, greedy, ... (press Tab).",
+            autocompletion=complete.blend_rules,
+            rich_help_panel=TRIED,
+        ),
+    ] = "default",
+    candidates: Annotated[
+        int,
+        typer.Option(min=1, help="Submissions: the best, and the most different as good.", rich_help_panel=TRIED),
+    ] = 1,
+    post: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Try per-target, calibration, zeros; used if better.",
+            autocompletion=complete.follow_ups,
+            rich_help_panel=TRIED,
+        ),
+    ] = None,
+    flips: Annotated[
+        int, typer.Option(help="Try 2, 4 or 8 test-time flips; used if they gain.", rich_help_panel=TRIED)
+    ] = 1,
     weights: Weights = "auto",
     cache: Cache = DEFAULT_CACHE,
     address: Address = None,
+    as_json: Json = False,
 ) -> None:
-    """Blend trials of studies, anybody's out-of-fold files, or both; write cards and submissions.
+    """Blend trials of studies, anybody's out-of-fold files, or both.
 
-    Example: biomass ensemble runs/first --data csiro-biomass/ --out submission.csv
+    Writes cards and submissions. What was predicted is kept: a stopped command
+    goes on.
 
-    Example: biomass ensemble --oof 'runs/*.csv' --truth train.csv --test-predictions 'runs_test/*.csv' --out blend/
+    Examples:
+    $ biomass ensemble runs/first --data csiro-biomass/ --out submission.csv
+    $ biomass ensemble --oof 'runs/*.csv' --truth train.csv --out blend/
     """
     from ensembles.card_page import render_card
     from orchestration.blending import BlendOptions, run_ensemble
@@ -55,6 +98,7 @@ def ensemble(
 
         return Predictor(data_dir, resources=resources_of(cache, address), weights=weights_source(weights))
 
+    cards: list[dict[str, Any]] = []
     columns = tuple(name.strip() for name in groups.split(",") if name.strip())
     out = out or Path("submission.csv" if study and data else "ensemble")
     written = run_ensemble(
@@ -68,8 +112,11 @@ def ensemble(
         seed=seed,
         open_predictor=open_predictor,
         say=say,
-        show=lambda card: out_console.print(render_card(card)),
+        show=lambda card: cards.append(card.to_json()) if as_json else out_console.print(render_card(card)),
     )
+    if as_json:
+        print_json({"cards": cards, "submissions": written, "out": out})
+        return
     for path in written:
         tell(f"Submission{', valid' if data else ''}: {path}")
     if not written:
@@ -78,16 +125,19 @@ def ensemble(
 
 def explain(
     study: Study,
-    trial: Annotated[str, typer.Argument(help="Trial id, as the leaderboard shows it.")],
+    trial: Annotated[str, typer.Argument(metavar="TRIAL", help="Trial id, as the leaderboard shows it.")],
     image: Annotated[str, typer.Option(help="Image id of train.csv or test.csv.")],
     data: DataOption,
     out: Annotated[Path | None, typer.Option(help="Picture to write; IMAGE-TRIAL.png without it.")] = None,
     weights: Weights = "auto",
     cache: Cache = DEFAULT_CACHE,
+    as_json: Json = False,
 ) -> None:
     """Say what a trial predicts for one image, and draw where it looked.
 
-    Example: biomass explain runs/first 3f09c1d2ab --image ID1011485656 --data csiro-biomass/
+    Example:
+    $ biomass explain runs/first 3f09c1d2ab --image ID1011485656 \\
+        --data csiro-biomass/
     """
     from orchestration.explain import draw_explanation, render_explanation
     from orchestration.explain import explain as explain_image
@@ -96,23 +146,30 @@ def explain(
     found = explain_image(
         open_ledger(study), trial, image, data, cache_dir=cache.expanduser(), weights=weights_source(weights)
     )
-    out_console.print(render_explanation(found))
     picture = out or Path(Path(f"{image}-{trial}.png").name)
+    if not as_json:
+        out_console.print(render_explanation(found))
     picture.parent.mkdir(parents=True, exist_ok=True)
     draw_explanation(found).save(picture, "PNG")
-    tell(f"Wrote {picture}")
+    if as_json:
+        print_json(found.to_json() | {"picture": picture})
+    else:
+        tell(f"Wrote {picture}")
 
 
 def export(
     study: Study,
-    name: Annotated[str, typer.Argument(help="Ensemble: the stem of the submission that `ensemble` wrote.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Ensemble: the stem of the submission that `ensemble` wrote.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder to write, new or empty.")] = Path("bundle"),
     with_weights: Annotated[bool, typer.Option(help="Copy the backbones' weights; read their licence first.")] = False,
     weights: Weights = "auto",
 ) -> None:
     """Pack a blend for a notebook without network: code, models, predict.py.
 
-    Example: biomass export runs/first submission --out bundle/
+    Example:
+    $ biomass export runs/first submission --out bundle/
     """
     from orchestration.export import export_bundle
 

@@ -7,33 +7,48 @@ from typing import Annotated
 
 import typer
 
-from orchestration.commands.options import DataOption, Directory, tell
+from orchestration.commands.options import DataOption, Directory, Json, print_json, tell
 
 
-def data_check(directory: Directory) -> None:
-    """List every problem of a data directory at once. Example: biomass data check csiro-biomass/"""
+def data_check(directory: Directory, as_json: Json = False) -> None:
+    """List every problem of a data directory at once.
+
+    Exit code 1 when there is an error; warnings alone are 0.
+
+    Example:
+    $ biomass data check csiro-biomass/
+    """
     from biomass_models.check import check_directory
     from biomass_models.problems import errors_of
     from orchestration.progress import progress_bar
 
     with progress_bar("Checking images") as update:
         problems = check_directory(directory, on_progress=lambda done, total: update(done, total, ""))
-    for problem in problems:
-        tell(str(problem))
-    errors = errors_of(problems)
-    tell(f"{len(errors)} errors, {len(problems) - len(errors)} warnings in {directory}")
+    errors = len(errors_of(problems))
+    warnings = len(problems) - errors
+    if as_json:
+        print_json({"directory": directory, "errors": errors, "warnings": warnings, "problems": problems})
+    else:
+        for problem in problems:
+            tell(str(problem))
+        tell(f"{errors} errors, {warnings} warnings in {directory}")
     if errors:
         raise typer.Exit(1)
 
 
 def data_make(
-    directory: Directory,
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Data directory to write.")],
     images: Annotated[int, typer.Option(min=1, help="Training images.")] = 357,
     test_images: Annotated[int, typer.Option(min=0, help="Test images, of other dates.")] = 120,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the pictures and masses.")] = 0,
     like: Annotated[Path | None, typer.Option(help="Draw one image for each row of this train.csv.")] = None,
 ) -> None:
-    """Draw a pasture set with known masses. Example: biomass data make pasture/ --images 357"""
+    """Draw a pasture set with known masses.
+
+    Examples:
+    $ biomass data make pasture/ --images 357
+    $ biomass data make pasture/ --like csiro-biomass/train.csv
+    """
     from biomass_models.pasture import make_pasture
     from orchestration.progress import progress_bar
 
@@ -52,32 +67,53 @@ def data_make(
 def data_show(
     directory: Directory,
     out: Annotated[Path, typer.Option(help="Picture to write.")] = Path("contact-sheet.png"),
-    images: Annotated[int, typer.Option(min=1)] = 24,
+    images: Annotated[int, typer.Option(min=1, help="Photographs on it.")] = 24,
 ) -> None:
-    """Write a contact sheet. Example: biomass data show pasture/ --out sheet.png"""
+    """Write a contact sheet.
+
+    Example:
+    $ biomass data show pasture/ --out sheet.png
+    """
     from biomass_models.pasture import contact_sheet
 
     contact_sheet(directory, out, images=images)
     tell(f"Wrote {out}")
 
 
-def submission_check(file: Annotated[Path, typer.Argument(help="Submission file.")], data: DataOption) -> None:
-    """Validate a submission. Example: biomass submission check submission.csv --data csiro-biomass/"""
+def submission_check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Submission file.")],
+    data: DataOption,
+    as_json: Json = False,
+) -> None:
+    """Validate a submission; exit code 1 when it is not valid.
+
+    Example:
+    $ biomass submission check submission.csv --data csiro-biomass/
+    """
     from ensembles.submission import check_submission
 
     problems = check_submission(file, data)
-    for problem in problems:
-        tell(str(problem))
+    if as_json:
+        print_json({"file": file, "valid": not problems, "problems": problems})
+    else:
+        for problem in problems:
+            tell(str(problem))
+        if not problems:
+            tell(f"{file} is valid")
     if problems:
         raise typer.Exit(1)
-    tell(f"{file} is valid")
 
 
 def score(
-    file: Annotated[Path, typer.Argument(help="Predictions: a CSV sample_id,target.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Predictions: a CSV sample_id,target.")],
     truth: Annotated[Path, typer.Option(help="Measured masses: a CSV sample_id,target.")],
+    as_json: Json = False,
 ) -> None:
-    """The competition's weighted R2. Example: biomass score submission.csv --truth pasture-truth.csv"""
+    """The competition's weighted R2 of predictions.
+
+    Example:
+    $ biomass score submission.csv --truth pasture-truth.csv
+    """
     from biomass_models.table import read_masses
     from biomass_models.targets import TARGETS, weighted_r2_score
 
@@ -86,4 +122,7 @@ def score(
     if len(absent):
         raise ValueError(f"every image of {truth} needs a prediction, {file} lacks {len(absent)}, such as {absent[0]}")
     value = weighted_r2_score(measured[list(TARGETS)], predicted.loc[measured.index, list(TARGETS)])
-    tell(f"{value:.6f}")
+    if as_json:
+        print_json({"file": file, "truth": truth, "images": len(measured), "score": value})
+    else:
+        tell(f"{value:.6f}")

@@ -1,38 +1,105 @@
-"""What the commands share: options with their help, the two consoles, and settings made from what was typed."""
+"""What the commands share: options with their help, the two consoles, JSON, and settings made from what was typed."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
+from orchestration.commands import complete
+
 INTERRUPTED = 130
 DEFAULT_CACHE = Path("~/.cache/biomass")
+SLOTS = "Slots and machine"  # headings of the help pages
+WHAT = "What is searched"
 
 out_console, err_console = Console(), Console(stderr=True)
 
-Study = Annotated[str, typer.Argument(help="Study folder, or a URI such as s3://bucket/study.")]
-Directory = Annotated[Path, typer.Argument(help="Data directory: train.csv, test.csv and photographs.")]
-DataOption = Annotated[Path, typer.Option("--data", help="Data directory: train.csv, test.csv and photographs.")]
-Cache = Annotated[Path, typer.Option("--cache", help="Feature cache, on this node's own disk.", envvar="BIOMASS_CACHE")]
-CacheGb = Annotated[
-    float | None, typer.Option(min=0.001, help="Most GB in the cache; what was not used longest goes first.")
+
+def existing_data(context: typer.Context, value: Path | None) -> Path | None:
+    """A data directory that is there; said at once, before anything heavy loads."""
+    if value is None or context.resilient_parsing or any((value / name).exists() for name in ("train.csv", "test.csv")):
+        return value
+    from orchestration.storage import nearest_folder
+
+    hint = nearest_folder(value, "train.csv")
+    if value.is_dir() and not hint:
+        return value  # its problems are listed with all others
+    got = "without them" if value.is_dir() else "a file" if value.exists() else "no such folder"
+    hint = hint or "; check the path"
+    raise ValueError(f"a data directory is a folder with train.csv, test.csv and photographs; {value} is {got}{hint}")
+
+
+DATA = "Data directory: train.csv, test.csv and photographs."
+
+Study = Annotated[str, typer.Argument(metavar="STUDY", help="Study folder, or a URI such as s3://bucket/study.")]
+Directory = Annotated[
+    Path,
+    typer.Argument(metavar="DIR", help=DATA, callback=existing_data),
 ]
-Address = Annotated[str | None, typer.Option(help="Ray cluster to attach to (or RAY_ADDRESS); without it, embedded.")]
+DataOption = Annotated[Path, typer.Option("--data", help=DATA, callback=existing_data)]
+OptionalData = Annotated[
+    Path | None,
+    typer.Option("--data", help=DATA, callback=existing_data),
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="For programs: one JSON document (docs/commands.md) and nothing else on stdout.")
+]
+Cache = Annotated[
+    Path,
+    typer.Option(
+        "--cache", help="Feature cache, on a disk of this node.", envvar="BIOMASS_CACHE", rich_help_panel=SLOTS
+    ),
+]
+CacheGb = Annotated[
+    float | None,
+    typer.Option(min=0.001, help="Most GB in the cache; the longest unused goes first.", rich_help_panel=SLOTS),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(help="Ray cluster (or RAY_ADDRESS); without it Ray is embedded.", rich_help_panel=SLOTS),
+]
 Weights = Annotated[
-    str, typer.Option(help="Backbone weights: auto (package, $BIOMASS_WEIGHTS, hub), random (tests), or a folder.")
+    str,
+    typer.Option(
+        help="Backbone weights: auto (package, $BIOMASS_WEIGHTS, hub), random (tests), or a folder.",
+        autocompletion=complete.weights,
+    ),
 ]
 Families = Annotated[
-    list[str] | None, typer.Option("--family", help="Family, or FAMILY=SHARE of the trials; repeat. Default: all.")
+    list[str] | None,
+    typer.Option(
+        "--family",
+        help="Family, or FAMILY=SHARE of the trials; repeat. All without it.",
+        autocompletion=complete.families,
+        rich_help_panel=WHAT,
+    ),
 ]
-Backbones = Annotated[list[str] | None, typer.Option("--backbone", help="timm backbone; repeat for several.")]
-Scale = Annotated[str, typer.Option(help="Ranges: auto, smoke, demo, cpu, gpu.")]
-CpusPerFold = Annotated[float, typer.Option(min=0.1, help="CPUs of a slot.")]
-GpusPerFold = Annotated[float | None, typer.Option(min=0.0, help="GPUs of a slot; default 1 if any.")]
-MostSlots = Annotated[int | None, typer.Option("--slots", min=1, help="Use at most so many slots.")]
+Backbones = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--backbone",
+        help="timm backbone; repeat for several.",
+        autocompletion=complete.backbones,
+        rich_help_panel=WHAT,
+    ),
+]
+CpusPerFold = Annotated[
+    float | None, typer.Option(min=0.1, help="CPUs of a slot.", show_default="1", rich_help_panel=SLOTS)
+]
+GpusPerFold = Annotated[
+    float | None, typer.Option(min=0.0, help="GPUs of a slot.", show_default="1 if any", rich_help_panel=SLOTS)
+]
+MostSlots = Annotated[
+    int | None, typer.Option("--slots", min=1, help="Use at most so many slots.", rich_help_panel=SLOTS)
+]
 
 
 def tell(text: str) -> None:
@@ -45,9 +112,32 @@ def say(text: str) -> None:
     err_console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
+def print_json(document: Any) -> None:
+    """One JSON document on standard output: dataclasses and named tuples as objects, no NaN (null), ASCII only."""
+    sys.stdout.write(json.dumps(plain(document), indent=1, allow_nan=False) + "\n")
+    sys.stdout.flush()
+
+
+def plain(value: Any) -> Any:
+    """What JSON can hold of a value: numbers of Python, strings, lists and dicts; null for what is not finite."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return plain(value._asdict())
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):  # numpy's scalars and arrays
+        return plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
 def stopped() -> NoReturn:
     """After Ctrl-C: say that nothing is lost, and leave."""
-    say("Stopped. Every finished fold is kept; the same command goes on from here.")
+    say("Stopped. What was finished is kept; the same command goes on from here.")
     raise typer.Exit(INTERRUPTED)
 
 

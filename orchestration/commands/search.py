@@ -7,8 +7,11 @@ from typing import Annotated
 
 import typer
 
+from orchestration.commands import complete
 from orchestration.commands.options import (
     DEFAULT_CACHE,
+    SLOTS,
+    WHAT,
     Address,
     Backbones,
     Cache,
@@ -17,140 +20,224 @@ from orchestration.commands.options import (
     DataOption,
     Families,
     GpusPerFold,
+    Json,
     MostSlots,
-    Scale,
+    OptionalData,
     Study,
     Weights,
     families_of,
+    print_json,
     resources_of,
     say,
     stopped,
     tell,
     weights_source,
 )
+from orchestration.recipes import Recipe, overridden
+
+PLAIN = Recipe()  # what a search without a recipe takes; the help shows its values
+BUDGET, FOLDS = "Budget", "Folds"  # headings of the help page
+
+Scale = Annotated[
+    str | None,
+    typer.Option(
+        help="Ranges: auto, smoke, demo, cpu, gpu.",
+        show_default=PLAIN.scale,
+        autocompletion=complete.scales,
+        rich_help_panel=WHAT,
+    ),
+]
 
 
 def doctor(
-    study: Annotated[str | None, typer.Argument(help="Where the study shall lie: is it there for every node?")] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Data directory, to check it on every node and time a pilot.")
+    study: Annotated[
+        str | None, typer.Argument(metavar="STUDY", help="Where the study shall lie: is it there for every node?")
     ] = None,
+    data: OptionalData = None,
     family: Families = None,
     backbone: Backbones = None,
     trials: Annotated[int, typer.Option(min=1, help="Trials planned.")] = 60,
-    folds: Annotated[int, typer.Option(min=2)] = 5,
-    scale: Scale = "auto",
+    folds: Annotated[int, typer.Option(min=2, help="Folds planned.")] = PLAIN.folds,
+    scale: Scale = None,
     weights: Weights = "auto",
-    cpus_per_fold: CpusPerFold = 1.0,
+    cpus_per_fold: CpusPerFold = None,
     gpus_per_fold: GpusPerFold = None,
     slots: MostSlots = None,
     cache: Cache = DEFAULT_CACHE,
     address: Address = None,
+    as_json: Json = False,
 ) -> None:
     """Check machine or cluster, and say what the study will roughly cost.
 
-    Example: biomass doctor runs/first --data csiro-biomass/ --trials 60
+    With --data, the directory is looked for on every node and a pilot fold of
+    each family is timed. Exit code 1 when a check failed.
+
+    Example:
+    $ biomass doctor runs/first --data csiro-biomass/ --trials 60
     """
+    families, shares = families_of(family)
+    asked, _ = overridden(
+        None, {"scale": scale, "cpus_per_fold": cpus_per_fold, "gpus_per_fold": gpus_per_fold, "slots": slots}
+    )
     from orchestration.doctor import Plan, run_doctor
     from orchestration.search import available_backbones
 
-    families, shares = families_of(family)
     source = weights_source(weights)
-    resources = resources_of(cache, address, cpus_per_fold=cpus_per_fold, gpus_per_fold=gpus_per_fold, max_slots=slots)
     plan = Plan(
         study=study,
         data_dir=data,
         weights=source,
         shares=dict(zip(families, shares or [1.0] * len(families), strict=True)),
         backbones=tuple(available_backbones(tuple(backbone or ()), source, say)),
-        scale=scale,
+        scale=asked.scale,
         trials=trials,
         folds=folds,
     )
-    if not run_doctor(plan, resources, tell):
+    show = say if as_json else tell
+    found = run_doctor(plan, resources_of(cache, address, **asked.resources()), lambda finding: show(str(finding)))
+    fit = not any(finding.verdict == "FAIL" for finding in found)
+    if as_json:
+        print_json({"fit": fit, "findings": found})
+    if not fit:
         raise typer.Exit(1)
 
 
 def search(
     study: Study,
     data: DataOption,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Named study (biomass recipes); options win over it.", autocompletion=complete.recipes),
+    ] = None,
     family: Families = None,
     backbone: Backbones = None,
-    trials: Annotated[int | None, typer.Option(min=1, help="Trials of the whole study.")] = None,
-    hours: Annotated[float | None, typer.Option(min=0.0, help="Start no trial after this time.")] = None,
-    folds: Annotated[int, typer.Option(min=2, help="Number of folds.")] = 5,
-    scheme: Annotated[str, typer.Option(help="Folds: date, random, state, species.")] = "date",
-    fold_file: Annotated[Path | None, typer.Option(help="Own folds: a CSV image_id,fold.")] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    scale: Scale = "auto",
-    weights: Weights = "auto",
-    max_fold_seconds: Annotated[float, typer.Option(min=1, help="Refuse dearer folds, by estimate.")] = 1800.0,
-    cpus_per_fold: CpusPerFold = 1.0,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Backbone weights: auto (package, $BIOMASS_WEIGHTS, hub), random (tests), or a folder.",
+            show_default=PLAIN.weights,
+            autocompletion=complete.weights,
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    scale: Scale = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Of folds and proposals.", show_default=f"{PLAIN.seed}", rich_help_panel=WHAT),
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Trials of the whole study.", rich_help_panel=BUDGET)
+    ] = None,
+    hours: Annotated[
+        float | None, typer.Option(min=0.0, help="Start no trial after this time.", rich_help_panel=BUDGET)
+    ] = None,
+    prune: Annotated[
+        str | None,
+        typer.Option(
+            help="Stop hopeless trials after a fold: off, default, strict.",
+            show_default=PLAIN.prune,
+            autocompletion=complete.prune_rules,
+            rich_help_panel=BUDGET,
+        ),
+    ] = None,
+    max_fold_seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=1,
+            help="Refuse dearer folds, by estimate.",
+            show_default=f"{PLAIN.max_fold_seconds:g}",
+            rich_help_panel=BUDGET,
+        ),
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Take failed trials up again.", rich_help_panel=BUDGET)
+    ] = False,
+    folds: Annotated[
+        int | None,
+        typer.Option(min=2, help="Number of folds.", show_default=f"{PLAIN.folds}", rich_help_panel=FOLDS),
+    ] = None,
+    scheme: Annotated[
+        str | None,
+        typer.Option(
+            help="Folds by date, random, state, species.",
+            show_default=PLAIN.scheme,
+            autocompletion=complete.schemes,
+            rich_help_panel=FOLDS,
+        ),
+    ] = None,
+    fold_file: Annotated[
+        Path | None, typer.Option(help="Own folds: a CSV image_id,fold.", rich_help_panel=FOLDS)
+    ] = None,
+    cpus_per_fold: CpusPerFold = None,
     gpus_per_fold: GpusPerFold = None,
     slots: MostSlots = None,
-    prune: Annotated[str, typer.Option(help="Stop hopeless trials after a fold: off, default, strict.")] = "default",
     fold_timeout: Annotated[
-        float, typer.Option(min=1, help="Seconds without a sign of life (features apart) before a fold counts as hung.")
-    ] = 7200.0,
+        float | None,
+        typer.Option(
+            min=1,
+            help="Seconds without a sign of life (features apart) until a fold counts as hung.",
+            show_default=f"{PLAIN.fold_timeout:g}",
+            rich_help_panel=SLOTS,
+        ),
+    ] = None,
     folds_together: Annotated[
-        bool | None, typer.Option("--folds-together/--folds-apart", help="Frozen heads in one batch; default on GPUs.")
+        bool | None,
+        typer.Option(
+            "--folds-together/--folds-apart", help="Frozen heads in one batch; so on GPUs.", rich_help_panel=SLOTS
+        ),
     ] = None,
     compile_backbones: Annotated[
-        bool, typer.Option("--compile", help="torch.compile what trains with its backbone; pays on GPUs.")
-    ] = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Take failed trials up again.")] = False,
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile",
+            help="torch.compile what trains with its backbone; pays on GPUs.",
+            rich_help_panel=SLOTS,
+        ),
+    ] = None,
     cache: Cache = DEFAULT_CACHE,
     cache_gb: CacheGb = None,
     address: Address = None,
 ) -> None:
     """Search for good models; the same command goes on with an unfinished study.
 
-    Example: biomass search runs/first --data csiro-biomass/ --family baseline --family distilled --trials 40
-    """
-    if trials is None and hours is None:
-        raise typer.BadParameter("a search needs an end: give --trials N or --hours H")
-    from orchestration.search import available_backbones, has_gpu, run_search
-    from orchestration.study import StudySettings
+    Ctrl-C stops it cleanly (exit code 130). Options that are not given take the
+    recipe's value, or the default.
 
-    families, shares = families_of(family)
-    resources = resources_of(
-        cache,
-        address,
-        cpus_per_fold=cpus_per_fold,
-        gpus_per_fold=gpus_per_fold,
-        max_slots=slots,
-        fold_timeout=fold_timeout,
-        cache_gb=cache_gb,
-        folds_together=folds_together,
-        compiles=compile_backbones,
-    )
-    source = weights_source(weights)
-    found = available_backbones(tuple(backbone or ()), source, say)
-    settings = StudySettings(
-        families=families,
-        shares=shares,
-        backbones=tuple(found),
-        weights=source.kind,
-        scale=scale if scale != "auto" else "gpu" if has_gpu(resources) else "cpu",
-        scheme="file" if fold_file else scheme,
-        n_folds=folds,
-        seed=seed,
-        max_fold_seconds=max_fold_seconds,
-    )
-    finished = run_search(
-        study,
-        data,
-        settings,
-        fold_file=fold_file,
-        weights=source,
-        fingerprints=found,
-        resources=resources,
-        max_trials=trials,
-        hours=hours,
-        say=say,
-        prune=prune,
-        retry_failed=retry_failed,
-    )
-    if not finished:
+    Examples:
+    $ biomass search runs/first --data csiro-biomass/ --trials 60
+    $ biomass search runs/night --data csiro-biomass/ --recipe cpu_overnight
+    """
+    families, shares = families_of(family) if family else (None, None)
+    given = {
+        "families": families,
+        "shares": shares,
+        "backbones": tuple(backbone) if backbone else None,
+        "weights": weights,
+        "scale": scale,
+        "scheme": scheme,
+        "fold_file": None if fold_file is None else str(fold_file),
+        "folds": folds,
+        "seed": seed,
+        "trials": trials,
+        "hours": hours,
+        "prune": prune,
+        "max_fold_seconds": max_fold_seconds,
+        "cpus_per_fold": cpus_per_fold,
+        "gpus_per_fold": gpus_per_fold,
+        "slots": slots,
+        "fold_timeout": fold_timeout,
+        "folds_together": folds_together,
+        "compiles": compile_backbones,
+    }
+    asked, made_with = overridden(recipe, given)
+    if asked.trials is None and asked.hours is None:
+        raise typer.BadParameter("a search needs an end: give --trials N or --hours H, or a --recipe")
+    source = weights_source(asked.weights)  # what can be wrong is said before torch and Ray load
+    from orchestration.search import start_search
+
+    resources = resources_of(cache, address, cache_gb=cache_gb, **asked.resources())
+    if not start_search(
+        study, data, asked, weights=source, resources=resources, say=say, retry_failed=retry_failed, made_with=made_with
+    ):
         stopped()
     tell(f"Finished. Next: biomass leaderboard {study}")

@@ -2,44 +2,85 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from orchestration.commands.options import DEFAULT_CACHE, Cache, Study, Weights, out_console, say, tell, weights_source
+from orchestration.commands import complete
+from orchestration.commands.options import (
+    DEFAULT_CACHE,
+    Cache,
+    Json,
+    OptionalData,
+    Study,
+    Weights,
+    out_console,
+    print_json,
+    say,
+    tell,
+    weights_source,
+)
 
 
-def status(study: Study) -> None:
-    """How a search stands, from its files alone. Example: biomass status runs/first"""
+def status(study: Study, as_json: Json = False) -> None:
+    """How a search stands, from its files alone.
+
+    Works from any terminal or machine that sees the study.
+
+    Example:
+    $ biomass status runs/first
+    """
     from orchestration.ledger import open_ledger
     from orchestration.status import render_status, status_of
 
-    tell(render_status(status_of(open_ledger(study))))
+    found = status_of(open_ledger(study))
+    if as_json:
+        print_json(found)
+    else:
+        tell(render_status(found))
 
 
 def leaderboard(
     study: Study,
-    top: Annotated[int, typer.Option(min=0, help="Trials to show; 0 = all.")] = 20,
+    top: Annotated[
+        int | None, typer.Option(min=0, help="Trials to show; 0 = all, as --json does without it.", show_default="20")
+    ] = None,
+    as_json: Json = False,
 ) -> None:
-    """Compare trials and references. Example: biomass leaderboard runs/first"""
+    """Compare trials and references.
+
+    Examples:
+    $ biomass leaderboard runs/first
+    $ biomass leaderboard runs/first --json | jq '.rows[0]'
+    """
+    from orchestration.leaderboard import best_rows, family_rows, render_families, render_leaderboard
     from orchestration.leaderboard import leaderboard as make_leaderboard
-    from orchestration.leaderboard import render_families, render_leaderboard
     from orchestration.ledger import open_ledger
 
     rows = make_leaderboard(open_ledger(study))
-    out_console.print(render_leaderboard(rows, top or None))
+    if as_json:
+        print_json({"rows": best_rows(rows, top or None), "families": family_rows(rows)})
+        return
+    out_console.print(render_leaderboard(rows, 20 if top is None else top or None))
     out_console.print(render_families(rows))
 
 
 def audit(
     study: Study,
     refit: Annotated[int, typer.Option(min=0, help="Fit so many complete trials again and compare bit for bit.")] = 0,
-    data: Annotated[Path | None, typer.Option(help="Data directory, for --refit.")] = None,
+    data: OptionalData = None,
     weights: Weights = "auto",
     cache: Cache = DEFAULT_CACHE,
+    as_json: Json = False,
 ) -> None:
-    """Prove from the files alone that nothing was lost or repeated. Example: biomass audit runs/first"""
+    """Prove from the files alone that nothing was lost or repeated.
+
+    Exit code 1 when something is wrong or unfinished.
+
+    Examples:
+    $ biomass audit runs/first
+    $ biomass audit runs/first --refit 3 --data csiro-biomass/
+    """
     from orchestration.audit import audit as audit_study
     from orchestration.audit import refit as refit_trials
     from orchestration.ledger import open_ledger
@@ -52,18 +93,34 @@ def audit(
         found.problems += refit_trials(
             ledger, data, sample=refit, cache_dir=cache, weights=weights_source(weights), say=say
         )
-    tell(str(found))
+    if as_json:
+        print_json(found.to_json())
+    else:
+        tell(str(found))
     if not found.clean:
         raise typer.Exit(1)
 
 
 def replay(
     study: Study,
-    prune: Annotated[str, typer.Option(help="Rule to try: default or strict.")] = "default",
+    prune: Annotated[
+        str, typer.Option(help="Rule to try: default or strict.", autocompletion=complete.prune_rules)
+    ] = "default",
+    as_json: Json = False,
 ) -> None:
-    """What a pruning rule would have saved and cost. Example: biomass replay runs/first --prune default"""
+    """What a pruning rule would have saved and cost.
+
+    On a study that was searched with --prune off.
+
+    Example:
+    $ biomass replay runs/first --prune strict
+    """
     from orchestration.ledger import open_ledger
     from orchestration.replay import render_replay
     from orchestration.replay import replay as replay_study
 
-    tell(render_replay(replay_study(open_ledger(study), prune, say)))
+    found = replay_study(open_ledger(study), prune, say)
+    if as_json:
+        print_json(found)
+    else:
+        tell(render_replay(found))

@@ -37,7 +37,7 @@ from orchestration.study import StudySettings
 from search_spaces.domain import Choice, LogUniform, SearchSpace, Uniform
 
 BACKBONE, SLOTS, FOLDS, EPOCHS = "tf_efficientnet_lite0", 2, 5, 50
-PEER_EPOCHS = 4
+PEER_EPOCHS = 2
 
 
 def configurations(count: int) -> list[BaselineConfig]:

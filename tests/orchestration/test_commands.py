@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from blended_study import finished_study
 from tiny_study import make_study
 from typer.testing import CliRunner
 
@@ -32,6 +35,14 @@ def run(*arguments: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
+def document(*arguments: str) -> dict[str, Any]:
+    """What a command says with --json: standard output is that document and nothing else."""
+    result = CliRunner().invoke(app, [*arguments, "--json"])
+    assert result.exit_code in (0, 1) and (result.exception is None or isinstance(result.exception, SystemExit))
+    found: dict[str, Any] = json.loads(result.stdout, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    return found
+
+
 def test_status_and_audit_of_a_whole_study(study: Path, tiny_pasture: Path) -> None:
     code, text = run("status", str(study))
     assert code == 0 and "2 complete" in text and "blend so far" in text and "failed 1 times" in text
@@ -53,6 +64,57 @@ def test_an_audit_that_finds_something_exits_with_1(study: Path) -> None:
     finally:
         storage.write(name, whole)
     assert code == 1 and f"problem: trial {trial}" in text and "audit found 1 problems" in text
+
+
+def test_json_and_tables_come_from_the_same_objects(study: Path, tiny_pasture: Path, tmp_path: Path) -> None:
+    board = document("leaderboard", str(study))
+    trials = [row for row in board["rows"] if row["family"]]
+    assert {row["status"] for row in trials} == {"complete", "failed"} and len(trials) == 3
+    text = run("leaderboard", str(study))[1]
+    assert all(f"{row['score']:.4f}" in text for row in trials if row["score"] is not None)
+    assert sum(row["trials"] for row in board["families"]) == 3
+    best = document("leaderboard", str(study), "--top", "1")["rows"]
+    assert [row for row in best if row["family"]] == trials[:1]
+
+    now = document("status", str(study))
+    assert now["trials"] == {"complete": 2, "pruned": 0, "failed": 1, "open": 0}
+    assert now["best"] == {"trial": trials[0]["name"], "score": trials[0]["score"]}
+    assert now["reasons"] == [{"reason": "fold 1: left out", "trials": 1}]
+    assert document("audit", str(study))["trials"] == {"complete": 2, "failed": 1}
+
+    image = str(Ledger(Storage(study)).quadrats()["image_id"].iloc[0])
+    look = ["--image", image, "--data", str(tiny_pasture), "--out", str(tmp_path / "look.png")]
+    masses = document("explain", str(study), trials[0]["name"], *look)["masses_g"]
+    assert len(masses) == 5 and all(set(mass) == {"predicted", "measured"} for mass in masses.values())
+
+
+def test_the_card_and_a_replay_as_json(study: Path, tiny_pasture: Path, tmp_path: Path) -> None:
+    finished_study(tmp_path / "skilled", tiny_pasture, study / "cache")
+    out = tmp_path / "blend"
+    blended = document("ensemble", str(tmp_path / "skilled"), "--out", str(out))
+    assert blended["cards"] == [json.loads((out / "ensemble.json").read_text())] and blended["submissions"] == []
+    replayed = document("replay", str(tmp_path / "skilled"))
+    assert replayed["rule"] == "default" and replayed["trials"] == 3 and replayed["pruned"] == []
+
+
+def test_json_of_files(tiny_pasture: Path, tmp_path: Path) -> None:
+    truth = tiny_pasture.parent / "data-truth.csv"
+    scored = document("score", str(truth), "--truth", str(truth))
+    assert scored == {"file": str(truth), "truth": str(truth), "images": 6, "score": 1.0}
+    submission = tmp_path / "submission.csv"
+    submission.write_text("sample_id,target\nx__GDM_g,nan\n")
+    checked = document("submission", "check", str(submission), "--data", str(tiny_pasture))
+    assert not checked["valid"]
+    assert {"level", "file", "row", "rule", "got", "remedy"} == set(checked["problems"][0])
+
+
+def test_an_unknown_trial_or_image_names_the_nearest(study: Path, tiny_pasture: Path) -> None:
+    ledger = Ledger(Storage(study))
+    trial, image = ledger.trials()[0].trial_id, str(ledger.quadrats()["image_id"].iloc[0])
+    for asked, near in (((trial[:6], image), trial), ((trial, image[:-1]), "ID")):
+        with pytest.raises(LedgerError, match=f"did you mean {near}"):
+            arguments = ["explain", str(study), asked[0], "--image", asked[1], "--data", str(tiny_pasture)]
+            CliRunner().invoke(app, arguments, catch_exceptions=False)
 
 
 def test_a_replay_needs_a_rule(study: Path) -> None:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from commands import biomass, environment
 
 from biomass_models.pasture import make_pasture
 from orchestration.ledger import Ledger
@@ -18,26 +19,14 @@ from orchestration.storage import Storage
 SEARCH = ["--backbone", "test_vit", "--weights", "random", "--scale", "smoke", "--slots", "2"]
 
 
-def biomass(*arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """One command in a process of its own, as a user has it."""
-    command = [sys.executable, "-m", "orchestration", *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=_environment(cwd))
-    assert not check or result.returncode == 0, result.stdout + result.stderr
-    return result
-
-
-def _environment(folder: Path) -> dict[str, str]:
-    root = str(Path(__file__).parents[2])
-    return {**os.environ, "BIOMASS_CACHE": str(folder / "cache"), "PYTHONPATH": root, "COLUMNS": "80"}
-
-
 @pytest.mark.timeout(280)
 def test_search_to_submission_with_folds_side_by_side(tmp_path: Path, tiny_pasture: Path) -> None:
     data = str(tiny_pasture)
     families = ["--family", "baseline", "--family", "probe", "--family", "distilled"]
-    biomass("search", "study", "--data", data, *families, "--trials", "6", "--folds", "3", *SEARCH, cwd=tmp_path)
+    biomass("search", "study", "--data", data, "--recipe", "smoke", "--slots", "2", cwd=tmp_path)
 
     ledger = Ledger(Storage(tmp_path / "study"))
+    assert (ledger.study() or {})["made_with"] == {"recipe": "smoke", "overrides": {"slots": 2}}
     trials = ledger.trials()
     assert [trial.family for trial in trials] == ["baseline", "probe", "distilled"] * 2
     assert {result["status"] for result in ledger.results().values()} == {"complete"}
@@ -76,7 +65,7 @@ def test_search_to_submission_with_folds_side_by_side(tmp_path: Path, tiny_pastu
     assert float(biomass("score", "submission.csv", "--truth", truth, cwd=tmp_path).stdout) <= 1
 
     starts = {trial.trial_id: [len(ledger.fold_starts(trial.trial_id, fold)) for fold in range(3)] for trial in trials}
-    again = ["search", "study", "--data", data, *families, "--folds", "3", *SEARCH]
+    again = ["search", "study", "--data", data, *families, "--folds", "3", *SEARCH]  # what the recipe asked for
     biomass(*again, "--trials", "6", cwd=tmp_path)
     assert starts == {
         trial.trial_id: [len(ledger.fold_starts(trial.trial_id, fold)) for fold in range(3)] for trial in trials
@@ -93,7 +82,7 @@ def test_a_killed_driver_loses_and_repeats_nothing(tmp_path: Path) -> None:
     arguments = ["search", "study", "--data", str(data), "--family", "baseline", "--trials", "2", "--folds", str(folds)]
     command = [sys.executable, "-m", "orchestration", *arguments, *SEARCH]
     driver = subprocess.Popen(
-        command, cwd=tmp_path, env=_environment(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command, cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     ledger = Ledger(Storage(tmp_path / "study"))
 
@@ -159,7 +148,7 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tmp_path: Path, tiny_pasture
     driver = subprocess.Popen(
         [sys.executable, "-m", "orchestration", *arguments, *SEARCH],
         cwd=tmp_path,
-        env=_environment(tmp_path),
+        env=environment(tmp_path),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

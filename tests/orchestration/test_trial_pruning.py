@@ -13,11 +13,10 @@ import pytest
 from biomass_models.folds import fold_hash
 from biomass_models.targets import FROM_COMPONENTS, TARGETS, weighted_r2_score
 from orchestration.audit import audit
-from orchestration.ledger import Ledger, TrialRecord
+from orchestration.ledger import Ledger, TrialRecord, told_score
 from orchestration.pool import PILOT, UNDER_WAY, Job, Outcome, Priority
 from orchestration.pruning import RULES
 from orchestration.replay import render_replay, replay
-from orchestration.searcher import told_score
 from orchestration.storage import Storage
 from orchestration.study import trial_id
 from orchestration.trial import fold_order, run_trial

@@ -1,0 +1,61 @@
+"""What the Tab key offers for names. Nothing here loads torch or Ray: a key press must not take seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def _starting(incomplete: str, names: Iterable[str]) -> list[str]:
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def families(incomplete: str) -> list[str]:
+    from search_spaces.spaces import SPACES
+
+    return _starting(incomplete, SPACES)
+
+
+def backbones(incomplete: str) -> list[str]:
+    from search_spaces.spaces import DEFAULT_BACKBONES
+
+    return _starting(incomplete, DEFAULT_BACKBONES)  # timm knows a thousand more, and takes seconds to say so
+
+
+def scales(incomplete: str) -> list[str]:
+    from search_spaces.spaces import SCALES
+
+    return _starting(incomplete, ("auto", *SCALES))
+
+
+def schemes(incomplete: str) -> list[str]:
+    from biomass_models.folds import SCHEMES
+
+    return _starting(incomplete, (scheme for scheme in SCHEMES if scheme != "file"))
+
+
+def prune_rules(incomplete: str) -> list[str]:
+    from orchestration.pruning import RULES
+
+    return _starting(incomplete, RULES)
+
+
+def blend_rules(incomplete: str) -> list[str]:
+    from ensembles.choice import RULES
+
+    return _starting(incomplete, RULES)
+
+
+def follow_ups(incomplete: str) -> list[str]:
+    from ensembles.recipe import FOLLOW_UPS
+
+    return _starting(incomplete, FOLLOW_UPS)
+
+
+def recipes(incomplete: str) -> list[str]:
+    from orchestration.recipes import RECIPES
+
+    return _starting(incomplete, RECIPES)
+
+
+def weights(incomplete: str) -> list[str]:
+    return _starting(incomplete, ("auto", "random"))  # a folder is typed

@@ -1,0 +1,45 @@
+"""The command that shows a study live in tools that people know."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestration.commands.options import Study, say, tell
+
+if TYPE_CHECKING:
+    from orchestration.dashboard import Addresses
+
+
+def dashboard(
+    study: Study,
+    host: Annotated[str, typer.Option(help="Address to listen on; another than loopback lets others read.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65534, help="Port of optuna-dashboard, TensorBoard has the next; default: free ones."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the addresses as one JSON object.")] = False,
+) -> None:
+    """Show a study in optuna-dashboard and TensorBoard, live, until Ctrl-C. Example: biomass dashboard runs/first
+
+    Follows the study's files, from any machine that sees them, and writes nothing into it. Ends with exit code 0.
+    """
+    from orchestration.dashboard import run_dashboard
+
+    def show(addresses: Addresses) -> None:
+        if as_json:
+            tell(json.dumps(asdict(addresses)))
+            return
+        tell(f"optuna-dashboard  {addresses.optuna}")
+        tell(f"TensorBoard       {addresses.tensorboard}")
+        if addresses.ray is not None:
+            tell(f"Ray               {addresses.ray}")
+        say("Ctrl-C stops them.")
+
+    run_dashboard(study, host=host, port=port, show=show, say=say)
+    say("Stopped.")

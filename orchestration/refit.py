@@ -1,0 +1,202 @@
+"""Folds fitted again from their record: the same configuration, seed, rows and folds; are the numbers the same?
+
+For `biomass refit` (one trial, with what may explain a difference) and `biomass audit --refit` (a sample).
+"""
+
+from __future__ import annotations
+
+import socket
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from biomass_models.folds import fold_hash
+from biomass_models.inputs import ImageSet
+from biomass_models.table import read_train
+from biomass_models.targets import TARGETS
+from biomass_models.weights import WeightsSource, fingerprint
+from orchestration.environment import differences, environment
+from orchestration.ledger import Ledger, LedgerError, TrialRecord
+from orchestration.storage import Storage
+from orchestration.study import data_fingerprint
+
+if TYPE_CHECKING:
+    from orchestration.worker import FoldRunner
+
+NO_LIMIT = 1e12  # seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldAgain:
+    """One fold, fitted again."""
+
+    trial_id: str
+    fold: int
+    same: bool  # out-of-fold rows bit for bit
+    largest_difference_g: float | None  # of any mass of any row; None where it cannot be said
+    problem: str | None  # why it could not be fitted or compared
+
+    def __str__(self) -> str:
+        if self.problem is not None:
+            return f"fold {self.fold} {self.problem}"
+        if self.same:
+            return f"fold {self.fold} has the same rows, bit for bit"
+        return f"fold {self.fold} has other rows, up to {self.largest_difference_g:.3g} g apart"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refit:
+    """A trial, fitted again."""
+
+    trial_id: str
+    folds: tuple[FoldAgain, ...]
+    different_here: tuple[str, ...]  # what is not as it was recorded: where to look if rows differ
+    not_recorded: tuple[str, ...]  # what the record of an older version does not say
+
+    @property
+    def same(self) -> bool:
+        return all(fold.same for fold in self.folds)
+
+    def __str__(self) -> str:
+        verdict = "the same rows" if self.same else "OTHER ROWS"
+        lines = [f"trial {self.trial_id}: {verdict} in {len(self.folds)} folds fitted again"]
+        lines += [f"  {fold}" for fold in self.folds]
+        if self.different_here:
+            lines.append("Not as recorded:" if self.same else "What is not as recorded, and may be why:")
+            lines += [f"  {difference}" for difference in self.different_here]
+        elif not self.same:
+            lines.append("All that was recorded is the same here.")
+        if self.not_recorded and not self.same:
+            lines.append(f"The study's version did not record {', '.join(self.not_recorded)}: they may differ too.")
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"same": self.same, **asdict(self)}
+
+
+def refit_trial(ledger: Ledger, trial_id: str, data_dir: Path, *, cache_dir: Path, weights: WeightsSource) -> Refit:
+    """Fit all finished folds of a trial again, and compare what it was made with.
+
+    Raises LedgerError for an unknown trial, one without finished folds, or a data directory without its images;
+    DataError for one that cannot be read; WeightsError where the backbone's weights are not here.
+    """
+    record = ledger.trial(trial_id)
+    metrics = {fold: one for fold in _folds(ledger) if (one := ledger.fold_metrics(trial_id, fold)) is not None}
+    if not metrics:
+        raise LedgerError(
+            f"a refit compares with finished folds, trial {trial_id} has none; `biomass search {ledger.storage.uri}` "
+            "finishes open trials"
+        )
+    different = [*_data(ledger, data_dir), *_weights(record, weights)]
+    with tempfile.TemporaryDirectory() as folder:
+        folds = tuple(Refitter(ledger, data_dir, Path(folder), cache_dir, weights).folds(trial_id, list(metrics)))
+    now, study, unsaid = environment(), ledger.study() or {}, tuple[str, ...]()
+    for one in metrics.values():
+        then = one.get("environment")
+        if then is None:  # of an older version: what the study was begun with is the best that is known
+            then, unsaid = study.get("versions", {}), ("code", "processor", "threads")
+        different += differences(then, now | {"threads": then.get("threads")})  # a refit takes as many as there were
+    hosts = sorted({one["host"] for one in metrics.values() if "host" in one} - {socket.gethostname()})
+    if hosts:
+        different.append(f"fitted on {', '.join(hosts)}, this is {socket.gethostname()}")
+    return Refit(trial_id=trial_id, folds=folds, different_here=tuple(dict.fromkeys(different)), not_recorded=unsaid)
+
+
+class Refitter:
+    """Fits folds of a study into an empty folder beside it."""
+
+    def __init__(self, ledger: Ledger, data_dir: Path, folder: Path, cache_dir: Path, weights: WeightsSource) -> None:
+        from orchestration.worker import FoldRunner, WorkerContext
+
+        self._ledger, self._again = ledger, Ledger(Storage(folder))
+        study = ledger.study() or {}
+        # a fold that was fitted once is not refused for what it is estimated to take here
+        settings = study.get("settings", {}) | {"max_fold_seconds": NO_LIMIT}
+        self._again.write_study(study | {"settings": settings}, ledger.quadrats())
+        context = WorkerContext(
+            study=str(folder),
+            data_dir=str(data_dir.resolve()),
+            cache_dir=str(cache_dir.expanduser()),
+            weights=weights,
+        )
+        self._runner: FoldRunner = FoldRunner(context)
+
+    def folds(self, trial_id: str, folds: Sequence[int]) -> Iterator[FoldAgain]:
+        """Each as soon as it is fitted, with as many threads as it had."""
+        import torch
+
+        self._again.write_trial(self._ledger.trial(trial_id))
+        before = torch.get_num_threads()
+        try:
+            for fold in folds:
+                metrics = self._ledger.fold_metrics(trial_id, fold) or {}
+                torch.set_num_threads((metrics.get("environment") or {}).get("threads", before))
+                job = {"kind": "fold", "trial_id": trial_id, "fold": fold}
+                outcome = self._runner.run(job | {"together": "folds_together" in metrics.get("info", {})})
+                yield self._compare(trial_id, fold, outcome)
+        finally:
+            torch.set_num_threads(before)
+
+    def _compare(self, trial_id: str, fold: int, outcome: dict[str, Any]) -> FoldAgain:
+        about: dict[str, Any] = {"trial_id": trial_id, "fold": fold}
+        if outcome["status"] != "done":
+            problem = f"could not be fitted again: {outcome.get('reason')}"
+            return FoldAgain(**about, same=False, largest_difference_g=None, problem=problem)
+        try:
+            then, now = self._ledger.fold_oof(trial_id, fold), self._again.fold_oof(trial_id, fold)
+        except LedgerError as error:
+            return FoldAgain(
+                **about, same=False, largest_difference_g=None, problem=f"has no sound rows to compare with: {error}"
+            )
+        if list(then["image_id"]) != list(now["image_id"]):
+            problem = f"has other images: {len(then)} then, {len(now)} here"
+            return FoldAgain(**about, same=False, largest_difference_g=None, problem=problem)
+        gap = float(np.abs(_masses(then) - _masses(now)).max(initial=0.0))
+        return FoldAgain(**about, same=same_rows(then, now), largest_difference_g=gap, problem=None)
+
+
+def same_rows(one: pd.DataFrame, other: pd.DataFrame) -> bool:
+    """Whether two tables hold the same images in the same order with the same masses, bit for bit."""
+    return list(one["image_id"]) == list(other["image_id"]) and _masses(one).tobytes() == _masses(other).tobytes()
+
+
+def _masses(frame: pd.DataFrame) -> np.ndarray:
+    return np.ascontiguousarray(frame[list(TARGETS)].to_numpy(dtype=np.float64))
+
+
+def _folds(ledger: Ledger) -> list[int]:
+    return sorted(int(fold) for fold in ledger.quadrats()["fold"].unique())
+
+
+def _data(ledger: Ledger, data_dir: Path) -> Iterator[str]:
+    """What is not as the study recorded it, of its table and its photographs."""
+    recorded, here = ledger.quadrats(), read_train(data_dir)
+    study = ledger.study() or {}
+    if absent := sorted(set(recorded["image_id"]) - set(here["image_id"])):
+        raise LedgerError(
+            f"a refit needs the study's images, {data_dir} lacks {len(absent)} of {len(recorded)}, such as "
+            f"{absent[0]}; give the --data of the search"
+        )
+    missing = [path for path in here["image_path"] if not (data_dir / path).is_file()]
+    if missing:
+        raise LedgerError(f"a refit needs the study's photographs, {data_dir} lacks {missing[0]}; get it back")
+    if fold_hash(recorded[["image_id", "fold", "group"]]) != study.get("fold_hash"):
+        yield "quadrats.parquet does not hold the folds that study.json names"
+    joined = here.merge(recorded[["image_id", "fold", "group"]], on="image_id", how="left")
+    found = data_fingerprint(joined, ImageSet.from_table(data_dir, here).digest)
+    if found != study.get("data_fingerprint"):
+        labels = here.set_index("image_id").loc[recorded["image_id"], list(TARGETS)].to_numpy()
+        changed = int((labels != recorded[list(TARGETS)].to_numpy()).any(axis=1).sum())
+        what = f"{changed} images have other labels" if changed else "photographs, metadata or their order changed"
+        yield f"data fingerprint {study.get('data_fingerprint')} then, {found} here: {what}"
+
+
+def _weights(record: TrialRecord, weights: WeightsSource) -> Iterator[str]:
+    found = fingerprint(record.config["backbone"], weights)
+    if found != record.weights:
+        yield f"weights of {record.config['backbone']} {record.weights} then, {found} here"
