@@ -161,7 +161,7 @@ def test_the_command_writes_one_file_and_says_what_is_wrong(tmp_path: Path) -> N
     assert out.read_text(encoding="utf-8").startswith("<!doctype html>")
     for arguments, says in (
         ([str(tmp_path / "nowhere")], "there is no study in"),
-        ([str(tmp_path / "study"), "--data", str(tmp_path / "nowhere")], "--data is the folder"),
+        ([str(tmp_path / "study"), "--data", str(tmp_path / "nowhere")], "a data directory is a folder"),
         ([str(tmp_path / "study"), "--out", str(tmp_path)], "--out is the HTML file"),
     ):
         failed = run.invoke(app, ["report", *arguments])
