@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestration.commands.options import Study, say, tell
+from orchestration.commands.options import Json, Study, print_json, say, tell
 
 if TYPE_CHECKING:
     from orchestration.dashboard import Addresses
@@ -23,17 +21,21 @@ def dashboard(
         int | None,
         typer.Option(min=1, max=65534, help="Port of optuna-dashboard, TensorBoard has the next; default: free ones."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the addresses as one JSON object.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Show a study in optuna-dashboard and TensorBoard, live, until Ctrl-C. Example: biomass dashboard runs/first
+    """Show a study in optuna-dashboard and TensorBoard, live, until Ctrl-C.
 
-    Follows the study's files, from any machine that sees them, and writes nothing into it. Ends with exit code 0.
+    Follows the study's files, from any machine that sees them, and writes
+    nothing into it. Ends with exit code 0.
+
+    Example:
+    $ biomass dashboard runs/first
     """
     from orchestration.dashboard import run_dashboard
 
     def show(addresses: Addresses) -> None:
         if as_json:
-            tell(json.dumps(asdict(addresses)))
+            print_json(addresses)
             return
         tell(f"optuna-dashboard  {addresses.optuna}")
         tell(f"TensorBoard       {addresses.tensorboard}")

@@ -41,9 +41,9 @@ def test_help_shows_the_pipeline_in_run_order(tmp_path: Path) -> None:
     text = biomass("--help", cwd=tmp_path).stdout
     assert time.monotonic() - began < 5  # 0.3 s on a quiet machine: neither torch nor Ray, see test_imports
     named = re.findall(r"^│ ([a-z]+) {2,}\S", text, flags=re.MULTILINE)
-    order = ["demo", "recipes", "data", "doctor", "search", "status", "leaderboard", "audit", "replay", "explain"]
-    order += ["ensemble", "submission", "export", "score"]
-    assert [name for name in named if name in order] == order
+    order = ["demo", "recipes", "data", "doctor", "search", "status", "dashboard", "leaderboard", "report", "audit"]
+    order += ["refit", "replay", "explain", "ensemble", "submission", "export", "trace", "score"]
+    assert named == order
     places = [text.index(f"─ {panel} ─") for panel in PIPELINE]
     assert places == sorted(places)
     assert max(map(len, text.splitlines())) <= 80
@@ -65,6 +65,7 @@ def test_every_command_has_examples_and_they_are_of_commands_and_options_that_ex
 
 def test_commands_that_print_a_table_or_list_have_json() -> None:
     wanted = "data check, doctor, status, leaderboard, audit, replay, explain, ensemble, submission check, score"
+    wanted += ", refit, trace, dashboard"
     for words in [*wanted.split(", "), "recipes"]:
         assert any("--json" in parameter.opts for parameter in COMMANDS[tuple(words.split())].params), words
         assert f"| `{words}` |" in (ROOT / "docs" / "commands.md").read_text(), words

@@ -92,7 +92,9 @@ def test_the_card_and_a_replay_as_json(study: Path, tiny_pasture: Path, tmp_path
     finished_study(tmp_path / "skilled", tiny_pasture, study / "cache")
     out = tmp_path / "blend"
     blended = document("ensemble", str(tmp_path / "skilled"), "--out", str(out))
-    assert blended["cards"] == [json.loads((out / "ensemble.json").read_text())] and blended["submissions"] == []
+    stored = json.loads((out / "ensemble.json").read_text())
+    assert stored.pop("origin")["code"]["source"]
+    assert blended["cards"] == [stored] and blended["submissions"] == []
     replayed = document("replay", str(tmp_path / "skilled"))
     assert replayed["rule"] == "default" and replayed["trials"] == 3 and replayed["pruned"] == []
 
