@@ -7,20 +7,22 @@ from typing import Annotated
 
 import typer
 
-from orchestration.commands.options import Study, tell
+from orchestration.commands.options import OptionalData, Study, tell
 
 
 def report(
     study: Study,
-    data: Annotated[Path | None, typer.Option(help="Data directory, for thumbnails of the worst images.")] = None,
+    data: OptionalData = None,
     out: Annotated[Path | None, typer.Option(help="HTML file to write; STUDY-report.html without it.")] = None,
     compare: Annotated[
-        list[str] | None, typer.Option(help="Study of the same images with other folds; repeat.")
+        list[str] | None,
+        typer.Option(metavar="STUDY2", help="Study of the same images, searched with other folds; repeat."),
     ] = None,
 ) -> None:
-    """Write one self-contained page that tells a study's story.
+    """Write one page that tells a study's story.
 
-    With --data it shows the photographs that the models get wrong.
+    What is best, how sure that is, why the others lost, which images fail. One
+    HTML file that needs no network; with --data it shows the worst photographs.
 
     Example:
     $ biomass report runs/first --data csiro-biomass/ --out report.html
@@ -29,8 +31,6 @@ def report(
     from orchestration.report.make import make_report
     from orchestration.storage import Storage
 
-    if data is not None and not data.is_dir():
-        raise ValueError(f"--data is the folder with the photographs, {data} is none; check the path or leave it out")
     ledger = open_ledger(study)
     path = out or Path(f"{PurePosixPath(ledger.storage.uri).name}-report.html")
     if path.is_dir():

@@ -10,21 +10,9 @@ import numpy as np
 from biomass_models.targets import TOTAL
 from ensembles.honest import Estimate
 from orchestration.report.html import Html, join, paragraph, tag
-from orchestration.report.importance import FEW, what_the_best_share
-from orchestration.report.judge import parts
 from orchestration.report.story import Story
-from orchestration.report.words import GAP, NONE, count, duration, listed, number, percent, plus_minus
-
-COLOUR_RIDGE = "colour ridge"
-MOST_FAMILIES = 4
-CLEAR = "more than chance explains"
-SCHEMES = {
-    "date": "folds by date",
-    "random": "random folds",
-    "state": "folds by state",
-    "species": "folds by species",
-    "file": "folds of the user's own",
-}
+from orchestration.report.why import what_fails, why_lost
+from orchestration.report.words import GAP, NONE, SCHEMES, count, duration, listed, number, plus_minus, verdict
 
 
 def answers(story: Story) -> Html:
@@ -32,8 +20,8 @@ def answers(story: Story) -> Html:
     asked = (
         ("What is best?", _best(story)),
         ("How sure is that?", _sure(story)),
-        ("Why did the others lose?", _lost(story)),
-        ("Which images fail?", _failing(story)),
+        ("Why did the others lose?", why_lost(story)),
+        ("Which images fail?", what_fails(story)),
     )
     cards = [tag("div", tag("h2", title), *lines, class_="answer") for title, lines in asked]
     return tag("div", *cards, class_="answers")
@@ -54,16 +42,6 @@ def headline(story: Story) -> str:
 def _alone(story: Story) -> str:
     assert story.best is not None
     return f"The best single model scores {plus_minus(story.scores[story.best.name])}"
-
-
-def verdict(gain: Estimate) -> str:
-    """What a paired difference says, by its size in standard errors."""
-    if np.isnan(gain.se) or gain.se == 0:
-        return "its error is not known"
-    ratio = abs(gain.value) / gain.se
-    if ratio >= 2:
-        return CLEAR
-    return "perhaps chance" if ratio >= 1 else "chance can explain it"
 
 
 def _best(story: Story) -> list[Html]:
@@ -137,102 +115,6 @@ def _interval(estimate: Estimate, story: Story) -> str:
         f"The ± is one standard error, from {count(groups, 'sampling day')}. With other days like these the score "
         f"would lie between {number(estimate.low, 2)} and {number(estimate.high, 2)} (95 %)."
     )
-
-
-def _lost(story: Story) -> list[Html]:
-    evidence = story.evidence
-    lines = [] if story.best is None else [paragraph(text) for text in _families(story) + _settings(story)]
-    ridge = story.scores.get(COLOUR_RIDGE)
-    below = [trial for trial in evidence.of("complete") if ridge and (trial.score or 0.0) < ridge.value]
-    rest = []
-    far = [name for name in evidence.pred if name in story.behind and verdict(story.behind[name]) == CLEAR]
-    worse = [name for name in far if story.behind[name].value < 0]
-    if worse:
-        others = count(len(evidence.pred) - 1, "other trial")
-        rest.append(f"{len(worse)} of {others} are clearly behind (by two standard errors or more)")
-    if below:
-        rest.append(f"{count(len(below), 'trial')} scored below the colour ridge")
-    if pruned := evidence.of("pruned"):
-        rest.append(
-            f"{count(len(pruned), 'trial')} stopped early, clearly worse than the best and of no use to a blend"
-        )
-    if failed := evidence.of("failed"):
-        reason, often = Counter(str((trial.result or {}).get("reason", "")) for trial in failed).most_common(1)[0]
-        shortened = reason if len(reason) < 120 else reason[:117] + "..."
-        rest.append(f"{count(len(failed), 'trial')} failed, {often} of them with “{shortened}”")
-    if rest:
-        lines.append(paragraph("; ".join(rest), "."))
-    return lines or [paragraph("There is nothing to compare.")]
-
-
-def _families(story: Story) -> list[str]:
-    best = story.best
-    assert best is not None
-    texts = []
-    for family in story.evidence.families:
-        if family == best.family:
-            continue
-        own = [trial for trial in story.evidence.ranked if trial.family == family and trial.name in story.behind]
-        if not own:
-            texts.append(f"No {family} trial is complete.")
-            continue
-        behind = story.behind[own[0].name]
-        shown = plus_minus(replace(behind, value=-behind.value))
-        texts.append(f"The best {family} is {shown} behind the best {best.family}: {verdict(behind)}.")
-    return texts[:MOST_FAMILIES]
-
-
-def _settings(story: Story) -> list[str]:
-    best = story.best
-    assert best is not None
-    importance = story.importances[best.family]
-    if not importance.shares:
-        return []
-    name, share = next(iter(importance.shares.items()))
-    trials = [trial for trial in story.evidence.trials if trial.family == best.family]
-    common = what_the_best_share(trials, name)
-    hint = " (a hint: few trials)" if importance.trials < FEW else ""
-    return [f"Within {best.family}, {name} matters most{hint}: {common or f'{percent(share)} of the importance'}."]
-
-
-def _failing(story: Story) -> list[Html]:
-    if story.shown is None:
-        return [paragraph("No trial is complete, so no image has a prediction.")]
-    quadrats, pred_NT = story.evidence.quadrats, story.shown.pred_NT
-    loss_N = story.judge.loss_N(pred_NT)
-    order = np.argsort(-loss_N, kind="stable")
-    worst, top = int(order[0]), order[: max(1, round(len(order) / 20))]
-    held = float(loss_N[top].sum() / loss_N.sum()) if loss_N.any() else 0.0
-    truth, pred = story.judge.truth_NT[worst, TOTAL], pred_NT[worst, TOTAL]
-    lines = [
-        paragraph(
-            f"The worst {count(len(top), 'image')} of {len(order)} hold {percent(held)} of the squared error. Worst: ",
-            tag("code", quadrats["image_id"].iloc[worst]), f", {truth:.0f}{GAP}g measured, {pred:.0f}{GAP}g predicted.",
-        )
-    ]  # fmt: skip
-    days = [day for day in parts(story.judge.truth_NT, pred_NT, quadrats["group"]) if day.images > 2]
-    if days:
-        day = max(days, key=lambda each: each.share)
-        lines.append(
-            paragraph(
-                f"Worst day: {day_name(day.name)}, {percent(day.images / len(order))} of the images and "
-                f"{percent(day.share)} of the squared error."
-            )
-        )
-    heavy = story.judge.truth_NT[:, TOTAL] >= np.quantile(story.judge.truth_NT[:, TOTAL], 0.9)
-    bias = float((pred_NT[heavy, TOTAL] - story.judge.truth_NT[heavy, TOTAL]).mean())
-    limit = float(story.judge.truth_NT[heavy, TOTAL].min())
-    way = "too low" if bias < 0 else "too high"
-    lines.append(
-        paragraph(f"The heaviest tenth (above {limit:.0f}{GAP}g) is predicted {abs(bias):.0f}{GAP}g {way} on average.")
-    )
-    return lines
-
-
-def day_name(group: str) -> str:
-    """`NSW|2015-06-29` as people say it."""
-    state, _, date = group.partition("|")
-    return f"{date} in {state}" if date else group
 
 
 def facts_line(story: Story) -> Html:

@@ -7,14 +7,13 @@ from typing import Any
 
 import altair as alt
 
-from orchestration.report.answers import day_name
 from orchestration.report.charts import RAMP, SOFT, data, ink_on, panel, ramp_colour
 from orchestration.report.evidence import Trial
 from orchestration.report.html import Figure, Html, Section
 from orchestration.report.judge import Part, parts
 from orchestration.report.scheme_gap import gap_blocks
 from orchestration.report.story import Story
-from orchestration.report.words import count, number, percent
+from orchestration.report.words import count, day_name, number, percent
 
 MOST_TRIALS = 40  # rows of the heat map
 MOST_DAYS = 45

@@ -80,7 +80,7 @@ def facts(story: Story) -> list[tuple[str, str]]:
         ("scale of the search", str(settings["scale"])),
         ("seed", str(settings["seed"])),
         ("work", f"{count(len(evidence.trials), 'trial')}, {count(folds, 'fold')} trained"),
-        ("search time", duration(story.clock.seconds) + ", time without work left out" if story.work else ""),
+        ("search time", duration(story.clock.seconds) + ", pauses left out" if story.work else ""),
         ("time of all folds", duration(sum(float(result.get("seconds", 0.0)) for result in results))),
         ("GPU hours", number(gpu_hours, 2) if gpu_hours else "0 (processors only)"),
         ("machines", f"{count(len(hosts), 'machine')}: {', '.join(hosts[:8])}" if hosts else ""),

@@ -10,12 +10,11 @@ from typing import Any
 
 import altair as alt
 
-from orchestration.report.answers import SCHEMES
 from orchestration.report.charts import colour, data, panel
 from orchestration.report.evidence import Evidence, Trial
 from orchestration.report.html import Figure, Html, paragraph, tag
 from orchestration.report.story import Story
-from orchestration.report.words import count, number
+from orchestration.report.words import SCHEMES, count, number
 
 MOST_PAIRS = 30
 

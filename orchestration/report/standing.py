@@ -8,11 +8,10 @@ from typing import Any
 import altair as alt
 
 from ensembles.honest import Estimate
-from orchestration.report.answers import CLEAR, verdict
 from orchestration.report.charts import SOFT, data, panel
 from orchestration.report.html import Cell, Column, Figure, Html, Section, Table, tag
 from orchestration.report.story import Story
-from orchestration.report.words import NONE, count, duration, number, plus_minus
+from orchestration.report.words import CLEAR, NONE, count, duration, number, plus_minus, verdict
 
 MOST_ROWS = 200  # trials in the table
 KINDS = ("blend", "trial", "reference")

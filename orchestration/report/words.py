@@ -12,6 +12,15 @@ GAP = "\u00a0"  # a space that no line ends at
 NONE = "–"  # where there is no number
 SHORT = {name: name.removeprefix("Dry_").removesuffix("_g").lower() for name in TARGETS} | {"GDM_g": "green + clover"}
 
+CLEAR = "more than chance explains"  # a difference of two standard errors or more
+SCHEMES = {
+    "date": "folds by date",
+    "random": "random folds",
+    "state": "folds by state",
+    "species": "folds by species",
+    "file": "folds of the user's own",
+}
+
 
 def number(value: float | None, digits: int = 3, *, sign: bool = False) -> str:
     """A plain decimal number; a dash for None and NaN."""
@@ -68,3 +77,19 @@ def listed(items: list[str], most: int = 3) -> str:
     if len(items) > most:
         return f"{', '.join(items[:most])} and {len(items) - most} more"
     return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
+
+
+def verdict(gain: Estimate) -> str:
+    """What a paired difference says, by its size in standard errors."""
+    if math.isnan(gain.se) or gain.se == 0:
+        return "its error is not known"
+    ratio = abs(gain.value) / gain.se
+    if ratio >= 2:
+        return CLEAR
+    return "perhaps chance" if ratio >= 1 else "chance can explain it"
+
+
+def day_name(group: str) -> str:
+    """`NSW|2015-06-29` as people say it."""
+    state, _, date = group.partition("|")
+    return f"{date} in {state}" if date else group

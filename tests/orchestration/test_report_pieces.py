@@ -14,7 +14,6 @@ from told_study import told_study
 
 from biomass_models.targets import TARGETS, weighted_r2_score
 from ensembles.honest import Estimate, paired_bootstrap
-from orchestration.report.answers import CLEAR, verdict
 from orchestration.report.charts import RAMP, ink_on, luminance, ramp_colour
 from orchestration.report.evidence import Evidence, read_evidence
 from orchestration.report.html import Cell, Column, Html, Table, as_html, embed_json, tag
@@ -23,7 +22,18 @@ from orchestration.report.judge import Judge, binned_mean, parts
 from orchestration.report.photographs import Photographs, lit, whole_map
 from orchestration.report.scheme_gap import pairs_of
 from orchestration.report.timeline import Clock, Work, busy_share, lanes_of
-from orchestration.report.words import count, duration, listed, number, percent, plus_minus, setting
+from orchestration.report.words import (
+    CLEAR,
+    SHORT,
+    count,
+    duration,
+    listed,
+    number,
+    percent,
+    plus_minus,
+    setting,
+    verdict,
+)  # fmt: skip
 
 HOSTILE = "</script><img src=x onerror=alert(1)>&\"'"
 
@@ -195,6 +205,4 @@ def test_a_photograph_is_lit_where_the_model_looked() -> None:
 
 
 def test_the_words_of_the_targets_are_plain() -> None:
-    from orchestration.report.words import SHORT
-
     assert list(SHORT) == list(TARGETS) and "gdm" not in "".join(SHORT.values()).lower()
