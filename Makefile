@@ -30,11 +30,16 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# side by side with the usual script first (half an hour), then the rest; figures are ratios within one run
 bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/bench_ensembles.py
 	$(BIN)/python tests/benchmarks/simulate_blending.py
 	$(BIN)/python tests/benchmarks/bench_scheduling.py
+	$(BIN)/python tests/benchmarks/bench_speed.py runs/bench-speed
 	$(BIN)/python tests/benchmarks/bench_heads.py
+	$(BIN)/python tests/benchmarks/bench_prefix.py runs/bench-prefix
+	$(BIN)/python tests/benchmarks/bench_precision.py runs/bench-precision
+	$(BIN)/python tests/benchmarks/bench_folds.py runs/bench-folds
 	$(BIN)/python tests/benchmarks/bench_ledger.py
 	$(BIN)/python tests/benchmarks/bench_scaling.py
 

@@ -57,6 +57,6 @@ def _require_answer(address: str) -> None:
         socket.create_connection((host.removeprefix("ray://").strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
     except OSError as error:
         raise ConnectionError(
-            f"a Ray cluster answers at its address, {address} does not ({error}); give host:port of `ray start --head`, "
-            "or leave --address and RAY_ADDRESS out to embed Ray"
+            f"a Ray cluster answers at its address, {address} does not ({error}); give host:port of `ray start "
+            "--head`, or leave --address and RAY_ADDRESS out to embed Ray"
         ) from None

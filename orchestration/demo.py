@@ -20,6 +20,7 @@ from orchestration.members import FileMembers
 from orchestration.predict import Predictor
 from orchestration.progress import progress_bar
 from orchestration.recipes import Recipe
+from orchestration.report.make import make_report
 from orchestration.search import Resources, start_search
 from orchestration.storage import Storage
 
@@ -32,7 +33,10 @@ def run_demo(
     say: Callable[[str], None],
     made_with: Mapping[str, Any],
 ) -> bool:
-    """Data, search, leaderboard, ensemble, submission, true score. The same call goes on; False when it was stopped."""
+    """Data, search, leaderboard, ensemble, submission, true score, report.
+
+    The same call goes on; False when it was stopped.
+    """
     data_dir, truth_path, study = folder / "data", folder / "truth.csv", folder / "study"
     assert recipe.images is not None
     if not truth_path.exists():  # the last file that the generator writes
@@ -69,4 +73,7 @@ def run_demo(
     score = weighted_r2_score(truth[list(TARGETS)], submitted.loc[truth.index, list(TARGETS)])
     console.print(f"True score on the generated test set ({len(truth)} images of other dates): {score:.4f}")
     console.print(f"Submission, valid: {out}", soft_wrap=True)
+    page = folder / "report.html"
+    page.write_text(make_report(Ledger(Storage(study)), data_dir), encoding="utf-8")
+    console.print(f"Report, for any browser: {page}", soft_wrap=True)
     return True

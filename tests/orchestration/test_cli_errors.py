@@ -56,6 +56,12 @@ NAMES = {
         "'vit_smal_patch14_dinov2'",
         "did you mean vit_small_patch14_dinov2",
     ),
+    "cluster": (
+        ["search", "s", *DATA, *SEARCH, "--address", "127.0.0.1:9"],
+        "a Ray cluster answers at its address",
+        "127.0.0.1:9 does not",
+        "leave --address",
+    ),
     "scheme": (["search", "s", *DATA, "--trials", "1", "--scheme", "dates"], "a fold scheme is", "'dates'", "date?"),
     "scale": (["search", "s", *DATA, "--trials", "1", "--scale", "gpuu"], "a scale is one of", "'gpuu'", "gpu?"),
     "prune": (["search", "s", *DATA, "--trials", "1", "--prune", "strikt"], "a pruning rule", "'strikt'", "strict?"),

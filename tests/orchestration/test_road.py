@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from commands import biomass, environment
+from readme import commands
 
 from biomass_models.pasture import make_pasture
 from orchestration.ledger import Ledger
@@ -19,14 +20,29 @@ from orchestration.storage import Storage
 SEARCH = ["--backbone", "test_vit", "--weights", "random", "--scale", "smoke", "--slots", "2"]
 
 
-@pytest.mark.timeout(280)
-def test_search_to_submission_with_folds_side_by_side(tmp_path: Path, tiny_pasture: Path) -> None:
-    data = str(tiny_pasture)
-    families = ["--family", "baseline", "--family", "probe", "--family", "distilled"]
-    biomass("search", "study", "--data", data, "--recipe", "smoke", "--slots", "2", cwd=tmp_path)
+TINY = {  # what the README's commands are given here besides, and what they say of a real study
+    "search": ["--recipe", "smoke", "--slots", "2"],
+    "ensemble": ["--weights", "random"],
+    "export": ["--weights", "random"],
+}
 
-    ledger = Ledger(Storage(tmp_path / "study"))
-    assert (ledger.study() or {})["made_with"] == {"recipe": "smoke", "overrides": {"slots": 2}}
+
+def typed(words: list[str], trial: str = "", image: str = "") -> list[str]:
+    """A command of the README, without `biomass`, at the size of a test."""
+    tiny = {"60": "6", "TRIAL": trial, "IMAGE": image}
+    return [tiny.get(word, word) for word in words[1:]] + TINY.get(words[1], [])
+
+
+@pytest.mark.timeout(420)
+def test_the_readmes_way_from_search_to_report_with_folds_side_by_side(tmp_path: Path, tiny_pasture: Path) -> None:
+    (tmp_path / "DIR").symlink_to(tiny_pasture)
+    said: dict[str, str] = {}
+    for words in commands("Your own data"):
+        if words[1] != "dashboard":  # runs until Ctrl-C: tests/browser
+            said[words[1]] = biomass(*typed(words), cwd=tmp_path).stdout
+
+    ledger = Ledger(Storage(tmp_path / "STUDY"))
+    assert (ledger.study() or {})["made_with"] == {"recipe": "smoke", "overrides": {"trials": 6, "slots": 2}}
     trials = ledger.trials()
     assert [trial.family for trial in trials] == ["baseline", "probe", "distilled"] * 2
     assert {result["status"] for result in ledger.results().values()} == {"complete"}
@@ -44,28 +60,31 @@ def test_search_to_submission_with_folds_side_by_side(tmp_path: Path, tiny_pastu
         )
     assert overlapping >= 1  # folds of one trial ran at the same time in different processes
 
-    board = biomass("leaderboard", "study", cwd=tmp_path).stdout
+    board, card = said["leaderboard"], said["ensemble"]
+    assert "6 complete" in said["status"]
     assert all(trial.trial_id in board for trial in trials)
     assert all(word in board for word in ("colour ridge", "cannot", "random"))  # notes wrap
-    assert max(map(len, board.splitlines())) <= 80
+    assert "nested" in card and "in sample" in card and max(map(len, (board + card).splitlines())) <= 80
+    assert "valid" in said["submission"] and "report.html" in said["report"]
+    assert (tmp_path / "report.html").stat().st_size < 10e6 and (tmp_path / "bundle" / "predict.py").exists()
+    assert trials[0].trial_id[:4] in said["trace"] or "probe" in said["trace"]
 
     image_id = str(ledger.quadrats()["image_id"].iloc[0])
-    looked = ["explain", "study", trials[2].trial_id, "--image", image_id, "--data", data, "--out", "look.png"]
-    assert "Where it looked" in biomass(*looked, cwd=tmp_path).stdout and (tmp_path / "look.png").stat().st_size > 0
+    (looked,) = [words for words in commands() if words[1] == "explain"]
+    told = biomass(
+        *typed(looked, trials[2].trial_id, image_id), "--out", "look.png", "--weights", "random", cwd=tmp_path
+    )
+    assert "Where it looked" in told.stdout and (tmp_path / "look.png").stat().st_size > 0
 
-    other = biomass("ensemble", "study", "--data", data, "--out", "other.csv", cwd=tmp_path, check=False)
+    other = biomass("ensemble", "STUDY", "--data", "DIR", "--out", "other.csv", cwd=tmp_path, check=False)
     assert other.returncode == 1 and "give the --weights of the search" in other.stderr.replace("\n", " ")
     assert not (tmp_path / "other.csv").exists()
-    card = biomass(
-        "ensemble", "study", "--data", data, "--out", "submission.csv", "--weights", "random", cwd=tmp_path
-    ).stdout
-    assert "nested" in card and "in sample" in card and max(map(len, card.splitlines())) <= 80
-    assert "valid" in biomass("submission", "check", "submission.csv", "--data", data, cwd=tmp_path).stdout
     truth = str(tiny_pasture.parent / "data-truth.csv")
     assert float(biomass("score", "submission.csv", "--truth", truth, cwd=tmp_path).stdout) <= 1
 
     starts = {trial.trial_id: [len(ledger.fold_starts(trial.trial_id, fold)) for fold in range(3)] for trial in trials}
-    again = ["search", "study", "--data", data, *families, "--folds", "3", *SEARCH]  # what the recipe asked for
+    families = ["--family", "baseline", "--family", "probe", "--family", "distilled"]
+    again = ["search", "STUDY", "--data", "DIR", *families, "--folds", "3", *SEARCH]  # what the recipe asked for
     biomass(*again, "--trials", "6", cwd=tmp_path)
     assert starts == {
         trial.trial_id: [len(ledger.fold_starts(trial.trial_id, fold)) for fold in range(3)] for trial in trials
