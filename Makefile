@@ -36,6 +36,7 @@ bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/simulate_blending.py
 	$(BIN)/python tests/benchmarks/bench_scheduling.py
 	$(BIN)/python tests/benchmarks/bench_speed.py runs/bench-speed
+	$(BIN)/python tests/benchmarks/bench_start.py runs/bench-start
 	$(BIN)/python tests/benchmarks/bench_heads.py
 	$(BIN)/python tests/benchmarks/bench_prefix.py runs/bench-prefix
 	$(BIN)/python tests/benchmarks/bench_precision.py runs/bench-precision
