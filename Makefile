@@ -30,7 +30,7 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# side by side with the usual script first (half an hour), then the rest; figures are ratios within one run
+# an hour or two: the blending study, speed side by side with the usual script (half an hour), the rest
 bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/bench_ensembles.py
 	$(BIN)/python tests/benchmarks/simulate_blending.py

@@ -26,8 +26,8 @@ def precision(device: torch.device) -> torch.dtype:
 
 
 def encoding_precision(device: torch.device) -> torch.dtype:
-    """Of a frozen backbone's passes: `precision`, and bfloat16 on a CPU that multiplies it natively (2.5 to 2.9 times
-    as fast). BIOMASS_ENCODING=float32 keeps them in float32 everywhere."""
+    """Of a frozen backbone's passes: `precision`, and bfloat16 on a CPU that multiplies it natively (more
+    than twice as fast: docs/measured.md). BIOMASS_ENCODING=float32 keeps them in float32 everywhere."""
     asked = os.environ.get(ENCODING, "auto")
     if asked not in ("auto", "float32"):
         raise ValueError(f"{ENCODING} must be auto or float32, got {asked!r}")

@@ -37,7 +37,7 @@ def ray_cluster(address: str | None = None, num_cpus: int | None = None) -> Iter
     # Events are written by events.py; Tune's loggers would add a CSV, a JSON and a pickle for each trial.
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     if is_cluster(address):
-        _require_answer(address or os.environ["RAY_ADDRESS"])
+        require_answer(address)
         ray.init(address=address, **quiet)
     else:
         # No dashboard: its agent must answer within seconds or the raylet dies, too much to ask of a small machine.
@@ -48,8 +48,9 @@ def ray_cluster(address: str | None = None, num_cpus: int | None = None) -> Iter
         ray.shutdown()
 
 
-def _require_answer(address: str) -> None:
-    """Raise ConnectionError where nobody listens at host:port: Ray itself would try again for minutes."""
+def require_answer(address: str | None) -> None:
+    """Raise ConnectionError where a cluster is named and nobody listens there: Ray itself would try for minutes."""
+    address = address or os.environ.get("RAY_ADDRESS") or ""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():  # auto, local, or an address of another kind: Ray knows
         return

@@ -155,6 +155,10 @@ def optuna_dashboard(view: LedgerView, host: str, port: int | None) -> Iterator[
     app = optuna_dashboard.wsgi(view)
 
     def read_only(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        # a page of another site may point its own name at this machine: such a request carries that name
+        if host == LOOPBACK and environ.get("HTTP_HOST", LOOPBACK).rsplit(":", 1)[0] not in (LOOPBACK, "localhost"):
+            start_response("403 Forbidden", [("Content-Type", "application/json")])
+            return [b'{"reason": "Open it as 127.0.0.1 or localhost, or give --host."}']
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             start_response("405 Method Not Allowed", [("Content-Type", "application/json")])
             return [b'{"reason": "This view is read from the ledger and cannot be changed."}']

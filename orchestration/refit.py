@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from orchestration.storage import Storage
 from orchestration.study import data_fingerprint
 
 if TYPE_CHECKING:
-    from orchestration.worker import FoldRunner
+    pass
 
 NO_LIMIT = 1e12  # seconds
 
@@ -124,7 +124,8 @@ class Refitter:
             cache_dir=str(cache_dir.expanduser()),
             weights=weights,
         )
-        self._runner: FoldRunner = FoldRunner(context)
+        # networks that were compiled are compiled again: they round otherwise
+        self._runners = {compiled: FoldRunner(replace(context, compiles=compiled)) for compiled in (False, True)}
 
     def folds(self, trial_id: str, folds: Sequence[int]) -> Iterator[FoldAgain]:
         """Each as soon as it is fitted, with as many threads as it had."""
@@ -136,8 +137,9 @@ class Refitter:
             for fold in folds:
                 metrics = self._ledger.fold_metrics(trial_id, fold) or {}
                 torch.set_num_threads((metrics.get("environment") or {}).get("threads", before))
-                job = {"kind": "fold", "trial_id": trial_id, "fold": fold}
-                outcome = self._runner.run(job | {"together": "folds_together" in metrics.get("info", {})})
+                info = metrics.get("info", {})
+                job = {"kind": "fold", "trial_id": trial_id, "fold": fold, "together": "folds_together" in info}
+                outcome = self._runners["compiled" in info].run(job)
                 yield self._compare(trial_id, fold, outcome)
         finally:
             torch.set_num_threads(before)

@@ -25,7 +25,7 @@ from biomass_models.table import read_train
 from biomass_models.targets import TARGETS
 from biomass_models.weights import WeightsError, WeightsSource, canonical_name, fingerprint
 from biomass_models.zoo import FAMILIES
-from orchestration.cluster import ON_HEAD, is_cluster, ray_cluster
+from orchestration.cluster import ON_HEAD, is_cluster, ray_cluster, require_answer
 from orchestration.ledger import Ledger
 from orchestration.lock import Heartbeat, study_lock
 from orchestration.pool import Broker, FoldWorker, RayPool, Slots, slots_of
@@ -154,6 +154,7 @@ def run_search(
     made_with: see open_study.
     """
     known_name("a pruning rule", prune, RULES, StudyError)
+    require_answer(resources.address)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     ledger = Ledger(Storage(study))
     spaces = spaces or {family: space_of(family, settings.backbones, settings.scale) for family in settings.families}

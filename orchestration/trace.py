@@ -160,10 +160,9 @@ def _members(written: Written) -> Iterator[MemberTrace]:
         if ref is not None:
             ledger = Ledger(Storage(ref.study))
             try:
-                record = asdict(ledger.trial(ref.trial_id))
-            except LedgerError:
-                record = None
-            result = ledger.result(ref.trial_id)
+                record, result = asdict(ledger.trial(ref.trial_id)), ledger.result(ref.trial_id)
+            except (OSError, ValueError):  # the study is not there any more, or out of reach
+                record, result = None, None
         yield MemberTrace(
             name=name,
             weight=weight,

@@ -23,7 +23,7 @@ from orchestration.commands.options import (
 
 def refit(
     study: Study,
-    trial: Annotated[str, typer.Argument(help="Trial id, as the leaderboard shows it.")],
+    trial: Annotated[str, typer.Argument(metavar="TRIAL", help="Trial id, as the leaderboard shows it.")],
     data: DataOption,
     weights: Weights = "auto",
     cache: Cache = DEFAULT_CACHE,
@@ -51,7 +51,7 @@ def refit(
 
 
 def trace(
-    submission: Annotated[Path, typer.Argument(help="Submission file.")],
+    submission: Annotated[Path, typer.Argument(metavar="FILE", help="Submission file.")],
     study: Annotated[
         list[str] | None, typer.Option(help="Study folder or URI to look in; repeat. Default: those near the file.")
     ] = None,

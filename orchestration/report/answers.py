@@ -9,6 +9,7 @@ import numpy as np
 
 from biomass_models.targets import TOTAL
 from ensembles.honest import Estimate
+from orchestration.leaderboard import REFERENCE_NOTES
 from orchestration.report.html import Html, join, paragraph, tag
 from orchestration.report.story import Story
 from orchestration.report.why import what_fails, why_lost
@@ -75,7 +76,10 @@ def _best(story: Story) -> list[Html]:
         lines.append(paragraph(f"{text}{mean:.0f}{GAP}g."))
     references = sorted(evidence.references, key=lambda name: -story.scores[name].value)
     if references:
-        listing = listed([f"{name} {plus_minus(story.scores[name])}" for name in references], most=4)
+        barred = dict.fromkeys(REFERENCE_NOTES, " (cannot predict new photographs)")
+        listing = listed(
+            [f"{name} {plus_minus(story.scores[name])}{barred.get(name, '')}" for name in references], most=4
+        )
         lines.append(paragraph(tag("a", "Without a network", href="#word-reference"), f": {listing}."))
     return lines or [paragraph("No trial is complete, and no reference was computed.")]
 

@@ -13,7 +13,7 @@ from orchestration.report.html import Figure, Html, Section
 from orchestration.report.judge import Part, parts
 from orchestration.report.scheme_gap import gap_blocks
 from orchestration.report.story import Story
-from orchestration.report.words import count, day_name, number, percent
+from orchestration.report.words import count, day_name, number, percent, short_id
 
 MOST_TRIALS = 40  # rows of the heat map
 MOST_DAYS = 45
@@ -81,7 +81,7 @@ def _heat_map(story: Story) -> Figure | None:
 
 
 def _label(trial: Trial) -> str:
-    return f"{trial.family} {trial.name[:4]}{' (stopped)' if trial.status == 'pruned' else ''}"
+    return f"{trial.family} {short_id(trial.name)}{' (stopped)' if trial.status == 'pruned' else ''}"
 
 
 def _days(story: Story) -> list[Figure | None]:

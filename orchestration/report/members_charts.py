@@ -11,7 +11,7 @@ from orchestration.report.blended import Blend, Step, growth, heaviest, residual
 from orchestration.report.charts import RAMP, SOFT, colour, data, ink_on, legend, panel, ramp_colour, shape
 from orchestration.report.html import Figure
 from orchestration.report.story import Story
-from orchestration.report.words import count, number, percent
+from orchestration.report.words import count, number, percent, short_id
 
 MOST_MAPPED = 20  # members of the correlation map
 MOST_BARS = 30
@@ -25,7 +25,7 @@ def members_figure(story: Story, blend: Blend) -> Figure:
     for name in names:
         trial = story.evidence.by_name.get(name)
         family = trial.family if trial else "other"
-        rows.append({"member": f"{family} {name[:6]}", "weight": card.members[name], "family": family,
+        rows.append({"member": f"{family} {short_id(name)}", "weight": card.members[name], "family": family,
                      "text": percent(card.members[name]), "score": _own_score(story, name)})  # fmt: skip
     base = alt.Chart(data(rows)).encode(
         y=alt.Y("member:N", sort=[row["member"] for row in rows], title=None),
@@ -127,7 +127,7 @@ def alike_figure(story: Story, blend: Blend) -> Figure | None:
     labels = []
     for name in names:
         trial = story.evidence.by_name.get(name)
-        labels.append(f"{trial.family if trial else 'other'} {name[:4]}")
+        labels.append(f"{trial.family if trial else 'other'} {short_id(name)}")
     off = [float(cosine_KK[i, j]) for i in range(len(names)) for j in range(i) if not math.isnan(cosine_KK[i, j])]
     if not off:
         return None

@@ -14,9 +14,13 @@ from orchestration.report.charts import colour, data, panel
 from orchestration.report.evidence import Evidence, Trial
 from orchestration.report.html import Figure, Html, paragraph, tag
 from orchestration.report.story import Story
-from orchestration.report.words import SCHEMES, count, number
+from orchestration.report.words import SCHEMES, count, number, short_id
 
 MOST_PAIRS = 30
+RANDOM = (
+    " Random folds leave photographs of the same day on both sides, so that a model may recognise the day instead of "
+    "reading the sward: what they promise beyond folds by date is lost on new days."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +49,7 @@ def pairs_of(here: Evidence, there: Evidence) -> list[Pair]:
     known = {key_of(trial): trial for trial in there.of("complete")}
     return [
         Pair(
-            name=f"{trial.family} {trial.name[:4]}",
+            name=f"{trial.family} {short_id(trial.name)}",
             family=trial.family,
             here=trial.score or 0.0,
             there=other.score or 0.0,
@@ -121,9 +125,8 @@ def _gap(story: Story, other: Evidence) -> Html | Figure:
     left = f"Shown are the best {MOST_PAIRS} of {len(pairs)}." if len(pairs) > MOST_PAIRS else ""
     return Figure(
         title=f"{there} promise {number(abs(gap))} {way} than {here}, over {count(len(pairs), 'shared setting')}",
-        how="Each line is one configuration, trained and scored under both ways of holding images out. Random folds "
-        "leave photographs of the same day on both sides, so that a model may recognise the day instead of reading "
-        "the sward: what they promise beyond folds by date is lost on new days.",
+        how="Each line is one configuration, trained and scored under both ways of holding images out."
+        + (RANDOM if "random" in (story.evidence.scheme, other.scheme) else ""),
         panels=(panel(alt.layer(line, dots), height=24 * len(rows) + 20),),
         note=left,
     )

@@ -8,10 +8,11 @@ from typing import Any
 import altair as alt
 
 from ensembles.honest import Estimate
+from orchestration.leaderboard import REFERENCE_NOTES
 from orchestration.report.charts import SOFT, data, panel
 from orchestration.report.html import Cell, Column, Figure, Html, Section, Table, tag
 from orchestration.report.story import Story
-from orchestration.report.words import CLEAR, NONE, count, duration, number, plus_minus, verdict
+from orchestration.report.words import CLEAR, NONE, count, duration, number, plus_minus, short_id, verdict
 
 MOST_ROWS = 200  # trials in the table
 KINDS = ("blend", "trial", "reference")
@@ -35,7 +36,7 @@ def _entries(story: Story) -> list[dict[str, Any]]:
     for family in story.evidence.families:
         own = [trial for trial in story.evidence.ranked if trial.family == family and trial.name in story.scores]
         if own:
-            found.append((f"best {family}, {own[0].name[:4]}", story.scores[own[0].name], "trial"))
+            found.append((f"best {family}, {short_id(own[0].name)}", story.scores[own[0].name], "trial"))
     found += [(name, story.scores[name], "reference") for name in story.evidence.references]
     found.sort(key=lambda entry: -entry[1].value)
     return [
@@ -52,8 +53,9 @@ def _entries(story: Story) -> list[dict[str, Any]]:
 
 
 def _finding(story: Story) -> str:
-    """How far the best trial is from what needs no network."""
-    references = sorted(story.evidence.references, key=lambda name: -story.scores[name].value)
+    """How far the best trial is from what needs no network and can predict new photographs."""
+    usable = [name for name in story.evidence.references if name not in REFERENCE_NOTES]
+    references = sorted(usable, key=lambda name: -story.scores[name].value)
     if story.best is None or not references:
         return "Scores with their errors"
     gain = story.judge.gain(story.evidence.pred[story.best.name], story.evidence.references[references[0]])

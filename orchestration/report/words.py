@@ -93,3 +93,8 @@ def day_name(group: str) -> str:
     """`NSW|2015-06-29` as people say it."""
     state, _, date = group.partition("|")
     return f"{date} in {state}" if date else group
+
+
+def short_id(trial_id: str) -> str:
+    """Enough of an id to tell trials apart on an axis: two that look alike would be drawn as one."""
+    return trial_id[:6]

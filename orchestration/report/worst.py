@@ -32,7 +32,7 @@ def worst_images(story: Story, photographs: Photographs) -> Html:
         missing += pixels is None
         table = attention.get(int(quadrats["fold"].iloc[row]))
         looked = None if table is None else whole_map(table, str(quadrats["image_id"].iloc[row]))
-        seen += looked is not None
+        seen += looked is not None and pixels is not None
         cards.append(_card(story, row, rank, loss_N[row] / total, pixels, looked))
     held = percent(float(loss_N[order].sum()) / total)
     low = sum(story.shown.pred_NT[row, TOTAL] < story.judge.truth_NT[row, TOTAL] for row in order)
@@ -52,7 +52,7 @@ def worst_images(story: Story, photographs: Photographs) -> Html:
         notes.append(
             f"Second pictures: bright where {looking.family} {looking.name} looked (its attention over the image)."
         )
-    elif not seen:
+    elif not attention:
         notes.append("No complete trial has stored an attention map.")
     return tag(
         "figure",

@@ -38,9 +38,9 @@ def dashboard(study: Path | str, folder: Path, *options: str) -> Iterator[tuple[
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=env)
     assert process.stdout is not None
     try:
-        line = process.stdout.readline()
-        assert line, (folder / "log").read_text()
-        yield process, json.loads(line)
+        said = "".join(iter(process.stdout.readline, "}\n"))  # it goes on running: the document ends with its brace
+        assert said, (folder / "log").read_text()
+        yield process, json.loads(said + "}")
     finally:
         process.kill()
         process.wait()

@@ -12,6 +12,7 @@ from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
 from told_study import told_study
 
 from orchestration.report.make import make_report
@@ -171,7 +172,8 @@ def test_the_theme_follows_the_system_and_the_button(browser: webdriver.Chrome, 
         axis = "return getComputedStyle(document.querySelector('.role-axis-label text')).fill"
         ink = browser.execute_script(axis)
         system("dark")
-        assert paper() != light and browser.execute_script(axis) != ink
+        WebDriverWait(browser, 10).until(lambda _: paper() != light)  # the page hears of it by an event
+        assert browser.execute_script(axis) != ink
         button = browser.find_element(By.ID, "theme")
         button.click()
         assert "light" in button.text and paper() == light

@@ -154,7 +154,7 @@ def test_pairs_are_the_same_configuration_in_both_studies(tmp_path: Path) -> Non
     there = read_evidence(more)
     pairs = pairs_of(here, there)
     assert {pair.name: (pair.here, pair.there) for pair in pairs} == {
-        f"probe {number}": (_score(here, number), _score(there, number)) for number in ("0000", "0002")
+        f"probe {number}pr": (_score(here, number), _score(there, number)) for number in ("0000", "0002")
     }
 
 

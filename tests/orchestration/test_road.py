@@ -38,6 +38,10 @@ def test_the_readmes_way_from_search_to_report_with_folds_side_by_side(tmp_path:
     (tmp_path / "DIR").symlink_to(tiny_pasture)
     said: dict[str, str] = {}
     for words in commands("Your own data"):
+        if words[1] == "ensemble":  # with other weights than the search had
+            other = biomass("ensemble", "STUDY", "--data", "DIR", "--out", "other.csv", cwd=tmp_path, check=False)
+            assert other.returncode == 1 and "give the --weights of the search" in other.stderr.replace("\n", " ")
+            assert not (tmp_path / "other.csv").exists()
         if words[1] != "dashboard":  # runs until Ctrl-C: tests/browser
             said[words[1]] = biomass(*typed(words), cwd=tmp_path).stdout
 
@@ -76,9 +80,6 @@ def test_the_readmes_way_from_search_to_report_with_folds_side_by_side(tmp_path:
     )
     assert "Where it looked" in told.stdout and (tmp_path / "look.png").stat().st_size > 0
 
-    other = biomass("ensemble", "STUDY", "--data", "DIR", "--out", "other.csv", cwd=tmp_path, check=False)
-    assert other.returncode == 1 and "give the --weights of the search" in other.stderr.replace("\n", " ")
-    assert not (tmp_path / "other.csv").exists()
     truth = str(tiny_pasture.parent / "data-truth.csv")
     assert float(biomass("score", "submission.csv", "--truth", truth, cwd=tmp_path).stdout) <= 1
 
