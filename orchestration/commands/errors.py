@@ -64,6 +64,10 @@ def explained(error: Exception) -> tuple[str, int]:
 
         found = unreachable(error)
         return f"error: Ray must start, answer and stay, got {found.text}; {found.remedy}", BAD_INPUT
+    if isinstance(error, OSError) and where_from == "pyarrow" and error.errno is None:
+        said = " ".join(str(error).split())[:400]
+        remedy = "check bucket, region, credentials and network"
+        return f"error: a study on an object store must be reachable, got: {said}; {remedy}", BAD_INPUT
     if isinstance(error, OSError) or (isinstance(error, ValueError) and where_from in (*PACKAGES, "")):
         return f"error: {error}", BAD_INPUT
     kind = f"{type(error).__module__}.{type(error).__name__}".removeprefix("builtins.")

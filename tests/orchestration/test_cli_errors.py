@@ -84,6 +84,16 @@ def test_a_wrong_name_is_answered_with_rule_got_and_remedy(case: str, folder: Pa
     assert not (folder / "s").exists()
 
 
+def test_an_object_store_out_of_reach_is_named_with_what_to_check(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("ENDPOINT_URL", "http://127.0.0.1:9"), ("ACCESS_KEY_ID", "a"), ("SECRET_ACCESS_KEY", "b")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    text = refused(folder, "status", "s3://bucket/study")
+    assert "must be reachable" in text and "127.0.0.1:9" in text and "check bucket, region, credentials" in text
+
+
 def test_wrong_usage_keeps_its_own_exit_code(folder: Path) -> None:
     result = biomass("search", "s", *DATA, cwd=folder, check=False)
     assert result.returncode == 2 and "--trials N or --hours H" in " ".join(result.stderr.split())
