@@ -17,8 +17,8 @@ from ensembles.choice import SINGLE_BEST, TOP_MEAN, Chosen, rule_named
 from ensembles.gram import ErrorGram
 from ensembles.honest import (
     PREFILTER,
-    NestBy,
     bias_corrected_bootstrap,
+    nest_of,
     nested_all,
     paired_difference,
     score_estimate,
@@ -49,7 +49,7 @@ def fit_blend(
     asked = recipe
     recipe, gains = decided(library, asked, seed=seed) if asked.on_trial else (asked, {})
     gram = library.gram
-    by: NestBy = "fold" if len(np.unique(gram.fold_C)) > 1 else "group"
+    by = nest_of(gram)
     several_groups = len(np.unique(gram.group_C)) > 1
     blender = fit_recipe(library, recipe, seed=seed)
     blend_NT = blender.blend(library.pred_MNT)

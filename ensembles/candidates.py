@@ -15,7 +15,7 @@ from biomass_models.targets import FloatArray, weight_T
 from ensembles.blend import fit_blend
 from ensembles.card import Card
 from ensembles.choice import RULES, rule_named
-from ensembles.honest import NestBy, fit_prefiltered, nested_all, paired_difference
+from ensembles.honest import fit_prefiltered, nest_of, nested_all, paired_difference
 from ensembles.library import Library
 from ensembles.recipe import Recipe
 from ensembles.rules import Rule
@@ -49,7 +49,7 @@ def choose_candidates(
     if count < 1:
         raise ValueError(f"at least one candidate must be asked for, got {count}")
     gram = library.gram
-    by: NestBy = "fold" if len(np.unique(gram.fold_C)) > 1 else "group"
+    by = nest_of(gram)
     if first is not None:
         rules = {**rules, first: rule_named(first)}
     names = list(rules)

@@ -68,6 +68,11 @@ def nests_of(problem: ErrorGram, by: NestBy, *, at_most: int = MOST_NESTS) -> tu
     return (nest_C % at_most).astype(np.int64), tuple(f"{by}s {k + 1}/{at_most}" for k in range(at_most))
 
 
+def nest_of(problem: ErrorGram) -> NestBy:
+    """What a blend is nested over by default: its folds, or its groups where there is one fold only."""
+    return "fold" if len(np.unique(problem.fold_C)) > 1 else "group"
+
+
 def nested(problem: ErrorGram, rule: Rule, by: NestBy = "fold", *, seed: int = 0, prefilter: int = PREFILTER) -> Nested:
     """Score a rule on cells held out from choosing members and fitting weights; by fold or by group."""
     return nested_all(problem, [rule], by, seed=seed, prefilter=prefilter)[0]

@@ -19,7 +19,7 @@ import pandas as pd
 from biomass_models.folds import fold_hash
 from biomass_models.targets import TARGETS, weighted_r2_score
 from biomass_models.weights import WeightsSource
-from orchestration.ledger import Ledger, LedgerError, TrialRecord
+from orchestration.ledger import Ledger, LedgerError, TrialRecord, folds_of
 from orchestration.refit import Refitter, same_rows
 from orchestration.seeds import derive_seed
 from orchestration.study import trial_id
@@ -99,7 +99,7 @@ def refit(
 def _trial(ledger: Ledger, record: TrialRecord, quadrats: pd.DataFrame, found: Audit) -> Iterator[str]:
     name, result = record.trial_id, ledger.result(record.trial_id)
     folds = {}
-    for fold in sorted(int(fold) for fold in quadrats["fold"].unique()):
+    for fold in folds_of(quadrats):
         starts = ledger.fold_starts(name, fold)
         found.restarts += max(0, len(starts) - 1)
         metrics = ledger.fold_metrics(name, fold)

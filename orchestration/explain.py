@@ -22,7 +22,7 @@ from biomass_models.table import read_test
 from biomass_models.targets import TARGETS, FloatArray
 from biomass_models.weights import WeightsSource
 from biomass_models.zoo import FAMILIES
-from orchestration.ledger import Ledger, LedgerError, TrialRef
+from orchestration.ledger import Ledger, LedgerError, TrialRef, folds_of
 from orchestration.predict import check_weights
 
 PANEL = 900  # px, width of one panel of the picture
@@ -101,7 +101,7 @@ def explain(
         raise LedgerError(f"an image is one of train.csv or test.csv, got {image_id!r}{hint}")
     check_weights(TrialRef(ledger.storage.uri, trial_id), weights)
     inputs = Inputs(ImageSet.from_table(data_dir, asked), cache_dir=cache_dir, weights=weights)
-    folds = sorted(int(fold) for fold in quadrats["fold"].unique())
+    folds = folds_of(quadrats)
     models = [load_tensors(ledger.fold_model(trial_id, fold)) for fold in folds]
     looks = [_looks(family.attention(config, model, inputs)) for model in models] if family.attention else []
     return Explanation(

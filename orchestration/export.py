@@ -20,7 +20,7 @@ from typing import Any
 from biomass_models.weights import WeightsSource, canonical_name, find_weights, published_at
 from ensembles.card import Card
 from orchestration.bundle import FORMAT, MARKER, WEIGHTS
-from orchestration.ledger import Ledger, LedgerError, TrialRef, open_ledger
+from orchestration.ledger import Ledger, LedgerError, TrialRef, folds_of, open_ledger
 from orchestration.predict import check_weights
 from orchestration.storage import Storage
 from orchestration.wheel import project_wheel
@@ -74,7 +74,7 @@ def export_bundle(
         ref = refs[member]
         source = Ledger(Storage(ref.study))
         record = source.trial(ref.trial_id)
-        folds = sorted(int(fold) for fold in source.quadrats()["fold"].unique())
+        folds = folds_of(source.quadrats())
         paths = [f"members/{number:02d}-{ref.trial_id}/fold-{fold}.safetensors" for fold in folds]
         for path, fold in zip(paths, folds, strict=True):
             put(path, source.fold_model(ref.trial_id, fold))

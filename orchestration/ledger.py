@@ -367,6 +367,11 @@ def _frame(content: bytes) -> pd.DataFrame:
     return pq.read_table(pa.BufferReader(content)).to_pandas()
 
 
+def folds_of(quadrats: pd.DataFrame) -> list[int]:
+    """The folds of a quadrats table, ascending, as plain numbers."""
+    return sorted(int(fold) for fold in quadrats["fold"].unique())
+
+
 def open_ledger(study: str) -> Ledger:
     """The ledger of an existing study; LedgerError says what to do when there is none."""
     ledger = Ledger(Storage(study))

@@ -15,7 +15,7 @@ from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy  # what a storage returns; it has no public name
 from optuna.trial import FrozenTrial, TrialState
 
-from orchestration.ledger import Ledger, TrialRecord, told_score
+from orchestration.ledger import Ledger, TrialRecord, folds_of, told_score
 from orchestration.lock import is_alive, read_owner
 from orchestration.read_only_storage import ReadOnlyStorage
 from search_spaces.spaces import SPACES, space_of
@@ -31,7 +31,7 @@ class LedgerView(ReadOnlyStorage):
         """ledger: of an existing study, which is read once as a whole."""
         self._ledger, self._study = ledger, ledger.study() or {}
         settings = self._study["settings"]
-        self.folds = sorted(int(fold) for fold in ledger.quadrats()["fold"].unique())
+        self.folds = folds_of(ledger.quadrats())
         self._spaces = {
             family: space_of(family, tuple(settings["backbones"]), settings["scale"])
             for family in settings["families"]

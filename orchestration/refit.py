@@ -21,7 +21,7 @@ from biomass_models.table import read_train
 from biomass_models.targets import TARGETS
 from biomass_models.weights import WeightsSource, fingerprint
 from orchestration.environment import differences, environment
-from orchestration.ledger import Ledger, LedgerError, TrialRecord
+from orchestration.ledger import Ledger, LedgerError, TrialRecord, folds_of
 from orchestration.storage import Storage
 from orchestration.study import data_fingerprint
 
@@ -172,7 +172,7 @@ def _masses(frame: pd.DataFrame) -> np.ndarray:
 
 
 def _folds(ledger: Ledger) -> list[int]:
-    return sorted(int(fold) for fold in ledger.quadrats()["fold"].unique())
+    return folds_of(ledger.quadrats())
 
 
 def _data(ledger: Ledger, data_dir: Path) -> Iterator[str]:

@@ -18,7 +18,7 @@ from biomass_models.targets import TARGETS
 from ensembles.choice import rule_named
 from ensembles.honest import nested
 from ensembles.library import library_from_frames
-from orchestration.ledger import Ledger, LedgerError
+from orchestration.ledger import Ledger, LedgerError, folds_of
 from orchestration.pruning import RULES, Decision, PruneRule, spared
 from orchestration.standing import Standing
 from orchestration.trial import fold_order
@@ -62,7 +62,7 @@ def replay(ledger: Ledger, rule_name: str, say: Callable[[str], None]) -> Replay
     if len(complete) < 2:
         raise LedgerError(f"a replay needs at least 2 complete trials, {ledger.storage.uri} has {len(complete)}")
     quadrats = ledger.quadrats()
-    folds = sorted(int(fold) for fold in quadrats["fold"].unique())
+    folds = folds_of(quadrats)
     frames = {record.trial_id: ledger.oof(record.trial_id) for record in complete}
     scores = {name: float(results[name]["score"]) for name in frames}
     run = _Run(rule, ledger, results)

@@ -21,7 +21,7 @@ from biomass_models.interrupt import StopRequested, check_stop
 from biomass_models.targets import TARGETS, FloatArray
 from biomass_models.weights import WeightsSource
 from biomass_models.zoo import FAMILIES
-from orchestration.ledger import Ledger
+from orchestration.ledger import Ledger, folds_of
 from orchestration.storage import Storage
 
 SHARD_IMAGES = 48  # one worker's piece; decoded at full scale they take 300 MB
@@ -76,7 +76,7 @@ def predict_shard(
         if ledger.member_shard(ensemble, trial_id, span) is not None:
             continue
         record = ledger.trial(trial_id)
-        folds = sorted(int(fold) for fold in ledger.quadrats()["fold"].unique())
+        folds = folds_of(ledger.quadrats())
         try:
             models = (ledger.fold_model(trial_id, fold) for fold in folds)
             pred_NT = mean_prediction(record.family, record.config, models, inputs, flips=flips)

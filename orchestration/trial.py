@@ -10,7 +10,7 @@ import pandas as pd
 from biomass_models.configs import config_from_params
 from biomass_models.targets import TARGETS, weighted_r2_score
 from orchestration.events import write_events
-from orchestration.ledger import Ledger, TrialRecord
+from orchestration.ledger import Ledger, TrialRecord, folds_of
 from orchestration.pool import PILOT, UNDER_WAY, Job, Outcome, Pool, Priority
 from orchestration.pruning import Decision, PruneRule
 from orchestration.standing import Standing
@@ -79,7 +79,7 @@ class _Trial:
         record = ledger.trial(trial_id)
         self._together = together and _trains_together(record)
         self._rule = None if record.spared or self._together else rule
-        folds = sorted(int(fold) for fold in standing.quadrats["fold"].unique())
+        folds = folds_of(standing.quadrats)
         self._order = fold_order(record.number, folds)
         self._metrics: dict[int, dict[str, Any]] = {}
         self._decisions: list[Decision] = []

@@ -26,7 +26,7 @@ from biomass_models.weights import WeightsSource
 from biomass_models.zoo import FAMILIES
 from orchestration.budget import Meter
 from orchestration.environment import environment
-from orchestration.ledger import Ledger, TrialRecord
+from orchestration.ledger import Ledger, TrialRecord, folds_of
 from orchestration.seeds import derive_seed
 from orchestration.shards import predict_out_of_fold, predict_shard, shard_inputs
 from orchestration.storage import Storage
@@ -91,7 +91,7 @@ class FoldRunner:
         check_stop(should_stop, f"fold {fold} had not begun")
         record, quadrats = self._ledger.trial(trial_id), self._train_table()
         # always all of them: what else is in a batch may change the rounding, and a resumed trial must not differ
-        folds = sorted(int(fold) for fold in quadrats["fold"].unique()) if together else [fold]
+        folds = folds_of(quadrats) if together else [fold]
         missing = [own for own in folds if self._ledger.fold_metrics(trial_id, own) is None]
         for own in missing:
             self._ledger.note_fold_start(trial_id, own)

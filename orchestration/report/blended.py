@@ -15,7 +15,7 @@ from biomass_models.targets import FloatArray
 from ensembles.blend import fit_blend
 from ensembles.card import Card
 from ensembles.choice import rule_named
-from ensembles.honest import nested_all
+from ensembles.honest import nest_of, nested_all
 from ensembles.library import Library, LibraryError, library_from_arrays
 from ensembles.recipe import Recipe, honest_rows
 from ensembles.rules import Greedy, Rule, TopMean
@@ -105,8 +105,8 @@ def growth(library: Library, seed: int) -> list[Step]:
     means: list[tuple[str, int, Rule]] = [("mean of the best", size, TopMean(size)) for size in sizes]
     picks: list[tuple[str, int, Rule]] = [("greedy picks", size, Greedy(size)) for size in GROWTH]
     chosen = means + (picks if len(library.names) > 1 else [])
-    by = "fold" if len(np.unique(gram.fold_C)) > 1 else "group"
-    scored = nested_all(gram, [rule for _, _, rule in chosen], by, seed=seed)  # type: ignore[arg-type]
+    by = nest_of(gram)
+    scored = nested_all(gram, [rule for _, _, rule in chosen], by, seed=seed)
     return [
         Step(
             rule=label,

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from biomass_models.targets import TARGETS, FloatArray
-from orchestration.ledger import Ledger, LedgerError, TrialRecord
+from orchestration.ledger import Ledger, LedgerError, TrialRecord, folds_of
 
 MOST_MEMBERS = 300  # complete trials whose predictions are read, the best ones
 MOST_TIMED = 400  # trials whose folds are read one by one, the latest ones
@@ -95,7 +95,7 @@ class Evidence:
 
     @property
     def folds(self) -> list[int]:
-        return sorted(int(fold) for fold in self.quadrats["fold"].unique())
+        return folds_of(self.quadrats)
 
     @property
     def families(self) -> list[str]:
@@ -130,7 +130,7 @@ def read_evidence(ledger: Ledger) -> Evidence:
     if study is None:
         raise LedgerError(f"there is no study in {ledger.storage.uri}; check the path, or run `biomass search` first")
     quadrats, records, results = ledger.quadrats(), ledger.trials(), ledger.results()
-    folds = sorted(int(fold) for fold in quadrats["fold"].unique())
+    folds = folds_of(quadrats)
     timed = {record.trial_id for record in records[-MOST_TIMED:]}
     trials = tuple(
         Trial(

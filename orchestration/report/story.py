@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
-
 from biomass_models.targets import FloatArray
 from ensembles.choice import SINGLE_BEST
-from ensembles.honest import Estimate, nested_all, score_estimate
+from ensembles.honest import Estimate, nest_of, nested_all, score_estimate
 from orchestration.ledger import Ledger, LedgerError
 from orchestration.report.blended import Blend, Stored, blend_of
 from orchestration.report.evidence import Evidence, Trial, read_evidence
@@ -101,6 +99,6 @@ def _untimed(evidence: Evidence) -> list[tuple[float, float]]:
 def _single(blend: Blend) -> Estimate:
     """The best trial as a rule of its own: nested like the blend, so that the two can be compared."""
     gram = blend.library.gram
-    by = "fold" if len(np.unique(gram.fold_C)) > 1 else "group"
-    (nested,) = nested_all(gram, [SINGLE_BEST], by, seed=blend.card.seed)  # type: ignore[arg-type]
+    by = nest_of(gram)
+    (nested,) = nested_all(gram, [SINGLE_BEST], by, seed=blend.card.seed)
     return score_estimate(gram, nested.loss_C, seed=blend.card.seed)
