@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from biomass_models.pasture import make_pasture
 from biomass_models.table import read_masses
 from biomass_models.targets import TARGETS, weighted_r2_score
 from biomass_models.weights import WeightsSource
+from ensembles.card import Card
 from ensembles.card_page import render_card
 from orchestration.blending import BlendOptions, run_ensemble
 from orchestration.leaderboard import leaderboard, render_leaderboard
@@ -25,6 +27,17 @@ from orchestration.search import Resources, start_search
 from orchestration.storage import Storage
 
 
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """What a demo leaves. Scores are weighted R2 of the blend."""
+
+    study: Path
+    nested_score: float
+    true_score: float  # on the generated test set
+    submission: Path
+    report: Path
+
+
 def run_demo(
     folder: Path,
     recipe: Recipe,
@@ -32,10 +45,10 @@ def run_demo(
     console: Console,
     say: Callable[[str], None],
     made_with: Mapping[str, Any],
-) -> bool:
+) -> Demo | None:
     """Data, search, leaderboard, ensemble, submission, true score, report.
 
-    The same call goes on; False when it was stopped.
+    The same call goes on; None when it was stopped.
     """
     data_dir, truth_path, study = folder / "data", folder / "truth.csv", folder / "study"
     assert recipe.images is not None
@@ -55,9 +68,14 @@ def run_demo(
     if not start_search(
         str(study), data_dir, recipe, weights=weights, resources=resources, say=say, made_with=made_with
     ):
-        return False
+        return None
     console.print(render_leaderboard(leaderboard(Ledger(Storage(study))), top=10))
-    out = folder / "submission.csv"
+    out, cards = folder / "submission.csv", list[Card]()
+
+    def show(card: Card) -> None:
+        cards.append(card)
+        console.print(render_card(card))
+
     run_ensemble(
         [str(study)],
         FileMembers(),
@@ -67,7 +85,7 @@ def run_demo(
         seed=recipe.seed,
         open_predictor=lambda directory: Predictor(directory, resources=resources, weights=weights),
         say=say,
-        show=lambda card: console.print(render_card(card)),
+        show=show,
     )
     truth, submitted = read_masses(truth_path), read_masses(out)
     score = weighted_r2_score(truth[list(TARGETS)], submitted.loc[truth.index, list(TARGETS)])
@@ -76,4 +94,4 @@ def run_demo(
     page = folder / "report.html"
     page.write_text(make_report(Ledger(Storage(study)), data_dir), encoding="utf-8")
     console.print(f"Report, for any browser: {page}", soft_wrap=True)
-    return True
+    return Demo(study=study, nested_score=cards[0].nested_score, true_score=score, submission=out, report=page)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from orchestration.commands import complete
 from orchestration.commands.options import (
@@ -30,11 +31,12 @@ def demo(
     ] = "demo",
     seed: Annotated[int | None, typer.Option(min=0, help="Of pasture, folds and search.", show_default="0")] = None,
     cache: Cache = DEFAULT_CACHE,
+    as_json: Json = False,
 ) -> None:
     """The whole way on a generated pasture, in minutes.
 
-    Data, search, leaderboard, ensemble, submission and its true score. The same
-    command goes on where it was stopped.
+    Data, search, leaderboard, ensemble, submission, its true score and a report.
+    The same command goes on where it was stopped.
 
     Example:
     $ biomass demo
@@ -46,8 +48,12 @@ def demo(
         raise ValueError(f"a demo draws its own photographs, the recipe {recipe} is for real ones; use demo or smoke")
     from orchestration.demo import run_demo
 
-    if not run_demo(folder, asked, resources_of(cache, None, **asked.resources()), out_console, say, made_with):
+    console = Console(quiet=True) if as_json else out_console
+    done = run_demo(folder, asked, resources_of(cache, None, **asked.resources()), console, say, made_with)
+    if done is None:
         stopped()
+    if as_json:
+        print_json(done)
 
 
 def recipes(

@@ -65,7 +65,7 @@ def test_every_command_has_examples_and_they_are_of_commands_and_options_that_ex
 
 def test_commands_that_print_a_table_or_list_have_json() -> None:
     wanted = "data check, doctor, status, leaderboard, audit, replay, explain, ensemble, submission check, score"
-    wanted += ", refit, trace, dashboard"
+    wanted += ", refit, trace, dashboard, demo"
     for words in [*wanted.split(", "), "recipes"]:
         assert any("--json" in parameter.opts for parameter in COMMANDS[tuple(words.split())].params), words
         assert f"| `{words}` |" in (ROOT / "docs" / "commands.md").read_text(), words
