@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +89,14 @@ def test_a_prefix_bank_holds_its_precision_and_nothing_else(world: Any, tmp_path
         replace(spec, outputs=("prefix-1", "global"))
 
 
-def test_a_compiled_network_trains_and_stores_as_it_is(world: Any, tmp_path: Path) -> None:
+def test_a_compiled_network_trains_and_stores_as_it_is(
+    world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """torch.compile changes the rounding of sums and draws dropout masks of its own; the rest is as without it."""
     inputs, quadrats, fold_N = world
     config = replace(BASELINE, dropout=0.0)
+    # the graphs of both passes are captured and run; to have them translated to C++ as well takes half a minute
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     compiling = Inputs(inputs.images, cache_dir=tmp_path, weights=RANDOM, device="cpu", compiles=True)
     plain = FAMILIES["baseline"].fit(config, quadrats, fold_N, 0, inputs, seed=4)
     compiled = FAMILIES["baseline"].fit(config, quadrats, fold_N, 0, compiling, seed=4)

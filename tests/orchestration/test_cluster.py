@@ -152,6 +152,10 @@ def test_a_job_survives_the_death_of_a_worker_node(
     search += ["--backbone", "test_vit", "--weights", "random", "--scale", "smoke"]
     submit = ["submit", "--address", address, "--submission-id", "search", "--no-wait", "--working-dir", ".", "--"]
     submitted = job(environment, *submit, *search)
+    deadline = time.monotonic() + 60
+    while "No available agent" in submitted.stderr and time.monotonic() < deadline:  # Ray: "please try again later"
+        time.sleep(1)
+        submitted = job(environment, *submit, *search)
     assert submitted.returncode == 0, submitted.stdout + submitted.stderr
 
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL"):
