@@ -29,6 +29,7 @@ Produce = Callable[[Sequence[str], int], Iterator[Mapping[str, Array]]]  # (name
 SAVE_EVERY = 2.0  # seconds between two notes of how many rows are done
 SHARD_ROWS = 48  # images that one process takes at a time where several share the work
 WAIT = 0.5  # seconds between two looks at `should_stop` while another process works
+FORMAT = 2  # part of every key: groups of format 1 may hold rows of other photographs (CHANGELOG.md)
 
 
 class CacheError(RuntimeError):
@@ -37,7 +38,7 @@ class CacheError(RuntimeError):
 
 def hash_of(description: Mapping[str, Any]) -> str:
     """16 hex digits of a JSON-able description; the order of its keys does not matter."""
-    text = json.dumps(description, sort_keys=True, separators=(",", ":"))
+    text = json.dumps([FORMAT, description], sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
@@ -141,14 +142,24 @@ def shared_arrays(
             if not _complete(folder, names):  # else another process has joined the shards and removed them
                 raise
         if len(finished) == len(spans):
-            parts = [finished[n] for n in range(len(spans))]
-            cached_arrays(root, description, missing, rows, lambda *_, parts=parts: iter(parts), limit=limit)
+            cached_arrays(root, description, missing, rows, _joined(spans, finished), limit=limit)
         elif not _complete(folder, names):
             check_stop(should_stop, f"waiting for other processes that compute {folder}")
             time.sleep(WAIT)
     for shard in shards:
         shutil.rmtree(root / hash_of(shard), ignore_errors=True)
     return cached_arrays(root, description, names, rows, produce_between(0, rows), limit=limit)
+
+
+def _joined(spans: Sequence[tuple[int, int]], finished: Mapping[int, Mapping[str, Array]]) -> Produce:
+    """The rows of finished shards, from any row on: a join that was interrupted goes on where it stopped."""
+
+    def produce(_names: Sequence[str], first: int) -> Iterator[Mapping[str, Array]]:
+        for number, (start, stop) in enumerate(spans):
+            if stop > first:
+                yield {name: array[max(0, first - start) :] for name, array in finished[number].items()}
+
+    return produce
 
 
 def _take_shards(
@@ -224,6 +235,8 @@ def _compute(
                         )
                     with room(root, needed, limit, keep=folder):
                         arrays = _allocate(part, batch, rows)
+                if done + size > rows:
+                    raise CacheError(f"{folder} needs {rows} rows, row {done} and {size - 1} after it are too many")
                 for name, array in arrays.items():
                     array[done : done + size] = batch[name]
                 done += size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from biomass_models import node_cache
 from biomass_models.cache_limit import cache_bytes
 from biomass_models.node_cache import SHARD_ROWS, CacheError, Produce, cached_arrays, hash_of, shared_arrays
 
@@ -79,6 +81,34 @@ def test_a_process_that_dies_in_a_shard_leaves_it_to_the_others(tmp_path: Path) 
     doomed.join()
     other.join(timeout=60)
     assert other.exitcode == 0
+
+
+def _die_in_the_join(root: str, rows: int, die_after: int) -> None:
+    """Compute all shards of a group, then die once `die_after` of them are joined."""
+    noted, notes = node_cache._save, []
+
+    def save(note: Path, arrays: Any, missing: list[str], done: int) -> None:
+        noted(note, arrays, missing, done)
+        if json.loads((note.parent.parent / "group.json").read_text()) == {"what": "squares"}:
+            notes.append(done)
+            if len(notes) == die_after:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    node_cache.SAVE_EVERY, node_cache._save = -1.0, save  # a note after each shard: a slow disk makes it so
+    shared_arrays(Path(root), {"what": "squares"}, ["square"], rows, _between(f"{root}.log", 0.0))
+
+
+@pytest.mark.parametrize("die_after", [1, 2, 3])
+@pytest.mark.parametrize("rows", [ROWS, 4 * SHARD_ROWS])
+def test_a_process_that_dies_in_the_join_leaves_no_wrong_row(tmp_path: Path, rows: int, die_after: int) -> None:
+    cache = tmp_path / "cache"
+    doomed = SPAWN.Process(target=_die_in_the_join, args=(str(cache), rows, die_after))
+    doomed.start()
+    doomed.join()
+    assert doomed.exitcode == -signal.SIGKILL
+    between = _between(str(tmp_path / "again"), 0.0)
+    square = shared_arrays(cache, {"what": "squares"}, ["square"], rows, between)["square"]
+    assert np.array_equal(square[:, 0], np.arange(rows) ** 2)
 
 
 def test_progress_counts_all_rows(tmp_path: Path) -> None:
