@@ -38,12 +38,16 @@ def spans(images: int) -> list[tuple[int, int]]:
 
 
 def shard_inputs(
-    images: ImageSet, span: tuple[int, int], *, cache_dir: Path, weights: WeightsSource
+    images: ImageSet, span: tuple[int, int], *, cache_dir: Path, weights: WeightsSource, cache_gb: float | None = None
 ) -> tuple[Inputs, DecodeOnce]:
-    """Inputs of one shard, whose photographs are decoded once; and who counts the decodings."""
+    """Inputs of one shard, whose photographs are decoded once; and who counts the decodings.
+
+    Their features count for the predictions' quota of the store: training banks never make room for them.
+    """
     decoder = DecodeOnce()
     part = images.take(np.arange(*span))
-    return Inputs(part, cache_dir=cache_dir, weights=weights, load=decoder), decoder
+    inputs = Inputs(part, cache_dir=cache_dir, weights=weights, load=decoder, cache_gb=cache_gb, area="prediction")
+    return inputs, decoder
 
 
 def mean_prediction(

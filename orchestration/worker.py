@@ -174,7 +174,11 @@ class FoldRunner:
         if self._test is None:
             self._test = ImageSet.from_table(Path(self._context.data_dir), read_test(Path(self._context.data_dir)))
         inputs, decoder = shard_inputs(
-            self._test, job["span"], cache_dir=Path(self._context.cache_dir), weights=self._context.weights
+            self._test,
+            job["span"],
+            cache_dir=Path(self._context.cache_dir),
+            weights=self._context.weights,
+            cache_gb=self._context.cache_gb,
         )
         done = predict_shard(
             job["members"], job["ensemble"], job["span"], inputs, flips=job["flips"], should_stop=should_stop
