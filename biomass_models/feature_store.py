@@ -177,8 +177,8 @@ class FeatureStore:
         """Raise CacheError when a bank of so many photographs does not fit, or the missing ones do not."""
         if self._limit is not None and row_bytes * photographs > self._limit:
             raise CacheError(
-                f"one bank of features needs {row_bytes * photographs / 1e9:.2f} GB, the cache may hold "
-                f"{self._limit / 1e9:.2f} GB of them; raise --cache-gb"
+                f"one bank of features needs {_size(row_bytes * photographs)}, the cache may hold "
+                f"{_size(self._limit)} of them; raise --cache-gb"
             )
         needed, free = row_bytes * missing, shutil.disk_usage(self.root).free
         if needed > 0.95 * free:
@@ -186,7 +186,7 @@ class FeatureStore:
             free = shutil.disk_usage(self.root).free
         if needed > 0.95 * free:
             raise CacheError(
-                f"features need {needed / 1e9:.1f} GB in {self.root}, got {free / 1e9:.1f} GB free; make room, or "
+                f"features need {_size(needed)} in {self.root}, got {_size(free)} free; make room, or "
                 "choose another cache directory, smaller pictures, fewer copies or a coarser token grid"
             )
 
@@ -363,6 +363,10 @@ class _Span:
 
 def _nbytes(batches: Sequence[Mapping[str, Array]]) -> int:
     return sum(array.nbytes for batch in batches for array in batch.values())
+
+
+def _size(nbytes: float) -> str:
+    return f"{nbytes / 1e9:.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.1f} MB"
 
 
 def damaged_chunks(root: Path, on_progress: OnProgress | None = None) -> Iterator[str]:
