@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 from orchestration.commands import blend, dashboard, data, provenance, report, search, start, study
 from orchestration.commands.errors import DEBUG, run_guarded
 from orchestration.commands.options import stopped
+from orchestration.machine import complete_user
 
 data_app = typer.Typer(name="data", no_args_is_help=True, help="Check, draw and show data directories.")
 data_app.command("check")(data.data_check)
@@ -89,4 +90,5 @@ def main() -> None:
     """Run the command line; what goes wrong becomes one paragraph and an exit code."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal without ± still gets its table
+    complete_user(os.environ)
     run_guarded(lambda: app(prog_name="biomass"))

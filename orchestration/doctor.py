@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 import ray
@@ -16,16 +16,17 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from biomass_models.configs import Config
 from biomass_models.estimate import feature_widths
 from biomass_models.features import FeatureSpec
-from biomass_models.weights import WeightsSource
+from biomass_models.weights import WeightsError, WeightsSource
 from biomass_models.zoo import FAMILIES
-from orchestration.cluster import is_cluster, ray_cluster
+from orchestration.address import is_cluster
+from orchestration.cluster import ray_cluster, slot_limit
+from orchestration.findings import Finding
 from orchestration.node_facts import node_facts
 from orchestration.pool import Slots, slots_of
-from orchestration.search import Resources, gpus_of_a_slot
+from orchestration.search import Resources, available_backbones, gpus_of_a_slot
 from orchestration.storage import Storage
 from search_spaces.spaces import space_of
 
-Verdict = Literal["ok", "warn", "FAIL"]
 SLOT_MEMORY_GB = 2.0  # a worker with torch, one backbone and its banks mapped needs 1 to 1.5 GB
 VISIBLE = (  # what every node must see, how it is well, what to do if not
     (
@@ -36,20 +37,6 @@ VISIBLE = (  # what every node must see, how it is well, what to do if not
     ("data", "visible", "put the photographs at the same path on every node (mount, or image)"),
 )
 ASK_SECONDS = 180.0  # a node that has to start a process and import torch
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One check: what was looked at, what was found, and what to do unless it is well."""
-
-    verdict: Verdict
-    what: str
-    text: str
-    remedy: str = ""
-
-    def __str__(self) -> str:
-        line = f"{self.verdict:4}  {self.what}: {self.text}"
-        return f"{line}\n      -> {self.remedy}" if self.remedy else line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +87,7 @@ def _examine(plan: Plan, resources: Resources, where: str) -> Iterator[Finding]:
     total = ray.cluster_resources()
     gpus = gpus_of_a_slot(resources)
     slots = slots_of(nodes, Slots(cpus=resources.cpus_per_fold, gpus=gpus))
-    slots = min(slots, resources.max_slots or slots)
+    slots = min(slots, slot_limit(resources.max_slots, resources.cpus_per_fold, resources.address) or slots)
     size = f"{len(nodes)} nodes, {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs, {slots} slots"
     if slots:
         yield Finding("ok", "Ray", f"{where}, {size}")
@@ -119,7 +106,7 @@ def _examine(plan: Plan, resources: Resources, where: str) -> Iterator[Finding]:
     yield from judge(facts, {_name(node): node["Resources"] for node in nodes}, resources, gpus)
     if plan.study is not None:
         _clean(plan.study, token)
-    if slots and plan.data_dir is not None and (plan.data_dir / "train.csv").exists():
+    if slots and plan.backbones and plan.data_dir is not None and (plan.data_dir / "train.csv").exists():
         yield from _cost(plan, resources, gpus, slots, facts)
 
 
@@ -286,10 +273,18 @@ def _name(node: Mapping[str, Any]) -> str:
     return f"{node['NodeManagerHostname']}/{node['NodeID'][:6]}"
 
 
-def run_doctor(plan: Plan, resources: Resources, show: Callable[[Finding], None]) -> list[Finding]:
-    """All findings; each is shown as it comes, because a pilot takes its time."""
-    found = []
+def usable_backbones(
+    asked: tuple[str, ...], source: WeightsSource, say: Callable[[str], None], show: Callable[[Finding], None]
+) -> tuple[str, ...]:
+    """Backbones whose weights are here and whole; a finding for what a search would be refused for."""
+    try:
+        return tuple(available_backbones(asked, source, say))
+    except WeightsError as error:
+        show(Finding("FAIL", "weights here", str(error), "the other checks go on without backbones"))
+        return ()
+
+
+def run_doctor(plan: Plan, resources: Resources, show: Callable[[Finding], None]) -> None:
+    """Show all findings, each as it comes, because a pilot takes its time."""
     for finding in examine(plan, resources):
         show(finding)
-        found.append(finding)
-    return found

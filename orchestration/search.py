@@ -25,7 +25,8 @@ from biomass_models.table import read_train
 from biomass_models.targets import TARGETS
 from biomass_models.weights import WeightsError, WeightsSource, canonical_name, fingerprint
 from biomass_models.zoo import FAMILIES
-from orchestration.cluster import ON_HEAD, is_cluster, ray_cluster, require_answer
+from orchestration.address import is_cluster, require_answer
+from orchestration.cluster import ON_HEAD, ray_cluster, slot_limit
 from orchestration.ledger import Ledger
 from orchestration.lock import Heartbeat, study_lock
 from orchestration.pool import Broker, FoldWorker, RayPool, Slots, slots_of
@@ -182,7 +183,7 @@ def run_search(
             say("Each worker refuses folds above --max-fold-seconds by its own estimate; biomass doctor times a pilot")
         else:
             _say_estimates(spaces, settings, ledger, say)
-        with ray_cluster(resources.address):
+        with ray_cluster(resources.address, say=say):
             return _run(ledger, context, proposer, RULES[prune], resources, max_trials, heartbeat, say)
 
 
@@ -206,7 +207,7 @@ def start_broker(context: WorkerContext, resources: Resources, worker_class: typ
     slots = Slots(
         cpus=resources.cpus_per_fold,
         gpus=gpus,
-        most=resources.max_slots,
+        most=slot_limit(resources.max_slots, resources.cpus_per_fold, resources.address),
         grows=is_cluster(resources.address),
         timeout=resources.fold_timeout,
     )

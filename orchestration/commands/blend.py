@@ -17,6 +17,7 @@ from orchestration.commands.options import (
     OptionalData,
     Study,
     Weights,
+    local_cache,
     out_console,
     print_json,
     resources_of,
@@ -144,7 +145,7 @@ def explain(
     from orchestration.ledger import open_ledger
 
     found = explain_image(
-        open_ledger(study), trial, image, data, cache_dir=cache.expanduser(), weights=weights_source(weights)
+        open_ledger(study), trial, image, data, cache_dir=local_cache(cache), weights=weights_source(weights)
     )
     picture = out or Path(Path(f"{image}-{trial}.png").name)
     if not as_json:

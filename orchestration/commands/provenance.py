@@ -14,6 +14,7 @@ from orchestration.commands.options import (
     Json,
     Study,
     Weights,
+    local_cache,
     print_json,
     say,
     tell,
@@ -41,7 +42,7 @@ def refit(
     from orchestration.refit import refit_trial
 
     say(f"Fitting {trial} again")
-    found = refit_trial(open_ledger(study), trial, data, cache_dir=cache, weights=weights_source(weights))
+    found = refit_trial(open_ledger(study), trial, data, cache_dir=local_cache(cache), weights=weights_source(weights))
     if as_json:
         print_json(found.to_json())
     else:

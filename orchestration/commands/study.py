@@ -14,6 +14,7 @@ from orchestration.commands.options import (
     OptionalData,
     Study,
     Weights,
+    local_cache,
     out_console,
     print_json,
     say,
@@ -91,7 +92,7 @@ def audit(
     found = audit_study(ledger)
     if refit and data is not None:
         found.problems += refit_trials(
-            ledger, data, sample=refit, cache_dir=cache, weights=weights_source(weights), say=say
+            ledger, data, sample=refit, cache_dir=local_cache(cache), weights=weights_source(weights), say=say
         )
     if as_json:
         print_json(found.to_json())

@@ -1,0 +1,72 @@
+"""Where a Ray cluster is said to be: --address or RAY_ADDRESS, checked before Ray loads. Standard library only."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+
+from orchestration.ray_dashboard import is_ray_dashboard
+
+ANSWER_SECONDS = 10.0  # a cluster that does not take a connection by then is not there
+NAMED = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[^\s:/@,\[\]]+):(?P<port>\d{1,5})")
+INSTEAD = "give HOST:PORT of `ray start --head`, or leave --address and RAY_ADDRESS out to embed Ray"
+
+
+class AddressError(ConnectionError):
+    """No Ray cluster can be joined at that address; the text says what to give."""
+
+
+def cluster_address(address: str | None) -> str | None:
+    """The address of the cluster that is meant, or None for an embedded Ray."""
+    named = (address or os.environ.get("RAY_ADDRESS") or "").strip()
+    return None if named in ("", "local") else named
+
+
+def is_cluster(address: str | None) -> bool:
+    """Whether Ray is attached to a running cluster, which may grow, rather than embedded."""
+    return cluster_address(address) is not None
+
+
+def require_answer(address: str | None) -> None:
+    """Raise AddressError where what is named is no cluster's address, or nobody listens there.
+
+    Ray itself would try for minutes, or take another server's answer for a network fault.
+    """
+    named = cluster_address(address)
+    if named is None or named == "auto":  # auto: Ray looks for a cluster of this machine
+        return
+    host, port = _host_and_port(named)
+    try:
+        socket.create_connection((host, port), timeout=ANSWER_SECONDS).close()
+    except (OSError, UnicodeError) as error:
+        raise AddressError(f"a Ray cluster answers at its address, {named} does not ({error}); {INSTEAD}") from None
+    if is_ray_dashboard(f"http://{_bracketed(host)}:{port}", seconds=2.0):
+        raise AddressError(_job_server(named, host))
+
+
+def _host_and_port(named: str) -> tuple[str, int]:
+    scheme, _, rest = named.rpartition("://")
+    host = rest.split("/")[0].rpartition(":")[0].strip("[]") or "HOST"
+    if scheme in ("http", "https"):
+        raise AddressError(_job_server(named, host))
+    if scheme == "ray":
+        raise AddressError(
+            f"{named} is the address of Ray Client, which runs no search; {INSTEAD}, or submit the command: "
+            f"ray job submit --address http://{host}:8265 -- ..."
+        )
+    match = NAMED.fullmatch(named)
+    if match is None or not 0 < int(match["port"]) < 65536:
+        raise AddressError(f"the address of a Ray cluster is HOST:PORT, got {named!r}; {INSTEAD}")
+    return match["host"].strip("[]"), int(match["port"])
+
+
+def _job_server(named: str, host: str) -> str:
+    return (
+        f"{named} is the address of the job server; submit the command to it (ray job submit --address "
+        f"{named if '://' in named else 'http://' + named} -- ...), or join the cluster at {host}:6379"
+    )
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
