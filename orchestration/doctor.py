@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -36,6 +38,7 @@ VISIBLE = (  # what every node must see, how it is well, what to do if not
     ),
     ("data", "visible", "put the photographs at the same path on every node (mount, or image)"),
 )
+CLOCK_SECONDS = 10.0  # clocks that differ by more are said to differ
 ASK_SECONDS = 180.0  # a node that has to start a process and import torch
 
 
@@ -150,6 +153,10 @@ def _judge_node(
         if found.startswith("missing"):
             remedy = "put them there, or set BIOMASS_WEIGHTS"
             yield Finding("FAIL", f"weights on {name}", f"{backbone} {found}", remedy)
+        if found.startswith("unusable"):
+            remedy = "put the file there again, and the same command goes on"
+            yield Finding("FAIL", f"weights on {name}", f"{backbone} {found}", remedy)
+    yield from _judge_machine(name, fact, has.get("CPU", 0.0))
     slots = slots_of([{"Alive": True, "Resources": has}], Slots(cpus=resources.cpus_per_fold, gpus=gpus))
     needed = SLOT_MEMORY_GB * max(1, slots)
     memory = f"{fact['free_memory_gb']:.1f} GB free, {slots} slots want about {needed:.0f} GB"
@@ -158,6 +165,22 @@ def _judge_node(
         yield Finding("warn", f"memory of {name}", memory, remedy)
     else:
         yield Finding("ok", f"memory of {name}", memory)
+
+
+def _judge_machine(name: str, fact: Mapping[str, Any], cpus: float) -> Iterator[Finding]:
+    """Findings about what a node's processes may use; nothing where all is well."""
+    if cpus > math.ceil(fact["cores"]):
+        text = f"Ray has {cpus:g} CPUs, a process there may use {fact['cores']:g} cores"
+        yield Finding("warn", f"cores of {name}", text, f"start Ray there with --num-cpus {math.ceil(fact['cores'])}")
+    if fact["cache"]:
+        yield Finding("warn", f"cache of {name}", fact["cache"], "give --cache a folder on a disk of each node")
+    if fact["home"]:
+        yield Finding("warn", f"home of {name}", fact["home"], "it works; set HOME there, or HF_HOME for downloads")
+    if abs(fact["clock_off"]) > CLOCK_SECONDS:
+        text = f"{abs(fact['clock_off']):.0f} s {'ahead of' if fact['clock_off'] > 0 else 'behind'} the clock here"
+        yield Finding(
+            "warn", f"clock of {name}", text, "it works, and times of pages and logs are off; start a time service"
+        )
 
 
 def bank_gb(spec: FeatureSpec, images: int) -> float:
@@ -202,6 +225,7 @@ def _ask(node: Mapping[str, Any], plan: Plan, resources: Resources, token: str) 
     there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
     ask: Any = ray.remote(node_facts)  # type: ignore[arg-type]
     task = ask.options(num_cpus=0, num_gpus=gpus, scheduling_strategy=there, max_retries=0)
+    asked_at = time.time()
     try:
         found: dict[str, Any] = ray.get(
             task.remote(
@@ -219,6 +243,7 @@ def _ask(node: Mapping[str, Any], plan: Plan, resources: Resources, token: str) 
         text = lines[-1] if lines else type(error).__name__
         remedy = "the node must be able to import this project: `ray job submit --working-dir .`, or an image with it"
         return Finding("FAIL", f"node {_name(node)}", f"does not answer: {text}", remedy)
+    found["clock_off"] = found["time"] - min(max(found["time"], asked_at), time.time())  # it ran between the two
     return found
 
 

@@ -30,11 +30,11 @@ def code_version() -> dict[str, Any]:
     changed: whether the files differ from the commit. Both are None for an installed project.
     """
     commit, changed = _git()
-    return {"version": _version(PROJECT), "source": _source(), "commit": commit, "changed": changed}
+    return {"version": _version(PROJECT), "source": project_hash(), "commit": commit, "changed": changed}
 
 
 @functools.cache
-def _source() -> str | None:
+def project_hash() -> str | None:
     """Hash of the project's files; None for code that runs from a wheel, which has no files of its own."""
     files = [item for package in PROJECT_PACKAGES for item in package_files(package).items()]
     digest = hashlib.sha256()
@@ -51,7 +51,7 @@ def environment() -> dict[str, Any]:
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
-        "code": _source(),
+        "code": project_hash(),
         "python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},
         "processor": _processor(),

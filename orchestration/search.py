@@ -23,7 +23,14 @@ from biomass_models.inputs import ImageSet
 from biomass_models.references import colour_ridge, colour_statistics, metadata_trees, per_target_mean
 from biomass_models.table import read_train
 from biomass_models.targets import TARGETS
-from biomass_models.weights import WeightsError, WeightsSource, canonical_name, fingerprint
+from biomass_models.weights import (
+    WeightsError,
+    WeightsFileError,
+    WeightsSource,
+    canonical_name,
+    fingerprint,
+    verify_weights,
+)
 from biomass_models.zoo import FAMILIES
 from orchestration.address import is_cluster, require_answer
 from orchestration.cluster import ON_HEAD, ray_cluster, slot_limit
@@ -75,9 +82,10 @@ def available_backbones(asked: tuple[str, ...], source: WeightsSource, say: Say)
     for name in asked or DEFAULT_BACKBONES:
         canonical = canonical_name(name)
         try:
+            verify_weights(canonical, source)
             found[canonical] = fingerprint(canonical, source)
         except WeightsError as error:
-            if asked:
+            if asked or isinstance(error, WeightsFileError):  # a file that was put there is meant to be used
                 raise
             missing.append(str(error))
     if not found:
