@@ -12,6 +12,7 @@ from biomass_models import weights
 from biomass_models.features import FeatureSpec
 from biomass_models.images import views_for
 from biomass_models.weights import WeightsError, WeightsFileError, WeightsSource
+from orchestration import environment
 from orchestration.doctor import bank_gb, judge, unreachable
 from orchestration.node_facts import node_facts
 from orchestration.search import Resources, available_backbones
@@ -142,4 +143,25 @@ def test_a_node_opens_its_weights_files(
     assert said in facts["weights"][BACKBONE]
     here = {**facts, "gpus_seen": 1, "clock_off": 0.0}
     found = {finding.what: finding for finding in judge({"n0": here}, {"n0": NODE}, RESOURCES, 0.25)}
-    assert len(changed | {plain}) == 5
+    assert found["weights on n0"].verdict == "FAIL" and said in found["weights on n0"].text
+
+
+def test_a_node_hashes_the_whole_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any file of any package: a node that runs other code must be found."""
+    package_files = environment.package_files
+
+    def hash_with(change: str) -> str:
+        files = {name: package_files(name) for name in environment.PROJECT_PACKAGES}
+        if change:
+            files[change.split("/")[0]][change] += b"# changed"
+        environment.project_hash.cache_clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(environment, "package_files", files.__getitem__)
+            found = environment.project_hash()
+        environment.project_hash.cache_clear()
+        return str(found)
+
+    one_each = ("biomass_models/probe.py", "ensembles/rules.py", "orchestration/pool.py", "search_spaces/spaces.py")
+    assert len({hash_with(""), *map(hash_with, one_each)}) == 5
+    facts = node_facts(study=None, data_dir=None, token="t", cache_dir=str(tmp_path), weights=RANDOM, backbones=())
+    assert facts["code"] == environment.project_hash()
