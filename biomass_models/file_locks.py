@@ -11,7 +11,10 @@ import os
 import tempfile
 from pathlib import Path
 
+SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # of this machine alone, and for everybody
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+NO_FOLDER = (*READ_ONLY, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 def lock_problem(folder: Path) -> str:
@@ -41,9 +44,9 @@ def usable_cache(asked: Path) -> tuple[Path, str]:
     except RuntimeError:
         why = "this user has no home directory"
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+        if error.errno not in NO_FOLDER:
             raise
-        if folder.is_dir() and any(folder.iterdir()):
+        if error.errno in READ_ONLY and folder.is_dir() and any(folder.iterdir()):
             return folder, ""
         why = os.strerror(error.errno).lower()
     instead = own_temp_folder("cache")
@@ -51,9 +54,21 @@ def usable_cache(asked: Path) -> tuple[Path, str]:
 
 
 def own_temp_folder(purpose: str) -> Path:
-    """A folder of this user's in the temporary folder, the same for each of its processes; nobody else may enter it."""
-    folder = Path(tempfile.gettempdir()) / f"biomass-{purpose}-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
-        raise PermissionError(errno.EACCES, "the folder belongs to somebody else; name another in TMPDIR", str(folder))
-    return folder
+    """A folder of this user's, the same for each of its processes, which nobody else may enter and has file locks.
+
+    In the temporary folder where that will do. Raises OSError without any.
+    """
+    refused: list[OSError] = []
+    for top in dict.fromkeys((tempfile.gettempdir(), *SHORT_FOLDERS)):
+        folder = Path(top) / f"biomass-{purpose}-{os.getuid()}"
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            if folder.stat().st_uid != os.getuid():
+                raise PermissionError(errno.EACCES, "it belongs to somebody else", str(folder))
+            if why := lock_problem(folder):
+                raise OSError(errno.ENOLCK, why, str(folder))
+        except OSError as error:
+            refused.append(error)
+            continue
+        return folder
+    raise refused[0]

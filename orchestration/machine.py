@@ -17,12 +17,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from biomass_models.file_locks import own_temp_folder
+from biomass_models.file_locks import SHORT_FOLDERS, own_temp_folder
 
 SOCKET_BYTES = 107  # longest path of a unix socket on Linux
 # below the temporary folder: /ray/session_2026-01-02_03-04-05_123456_4194304/sockets/plasma_store.9
 SOCKET_TAIL = 4 + 42 + 8 + 16
-SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 TOKEN_FILE = Path(".ray") / "auth_token"  # Ray's own place, in the home directory
 
 
