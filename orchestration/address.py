@@ -9,6 +9,7 @@ import socket
 from orchestration.ray_dashboard import is_ray_dashboard
 
 ANSWER_SECONDS = 10.0  # a cluster that does not take a connection by then is not there
+SETTINGS = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # HTTP/2's frame without any; its fourth byte is the kind of frame
 NAMED = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[^\s:/@,\[\]]+):(?P<port>\d{1,5})")
 INSTEAD = "give HOST:PORT of `ray start --head`, or leave --address and RAY_ADDRESS out to embed Ray"
 
@@ -38,11 +39,29 @@ def require_answer(address: str | None) -> None:
         return
     host, port = _host_and_port(named)
     try:
-        socket.create_connection((host, port), timeout=ANSWER_SECONDS).close()
+        is_cluster = _speaks_grpc(host, port)
     except (OSError, UnicodeError) as error:
         raise AddressError(f"a Ray cluster answers at its address, {named} does not ({error}); {INSTEAD}") from None
+    if is_cluster:
+        return
     if is_ray_dashboard(f"http://{_bracketed(host)}:{port}", seconds=2.0):
         raise AddressError(_job_server(named, host))
+    raise AddressError(f"a Ray cluster answers at its address, at {named} another program does; {INSTEAD}")
+
+
+def _speaks_grpc(host: str, port: int) -> bool:
+    """Whether a server begins a connection of HTTP/2 as gRPC's do: with its settings. Ray would try for minutes."""
+    with socket.create_connection((host, port), timeout=ANSWER_SECONDS) as connection:
+        if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
+            return True  # nothing is said before both have shown their certificates
+        received = b""
+        try:
+            connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SETTINGS)
+            while len(received) < len(SETTINGS) and (more := connection.recv(100)):
+                received += more
+        except OSError:  # it hung up, or never answered
+            return False
+    return len(received) >= len(SETTINGS) and received[3] == SETTINGS[3]
 
 
 def _host_and_port(named: str) -> tuple[str, int]:

@@ -146,7 +146,7 @@ def _unfit_for_sockets(folder: str) -> str:
         return "is not an absolute path"
     length = len(os.fsencode(folder.rstrip("/")))
     if length + SOCKET_TAIL > SOCKET_BYTES:
-        return f"is {length} letters long, sockets below it take at most {SOCKET_BYTES - SOCKET_TAIL}"
+        return f"is {length} bytes long, sockets below it take at most {SOCKET_BYTES - SOCKET_TAIL}"
     ray = Path(folder, "ray")  # Ray opens what it makes itself to all users, and so must be the one to make it
     return "" if _is_writable(ray if ray.exists() else Path(folder)) else "cannot be written"
 

@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -39,6 +40,6 @@ def is_ray_dashboard(address: str, seconds: float) -> bool:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(f"{address}/api/authentication_mode", timeout=seconds) as response:
             answer = json.loads(response.read(10_000))
-    except (OSError, ValueError):
+    except (OSError, ValueError, HTTPException):  # nobody, or a program that speaks otherwise
         return False
     return isinstance(answer, dict) and "authentication_mode" in answer

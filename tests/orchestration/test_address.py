@@ -13,17 +13,10 @@ from pathlib import Path
 import pytest
 from commands import environment
 
+from orchestration import address
 from orchestration.address import AddressError, cluster_address, is_cluster, require_answer
 
 JOB_SERVER = r"is the address of the job server; submit the command to it \(ray job submit --address "
-
-
-@pytest.fixture
-def listening() -> Iterator[int]:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        server.listen()
-        yield server.getsockname()[1]
 
 
 @pytest.fixture
@@ -92,10 +85,60 @@ def test_nobody_there_is_one_sentence(named: str) -> None:
         require_answer(named)
 
 
-def test_who_listens_is_taken_for_a_cluster_unless_it_is_the_job_server(listening: int, job_server: int) -> None:
+@pytest.mark.parametrize("answer", [None, b"-ERR unknown command\r\n", b"SSH-2.0-OpenSSH_9.9\r\n", b"x", b""])
+def test_another_program_that_listens_there_is_one_sentence(
+    answer: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that says nothing, one that speaks otherwise, one that hangs up."""
+    monkeypatch.setattr(address, "ANSWER_SECONDS", 0.2)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        kept: list[socket.socket] = []
+
+        def serve() -> None:
+            for _ in range(2):  # gRPC is tried, then the job server
+                connection, _ = server.accept()
+                kept.append(connection)
+                if answer is not None:
+                    connection.sendall(answer)
+                    connection.shutdown(socket.SHUT_RDWR)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(AddressError, match=r"at 127.0.0.1:\d+ another program does; give HOST:PORT"):
+            require_answer(f"127.0.0.1:{server.getsockname()[1]}")
+        thread.join()
+        for connection in kept:
+            connection.close()
+
+
+def test_the_job_server_is_known_without_its_http(job_server: int) -> None:
     require_answer("auto")
     with pytest.raises(AddressError, match=JOB_SERVER + rf"http://127.0.0.1:{job_server} "):
         require_answer(f"127.0.0.1:{job_server}")
+
+
+@pytest.mark.parametrize("pieces", [[9], [1, 8], [3, 3, 3], [9, 30]])
+def test_a_server_of_grpc_is_taken_for_a_cluster(pieces: list[int]) -> None:
+    """HTTP/2's first frame, its settings, however the network cuts it (RFC 9113, 3.4 and 6.5)."""
+    frame = bytes((0, 0, 6, 4, 0, 0, 0, 0, 0)) + bytes(30)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                assert connection.recv(100).startswith(b"PRI * HTTP/2.0")
+                for begin, length in zip([0, *pieces], pieces, strict=False):
+                    connection.sendall(frame[begin : begin + length])
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        require_answer(f"127.0.0.1:{server.getsockname()[1]}")
+        thread.join()
 
 
 @pytest.mark.parametrize("command", ["search", "doctor"])

@@ -142,7 +142,7 @@ def test_the_longest_folder_that_fits_fits_and_one_letter_more_does_not(short: s
     assert ray_temp_folder({"RAY_TMPDIR": fits}).folder == f"{fits}/ray"
     found = ray_temp_folder({"RAY_TMPDIR": fits + "y"})
     assert found.folder == f"{short}/ray" and found.spill == fits + "y"
-    assert f"is {LONGEST + 1} letters long" in found.reason and f"at most {LONGEST}" in found.reason
+    assert f"is {LONGEST + 1} bytes long" in found.reason and f"at most {LONGEST}" in found.reason
 
 
 @pytest.mark.parametrize("name", ["RAY_TMPDIR", "TMPDIR"])
