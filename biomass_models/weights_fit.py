@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+TRANSFORMERS = ("embeddings.", "layernorm.", "dinov2.embeddings.", "vit.embeddings.")  # its first names of tensors
 Rename = Callable[[str, list[str]], str]  # (name in the file, timm's names) -> timm's name
 
 
@@ -27,6 +28,7 @@ def fitting_state(
     """
     fitting: list[TensorSet] = []
     unfit: list[tuple[int, str]] = []
+    transformers = False
     for found in tensor_sets(read_checkpoint(path, shapes_only=shapes_only)):
         if any(found.where[: len(outer.where)] == outer.where for outer in fitting):
             continue  # a part of one that fits
@@ -36,10 +38,13 @@ def fitting_state(
             unfit.append((len(model.state_dict()), str(error)))
             continue
         count, problems = _problems(model, state)
+        transformers |= any(name.startswith(TRANSFORMERS) for name in found.tensors)
         if count:
             unfit.append((count, f"got tensors{f' in {found}' if found.where else ''} of another model: {problems}"))
         else:
             fitting.append(TensorSet(found.where, state))
+    if not fitting and transformers:
+        raise CheckpointError("got a file with the names of transformers, not timm's; take timm's own file")
     if not fitting:
         raise CheckpointError(min(unfit)[1] if unfit else "got a file without tensors")
     if shapes_only and len(fitting) > 1:  # whether they are the same takes their numbers

@@ -156,6 +156,13 @@ def test_weights_of_another_architecture_are_refused(wrong: str, suffix: str, tm
     assert "of another model: " in text and any(what in text for what in ("missing", "unknown", "of another shape"))
 
 
+@pytest.mark.parametrize("prefix", ["embeddings", "dinov2.embeddings", "model.vit.embeddings"])
+def test_a_file_of_transformers_is_named(prefix: str, tmp_path: Path) -> None:
+    file = {f"{prefix}.cls_token": torch.zeros(1, 1, 64), "encoder.layer.0.norm1.weight": torch.ones(64)}
+    safetensors.torch.save_file(file, tmp_path / "test_vit.safetensors")
+    assert "got a file with the names of transformers, not timm's; take timm's own file" in refusal(tmp_path)
+
+
 def test_patches_and_positions_of_another_size_are_not_stretched(tmp_path: Path) -> None:
     other_size = timm.create_model("vit_small_patch32_224", num_classes=0).state_dict()
     torch.save(other_size, tmp_path / "vit_small_patch16_224.pth")
