@@ -52,7 +52,7 @@ def ray_cluster(
     close_token_file()
     if is_cluster(address):
         require_answer(address)
-        with _without_uv_hook(keep=UV_HOOK in os.environ):
+        with without_uv_hook(keep=UV_HOOK in os.environ):
             ray.init(address=cluster_address(address), **more)
         try:
             yield
@@ -66,7 +66,7 @@ def ray_cluster(
         say(f"note: this process has {cores.reason}; a slot may be less than a core, its folds take longer")
     if folder.spill is not None:
         more["object_spilling_directory"] = folder.spill
-    with _own_environment(), _without_uv_hook(keep=False):
+    with _own_environment(), without_uv_hook(keep=False):
         # No dashboard: its agent must answer within seconds or the raylet dies, too much to ask of a small machine.
         ray.init(
             address="local",
@@ -124,7 +124,7 @@ def _forget_token() -> None:
 
 
 @contextmanager
-def _without_uv_hook(keep: bool) -> Iterator[None]:
+def without_uv_hook(keep: bool) -> Iterator[None]:
     """Under `uv run` Ray would upload the working directory and run workers by uv: no folder of photographs fits, and
     workers have this environment already.
 

@@ -41,7 +41,7 @@ class LockError(ValueError):
 class Heartbeat:
     """The driver's sign of life. `facts` are published with every beat."""
 
-    def __init__(self, storage: Storage, settles: bool) -> None:
+    def __init__(self, storage: Storage, settles: bool = False) -> None:
         """settles: no kernel lock has decided between drivers that come at the same moment."""
         self._storage, self._settles = storage, settles
         self._token = uuid.uuid4().hex

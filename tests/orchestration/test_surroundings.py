@@ -40,6 +40,30 @@ for _ in range(2):  # each with a token of its own
 """
 
 
+HOOK = """
+from ray._private.worker import _maybe_modify_runtime_env as runtime_env
+from orchestration.cluster import without_uv_hook
+with without_uv_hook(keep=False):
+    print(runtime_env(None, False))
+with without_uv_hook(keep=True):
+    print(sorted(runtime_env(None, False)))  # what Ray would do: this is a child of `uv run`
+print(sorted(runtime_env(None, False)))
+"""
+
+
+@pytest.mark.parametrize("arguments", ["", "--directory .. run", "--with x -m run", "--no-sync --extra demo run"])
+def test_rays_hook_for_uv_run_is_off_while_ray_starts(arguments: str, tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("[project]\nname = 'x'\nversion = '0'\n")
+    (tmp_path / "hook.py").write_text(HOOK)
+    (tmp_path / "run").write_text(f"{sys.executable} hook.py\nexit $?\n")
+    line = f"exec -a uv bash run {arguments}"
+    result = subprocess.run(
+        ["bash", "-c", line], cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True
+    )
+    uploads = "['py_executable', 'working_dir']"
+    assert result.stdout.splitlines() == ["None", uploads, uploads], result.stdout + result.stderr
+
+
 @pytest.mark.timeout(300)
 def test_an_embedded_ray_takes_nothing_from_its_surroundings(tmp_path: Path) -> None:
     """As a child of `uv run`, in a subfolder, on one core, without a home, with settings of some cluster."""
