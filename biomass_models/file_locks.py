@@ -19,13 +19,14 @@ NO_FOLDER = (*READ_ONLY, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.
 
 def lock_problem(folder: Path) -> str:
     """Why files in an existing folder cannot be locked, tried on one of them; "" where they can."""
-    with tempfile.TemporaryFile(dir=folder) as file:
-        try:
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
+    except OSError as error:
+        if error.errno in NO_LOCKS:
             return os.strerror(error.errno).lower()
+        error.filename = str(folder)  # not the name that was tried
+        raise
     return ""
 
 
