@@ -90,5 +90,10 @@ def main() -> None:
     """Run the command line; what goes wrong becomes one paragraph and an exit code."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal without ± still gets its table
+    run_guarded(run_app)
+
+
+def run_app() -> None:
+    """Parse and run, in a process that has a home and a user name."""
     complete_user(os.environ)
-    run_guarded(lambda: app(prog_name="biomass"))
+    app(prog_name="biomass")

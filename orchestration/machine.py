@@ -136,7 +136,7 @@ def ray_temp_folder(environment: Mapping[str, str] | None = None) -> TempFolder:
         refused.append(f"{short} {other}")
     raise MachineError(
         f"Ray needs a folder for its sockets that can be written and has at most {SOCKET_BYTES - SOCKET_TAIL} "
-        f"letters; {'; '.join(refused)}. Name one in RAY_TMPDIR"
+        f"bytes; {'; '.join(refused)}. Name one in RAY_TMPDIR"
     )
 
 
