@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from orchestration.commands import complete
+from orchestration.record import Part
 
 INTERRUPTED = 130
 DEFAULT_CACHE = Path("~/.cache/biomass")
@@ -120,6 +121,8 @@ def print_json(document: Any) -> None:
 
 def plain(value: Any) -> Any:
     """What JSON can hold of a value: numbers of Python, strings, lists and dicts; null for what is not finite."""
+    if isinstance(value, Part):
+        return plain(value.to_json())
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
