@@ -75,9 +75,12 @@ class Refit:
         return {"same": self.same, **asdict(self)}
 
 
-def refit_trial(ledger: Ledger, trial_id: str, data_dir: Path, *, cache_dir: Path, weights: WeightsSource) -> Refit:
+def refit_trial(
+    ledger: Ledger, trial_id: str, data_dir: Path, *, cache_dir: Path | None, weights: WeightsSource
+) -> Refit:
     """Fit all finished folds of a trial again, and compare what it was made with.
 
+    cache_dir: a feature store to take features from; None computes them afresh.
     Raises LedgerError for an unknown trial, one without finished folds, or a data directory without its images;
     DataError for one that cannot be read; WeightsError where the backbone's weights are not here.
     """
@@ -104,7 +107,10 @@ def refit_trial(ledger: Ledger, trial_id: str, data_dir: Path, *, cache_dir: Pat
 class Refitter:
     """Fits folds of a study into an empty folder beside it."""
 
-    def __init__(self, ledger: Ledger, data_dir: Path, folder: Path, cache_dir: Path, weights: WeightsSource) -> None:
+    def __init__(
+        self, ledger: Ledger, data_dir: Path, folder: Path, cache_dir: Path | None, weights: WeightsSource
+    ) -> None:
+        """folder: an empty one; cache_dir: a feature store to take features from, None computes them afresh."""
         from orchestration.worker import FoldRunner, WorkerContext
 
         self._ledger, self._again = ledger, Ledger(Storage(folder))
@@ -115,7 +121,7 @@ class Refitter:
         context = WorkerContext(
             study=str(folder),
             data_dir=str(data_dir.resolve()),
-            cache_dir=str(cache_dir.expanduser()),
+            cache_dir=str(folder / "features" if cache_dir is None else cache_dir.expanduser()),
             weights=weights,
         )
         # networks that were compiled are compiled again: they round otherwise

@@ -59,6 +59,9 @@ Cache = Annotated[
         "--cache", help="Feature cache, on a disk of this node.", envvar="BIOMASS_CACHE", rich_help_panel=SLOTS
     ),
 ]
+CachedFeatures = Annotated[
+    bool, typer.Option("--cached-features", help="Take features from --cache; by default they are computed afresh.")
+]
 CacheGb = Annotated[
     float | None,
     typer.Option(min=0.001, help="Most GB in the cache; the longest unused goes first.", rich_help_panel=SLOTS),
