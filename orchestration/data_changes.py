@@ -53,8 +53,8 @@ def require_same_data(ledger: Ledger, data_dir: Path, here: pd.DataFrame, images
     changes = data_changes(ledger, here, images)
     if changes:
         raise StudyError(
-            f"a study keeps its photographs and labels; in {data_dir} {', '.join(changes)}. Give the data of "
-            f"{ledger.storage.uri}, or start a new study in another folder"
+            f"a study keeps its photographs and labels; in {data_dir} {', '.join(changes)}; give the old data, or "
+            "search in another folder"
         )
     if ledger.photographs() is None:
         ledger.write_photographs(photograph_table(images))

@@ -47,7 +47,7 @@ from orchestration.trial import fail_trial, run_trial
 from orchestration.watch import Watch
 from orchestration.worker import WorkerContext
 from search_spaces.domain import SearchSpace
-from search_spaces.spaces import DEFAULT_BACKBONES
+from search_spaces.spaces import DEFAULT_BACKBONES, known_family
 
 Say = Callable[[str], None]
 MOST_LIVE = 1000  # Tune's own limit of trials under way; the searcher's, which follows the slots, is far below
@@ -184,6 +184,8 @@ def resolve(
     """
     record = ledger.find_study()
     if record is None:
+        for family in asked.families:
+            known_family(family)
         found = available_backbones(asked.backbones, weights, say)
         gpu = asked.scale == "auto" and has_gpu(resources)
         settings = asked.settings(tuple(found), weights=weights.kind, gpu=gpu)

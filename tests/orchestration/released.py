@@ -35,14 +35,14 @@ def go_on(
     trials: int,
     recipe: str | None = "smoke",
     data: Path = DATA,
-    weights: WeightsSource = RANDOM,
+    source: WeightsSource = RANDOM,
     say: Callable[[str], Any] = lambda text: None,
     **typed: Any,
 ) -> Proposer:
     """What `biomass search STUDY --data DIR --recipe smoke --trials N` does before Ray starts."""
     asked, made_with = overridden(recipe, {"trials": trials, **typed})
     resources = Resources(gpus_per_fold=0.0)
-    wanted = resolve(ledger, asked, made_with, weights=weights, resources=resources, say=say)
+    wanted = resolve(ledger, asked, made_with, weights=source, resources=resources, say=say)
     return prepare_search(
         ledger, data, wanted.settings, fingerprints=wanted.fingerprints, max_trials=trials, say=say,
         made_with=made_with,
