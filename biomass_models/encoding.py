@@ -109,7 +109,7 @@ def encode(
                     real = value[: len(changed_BCHW)].cpu().numpy().astype(spec.dtype)
                     if not np.isfinite(real).all():
                         raise BackboneError(
-                            f"features must stay finite, got nan or inf out of {spec.backbone} in {half} as {spec.dtype}; "
+                            f"features must stay finite, got nan or inf of {spec.backbone} in {half}, {spec.dtype}; "
                             "check its weights file, or set BIOMASS_ENCODING=float32"
                         )
                     result.setdefault(array_name(copy, layer, output), []).append(real)
