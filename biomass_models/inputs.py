@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -27,7 +26,7 @@ from biomass_models.features import (
     fitted,
     needed_arrays,
 )
-from biomass_models.images import Load, Stamp, View, file_digest, load_views
+from biomass_models.images import Load, Stamp, View, digest_of, file_digest, load_views
 from biomass_models.interrupt import OnProgress, ShouldStop
 from biomass_models.node_cache import Produce, hash_of, shared_arrays
 from biomass_models.weights import WeightsSource, fingerprint
@@ -53,7 +52,7 @@ class ImageSet:
     @cached_property
     def digest(self) -> str:
         """Hash of all contents in order: part of every cache key."""
-        return hashlib.blake2b("\n".join(self.digests).encode(), digest_size=16).hexdigest()
+        return digest_of(self.digests)
 
     def take(self, row_N: NDArray[np.int64]) -> ImageSet:
         """Some of the images, in the given order."""

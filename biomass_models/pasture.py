@@ -25,6 +25,7 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from biomass_models import pasture_files as files
+from biomass_models.images import load_photograph
 from biomass_models.table import TRAIN_FILE, masses_to_long, read_train
 
 SHEET_PURPOSE = 4
@@ -118,10 +119,8 @@ def contact_sheet(data_dir: Path, out_png: Path, *, images: int = 24, seed: int 
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
     for place, row in enumerate(table.iloc[chosen].to_dict("records")):
         left, top = place % columns * TILE[0], place // columns * (TILE[1] + CAPTION)
-        with Image.open(data_dir / row["image_path"]) as photograph:
-            photograph.draft("RGB", TILE)
-            upright = ImageOps.exif_transpose(photograph).convert("RGB")
-            sheet.paste(ImageOps.fit(upright, (TILE[0] - 4, TILE[1] - 4)), (left + 2, top + 2))
+        upright = load_photograph(data_dir / row["image_path"], *TILE)
+        sheet.paste(ImageOps.fit(upright, (TILE[0] - 4, TILE[1] - 4)), (left + 2, top + 2))
         masses = f"green {row['Dry_Green_g']:.0f}, dead {row['Dry_Dead_g']:.0f}, clover {row['Dry_Clover_g']:.0f} g"
         caption = f"{row['State']} {row['Species'][:30]}: {masses}"
         pen.text((left + 4, top + TILE[1]), caption, fill=(220, 220, 220), font=font)
