@@ -6,6 +6,7 @@ thumbnails, or one of them turned or mirrored, correlate above SAME in the parts
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ SIDE = 16  # px of a thumbnail
 SAME = 0.99  # correlation of two thumbnails above which they show the same; 0.95 of another encoding is rare
 _COARSE, _MAYBE = 8, 0.97  # px and correlation of the first pass, which compares all with all
 _FLATTEST = 2.0  # grey levels of spread below which a picture shows nothing
+_SHAPE = np.log(1.1)  # of width over height, beyond which a photograph counts as of another shape
 _BLOCK = 512  # photographs compared with all others at once
 _GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
 
@@ -73,6 +75,34 @@ def look_at(path: Path) -> Seen:
         remarks.append(("a photograph shows something", got, "look at it; 10 or 12 bits in a file of 16? scale them"))
     thumbnail = np.asarray(small.resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float32)
     return Seen(width=width, height=height, thumbnail=thumbnail, remarks=tuple(remarks))
+
+
+def common_size(paths: Sequence[Path]) -> tuple[int, int] | None:
+    """The most common width and height in px of upright photographs, from their headers; None without photographs."""
+    sizes = Counter(_header_size(path) for path in paths)
+    return sizes.most_common(1)[0][0] if sizes else None
+
+
+def stretched(paths: Sequence[Path], trained_on: tuple[int, int]) -> str | None:
+    """A sentence on photographs of another shape than those trained on: a view makes them that shape."""
+    shape = trained_on[0] / trained_on[1]
+    odd = {}
+    for path in paths:
+        width, height = _header_size(path)
+        if abs(np.log(width / height / shape)) > _SHAPE:
+            odd[path] = f"{width} x {height}"
+    if not odd:
+        return None
+    first, size = next(iter(odd.items()))
+    return (
+        f"{len(odd)} of {len(paths)} photographs have another shape than the {trained_on[0]} x {trained_on[1]} px "
+        f"trained on, such as {first.name} with {size}: they are stretched to it; crop them"
+    )
+
+
+def _header_size(path: Path) -> tuple[int, int]:
+    with open_photograph(path) as image:
+        return upright_size(image)
 
 
 def _least_alpha(image: Image.Image) -> int:

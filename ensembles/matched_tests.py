@@ -214,7 +214,7 @@ def _other_shape(
     total, theirs = test[:, TOTAL], consensus[:, TOTAL]
     then, now = _correlation(own[:, TOTAL], consensus_oof[:, TOTAL]), _correlation(total, theirs)
     # Fisher's z of a correlation has the standard error 1 / sqrt(N - 3)
-    if np.arctanh(then) - np.arctanh(now) > 3 / np.sqrt(len(total) - 3) and now < 0.5:
+    if np.arctanh(then) - np.arctanh(now) > 3 / np.sqrt(len(total) - 3) and now < 0.3:
         order_N = np.argsort(np.asarray(ids, dtype=np.str_), kind="stable")
         undone = np.empty_like(total)
         undone[order_N] = total

@@ -94,6 +94,7 @@ def export_bundle(
     marker = {
         "format": FORMAT,
         "study": ledger.storage.uri,
+        "photographs": (ledger.study() or {}).get("photographs"),
         "ensemble": name,
         "card": card.to_json(),
         "members": members,

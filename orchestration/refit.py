@@ -16,14 +16,13 @@ import numpy as np
 import pandas as pd
 
 from biomass_models.folds import fold_hash
-from biomass_models.inputs import ImageSet
 from biomass_models.table import read_train
 from biomass_models.targets import TARGETS
 from biomass_models.weights import WeightsSource, fingerprint
 from orchestration.environment import differences, environment
 from orchestration.ledger import Ledger, LedgerError, TrialRecord, folds_of
 from orchestration.storage import Storage
-from orchestration.study import data_fingerprint
+from orchestration.study_data import fingerprint_differs
 
 if TYPE_CHECKING:
     pass
@@ -189,13 +188,8 @@ def _data(ledger: Ledger, data_dir: Path) -> Iterator[str]:
         raise LedgerError(f"a refit needs the study's photographs, {data_dir} lacks {missing[0]}; get it back")
     if fold_hash(recorded[["image_id", "fold", "group"]]) != study.get("fold_hash"):
         yield "quadrats.parquet does not hold the folds that study.json names"
-    joined = here.merge(recorded[["image_id", "fold", "group"]], on="image_id", how="left")
-    found = data_fingerprint(joined, ImageSet.from_table(data_dir, here).digest)
-    if found != study.get("data_fingerprint"):
-        labels = here.set_index("image_id").loc[recorded["image_id"], list(TARGETS)].to_numpy()
-        changed = int((labels != recorded[list(TARGETS)].to_numpy()).any(axis=1).sum())
-        what = f"{changed} images have other labels" if changed else "photographs, metadata or their order changed"
-        yield f"data fingerprint {study.get('data_fingerprint')} then, {found} here: {what}"
+    if change := fingerprint_differs(ledger, data_dir, here):
+        yield change
 
 
 def _weights(record: TrialRecord, weights: WeightsSource) -> Iterator[str]:

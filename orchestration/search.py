@@ -20,6 +20,8 @@ from biomass_models.check import require_clean
 from biomass_models.config_rules import known_name
 from biomass_models.folds import assign_folds, fold_hash
 from biomass_models.inputs import ImageSet
+from biomass_models.photographs import common_size
+from biomass_models.problems import grouped
 from biomass_models.references import colour_ridge, colour_statistics, metadata_trees, per_target_mean
 from biomass_models.table import read_train
 from biomass_models.targets import TARGETS
@@ -235,7 +237,7 @@ def _prepare(
 ) -> dict[str, Any]:
     with progress_bar("Checking data") as update:
         warnings = require_clean(data_dir, on_progress=lambda done, total: update(done, total, ""))
-    for warning in warnings:
+    for warning in grouped(warnings):
         say(str(warning))
     quadrats = read_train(data_dir)
     seed = derive_seed(settings.seed, "folds")
@@ -250,6 +252,7 @@ def _prepare(
         fold_hash=fold_hash(folds),
         weights=fingerprints,
         made_with=made_with,
+        photographs=common_size(images.paths),
     )
     if ledger.references() is None:
         ledger.write_references(_references(quadrats, images))

@@ -57,11 +57,13 @@ def open_study(
     fold_hash: str,
     weights: dict[str, str],
     made_with: Mapping[str, Any] | None = None,
+    photographs: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
     """Make the study, or check that it is the same one and return its record.
 
     quadrats: one row an image with labels, metadata, fold and group; weights: fingerprint by backbone.
     made_with: what the command asked for (recipe and overrides); noted in a new study, and never compared.
+    photographs: their most common width and height in px; noted, so that a prediction knows what it was trained on.
     Raises StudyError naming every setting that would change results.
     """
     record: dict[str, Any] = {
@@ -76,6 +78,7 @@ def open_study(
         record["code"] = code_version()
         record["created_at"] = time.time()
         record["made_with"] = dict(made_with or {})
+        record["photographs"] = None if photographs is None else list(photographs)
         ledger.write_study(record, quadrats)
         return record
     asked = {**record["settings"], **{key: record[key] for key in ("data_fingerprint", "fold_hash", "weights")}}

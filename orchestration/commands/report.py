@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from orchestration.commands.options import OptionalData, Study, tell
+from orchestration.commands.options import OptionalData, Study, out_file, say, tell
 
 
 def report(
@@ -30,11 +30,16 @@ def report(
     from orchestration.ledger import open_ledger
     from orchestration.report.make import make_report
     from orchestration.storage import Storage
+    from orchestration.study_data import data_changes
 
     ledger = open_ledger(study)
     path = out or Path(f"{PurePosixPath(ledger.storage.uri).name}-report.html")
     if path.is_dir():
         raise ValueError(f"--out is the HTML file to write, {path} is a folder; give {path / 'report.html'}")
+    out_file(path, ".html")
+    if data is not None:
+        for change in data_changes(ledger, data):
+            say(f"warning: {change}")
     content = make_report(ledger, data, [open_ledger(other) for other in compare or ()]).encode()
     Storage(path.parent).write(path.name, content)
     tell(f"Wrote {path} ({len(content) / 1e6:.1f} MB); it opens in any browser, without network")

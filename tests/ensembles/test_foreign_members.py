@@ -155,7 +155,8 @@ def numbers_as_text(field: Field) -> pd.DataFrame:
 UNDERSTOOD = (
     label_beside_prediction, label_before_wide_prediction, named_labels_beside_plain_predictions,
     only_named_predictions, ids_with_suffix, ids_are_absolute_paths, ids_are_windows_paths, sample_ids_are_paths,
-    paths_only, header_in_capitals, spaces_everywhere, target_names_apart, columns_and_rows_in_another_order, numbers_as_text,
+    paths_only, header_in_capitals, spaces_everywhere, target_names_apart, columns_and_rows_in_another_order,
+    numbers_as_text,
 )  # fmt: skip
 
 
