@@ -22,6 +22,7 @@ ROW = "row"  # column of a frame from read_cells: line in the file, 1-based, the
 _SHOWN = 50
 _LONGEST = 80  # characters of a cell that are shown
 _ALIKE = 3  # so many problems of one kind are shown as one
+_FEW = 3  # so many required columns are listed in a remedy
 _EACH = 2  # up to so many missing columns are reported one by one
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
@@ -231,7 +232,7 @@ def _report_columns(
 ) -> None:
     """Required columns that are missing or there twice; many missing ones are one problem."""
     missing, got = [name for name in required if name not in header], f"the header {shown(','.join(header))}"
-    must = f"the columns must be {','.join(required)}, separated by commas"
+    must = f"the columns must be {','.join(required)}, separated by commas" if len(required) <= _FEW else "add it"
     if len(missing) > _EACH:
         report(1, f"columns {', '.join(missing)} are required", got, "add them; names and commas as here")
     for name in missing if len(missing) <= _EACH else ():

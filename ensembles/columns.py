@@ -155,6 +155,9 @@ def _wide(table: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
 
 def _from_long(table: pd.DataFrame, column: str) -> pd.DataFrame:
     table = _with_sample_id(table)
+    absent = [name for name in TARGETS if name not in table]
+    if _is_wide(table) and absent:
+        raise ValueError(f"a wide table has all targets, got {_listed(table.columns)}; add {_listed(absent)}")
     if not {"sample_id", column} <= set(table.columns):
         raise ValueError(
             f"columns must be image_id,{','.join(TARGETS)} or sample_id,target; got {_listed(table.columns)}"
@@ -187,10 +190,12 @@ def _with_sample_id(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(sample_id=_text_ids(table["image_id"]) + "__" + _text_ids(table["target_name"]))
 
 
+def _is_wide(table: pd.DataFrame) -> bool:
+    """Whether a table without all targets is a wide one nevertheless."""
+    return "sample_id" not in table and any(name in table for name in TARGETS)
+
+
 def _near_miss(table: pd.DataFrame) -> str:
-    present = [name for name in TARGETS if name in table]
-    if present:
-        return f"; add {', '.join(name for name in TARGETS if name not in present)}"
     values = _value_columns(table)
     return f"; rename {values[0]} to target" if "sample_id" in table and len(values) == 1 else ""
 

@@ -28,9 +28,10 @@ def holds_labels(pred_NT: FloatArray, truth_NT: FloatArray, groups: Mapping[str,
     """
     equal_T = [_share_equal(pred_NT[:, target], truth_NT[:, target]) for target in range(len(TARGETS))]
     if labels := [name for name, share in zip(TARGETS, equal_T, strict=True) if share >= _SHARE]:
+        what = "all targets" if len(labels) == len(TARGETS) else ", ".join(labels)
         return (
-            f"too good to be true: {max(equal_T):.0%} of {', '.join(labels)} equal the measured masses; the file holds "
-            "labels there: give the column of predictions"
+            f"too good to be true: {max(equal_T):.0%} of {what} equal the measured masses; they are labels, give the "
+            "predictions"
         )
     for name, group_N in groups.items():
         if aggregated := _means_of_labels(pred_NT, truth_NT, group_N):
