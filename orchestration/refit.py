@@ -22,7 +22,7 @@ from biomass_models.weights import WeightsSource, fingerprint
 from orchestration.environment import differences, environment
 from orchestration.ledger import Ledger, LedgerError, TrialRecord, folds_of
 from orchestration.storage import Storage
-from orchestration.study_data import fingerprint_differs
+from orchestration.study_data import fingerprint_change
 
 if TYPE_CHECKING:
     pass
@@ -188,8 +188,8 @@ def _data(ledger: Ledger, data_dir: Path) -> Iterator[str]:
         raise LedgerError(f"a refit needs the study's photographs, {data_dir} lacks {missing[0]}; get it back")
     if fold_hash(recorded[["image_id", "fold", "group"]]) != study.get("fold_hash"):
         yield "quadrats.parquet does not hold the folds that study.json names"
-    if change := fingerprint_differs(ledger, data_dir, here):
-        yield change
+    if change := fingerprint_change(ledger, data_dir, here):
+        yield f"data fingerprint {change.then} then, {change.here} here: {change.what}"
 
 
 def _weights(record: TrialRecord, weights: WeightsSource) -> Iterator[str]:

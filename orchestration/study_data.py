@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -15,7 +16,15 @@ from orchestration.ledger import Ledger
 from orchestration.study import data_fingerprint
 
 
-def fingerprint_differs(ledger: Ledger, data_dir: Path, here: pd.DataFrame) -> str | None:
+class Changed(NamedTuple):
+    """A data fingerprint that is not the recorded one, and what of the data explains it."""
+
+    then: str
+    here: str
+    what: str
+
+
+def fingerprint_change(ledger: Ledger, data_dir: Path, here: pd.DataFrame) -> Changed | None:
     """What changed since the search in a table that holds the study's images, and in their photographs."""
     recorded, study = ledger.quadrats(), ledger.study() or {}
     joined = here.merge(recorded[["image_id", "fold", "group"]], on="image_id", how="left")
@@ -26,7 +35,7 @@ def fingerprint_differs(ledger: Ledger, data_dir: Path, here: pd.DataFrame) -> s
     labels = here.set_index("image_id").loc[recorded["image_id"], list(TARGETS)].to_numpy()
     changed = int((labels != recorded[list(TARGETS)].to_numpy()).any(axis=1).sum())
     what = f"{changed} images have other labels" if changed else "photographs, metadata or their order changed"
-    return f"data fingerprint {study.get('data_fingerprint')} then, {found} here: {what}"
+    return Changed(str(study.get("data_fingerprint")), found, what)
 
 
 def data_changes(ledger: Ledger, data_dir: Path) -> Iterator[str]:
@@ -47,8 +56,8 @@ def data_changes(ledger: Ledger, data_dir: Path) -> Iterator[str]:
                 f"{data_dir} lacks {len(recorded - known)} of the study's {len(recorded)} images, such as "
                 f"{min(recorded - known)}; give the --data of the search"
             )
-        elif known and (change := fingerprint_differs(ledger, data_dir, here)):
-            yield f"{data_dir} is not as {ledger.storage.uri} was searched: {change}; give the --data of the search"
+        elif known and (change := fingerprint_change(ledger, data_dir, here)):
+            yield f"{data_dir} is not as it was searched: {change.what}; give the --data of the search"
     if trained_on and (data_dir / TEST_FILE).exists():
         paths = [data_dir / str(path) for path in read_test(data_dir)["image_path"]]
         if odd := stretched(paths, (int(trained_on[0]), int(trained_on[1]))):
