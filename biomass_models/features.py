@@ -1,4 +1,4 @@
-"""Features of the frozen backbone: computed once per node, memory-mapped by every fold.
+"""Features of the frozen backbone: computed once per node and photograph, memory-mapped by every fold.
 
 N images, C copies of each (turned, mirrored, jittered), V views, D features, G x G a pooled token grid.
 Arrays are stored per copy, layer and output, so a larger bank only computes the copies that are new:
@@ -30,8 +30,9 @@ from biomass_models import augment, backbones, images, prefix, stamps
 from biomass_models.backbones import Backbone, Tokens
 from biomass_models.config_rules import FLIPS, STAMPS
 from biomass_models.devices import MicroBatch, autocast, encoding_precision, onto, precision
+from biomass_models.feature_store import SPAN_ROWS, Rows
+from biomass_models.hashes import source_hash
 from biomass_models.images import Load, Stamp, View, load_views
-from biomass_models.node_cache import source_hash
 
 CHEAP = ("global", "patch_mean", "patch_std")  # always stored: they cost nothing beside the forward pass
 PIXELS_AT_ONCE = {"cpu": 8 * 224**2, "cuda": 128 * 224**2}  # small batches stay in a CPU core's cache
@@ -88,14 +89,14 @@ class FeatureBank:
     """Arrays of a spec, memory-mapped; `stack` puts what a head needs into memory, once per process."""
 
     spec: FeatureSpec
-    arrays: Mapping[str, NDArray[Any]]  # by array_name
+    arrays: Mapping[str, Rows]  # by array_name
     notes: tuple[str, ...]  # changes of size that the backbone's patches forced
     _stacked: dict[tuple[str, int], Tensor] = field(default_factory=dict)
 
     def stack(self, output: str, *, layer: int = 0) -> Tensor:
         """One output of all copies, float32 on the CPU: [N, C, V, D], or [N, C, V, G*G, D] for a grid."""
         if (output, layer) not in self._stacked:
-            parts = [self.arrays[array_name(copy, layer, output)] for copy in self.spec.copies()]
+            parts = [self.arrays[array_name(copy, layer, output)].read() for copy in self.spec.copies()]
             stacked = np.stack(parts, axis=1).astype(np.float32, copy=False)
             self._stacked[output, layer] = torch.from_numpy(stacked)
         return self._stacked[output, layer]
@@ -112,7 +113,7 @@ class FeatureBank:
         picked = np.empty((len(row_B), *first.shape[1:]), dtype=first.dtype)
         for copy, array in arrays.items():
             chosen = copy_B == copy
-            picked[chosen] = array[row_B[chosen]]
+            picked[chosen] = array.take(row_B[chosen])
         return torch.from_numpy(picked)
 
 
@@ -131,8 +132,8 @@ def decoder_facts() -> dict[str, str]:
     return {"pillow": PIL.__version__, "code": source_hash(images, stamps)}
 
 
-def describe(spec: FeatureSpec, fingerprint: str, image_digest: str, device: torch.device) -> dict[str, Any]:
-    """Description of the group of arrays that a spec belongs to (DESIGN, Feature cache key)."""
+def describe(spec: FeatureSpec, fingerprint: str, device: torch.device) -> dict[str, Any]:
+    """All that changes the numbers of a spec's arrays but the photographs: names their bank (DESIGN, Feature store)."""
     return {
         "kind": "features",
         "backbone": spec.backbone,
@@ -142,8 +143,8 @@ def describe(spec: FeatureSpec, fingerprint: str, image_digest: str, device: tor
         "stamp": spec.stamp,
         "decoder": decoder_facts(),
         "code": source_hash(backbones, augment),
-        "images": image_digest,
         "dtype": spec.dtype,
+        "batch": batch_size(spec.views, device),
         "precision": str(computed_in(spec, device)),
         **({"prefix": source_hash(prefix)} if spec.is_prefix else {}),
     }
@@ -167,30 +168,36 @@ def encode(
     paths: Sequence[Path],
     digests: Sequence[str],
     names: Sequence[str],
-    first: int,
     device: torch.device,
     load: Load = load_views,
 ) -> Iterator[dict[str, NDArray[Any]]]:
-    """Batches of feature arrays from image `first` on, for the copies and layers that `names` ask for.
+    """Batches of feature arrays of photographs, for the copies and layers that `names` ask for.
 
-    Each image is decoded once for all its copies; the next batch is decoded while this one is encoded.
+    Each image is decoded once for all its copies; the next batch is decoded while this one is encoded. The backbone
+    sees batches of one fixed shape: a photograph's bytes do not depend on those that are encoded with it.
     """
     copies = [copy for copy in spec.copies() if any(name.startswith(f"{copy}.") for name in names)]
     layers = 1 + max(int(name.split(".layer")[1].split(".")[0]) for name in names)
     outputs = spec.outputs if spec.is_prefix else tuple(dict.fromkeys((*CHEAP, *spec.outputs)))
-    largest = max(view.height * view.width for view in spec.views)
-    fits = MicroBatch(max(1, PIXELS_AT_ONCE.get(device.type, PIXELS_AT_ONCE["cpu"]) // largest))
-    batches = fits.slices(len(paths) - first)
+    fits = MicroBatch(batch_size(spec.views, device))
+    batches = fits.slices(len(paths))
     backbone, half = backbone.to(device), computed_in(spec, device)
-    for rows, pixels in decoded([paths[first:][rows] for rows in batches], spec.views, spec.stamp, load):
+    for rows, pixels in decoded([paths[rows] for rows in batches], spec.views, spec.stamp, load):
         result: dict[str, list[NDArray[Any]]] = {}
         for view_BHWC in pixels:
             image_BCHW = to_image(view_BHWC, device)
             for copy in copies:
-                changed = copy_of(image_BCHW, copy, spec, digests[first:][batches[rows]])
+                changed = copy_of(image_BCHW, copy, spec, digests[batches[rows]])
                 for name, value in _outputs(backbone, changed, copy, layers, outputs, fits, half).items():
                     result.setdefault(name, []).append(value.cpu().numpy().astype(spec.dtype))
         yield {name: np.stack(values, axis=1) for name, values in result.items()}
+
+
+def batch_size(views: Sequence[View], device: torch.device) -> int:
+    """Pictures that a backbone sees at once; a divisor of a span, so that padding costs a large bank nothing."""
+    largest = max(view.height * view.width for view in views)
+    fit = PIXELS_AT_ONCE.get(device.type, PIXELS_AT_ONCE["cpu"]) // largest
+    return max(size for size in range(1, SPAN_ROWS + 1) if SPAN_ROWS % size == 0 and size <= max(1, fit))
 
 
 def decoded(
@@ -249,15 +256,18 @@ def _outputs(
     def work() -> None:
         parts.clear()
         for rows in fits.slices(len(image_BCHW)):
+            some_BCHW = image_BCHW[rows]
+            real, padding = len(some_BCHW), (0, 0) * 3 + (0, fits.size - len(some_BCHW))
+            same_shape_BCHW = functional.pad(some_BCHW, padding)
             with autocast(image_BCHW.device, half):
                 if outputs[0].startswith("prefix-"):
-                    prefix_B = prefix.prefix_of(backbone, image_BCHW[rows], int(outputs[0].removeprefix("prefix-")))
-                    parts.setdefault(array_name(copy, 0, outputs[0]), []).append(prefix_B.float())
+                    prefix_B = prefix.prefix_of(backbone, same_shape_BCHW, int(outputs[0].removeprefix("prefix-")))
+                    parts.setdefault(array_name(copy, 0, outputs[0]), []).append(prefix_B[:real].float())
                     continue
-                tokens = backbone.layers(image_BCHW[rows], layers)
+                tokens = backbone.layers(same_shape_BCHW, layers)
             for layer, token in enumerate(tokens):
                 for output in outputs:
-                    parts.setdefault(array_name(copy, layer, output), []).append(reduced(token, output))
+                    parts.setdefault(array_name(copy, layer, output), []).append(reduced(token, output)[:real])
 
     fits.attempts(work)
     return {name: torch.cat(values) for name, values in parts.items()}

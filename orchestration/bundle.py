@@ -68,7 +68,7 @@ def predict_bundle(bundle: Path, data_dir: Path, out: Path, *, weights: Path, sa
         if problem.level == "error":
             raise BundleError(str(problem))
         say(str(problem))
-    width, height = content.get("photographs") or TRAINED_ON
+    width, height = content.get("photograph_size") or TRAINED_ON
     if odd := stretched([data_dir / str(path) for path in table["image_path"]], (int(width), int(height))):
         say(f"warning: {odd}")
     images = ImageSet.from_table(data_dir, table)

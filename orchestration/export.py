@@ -20,8 +20,9 @@ from typing import Any
 from biomass_models.weights import WeightsSource, canonical_name, find_weights, published_at
 from ensembles.card import Card
 from orchestration.bundle import FORMAT, MARKER, WEIGHTS
-from orchestration.ledger import Ledger, LedgerError, TrialRef, folds_of, open_ledger
+from orchestration.ledger import Ledger, LedgerError, folds_of, open_ledger
 from orchestration.predict import check_weights
+from orchestration.records import TrialRef
 from orchestration.storage import Storage
 from orchestration.wheel import project_wheel
 
@@ -52,8 +53,8 @@ def export_bundle(
     as a file and has no weights, other backbone weights than the members were trained on, a folder that is not empty.
     """
     ledger = open_ledger(study)
-    content, refs = ledger.ensemble(name)
-    card = Card.from_json(content)
+    ensemble = ledger.ensemble(name)
+    card, refs = Card.from_json(ensemble.card), ensemble.trials
     if files := [member for member in card.members if member not in refs]:
         raise LedgerError(
             f"a bundle predicts photographs, members {', '.join(files[:3])} came as files; blend the study alone"
@@ -79,7 +80,7 @@ def export_bundle(
         for path, fold in zip(paths, folds, strict=True):
             put(path, source.fold_model(ref.trial_id, fold))
         members.append(
-            {"name": member, "family": record.family, "config": record.config, "weights": record.weights}
+            {"name": member, "family": record.family, "config": dict(record.config), "weights": record.weights}
             | {"models": paths}
         )
     put(*project_wheel())
@@ -94,7 +95,7 @@ def export_bundle(
     marker = {
         "format": FORMAT,
         "study": ledger.storage.uri,
-        "photographs": (ledger.study() or {}).get("photographs"),
+        "photograph_size": ledger.study().photograph_size,
         "ensemble": name,
         "card": card.to_json(),
         "members": members,

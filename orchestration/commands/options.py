@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from orchestration.commands import complete
+from orchestration.record import Part
 
 INTERRUPTED = 130
 DEFAULT_CACHE = Path("~/.cache/biomass")
@@ -103,6 +104,9 @@ Cache = Annotated[
         "--cache", help="Feature cache, on a disk of this node.", envvar="BIOMASS_CACHE", rich_help_panel=SLOTS
     ),
 ]
+CachedFeatures = Annotated[
+    bool, typer.Option("--cached-features", help="Take features from --cache; by default they are computed afresh.")
+]
 CacheGb = Annotated[
     float | None,
     typer.Option(min=0.001, help="Most GB in the cache; the longest unused goes first.", rich_help_panel=SLOTS),
@@ -168,6 +172,8 @@ def print_json(document: Any) -> None:
 
 def plain(value: Any) -> Any:
     """What JSON can hold of a value: numbers of Python, strings, lists and dicts; null for what is not finite."""
+    if isinstance(value, Part):
+        return plain(value.to_json())
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):

@@ -10,6 +10,7 @@ import typer
 from orchestration.commands.options import (
     DEFAULT_CACHE,
     Cache,
+    CachedFeatures,
     DataOption,
     Json,
     Study,
@@ -26,6 +27,7 @@ def refit(
     trial: Annotated[str, typer.Argument(metavar="TRIAL", help="Trial id, as the leaderboard shows it.")],
     data: DataOption,
     weights: Weights = "auto",
+    cached_features: CachedFeatures = False,
     cache: Cache = DEFAULT_CACHE,
     as_json: Json = False,
 ) -> None:
@@ -41,7 +43,8 @@ def refit(
     from orchestration.refit import refit_trial
 
     say(f"Fitting {trial} again")
-    found = refit_trial(open_ledger(study), trial, data, cache_dir=cache, weights=weights_source(weights))
+    features = cache if cached_features else None
+    found = refit_trial(open_ledger(study), trial, data, cache_dir=features, weights=weights_source(weights))
     if as_json:
         print_json(found.to_json())
     else:

@@ -13,6 +13,7 @@ from biomass_models.fit import FitError
 from orchestration.audit import audit, refit
 from orchestration.ledger import Ledger
 from orchestration.pool import InlinePool
+from orchestration.records import TrialResult
 from orchestration.search import _reopen_failed
 from orchestration.searcher import ALIKE_FAILURES, TuneSearcher
 from orchestration.storage import Storage
@@ -27,13 +28,13 @@ def test_an_image_that_breaks_during_the_search_fails_the_trial_and_names_the_fi
     whole = victim.read_bytes()
     victim.write_bytes(whole[: len(whole) // 3])
     result = run_trial(ledger, InlinePool(context), records[0].trial_id)
-    assert result is not None and result["status"] == "failed" and victim.name in result["reason"]
+    assert result is not None and result.status == "failed" and victim.name in (result.reason or "")
 
     victim.write_bytes(whole)  # mended: the failed trial is taken up again and nothing is left of the failure
     _reopen_failed(ledger, lambda text: None)
     assert ledger.result(records[0].trial_id) is None
     again = run_trial(ledger, InlinePool(context), records[0].trial_id)
-    assert again is not None and again["status"] == "complete"
+    assert again is not None and again.status == "complete"
 
 
 def test_a_loss_that_is_not_finite_fails_the_trial_with_the_reason(
@@ -49,17 +50,17 @@ def test_a_loss_that_is_not_finite_fails_the_trial_with_the_reason(
     monkeypatch.setattr("biomass_models.probe.inner_errors", explode)
     for record in records:
         result = run_trial(ledger, InlinePool(context), record.trial_id)
-        if result is not None and result["status"] == "failed":
-            assert "the loss must stay finite, got nan" in result["reason"]
-    assert any(result["status"] == "failed" for result in ledger.results().values())
+        if result is not None and result.status == "failed":
+            assert result.reason is not None and "the loss must stay finite, got nan" in result.reason
+    assert any(result.status == "failed" for result in ledger.results().values())
 
 
 def test_a_failure_is_told_to_optuna_as_fail_and_a_pruned_trial_with_its_estimate(tmp_path: Path) -> None:
     search = proposer(tmp_path, LINE)
     endings = [
-        {"status": "failed", "score": None, "reason": "fold 1: no"},
-        {"status": "pruned", "score": None, "estimate": 0.4, "reason": "pruned after fold 1: ..."},
-        {"status": "complete", "score": 0.3},
+        TrialResult(status="failed", reason="fold 1: no"),
+        TrialResult(status="pruned", estimate=0.4, reason="pruned after fold 1: ..."),
+        TrialResult(status="complete", score=0.3),
     ]
     for ending in endings:
         record = search.propose()
@@ -142,7 +143,8 @@ def test_a_refit_that_differs_is_named(tmp_path: Path, tiny_pasture: Path) -> No
     other = Ledger(Storage(ledger.storage.uri))
     oof, metrics = other.fold_oof(trial, 0), other.fold_metrics(trial, 0)
     oof["Dry_Dead_g"] += 1e-13 * oof["Dry_Dead_g"]
-    other.write_fold(trial, 0, oof=oof, model=other.fold_model(trial, 0), metrics=metrics or {})
+    assert metrics is not None
+    other.write_fold(trial, oof=oof, model=other.fold_model(trial, 0), metrics=metrics)
     problems = refit(
         ledger, tiny_pasture, sample=1, cache_dir=tmp_path / "cache", weights=context.weights, say=lambda text: None
     )

@@ -24,8 +24,9 @@ from orchestration.explain import explain
 from orchestration.ledger import Ledger
 from orchestration.members import FileMembers
 from orchestration.report.make import make_report
+from orchestration.settings import StudySettings
 from orchestration.storage import Storage
-from orchestration.study import StudySettings, data_fingerprint, open_study
+from orchestration.study import data_fingerprint, open_study
 from orchestration.study_data import data_changes
 
 
@@ -43,7 +44,7 @@ def searched(folder: Path, data: Path) -> Ledger:
         data_fingerprint=data_fingerprint(quadrats, digest_of([file_digest(path) for path in paths])),
         fold_hash=fold_hash(folds),
         weights={},
-        photographs=common_size(paths),
+        photograph_size=common_size(paths),
     )
     return ledger
 
