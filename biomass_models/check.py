@@ -37,7 +37,7 @@ def check_directory(data_dir: Path, *, on_progress: OnProgress | None = None) ->
         photographs.append(_photographs(table.TEST_FILE, test))
     elif near := near_files(root / table.TEST_FILE):
         problems = problems + _misnamed(near)
-    problems += _check_photographs(root, pd.concat(photographs, ignore_index=True), on_progress)
+    problems += _check_photographs(root, pd.concat(photographs), on_progress)
     return problems + ([] if test is None else _seen_twice(train, test))
 
 
@@ -49,6 +49,7 @@ def check_test_directory(data_dir: Path, *, on_progress: OnProgress | None = Non
 
 def _check_photographs(root: Path, photographs: pd.DataFrame, on_progress: OnProgress | None) -> list[Problem]:
     """Photographs that are missing, broken, odd, of unlike sizes, or there twice."""
+    photographs = photographs.reset_index(drop=True)
     problems: list[Problem] = []
     seen: dict[int, Seen] = {}  # of the whole photographs, by position in the table
     hint = _Near(root)

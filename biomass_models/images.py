@@ -192,12 +192,11 @@ def upright_rgb(image: Image.Image, path: Path) -> Image.Image:
 
 
 def as_rgb(image: Image.Image, path: Path) -> Image.Image:
-    """An opened file decoded as 8-bit RGB, as it is stored. Raises ImageError for what has no such form.
+    """A decoded picture as 8-bit RGB, not turned. Raises ImageError for what has no such form.
 
     Channels of 16 bits are scaled by their range (65535 becomes 255): PIL would cut them off at 255. Transparent pixels
     keep the colour that the file gives them.
     """
-    _load(image, path)
     if image.mode in _EIGHT_BIT:
         return image.convert("RGB")
     rule = "a photograph has 8 or 16 bits a channel"

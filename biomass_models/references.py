@@ -90,6 +90,7 @@ def colour_statistics(path: Path) -> FloatArray:
     """
     with open_photograph(path) as photograph:
         photograph.draft("RGB", (2 * COLOUR_SIZE[0], 2 * COLOUR_SIZE[1]))
+        photograph.load()
         small = as_rgb(photograph, path).resize(COLOUR_SIZE, Image.Resampling.BOX)
     rgb = np.asarray(small, dtype=np.float64).reshape(-1, 3) / 255
     hue, saturation, value = (np.asarray(small.convert("HSV"), dtype=np.float64).reshape(-1, 3) / 255).T

@@ -13,7 +13,7 @@ import pytest
 from directories import change, write_directory
 from PIL import Image
 
-from biomass_models.check import check_directory
+from biomass_models.check import check_directory, check_test_directory
 from biomass_models.images import ImageError, load_views, views_for
 from biomass_models.problems import Problem, errors_of, grouped
 
@@ -222,6 +222,19 @@ def test_empty_pictures_are_not_called_the_same(root: Path) -> None:
     for name in ("train/ID11", "train/ID12"):
         Image.new("RGB", (200, 100), (30, 90, 30)).save(root / f"{name}.jpg")
     assert all("shows something" in problem.rule for problem in check_directory(root))
+
+
+def test_test_photographs_are_checked_without_a_train_table(root: Path) -> None:
+    (root / "train.csv").unlink()
+    shutil.copyfile(root / "test/ID92.jpg", root / "test/ID91.jpg")
+    Image.open(root / "test/ID92.jpg").resize((90, 90)).save(root / "test/ID92.jpg")
+    problems = check_test_directory(root)
+    assert [(problem.file, problem.row, problem.level) for problem in problems] == [
+        ("test.csv", 2, "warning"),  # of another size
+        ("test.csv", 7, "warning"),  # the same
+    ]
+    assert "1 others, the first 'test/ID92.jpg' with 90 x 90" in problems[0].got
+    assert "'test/ID91.jpg', which is 'test/ID92.jpg' in another encoding" in problems[1].got
 
 
 # -- near misses of paths ---------------------------------------------------------------------------------------------
