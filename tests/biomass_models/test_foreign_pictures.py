@@ -230,10 +230,10 @@ def test_test_photographs_are_checked_without_a_train_table(root: Path) -> None:
     Image.open(root / "test/ID92.jpg").resize((90, 90)).save(root / "test/ID92.jpg")
     problems = check_test_directory(root)
     assert [(problem.file, problem.row, problem.level) for problem in problems] == [
-        ("test.csv", 2, "warning"),  # of another size
+        ("test.csv", 7, "warning"),  # of another size than the first
         ("test.csv", 7, "warning"),  # the same
     ]
-    assert "1 others, the first 'test/ID92.jpg' with 90 x 90" in problems[0].got
+    assert "1 others, the first 'test/ID91.jpg' with 200 x 100" in problems[0].got
     assert "'test/ID91.jpg', which is 'test/ID92.jpg' in another encoding" in problems[1].got
 
 
