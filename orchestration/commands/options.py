@@ -53,7 +53,9 @@ def existing_data(context: typer.Context, value: Path | None) -> Path | None:
         return value  # its problems are listed with all others
     got = "without them" if value.is_dir() else "a file" if value.exists() else "no such folder"
     hint = hint or "; check the path"
-    raise ValueError(f"a data directory is a folder with train.csv, test.csv and photographs; {value} is {got}{hint}")
+    raise ValueError(
+        f"a data directory is a folder with train.csv (or test.csv) and photographs; {value} is {got}{hint}"
+    )
 
 
 def out_file(path: Path, suffix: str) -> Path:
@@ -83,7 +85,7 @@ def study_apart(study: str, data: Path) -> None:
         )
 
 
-DATA = "Data directory: train.csv, test.csv and photographs."
+DATA = "Data directory: train.csv, photographs, and test.csv to predict."
 
 Study = Annotated[str, typer.Argument(metavar="STUDY", help="Study folder, or a URI such as s3://bucket/study.")]
 Directory = Annotated[

@@ -270,6 +270,15 @@ def test_test_images_of_a_heavier_or_lighter_season_are_no_fault(field: Field, f
     assert len(names) == 10 and not left_out and "test predictions" not in said
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_sound_members_of_any_field_stay(tmp_path: Path, seed: int) -> None:
+    field = make_field(tmp_path, seed)
+    field.sound_oof("one-more")
+    field.sound_test("one-more")
+    names, left_out, said = gathered(field)
+    assert len(names) == 11 and not left_out and "one-more" not in said
+
+
 def test_a_shy_member_is_one_in_both_of_its_files(field: Field) -> None:
     field.oof("shy.csv", wide(field.ids, 0.6 * field.oof_NT))
     field.test("shy.csv", wide(field.test_ids, 0.6 * field.test_NT))

@@ -138,7 +138,7 @@ def test_what_is_odd_about_the_photographs_is_said(exported, own_pasture, tmp_pa
     squares = sorted((own_pasture / "test").iterdir())[:2]
     for path in squares:
         Image.open(path).resize((120, 120)).save(path)
-    ImageOps.mirror(Image.open(squares[0])).save(squares[1])
+    ImageOps.mirror(Image.open(squares[0])).save(squares[1], quality=95)
     said: list[str] = []
     predict_bundle(bundle, own_pasture, tmp_path / "out.csv", weights=bundle / "weights", say=said.append)
     text = "\n".join(said)
