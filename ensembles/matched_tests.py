@@ -171,7 +171,7 @@ def _scale_text(test: FloatArray, own: FloatArray, consensus: FloatArray | None,
     means = f"mean total {test[:, TOTAL].mean():.3g} g on the test images, {own[:, TOTAL].mean():.3g} g out of fold"
     beside = "" if consensus is None else f", {consensus[:, TOTAL].mean():.3g} g by the other members"
     hint = best if found[best] < 0.6 else "give both in grams"
-    return f"{means}{beside}; {hint}; in grams they may enter"
+    return f"{means}{beside}; {hint}"
 
 
 def _distance(grams: FloatArray, own: FloatArray, consensus: FloatArray | None, usual: float) -> float:

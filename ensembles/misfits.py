@@ -130,6 +130,8 @@ def column_order(pred_NT: FloatArray, truth_NT: FloatArray) -> str | None:
     by .3.
     """
     error_TT = ((pred_NT[:, :, None] - truth_NT[:, None, :]) ** 2).mean(0)  # column, target
+    if (error_TT.argmin(1) == np.arange(len(TARGETS))).all():  # each column fits its own target best
+        return None
     straight = np.trace(error_TT)
     order = min(_ORDERS, key=lambda columns: float(error_TT[columns, range(len(TARGETS))].sum()))
     moved = [target for target, column in enumerate(order) if column != target]

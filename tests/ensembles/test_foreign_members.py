@@ -42,6 +42,7 @@ def test_a_wrong_file_is_left_out_with_its_reason(field: Field, wrong: Wrong) ->
     assert len(names) == 10 and all(name.startswith("sound") for name in names)
     reasons = set(left_out.values())
     assert len(reasons) == 1 and all(name.startswith("bad") for name in left_out)
+    assert all(len(f"left out: {name}: {reason}") <= 3 * 80 for name, reason in left_out.items())
     with pytest.raises(ValueError, match=wrong.reason):
         raise ValueError(reasons.pop())
 
