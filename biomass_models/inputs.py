@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +19,7 @@ from biomass_models.encoding import batch_size, decoded, decoder_facts, describe
 from biomass_models.eviction import Area, note_use
 from biomass_models.feature_store import SPAN_ROWS, FeatureStore, Rows
 from biomass_models.features import FeatureBank, FeatureSpec, fitted, needed_arrays
-from biomass_models.images import Load, Stamp, View, file_digest, load_views
+from biomass_models.images import Load, Stamp, View, digest_of, file_digest, load_views
 from biomass_models.interrupt import OnProgress, ShouldStop
 from biomass_models.weights import WeightsSource, fingerprint
 
@@ -45,7 +44,7 @@ class ImageSet:
     @cached_property
     def digest(self) -> str:
         """Hash of all contents in order."""
-        return hashlib.blake2b("\n".join(self.digests).encode(), digest_size=16).hexdigest()
+        return digest_of(self.digests)
 
     def take(self, row_N: NDArray[np.int64]) -> ImageSet:
         """Some of the images, in the given order."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from rich.console import Console
 
-from biomass_models.table import masses_to_long, read_test, read_test_rows
+from biomass_models.table import TEST_FILE, TRAIN_FILE, masses_to_long, read_test, read_test_rows
 from biomass_models.targets import TARGETS, FloatArray
 from ensembles.blend import apply_blend, fit_blend
 from ensembles.candidates import Candidate, choose_candidates
@@ -26,7 +26,8 @@ from ensembles.choice import rule_named
 from ensembles.flips import flips_gain
 from ensembles.recipe import Recipe
 from ensembles.submission import check_submission, submission_bytes
-from orchestration.ledger import Ledger, LedgerError
+from orchestration.data_changes import data_notices
+from orchestration.ledger import Ledger, LedgerError, open_ledger
 from orchestration.members import FileMembers, Gathered, gather
 from orchestration.origin import origin_of
 from orchestration.records import Origin
@@ -35,6 +36,7 @@ from orchestration.storage import Storage
 if TYPE_CHECKING:  # it loads torch and Ray
     from orchestration.predict import Predictor
 
+OTHER_FILES = (".txt", ".json", ".html", ".png", ".jpg", ".jpeg", ".zip", ".parquet", ".npy", ".tsv", ".md", ".xlsx")
 Say = Callable[[str], None]
 
 
@@ -74,6 +76,10 @@ def run_ensemble(
     """
     _refuse(studies, files, data_dir, out, options)
     test_ids = [str(image_id) for image_id in read_test(data_dir)["image_id"]] if data_dir is not None else None
+    if data_dir is not None:
+        changes = [change for study in studies for change in data_notices(open_ledger(study), data_dir)]
+        for change in dict.fromkeys(changes):
+            say(f"warning: {change}")
     gathered = gather(studies, files, test_ids=test_ids, seed=seed, say=say)
     predictor = open_predictor(data_dir) if gathered.trials and data_dir is not None else None
     cards = make_cards(gathered, options, predictor, say)
@@ -106,6 +112,13 @@ def _refuse(studies: list[str], files: FileMembers, data_dir: Path | None, out: 
         raise ValueError("a study's trials predict photographs; give --data as well as --test-predictions")
     if files.oof and data_dir is not None and not files.tests:
         raise ValueError("a submission needs test predictions of the members that come as files: --test-predictions")
+    if (out.suffix and out.suffix.lower() in OTHER_FILES) or out.suffix == ".CSV":
+        raise ValueError(
+            f"--out is a submission .csv or a folder, got {out}; give {out.with_suffix('.csv')} or a folder"
+        )
+    tables = (TRAIN_FILE, TEST_FILE, "sample_submission.csv")
+    if data_dir is not None and out.name in tables and out.parent.resolve() == data_dir.resolve():
+        raise ValueError(f"a submission must not overwrite a table of the data directory, got {out}; name another file")
     if not studies and out.suffix == ".csv":
         raise ValueError(f"members that come as files are blended into a folder; give --out DIR, got {out}")
     if options.flips > 1 and (not studies or data_dir is None):

@@ -15,7 +15,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from biomass_models.check import check_test_directory
 from biomass_models.inputs import ImageSet
+from biomass_models.photographs import stretched
+from biomass_models.problems import grouped
 from biomass_models.table import read_test, read_test_rows
 from biomass_models.targets import TARGETS
 from biomass_models.weights import WeightsError, WeightsSource, fingerprint
@@ -26,6 +29,7 @@ from orchestration.shards import mean_prediction, shard_inputs, spans
 
 MARKER, WEIGHTS = "bundle.json", "weights"
 FORMAT = 1
+TRAINED_ON = (2000, 1000)  # px of the competition's photographs, for bundles of studies that did not note theirs
 
 
 class BundleError(ValueError):
@@ -60,6 +64,13 @@ def predict_bundle(bundle: Path, data_dir: Path, out: Path, *, weights: Path, sa
     content = _read(bundle)
     card, source = Card.from_json(content["card"]), _source(content["backbones"], weights)
     table = read_test(data_dir)
+    for problem in grouped(check_test_directory(data_dir)):
+        if problem.level == "error":
+            raise BundleError(str(problem))
+        say(str(problem))
+    width, height = content.get("photograph_size") or TRAINED_ON
+    if odd := stretched([data_dir / str(path) for path in table["image_path"]], (int(width), int(height))):
+        say(f"warning: {odd}")
     images = ImageSet.from_table(data_dir, table)
     pred_MNT = np.empty((len(content["members"]), len(table), len(TARGETS)))
     for span in spans(len(table)):

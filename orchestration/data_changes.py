@@ -1,4 +1,7 @@
-"""Whether a data directory still is what a study learned from, and in words what is not."""
+"""Whether a data directory still is what a study learned from, and in words what is not.
+
+Needs no torch: reports are read on laptops.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from biomass_models.inputs import ImageSet
+from biomass_models.images import digest_of, file_digest
+from biomass_models.photographs import stretched
+from biomass_models.table import TEST_FILE, TRAIN_FILE, read_test, read_train
 from biomass_models.targets import TARGETS
 from orchestration.ledger import Ledger
 from orchestration.seeds import content_id
@@ -22,24 +27,24 @@ def data_fingerprint(quadrats: pd.DataFrame, image_digest: str) -> str:
     return content_id(quadrats.drop(columns=["fold"]).to_csv(index=False), image_digest)
 
 
-def photograph_table(images: ImageSet) -> pd.DataFrame:
+def photograph_table(here: pd.DataFrame, digests: Sequence[str]) -> pd.DataFrame:
     """image_id, blake2b: what `Ledger.write_photographs` keeps."""
-    return pd.DataFrame({"image_id": images.image_ids, "blake2b": images.digests})
+    return pd.DataFrame({"image_id": here["image_id"], "blake2b": list(digests)})
 
 
-def data_changes(ledger: Ledger, here: pd.DataFrame, images: ImageSet) -> list[str]:
+def data_changes(ledger: Ledger, here: pd.DataFrame, digests: Sequence[str]) -> list[str]:
     """In words what the study's photographs and labels are not any more; empty where they are the same.
 
-    here, images: the table as it is read now and its photographs, rows alike.
+    here, digests: the table as it is read now and the content hash of each row's photograph.
     """
     recorded, study = ledger.quadrats(), ledger.study()
     joined = here.merge(recorded[["image_id", *DRAWN]], on="image_id", how="left")
-    if data_fingerprint(joined, images.digest) == study.data_fingerprint:
+    if data_fingerprint(joined, digest_of(digests)) == study.data_fingerprint:
         return []
     found = list(_table_changes(recorded, here))
     known = ledger.photographs()
     if known is not None:
-        now = dict(zip(images.image_ids, images.digests, strict=True))
+        now = dict(zip(here["image_id"], digests, strict=True))
         then = dict(zip(known["image_id"], known["blake2b"], strict=True))
         if replaced := [name for name, digest in then.items() if now.get(name, digest) != digest]:
             found.append(f"{_count(len(replaced), 'photograph')} replaced ({_named(replaced)})")
@@ -48,16 +53,38 @@ def data_changes(ledger: Ledger, here: pd.DataFrame, images: ImageSet) -> list[s
     return found
 
 
-def require_same_data(ledger: Ledger, data_dir: Path, here: pd.DataFrame, images: ImageSet) -> None:
+def require_same_data(ledger: Ledger, data_dir: Path, here: pd.DataFrame, digests: Sequence[str]) -> None:
     """Raises StudyError that says what changed. Keeps the photographs' hashes where the study has none yet."""
-    changes = data_changes(ledger, here, images)
+    changes = data_changes(ledger, here, digests)
     if changes:
         raise StudyError(
             f"a study keeps its photographs and labels; in {data_dir} {', '.join(changes)}; give the old data, or "
             "search in another folder"
         )
     if ledger.photographs() is None:
-        ledger.write_photographs(photograph_table(images))
+        ledger.write_photographs(photograph_table(here, digests))
+
+
+def data_notices(ledger: Ledger, data_dir: Path) -> Iterator[str]:
+    """Sentences for whoever shows or predicts photographs, on what is not as it was when the study was searched.
+
+    A directory without train.csv, or with none of the study's images, is another test set and is left alone.
+    """
+    study = ledger.study()
+    if (data_dir / TRAIN_FILE).exists():
+        here, recorded = read_train(data_dir), set(ledger.quadrats()["image_id"])
+        missing = [path for path in here["image_path"] if not (data_dir / path).is_file()]
+        if missing:
+            lost = f"{_count(len(missing), 'photograph')} of {TRAIN_FILE} ({_named(missing)})"
+            yield f"{data_dir} lacks {lost}; get them back"
+        elif recorded & set(here["image_id"]):
+            digests = [file_digest(data_dir / str(path)) for path in here["image_path"]]
+            if changes := data_changes(ledger, here, digests):
+                yield f"{data_dir} is not as it was searched: {', '.join(changes)}; give the --data of the search"
+    if study.photograph_size is not None and (data_dir / TEST_FILE).exists():
+        paths = [data_dir / str(path) for path in read_test(data_dir)["image_path"]]
+        if odd := stretched(paths, study.photograph_size):
+            yield odd
 
 
 def _table_changes(recorded: pd.DataFrame, here: pd.DataFrame) -> Iterator[str]:

@@ -95,6 +95,7 @@ def export_bundle(
     marker = {
         "format": FORMAT,
         "study": ledger.storage.uri,
+        "photograph_size": ledger.study().photograph_size,
         "ensemble": name,
         "card": card.to_json(),
         "members": members,

@@ -16,9 +16,11 @@ import pandas as pd
 from biomass_models.folds import fold_hash
 from biomass_models.targets import TARGETS, FloatArray
 from ensembles.file_names import named_files
-from ensembles.library import Library, LibraryError, library_from_frames
+from ensembles.fold_files import join_folds
+from ensembles.library import Library, LibraryError, check_members, library_from_arrays
 from ensembles.matched_tests import MatchedTests, match_tests
 from ensembles.oof_files import DEFAULT_GROUPS, read_members, read_truth
+from ensembles.too_good import splits_groups
 from orchestration.ledger import Ledger, LedgerError, open_ledger
 from orchestration.records import COMPLETE, TrialRef
 from orchestration.seeds import derive_seed
@@ -71,16 +73,31 @@ def gather(
         raise LibraryError("the measured masses are a study's where one is given; leave --truth out")
     trials = _trials(ledgers)
     frames = {name: Ledger(Storage(ref.study)).oof(ref.trial_id) for name, ref in trials.items()}
-    read, unreadable = read_members(named_files(files.oof))
+    files_of = named_files(files.oof)
+    read, unreadable = read_members(files_of, say)
+    joined = join_folds(files_of, read, pd.Index(truth["image_id"].astype(str)))
+    for remark in joined.remarks:
+        say(remark)
+    read, unreadable = joined.frames, [*unreadable, *joined.left_out]
     if twice := set(read) & set(frames):
         raise LibraryError(f"each member needs a name of its own, {', '.join(sorted(twice))} is a trial and a file")
+    checked = check_members(frames | read, truth, files=read)
+    sound, remarks = checked.sound, list(checked.remarks)
+    unreadable += checked.left_out
+    for name, frame in read.items():
+        if name in sound and (split := splits_groups(frame, truth)):
+            remarks.append((name, split))
     tests = None
-    if files.tests:
-        found, torn = read_members(named_files(files.tests))
-        tests = match_tests(read, found, torn, test_ids)
+    if files.tests and any(name in sound for name in read):
+        found, torn = read_members(named_files(files.tests), say)
+        own = {name: frame for name, frame in read.items() if name in sound}
+        tests = match_tests(own, found, torn, test_ids, parts=joined.parts)
         unreadable += tests.left_out
-        read = {name: frame for name, frame in read.items() if name in tests.pred_NT}
-    library = library_from_frames(frames | read, truth, left_out=unreadable)
+        remarks += tests.remarks
+        sound = {name: pred_NT for name, pred_NT in sound.items() if name in tests.pred_NT or name in frames}
+    for name, remark in remarks:
+        say(f"{name}: {remark}")
+    library = library_from_arrays(list(sound), list(sound.values()), truth, left_out=unreadable, checked=True)
     return Gathered(
         library=library,
         trials={name: ref for name, ref in trials.items() if name in library.names},

@@ -73,6 +73,7 @@ class StudyRecord(Record):
     code: CodeVersion | None = None
     created_at: float | None = None
     made_with: Asked = Asked()
+    photograph_size: tuple[int, int] | None = None  # px, the most common width and height; None before it was noted
 
 
 # -- trials ------------------------------------------------------------------------------------------------------------

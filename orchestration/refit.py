@@ -189,7 +189,7 @@ def _data(ledger: Ledger, data_dir: Path) -> Iterator[str]:
         raise LedgerError(f"a refit needs the study's photographs, {data_dir} lacks {missing[0]}; get it back")
     if fold_hash(recorded[["image_id", "fold", "group"]]) != study.fold_hash:
         yield "quadrats.parquet does not hold the folds that study.json names"
-    yield from data_changes(ledger, here, ImageSet.from_table(data_dir, here))
+    yield from data_changes(ledger, here, ImageSet.from_table(data_dir, here).digests)
 
 
 def _weights(record: TrialRecord, weights: WeightsSource) -> Iterator[str]:

@@ -20,6 +20,8 @@ from biomass_models.check import require_clean
 from biomass_models.config_rules import known_name
 from biomass_models.folds import assign_folds, fold_hash
 from biomass_models.inputs import ImageSet
+from biomass_models.photographs import common_size
+from biomass_models.problems import grouped
 from biomass_models.references import colour_ridge, colour_statistics, metadata_trees, per_target_mean
 from biomass_models.table import read_train
 from biomass_models.targets import TARGETS
@@ -344,7 +346,7 @@ def _prepare(
     """The study's record, made now or found; what a study of 0.1.0 did not store is resolved and stored."""
     with progress_bar("Checking data") as update:
         warnings = require_clean(data_dir, on_progress=lambda done, total: update(done, total, ""))
-    for warning in warnings:
+    for warning in grouped(warnings):
         say(str(warning))
     here = read_train(data_dir)
     images = ImageSet.from_table(data_dir, here)
@@ -353,7 +355,7 @@ def _prepare(
         seed = derive_seed(settings.seed, "folds")
         folds = assign_folds(here, scheme=settings.scheme, n_folds=settings.n_folds, seed=seed, file=fold_file)
         quadrats = here.merge(folds, on="image_id", validate="one_to_one")
-        ledger.write_photographs(photograph_table(images))
+        ledger.write_photographs(photograph_table(here, images.digests))
         record = open_study(
             ledger,
             settings,
@@ -363,10 +365,11 @@ def _prepare(
             weights=fingerprints,
             spaces=to_json(spaces or spaces_of(settings)),
             made_with=made_with,
+            photograph_size=common_size(images.paths),
         )
     else:
         require_same(ledger, _folds_of_file(record, here, fold_file), settings)
-        require_same_data(ledger, data_dir, here, images)
+        require_same_data(ledger, data_dir, here, images.digests)
         if not record.spaces:
             known = spaces or {name: one for name in settings.families if (one := stored_space(record, name))}
             record = replace(record, schema=SCHEMA, spaces=to_json(known))

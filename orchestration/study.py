@@ -30,11 +30,13 @@ def open_study(
     weights: Mapping[str, str],
     spaces: Mapping[str, Params] | None = None,
     made_with: Asked | None = None,
+    photograph_size: tuple[int, int] | None = None,
 ) -> StudyRecord:
     """Make the study, or return the record of the one that is there if all of this is the same.
 
     quadrats: one row an image with labels, metadata, fold and group; weights: fingerprint by backbone; spaces: ranges
-    by family; made_with: what the command asked for. The last two are stored with a new study and never compared.
+    by family; made_with: what the command asked for; photograph_size: the most common width and height in px, so that a
+    prediction knows what it was trained on. The last three are stored with a new study and never compared.
     Raises StudyError naming every setting that would change results.
     """
     existing = ledger.find_study()
@@ -52,6 +54,7 @@ def open_study(
         code=code_version(),
         created_at=time.time(),
         made_with=made_with or Asked(),
+        photograph_size=photograph_size,
     )
     ledger.write_study(record, quadrats)
     return record

@@ -18,6 +18,8 @@ from orchestration.commands.options import (
     Study,
     Weights,
     out_console,
+    out_file,
+    out_folder,
     print_json,
     resources_of,
     say,
@@ -139,6 +141,7 @@ def explain(
     $ biomass explain runs/first 3f09c1d2ab --image ID1011485656 \\
         --data csiro-biomass/
     """
+    picture = out_file(out or Path(Path(f"{image}-{trial}.png").name), ".png")
     from orchestration.explain import draw_explanation, render_explanation
     from orchestration.explain import explain as explain_image
     from orchestration.ledger import open_ledger
@@ -146,7 +149,6 @@ def explain(
     found = explain_image(
         open_ledger(study), trial, image, data, cache_dir=cache.expanduser(), weights=weights_source(weights)
     )
-    picture = out or Path(Path(f"{image}-{trial}.png").name)
     if not as_json:
         out_console.print(render_explanation(found))
     picture.parent.mkdir(parents=True, exist_ok=True)
@@ -171,6 +173,7 @@ def export(
     Example:
     $ biomass export runs/first submission --out bundle/
     """
+    out_folder(out)
     from orchestration.export import export_bundle
 
     needed = export_bundle(study, name, out, weights=weights_source(weights), with_weights=with_weights)

@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 from orchestration.commands.options import INTERRUPTED, err_console, say
 
@@ -43,6 +44,19 @@ def run_guarded(command: Callable[[], None]) -> None:
         text, code = explained(error)
         err_console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(code)
+
+
+def wrong_usage(error: Any) -> int:
+    """Print what click found wrong with a command line as one paragraph; returns the exit code."""
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+    else:
+        where = context.command_path if context is not None else "biomass"
+        said = " ".join(error.format_message().split()).rstrip(".")
+        text = f"error: {said}; {where} --help shows how"
+        err_console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+    return int(error.exit_code)
 
 
 def debugging() -> bool:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import IO, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -21,7 +22,24 @@ DEFAULT_CACHE = Path("~/.cache/biomass")
 SLOTS = "Slots and machine"  # headings of the help pages
 WHAT = "What is searched"
 
-out_console, err_console = Console(), Console(stderr=True)
+FILE_SUFFIXES = (".csv", ".txt", ".json", ".html", ".png", ".jpg", ".jpeg", ".zip", ".parquet", ".npy", ".tsv", ".md")
+
+
+class PatientConsole(Console):
+    """A console whose reader may leave early (`| head`): the command goes on and keeps its own exit code."""
+
+    def on_broken_pipe(self) -> None:
+        no_more_readers(self.file)
+
+
+def no_more_readers(stream: IO[str]) -> None:
+    """Send what is still written to a stream that nobody reads to nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+out_console, err_console = PatientConsole(), PatientConsole(stderr=True)
 
 
 def existing_data(context: typer.Context, value: Path | None) -> Path | None:
@@ -35,10 +53,39 @@ def existing_data(context: typer.Context, value: Path | None) -> Path | None:
         return value  # its problems are listed with all others
     got = "without them" if value.is_dir() else "a file" if value.exists() else "no such folder"
     hint = hint or "; check the path"
-    raise ValueError(f"a data directory is a folder with train.csv, test.csv and photographs; {value} is {got}{hint}")
+    raise ValueError(
+        f"a data directory is a folder with train.csv (or test.csv) and photographs; {value} is {got}{hint}"
+    )
 
 
-DATA = "Data directory: train.csv, test.csv and photographs."
+def out_file(path: Path, suffix: str) -> Path:
+    """A file to write, whose name says what it is; ValueError for another suffix."""
+    if path.suffix.lower() != suffix:
+        raise ValueError(f"--out is a {suffix} file, got {path}; name it {path.with_suffix(suffix)}")
+    return path
+
+
+def out_folder(path: Path) -> Path:
+    """A folder to write; ValueError for the name of a file."""
+    if path.suffix.lower() in FILE_SUFFIXES:
+        raise ValueError(f"--out is a folder here, got {path}; name it {path.with_suffix('')}")
+    return path
+
+
+def study_apart(study: str, data: Path) -> None:
+    """A study and the data that it learns from are folders apart; ValueError where one lies in the other."""
+    if "://" in study:
+        return
+    own, photographs = Path(study).expanduser().resolve(), data.expanduser().resolve()
+    if own.is_relative_to(photographs) or photographs.is_relative_to(own):
+        where = "is" if own == photographs else "lies in" if own.is_relative_to(photographs) else "holds"
+        raise ValueError(
+            f"a study is a folder apart from its data, {study} {where} the data directory {data}; name another, "
+            f"such as {photographs.with_name(f'{photographs.name}-study')}"
+        )
+
+
+DATA = "Data directory: train.csv, photographs, and test.csv to predict."
 
 Study = Annotated[str, typer.Argument(metavar="STUDY", help="Study folder, or a URI such as s3://bucket/study.")]
 Directory = Annotated[
@@ -118,8 +165,11 @@ def say(text: str) -> None:
 
 def print_json(document: Any) -> None:
     """One JSON document on standard output: dataclasses and named tuples as objects, no NaN (null), ASCII only."""
-    sys.stdout.write(json.dumps(plain(document), indent=1, allow_nan=False) + "\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(json.dumps(plain(document), indent=1, allow_nan=False) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        no_more_readers(sys.stdout)
 
 
 def plain(value: Any) -> Any:

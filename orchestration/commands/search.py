@@ -30,6 +30,7 @@ from orchestration.commands.options import (
     resources_of,
     say,
     stopped,
+    study_apart,
     tell,
     weights_source,
 )
@@ -232,6 +233,7 @@ def search(
     asked, made_with = overridden(recipe, given)
     if asked.trials is None and asked.hours is None:
         raise typer.BadParameter("a search needs an end: give --trials N or --hours H, or a --recipe")
+    study_apart(study, data)
     source = weights_source(asked.weights)  # what can be wrong is said before torch and Ray load
     from orchestration.search import start_search
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -182,14 +183,17 @@ def test_everything_is_reported_at_once(root: Path) -> None:
     assert all(f"train.csv:{line}:" in str(caught.value) for line in (3, 8, 13))
 
 
-def test_long_lists_are_cut_in_the_text_only(root: Path) -> None:
+def test_long_lists_are_grouped_and_cut_in_the_text_only(root: Path) -> None:
     images = tuple((f"ID{i}", *IMAGES[0][1:]) for i in range(20))
     rows = [[*row[:-1], "?"] for row in train_rows(images)]
     write_rows(root / "train.csv", TRAIN_COLUMNS, rows)
     with pytest.raises(DataError) as caught:
         read_train(root)
     assert len(caught.value.problems) == 100
-    assert str(caught.value).endswith("and 50 more")
+    alike = "train.csv: error: 100 rows: target is a finite number of at least 0; got '?', first in line 2; mend"
+    assert str(caught.value).startswith(alike) and "\n" not in str(caught.value)
+    kinds = [replace(caught.value.problems[0], rule=f"rule {number}") for number in range(100)]
+    assert str(DataError(kinds)).startswith("100 problem(s)") and str(DataError(kinds)).endswith("and 50 more")
     again = copy.copy(caught.value)  # by __reduce__, as it travels between processes
     assert again.problems == caught.value.problems
 

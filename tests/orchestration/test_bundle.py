@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from blended_study import InlinePredictor, finished_study
+from PIL import Image, ImageOps
 from tiny_study import BACKBONE, RANDOM
 
 from biomass_models.backbones import create_timm
@@ -130,6 +131,24 @@ def test_damage_and_a_missing_marker_are_found_before_anything_is_read(exported,
     (copy / "bundle.json").unlink()
     with pytest.raises(BundleError, match="no whole bundle"):
         predict_bundle(copy, tmp_path / "no-data", tmp_path / "out.csv", **arguments)
+
+
+def test_what_is_odd_about_the_photographs_is_said(exported, own_pasture, tmp_path):
+    _, _, bundle = exported
+    squares = sorted((own_pasture / "test").iterdir())[:2]
+    for path in squares:
+        Image.open(path).resize((120, 120)).save(path)
+    ImageOps.mirror(Image.open(squares[0])).save(squares[1], quality=95)
+    said: list[str] = []
+    predict_bundle(bundle, own_pasture, tmp_path / "out.csv", weights=bundle / "weights", say=said.append)
+    text = "\n".join(said)
+    assert "2 of 6 photographs have another shape than the 2000 x 1000 px trained on" in text
+    assert f"such as {squares[0].name} with 120 x 120: they are stretched" in text and "mirrored" in text
+    squares[0].write_bytes(b"torn")
+    squares[1].rename(squares[1].with_suffix(".JPG"))
+    with pytest.raises(BundleError, match="a photograph is one of"):
+        predict_bundle(bundle, own_pasture, tmp_path / "two.csv", weights=bundle / "weights", say=lambda _: None)
+    assert not (tmp_path / "two.csv").exists()
 
 
 def test_the_wheel_is_one_that_pip_installs(tmp_path):

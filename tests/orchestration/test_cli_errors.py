@@ -223,9 +223,10 @@ def test_ctrl_c_ends_any_command_with_one_line(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_goes_away_ends_a_command_quietly(folder: Path) -> None:
-    for arguments in ("leaderboard runs/first", "leaderboard runs/first --json"):
+    for arguments in ("leaderboard runs/first", "leaderboard runs/first --json", "status runs/first", "recipes"):
         line = f"set -o pipefail; {sys.executable} -m orchestration {arguments} | head -c 1"
         result = subprocess.run(
             ["bash", "-c", line], cwd=folder, env=environment(folder), capture_output=True, text=True
         )
         assert result.stderr == "" and len(result.stdout) == 1
+        assert result.returncode == 0  # the command's own exit code, not the pipe's

@@ -186,12 +186,12 @@ def test_candidates_are_written_side_by_side_and_valid(fresh, tiny_pasture, tmp_
 def test_two_studies_and_files_are_one_library(fresh, tiny_pasture, tmp_path):
     ledger, cache = fresh
     quadrats = ledger.quadrats()
-    noise = np.random.default_rng(0).normal(0, 2, (24, 5))
+    noise = np.random.default_rng(0).normal(0, 10, (24, 5))
     made = quadrats[["image_id"]].copy()
     made[list(TARGETS)] = np.maximum(quadrats[list(TARGETS)].to_numpy() + noise, 0)
     (tmp_path / "runs").mkdir()
     made.to_csv(tmp_path / "runs" / "mine.csv", index=False)
-    tests = pd.DataFrame(np.full((6, 5), 10.0), columns=list(TARGETS))
+    tests = made[list(TARGETS)].head(6).copy()
     tests.insert(0, "image_id", read_test(tiny_pasture)["image_id"])
     tests.to_csv(tmp_path / "mine_test.csv", index=False)
     other = finished_study(tmp_path / "second", tiny_pasture, cache)
