@@ -69,14 +69,14 @@ class Ledger:
     def find_study(self) -> StudyRecord | None:
         """The study's record, or None in a folder without a study.
 
-        Raises LedgerError where trials or ensembles lie beside a study.json that is missing or cannot be read: a new
-        study in their place would draw other folds and mix them with these.
+        Raises LedgerError where trials, teachers or ensembles lie beside a study.json that is missing or cannot be
+        read: a new study in their place would draw other folds and mix them with these.
         """
         record = self._read(layout.STUDY, StudyRecord)
         if record is not None:
             return record
         there = self.storage.size(layout.STUDY) is not None
-        beside = [name for name in (layout.TRIALS, layout.ENSEMBLES) if self.storage.children(name)]
+        beside = [name for name in (layout.TRIALS, layout.TEACHERS, layout.ENSEMBLES) if self.storage.children(name)]
         if not there and not beside:
             return None
         what = "cannot be read" if there else "is missing"
