@@ -31,7 +31,7 @@ from orchestration.members import FileMembers, Gathered, gather
 from orchestration.origin import origin_of
 from orchestration.records import Origin
 from orchestration.storage import Storage
-from orchestration.study_data import data_changes
+from orchestration.study_data import unlike_the_search
 
 if TYPE_CHECKING:  # it loads torch and Ray
     from orchestration.predict import Predictor
@@ -77,7 +77,7 @@ def run_ensemble(
     _refuse(studies, files, data_dir, out, options)
     test_ids = [str(image_id) for image_id in read_test(data_dir)["image_id"]] if data_dir is not None else None
     if data_dir is not None:
-        changes = [change for study in studies for change in data_changes(open_ledger(study), data_dir)]
+        changes = [change for study in studies for change in unlike_the_search(open_ledger(study), data_dir)]
         for change in dict.fromkeys(changes):
             say(f"warning: {change}")
     gathered = gather(studies, files, test_ids=test_ids, seed=seed, say=say)

@@ -20,12 +20,12 @@ from biomass_models.inputs import ImageSet
 from biomass_models.table import read_train
 from biomass_models.targets import TARGETS
 from biomass_models.weights import WeightsSource, fingerprint
+from orchestration.data_changes import data_changes
 from orchestration.environment import differences, environment
 from orchestration.jobs import FoldJob, Outcome
 from orchestration.ledger import Ledger, LedgerError, folds_of
 from orchestration.records import TrialRecord
 from orchestration.storage import Storage
-from orchestration.study import data_fingerprint
 
 NO_LIMIT = 1e12  # seconds
 
@@ -189,13 +189,7 @@ def _data(ledger: Ledger, data_dir: Path) -> Iterator[str]:
         raise LedgerError(f"a refit needs the study's photographs, {data_dir} lacks {missing[0]}; get it back")
     if fold_hash(recorded[["image_id", "fold", "group"]]) != study.fold_hash:
         yield "quadrats.parquet does not hold the folds that study.json names"
-    joined = here.merge(recorded[["image_id", "fold", "group"]], on="image_id", how="left")
-    found = data_fingerprint(joined, ImageSet.from_table(data_dir, here).digest)
-    if found != study.data_fingerprint:
-        labels = here.set_index("image_id").loc[recorded["image_id"], list(TARGETS)].to_numpy()
-        changed = int((labels != recorded[list(TARGETS)].to_numpy()).any(axis=1).sum())
-        what = f"{changed} images have other labels" if changed else "photographs, metadata or their order changed"
-        yield f"data fingerprint {study.data_fingerprint} then, {found} here: {what}"
+    yield from data_changes(ledger, here, ImageSet.from_table(data_dir, here))
 
 
 def _weights(record: TrialRecord, weights: WeightsSource) -> Iterator[str]:

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import IO, Annotated, Any, NoReturn
 
@@ -211,10 +211,13 @@ def weights_source(weights: str) -> Any:
     return WeightsSource(kind=weights) if weights in ("auto", "random") else WeightsSource("folder", Path(weights))
 
 
-def families_of(asked: list[str] | None) -> tuple[tuple[str, ...], tuple[float, ...]]:
+def families_of(
+    asked: list[str] | None, of_study: Callable[[], Collection[str]] = tuple
+) -> tuple[tuple[str, ...], tuple[float, ...]]:
     """Families and their shares of the trials; all families where none was named, no shares where none was given.
 
-    Raises ValueError for a family that does not exist or a share that is no number.
+    of_study: families that may be named although they are not known here. Raises ValueError for a family that does not
+    exist or a share that is no number.
     """
     from search_spaces.spaces import SPACES, known_family
 
@@ -226,4 +229,9 @@ def families_of(asked: list[str] | None) -> tuple[tuple[str, ...], tuple[float, 
             raise ValueError
     except ValueError:
         raise ValueError(f"a family is given as NAME or NAME=SHARE, such as probe=2, got {asked}") from None
-    return tuple(map(known_family, pairs)), shares if any(pairs.values()) else ()
+    strange = [name for name in pairs if name not in SPACES]
+    known = of_study() if strange else ()
+    for name in strange:
+        if name not in known:
+            known_family(name)
+    return tuple(pairs), shares if any(pairs.values()) else ()

@@ -30,7 +30,7 @@ def report(
     from orchestration.ledger import open_ledger
     from orchestration.report.make import make_report
     from orchestration.storage import Storage
-    from orchestration.study_data import data_changes
+    from orchestration.study_data import unlike_the_search
 
     ledger = open_ledger(study)
     path = out or Path(f"{PurePosixPath(ledger.storage.uri).name}-report.html")
@@ -38,7 +38,7 @@ def report(
         raise ValueError(f"--out is the HTML file to write, {path} is a folder; give {path / 'report.html'}")
     out_file(path, ".html")
     if data is not None:
-        for change in data_changes(ledger, data):
+        for change in unlike_the_search(ledger, data):
             say(f"warning: {change}")
     content = make_report(ledger, data, [open_ledger(other) for other in compare or ()]).encode()
     Storage(path.parent).write(path.name, content)

@@ -20,14 +20,15 @@ from biomass_models.table import TEST_FILE, DataError, read_train
 from biomass_models.targets import TARGETS
 from orchestration import cli
 from orchestration.blending import BlendOptions, run_ensemble
+from orchestration.data_changes import data_fingerprint
 from orchestration.explain import explain
 from orchestration.ledger import Ledger
 from orchestration.members import FileMembers
 from orchestration.report.make import make_report
 from orchestration.settings import StudySettings
 from orchestration.storage import Storage
-from orchestration.study import data_fingerprint, open_study
-from orchestration.study_data import data_changes
+from orchestration.study import open_study
+from orchestration.study_data import unlike_the_search
 
 
 def searched(folder: Path, data: Path) -> Ledger:
@@ -46,6 +47,8 @@ def searched(folder: Path, data: Path) -> Ledger:
         weights={},
         photograph_size=common_size(paths),
     )
+    digests = [file_digest(path) for path in paths]
+    ledger.write_photographs(pd.DataFrame({"image_id": quadrats["image_id"], "blake2b": digests}))
     return ledger
 
 
@@ -74,10 +77,10 @@ def square_tests(data: Path) -> None:
 
 
 CHANGES = {
-    mirrored: "photographs, metadata or their order changed; give the --data of the search",
-    labelled_anew: "1 images have other labels",
+    mirrored: "is not as it was searched: 1 photograph replaced (ID",
+    labelled_anew: "1 label changed (ID",
     one_lost: "lacks 1 photographs of train.csv, such as train/",
-    one_image_fewer: "lacks 1 of the study's 24 images",
+    one_image_fewer: "1 photograph missing (ID",
     square_tests: "6 of 6 photographs have another shape than the 160 x 80 px trained on",
 }
 
@@ -87,9 +90,9 @@ def test_what_changed_since_the_search_is_said_by_report_and_ensemble(
     change, own_pasture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ledger = searched(tmp_path / "study", own_pasture)
-    assert list(data_changes(ledger, own_pasture)) == []
+    assert list(unlike_the_search(ledger, own_pasture)) == []
     change(own_pasture)
-    (text,) = data_changes(ledger, own_pasture)
+    (text,) = unlike_the_search(ledger, own_pasture)
     assert CHANGES[change] in text and len(text) <= 2 * 80 + len(str(own_pasture))
     for command in (["report"], ["ensemble"]):
         monkeypatch.setattr(sys, "argv", ["biomass", *command, str(tmp_path / "study"), "--data", str(own_pasture)])
@@ -103,7 +106,7 @@ def test_another_test_set_is_left_alone(own_pasture: Path, tmp_path: Path) -> No
     ledger = searched(tmp_path / "study", own_pasture)
     mirrored(own_pasture)
     (own_pasture / "train.csv").unlink()
-    assert list(data_changes(ledger, own_pasture)) == []
+    assert list(unlike_the_search(ledger, own_pasture)) == []
 
 
 @pytest.mark.parametrize(
