@@ -46,6 +46,8 @@ def searched(folder: Path, data: Path) -> Ledger:
         weights={},
         photograph_size=common_size(paths),
     )
+    digests = [file_digest(path) for path in paths]
+    ledger.write_photographs(pd.DataFrame({"image_id": quadrats["image_id"], "blake2b": digests}))
     return ledger
 
 
