@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from biomass_models.cache_limit import note_use, room
+from biomass_models.errors import UserError
 from biomass_models.interrupt import OnProgress, ShouldStop, check_stop
 
 Array = NDArray[Any]
@@ -32,7 +33,7 @@ WAIT = 0.5  # seconds between two looks at `should_stop` while another process w
 FORMAT = 2  # part of every key: groups of format 1 may hold rows of other photographs (CHANGELOG.md)
 
 
-class CacheError(RuntimeError):
+class CacheError(UserError):
     """The cache directory cannot hold what is to be computed."""
 
 

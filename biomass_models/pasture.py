@@ -25,6 +25,7 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from biomass_models import pasture_files as files
+from biomass_models.errors import UserError
 from biomass_models.table import TRAIN_FILE, masses_to_long, read_train
 
 SHEET_PURPOSE = 4
@@ -132,14 +133,14 @@ def contact_sheet(data_dir: Path, out_png: Path, *, images: int = 24, seed: int 
 def _check_numbers(**least_of: tuple[int, int]) -> None:
     for name, (value, least) in least_of.items():
         if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
+            raise UserError(f"{name} must be at least {least}, got {value}")
 
 
 def _check_places(out_dir: Path, truth_path: Path) -> None:
     if truth_path.is_relative_to(out_dir):
-        raise ValueError(f"the test images' truth must lie outside {out_dir}, got {truth_path}; choose another path")
+        raise UserError(f"the test images' truth must lie outside {out_dir}, got {truth_path}; choose another path")
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise FileExistsError(f"{out_dir} must be new or empty, but holds files; remove it or choose another path")
+        raise UserError(f"{out_dir} must be new or empty, but holds files; remove it or choose another path")
 
 
 def _dates(wide: pd.DataFrame) -> int:

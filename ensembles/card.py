@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from biomass_models.errors import UserError
 from ensembles.honest import Estimate
 
 BESIDE = ("optimism", "origin")  # what a written card holds beside its fields: derived, and where it comes from
@@ -81,7 +82,7 @@ class Card:
         given = {key: value for key, value in content.items() if key not in BESIDE}
         if names != set(given):
             missing, unknown = sorted(names - set(given)), sorted(set(given) - names)
-            raise ValueError(
+            raise UserError(
                 f"a card holds fixed fields, got {missing} missing and {unknown} unknown; blend again with this version"
             )
         for field in ("bootstrap", "flips_gain"):

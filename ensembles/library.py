@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from biomass_models.errors import UserError
 from biomass_models.targets import TARGETS, FloatArray, project_coherent, weight_T
 from ensembles.duplicates import duplicates_of
 from ensembles.gram import ErrorGram, IntArray, cells_of, error_gram, target_gram
@@ -24,7 +25,7 @@ from ensembles.misfits import Yardstick, misfit_reason
 _CHUNK = 64  # members projected at once
 
 
-class LibraryError(ValueError):
+class LibraryError(UserError):
     """There is nothing to blend, or the truth cannot judge it."""
 
 

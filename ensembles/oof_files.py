@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from biomass_models.errors import UserError
 from biomass_models.table import split_sample_id
 from biomass_models.targets import TARGETS
 from ensembles.library import LibraryError
@@ -69,14 +70,14 @@ def _wide(path: Path) -> pd.DataFrame:
     beside = [path.with_name(f"{path.stem}.ids.txt"), path.with_name("ids.txt")]
     found = next((candidate for candidate in beside if candidate.is_file()), None)
     if found is None:
-        raise ValueError(
+        raise UserError(
             f"an array needs its image ids beside it, in {beside[0].name} or {beside[1].name}; found neither"
         )
     ids = [line.strip() for line in found.read_text(encoding="utf-8").splitlines() if line.strip()]
     if ids[:1] == ["image_id"]:
         ids = ids[1:]
     if pred_NT.shape != (len(ids), len(TARGETS)):
-        raise ValueError(f"the array must be [{len(ids)}, {len(TARGETS)}] as {found.name} has ids, got {pred_NT.shape}")
+        raise UserError(f"the array must be [{len(ids)}, {len(TARGETS)}] as {found.name} has ids, got {pred_NT.shape}")
     frame = pd.DataFrame(pred_NT, columns=list(TARGETS))
     frame.insert(0, "image_id", ids)
     return frame
@@ -87,7 +88,7 @@ def _table(path: Path) -> pd.DataFrame:
         return pd.read_csv(path, dtype={"image_id": "str", "sample_id": "str"})
     if path.suffix == ".parquet":
         return pd.read_parquet(path)
-    raise ValueError(f"predictions come as {', '.join(SUFFIXES)}, got {path.suffix or 'no suffix'}")
+    raise UserError(f"predictions come as {', '.join(SUFFIXES)}, got {path.suffix or 'no suffix'}")
 
 
 def _wide_of(table: pd.DataFrame) -> pd.DataFrame:
@@ -95,17 +96,17 @@ def _wide_of(table: pd.DataFrame) -> pd.DataFrame:
     if {"image_id", *TARGETS} <= set(table.columns):
         return table[["image_id", *TARGETS]].astype({"image_id": str})
     if not {"sample_id", "target"} <= set(table.columns):
-        raise ValueError(
+        raise UserError(
             f"columns must be image_id,{','.join(TARGETS)} or sample_id,target; got {','.join(map(str, table.columns))}"
         )
     halves = split_sample_id(table["sample_id"].astype("str"))
     strange = ~halves["target_name"].isin(TARGETS)
     if strange.any():
-        raise ValueError(f"sample_id must be <image id>__<target name>, got {table['sample_id'][strange].iloc[0]!r}")
+        raise UserError(f"sample_id must be <image id>__<target name>, got {table['sample_id'][strange].iloc[0]!r}")
     long = halves.assign(target=table["target"])
     if long.duplicated(["image_id", "target_name"]).any():
         twice = table["sample_id"][long.duplicated(["image_id", "target_name"])].iloc[0]
-        raise ValueError(f"a sample_id must appear once, got {twice!r} again")
+        raise UserError(f"a sample_id must appear once, got {twice!r} again")
     wide = long.pivot(index="image_id", columns="target_name", values="target").reindex(columns=list(TARGETS))
     wide.columns.name = None
     return wide.loc[long["image_id"].unique()].reset_index()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from rich.console import Console
 
+from biomass_models.errors import UserError
 from biomass_models.table import masses_to_long, read_test, read_test_rows
 from biomass_models.targets import TARGETS, FloatArray
 from ensembles.blend import apply_blend, fit_blend
@@ -50,9 +51,9 @@ class BlendOptions:
         rule_named(self.rule)
         Recipe(rule=rule_named(self.rule), on_trial=self.follow_ups)
         if self.candidates < 1:
-            raise ValueError(f"at least one candidate must be asked for, got {self.candidates}")
+            raise UserError(f"at least one candidate must be asked for, got {self.candidates}")
         if self.flips not in (1, 2, 4, 8):
-            raise ValueError(f"flips must be 1 (none), 2, 4 or 8, got {self.flips}")
+            raise UserError(f"flips must be 1 (none), 2, 4 or 8, got {self.flips}")
 
 
 def run_ensemble(
@@ -96,21 +97,21 @@ def run_ensemble(
 def _refuse(studies: list[str], files: FileMembers, data_dir: Path | None, out: Path, options: BlendOptions) -> None:
     """Combinations that cannot work, each with what to give instead."""
     if not studies and not files.oof:
-        raise ValueError("a blend needs members; give STUDY, or --oof 'runs/*.csv' and --truth train.csv")
+        raise UserError("a blend needs members; give STUDY, or --oof 'runs/*.csv' and --truth train.csv")
     if strays := [study for study in studies if Path(study).is_file()]:
-        raise ValueError(f"a study is a folder, {strays[0]} is a file; put the pattern of --oof in quotes")
+        raise UserError(f"a study is a folder, {strays[0]} is a file; put the pattern of --oof in quotes")
     if files.tests and not files.oof:
-        raise ValueError("test predictions belong to members that come as files; give their --oof as well")
+        raise UserError("test predictions belong to members that come as files; give their --oof as well")
     if studies and files.tests and data_dir is None:
-        raise ValueError("a study's trials predict photographs; give --data as well as --test-predictions")
+        raise UserError("a study's trials predict photographs; give --data as well as --test-predictions")
     if files.oof and data_dir is not None and not files.tests:
-        raise ValueError("a submission needs test predictions of the members that come as files: --test-predictions")
+        raise UserError("a submission needs test predictions of the members that come as files: --test-predictions")
     if not studies and out.suffix == ".csv":
-        raise ValueError(f"members that come as files are blended into a folder; give --out DIR, got {out}")
+        raise UserError(f"members that come as files are blended into a folder; give --out DIR, got {out}")
     if options.flips > 1 and (not studies or data_dir is None):
-        raise ValueError("flips need the photographs and a study's trials: give STUDY and --data, or leave --flips out")
+        raise UserError("flips need the photographs and a study's trials: give STUDY and --data, or leave --flips out")
     if data_dir is None and not files.tests and out.suffix == ".csv":
-        raise ValueError(f"a submission {out} needs test images; give --data, or a folder as --out for the card alone")
+        raise UserError(f"a submission {out} needs test images; give --data, or a folder as --out for the card alone")
 
 
 def make_cards(gathered: Gathered, options: BlendOptions, predictor: Predictor | None, say: Say) -> list[Card]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from biomass_models.errors import UserError
 from biomass_models.inputs import ImageSet
 from biomass_models.table import read_test, read_test_rows
 from biomass_models.targets import TARGETS
@@ -22,13 +22,14 @@ from biomass_models.weights import WeightsError, WeightsSource, fingerprint
 from ensembles.blend import apply_blend
 from ensembles.card import Card
 from ensembles.submission import check_submission, write_submission
+from orchestration.endings import debugging, explained
 from orchestration.shards import mean_prediction, shard_inputs, spans
 
 MARKER, WEIGHTS = "bundle.json", "weights"
 FORMAT = 1
 
 
-class BundleError(ValueError):
+class BundleError(UserError):
     """A bundle that cannot predict here; the text says what to put where."""
 
 
@@ -41,10 +42,12 @@ def main(bundle: Path) -> None:
     arguments = parser.parse_args()
     try:
         predict_bundle(bundle, arguments.data, arguments.out, weights=arguments.weights, say=_say)
-    except (ValueError, OSError) as error:
-        if os.environ.get("BIOMASS_DEBUG"):
+    except Exception as error:  # the boundary to the user
+        if debugging():
             raise
-        sys.exit(f"error: {error}")
+        text, code = explained(error)
+        print(text, file=sys.stderr)
+        sys.exit(code)
 
 
 def _say(text: str) -> None:

@@ -15,8 +15,9 @@ import typer
 from typer.core import TyperGroup
 
 from orchestration.commands import blend, dashboard, data, provenance, report, search, start, study
-from orchestration.commands.errors import DEBUG, run_guarded
+from orchestration.commands.errors import run_guarded
 from orchestration.commands.options import stopped
+from orchestration.endings import DEBUG
 
 data_app = typer.Typer(name="data", no_args_is_help=True, help="Check, draw and show data directories.")
 data_app.command("check")(data.data_check)

@@ -34,13 +34,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from biomass_models.config_rules import did_you_mean
+from biomass_models.errors import UserError
 from biomass_models.targets import TARGETS
 from orchestration.storage import Storage, nearest_folder
 
 OOF_COLUMNS = ("image_id", "fold", "group", *TARGETS)
 
 
-class LedgerError(ValueError):
+class LedgerError(UserError):
     """A study's files are not what they must be; the text says which and what to do."""
 
 

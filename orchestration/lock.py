@@ -20,6 +20,7 @@ from typing import Any
 
 import filelock
 
+from biomass_models.errors import UserError
 from orchestration.ledger import Ledger
 from orchestration.storage import Storage
 
@@ -29,7 +30,7 @@ STALE_SECONDS = 60.0  # without a beat: clocks of two machines may differ by a p
 SETTLE_SECONDS = 1.0  # two drivers that take a free object-store lock at once: the later writer has it
 
 
-class LockError(ValueError):
+class LockError(UserError):
     """Somebody else works on the study; the text says who, since when and what to do."""
 
 

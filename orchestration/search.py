@@ -37,7 +37,7 @@ from orchestration.seeds import derive_seed
 from orchestration.standing import Standing
 from orchestration.storage import Storage
 from orchestration.study import StudyError, StudySettings, data_fingerprint, open_study
-from orchestration.trial import fail_trial, run_trial
+from orchestration.trial import StorageFull, fail_trial, run_trial
 from orchestration.watch import Watch
 from orchestration.worker import WorkerContext
 from search_spaces.domain import SearchSpace
@@ -335,7 +335,11 @@ def _tuner(
         own, trial_id = Ledger(Storage(context.study)), config["trial_id"]
         try:
             result = run_trial(own, RayPool(broker), trial_id, rule=rule, standing=standing, together=together)
-        except (OSError, RayError) as error:  # the store is full or away, the broker is gone: the trial is not to blame
+        except (
+            OSError,
+            StorageFull,
+            RayError,
+        ) as error:  # the store is full or away, the broker is gone: the trial is not to blame
             tune.report({"status": "stopped", "reason": str(error)})
             return
         except Exception as error:  # the boundary of a trial: whatever else goes wrong is its recorded reason

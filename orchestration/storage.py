@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 import pyarrow.fs
 
 from biomass_models.config_rules import nearest
+from biomass_models.errors import UserError
 
 
 class Storage:
@@ -31,7 +32,7 @@ class Storage:
                 self.filesystem, self.base = pyarrow.fs.FileSystem.from_uri(self.uri)
             except pyarrow.ArrowException as error:
                 rule = "a study is a folder, or a URI that pyarrow opens, such as s3://bucket/study"
-                raise ValueError(f"{rule}; got {self.uri} ({error}); check the part before ://") from error
+                raise UserError(f"{rule}; got {self.uri} ({error}); check the part before ://") from error
 
     def read(self, name: str) -> bytes:
         """The whole content; FileNotFoundError if it is not there."""
@@ -86,7 +87,7 @@ class Storage:
     def _path(self, name: str) -> str:
         parts = PurePosixPath(name).parts
         if name.startswith("/") or ".." in parts:
-            raise ValueError(f"a file of a study lies inside its folder, got the name {name!r}")
+            raise UserError(f"a file of a study lies inside its folder, got the name {name!r}")
         return "/".join([self.base, *parts])
 
 

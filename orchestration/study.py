@@ -10,6 +10,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from biomass_models.errors import UserError
 from orchestration.environment import code_version
 from orchestration.seeds import content_id
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:  # recipes are listed and completed without loading tables
 PACKAGES = ("torch", "timm", "ray", "optuna", "numpy", "pandas", "pillow", "scikit-learn")
 
 
-class StudyError(ValueError):
+class StudyError(UserError):
     """A study cannot be opened as asked; the text says the rule, what was got and what to do."""
 
 

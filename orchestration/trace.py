@@ -16,12 +16,13 @@ from typing import Any
 
 import pandas as pd
 
+from biomass_models.errors import UserError
 from ensembles.submission import COLUMNS
 from orchestration.ledger import Ledger, LedgerError, TrialRef, open_ledger
 from orchestration.storage import Storage
 
 
-class TraceError(ValueError):
+class TraceError(UserError):
     """The way back is not found; the text says what was looked at and what to do."""
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from biomass_models.configs import config_from_params
+from biomass_models.errors import UserError
 from biomass_models.targets import TARGETS, weighted_r2_score
 from orchestration.events import write_events
 from orchestration.ledger import Ledger, TrialRecord, folds_of
@@ -16,7 +17,7 @@ from orchestration.pruning import Decision, PruneRule
 from orchestration.standing import Standing
 
 
-class StorageFull(OSError):
+class StorageFull(UserError):
     """A fold could not be written: nothing is wrong with the trial, but the search cannot go on."""
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
+from biomass_models.errors import UserError
 from orchestration.commands import complete
 
 INTERRUPTED = 130
@@ -34,7 +35,7 @@ def existing_data(context: typer.Context, value: Path | None) -> Path | None:
         return value  # its problems are listed with all others
     got = "without them" if value.is_dir() else "a file" if value.exists() else "no such folder"
     hint = hint or "; check the path"
-    raise ValueError(f"a data directory is a folder with train.csv, test.csv and photographs; {value} is {got}{hint}")
+    raise UserError(f"a data directory is a folder with train.csv, test.csv and photographs; {value} is {got}{hint}")
 
 
 DATA = "Data directory: train.csv, test.csv and photographs."
@@ -169,5 +170,5 @@ def families_of(asked: list[str] | None) -> tuple[tuple[str, ...], tuple[float, 
         if "" in pairs or not all(map(math.isfinite, shares)):
             raise ValueError
     except ValueError:
-        raise ValueError(f"a family is given as NAME or NAME=SHARE, such as probe=2, got {asked}") from None
+        raise UserError(f"a family is given as NAME or NAME=SHARE, such as probe=2, got {asked}") from None
     return tuple(map(known_family, pairs)), shares if any(pairs.values()) else ()

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from biomass_models.errors import UserError
 from orchestration.commands.options import OptionalData, Study, tell
 
 
@@ -34,7 +35,7 @@ def report(
     ledger = open_ledger(study)
     path = out or Path(f"{PurePosixPath(ledger.storage.uri).name}-report.html")
     if path.is_dir():
-        raise ValueError(f"--out is the HTML file to write, {path} is a folder; give {path / 'report.html'}")
+        raise UserError(f"--out is the HTML file to write, {path} is a folder; give {path / 'report.html'}")
     content = make_report(ledger, data, [open_ledger(other) for other in compare or ()]).encode()
     Storage(path.parent).write(path.name, content)
     tell(f"Wrote {path} ({len(content) / 1e6:.1f} MB); it opens in any browser, without network")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from biomass_models.errors import UserError
 from orchestration.commands import complete
 from orchestration.commands.options import (
     DEFAULT_CACHE,
@@ -45,7 +46,7 @@ def demo(
 
     asked, made_with = overridden(recipe, {"seed": seed})
     if asked.images is None:
-        raise ValueError(f"a demo draws its own photographs, the recipe {recipe} is for real ones; use demo or smoke")
+        raise UserError(f"a demo draws its own photographs, the recipe {recipe} is for real ones; use demo or smoke")
     from orchestration.demo import run_demo
 
     console = Console(quiet=True) if as_json else out_console
