@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from rich.console import Console
 
 from biomass_models.errors import UserError
 from biomass_models.table import masses_to_long, read_test, read_test_rows
@@ -31,6 +30,7 @@ from orchestration.ledger import Ledger, LedgerError
 from orchestration.members import FileMembers, Gathered, gather
 from orchestration.origin import origin_of
 from orchestration.storage import Storage
+from orchestration.terminal import PlainConsole
 
 if TYPE_CHECKING:  # it loads torch and Ray
     from orchestration.predict import Predictor
@@ -226,6 +226,6 @@ def write_outputs(
 
 def page_of(card: Card) -> str:
     """The readable page as text of 80 columns."""
-    console = Console(file=StringIO(), width=WIDTH, record=True, color_system=None)
+    console = PlainConsole(file=StringIO(), width=WIDTH, record=True, color_system=None)
     console.print(render_card(card))
     return console.export_text()

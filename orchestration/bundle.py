@@ -18,6 +18,7 @@ from biomass_models.errors import UserError
 from biomass_models.inputs import ImageSet
 from biomass_models.table import read_test, read_test_rows
 from biomass_models.targets import TARGETS
+from biomass_models.visible import visible
 from biomass_models.weights import WeightsError, WeightsSource, fingerprint
 from ensembles.blend import apply_blend
 from ensembles.card import Card
@@ -46,12 +47,12 @@ def main(bundle: Path) -> None:
         if debugging():
             raise
         text, code = explained(error)
-        print(text, file=sys.stderr)
+        print(visible(text), file=sys.stderr)
         sys.exit(code)
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)
+    print(visible(text), flush=True)
 
 
 def predict_bundle(bundle: Path, data_dir: Path, out: Path, *, weights: Path, say: Callable[[str], None]) -> None:

@@ -335,11 +335,8 @@ def _tuner(
         own, trial_id = Ledger(Storage(context.study)), config["trial_id"]
         try:
             result = run_trial(own, RayPool(broker), trial_id, rule=rule, standing=standing, together=together)
-        except (
-            OSError,
-            StorageFull,
-            RayError,
-        ) as error:  # the store is full or away, the broker is gone: the trial is not to blame
+        # the store is full or away, the broker is gone: the trial is not to blame
+        except (OSError, StorageFull, RayError) as error:
             tune.report({"status": "stopped", "reason": str(error)})
             return
         except Exception as error:  # the boundary of a trial: whatever else goes wrong is its recorded reason

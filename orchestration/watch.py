@@ -13,6 +13,7 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, RayError
 
+from biomass_models.visible import visible
 from orchestration.lock import Heartbeat
 from orchestration.progress import progress_bar
 from orchestration.searcher import TuneSearcher, live_trials
@@ -102,5 +103,5 @@ class Watch:
 
 
 def _end(reason: str) -> None:
-    print(f"error: {reason}. Every finished fold is kept", file=sys.stderr, flush=True)
+    print(visible(f"error: {reason}. Every finished fold is kept"), file=sys.stderr, flush=True)
     os._exit(1)

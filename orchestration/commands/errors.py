@@ -20,5 +20,5 @@ def run_guarded(command: Callable[[], None]) -> None:
         if debugging():
             raise
         text, code = explained(error)
-        err_console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+        err_console.print(text, style="red", highlight=False, soft_wrap=True)
         sys.exit(code)

@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 
 from biomass_models.errors import UserError
 from orchestration.commands import complete
+from orchestration.terminal import PlainConsole
 
 INTERRUPTED = 130
 DEFAULT_CACHE = Path("~/.cache/biomass")
 SLOTS = "Slots and machine"  # headings of the help pages
 WHAT = "What is searched"
 
-out_console, err_console = Console(), Console(stderr=True)
+out_console, err_console = PlainConsole(), PlainConsole(stderr=True)
 
 
 def existing_data(context: typer.Context, value: Path | None) -> Path | None:
@@ -105,12 +105,12 @@ MostSlots = Annotated[
 
 def tell(text: str) -> None:
     """A line of the result, on standard output, exactly as it is."""
-    out_console.print(text, markup=False, highlight=False, soft_wrap=True)
+    out_console.print(text, highlight=False, soft_wrap=True)
 
 
 def say(text: str) -> None:
     """A remark on what is going on, on standard error."""
-    err_console.print(text, markup=False, highlight=False, soft_wrap=True)
+    err_console.print(text, highlight=False, soft_wrap=True)
 
 
 def print_json(document: Any) -> None:
