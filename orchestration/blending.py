@@ -25,8 +25,8 @@ from ensembles.card_page import WIDTH, render_card
 from ensembles.choice import rule_named
 from ensembles.flips import flips_gain
 from ensembles.recipe import Recipe
-from ensembles.submission import check_submission, submission_bytes
-from orchestration.ledger import Ledger, LedgerError
+from ensembles.submission import require_valid, submission_bytes
+from orchestration.ledger import Ledger
 from orchestration.members import FileMembers, Gathered, gather
 from orchestration.origin import origin_of
 from orchestration.storage import Storage
@@ -198,21 +198,23 @@ def write_outputs(
     """Cards, pages and submissions, each file whole; returns the submissions' paths.
 
     origin: what a card records about a submission of a name and a content, or about itself alone.
-    out: a submission file (`.csv`, the cards are then in the study only) or a folder. Raises LedgerError for a
-    submission that the validator refuses.
+    out: a submission file (`.csv`, the cards are then in the study only) or a folder. Raises UserError, before the
+    first file is written, for a submission that the validator refuses.
     """
     folder, stem = (out.parent, out.stem) if out.suffix == ".csv" else (out, "submission")
+    names = [f"{stem}-{number}.csv" if number > 1 else f"{stem}.csv" for number in range(1, len(submissions) + 1)]
+    if data_dir is not None:
+        for name, submission in zip(names, submissions, strict=True):
+            require_valid(submission, name, data_dir)
     folder.mkdir(parents=True, exist_ok=True)
     storage, paths = Storage(folder), []
     for number, card in enumerate(cards, start=1):
         mark = f"-{number}" if number > 1 else ""
-        written = (f"{stem}{mark}.csv", submissions[number - 1]) if submissions else None
+        written = (names[number - 1], submissions[number - 1]) if submissions else None
         made = origin(card, written)
-        if submissions:
-            storage.write(f"{stem}{mark}.csv", submissions[number - 1])
-            paths.append(folder / f"{stem}{mark}.csv")
-            if data_dir is not None and (problems := check_submission(paths[-1], data_dir)):
-                raise LedgerError(f"{paths[-1]} does not pass the validator: " + "; ".join(map(str, problems[:5])))
+        if written is not None:
+            storage.write(*written)
+            paths.append(folder / written[0])
         if study is not None and submissions:
             name = (out.stem if out.suffix == ".csv" else out.name) + mark
             trials = {member: ref for member, ref in gathered.trials.items() if member in card.members}

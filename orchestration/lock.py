@@ -127,6 +127,8 @@ def study_lock(ledger: Ledger, say: Callable[[str], None] = lambda text: None) -
         heartbeat = Heartbeat(storage)
         heartbeat.start()
         try:
+            if left_over := storage.sweep():
+                say(f"note: {left_over} temporary files of killed processes removed")
             yield heartbeat
         finally:
             heartbeat.stop()
