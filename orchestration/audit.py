@@ -69,6 +69,13 @@ def audit(ledger: Ledger) -> Audit:
         identity = trial_id(record.family, record.config, record.weights, record.seed, study["fold_hash"])
         if identity != record.trial_id:
             found.problems.append(f"trial {record.trial_id}: its trial.json describes trial {identity}")
+    if found.trials["failed"] and not found.trials["complete"]:
+        reasons = Counter(str(result.get("reason")) for result in ledger.results().values())
+        reason, times = reasons.most_common(1)[0]
+        found.problems.append(
+            f"no trial is complete, got {found.trials['failed']} failed, most often ({times}) for: {reason}; mend it, "
+            "then give the command of the search with --retry-failed"
+        )
     return found
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import ray
 from ray import tune
 from ray.exceptions import RayError
 
+from biomass_models.cache_folder import require_usable
 from biomass_models.check import require_clean
 from biomass_models.config_rules import known_name
 from biomass_models.folds import assign_folds, fold_hash
@@ -32,7 +34,7 @@ from orchestration.pool import Broker, FoldWorker, RayPool, Slots, slots_of
 from orchestration.progress import progress_bar
 from orchestration.pruning import RULES, PruneRule
 from orchestration.recipes import Recipe
-from orchestration.searcher import Proposer, TuneSearcher, live_trials
+from orchestration.searcher import ALIKE_FAILURES, Proposer, TuneSearcher, live_trials
 from orchestration.seeds import derive_seed
 from orchestration.standing import Standing
 from orchestration.storage import Storage
@@ -158,6 +160,8 @@ def run_search(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     ledger = Ledger(Storage(study))
     spaces = spaces or {family: space_of(family, settings.backbones, settings.scale) for family in settings.families}
+    if not is_cluster(resources.address):  # there, each worker looks at its own
+        require_usable(resources.cache_dir.expanduser())
     with study_lock(ledger, say) as heartbeat:
         record = _prepare(ledger, data_dir, settings, fold_file, fingerprints, made_with, say)
         if retry_failed:
@@ -306,6 +310,7 @@ def _run(
 ) -> bool:
     broker, slots = start_broker(context, resources)
     waits = "" if slots else ", folds wait for a node that has what a slot asks for (biomass doctor)"
+    before = frozenset(ledger.results())
     say(f"{slots} slots{waits}; {proposer.finished} trials are finished already")
     searcher = TuneSearcher(proposer, live=live_trials(max(slots, 1)))
     stop = threading.Event()
@@ -323,7 +328,25 @@ def _run(
         ray.kill(broker)
     if searcher.stop_reason:
         raise StudyError(f"{searcher.stop_reason}. Every finished fold is kept")
-    return not proposer.unfinished
+    if proposer.unfinished:
+        return False
+    _require_a_success(ledger.results(), before)
+    return True
+
+
+def _require_a_success(results: Mapping[str, Mapping[str, Any]], before: Container[str]) -> None:
+    """Raise StudyError where the study has no complete trial, or where many trials of this run have all failed."""
+    now = {name: result for name, result in results.items() if name not in before}
+    complete = any(result["status"] == "complete" for result in results.values())
+    broken = len(now) >= ALIKE_FAILURES and all(result["status"] == "failed" for result in now.values())
+    if not results or (complete and not broken):
+        return
+    failed = [result["reason"] for result in (now if complete else results).values() if result["status"] == "failed"]
+    reason, times = Counter(failed).most_common(1)[0]
+    raise StudyError(
+        f"a search must complete a trial, got {len(failed)} failed, most often ({times}) for: {reason}. Mend it, then "
+        "give the same command with --retry-failed"
+    )
 
 
 def _tuner(

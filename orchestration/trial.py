@@ -18,7 +18,7 @@ from orchestration.standing import Standing
 
 
 class StorageFull(UserError):
-    """A fold could not be written: nothing is wrong with the trial, but the search cannot go on."""
+    """Study or feature cache take nothing: nothing is wrong with the trial, but the search cannot go on."""
 
 
 def fold_order(number: int, folds: list[int]) -> list[int]:
@@ -134,10 +134,7 @@ class _Trial:
                 self._reason = f"fold {fold}: {outcome['reason']}"
                 self._pool.drop(self._id)
             case "no room":
-                raise StorageFull(
-                    f"a fold needs room in the study {self._ledger.storage.uri} and in the feature cache, got "
-                    f"{outcome['reason']}; make room, then give the same command again"
-                )
+                raise StorageFull(f"{outcome['reason']}, then give the same command again")
             case "stopped":
                 self._stopped = self._stopped or not (self._pruned or self._reason)
 

@@ -15,10 +15,12 @@ from typing import Any
 import pandas as pd
 from safetensors.torch import save as save_tensors
 
+from biomass_models.cache_folder import require_usable
 from biomass_models.configs import Config, TeacherConfig, config_from_params
 from biomass_models.fit import FitError, FoldResult
 from biomass_models.inputs import ImageSet, Inputs
 from biomass_models.interrupt import OnProgress, StopRequested, check_stop
+from biomass_models.node_cache import CacheError
 from biomass_models.table import read_test
 from biomass_models.targets import TARGETS, weighted_r2_score, weighted_sst
 from biomass_models.teacher import Taught
@@ -68,6 +70,7 @@ class FoldRunner:
         model does.
         """
         try:
+            require_usable(Path(self._context.cache_dir))
             if job["kind"] == "fold":
                 return self._fold(job["trial_id"], job["fold"], job.get("together", False), should_stop)
             if job["kind"] == "flips":
@@ -75,13 +78,21 @@ class FoldRunner:
             return self._predict(job, should_stop)
         except StopRequested:
             return {"status": "stopped"}
+        except CacheError as error:  # says nothing about the configuration: the trial stays open
+            return {"status": "no room", "reason": f"{error}"}
         except OSError as error:
-            if error.errno in NO_ROOM:  # says nothing about the configuration: the trial stays open
-                return {"status": "no room", "reason": f"{error}"}
+            if error.errno in NO_ROOM or self._is_ours(error.filename):
+                reason = f"the study and the feature cache must have room and answer, got {error}; make room"
+                return {"status": "no room", "reason": reason}
             return {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
         except Exception as error:
             # The boundary of a trial: whatever a model, an image or a disk does becomes the trial's recorded reason.
             return {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+
+    def _is_ours(self, filename: object) -> bool:
+        """Whether a file lies in the study or in the feature cache: what goes wrong there is not the trial's fault."""
+        roots = (self._context.study, self._context.cache_dir)
+        return isinstance(filename, str) and any(Path(filename).is_relative_to(root) for root in roots)
 
     def _fold(self, trial_id: str, fold: int, together: bool, should_stop: Callable[[], bool] | None) -> dict[str, Any]:
         """One fold; together: all folds of the trial in one batch, of which those that are missing are written."""

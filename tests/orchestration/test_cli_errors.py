@@ -144,6 +144,13 @@ def test_no_space_left_for_a_study(folder: Path, full_disk: Path) -> None:
     assert f"{full_disk}/study/" in text
 
 
+def test_a_cache_that_cannot_be_one_is_said_before_anything_starts(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    text = refused(folder, "search", f"{tmp_path}/study", *DATA, *SEARCH, "--cache", f"{tmp_path}/file")
+    assert "the feature cache must be a folder that can be written" in text and "give --cache" in text
+    assert f"{tmp_path}/file" in text and not (tmp_path / "study").exists()
+
+
 def test_no_space_left_for_pictures(folder: Path, full_disk: Path) -> None:
     text = refused(folder, "data", "show", "pasture", "--out", f"{full_disk}/sheet.png")
     assert "needs room on the disk, got no space left on device" in text and "make room" in text

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
 import pytest
+from commands import biomass
 from test_searcher import LINE, proposer
-from tiny_study import make_study
+from tiny_study import BACKBONE, RANDOM, make_study
 
 from biomass_models.fit import FitError
+from biomass_models.weights import canonical_name, fingerprint
 from orchestration.audit import audit, refit
 from orchestration.ledger import Ledger
 from orchestration.pool import InlinePool
-from orchestration.search import _reopen_failed
-from orchestration.searcher import ALIKE_FAILURES, TuneSearcher
+from orchestration.recipes import Recipe
+from orchestration.search import _prepare, _reopen_failed, _require_a_success
+from orchestration.searcher import ALIKE_FAILURES, Proposer, TuneSearcher
 from orchestration.storage import Storage
-from orchestration.trial import fail_trial, run_trial
+from orchestration.study import StudyError
+from orchestration.trial import StorageFull, fail_trial, run_trial
+from orchestration.worker import WorkerContext
+from search_spaces.spaces import space_of
+
+Result = dict[str, str]
 
 
 def test_an_image_that_breaks_during_the_search_fails_the_trial_and_names_the_file(
@@ -91,6 +100,85 @@ def test_first_trials_that_all_fail_alike_stop_the_search(tmp_path: Path, alike:
         assert search.suggest("next") == TuneSearcher.FINISHED
     else:
         assert search.stop_reason is None and isinstance(search.suggest("next"), dict)
+
+
+@pytest.mark.parametrize("blocked", ["cache", "its parent", "study"])
+def test_a_folder_that_takes_nothing_leaves_the_trial_open(tmp_path: Path, tiny_pasture: Path, blocked: str) -> None:
+    ledger, context, records = make_study(tmp_path / "study", tiny_pasture, tmp_path / "cache" / "features")
+    trial = records[1].trial_id
+    place = {"cache": "cache/features", "its parent": "cache", "study": f"study/trials/{trial}/fold-1"}[blocked]
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).write_text("")  # a file where a folder is needed: also root may not write below it
+    said = "must have room and answer" if blocked == "study" else "must be a folder that can be written"
+    with pytest.raises(StorageFull, match=f"{said}, got .*{place}.* then give the same command again"):
+        run_trial(ledger, InlinePool(context), trial)
+    assert ledger.result(trial) is None
+    (tmp_path / place).unlink()
+    again = run_trial(ledger, InlinePool(context), trial)
+    assert again is not None and again["status"] == "complete"
+
+
+def test_a_cache_without_room_leaves_the_trial_open(tmp_path: Path, tiny_pasture: Path) -> None:
+    ledger, context, records = make_study(tmp_path / "study", tiny_pasture, tmp_path / "cache")
+    small = replace(context, cache_gb=1e-6)
+    with pytest.raises(StorageFull, match="raise --cache-gb, then give the same command again"):
+        run_trial(ledger, InlinePool(small), records[1].trial_id)
+    assert ledger.results() == {}
+
+
+FAILED = {"status": "failed", "reason": "fold 0: a"}
+OTHER = {"status": "failed", "reason": "fold 0: b"}
+COMPLETE = {"status": "complete"}
+PRUNED = {"status": "pruned"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ([], [], None),
+        ([COMPLETE], [], None),
+        ([], [FAILED, COMPLETE], None),
+        ([COMPLETE], [FAILED] * (ALIKE_FAILURES - 1), None),
+        ([COMPLETE], [FAILED] * ALIKE_FAILURES + [PRUNED], None),
+        ([], [FAILED], "got 1 failed, most often .1. for: fold 0: a"),
+        ([FAILED, OTHER, OTHER], [], "got 3 failed, most often .2. for: fold 0: b"),
+        ([COMPLETE], [FAILED, OTHER] * ALIKE_FAILURES, f"got {2 * ALIKE_FAILURES} failed"),
+    ],
+)
+def test_a_search_in_which_all_failed_is_an_error(old: list[Result], new: list[Result], said: str | None) -> None:
+    results = {f"{number}": result for number, result in enumerate([*old, *new])}
+    if said is None:
+        _require_a_success(results, list(results)[: len(old)])
+        return
+    with pytest.raises(StudyError, match=f"{said}.*--retry-failed"):
+        _require_a_success(results, list(results)[: len(old)])
+
+
+def test_the_command_of_a_search_without_a_success_ends_with_its_reason(tmp_path: Path, tiny_pasture: Path) -> None:
+    asked = Recipe(families=("probe",), backbones=(BACKBONE,), weights="random", scale="smoke", folds=3, trials=1)
+    name = canonical_name(BACKBONE)
+    ledger, weights = Ledger(Storage(tmp_path / "study")), {name: fingerprint(name, RANDOM)}
+    settings = asked.settings((name,), weights="random", gpu=False)
+    record = _prepare(ledger, tiny_pasture, settings, None, weights, None, lambda text: None)
+    spaces = {"probe": space_of("probe", (name,), "smoke")}
+    trial = Proposer(spaces, ledger, seed=0, fold_hash=record["fold_hash"], weights=weights).propose()
+    assert trial is not None
+    fail_trial(ledger, trial.trial_id, "fold 0: the lamp went out")
+    command = ["search", "study", "--data", str(tiny_pasture), "--family", "probe", "--backbone", BACKBONE]
+    command += ["--weights", "random", "--scale", "smoke", "--folds", "3", "--trials", "1"]
+    ended = biomass(*command, cwd=tmp_path, check=False)
+    assert ended.returncode == 1 and "Finished" not in ended.stdout
+    assert "a search must complete a trial, got 1 failed, most often (1) for: fold 0: the lamp went out" in ended.stderr
+    seen = biomass("audit", "study", cwd=tmp_path, check=False)
+    assert seen.returncode == 1 and "audit passed" not in seen.stdout
+    assert "no trial is complete, got 1 failed, most often (1) for: fold 0: the lamp went out" in seen.stdout
+    _reopen_failed(ledger, lambda text: None)  # --retry-failed, as both messages say
+    context = WorkerContext(
+        study=ledger.storage.uri, data_dir=str(tiny_pasture), cache_dir=f"{tmp_path}/cache", weights=RANDOM
+    )
+    run_trial(ledger, InlinePool(context), trial.trial_id)
+    _require_a_success(ledger.results(), ())
+    assert audit(ledger).clean
 
 
 def test_no_more_trials_than_allowed_are_under_way(tmp_path: Path) -> None:
