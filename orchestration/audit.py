@@ -19,10 +19,11 @@ import pandas as pd
 from biomass_models.folds import fold_hash
 from biomass_models.targets import TARGETS, weighted_r2_score
 from biomass_models.weights import WeightsSource
-from orchestration.ledger import Ledger, LedgerError, TrialRecord, folds_of
+from orchestration.ids import trial_id_of
+from orchestration.ledger import Ledger, LedgerError, folds_of
+from orchestration.records import COMPLETE, TrialRecord, TrialResult
 from orchestration.refit import Refitter, same_rows
 from orchestration.seeds import derive_seed
-from orchestration.study import trial_id
 
 LATE_SECONDS = 2.0  # clocks of two nodes may differ by so much before a start counts as one after the end
 
@@ -57,8 +58,8 @@ class Audit:
 
 def audit(ledger: Ledger) -> Audit:
     """Read every file of a study's trials and verify it. Writes nothing."""
-    found, study, quadrats = Audit(), ledger.study() or {}, ledger.quadrats()
-    if fold_hash(quadrats[["image_id", "fold", "group"]]) != study.get("fold_hash"):
+    found, study, quadrats = Audit(), ledger.study(), ledger.quadrats()
+    if fold_hash(quadrats[["image_id", "fold", "group"]]) != study.fold_hash:
         found.problems.append("quadrats.parquet does not hold the folds that study.json names")
     records = {record.trial_id: record for record in ledger.trials()}
     found.problems += [
@@ -66,11 +67,11 @@ def audit(ledger: Ledger) -> Audit:
     ]
     for record in records.values():
         found.problems += [f"trial {record.trial_id}: {problem}" for problem in _trial(ledger, record, quadrats, found)]
-        identity = trial_id(record.family, record.config, record.weights, record.seed, study["fold_hash"])
+        identity = trial_id_of(record, study.fold_hash)
         if identity != record.trial_id:
             found.problems.append(f"trial {record.trial_id}: its trial.json describes trial {identity}")
     if found.trials["failed"] and not found.trials["complete"]:
-        reasons = Counter(str(result.get("reason")) for result in ledger.results().values())
+        reasons = Counter(str(result.reason) for result in ledger.results().values())
         reason, times = reasons.most_common(1)[0]
         found.problems.append(
             f"no trial is complete, got {found.trials['failed']} failed, most often ({times}) for: {reason}; mend it, "
@@ -87,13 +88,13 @@ def refit(
     Out-of-fold rows must be the same bit for bit, which holds on the same kind of machine and packages.
     """
     results = ledger.results()
-    complete = sorted(name for name, result in results.items() if result["status"] == "complete")
+    complete = sorted(name for name, result in results.items() if result.status == COMPLETE)
     order = np.random.default_rng(derive_seed("audit", complete)).permutation(len(complete))
     problems = []
     with tempfile.TemporaryDirectory() as folder:
         refitter = Refitter(ledger, data_dir, Path(folder), cache_dir, weights)
         for name in [complete[place] for place in order[:sample]]:
-            again = refitter.folds(name, range(len(results[name]["fold_scores"])))
+            again = refitter.folds(name, range(len(results[name].fold_scores)))
             problems += [
                 f"trial {name}: fold {fold.fold} {fold.problem or 'fitted again has other out-of-fold rows'}"
                 for fold in again
@@ -113,34 +114,34 @@ def _trial(ledger: Ledger, record: TrialRecord, quadrats: pd.DataFrame, found: A
         if metrics is not None:
             folds[fold] = ledger_rows = _fold_rows(ledger, name, fold)
             found.folds += not isinstance(ledger_rows, str)
-            if any(start["started_at"] > metrics["finished_at"] for start in starts):
+            if any(start.started_at > metrics.finished_at for start in starts):
                 yield f"fold {fold} was begun again after it had been finished"
             if not starts:
                 yield f"fold {fold} is finished but was never begun"
-        if result is not None and any(start["started_at"] > _ended(result) + LATE_SECONDS for start in starts):
+        if result is not None and any(start.started_at > result.ended_at + LATE_SECONDS for start in starts):
             yield f"fold {fold} was begun after the trial had ended"
     yield from (f"fold {fold}: {rows}" for fold, rows in folds.items() if isinstance(rows, str))
     if result is None:
         found.unfinished.append(name)
         return
-    found.trials[str(result.get("status"))] += 1
-    match result.get("status"):
+    found.trials[result.status] += 1
+    match result.status:
         case "complete":
             yield from _complete(ledger, name, result, folds, quadrats)
         case "pruned":
-            if not result.get("reason") or not result.get("decisions") or not result["decisions"][-1]["prune"]:
+            if not result.reason or not result.decisions or not result.decisions[-1].prune:
                 yield "it is pruned without a decision that says so"
             if not 0 < len(folds) < quadrats["fold"].nunique():
                 yield f"it is pruned with {len(folds)} folds of {quadrats['fold'].nunique()}"
         case "failed":
-            if not result.get("reason"):
+            if not result.reason:
                 yield "it failed without a reason"
         case other:
             yield f"its status must be complete, pruned or failed, got {other!r}"
 
 
 def _complete(
-    ledger: Ledger, name: str, result: dict[str, Any], folds: dict[int, pd.DataFrame | str], quadrats: pd.DataFrame
+    ledger: Ledger, name: str, result: TrialResult, folds: dict[int, pd.DataFrame | str], quadrats: pd.DataFrame
 ) -> Iterator[str]:
     missing = sorted(set(quadrats["fold"]) - set(folds))
     if missing:
@@ -161,8 +162,8 @@ def _complete(
     if not same_rows(pooled, rows.loc[quadrats["image_id"]].reset_index()):
         yield "its pooled out-of-fold rows are not those of its folds"
     score = weighted_r2_score(quadrats[list(TARGETS)], pooled[list(TARGETS)])
-    if abs(score - result["score"]) > 1e-9:
-        yield f"its score is recorded as {result['score']:.6f}, its rows give {score:.6f}"
+    if result.score is None or abs(score - result.score) > 1e-9:
+        yield f"its score is recorded as {result.score}, its rows give {score:.6f}"
 
 
 def _fold_rows(ledger: Ledger, name: str, fold: int) -> pd.DataFrame | str:
@@ -172,7 +173,3 @@ def _fold_rows(ledger: Ledger, name: str, fold: int) -> pd.DataFrame | str:
         return ledger.fold_oof(name, fold)
     except (LedgerError, OSError) as error:
         return str(error)
-
-
-def _ended(result: dict[str, Any]) -> float:
-    return float(result.get("ended_at", float("inf")))  # studies of older versions do not say when

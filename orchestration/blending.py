@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -29,6 +29,7 @@ from ensembles.submission import require_valid, submission_bytes
 from orchestration.ledger import Ledger
 from orchestration.members import FileMembers, Gathered, gather
 from orchestration.origin import origin_of
+from orchestration.records import Origin
 from orchestration.storage import Storage
 from orchestration.terminal import PlainConsole
 
@@ -87,7 +88,7 @@ def run_ensemble(
             submissions.append(submission_of(card, predictions, image_ids, data_dir))
     photographs = predictor.fingerprint if predictor is not None else None
 
-    def origin(card: Card, submission: tuple[str, bytes] | None) -> dict[str, Any]:
+    def origin(card: Card, submission: tuple[str, bytes] | None) -> Origin:
         return origin_of(card, gathered, files, image_ids=image_ids, photographs=photographs, submission=submission)
 
     study = studies[0] if studies else None
@@ -193,7 +194,7 @@ def write_outputs(
     *,
     study: str | None,
     data_dir: Path | None,
-    origin: Callable[[Card, tuple[str, bytes] | None], dict[str, Any]],
+    origin: Callable[[Card, tuple[str, bytes] | None], Origin],
 ) -> list[Path]:
     """Cards, pages and submissions, each file whole; returns the submissions' paths.
 
@@ -221,7 +222,7 @@ def write_outputs(
             Ledger(Storage(study)).write_ensemble(name, card.to_json(), trials, submissions[number - 1], origin=made)
         if out.suffix != ".csv":
             storage.write(f"ensemble{mark}.txt", page_of(card).encode())
-            content = card.to_json() | {"origin": made}
+            content = card.to_json() | {"origin": made.to_json()}
             storage.write(f"ensemble{mark}.json", (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
     return paths
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -23,6 +22,7 @@ from orchestration.members import FileMembers
 from orchestration.predict import Predictor
 from orchestration.progress import progress_bar
 from orchestration.recipes import Recipe
+from orchestration.records import Asked
 from orchestration.report.make import make_report
 from orchestration.search import Resources, start_search
 from orchestration.storage import Storage
@@ -45,7 +45,7 @@ def run_demo(
     resources: Resources,
     console: Console,
     say: Callable[[str], None],
-    made_with: Mapping[str, Any],
+    made_with: Asked,
 ) -> Demo | None:
     """Data, search, leaderboard, ensemble, submission, true score, report.
 

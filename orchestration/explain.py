@@ -22,8 +22,9 @@ from biomass_models.table import read_test
 from biomass_models.targets import TARGETS, FloatArray
 from biomass_models.weights import WeightsSource
 from biomass_models.zoo import FAMILIES
-from orchestration.ledger import Ledger, LedgerError, TrialRef, folds_of
+from orchestration.ledger import Ledger, LedgerError, folds_of
 from orchestration.predict import check_weights
+from orchestration.records import TrialRef
 
 PANEL = 900  # px, width of one panel of the picture
 TALLEST = 900  # px, of a panel: a portrait is drawn narrower

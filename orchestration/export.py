@@ -22,8 +22,9 @@ from typing import Any
 from biomass_models.weights import WeightsSource, canonical_name, find_weights, published_at
 from ensembles.card import Card
 from orchestration.bundle import FORMAT, MARKER, WEIGHTS
-from orchestration.ledger import Ledger, LedgerError, TrialRef, folds_of, open_ledger
+from orchestration.ledger import Ledger, LedgerError, folds_of, open_ledger
 from orchestration.predict import check_weights
+from orchestration.records import TrialRef
 from orchestration.storage import Storage
 from orchestration.wheel import project_wheel
 
@@ -55,8 +56,8 @@ def export_bundle(
     members were trained on, a folder that is not empty.
     """
     ledger = open_ledger(study)
-    content, refs = ledger.ensemble(name)
-    card = Card.from_json(content)
+    ensemble = ledger.ensemble(name)
+    card, refs = Card.from_json(ensemble.card), ensemble.trials
     if files := [member for member in card.members if member not in refs]:
         raise LedgerError(
             f"a bundle predicts photographs, members {', '.join(files[:3])} came as files; blend the study alone"
@@ -103,7 +104,7 @@ def _write(
         for path, fold in zip(paths, folds, strict=True):
             put(path, source.fold_model(ref.trial_id, fold))
         members.append(
-            {"name": member, "family": record.family, "config": record.config, "weights": record.weights}
+            {"name": member, "family": record.family, "config": dict(record.config), "weights": record.weights}
             | {"models": paths}
         )
     put(*project_wheel())

@@ -13,18 +13,19 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import filelock
 
 from biomass_models.errors import UserError
+from orchestration import layout
 from orchestration.ledger import Ledger
+from orchestration.records import Owner, SearchFacts
 from orchestration.storage import Storage
 
-OWNER = "owner.json"
 BEAT_SECONDS = 5.0
 STALE_SECONDS = 60.0  # without a beat: clocks of two machines may differ by a part of this
 SETTLE_SECONDS = 1.0  # two drivers that take a free object-store lock at once: the later writer has it
@@ -39,22 +40,21 @@ class Heartbeat:
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
-        self._token = uuid.uuid4().hex
-        self._owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time(), "token": self._token}
-        self._facts: dict[str, Any] = {}
+        now = time.time()
+        self._owner = Owner(host=socket.gethostname(), pid=os.getpid(), since=now, beat=now, token=uuid.uuid4().hex)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.lost_to: str | None = None  # who has taken the study over while this driver could not beat
 
-    def publish(self, facts: Mapping[str, Any]) -> None:
-        self._facts = dict(facts)
+    def publish(self, facts: SearchFacts) -> None:
+        self._owner = replace(self._owner, facts=facts)
 
     def start(self) -> None:
         """Take the lock; LockError when another driver took it at the same moment."""
         self._beat()
         if not self._storage.is_local:
             time.sleep(SETTLE_SECONDS)
-            if (owner := read_owner(self._storage)) is None or owner["token"] != self._token:
+            if (owner := read_owner(self._storage)) is None or owner.token != self._owner.token:
                 raise LockError(_held(self._storage, owner))
         self._thread.start()
 
@@ -63,14 +63,14 @@ class Heartbeat:
         if self._thread.is_alive():
             self._thread.join()
         owner = read_owner(self._storage)
-        if owner is not None and owner["token"] == self._token:
-            self._storage.remove(OWNER)
+        if owner is not None and owner.token == self._owner.token:
+            self._storage.remove(layout.OWNER)
 
     def _run(self) -> None:
         while not self._ended.wait(BEAT_SECONDS):
             try:
                 owner = read_owner(self._storage)
-                if owner is not None and owner["token"] != self._token:
+                if owner is not None and owner.token != self._owner.token:
                     self.lost_to = who(owner)
                     return
                 self._beat()
@@ -78,28 +78,27 @@ class Heartbeat:
                 continue  # a store that does not answer for a moment; if it lasts, the next beat sees who took over
 
     def _beat(self) -> None:
-        self._storage.write(OWNER, json.dumps({**self._owner, "beat": time.time(), "facts": self._facts}).encode())
+        beat = replace(self._owner, beat=time.time())
+        self._storage.write(layout.OWNER, json.dumps(beat.to_json()).encode())
 
 
-def read_owner(storage: Storage) -> dict[str, Any] | None:
-    """Who drives the study: host, pid, since, beat (seconds since 1970), token, facts; None when nobody does."""
+def read_owner(storage: Storage) -> Owner | None:
+    """Who drives the study; None when nobody does, or when what is written there cannot be read."""
     try:
-        owner = json.loads(storage.read(OWNER))
+        return Owner.from_json(json.loads(storage.read(layout.OWNER)))
     except (FileNotFoundError, ValueError):
         return None
-    wanted = {"host", "pid", "since", "beat", "token", "facts"}
-    return owner if isinstance(owner, dict) and wanted <= set(owner) else None
 
 
-def is_alive(owner: Mapping[str, Any]) -> bool:
+def is_alive(owner: Owner) -> bool:
     """Whether the driver has given a sign of life lately; one of this machine must also be a living process."""
-    if owner["host"] == socket.gethostname() and not _process_exists(owner["pid"]):
+    if owner.host == socket.gethostname() and not _process_exists(owner.pid):
         return False
-    return time.time() - owner["beat"] < STALE_SECONDS
+    return time.time() - owner.beat < STALE_SECONDS
 
 
-def who(owner: Mapping[str, Any]) -> str:
-    return f"process {owner['pid']} on {owner['host']} since {_when(owner['since'])}"
+def who(owner: Owner) -> str:
+    return f"process {owner.pid} on {owner.host} since {_when(owner.since)}"
 
 
 @contextmanager
@@ -112,7 +111,7 @@ def study_lock(ledger: Ledger, say: Callable[[str], None] = lambda text: None) -
     kernel_lock: filelock.BaseFileLock | None = None
     if storage.is_local:
         Path(storage.uri).mkdir(parents=True, exist_ok=True)
-        kernel_lock = filelock.FileLock(Path(storage.uri) / ".lock")
+        kernel_lock = filelock.FileLock(Path(storage.uri) / layout.LOCK)
         try:
             kernel_lock.acquire(timeout=0)
         except filelock.Timeout:
@@ -120,10 +119,10 @@ def study_lock(ledger: Ledger, say: Callable[[str], None] = lambda text: None) -
     try:
         if (owner := read_owner(storage)) is not None:
             # the kernel's lock being free, a driver of this machine is gone however fresh its last beat
-            here = kernel_lock is not None and owner["host"] == socket.gethostname()
+            here = kernel_lock is not None and owner.host == socket.gethostname()
             if is_alive(owner) and not here:
                 raise LockError(_held(storage, owner))
-            say(f"note: {who(owner)} left the study behind, last sign of life {_when(owner['beat'])}; taken over")
+            say(f"note: {who(owner)} left the study behind, last sign of life {_when(owner.beat)}; taken over")
         heartbeat = Heartbeat(storage)
         heartbeat.start()
         try:
@@ -137,11 +136,11 @@ def study_lock(ledger: Ledger, say: Callable[[str], None] = lambda text: None) -
             kernel_lock.release()
 
 
-def _held(storage: Storage, owner: Mapping[str, Any] | None) -> str:
+def _held(storage: Storage, owner: Owner | None) -> str:
     holder = "another process" if owner is None else who(owner)
     later = ""
     if owner is not None and not storage.is_local:
-        left = max(1, round(owner["beat"] + STALE_SECONDS - time.time()))
+        left = max(1, round(owner.beat + STALE_SECONDS - time.time()))
         later = f"; if that driver is dead, the same command takes over in {left} s"
     return (
         f"one search at a time works on a study; {storage.uri} is held by {holder}. "

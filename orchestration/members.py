@@ -19,7 +19,8 @@ from ensembles.file_names import named_files
 from ensembles.library import Library, LibraryError, library_from_frames
 from ensembles.matched_tests import MatchedTests, match_tests
 from ensembles.oof_files import DEFAULT_GROUPS, read_members, read_truth
-from orchestration.ledger import Ledger, LedgerError, TrialRef, open_ledger
+from orchestration.ledger import Ledger, LedgerError, open_ledger
+from orchestration.records import COMPLETE, TrialRef
 from orchestration.seeds import derive_seed
 from orchestration.storage import Storage
 
@@ -85,7 +86,7 @@ def gather(
         trials={name: ref for name, ref in trials.items() if name in library.names},
         tests=tests,
         references=_references(ledgers[0], library) if ledgers else {},
-        seed=derive_seed((ledgers[0].study() or {})["settings"]["seed"], "blend") if ledgers else seed,
+        seed=derive_seed(ledgers[0].study().settings.seed, "blend") if ledgers else seed,
     )
 
 
@@ -115,7 +116,7 @@ def _trials(ledgers: Sequence[Ledger]) -> dict[str, TrialRef]:
     found: dict[str, TrialRef] = {}
     for ledger, part in zip(ledgers, parts, strict=True):
         stem = "/".join(part[-depth:])
-        complete = [name for name, result in ledger.results().items() if result["status"] == "complete"]
+        complete = [name for name, result in ledger.results().items() if result.status == COMPLETE]
         if not complete:
             raise LedgerError(
                 f"a blend needs at least one complete trial, {ledger.storage.uri} has none; run the search first"

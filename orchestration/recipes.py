@@ -13,7 +13,8 @@ from typing import Any
 from rich.table import Table
 
 from biomass_models.config_rules import known_name
-from orchestration.study import StudySettings
+from orchestration.records import Asked
+from orchestration.settings import StudySettings
 from search_spaces.spaces import SCALES, SPACES, known_family
 
 BASELINE_BACKBONE, DISTILLED_BACKBONE = "vit_small_patch14_dinov2.lvd142m", "vit_small_patch16_dinov3.lvd1689m"
@@ -272,7 +273,7 @@ def recipe_named(name: str) -> Recipe:
     return RECIPES[known_name("a recipe", name, RECIPES)]()
 
 
-def overridden(name: str | None, given: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:
+def overridden(name: str | None, given: Mapping[str, Any]) -> tuple[Recipe, Asked]:
     """A recipe with what the command line names over it, and the note of both that a new study keeps.
 
     given: by field of Recipe; None where nothing was said. name: None is the plain recipe.
@@ -281,4 +282,4 @@ def overridden(name: str | None, given: Mapping[str, Any]) -> tuple[Recipe, dict
     overrides = {field: value for field, value in given.items() if value is not None}
     recipe = replace(recipe_named(name) if name else Recipe(), **overrides)
     recipe.check()
-    return recipe, {"recipe": name, "overrides": overrides}
+    return recipe, Asked(recipe=name, overrides=overrides)

@@ -27,6 +27,7 @@ from biomass_models.table import read_train
 from biomass_models.targets import TARGETS
 from biomass_models.weights import WeightsError, WeightsSource, canonical_name, fingerprint
 from biomass_models.zoo import FAMILIES
+from orchestration import layout
 from orchestration.cluster import ON_HEAD, is_cluster, ray_cluster, require_answer
 from orchestration.ledger import Ledger
 from orchestration.lock import Heartbeat, study_lock
@@ -34,11 +35,13 @@ from orchestration.pool import Broker, FoldWorker, RayPool, Slots, slots_of
 from orchestration.progress import progress_bar
 from orchestration.pruning import RULES, PruneRule
 from orchestration.recipes import Recipe
+from orchestration.records import COMPLETE, FAILED, Asked, StudyRecord, TrialResult
 from orchestration.searcher import ALIKE_FAILURES, Proposer, TuneSearcher, live_trials
 from orchestration.seeds import derive_seed
+from orchestration.settings import StudyError, StudySettings
 from orchestration.standing import Standing
 from orchestration.storage import Storage
-from orchestration.study import StudyError, StudySettings, data_fingerprint, open_study
+from orchestration.study import data_fingerprint, open_study
 from orchestration.trial import StorageFull, fail_trial, run_trial
 from orchestration.watch import Watch
 from orchestration.worker import WorkerContext
@@ -109,7 +112,7 @@ def start_search(
     resources: Resources,
     say: Say,
     retry_failed: bool = False,
-    made_with: Mapping[str, Any] | None = None,
+    made_with: Asked = Asked(),  # noqa: B008  a frozen record
 ) -> bool:
     """`run_search` as a recipe asks for it, with the backbones whose weights are here and the scale of the machine."""
     fingerprints = available_backbones(asked.backbones, weights, say)
@@ -145,7 +148,7 @@ def run_search(
     say: Say,
     prune: str = "default",
     retry_failed: bool = False,
-    made_with: Mapping[str, Any] | None = None,
+    made_with: Asked = Asked(),  # noqa: B008  a frozen record
     spaces: dict[str, SearchSpace] | None = None,
 ) -> bool:
     """Search until the study holds max_trials or the hours are over; True when it came to its end, False when stopped.
@@ -176,7 +179,7 @@ def run_search(
             spaces,
             ledger,
             seed=settings.seed,
-            fold_hash=record["fold_hash"],
+            fold_hash=record.fold_hash,
             weights=fingerprints,
             shares=dict(zip(settings.families, settings.shares, strict=True)) if settings.shares else None,
             max_trials=max_trials,
@@ -191,7 +194,7 @@ def run_search(
 
 
 def _reopen_failed(ledger: Ledger, say: Say) -> None:
-    failed = [name for name, result in ledger.results().items() if result["status"] == "failed"]
+    failed = [name for name, result in ledger.results().items() if result.status == FAILED]
     for name in failed:
         ledger.reopen(name)
     say(f"{len(failed)} failed trials are taken up again")
@@ -234,9 +237,9 @@ def _prepare(
     settings: StudySettings,
     fold_file: Path | None,
     fingerprints: dict[str, str],
-    made_with: Mapping[str, Any] | None,
+    made_with: Asked,
     say: Say,
-) -> dict[str, Any]:
+) -> StudyRecord:
     with progress_bar("Checking data") as update:
         warnings = require_clean(data_dir, on_progress=lambda done, total: update(done, total, ""))
     for warning in warnings:
@@ -334,14 +337,14 @@ def _run(
     return True
 
 
-def _require_a_success(results: Mapping[str, Mapping[str, Any]], before: Container[str]) -> None:
+def _require_a_success(results: Mapping[str, TrialResult], before: Container[str]) -> None:
     """Raise StudyError where the study has no complete trial, or where many trials of this run have all failed."""
     now = {name: result for name, result in results.items() if name not in before}
-    complete = any(result["status"] == "complete" for result in results.values())
-    broken = len(now) >= ALIKE_FAILURES and all(result["status"] == "failed" for result in now.values())
+    complete = any(result.status == COMPLETE for result in results.values())
+    broken = len(now) >= ALIKE_FAILURES and all(result.status == FAILED for result in now.values())
     if not results or (complete and not broken):
         return
-    failed = [result["reason"] for result in (now if complete else results).values() if result["status"] == "failed"]
+    failed = [result.reason for result in (now if complete else results).values() if result.status == FAILED]
     reason, times = Counter(failed).most_common(1)[0]
     raise StudyError(
         f"a search must complete a trial, got {len(failed)} failed, most often ({times}) for: {reason}. Mend it, then "
@@ -364,7 +367,7 @@ def _tuner(
             return
         except Exception as error:  # the boundary of a trial: whatever else goes wrong is its recorded reason
             result = fail_trial(own, trial_id, f"coordinator: {type(error).__name__}: {error}")
-        tune.report({"status": result["status"] if result else "stopped"})
+        tune.report({"status": result.status if result else "stopped"})
 
     where: dict[str, Any] = {"storage_path": ledger.storage.uri}
     if not ledger.storage.is_local:
@@ -375,7 +378,7 @@ def _tuner(
             search_alg=searcher, num_samples=-1, max_concurrent_trials=MOST_LIVE, reuse_actors=True
         ),
         run_config=tune.RunConfig(
-            name="tune",
+            name=layout.TUNE,
             verbose=0,
             callbacks=[],
             # A coordinator that loses its process starts again and goes on from the ledger. Many times, because what

@@ -15,10 +15,11 @@ import optuna
 from ray.tune.search import Searcher
 
 from biomass_models.configs import config_to_params
-from orchestration.ledger import Ledger, TrialRecord, told_score
+from orchestration.ids import make_trial_id
+from orchestration.ledger import Ledger
 from orchestration.pruning import spared
+from orchestration.records import COMPLETE, FAILED, Params, TrialRecord, TrialResult
 from orchestration.seeds import derive_seed
-from orchestration.study import trial_id
 from orchestration.trial import fail_trial
 from search_spaces.domain import SearchSpace
 from search_spaces.to_optuna import encode, finished_trial, new_study, reseed, suggest
@@ -53,7 +54,7 @@ class Proposer:
         self._studies = {family: new_study(derive_seed(seed, "tpe", family)) for family in spaces}
         self._records: dict[str, TrialRecord] = {}
         self._scores: dict[str, float | None] = {}  # as told to Optuna
-        self._results: dict[str, dict[str, Any]] = {}
+        self._results: dict[str, TrialResult] = {}
         self._reasons: list[str | None] = []  # of the first trials to end in this run; None for no failure
         self._asked: dict[str, optuna.Trial] = {}
         self._exhausted: set[str] = set()
@@ -71,12 +72,12 @@ class Proposer:
     @property
     def best_score(self) -> float | None:
         """Of the complete trials; what a pruned one is thought to be worth does not count."""
-        complete = (result["score"] for result in self._results.values() if result["status"] == "complete")
+        complete = (one.score for one in self._results.values() if one.status == COMPLETE and one.score is not None)
         return max(complete, default=None)
 
     def count(self, status: str) -> int:
         """Ended trials of one status: complete, pruned or failed."""
-        return sum(result["status"] == status for result in self._results.values())
+        return sum(result.status == status for result in self._results.values())
 
     @property
     def common_failure(self) -> str | None:
@@ -106,13 +107,13 @@ class Proposer:
             return record
         return None
 
-    def tell(self, identity: str, result: dict[str, Any]) -> None:
+    def tell(self, identity: str, result: TrialResult) -> None:
         """Learn a trial's result: its score (larger is better), a pruned one's estimate, or that it failed."""
         record = self._records[identity]
         if len(self._reasons) < ALIKE_FAILURES:
-            self._reasons.append(_kind_of(result["reason"]) if result["status"] == "failed" else None)
+            self._reasons.append(_kind_of(result.reason or "") if result.status == FAILED else None)
         self._results[identity] = result
-        self._scores[identity] = told_score(result)
+        self._scores[identity] = result.reported_value
         asked = self._asked.pop(identity)
         self._tell_optuna(record.family, asked, self._scores[identity])
 
@@ -125,7 +126,7 @@ class Proposer:
             self._records[record.trial_id] = record
             if record.trial_id in results:
                 self._results[record.trial_id] = results[record.trial_id]
-                score = self._scores[record.trial_id] = told_score(results[record.trial_id])
+                score = self._scores[record.trial_id] = results[record.trial_id].reported_value
                 told = finished_trial(self._spaces[record.family], record.params, score)
                 self._studies[record.family].add_trial(told)
             else:
@@ -151,7 +152,7 @@ class Proposer:
         return None
 
     def _ask(
-        self, family: str, params: dict[str, Any] | None = None, identity: str | None = None
+        self, family: str, params: Params | None = None, identity: str | None = None
     ) -> tuple[optuna.Trial, dict[str, Any]]:
         study, space = self._studies[family], self._spaces[family]
         reseed(study, derive_seed(self._seed, "tpe", family, len(study.get_trials(deepcopy=False))))
@@ -170,10 +171,10 @@ class Proposer:
         else:
             self._studies[family].tell(asked, score)
 
-    def _record(self, family: str, params: dict[str, Any], why: str) -> TrialRecord:
+    def _record(self, family: str, params: Params, why: str) -> TrialRecord:
         config = config_to_params(self._spaces[family].config(params))
         weights = self._weights[config["backbone"]]
-        identity = trial_id(family, config, weights, self._seed, self._fold_hash)
+        identity = make_trial_id(family, config, weights, self._seed, self._fold_hash)
         known = {record.config["backbone"] for record in self._records.values()}
         return TrialRecord(
             trial_id=identity,

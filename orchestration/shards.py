@@ -6,9 +6,8 @@ A shard is a run of test images. All members of a blend predict it in one go, so
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,6 +22,7 @@ from biomass_models.targets import TARGETS, FloatArray
 from biomass_models.weights import WeightsSource
 from biomass_models.zoo import FAMILIES
 from orchestration.ledger import Ledger, folds_of
+from orchestration.records import Params, TrialRef
 from orchestration.storage import Storage
 
 SHARD_IMAGES = 48  # one worker's piece; decoded at full scale they take 300 MB
@@ -47,9 +47,7 @@ def shard_inputs(
     return Inputs(part, cache_dir=cache_dir, weights=weights, load=decoder), decoder
 
 
-def mean_prediction(
-    family: str, params: Mapping[str, Any], models: Iterable[bytes], inputs: Inputs, *, flips: int
-) -> FloatArray:
+def mean_prediction(family: str, params: Params, models: Iterable[bytes], inputs: Inputs, *, flips: int) -> FloatArray:
     """Mean masses [N, 5] in grams over a member's fold models (safetensors bytes) for all images of `inputs`."""
     config = config_from_params(family, params)
     folds = [_predict(family, config, model, inputs, flips) for model in models]
@@ -57,7 +55,7 @@ def mean_prediction(
 
 
 def predict_shard(
-    members: Sequence[Sequence[str]],
+    members: Sequence[TrialRef],
     ensemble: str,
     span: tuple[int, int],
     inputs: Inputs,
@@ -65,7 +63,7 @@ def predict_shard(
     flips: int,
     should_stop: ShouldStop | None = None,
 ) -> int:
-    """Predict one shard with every member ([study, trial id]) that has not done so; returns how many did it now.
+    """Predict one shard with every member that has not done so; returns how many did it now.
 
     Each member's rows are kept in its own study at once, so that a stop or a crash loses one member of one shard.
     Raises StopRequested, MemberError.

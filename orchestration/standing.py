@@ -7,7 +7,6 @@ The ensemble of the moment is the plain mean of the best five: good, cheap, and 
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +17,8 @@ from ensembles.gram import error_gram
 from ensembles.honest import nested
 from ensembles.rules import TopMean
 from orchestration.ledger import Ledger
-from orchestration.pruning import Decision, PruneRule, decide
+from orchestration.pruning import PruneRule, decide
+from orchestration.records import COMPLETE, Decision, TrialResult
 
 IntArray = NDArray[np.int64]
 BEST = 5
@@ -30,7 +30,7 @@ class Standing:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._results: dict[str, dict[str, Any]] = {}
+        self._results: dict[str, TrialResult] = {}
         self._pred: dict[str, FloatArray] = {}
         self._blend: tuple[int, float | None] = (0, None)  # complete trials it was computed from, score
 
@@ -38,15 +38,15 @@ class Standing:
         """Take in the results that are new."""
         self._results.update(self._ledger.results(known=self._results))
 
-    def admit(self, trial_id: str, result: dict[str, Any]) -> None:
+    def admit(self, trial_id: str, result: TrialResult) -> None:
         """Take in one result: what a replay does instead of `refresh`, in the order in which trials ended."""
         self._results[trial_id] = result
 
     @property
     def complete(self) -> list[str]:
         """Ids of the complete trials, best first; equal scores in the order of their ids."""
-        scores = {name: result["score"] for name, result in self._results.items() if result["status"] == "complete"}
-        return sorted(scores, key=lambda name: (-scores[name], name))
+        scores = {name: one.score for name, one in self._results.items() if one.status == COMPLETE}
+        return sorted(scores, key=lambda name: (-(scores[name] or 0.0), name))
 
     @cached_property
     def quadrats(self) -> pd.DataFrame:
@@ -105,7 +105,7 @@ class Standing:
             self.truth_NT[row_n],
             self.quadrats["group"].to_numpy()[row_n],
             incumbent=best,
-            incumbent_score=self._results[best]["score"],
+            incumbent_score=self._results[best].score or 0.0,
             sst_an_image=weighted_sst(self.truth_NT) / len(self.truth_NT),
             after_fold=after_fold,
             folds_done=folds_done,

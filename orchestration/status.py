@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from orchestration.ledger import Ledger
 from orchestration.lock import is_alive, read_owner, who
+from orchestration.records import COMPLETE, FAILED, PRUNED, SearchFacts
 from orchestration.standing import Standing
 
 
@@ -53,38 +54,36 @@ def status_of(ledger: Ledger, now: float | None = None) -> Status:
     records, results = ledger.trials(), ledger.results()
     owner = read_owner(ledger.storage)
     alive = owner is not None and is_alive(owner)
-    facts: dict[str, Any] = owner["facts"] if owner is not None and alive else {}
+    facts = owner.facts if owner is not None and alive else SearchFacts()
     n_folds = int(ledger.quadrats()["fold"].nunique())
     done, begun = 0, 0
     for record in records:
         result = results.get(record.trial_id)
         if result is not None:
-            done += result["folds_done"]
+            done += result.folds_done
             continue
         for fold in range(n_folds):
             if ledger.fold_metrics(record.trial_id, fold) is not None:
                 done += 1
             elif owner is not None and alive:
                 starts = ledger.fold_starts(record.trial_id, fold)
-                begun += any(start["started_at"] >= owner["since"] for start in starts)
+                begun += any(start.started_at >= owner.since for start in starts)
     standing = Standing(ledger)
     standing.refresh()
     best = max(
-        (Best(name, result["score"]) for name, result in results.items() if result["status"] == "complete"),
+        (Best(name, one.score or 0.0) for name, one in results.items() if one.status == COMPLETE),
         key=lambda best: best.score,
         default=None,
     )
-    trials = Counter(result["status"] for result in results.values())
-    ended_at = {name: result.get("ended_at", 0.0) for name, result in results.items()}
-    lately = sum(owner is not None and when >= owner["since"] for when in ended_at.values())
-    wanted = facts.get("max_trials")
+    trials = Counter(result.status for result in results.values())
+    lately = sum(owner is not None and result.ended_at >= owner.since for result in results.values())
+    wanted = facts.max_trials
     left = None
     if owner is not None and alive and wanted and lately:
-        left = max(0, wanted - len(results)) * (now - owner["since"]) / lately
-    reasons = Counter(result["reason"] for result in results.values() if result["status"] == "failed")
-    pruned = sorted(
-        (name for name, result in results.items() if result["status"] == "pruned"), key=ended_at.__getitem__
-    )
+        left = max(0, wanted - len(results)) * (now - owner.since) / lately
+    reasons = Counter(result.reason or "" for result in results.values() if result.status == FAILED)
+    pruned = [(name, one) for name, one in results.items() if one.status == PRUNED]
+    pruned.sort(key=lambda pair: pair[1].ended_at)
     if owner is None:
         driver = "no search is running"
     elif alive:
@@ -95,20 +94,20 @@ def status_of(ledger: Ledger, now: float | None = None) -> Status:
         driver=driver,
         running=alive,
         trials={
-            **{kind: trials[kind] for kind in ("complete", "pruned", "failed")},
+            **{kind: trials[kind] for kind in (COMPLETE, PRUNED, FAILED)},
             "open": len(records) - len(results),
         },
         max_trials=wanted,
         folds_done=done,
         folds_running=begun,
-        folds_queued=facts.get("queued", 0),
-        slots=facts.get("slots"),
-        busy=facts.get("busy"),
+        folds_queued=facts.queued,
+        slots=facts.slots,
+        busy=facts.busy,
         best=best,
         blend=standing.blend_score(),
         seconds_left=left,
         reasons=tuple(Failure(*pair) for pair in reasons.most_common(3)),
-        pruned=tuple(Pruned(name, results[name]["reason"]) for name in pruned[-3:]),
+        pruned=tuple(Pruned(name, result.reason or "") for name, result in pruned[-3:]),
     )
 
 

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -16,6 +17,7 @@ from ray.exceptions import ActorDiedError, RayError
 from biomass_models.visible import visible
 from orchestration.lock import Heartbeat
 from orchestration.progress import progress_bar
+from orchestration.records import FAILED, PRUNED, SearchFacts
 from orchestration.searcher import TuneSearcher, live_trials
 from orchestration.standing import Standing
 
@@ -43,10 +45,10 @@ class Watch:
         with progress_bar("Search") as update:
             while True:
                 ended = stop.wait(LOOK_SECONDS)
-                facts = {} if ended else self._facts()
+                facts = None if ended else self._facts()
                 self._learn(proposer.finished)
-                if facts:
-                    self._searcher.live = live_trials(max(facts["slots"], 1))
+                if facts is not None:
+                    self._searcher.live = live_trials(max(facts.slots or 0, 1))
                     self._heartbeat.publish(facts)
                 update(proposer.finished, self._max_trials, self._note(facts))
                 if ended:
@@ -66,16 +68,16 @@ class Watch:
             self._standing.refresh()
             self._blend = self._standing.blend_score()
 
-    def _facts(self) -> dict[str, Any]:
+    def _facts(self) -> SearchFacts | None:
         try:
-            status: dict[str, Any] = ray.get(self._broker.status.remote(), timeout=10)
+            status: SearchFacts = ray.get(self._broker.status.remote(), timeout=10)
         except RayError as error:
             silent = time.monotonic() - self._answered
             if isinstance(error, ActorDiedError) or silent > SILENT_SECONDS:
                 self._leave()
-            return {}
+            return None
         self._answered = time.monotonic()
-        return {**status, "max_trials": self._max_trials, "looked_at": time.time()}
+        return replace(status, max_trials=self._max_trials, looked_at=time.time())
 
     def _leave(self) -> None:
         """Ray is gone under the search (its raylet, or the head node): Tune would wait for it for ever."""
@@ -87,18 +89,18 @@ class Watch:
             last.start()
             os.kill(os.getpid(), signal.SIGINT)
 
-    def _note(self, facts: dict[str, Any]) -> str:
+    def _note(self, facts: SearchFacts | None) -> str:
         proposer = self._searcher.proposer
         parts = []
         if proposer.best_score is not None:
             parts.append(f"best {proposer.best_score:.3f}")
             parts += [f"blend {self._blend:.3f}"] if self._blend is not None else []
-        if facts:
-            parts.append(f"live {self._searcher.under_way} folds {facts['done']}/{facts['running']}/{facts['queued']}")
-            parts += [f"busy {100 * facts['busy']:.0f} %"] if facts["busy"] is not None else []
-            done, total = facts["encoding"]
+        if facts is not None:
+            parts.append(f"live {self._searcher.under_way} folds {facts.done}/{facts.running}/{facts.queued}")
+            parts += [f"busy {100 * facts.busy:.0f} %"] if facts.busy is not None else []
+            done, total = facts.encoding
             parts += [f"encoding {done}/{total}"] if done < total else []
-        parts += [f"{count} {kind}" for kind in ("pruned", "failed") if (count := proposer.count(kind))]
+        parts += [f"{count} {kind}" for kind in (PRUNED, FAILED) if (count := proposer.count(kind))]
         return " ".join(parts)
 
 

@@ -14,6 +14,7 @@ import typer
 
 from biomass_models.errors import UserError
 from orchestration.commands import complete
+from orchestration.record import Part
 from orchestration.terminal import PlainConsole
 
 INTERRUPTED = 130
@@ -121,6 +122,8 @@ def print_json(document: Any) -> None:
 
 def plain(value: Any) -> Any:
     """What JSON can hold of a value: numbers of Python, strings, lists and dicts; null for what is not finite."""
+    if isinstance(value, Part):
+        return plain(value.to_json())
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):

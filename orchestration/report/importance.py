@@ -31,9 +31,9 @@ class Importance:
 
 def space_of_family(evidence: Evidence, family: str) -> SearchSpace | None:
     """The family's search space; None where this version knows no such family or scale."""
-    settings = evidence.study["settings"]
+    settings = evidence.study.settings
     try:
-        return space_of(family, tuple(settings["backbones"]), settings["scale"])
+        return space_of(family, settings.backbones, settings.scale)
     except ValueError:
         return None
 

@@ -171,7 +171,7 @@ def check_kept(ledger: Ledger, before: Marks) -> None:
 
 
 def starts_since(ledger: Ledger, when: float) -> int:
-    return sum(start["started_at"] >= when for start in starts_of(ledger))
+    return sum(start.started_at >= when for start in starts_of(ledger))
 
 
 def starts_of(ledger: Ledger) -> list[dict[str, float]]:
@@ -191,7 +191,7 @@ def kill_one(kind: str, driver: int, ledger: Ledger, began: float) -> bool:
     elif kind == "raylet":
         victims = [pid for pid in family if "raylet/raylet" in command_of(pid).split(" ")[0]]
     else:
-        workers = {int(start["pid"]) for start in starts_of(ledger) if start["started_at"] >= began}
+        workers = {int(start.pid) for start in starts_of(ledger) if start.started_at >= began}
         victims = [pid for pid in family if pid in workers]
     for pid in victims[:1]:
         with contextlib.suppress(ProcessLookupError):

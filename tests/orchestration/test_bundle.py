@@ -210,8 +210,8 @@ def test_a_packages_checkpoint_is_known_in_a_folder_too(tmp_path):
 
 def test_members_that_came_as_files_cannot_be_exported(exported, tmp_path):
     ledger, _, _ = exported
-    card, refs = ledger.ensemble("submission")
-    card["members"]["mine"] = 0.0
+    found = ledger.ensemble("submission")
+    card, refs = {**found.card, "members": {**found.card["members"], "mine": 0.0}}, found.trials
     ledger.write_ensemble("with-files", card, refs, b"")
     with pytest.raises(LedgerError, match="mine came as files"):
         export_bundle(ledger.storage.uri, "with-files", tmp_path / "out", weights=RANDOM)

@@ -17,6 +17,7 @@ from orchestration.audit import audit, refit
 from orchestration.ledger import Ledger
 from orchestration.pool import InlinePool
 from orchestration.recipes import Recipe
+from orchestration.records import COMPLETE, FAILED, PRUNED, Asked, TrialResult
 from orchestration.search import _prepare, _reopen_failed, _require_a_success
 from orchestration.searcher import ALIKE_FAILURES, Proposer, TuneSearcher
 from orchestration.storage import Storage
@@ -24,8 +25,6 @@ from orchestration.study import StudyError
 from orchestration.trial import StorageFull, fail_trial, run_trial
 from orchestration.worker import WorkerContext
 from search_spaces.spaces import space_of
-
-Result = dict[str, str]
 
 
 def test_an_image_that_breaks_during_the_search_fails_the_trial_and_names_the_file(
@@ -36,13 +35,13 @@ def test_an_image_that_breaks_during_the_search_fails_the_trial_and_names_the_fi
     whole = victim.read_bytes()
     victim.write_bytes(whole[: len(whole) // 3])
     result = run_trial(ledger, InlinePool(context), records[0].trial_id)
-    assert result is not None and result["status"] == "failed" and victim.name in result["reason"]
+    assert result is not None and result.status == "failed" and victim.name in (result.reason or "")
 
     victim.write_bytes(whole)  # mended: the failed trial is taken up again and nothing is left of the failure
     _reopen_failed(ledger, lambda text: None)
     assert ledger.result(records[0].trial_id) is None
     again = run_trial(ledger, InlinePool(context), records[0].trial_id)
-    assert again is not None and again["status"] == "complete"
+    assert again is not None and again.status == "complete"
 
 
 def test_a_loss_that_is_not_finite_fails_the_trial_with_the_reason(
@@ -58,17 +57,17 @@ def test_a_loss_that_is_not_finite_fails_the_trial_with_the_reason(
     monkeypatch.setattr("biomass_models.probe.inner_errors", explode)
     for record in records:
         result = run_trial(ledger, InlinePool(context), record.trial_id)
-        if result is not None and result["status"] == "failed":
-            assert "the loss must stay finite, got nan" in result["reason"]
-    assert any(result["status"] == "failed" for result in ledger.results().values())
+        if result is not None and result.status == "failed":
+            assert result.reason is not None and "the loss must stay finite, got nan" in result.reason
+    assert any(result.status == "failed" for result in ledger.results().values())
 
 
 def test_a_failure_is_told_to_optuna_as_fail_and_a_pruned_trial_with_its_estimate(tmp_path: Path) -> None:
     search = proposer(tmp_path, LINE)
     endings = [
-        {"status": "failed", "score": None, "reason": "fold 1: no"},
-        {"status": "pruned", "score": None, "estimate": 0.4, "reason": "pruned after fold 1: ..."},
-        {"status": "complete", "score": 0.3},
+        TrialResult(status="failed", reason="fold 1: no"),
+        TrialResult(status="pruned", estimate=0.4, reason="pruned after fold 1: ..."),
+        TrialResult(status="complete", score=0.3),
     ]
     for ending in endings:
         record = search.propose()
@@ -126,26 +125,26 @@ def test_a_cache_without_room_leaves_the_trial_open(tmp_path: Path, tiny_pasture
     assert ledger.results() == {}
 
 
-FAILED = {"status": "failed", "reason": "fold 0: a"}
-OTHER = {"status": "failed", "reason": "fold 0: b"}
-COMPLETE = {"status": "complete"}
-PRUNED = {"status": "pruned"}
+GOOD, SHORT = TrialResult(status=COMPLETE), TrialResult(status=PRUNED)
+BAD, OTHER = TrialResult(status=FAILED, reason="fold 0: a"), TrialResult(status=FAILED, reason="fold 0: b")
 
 
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
         ([], [], None),
-        ([COMPLETE], [], None),
-        ([], [FAILED, COMPLETE], None),
-        ([COMPLETE], [FAILED] * (ALIKE_FAILURES - 1), None),
-        ([COMPLETE], [FAILED] * ALIKE_FAILURES + [PRUNED], None),
-        ([], [FAILED], "got 1 failed, most often .1. for: fold 0: a"),
-        ([FAILED, OTHER, OTHER], [], "got 3 failed, most often .2. for: fold 0: b"),
-        ([COMPLETE], [FAILED, OTHER] * ALIKE_FAILURES, f"got {2 * ALIKE_FAILURES} failed"),
+        ([GOOD], [], None),
+        ([], [BAD, GOOD], None),
+        ([GOOD], [BAD] * (ALIKE_FAILURES - 1), None),
+        ([GOOD], [BAD] * ALIKE_FAILURES + [SHORT], None),
+        ([], [BAD], "got 1 failed, most often .1. for: fold 0: a"),
+        ([BAD, OTHER, OTHER], [], "got 3 failed, most often .2. for: fold 0: b"),
+        ([GOOD], [BAD, OTHER] * ALIKE_FAILURES, f"got {2 * ALIKE_FAILURES} failed"),
     ],
 )
-def test_a_search_in_which_all_failed_is_an_error(old: list[Result], new: list[Result], said: str | None) -> None:
+def test_a_search_in_which_all_failed_is_an_error(
+    old: list[TrialResult], new: list[TrialResult], said: str | None
+) -> None:
     results = {f"{number}": result for number, result in enumerate([*old, *new])}
     if said is None:
         _require_a_success(results, list(results)[: len(old)])
@@ -159,9 +158,9 @@ def test_the_command_of_a_search_without_a_success_ends_with_its_reason(tmp_path
     name = canonical_name(BACKBONE)
     ledger, weights = Ledger(Storage(tmp_path / "study")), {name: fingerprint(name, RANDOM)}
     settings = asked.settings((name,), weights="random", gpu=False)
-    record = _prepare(ledger, tiny_pasture, settings, None, weights, None, lambda text: None)
+    record = _prepare(ledger, tiny_pasture, settings, None, weights, Asked(), lambda text: None)
     spaces = {"probe": space_of("probe", (name,), "smoke")}
-    trial = Proposer(spaces, ledger, seed=0, fold_hash=record["fold_hash"], weights=weights).propose()
+    trial = Proposer(spaces, ledger, seed=0, fold_hash=record.fold_hash, weights=weights).propose()
     assert trial is not None
     fail_trial(ledger, trial.trial_id, "fold 0: the lamp went out")
     command = ["search", "study", "--data", str(tiny_pasture), "--family", "probe", "--backbone", BACKBONE]
@@ -230,7 +229,8 @@ def test_a_refit_that_differs_is_named(tmp_path: Path, tiny_pasture: Path) -> No
     other = Ledger(Storage(ledger.storage.uri))
     oof, metrics = other.fold_oof(trial, 0), other.fold_metrics(trial, 0)
     oof["Dry_Dead_g"] += 1e-13 * oof["Dry_Dead_g"]
-    other.write_fold(trial, 0, oof=oof, model=other.fold_model(trial, 0), metrics=metrics or {})
+    assert metrics is not None
+    other.write_fold(trial, oof=oof, model=other.fold_model(trial, 0), metrics=metrics)
     problems = refit(
         ledger, tiny_pasture, sample=1, cache_dir=tmp_path / "cache", weights=context.weights, say=lambda text: None
     )

@@ -12,6 +12,7 @@ import pytest
 from orchestration import lock
 from orchestration.ledger import Ledger
 from orchestration.lock import LockError, is_alive, read_owner, study_lock
+from orchestration.records import SearchFacts
 from orchestration.storage import Storage
 
 
@@ -34,12 +35,10 @@ def test_a_free_study_is_held_with_a_heartbeat_and_given_back(ledger: Ledger) ->
     said: list[str] = []
     with study_lock(ledger, said.append) as heartbeat:
         first = read_owner(ledger.storage)
-        assert first is not None and first["host"] == socket.gethostname() and is_alive(first)
-        heartbeat.publish({"slots": 3})
+        assert first is not None and first.host == socket.gethostname() and is_alive(first)
+        heartbeat.publish(SearchFacts(slots=3))
         deadline = time.monotonic() + 10
-        while (
-            (now := read_owner(ledger.storage)) is None or now["facts"] != {"slots": 3} or now["beat"] <= first["beat"]
-        ):
+        while (now := read_owner(ledger.storage)) is None or now.facts.slots != 3 or now.beat <= first.beat:
             assert time.monotonic() < deadline
             time.sleep(0.02)
     assert read_owner(ledger.storage) is None and said == []
@@ -65,7 +64,7 @@ def test_a_living_driver_elsewhere_is_respected(ledger: Ledger) -> None:
     with pytest.raises(LockError, match="process 1 on elsewhere since"), study_lock(ledger):
         pass
     left = read_owner(ledger.storage)
-    assert left is not None and left["token"] == "theirs"
+    assert left is not None and left.token == "theirs"
 
 
 @pytest.mark.parametrize(
@@ -76,7 +75,7 @@ def test_what_a_dead_driver_left_is_taken_over_with_a_note(ledger: Ledger, left:
     said: list[str] = []
     with study_lock(ledger, said.append):
         now = read_owner(ledger.storage)
-        assert now is not None and now["token"] != "theirs"
+        assert now is not None and now.token != "theirs"
     assert len(said) == 1 and "taken over" in said[0] and "last sign of life" in said[0]
 
 
@@ -89,4 +88,4 @@ def test_a_driver_notices_that_its_study_was_taken_over(ledger: Ledger) -> None:
             time.sleep(0.02)
         assert "process 1 on elsewhere" in heartbeat.lost_to
     left = read_owner(ledger.storage)
-    assert left is not None and left["token"] == "theirs"  # and leaves the new owner's sign where it is
+    assert left is not None and left.token == "theirs"  # and leaves the new owner's sign where it is
