@@ -123,7 +123,7 @@ def apply_blend(card: Card, predictions: Mapping[str, ArrayLike]) -> FloatArray:
         shapes = ", ".join(f"{name} {pred_NT.shape}" for name, pred_NT in given.items())
         raise ValueError(f"members must predict the same images, got shapes {shapes}")
     if bad := [name for name, pred_NT in given.items() if not np.isfinite(pred_NT).all()]:
-        raise UserError(f"predictions must be finite, {', '.join(bad)} are not; predict these members again")
+        raise UserError(f"predictions must be finite, {', '.join(bad)} are not; blend without them")
     pred_MNT = project_coherent(np.stack(list(given.values())))
     weight_TM = np.array(
         [

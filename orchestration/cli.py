@@ -30,7 +30,15 @@ submission_app.command("check")(data.submission_check)
 PIPELINE: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
     "Start": (start.demo, start.recipes, data_app, search.doctor),
     "Search": (search.search, study.status, dashboard.dashboard),
-    "Look": (study.leaderboard, report.report, study.audit, provenance.refit, study.replay, blend.explain),
+    "Look": (
+        study.leaderboard,
+        report.report,
+        study.audit,
+        study.repair,
+        provenance.refit,
+        study.replay,
+        blend.explain,
+    ),
     "Blend and submit": (blend.ensemble, submission_app, blend.export, provenance.trace, data.score),
 }
 

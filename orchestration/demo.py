@@ -93,6 +93,6 @@ def run_demo(
     console.print(f"True score on the generated test set ({len(truth)} images of other dates): {score:.4f}")
     console.print(f"Submission, valid: {out}", soft_wrap=True)
     page = folder / "report.html"
-    write_whole(page, make_report(Ledger(Storage(study)), data_dir).encode())
+    write_whole(page, make_report(Ledger(Storage(study)), data_dir, say=say).encode())
     console.print(f"Report, for any browser: {page}", soft_wrap=True)
     return Demo(study=study, nested_score=cards[0].nested_score, true_score=score, submission=out, report=page)

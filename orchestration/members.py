@@ -6,7 +6,7 @@ nor Ray.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,14 +70,17 @@ def gather(
     elif files.truth is not None:
         raise LibraryError("the measured masses are a study's where one is given; leave --truth out")
     trials = _trials(ledgers)
-    frames = {name: Ledger(Storage(ref.study)).oof(ref.trial_id) for name, ref in trials.items()}
     read, unreadable = read_members(named_files(files.oof))
+    frames, torn = _tables(trials)
+    for name, reason in torn:
+        say(f"note: member {name} is left out: {reason}")
+    unreadable += torn
     if twice := set(read) & set(frames):
         raise LibraryError(f"each member needs a name of its own, {', '.join(sorted(twice))} is a trial and a file")
     tests = None
     if files.tests:
-        found, torn = read_members(named_files(files.tests))
-        tests = match_tests(read, found, torn, test_ids)
+        found, unread = read_members(named_files(files.tests))
+        tests = match_tests(read, found, unread, test_ids)
         unreadable += tests.left_out
         read = {name: frame for name, frame in read.items() if name in tests.pred_NT}
     library = library_from_frames(frames | read, truth, left_out=unreadable)
@@ -116,14 +119,27 @@ def _trials(ledgers: Sequence[Ledger]) -> dict[str, TrialRef]:
     found: dict[str, TrialRef] = {}
     for ledger, part in zip(ledgers, parts, strict=True):
         stem = "/".join(part[-depth:])
-        complete = [name for name, result in ledger.results().items() if result.status == COMPLETE]
+        known = {record.trial_id for record in ledger.trials()}
+        complete = [name for name, one in ledger.results().items() if one.status == COMPLETE and name in known]
         if not complete:
             raise LedgerError(
-                f"a blend needs at least one complete trial, {ledger.storage.uri} has none; run the search first"
+                f"a blend needs at least one complete trial, {ledger.storage.uri} has none; search until one is"
             )
         for trial_id in complete:
             found[f"{stem}/{trial_id}" if len(ledgers) > 1 else trial_id] = TrialRef(ledger.storage.uri, trial_id)
     return found
+
+
+def _tables(trials: Mapping[str, TrialRef]) -> tuple[dict[str, pd.DataFrame], list[tuple[str, str]]]:
+    """Out-of-fold tables by member, and the members whose table is torn with the reason."""
+    frames: dict[str, pd.DataFrame] = {}
+    torn: list[tuple[str, str]] = []
+    for name, ref in trials.items():
+        try:
+            frames[name] = Ledger(Storage(ref.study)).oof(ref.trial_id)
+        except LedgerError as error:
+            torn.append((name, str(error)))
+    return frames, torn
 
 
 def _references(ledger: Ledger, library: Library) -> dict[str, FloatArray]:

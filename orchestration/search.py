@@ -29,8 +29,10 @@ from biomass_models.weights import WeightsError, WeightsSource, canonical_name, 
 from biomass_models.zoo import FAMILIES
 from orchestration import layout
 from orchestration.cluster import ON_HEAD, is_cluster, ray_cluster, require_answer
-from orchestration.ledger import Ledger
+from orchestration.leaderboard import leaderboard_notices
+from orchestration.ledger import Ledger, LedgerError
 from orchestration.lock import Heartbeat, study_lock
+from orchestration.model_room import ModelRoom
 from orchestration.pool import Broker, FoldWorker, RayPool, Slots, slots_of
 from orchestration.progress import progress_bar
 from orchestration.pruning import RULES, PruneRule
@@ -63,6 +65,7 @@ class Resources:
     fold_timeout: float | None = None  # seconds without a sign of life
     cache_dir: Path = Path("~/.cache/biomass")
     cache_gb: float | None = None  # None: no limit
+    weights_gb: float | None = None  # of trained models in the study; None: no limit
     folds_together: bool | None = None  # frozen heads: all folds in one batch; None: on a GPU, where launches cost most
     compiles: bool = (
         False  # networks whose backbone trains go through torch.compile: pays on GPUs; other rounding and dropout
@@ -169,6 +172,8 @@ def run_search(
         record = _prepare(ledger, data_dir, settings, fold_file, fingerprints, made_with, say)
         if retry_failed:
             _reopen_failed(ledger, say)
+        for notice in leaderboard_notices(ledger):
+            say(f"note: {notice}")
         context = WorkerContext(
             study=ledger.storage.uri,
             data_dir=str(data_dir.resolve()),
@@ -317,7 +322,8 @@ def _run(
     say(f"{slots} slots{waits}; {proposer.finished} trials are finished already")
     searcher = TuneSearcher(proposer, live=live_trials(max(slots, 1)))
     stop = threading.Event()
-    watch = Watch(broker, searcher, Standing(ledger), max_trials, heartbeat)
+    room = None if resources.weights_gb is None else ModelRoom(ledger, resources.weights_gb, say)
+    watch = Watch(broker, searcher, Standing(ledger), max_trials, heartbeat, say, room)
     watcher = threading.Thread(target=watch.run, args=(stop,), daemon=True)
     together = gpus_of_a_slot(resources) > 0 if resources.folds_together is None else resources.folds_together
     tuner = _tuner(ledger, context, searcher, broker, rule, together)
@@ -361,8 +367,8 @@ def _tuner(
         own, trial_id = Ledger(Storage(context.study)), config["trial_id"]
         try:
             result = run_trial(own, RayPool(broker), trial_id, rule=rule, standing=standing, together=together)
-        # the store is full or away, the broker is gone: the trial is not to blame
-        except (OSError, StorageFull, RayError) as error:
+        # the store is full, away or torn, the broker is gone: the trial is not to blame
+        except (OSError, StorageFull, LedgerError, RayError) as error:
             tune.report({"status": "stopped", "reason": str(error)})
             return
         except Exception as error:  # the boundary of a trial: whatever else goes wrong is its recorded reason

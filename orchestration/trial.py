@@ -13,7 +13,7 @@ from biomass_models.errors import UserError
 from biomass_models.targets import TARGETS, weighted_r2_score
 from orchestration.events import write_events
 from orchestration.jobs import FoldJob, Outcome
-from orchestration.ledger import Ledger, folds_of
+from orchestration.ledger import Ledger, LedgerError, folds_of
 from orchestration.pool import PILOT, UNDER_WAY, Pool, Priority
 from orchestration.pruning import PruneRule
 from orchestration.records import COMPLETE, FAILED, PRUNED, Decision, FoldMetrics, TrialRecord, TrialResult
@@ -108,9 +108,15 @@ class _Trial:
         return self._close()
 
     def _find(self) -> None:
-        """Folds that the ledger has already."""
+        """Folds that the ledger has already; one whose rows are torn is set aside, and computed again."""
         for fold in self._missing:
-            if (found := self._ledger.fold_metrics(self._id, fold)) is not None:
+            if (found := self._ledger.fold_metrics(self._id, fold)) is None:
+                continue
+            try:
+                self._ledger.fold_oof(self._id, fold)
+            except LedgerError:
+                self._ledger.set_fold_aside(self._id, fold)
+            else:
                 self._metrics[fold] = found
 
     def _work(self, folds: list[int], priority: Priority) -> None:

@@ -27,8 +27,8 @@ from biomass_models.weights import WeightsSource
 from biomass_models.zoo import FAMILIES
 from orchestration.budget import Cost, Meter
 from orchestration.environment import environment
-from orchestration.jobs import FlipsJob, FoldJob, Job, Outcome, PredictJob
-from orchestration.ledger import Ledger, folds_of
+from orchestration.jobs import FlipsJob, FoldJob, Job, Outcome, PredictJob, RestoreJob
+from orchestration.ledger import Ledger, LedgerError, folds_of
 from orchestration.records import FoldMetrics, TrialRecord
 from orchestration.seeds import derive_seed
 from orchestration.shards import predict_out_of_fold, predict_shard, shard_inputs
@@ -72,9 +72,11 @@ class FoldRunner:
                     return self._flips(job, should_stop)
                 case PredictJob():
                     return self._predict(job, should_stop)
+                case RestoreJob():
+                    return self._restore(job)
         except StopRequested:
             return Outcome(status="stopped")
-        except CacheError as error:  # says nothing about the configuration: the trial stays open
+        except (CacheError, LedgerError) as error:  # says nothing about the configuration: the trial stays open
             return Outcome(status="no room", reason=f"{error}")
         except OSError as error:
             if error.errno in NO_ROOM or self._is_ours(error.filename):
@@ -204,6 +206,20 @@ class FoldRunner:
             self._inputs[job.study],
             flips=job.flips,
             should_stop=should_stop,
+        )
+        return Outcome(status="done")
+
+    def _restore(self, job: RestoreJob) -> Outcome:
+        """The models of a trial that were dropped."""
+        from orchestration.refit import restore_models  # which fits with a runner of its own
+
+        ledger, context = Ledger(Storage(job.study)), self._context
+        restore_models(
+            ledger,
+            job.trial_id,
+            Path(context.data_dir),
+            cache_dir=Path(context.cache_dir),
+            weights=context.weights,
         )
         return Outcome(status="done")
 

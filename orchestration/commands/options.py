@@ -64,6 +64,12 @@ CacheGb = Annotated[
     float | None,
     typer.Option(min=0.001, help="Most GB in the cache; the longest unused goes first.", rich_help_panel=SLOTS),
 ]
+WeightsGb = Annotated[
+    float | None,
+    typer.Option(
+        min=0.001, help="Most GB of trained models in the study; those of the worst trials go.", rich_help_panel=SLOTS
+    ),
+]
 Address = Annotated[
     str | None,
     typer.Option(help="Ray cluster (or RAY_ADDRESS); without it Ray is embedded.", rich_help_panel=SLOTS),

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from biomass_models.errors import UserError
-from orchestration.commands.options import OptionalData, Study, tell
+from orchestration.commands.options import OptionalData, Study, say, tell
 
 
 def report(
@@ -36,6 +36,6 @@ def report(
     path = out or Path(f"{PurePosixPath(ledger.storage.uri).name}-report.html")
     if path.is_dir():
         raise UserError(f"--out is the HTML file to write, {path} is a folder; give {path / 'report.html'}")
-    content = make_report(ledger, data, [open_ledger(other) for other in compare or ()]).encode()
+    content = make_report(ledger, data, [open_ledger(other) for other in compare or ()], say).encode()
     Storage(path.parent).write(path.name, content)
     tell(f"Wrote {path} ({len(content) / 1e6:.1f} MB); it opens in any browser, without network")

@@ -114,7 +114,7 @@ def test_a_folder_that_takes_nothing_leaves_the_trial_open(tmp_path: Path, tiny_
     assert ledger.result(trial) is None
     (tmp_path / place).unlink()
     again = run_trial(ledger, InlinePool(context), trial)
-    assert again is not None and again["status"] == "complete"
+    assert again is not None and again.status == COMPLETE
 
 
 def test_a_cache_without_room_leaves_the_trial_open(tmp_path: Path, tiny_pasture: Path) -> None:
@@ -234,4 +234,4 @@ def test_a_refit_that_differs_is_named(tmp_path: Path, tiny_pasture: Path) -> No
     problems = refit(
         ledger, tiny_pasture, sample=1, cache_dir=tmp_path / "cache", weights=context.weights, say=lambda text: None
     )
-    assert problems == [f"trial {trial}: fold 0 fitted again has other out-of-fold rows"]
+    assert [problem.text for problem in problems] == [f"trial {trial}: fold 0 fitted again has other out-of-fold rows"]
