@@ -6,7 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from biomass_models.node_cache import CacheError
+from biomass_models.feature_store import CacheError
 
 
 def require_usable(root: Path) -> None:

@@ -15,21 +15,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from biomass_models.backbones import Backbone, build_backbone, weightless
-from biomass_models.cache_limit import note_use
-from biomass_models.devices import pick_device
-from biomass_models.features import (
-    FeatureBank,
-    FeatureSpec,
-    decoded,
-    decoder_facts,
-    describe,
-    encode,
-    fitted,
-    needed_arrays,
-)
+from biomass_models.devices import MicroBatch, pick_device
+from biomass_models.encoding import batch_size, decoded, decoder_facts, describe, encode
+from biomass_models.eviction import Area, note_use
+from biomass_models.feature_store import SPAN_ROWS, FeatureStore, Rows
+from biomass_models.features import FeatureBank, FeatureSpec, fitted, needed_arrays
 from biomass_models.images import Load, Stamp, View, file_digest, load_views
 from biomass_models.interrupt import OnProgress, ShouldStop
-from biomass_models.node_cache import Produce, hash_of, shared_arrays
 from biomass_models.weights import WeightsSource, fingerprint
 
 BANKS_IN_MEMORY = 4  # banks a process keeps; others are mapped again when asked for
@@ -52,7 +44,7 @@ class ImageSet:
 
     @cached_property
     def digest(self) -> str:
-        """Hash of all contents in order: part of every cache key."""
+        """Hash of all contents in order."""
         return hashlib.blake2b("\n".join(self.digests).encode(), digest_size=16).hexdigest()
 
     def take(self, row_N: NDArray[np.int64]) -> ImageSet:
@@ -81,26 +73,26 @@ class Inputs:
         device: str = "auto",
         load: Load = load_views,
         cache_gb: float | None = None,
+        area: Area = "study",
         compiles: bool = False,
     ) -> None:
-        """load: how photographs are decoded; cache_gb: most GB that cache_dir may hold, None is no limit; compiles:
-        networks whose backbone trains go through torch.compile."""
+        """load: how photographs are decoded; cache_gb: most GB that cache_dir may hold, None is no limit; area: whose
+        quota new features count for; compiles: networks whose backbone trains go through torch.compile."""
         self.images = images
         self.load = load
-        self.cache_dir = Path(cache_dir)
-        self.cache_limit = None if cache_gb is None else int(cache_gb * 1e9)
+        self.store = FeatureStore(cache_dir, limit_gb=cache_gb, area=area)
         self.weights = weights
         self.device = pick_device(device)
         self.compiles = compiles
         self._banks: OrderedDict[FeatureSpec, FeatureBank] = OrderedDict()
-        self._folders: dict[FeatureSpec, Path] = {}  # where a bank lies in the cache
+        self._fits: dict[FeatureSpec, MicroBatch] = {}  # pictures that a backbone sees at once
         self._fingerprints: dict[str, str] = {}
 
     def of(self, row_N: NDArray[np.int64]) -> Inputs:
         """The same for some of the images, in the given order."""
         images = self.images.take(row_N)
-        same = Inputs(images, cache_dir=self.cache_dir, weights=self.weights, device=str(self.device), load=self.load)
-        same.cache_limit = self.cache_limit
+        same = Inputs(images, cache_dir=self.store.root, weights=self.weights, device=str(self.device), load=self.load)
+        same.store = self.store
         return same
 
     def backbone(self, name: str) -> Backbone:
@@ -118,37 +110,41 @@ class Inputs:
     ) -> FeatureBank:
         """The bank of a spec, memory-mapped; processes share the work of computing what the node does not have.
 
-        Raises StopRequested between two batches (what was done is kept), WeightsError, BackboneError, ImageError.
+        Raises StopRequested between two batches (what was done is kept), CacheError, WeightsError, BackboneError,
+        ImageError.
         """
         if spec in self._banks:
             self._banks.move_to_end(spec)
-            note_use(self._folders[spec])
+            for chunk in {path for rows in self._banks[spec].arrays.values() for path in rows.paths}:
+                note_use(chunk)
             return self._banks[spec]
         views, notes = fitted(spec.views, weightless(spec.backbone))
         sized = replace(spec, views=views)
 
         loaded = cache(lambda: self.backbone(spec.backbone))  # only a process that computes needs it, and once
 
-        def between(start: int, stop: int) -> Produce:
-            paths, digests = self.images.paths[start:stop], self.images.digests[start:stop]
-            return lambda names, first: encode(loaded(), sized, paths, digests, names, first, self.device, self.load)
+        def produce(rows: Sequence[int], names: Sequence[str]) -> Iterator[Mapping[str, NDArray[Any]]]:
+            paths, digests = [self.images.paths[row] for row in rows], [self.images.digests[row] for row in rows]
+            return encode(loaded(), sized, paths, digests, names, self.device, fits.size, self.load)
 
-        description = describe(sized, self.fingerprint(spec.backbone), self.images.digest, self.device)
-        arrays = shared_arrays(
-            self.cache_dir,
-            description,
-            needed_arrays(sized),
-            len(self.images.paths),
-            between,
-            on_progress=on_progress,
-            should_stop=should_stop,
-            limit=self.cache_limit,
-        )
-        bank = FeatureBank(sized, arrays, notes)
-        self._banks[spec], self._folders[spec] = bank, self.cache_dir / hash_of(description)
+        fits = self._fits.setdefault(spec, MicroBatch(batch_size(views, self.device)))
+
+        def fill() -> None:  # batches of another size have a bank of their own: a bank's rows are all computed alike
+            arrays = self.store.bank(
+                describe(sized, self.fingerprint(spec.backbone), self.device, fits.size),
+                needed_arrays(sized),
+                self.images.digests,
+                produce,
+                span_rows=fits.size * max(1, SPAN_ROWS // fits.size),
+                on_progress=on_progress,
+                should_stop=should_stop,
+            )
+            self._banks[spec] = FeatureBank(sized, arrays, notes)
+
+        fits.attempts(fill)
         while len(self._banks) > BANKS_IN_MEMORY:
             self._banks.popitem(last=False)
-        return bank
+        return self._banks[spec]
 
     def pixels(
         self,
@@ -157,33 +153,21 @@ class Inputs:
         stamp: Stamp,
         on_progress: OnProgress | None = None,
         should_stop: ShouldStop | None = None,
-    ) -> NDArray[np.uint8]:
+    ) -> Rows:
         """One view of every image, uint8 [N, H, W, 3], memory-mapped; decoded once per node."""
 
-        def between(start: int, stop: int) -> Produce:
-            def produce(_names: Sequence[str], first: int) -> Iterator[Mapping[str, NDArray[Any]]]:
-                paths = self.images.paths[start + first : stop]
-                batches = [paths[row : row + DECODE_AT_ONCE] for row in range(0, len(paths), DECODE_AT_ONCE)]
-                return ({"pixels": pixels[0]} for _, pixels in decoded(batches, (view,), stamp, self.load))
+        def produce(rows: Sequence[int], _names: Sequence[str]) -> Iterator[Mapping[str, NDArray[Any]]]:
+            paths = [self.images.paths[row] for row in rows]
+            batches = [paths[first : first + DECODE_AT_ONCE] for first in range(0, len(paths), DECODE_AT_ONCE)]
+            return ({"pixels": pixels[0]} for _, pixels in decoded(batches, (view,), stamp, self.load))
 
-            return produce
-
-        description = {
-            "kind": "pixels",
-            "view": asdict(view),
-            "stamp": stamp,
-            "decoder": decoder_facts(),
-            "images": self.images.digest,
-        }
-        rows = len(self.images.paths)
-        arrays = shared_arrays(
-            self.cache_dir,
+        description = {"kind": "pixels", "view": asdict(view), "stamp": stamp, "decoder": decoder_facts()}
+        arrays = self.store.bank(
             description,
             ["pixels"],
-            rows,
-            between,
+            self.images.digests,
+            produce,
             on_progress=on_progress,
             should_stop=should_stop,
-            limit=self.cache_limit,
         )
         return arrays["pixels"]

@@ -18,7 +18,9 @@ from torch import Tensor
 from biomass_models.augment import Draw, change, draw_changes, turn
 from biomass_models.configs import NetworkConfig
 from biomass_models.devices import onto
-from biomass_models.features import FeatureBank, FeatureSpec, to_image
+from biomass_models.encoding import to_image
+from biomass_models.feature_store import Rows
+from biomass_models.features import FeatureBank, FeatureSpec
 from biomass_models.images import View
 from biomass_models.inputs import Inputs
 from biomass_models.interrupt import ShouldStop
@@ -120,7 +122,7 @@ class PrefixSource(BankSource):
 class PixelSource:
     """Decoded pictures, memory-mapped; augmentation happens on the device, a batch at a time."""
 
-    pixel_NHWC: NDArray[np.uint8]
+    pixel_NHWC: Rows
     device: torch.device
     flips: int
     colour: float
@@ -138,7 +140,7 @@ class PixelSource:
 
     def plain(self, row_B: IntArray, copy: int = 0) -> Tensor:
         """Pictures [B, 3, H, W] in [0, 1]."""
-        return turn(to_image(np.ascontiguousarray(self.pixel_NHWC[row_B]), self.device), copy)
+        return turn(to_image(self.pixel_NHWC.take(row_B), self.device), copy)
 
 
 @dataclass(frozen=True)

@@ -116,10 +116,17 @@ def audit(ledger: Ledger) -> Audit:
 
 
 def refit(
-    ledger: Ledger, data_dir: Path, *, sample: int, cache_dir: Path, weights: WeightsSource, say: Callable[[str], None]
+    ledger: Ledger,
+    data_dir: Path,
+    *,
+    sample: int,
+    cache_dir: Path | None,
+    weights: WeightsSource,
+    say: Callable[[str], None],
 ) -> list[Problem]:
     """Fit a sample of the complete trials again from their trial.json; the problems are folds that come out otherwise.
 
+    cache_dir: a feature store to take features from; None computes them afresh, so that a wrong feature shows.
     Out-of-fold rows must be the same bit for bit, which holds on the same kind of machine and packages.
     """
     results = ledger.results()

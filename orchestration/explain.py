@@ -15,13 +15,13 @@ from rich.table import Table
 from safetensors.torch import load as load_tensors
 
 from biomass_models.config_rules import did_you_mean
-from biomass_models.configs import config_from_params
 from biomass_models.images import View, load_views, probe_image
 from biomass_models.inputs import ImageSet, Inputs
+from biomass_models.introduced import config_from_stored
 from biomass_models.table import read_test
 from biomass_models.targets import TARGETS, FloatArray
 from biomass_models.weights import WeightsSource
-from biomass_models.zoo import FAMILIES
+from biomass_models.zoo import family_named
 from orchestration import layout
 from orchestration.ledger import Ledger, LedgerError, folds_of
 from orchestration.predict import check_weights
@@ -75,7 +75,7 @@ def explain(
     Raises LedgerError for a trial without this fold, an image of neither table, and weights of another backbone.
     """
     record, quadrats = ledger.trial(trial_id), ledger.quadrats()
-    family, config = FAMILIES[record.family], config_from_params(record.family, record.config)
+    family, config = family_named(record.family), config_from_stored(record.family, record.config)
     views = tuple(family.views(config))
     trained = quadrats[quadrats["image_id"] == image_id]
     if len(trained):

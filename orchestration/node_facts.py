@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from biomass_models.node_cache import source_hash
+from biomass_models.hashes import source_hash
 from biomass_models.weights import WeightsError, WeightsSource, fingerprint
 from orchestration import ledger, storage, worker
 from orchestration.storage import Storage

@@ -19,7 +19,7 @@ from orchestration.ledger import Ledger, folds_of
 from orchestration.lock import is_alive, read_owner
 from orchestration.read_only_storage import ReadOnlyStorage
 from orchestration.records import COMPLETE, FAILED, PRUNED, TrialRecord, TrialResult
-from search_spaces.spaces import SPACES, space_of
+from orchestration.stored_spaces import stored_space
 from search_spaces.to_optuna import readable
 
 STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
@@ -33,11 +33,7 @@ class LedgerView(ReadOnlyStorage):
         self._ledger, self._study = ledger, ledger.study()
         settings = self._study.settings
         self.folds = folds_of(ledger.quadrats())
-        self._spaces = {
-            family: space_of(family, settings.backbones, settings.scale)
-            for family in settings.families
-            if family in SPACES
-        }
+        self._spaces = {family: stored_space(self._study, family) for family in settings.families}
         self._lock = threading.Lock()
         self._families: list[str] = list(settings.families)  # place = Optuna's id of the study
         self._trials: list[list[FrozenTrial]] = [[] for _ in self._families]  # by Optuna's study id and number

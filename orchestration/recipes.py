@@ -15,7 +15,7 @@ from rich.table import Table
 from biomass_models.config_rules import known_name
 from orchestration.records import Asked
 from orchestration.settings import StudySettings
-from search_spaces.spaces import SCALES, SPACES, known_family
+from search_spaces.spaces import SCALES, SPACES
 
 BASELINE_BACKBONE, DISTILLED_BACKBONE = "vit_small_patch14_dinov2.lvd142m", "vit_small_patch16_dinov3.lvd1689m"
 
@@ -48,12 +48,13 @@ class Recipe:
     width: int = 1000  # px; a generated photograph is half as high
 
     def check(self) -> None:
-        """Raise ValueError with the nearest name for a family, scale, scheme or pruning rule that does not exist."""
+        """Raise ValueError with the nearest name for a scale, scheme or pruning rule that does not exist.
+
+        Families are looked at where a study is made: one that is there may have a family that is not installed here.
+        """
         from biomass_models.folds import SCHEMES
         from orchestration.pruning import RULES
 
-        for family in self.families:
-            known_family(family)
         known_name("a scale", self.scale, ("auto", *SCALES))
         known_name("a fold scheme", self.scheme, [scheme for scheme in SCHEMES if scheme != "file"])
         known_name("a pruning rule", self.prune, RULES)

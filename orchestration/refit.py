@@ -21,12 +21,12 @@ from biomass_models.inputs import ImageSet
 from biomass_models.table import read_train
 from biomass_models.targets import TARGETS
 from biomass_models.weights import WeightsSource, fingerprint
+from orchestration.data_changes import data_changes
 from orchestration.environment import differences, environment
 from orchestration.jobs import FoldJob, Outcome
 from orchestration.ledger import Ledger, LedgerError, folds_of
 from orchestration.records import RestoredModel, TrialRecord
 from orchestration.storage import Storage
-from orchestration.study import data_fingerprint
 
 NO_LIMIT = 1e12  # seconds
 
@@ -76,9 +76,12 @@ class Refit:
         return {"same": self.same, **asdict(self)}
 
 
-def refit_trial(ledger: Ledger, trial_id: str, data_dir: Path, *, cache_dir: Path, weights: WeightsSource) -> Refit:
+def refit_trial(
+    ledger: Ledger, trial_id: str, data_dir: Path, *, cache_dir: Path | None, weights: WeightsSource
+) -> Refit:
     """Fit all finished folds of a trial again, and compare what it was made with.
 
+    cache_dir: a feature store to take features from; None computes them afresh.
     Raises LedgerError for an unknown trial, one without finished folds, or a data directory without its images;
     DataError for one that cannot be read; WeightsError where the backbone's weights are not here.
     """
@@ -130,7 +133,10 @@ def restore_models(
 class Refitter:
     """Fits folds of a study into an empty folder beside it."""
 
-    def __init__(self, ledger: Ledger, data_dir: Path, folder: Path, cache_dir: Path, weights: WeightsSource) -> None:
+    def __init__(
+        self, ledger: Ledger, data_dir: Path, folder: Path, cache_dir: Path | None, weights: WeightsSource
+    ) -> None:
+        """folder: an empty one; cache_dir: a feature store to take features from, None computes them afresh."""
         from orchestration.worker import FoldRunner, WorkerContext
 
         self._ledger, self._again = ledger, Ledger(Storage(folder))
@@ -141,7 +147,7 @@ class Refitter:
         context = WorkerContext(
             study=str(folder),
             data_dir=str(data_dir.resolve()),
-            cache_dir=str(cache_dir.expanduser()),
+            cache_dir=str(folder / "features" if cache_dir is None else cache_dir.expanduser()),
             weights=weights,
         )
         # networks that were compiled are compiled again: they round otherwise
@@ -218,13 +224,7 @@ def _data(ledger: Ledger, data_dir: Path) -> Iterator[str]:
         raise LedgerError(f"a refit needs the study's photographs, {data_dir} lacks {missing[0]}; get it back")
     if fold_hash(recorded[["image_id", "fold", "group"]]) != study.fold_hash:
         yield "quadrats.parquet does not hold the folds that study.json names"
-    joined = here.merge(recorded[["image_id", "fold", "group"]], on="image_id", how="left")
-    found = data_fingerprint(joined, ImageSet.from_table(data_dir, here).digest)
-    if found != study.data_fingerprint:
-        labels = here.set_index("image_id").loc[recorded["image_id"], list(TARGETS)].to_numpy()
-        changed = int((labels != recorded[list(TARGETS)].to_numpy()).any(axis=1).sum())
-        what = f"{changed} images have other labels" if changed else "photographs, metadata or their order changed"
-        yield f"data fingerprint {study.data_fingerprint} then, {found} here: {what}"
+    yield from data_changes(ledger, here, ImageSet.from_table(data_dir, here))
 
 
 def _weights(record: TrialRecord, weights: WeightsSource) -> Iterator[str]:

@@ -13,14 +13,15 @@ import numpy as np
 import pandas as pd
 from safetensors.torch import load as load_tensors
 
-from biomass_models.configs import Config, config_from_params
+from biomass_models.configs import Config
 from biomass_models.errors import UserError
 from biomass_models.images import DecodeOnce
 from biomass_models.inputs import ImageSet, Inputs
 from biomass_models.interrupt import StopRequested, check_stop
+from biomass_models.introduced import config_from_stored
 from biomass_models.targets import TARGETS, FloatArray
 from biomass_models.weights import WeightsSource
-from biomass_models.zoo import FAMILIES
+from biomass_models.zoo import family_named
 from orchestration.ledger import Ledger, folds_of
 from orchestration.records import Params, TrialRef
 from orchestration.storage import Storage
@@ -39,17 +40,21 @@ def spans(images: int) -> list[tuple[int, int]]:
 
 
 def shard_inputs(
-    images: ImageSet, span: tuple[int, int], *, cache_dir: Path, weights: WeightsSource
+    images: ImageSet, span: tuple[int, int], *, cache_dir: Path, weights: WeightsSource, cache_gb: float | None = None
 ) -> tuple[Inputs, DecodeOnce]:
-    """Inputs of one shard, whose photographs are decoded once; and who counts the decodings."""
+    """Inputs of one shard, whose photographs are decoded once; and who counts the decodings.
+
+    Their features count for the predictions' quota of the store: training banks never make room for them.
+    """
     decoder = DecodeOnce()
     part = images.take(np.arange(*span))
-    return Inputs(part, cache_dir=cache_dir, weights=weights, load=decoder), decoder
+    inputs = Inputs(part, cache_dir=cache_dir, weights=weights, load=decoder, cache_gb=cache_gb, area="prediction")
+    return inputs, decoder
 
 
 def mean_prediction(family: str, params: Params, models: Iterable[bytes], inputs: Inputs, *, flips: int) -> FloatArray:
     """Mean masses [N, 5] in grams over a member's fold models (safetensors bytes) for all images of `inputs`."""
-    config = config_from_params(family, params)
+    config = config_from_stored(family, params)
     folds = [_predict(family, config, model, inputs, flips) for model in models]
     return np.mean(folds, axis=0)
 
@@ -102,14 +107,14 @@ def predict_out_of_fold(
     inputs: of the study's training images, in the order of its quadrats. Raises StopRequested, MemberError.
     """
     record, quadrats = ledger.trial(trial_id), ledger.quadrats()
-    config, fold_N = config_from_params(record.family, record.config), quadrats["fold"].to_numpy()
+    config, fold_N = config_from_stored(record.family, record.config), quadrats["fold"].to_numpy()
     pred_NT = np.empty((len(quadrats), len(TARGETS)))
     for fold in np.unique(fold_N):
         check_stop(should_stop, f"fold {fold} of trial {trial_id}")
         rows = np.flatnonzero(fold_N == fold)
         try:
             model = ledger.fold_model(trial_id, int(fold))
-            if FAMILIES[record.family].feature_specs(config):  # one bank holds all images: share it between folds
+            if family_named(record.family).feature_specs(config):  # one bank holds all images: share it between folds
                 pred_NT[rows] = _predict(record.family, config, model, inputs, flips)[rows]
             else:
                 pred_NT[rows] = _predict(record.family, config, model, inputs.of(rows), flips)
@@ -121,7 +126,7 @@ def predict_out_of_fold(
 
 
 def _predict(family: str, config: Config, model: bytes, inputs: Inputs, flips: int) -> FloatArray:
-    return FAMILIES[family].predict(config, load_tensors(model), inputs, flips=flips)
+    return family_named(family).predict(config, load_tensors(model), inputs, flips=flips)
 
 
 def _frame(image_ids: Sequence[str], pred_NT: FloatArray) -> pd.DataFrame:

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pandas as pd
 
-from biomass_models.configs import config_from_params
 from biomass_models.errors import UserError
+from biomass_models.introduced import config_from_stored
 from biomass_models.targets import TARGETS, weighted_r2_score
 from orchestration.events import write_events
 from orchestration.jobs import FoldJob, Outcome
@@ -188,9 +188,9 @@ class _Trial:
 
 
 def _trains_together(record: TrialRecord) -> bool:
-    from biomass_models.zoo import FAMILIES  # here, so that a coordinator that need not ask stays without torch
+    from biomass_models.zoo import family_named  # here, so that a coordinator that need not ask stays without torch
 
-    return FAMILIES[record.family].trains_together(config_from_params(record.family, record.config))
+    return family_named(record.family).trains_together(config_from_stored(record.family, record.config))
 
 
 def _with_cost(result: TrialResult, metrics: Mapping[int, FoldMetrics]) -> TrialResult:

@@ -15,16 +15,17 @@ import pandas as pd
 from safetensors.torch import save as save_tensors
 
 from biomass_models.cache_folder import require_usable
-from biomass_models.configs import Config, TeacherConfig, config_from_params
+from biomass_models.configs import Config, TeacherConfig
+from biomass_models.feature_store import CacheError
 from biomass_models.fit import FitError, FoldResult
 from biomass_models.inputs import ImageSet, Inputs
 from biomass_models.interrupt import OnProgress, StopRequested, check_stop
-from biomass_models.node_cache import CacheError
+from biomass_models.introduced import config_from_stored
 from biomass_models.table import read_test
 from biomass_models.targets import TARGETS, weighted_r2_score, weighted_sst
 from biomass_models.teacher import Taught
 from biomass_models.weights import WeightsSource
-from biomass_models.zoo import FAMILIES
+from biomass_models.zoo import FAMILIES, family_named
 from orchestration.budget import Cost, Meter
 from orchestration.environment import environment
 from orchestration.jobs import FlipsJob, FoldJob, Job, Outcome, PredictJob, RestoreJob
@@ -113,8 +114,8 @@ class FoldRunner:
     def _fit(
         self, record: TrialRecord, folds: list[int], together: bool, should_stop: Callable[[], bool] | None
     ) -> dict[int, FoldResult]:
-        family, quadrats, inputs = FAMILIES[record.family], self._train_table(), self._train_inputs()
-        config = config_from_params(record.family, record.config)
+        family, quadrats, inputs = family_named(record.family), self._train_table(), self._train_inputs()
+        config = config_from_stored(record.family, record.config)
         fold_N = quadrats["fold"].to_numpy()
         self._refuse_dear(record.family, config, int((fold_N != folds[0]).sum()))
         for spec in family.feature_specs(config):  # here, because a fit reports no such progress
@@ -189,7 +190,11 @@ class FoldRunner:
         if self._test is None:
             self._test = ImageSet.from_table(Path(self._context.data_dir), read_test(Path(self._context.data_dir)))
         inputs, decoder = shard_inputs(
-            self._test, job.span, cache_dir=Path(self._context.cache_dir), weights=self._context.weights
+            self._test,
+            job.span,
+            cache_dir=Path(self._context.cache_dir),
+            weights=self._context.weights,
+            cache_gb=self._context.cache_gb,
         )
         done = predict_shard(job.members, job.ensemble, job.span, inputs, flips=job.flips, should_stop=should_stop)
         return Outcome(status="done", members=done, decoded=decoder.decoded)

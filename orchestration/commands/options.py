@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -59,6 +59,9 @@ Cache = Annotated[
     typer.Option(
         "--cache", help="Feature cache, on a disk of this node.", envvar="BIOMASS_CACHE", rich_help_panel=SLOTS
     ),
+]
+CachedFeatures = Annotated[
+    bool, typer.Option("--cached-features", help="Take features from --cache; by default they are computed afresh.")
 ]
 CacheGb = Annotated[
     float | None,
@@ -165,10 +168,13 @@ def weights_source(weights: str) -> Any:
     return WeightsSource(kind=weights) if weights in ("auto", "random") else WeightsSource("folder", Path(weights))
 
 
-def families_of(asked: list[str] | None) -> tuple[tuple[str, ...], tuple[float, ...]]:
+def families_of(
+    asked: list[str] | None, of_study: Callable[[], Collection[str]] = tuple
+) -> tuple[tuple[str, ...], tuple[float, ...]]:
     """Families and their shares of the trials; all families where none was named, no shares where none was given.
 
-    Raises ValueError for a family that does not exist or a share that is no number.
+    of_study: families that may be named although they are not known here. Raises ValueError for a family that does not
+    exist or a share that is no number.
     """
     from search_spaces.spaces import SPACES, known_family
 
@@ -180,4 +186,9 @@ def families_of(asked: list[str] | None) -> tuple[tuple[str, ...], tuple[float, 
             raise ValueError
     except ValueError:
         raise UserError(f"a family is given as NAME or NAME=SHARE, such as probe=2, got {asked}") from None
-    return tuple(map(known_family, pairs)), shares if any(pairs.values()) else ()
+    strange = [name for name in pairs if name not in SPACES]
+    known = of_study() if strange else ()
+    for name in strange:
+        if name not in known:
+            known_family(name)
+    return tuple(pairs), shares if any(pairs.values()) else ()

@@ -10,6 +10,7 @@ import typer
 from orchestration.commands.options import (
     DEFAULT_CACHE,
     Cache,
+    CachedFeatures,
     DataOption,
     Json,
     Study,
@@ -29,6 +30,7 @@ def refit(
         bool, typer.Option("--restore", help="Put models back that --weights-gb of the search has deleted.")
     ] = False,
     weights: Weights = "auto",
+    cached_features: CachedFeatures = False,
     cache: Cache = DEFAULT_CACHE,
     as_json: Json = False,
 ) -> None:
@@ -51,7 +53,8 @@ def refit(
             tell("\n".join(f"restored {again}" for again in restored))
         return
     say(f"Fitting {trial} again")
-    found = refit_trial(open_ledger(study), trial, data, cache_dir=cache, weights=weights_source(weights))
+    features = cache if cached_features else None
+    found = refit_trial(open_ledger(study), trial, data, cache_dir=features, weights=weights_source(weights))
     if as_json:
         print_json(found.to_json())
     else:

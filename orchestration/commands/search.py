@@ -209,7 +209,7 @@ def search(
     $ biomass search runs/first --data csiro-biomass/ --trials 60
     $ biomass search runs/night --data csiro-biomass/ --recipe cpu_overnight
     """
-    families, shares = families_of(family) if family else (None, None)
+    families, shares = families_of(family, lambda: _families_of_study(study)) if family else (None, None)
     given = {
         "families": families,
         "shares": shares,
@@ -243,3 +243,12 @@ def search(
     ):
         stopped()
     tell(f"Finished. Next: biomass leaderboard {study}")
+
+
+def _families_of_study(study: str) -> tuple[str, ...]:
+    """What an old command may name although it is not installed here any more."""
+    from orchestration.ledger import Ledger
+    from orchestration.storage import Storage
+
+    record = Ledger(Storage(study)).find_study()
+    return () if record is None else record.settings.families

@@ -10,6 +10,7 @@ from orchestration.commands import complete
 from orchestration.commands.options import (
     DEFAULT_CACHE,
     Cache,
+    CachedFeatures,
     Json,
     OptionalData,
     Study,
@@ -78,12 +79,14 @@ def audit(
     study: Study,
     refit: Annotated[int, typer.Option(min=0, help="Fit so many complete trials again and compare bit for bit.")] = 0,
     data: OptionalData = None,
+    cached_features: CachedFeatures = False,
     weights: Weights = "auto",
     cache: Cache = DEFAULT_CACHE,
     as_json: Json = False,
 ) -> None:
     """Prove from the files alone that nothing was lost or repeated.
 
+    Every feature bank in --cache is compared with the hash of its content.
     Exit code 1 when something is wrong or unfinished; `biomass repair` reopens
     what can be computed again.
 
@@ -91,17 +94,24 @@ def audit(
     $ biomass audit runs/first
     $ biomass audit runs/first --refit 3 --data csiro-biomass/
     """
+    from biomass_models.feature_store import damaged_chunks
+    from orchestration.audit import Problem
     from orchestration.audit import audit as audit_study
     from orchestration.audit import refit as refit_trials
     from orchestration.ledger import open_ledger
+    from orchestration.progress import progress_bar
 
     if refit and data is None:
         raise typer.BadParameter("--refit needs the photographs: give --data DIR")
     ledger = open_ledger(study)
     found = audit_study(ledger)
+    with progress_bar("Feature banks") as update:
+        damaged = damaged_chunks(cache.expanduser(), lambda done, total: update(done, total, ""))
+        found.found += map(Problem, damaged)
     if refit and data is not None:
+        features = cache if cached_features else None
         found.found += refit_trials(
-            ledger, data, sample=refit, cache_dir=cache, weights=weights_source(weights), say=say
+            ledger, data, sample=refit, cache_dir=features, weights=weights_source(weights), say=say
         )
     if as_json:
         print_json(found.to_json())

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from biomass_models import baseline
 from biomass_models.backbones import weightless
+from biomass_models.chunks import SUFFIX, read_chunk
 from biomass_models.config_rules import TRANSFORMS
 from biomass_models.configs import BaselineConfig, baseline_twin
 from biomass_models.devices import MicroBatch
@@ -191,7 +192,8 @@ def test_prediction_encodes_pictures_as_they_are_and_no_copies(world: Any, tmp_p
     result = baseline.fit(replace(FROZEN, epochs=1), quadrats, fold_N, 0, inputs, seed=0)
     fresh = Inputs(inputs.images, cache_dir=tmp_path, weights=RANDOM, device="cpu")
     baseline.predict(replace(FROZEN, epochs=1), result.tensors, fresh)
-    assert {file.name.split(".")[0] for file in tmp_path.glob("*/*.npy")} == {"turn0"}
+    (chunk,) = map(read_chunk, tmp_path.rglob(f"*{SUFFIX}"))
+    assert {name.split(".")[0] for name in chunk.arrays} == {"turn0"}
 
 
 @pytest.mark.parametrize("backbone", ["test_vit", "test_vit3", "test_efficientnet"])

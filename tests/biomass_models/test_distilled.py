@@ -16,6 +16,7 @@ from biomass_models import distilled
 from biomass_models.attention import ATTENTION_COLUMNS, FINEST, coarse_map
 from biomass_models.backbones import Backbone, parameter_groups
 from biomass_models.configs import DistilledConfig
+from biomass_models.feature_store import Rows
 from biomass_models.fit import FitError
 from biomass_models.losses import distillation_losses, ratio_terms
 from biomass_models.scaling import TargetScaler
@@ -112,7 +113,8 @@ def test_a_target_that_never_varies_does_not_swamp_the_distillation(world: Any) 
 
 def test_all_views_of_a_picture_are_turned_alike() -> None:
     half = np.random.default_rng(0).integers(0, 255, (6, 8, 8, 3), dtype=np.uint8)
-    view = PixelSource(half, torch.device("cpu"), flips=8, colour=0.5, blur=1.0)
+    rows = Rows((half,), np.zeros(6, dtype=np.int64), np.arange(6), ())
+    view = PixelSource(rows, torch.device("cpu"), flips=8, colour=0.5, blur=1.0)
     (whole,), (local,) = (
         (part[:, 0],) for part in ViewSource(((view,), (view,))).augmented(np.arange(6), torch.Generator())
     )

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import json
 import shutil
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,15 @@ import pytest
 import torch
 from tiny_inputs import RANDOM, inputs_for, tiny_quadrats
 
-from biomass_models import features, node_cache
+from biomass_models import encoding
 from biomass_models import inputs as inputs_module
 from biomass_models.augment import turn
 from biomass_models.backbones import build_backbone
 from biomass_models.devices import encoding_precision
-from biomass_models.features import FeatureSpec, encode, to_image
+from biomass_models.encoding import copy_of, encode, to_image
+from biomass_models.features import FeatureSpec
 from biomass_models.images import load_views, views_for
 from biomass_models.interrupt import StopRequested
-from biomass_models.node_cache import CacheError, cached_arrays
 
 SPEC = FeatureSpec(backbone="test_efficientnet", views=views_for("whole", 64))
 
@@ -34,15 +35,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], int]]:
-    """Arrays asked for and first row of each encoding run."""
+    """Arrays asked for and number of photographs of each encoding run."""
     calls: list[tuple[list[str], int]] = []
 
     def counting(*args: Any) -> Iterator[dict[str, np.ndarray]]:
-        calls.append((list(args[4]), args[5]))
+        calls.append((list(args[4]), len(args[2])))
         return encode(*args)
 
     monkeypatch.setattr(inputs_module, "encode", counting)
-    monkeypatch.setattr("biomass_models.features.PIXELS_AT_ONCE", {"cpu": 8 * 64**2})  # batches of 8
+    monkeypatch.setattr("biomass_models.encoding.PIXELS_AT_ONCE", {"cpu": 8 * 64**2})  # batches of 8
     return calls
 
 
@@ -119,13 +120,15 @@ def test_what_changes_the_numbers_is_in_the_key(data: Any, tmp_path: Path, count
     cache = tmp_path / "cache"
     for spec in (SPEC, replace(SPEC, stamp="remove"), replace(SPEC, views=views_for("whole", 96)), SPEC):
         inputs_for(copy, table, cache).features(spec)
-    assert len(counted) == 3
+    assert [photographs for _, photographs in counted] == [len(table)] * 3
+    counted.clear()
     shutil.copy(copy / "q0.jpg", copy / "q1.jpg")
     inputs_for(copy, table, cache).features(SPEC)
-    assert len(counted) == 4
-    shutil.copy(folder / "q1.jpg", copy / "q1.jpg")  # content counts, not time or name
-    inputs_for(copy, table, cache).features(SPEC)
-    assert len(counted) == 4
+    shutil.copy(folder / "q1.jpg", copy / "q1.jpg")
+    (copy / "q2.jpg").rename(copy / "renamed.jpg")
+    table = table.replace({"q2.jpg": "renamed.jpg"})
+    inputs_for(copy, table.iloc[::-1], cache).features(SPEC)
+    assert not counted  # content counts, not time, name or place
 
 
 def test_stop_is_honoured_and_resumed_where_it_stopped(data: Any, tmp_path: Path, counted: Any) -> None:
@@ -136,9 +139,9 @@ def test_stop_is_honoured_and_resumed_where_it_stopped(data: Any, tmp_path: Path
         stopping.features(SPEC, should_stop=lambda: bool(seen), on_progress=lambda *now: seen.append(now))
     whole = inputs_for(folder, table, tmp_path).features(SPEC, on_progress=lambda *now: seen.append(now))
     assert seen == [(8, 20), (16, 20), (20, 20)]
-    assert [first for _, first in counted] == [0, 8]
+    assert [photographs for _, photographs in counted] == [20, 12]
     fresh = inputs_for(folder, table, tmp_path / "other").features(SPEC)
-    torch.testing.assert_close(whole.stack("global"), fresh.stack("global"), atol=1e-5, rtol=1e-4)
+    assert torch.equal(whole.stack("global"), fresh.stack("global"))
 
 
 def test_processes_of_one_node_do_not_compute_the_same(data: Any, tmp_path: Path, counted: Any) -> None:
@@ -160,7 +163,7 @@ def test_jittered_copies_depend_on_seed_and_picture_alone(data: Any, tmp_path: P
     spec = replace(SPEC, jittered=1)
     many = inputs_for(folder, table, tmp_path / "a").features(spec).stack("global")
     few = inputs_for(folder, table.iloc[[5, 2]], tmp_path / "b").features(spec).stack("global")
-    torch.testing.assert_close(few[1], many[2], atol=1e-5, rtol=1e-4)
+    assert torch.equal(few[1], many[2])
     other = inputs_for(folder, table, tmp_path / "a").features(replace(spec, bank_seed=1)).stack("global")
     assert torch.equal(other[:, 0], many[:, 0])
     assert not torch.allclose(other[:, 1], many[:, 1], atol=1e-3)
@@ -178,28 +181,94 @@ def test_sizes_that_patches_do_not_divide_are_noted(data: Any, tmp_path: Path) -
 def test_pixels_are_decoded_once(data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, table = data
     first = inputs_for(folder, table, tmp_path).pixels(SPEC.views[0], stamp="keep")
-    monkeypatch.setattr("biomass_models.features.load_views", None)
+    monkeypatch.setattr("biomass_models.encoding.load_views", None)
     again = inputs_for(folder, table, tmp_path).pixels(SPEC.views[0], stamp="keep")
-    np.testing.assert_array_equal(first, again)
-    np.testing.assert_array_equal(first[4], load_views(folder / "q4.jpg", SPEC.views)[0])
+    np.testing.assert_array_equal(first.read(), again.read())
+    np.testing.assert_array_equal(first.take(np.array([4]))[0], load_views(folder / "q4.jpg", SPEC.views)[0])
 
 
-def test_a_failed_run_leaves_nothing_that_looks_finished(tmp_path: Path) -> None:
-    def produce(_names: Sequence[str], first: int) -> Iterator[Mapping[str, np.ndarray]]:
-        yield {"a": np.full((2, 3), first)}
-        raise OSError("the picture is gone")
-
-    for _ in range(2):  # the second run goes on where the first one failed
-        with pytest.raises(OSError, match="gone"):
-            cached_arrays(tmp_path, {"x": 1}, ["a"], 9, produce)
-    assert not list(tmp_path.glob("*/a.npy"))
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
+    """357 different photographs."""
+    folder = tmp_path_factory.mktemp("many")
+    return folder, tiny_quadrats(folder, images=357)[0]
 
 
-def test_a_full_disk_is_an_error_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(node_cache.shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    with pytest.raises(CacheError, match="make room"):
-        cached_arrays(tmp_path, {"x": 1}, ["a"], 1000, lambda names, first: iter([{"a": np.zeros((1, 1))}]))
+FAMILIES_OF_SPECS = {
+    "transformer": replace(SPEC, backbone="test_vit", flips=2, jittered=1, outputs=("global", "grid-2"), layers=2),
+    "convolutional": replace(SPEC, views=views_for("halves", 32)),
+    "trunk": replace(SPEC, backbone="test_vit", outputs=("prefix-1",)),
+    "half": replace(SPEC, backbone="test_vit", dtype="float16"),
+    "by place": replace(SPEC, backbone="efficientnet_b0", views=views_for("whole", 64)),
+}
+
+
+@pytest.mark.parametrize("encoding", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", FAMILIES_OF_SPECS)
+def test_a_photograph_has_the_same_bytes_alone_among_30_and_among_357(
+    kind: str, encoding: str, many: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, table = many
+    spec = FAMILIES_OF_SPECS[kind]
+    if encoding == "bfloat16":
+        monkeypatch.setenv("BIOMASS_ENCODING", "auto")
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    whole = inputs_for(folder, table, tmp_path / "357").features(spec)
+    some = [*range(100, 130)]
+    few = inputs_for(folder, table.iloc[some], tmp_path / "30").features(spec)
+    for row in (100, 129):
+        alone = inputs_for(folder, table.iloc[[row]], tmp_path / f"alone-{row}").features(spec)
+        for name, array in whole.arrays.items():
+            expected = array.take(np.array([row])).tobytes()
+            assert alone.arrays[name].read().tobytes() == expected
+            assert few.arrays[name].take(np.array([row - 100])).tobytes() == expected
+
+
+def test_networks_whose_products_depend_on_the_place_see_one_picture_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    def by_place(_backbone: Any, image_BCHW: torch.Tensor, *_: Any) -> dict[Any, torch.Tensor]:
+        return {"a": torch.ones(len(image_BCHW)), "b": image_BCHW.mean((1, 2, 3)) + torch.arange(len(image_BCHW))}
+
+    device, backbone = torch.device("cpu"), build_backbone("test_vit", RANDOM)
+    assert encoding.places_are_alike(backbone, replace(SPEC, backbone="test_vit"), 1, device, 8)
+    monkeypatch.setattr(encoding, "_ALIKE", {})
+    monkeypatch.setattr(encoding, "_outputs", by_place)
+    assert not encoding.places_are_alike(backbone, SPEC, 1, device, 8)
+    assert encoding.places_are_alike(backbone, SPEC, 1, device, 1)
+
+
+def test_a_batch_that_does_not_fit_is_halved_for_good_and_its_bank_is_another(
+    data: Any, tmp_path: Path, counted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, table = data
+    outputs = encoding._outputs
+
+    def short_of_memory(backbone: Any, image_BCHW: torch.Tensor, *rest: Any) -> Any:
+        if len(image_BCHW) > 4:
+            raise torch.cuda.OutOfMemoryError("pretend")
+        return outputs(backbone, image_BCHW, *rest)
+
+    monkeypatch.setattr(encoding, "_ALIKE", {("pretend",): True})
+    monkeypatch.setattr(encoding, "places_are_alike", lambda *_: True)
+    monkeypatch.setattr(encoding, "_outputs", short_of_memory)
+    inputs = inputs_for(folder, table, tmp_path)
+    inputs.features(SPEC)
+    inputs.features(replace(SPEC, stamp="remove"))
+    banks = [
+        json.loads(path.read_text())["batch"]
+        for path in tmp_path.glob("*/bank.json")
+        if any(path.parent.rglob("*.safetensors"))
+    ]
+    assert banks == [4, 4]
+
+
+def test_added_photographs_and_those_of_a_test_set_are_encoded_once(data: Any, tmp_path: Path, counted: Any) -> None:
+    folder, table = data
+    inputs_for(folder, table.iloc[:12], tmp_path).features(SPEC)
+    inputs_for(folder, table, tmp_path).features(SPEC)  # eight labelled photographs more
+    assert [photographs for _, photographs in counted] == [12, 8]
+    test = inputs_for(folder, table.iloc[[3, 15]], tmp_path, area="prediction")
+    assert test.features(SPEC).arrays["turn0.layer0.global"].shape == (2, 1, 256)
+    assert len(counted) == 2
 
 
 @pytest.mark.parametrize("bad", [{"outputs": ("patches",)}, {"flips": 3}, {"dtype": "int8"}, {"layers": 0}])
@@ -211,6 +280,6 @@ def test_specs_check_themselves(bad: dict[str, Any]) -> None:
 def test_each_picture_is_jittered_in_its_own_way() -> None:
     spec = replace(SPEC, jittered=1, colour_jitter=0.3)
     alike_BCHW = torch.rand(1, 3, 16, 16).expand(3, 3, 16, 16)
-    first, other, again = features.copy_of(alike_BCHW, spec.copies()[1], spec, ("a", "b", "a"))
+    first, other, again = copy_of(alike_BCHW, spec.copies()[1], spec, ("a", "b", "a"))
     assert torch.equal(first, again)
     assert not torch.allclose(first, other, atol=1e-3)

@@ -13,6 +13,7 @@ import torch
 from tiny_inputs import RANDOM, inputs_for, tiny_quadrats
 
 from biomass_models.backbones import build_backbone
+from biomass_models.chunks import SUFFIX, read_chunk
 from biomass_models.configs import BaselineConfig, DistilledConfig
 from biomass_models.features import FeatureSpec
 from biomass_models.images import views_for
@@ -84,7 +85,8 @@ def test_a_prefix_bank_holds_its_precision_and_nothing_else(world: Any, tmp_path
     )
     bank = inputs.features(spec)
     assert {array.dtype for array in bank.arrays.values()} == {np.dtype(np.float16)}
-    assert {file.name for file in tmp_path.glob("*/*.npy")} == {f"turn{copy}.layer0.prefix-1.npy" for copy in range(2)}
+    (chunk,) = map(read_chunk, tmp_path.rglob(f"*{SUFFIX}"))
+    assert set(chunk.arrays) == {f"turn{copy}.layer0.prefix-1" for copy in range(2)}
     with pytest.raises(ValueError, match="stands alone"):
         replace(spec, outputs=("prefix-1", "global"))
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from biomass_models.eviction import Area
 from biomass_models.inputs import ImageSet, Inputs
 from biomass_models.targets import GDM, TARGETS, TOTAL, from_components
 from biomass_models.weights import WeightsSource
@@ -44,5 +45,7 @@ def tiny_quadrats(folder: Path, images: int = IMAGES) -> tuple[pd.DataFrame, np.
     return table, np.array([row % GROUPS % 3 for row in range(images)])
 
 
-def inputs_for(folder: Path, table: pd.DataFrame, cache: Path, weights: WeightsSource = RANDOM) -> Inputs:
-    return Inputs(ImageSet.from_table(folder, table), cache_dir=cache, weights=weights, device="cpu")
+def inputs_for(
+    folder: Path, table: pd.DataFrame, cache: Path, weights: WeightsSource = RANDOM, area: Area = "study"
+) -> Inputs:
+    return Inputs(ImageSet.from_table(folder, table), cache_dir=cache, weights=weights, device="cpu", area=area)

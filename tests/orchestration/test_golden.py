@@ -13,7 +13,7 @@ from tiny_study import make_study
 from orchestration.pool import InlinePool
 from orchestration.trial import run_trial
 
-SCORES = {"baseline": 0.16288, "probe": 0.18957, "distilled": 0.17457}
+SCORES = {"baseline": 0.15387, "probe": 0.19428, "distilled": 0.17376}
 
 
 def test_scores_of_the_tiny_study_have_not_moved(tmp_path: Path, tiny_pasture: Path) -> None:
