@@ -90,7 +90,7 @@ def refit_trial(
     if not metrics:
         raise LedgerError(
             f"a refit compares with finished folds, trial {trial_id} has none; the command of the search finishes open "
-            "trials, with --retry-failed failed ones too"
+            "trials, and failed ones with --retry-failed"
         )
     different = [*_data(ledger, data_dir), *_weights(record, weights)]
     with tempfile.TemporaryDirectory() as folder:
@@ -126,7 +126,7 @@ def restore_models(
     with tempfile.TemporaryDirectory() as folder:
         restored = list(Refitter(ledger, data_dir, Path(folder), cache_dir, weights).restore(trial_id, folds))
     if broken := [str(again) for again in restored if again.largest_difference_g is None]:
-        raise LedgerError(f"trial {trial_id}: {'; '.join(broken)}; blend without it, or search on")
+        raise LedgerError(f"trial {trial_id}: {'; '.join(broken)}; mend that, then give the same command again")
     return restored
 
 

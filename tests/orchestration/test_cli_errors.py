@@ -151,9 +151,12 @@ def test_a_cache_that_cannot_be_one_is_said_before_anything_starts(folder: Path,
     assert f"{tmp_path}/file" in text and not (tmp_path / "study").exists()
 
 
-def test_no_space_left_for_pictures(folder: Path, full_disk: Path) -> None:
+def test_no_space_left_for_pictures(folder: Path, full_disk: Path, tmp_path: Path) -> None:
     text = refused(folder, "data", "show", "pasture", "--out", f"{full_disk}/sheet.png")
-    assert "needs room on the disk, got no space left on device" in text and "make room" in text
+    assert "needs room on the disk, got no space left on device" in text and "name another folder" in text
+    assert [path.name for path in full_disk.iterdir()] == ["filler"]
+    biomass("data", "show", "pasture", "--out", f"{tmp_path}/sheet.png", cwd=folder)
+    assert (tmp_path / "sheet.png").stat().st_size > 1000
 
 
 def test_no_permission_for_photographs(folder: Path, locked_disk: Path) -> None:

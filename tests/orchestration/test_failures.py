@@ -17,14 +17,13 @@ from orchestration.audit import audit, refit
 from orchestration.ledger import Ledger
 from orchestration.pool import InlinePool
 from orchestration.recipes import Recipe
-from orchestration.records import COMPLETE, FAILED, PRUNED, Asked, TrialResult
-from orchestration.search import _prepare, _reopen_failed, _require_a_success
-from orchestration.searcher import ALIKE_FAILURES, Proposer, TuneSearcher
+from orchestration.records import COMPLETE, FAILED, PRUNED, TrialResult
+from orchestration.search import _reopen_failed, _require_a_success, prepare_search
+from orchestration.searcher import ALIKE_FAILURES, TuneSearcher
 from orchestration.storage import Storage
 from orchestration.study import StudyError
 from orchestration.trial import StorageFull, fail_trial, run_trial
 from orchestration.worker import WorkerContext
-from search_spaces.spaces import space_of
 
 
 def test_an_image_that_breaks_during_the_search_fails_the_trial_and_names_the_file(
@@ -123,6 +122,8 @@ def test_a_cache_without_room_leaves_the_trial_open(tmp_path: Path, tiny_pasture
     with pytest.raises(StorageFull, match="raise --cache-gb, then give the same command again"):
         run_trial(ledger, InlinePool(small), records[1].trial_id)
     assert ledger.results() == {}
+    larger = run_trial(ledger, InlinePool(replace(context, cache_gb=1.0)), records[1].trial_id)
+    assert larger is not None and larger.status == COMPLETE
 
 
 GOOD, SHORT = TrialResult(status=COMPLETE), TrialResult(status=PRUNED)
@@ -158,9 +159,9 @@ def test_the_command_of_a_search_without_a_success_ends_with_its_reason(tmp_path
     name = canonical_name(BACKBONE)
     ledger, weights = Ledger(Storage(tmp_path / "study")), {name: fingerprint(name, RANDOM)}
     settings = asked.settings((name,), weights="random", gpu=False)
-    record = _prepare(ledger, tiny_pasture, settings, None, weights, Asked(), lambda text: None)
-    spaces = {"probe": space_of("probe", (name,), "smoke")}
-    trial = Proposer(spaces, ledger, seed=0, fold_hash=record.fold_hash, weights=weights).propose()
+    trial = prepare_search(
+        ledger, tiny_pasture, settings, fingerprints=weights, max_trials=1, say=lambda text: None
+    ).propose()
     assert trial is not None
     fail_trial(ledger, trial.trial_id, "fold 0: the lamp went out")
     command = ["search", "study", "--data", str(tiny_pasture), "--family", "probe", "--backbone", BACKBONE]

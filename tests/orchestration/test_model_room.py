@@ -21,6 +21,7 @@ from biomass_models.table import read_test, read_train
 from orchestration.audit import audit
 from orchestration.blending import BlendOptions, make_cards
 from orchestration.cli import app
+from orchestration.data_changes import data_fingerprint
 from orchestration.ledger import Ledger, LedgerError
 from orchestration.members import FileMembers, gather
 from orchestration.model_room import BROKEN, GB, HOPELESS, USEFUL, Held, ModelRoom, trials_to_drop
@@ -30,7 +31,6 @@ from orchestration.refit import dropped_folds, restore_models
 from orchestration.repair import plan_repair
 from orchestration.standing import Standing
 from orchestration.storage import Storage
-from orchestration.study import data_fingerprint
 from orchestration.trial import fail_trial, run_trial
 from orchestration.worker import WorkerContext
 
@@ -211,7 +211,7 @@ def test_a_model_of_other_data_is_not_put_back(
     drop(ledger, worst)
     one, other, *_ = sorted((own_pasture / "train").glob("*.jpg"))
     one.write_bytes(other.read_bytes())
-    with pytest.raises(LedgerError, match=r"restored from what it was made of; data fingerprint .*; give those"):
+    with pytest.raises(LedgerError, match=r"restored from what it was made of; .*replaced.*; give those"):
         restore_models(ledger, worst, own_pasture, cache_dir=cache, weights=RANDOM)
     assert dropped_folds(ledger, worst) == [0, 1, 2]
     restore_models(ledger, worst, tiny_pasture, cache_dir=cache, weights=RANDOM)
