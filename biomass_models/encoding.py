@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from biomass_models import augment, backbones, images, prefix, stamps
-from biomass_models.backbones import Backbone, Tokens
+from biomass_models.backbones import Backbone, BackboneError, Tokens
 from biomass_models.devices import autocast, encoding_precision, onto, precision
 from biomass_models.feature_store import SPAN_ROWS
 from biomass_models.features import CHEAP, FeatureSpec, array_name
@@ -89,7 +89,8 @@ def encode(
     """Batches of feature arrays of photographs, for the copies and layers that `names` ask for.
 
     size: pictures that the backbone sees at once. Each image is decoded once for all its copies; the next batch is
-    decoded while this one is encoded. Raises torch.cuda.OutOfMemoryError where a batch does not fit.
+    decoded while this one is encoded. Raises torch.cuda.OutOfMemoryError where a batch does not fit, BackboneError for
+    features that are not finite.
     """
     copies = [copy for copy in spec.copies() if any(name.startswith(f"{copy}.") for name in names)]
     layers = 1 + max(int(name.split(".layer")[1].split(".")[0]) for name in names)
@@ -106,6 +107,11 @@ def encode(
                 padded_BCHW = functional.pad(changed_BCHW, (0, 0) * 3 + (0, size - len(changed_BCHW)))
                 for (layer, output), value in _outputs(backbone, padded_BCHW, spec, layers, half).items():
                     real = value[: len(changed_BCHW)].cpu().numpy().astype(spec.dtype)
+                    if not np.isfinite(real).all():
+                        raise BackboneError(
+                            f"features must stay finite, got nan or inf of {spec.backbone} in {half}, {spec.dtype}; "
+                            "check its weights file, or set BIOMASS_ENCODING=float32"
+                        )
                     result.setdefault(array_name(copy, layer, output), []).append(real)
         yield {name: np.stack(values, axis=1) for name, values in result.items()}
 
