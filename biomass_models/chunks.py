@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from biomass_models.errors import UserError
+
 Array = NDArray[Any]
 
 SUFFIX = ".safetensors"
@@ -35,7 +37,7 @@ _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _MOST_HEADER = 100 << 20  # bytes; the format's own limit
 
 
-class ChunkError(ValueError):
+class ChunkError(UserError):
     """A file that is not the chunk that its name says."""
 
     def __init__(self, path: Path) -> None:

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from biomass_models.chunks import SUFFIX, VERIFIED_BYTES, Array, Chunk, ChunkError, read_chunk, write_chunk
 from biomass_models.claims import WAIT, held, noted, photographs_of
+from biomass_models.errors import UserError
 from biomass_models.eviction import (
     AREAS,
     REQUESTS,
@@ -58,7 +59,7 @@ _TRIES = 4  # how often a row is computed before the store's disk is not trusted
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-class CacheError(RuntimeError):
+class CacheError(UserError):
     """The feature store's folder cannot hold what is to be computed; nothing is wrong with what is computed."""
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from biomass_models.config_rules import known_name
+from biomass_models.errors import UserError
 from biomass_models.problems import errors_of, read_cells
 
 IntArray = NDArray[np.int64]
@@ -23,7 +24,7 @@ SCHEMES: tuple[str, ...] = ("date", "random", "state", "species", "file")
 _DRAWS = 32  # random orders of the groups tried for `date`; the most even outcome is kept
 
 
-class FoldError(ValueError):
+class FoldError(UserError):
     """Folds that cannot be drawn or read: too few groups, or a file that does not fit the images."""
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from biomass_models.errors import UserError
 from biomass_models.stamps import find_date_stamp as find_date_stamp
 from biomass_models.stamps import paint_out_stamp as paint_out_stamp
 
@@ -32,7 +33,7 @@ _GAP = 2.0  # a draft keeps this many times the pixels asked for, so that the re
 _STAMP_WIDTH = 1000  # px; strokes of a date stamp are lost in smaller drafts
 
 
-class ImageError(ValueError):
+class ImageError(UserError):
     """A file that is not a whole photograph; `args` are the rule, what was got, and the remedy."""
 
     def __str__(self) -> str:
@@ -85,7 +86,7 @@ def views_for(layout: str, size: int, *, crop: tuple[float, float] = (0.112, 0.2
             for c in range(columns)
         }
     else:
-        raise ValueError(f"a layout is whole, halves, corners4 or tiles-RxC (such as tiles-2x4), got {layout!r}")
+        raise UserError(f"a layout is whole, halves, corners4 or tiles-RxC (such as tiles-2x4), got {layout!r}")
     return tuple(View(name=name, box=box, height=size, width=size) for name, box in boxes.items())
 
 

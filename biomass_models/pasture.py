@@ -13,7 +13,6 @@ Tests hold the bands. The constants are not to be changed to make a model look b
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 import time
@@ -25,8 +24,10 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from biomass_models import pasture_files as files
+from biomass_models.errors import UserError
 from biomass_models.images import load_photograph
 from biomass_models.table import TRAIN_FILE, masses_to_long, read_train
+from biomass_models.whole_files import whole_file, write_whole
 
 SHEET_PURPOSE = 4
 TILE, CAPTION, COLUMNS = (400, 200), 18, 4  # px of a contact sheet's tile, px of the line below it, tiles in a row
@@ -76,7 +77,7 @@ def make_pasture(
     workers        processes; the bytes do not depend on them. By default one per core, none extra for tiny sets
     on_progress    called with (pictures done, pictures in all)
 
-    Raises ValueError or FileExistsError for arguments that break these rules, DataError for an unsound `like`.
+    Raises UserError for arguments that break these rules, DataError for an unsound `like`.
     """
     start = time.monotonic()
     final = Path(out_dir).resolve()
@@ -85,7 +86,6 @@ def make_pasture(
     _check_numbers(height=(height, 50), workers=(1 if workers is None else workers, 1))
     _check_places(final, truth_path)
     final.parent.mkdir(parents=True, exist_ok=True)
-    truth_path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=final.parent, prefix=f".{final.name}-") as scratch:
         train = files.training_table(images, seed) if like is None else files.table_like(Path(like), Path(scratch))
         test = files.held_out_table(test_images, seed, taken=train["image_id"]) if test_images else None
@@ -101,9 +101,7 @@ def make_pasture(
             pictures += files.pictures_of(test, part, files.TEST_INDEX)
         files.draw_all(pictures, seed=seed, width=width, height=height, workers=workers, on_progress=on_progress)
         if test is not None:
-            unfinished = truth_path.with_name(f".{truth_path.name}.{os.getpid()}")
-            masses_to_long(test).to_csv(unfinished, index=False)
-            unfinished.replace(truth_path)
+            write_whole(truth_path, masses_to_long(test).to_csv(index=False).encode())
         if final.exists():
             final.rmdir()  # empty, as checked
         part.replace(final)
@@ -136,21 +134,21 @@ def contact_sheet(data_dir: Path, out_png: Path, *, images: int = 24, seed: int 
         masses = f"green {row['Dry_Green_g']:.0f}, dead {row['Dry_Dead_g']:.0f}, clover {row['Dry_Clover_g']:.0f} g"
         caption = f"{row['State']} {row['Species'][:30]}: {masses}"
         pen.text((left + 4, top + TILE[1]), caption, fill=(220, 220, 220), font=font)
-    out_png.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(out_png, "PNG")
+    with whole_file(out_png) as unfinished:
+        sheet.save(unfinished, "PNG")
 
 
 def _check_numbers(**least_of: tuple[int, int]) -> None:
     for name, (value, least) in least_of.items():
         if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
+            raise UserError(f"{name} must be at least {least}, got {value}")
 
 
 def _check_places(out_dir: Path, truth_path: Path) -> None:
     if truth_path.is_relative_to(out_dir):
-        raise ValueError(f"the test images' truth must lie outside {out_dir}, got {truth_path}; choose another path")
+        raise UserError(f"the test images' truth must lie outside {out_dir}, got {truth_path}; choose another path")
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise FileExistsError(f"{out_dir} must be new or empty, but holds files; remove it or choose another path")
+        raise UserError(f"{out_dir} must be new or empty, but holds files; remove it or choose another path")
 
 
 def _dates(wide: pd.DataFrame) -> int:

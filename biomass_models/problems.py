@@ -16,6 +16,7 @@ from typing import Literal
 import pandas as pd
 
 from biomass_models.config_rules import did_you_mean, nearest
+from biomass_models.errors import UserError
 
 Level = Literal["error", "warning"]
 ROW = "row"  # column of a frame from read_cells: line in the file, 1-based, the header being line 1
@@ -43,7 +44,7 @@ class Problem:
         return f"{where}: {self.level}: {self.rule}; got {self.got}; {self.remedy}"
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """A data directory or table that must not be used; `problems` holds every reason, the text the first 50."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:

@@ -23,6 +23,7 @@ from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from biomass_models.errors import UserError
 from biomass_models.images import as_rgb, open_photograph
 from biomass_models.targets import TARGETS, weighted_r2_score
 
@@ -130,7 +131,7 @@ def _out_of_fold(
         raise ValueError("quadrats and folds must list the same image ids in the same order; assign the folds anew")
     fold_N = folds["fold"].to_numpy()
     if len(np.unique(fold_N)) < 2:
-        raise ValueError(f"out-of-fold predictions need at least 2 folds, got {len(np.unique(fold_N))}")
+        raise UserError(f"out-of-fold predictions need at least 2 folds, got {len(np.unique(fold_N))}")
     pred_NT = np.empty((len(quadrats), len(TARGETS)))
     for fold in np.unique(fold_N):
         held = np.flatnonzero(fold_N == fold)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from biomass_models.config_rules import did_you_mean
+from biomass_models.errors import UserError
 from biomass_models.weights_packages import PACKAGES, find_copied, find_packaged
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 HUB_PATIENCE = 5.0  # seconds to find out that there is no network; the hub's own client retries for 50
 
 
-class WeightsError(ValueError):
+class WeightsError(UserError):
     """No such backbone, no weights for it, or weights that are not those of this model."""
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
+from biomass_models.errors import UserError
 from ensembles.honest import Estimate
 
 BESIDE = ("optimism", "origin")  # what a written card holds beside its fields: derived, and where it comes from
@@ -84,7 +85,7 @@ class Card:
         given = {key: value for key, value in content.items() if key not in BESIDE}
         missing, unknown = sorted(needed - set(given)), sorted(set(given) - {field.name for field in fields(cls)})
         if missing or unknown:
-            raise ValueError(
+            raise UserError(
                 f"a card holds fixed fields, got {missing} missing and {unknown} unknown; blend again with this version"
             )
         for field in ("bootstrap", "flips_gain"):

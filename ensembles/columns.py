@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from biomass_models.errors import UserError
 from biomass_models.problems import did_you_mean, shown
 from biomass_models.table import METADATA, split_sample_id
 from biomass_models.targets import TARGETS
@@ -48,7 +49,7 @@ def tidy_names(table: pd.DataFrame) -> pd.DataFrame:
     plain = [str(name).strip() for name in table.columns]
     names = [name if name in _KNOWN.values() else _KNOWN.get(name.lower(), name) for name in plain]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"a column appears once, got {', '.join(twice)} twice; remove all but one")
+        raise UserError(f"a column appears once, got {', '.join(twice)} twice; remove all but one")
     return table.set_axis(names, axis=1)
 
 
@@ -105,7 +106,7 @@ def _chosen_set(sets: dict[str, dict[str, str]]) -> tuple[dict[str, str], str | 
     candidates = named or by_kind.get("plain") or unknown
     if len(candidates) != 1:
         got = ", ".join(sorted(candidates or sets))
-        raise ValueError(f"one set of columns holds the predictions, got {got} (* is a target); keep one of them")
+        raise UserError(f"one set of columns holds the predictions, got {got} (* is a target); keep one of them")
     (chosen,) = candidates
     if named and "*" in sets:
         return sets[chosen], f"predictions are those of {chosen} (* is a target), the plain columns are labels"
@@ -124,7 +125,7 @@ def _chosen_column(table: pd.DataFrame) -> tuple[str, str | None]:
     values = _value_columns(table)
     named = [name for name in values if _kind(name) == "prediction"]
     if len(named) > 1:
-        raise ValueError(f"one column holds the prediction, got {', '.join(named)}; keep one of them")
+        raise UserError(f"one column holds the prediction, got {', '.join(named)}; keep one of them")
     if named:
         return named[0], f"predictions are those of {named[0]}, target is the label" if "target" in table else None
     return "target", None
@@ -136,7 +137,7 @@ def _refuse_seen_rows(table: pd.DataFrame) -> None:
             seen_N = table[name].astype(str).str.strip().str.lower().isin(SEEN)
             if seen_N.any() and not seen_N.all():
                 value = table[name][seen_N].iloc[0]
-                raise ValueError(
+                raise UserError(
                     f"{int(seen_N.sum())} of {len(table)} rows are training rows ({name} = {value}), which the model "
                     "has seen; keep the rows that it predicts unseen"
                 )
@@ -145,7 +146,7 @@ def _refuse_seen_rows(table: pd.DataFrame) -> None:
 def _wide(table: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
     if "image_id" not in table and "image_path" not in table:
         near = did_you_mean("image_id", [str(name) for name in table.columns])
-        raise ValueError(f"a wide table has a column image_id, got {_listed(table.columns)}{near}")
+        raise UserError(f"a wide table has a column image_id, got {_listed(table.columns)}{near}")
     ids = table["image_id" if "image_id" in table else "image_path"]
     frame = pd.DataFrame({"image_id": _text_ids(ids)})
     for target in TARGETS:
@@ -157,9 +158,9 @@ def _from_long(table: pd.DataFrame, column: str) -> pd.DataFrame:
     table = _with_sample_id(table)
     absent = [name for name in TARGETS if name not in table]
     if _is_wide(table) and absent:
-        raise ValueError(f"a wide table has all targets, got {_listed(table.columns)}; add {_listed(absent)}")
+        raise UserError(f"a wide table has all targets, got {_listed(table.columns)}; add {_listed(absent)}")
     if not {"sample_id", column} <= set(table.columns):
-        raise ValueError(
+        raise UserError(
             f"columns must be image_id,{','.join(TARGETS)} or sample_id,target; got {_listed(table.columns)}"
             f"{_near_miss(table)}"
         )
@@ -167,11 +168,11 @@ def _from_long(table: pd.DataFrame, column: str) -> pd.DataFrame:
     halves = split_sample_id(sample_id)
     strange = ~halves["target_name"].isin(TARGETS)
     if strange.any():
-        raise ValueError(f"sample_id must be <image id>__<target name>, got {sample_id[strange].iloc[0]!r}")
+        raise UserError(f"sample_id must be <image id>__<target name>, got {sample_id[strange].iloc[0]!r}")
     long = halves.assign(target=_numbers(table, column).to_numpy())
     if long.duplicated(["image_id", "target_name"]).any():
         twice_N = long.duplicated(["image_id", "target_name"])
-        raise ValueError(
+        raise UserError(
             f"a sample_id must appear once, got {sample_id[twice_N].iloc[0]!r} again ({int(twice_N.sum())} such rows); "
             "of several folds? keep the rows that were predicted unseen"
         )
@@ -208,20 +209,20 @@ def _numbers(table: pd.DataFrame, name: str) -> pd.Series:
     """A column as float64. Raises ValueError for text, True and False, dates and lists, with the line of the first."""
     column = table[name].reset_index(drop=True)
     if pd.api.types.is_bool_dtype(column):
-        raise ValueError(f"{name} must hold numbers, got True and False")
+        raise UserError(f"{name} must hold numbers, got True and False")
     if pd.api.types.is_datetime64_any_dtype(column) or pd.api.types.is_complex_dtype(column):
-        raise ValueError(f"{name} must hold numbers, got {column.dtype}")
+        raise UserError(f"{name} must hold numbers, got {column.dtype}")
     if pd.api.types.is_numeric_dtype(column):
         return column.astype(np.float64)
     if column.map(lambda cell: isinstance(cell, bool)).any():
-        raise ValueError(f"{name} must hold numbers, got True and False")
+        raise UserError(f"{name} must hold numbers, got True and False")
     text = column.map(lambda cell: cell.strip() if isinstance(cell, str) else cell)
     number = pd.to_numeric(text, errors="coerce")
     bad = number.isna() & text.notna() & (text.astype(str) != "")
     if bad.any():
         cell = text[bad].iloc[0]
         comma = "; write a decimal point" if re.fullmatch(r"-?\d+,\d+", str(cell)) else ""
-        raise ValueError(f"{name} must hold numbers, got {shown(cell)} in row {int(bad.argmax()) + 1}{comma}")
+        raise UserError(f"{name} must hold numbers, got {shown(cell)} in row {int(bad.argmax()) + 1}{comma}")
     return number.astype(np.float64)
 
 

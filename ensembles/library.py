@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from biomass_models.errors import UserError
 from biomass_models.targets import TARGETS, FloatArray, project_coherent, weight_T, weighted_r2_score
 from ensembles.duplicates import duplicates_of
 from ensembles.gram import ErrorGram, IntArray, cells_of, error_gram, target_gram
@@ -26,7 +27,7 @@ from ensembles.too_good import far_better, holds_labels
 _CHUNK = 64  # members projected at once
 
 
-class LibraryError(ValueError):
+class LibraryError(UserError):
     """There is nothing to blend, or the truth cannot judge it."""
 
 

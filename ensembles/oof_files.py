@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from biomass_models.errors import UserError
 from biomass_models.problems import other_separator, read_header
 from biomass_models.table import split_sample_id
 from biomass_models.targets import TARGETS
@@ -89,16 +90,16 @@ def _wide(path: Path) -> tuple[pd.DataFrame, str | None]:
     beside = [path.with_name(f"{path.stem}.ids.txt"), path.with_name("ids.txt")]
     found = next((candidate for candidate in beside if candidate.is_file()), None)
     if found is None:
-        raise ValueError(
+        raise UserError(
             f"an array needs its image ids beside it, in {beside[0].name} or {beside[1].name}; found neither"
         )
     ids = [line.strip() for line in found.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     if ids[:1] == ["image_id"]:
         ids = ids[1:]
     if pred_NT.shape != (len(ids), len(TARGETS)):
-        raise ValueError(f"the array must be [{len(ids)}, {len(TARGETS)}] as {found.name} has ids, got {pred_NT.shape}")
+        raise UserError(f"the array must be [{len(ids)}, {len(TARGETS)}] as {found.name} has ids, got {pred_NT.shape}")
     if pred_NT.dtype.kind not in "fiu":
-        raise ValueError(f"the array must hold numbers, got {pred_NT.dtype}")
+        raise UserError(f"the array must hold numbers, got {pred_NT.dtype}")
     frame = pd.DataFrame(pred_NT.astype(np.float64), columns=list(TARGETS))
     frame.insert(0, "image_id", ids)
     return frame, None
@@ -109,10 +110,10 @@ def _table(path: Path) -> pd.DataFrame:
     if suffix == ".parquet":
         return tidy_names(pd.read_parquet(path))
     if suffix != ".csv":
-        raise ValueError(f"predictions come as {', '.join(SUFFIXES)}, got {path.suffix or 'no suffix'}")
+        raise UserError(f"predictions come as {', '.join(SUFFIXES)}, got {path.suffix or 'no suffix'}")
     header = read_header(path)
     if separator := other_separator(header):
-        raise ValueError(f"a table is separated by commas, got {separator}; save it with commas and decimal points")
+        raise UserError(f"a table is separated by commas, got {separator}; save it with commas and decimal points")
     tidy_names(pd.DataFrame(columns=header))  # pandas would rename the second of two
     ids = dict.fromkeys(_names_of_ids(path), "str")
     with warnings.catch_warnings():

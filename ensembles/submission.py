@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from biomass_models.errors import UserError
 from biomass_models.problems import ROW, Level, Problem, errors_of, flag, read_cells, read_header, shown
 from biomass_models.table import masses_to_long, read_test_rows, split_sample_id
 from biomass_models.targets import TARGETS, identity_gap
@@ -33,14 +34,14 @@ def submission_bytes(test_rows: pd.DataFrame, masses: pd.DataFrame) -> bytes:
     return str(frame.to_csv(index=False, float_format="%.6f", lineterminator="\n")).encode()
 
 
-def write_submission(path: Path, test_rows: pd.DataFrame, masses: pd.DataFrame) -> None:
-    """submission_bytes as a local file that appears whole or not at all."""
-    content = submission_bytes(test_rows, masses)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_bytes(content)
-    unfinished.replace(path)
+def require_valid(content: bytes, name: str, data_dir: Path) -> None:
+    """Raise UserError with the first problems of a submission that the validator refuses; before it has its name."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_bytes(content)
+        problems = check_submission(path, data_dir)
+    if problems:
+        raise UserError(f"{name} does not pass the validator, nothing was written: {'; '.join(map(str, problems[:5]))}")
 
 
 def check_submission(path: Path, data_dir: Path) -> list[Problem]:

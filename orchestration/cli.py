@@ -15,8 +15,9 @@ import typer
 from typer.core import TyperGroup
 
 from orchestration.commands import blend, dashboard, data, provenance, report, search, start, study
-from orchestration.commands.errors import DEBUG, run_guarded, wrong_usage
+from orchestration.commands.errors import run_guarded, wrong_usage
 from orchestration.commands.options import stopped
+from orchestration.endings import DEBUG
 
 data_app = typer.Typer(name="data", no_args_is_help=True, help="Check, draw and show data directories.")
 data_app.command("check")(data.data_check)
@@ -29,7 +30,15 @@ submission_app.command("check")(data.submission_check)
 PIPELINE: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
     "Start": (start.demo, start.recipes, data_app, search.doctor),
     "Search": (search.search, study.status, dashboard.dashboard),
-    "Look": (study.leaderboard, report.report, study.audit, provenance.refit, study.replay, blend.explain),
+    "Look": (
+        study.leaderboard,
+        report.report,
+        study.audit,
+        study.repair,
+        provenance.refit,
+        study.replay,
+        blend.explain,
+    ),
     "Blend and submit": (blend.ensemble, submission_app, blend.export, provenance.trace, data.score),
 }
 

@@ -22,9 +22,10 @@ from biomass_models.table import read_test
 from biomass_models.targets import TARGETS, FloatArray
 from biomass_models.weights import WeightsSource
 from biomass_models.zoo import family_named
+from orchestration import layout
 from orchestration.ledger import Ledger, LedgerError, folds_of
 from orchestration.predict import check_weights
-from orchestration.records import TrialRef
+from orchestration.records import COMPLETE, TrialRef
 
 PANEL = 900  # px, width of one panel of the picture
 TALLEST = 900  # px, of a panel: a portrait is drawn narrower
@@ -80,8 +81,13 @@ def explain(
     if len(trained):
         row = trained.iloc[0]
         fold = int(row["fold"])
-        if ledger.fold_metrics(trial_id, fold) is None:
-            raise LedgerError(f"trial {trial_id} has not finished fold {fold}, which holds {image_id}; run the search")
+        result = ledger.result(trial_id)
+        begun = layout.METRICS not in ledger.lost_fold_files(trial_id, fold)
+        if result is not None and result.status != COMPLETE and not begun:
+            raise LedgerError(
+                f"trial {trial_id} is {result.status} and has no fold {fold}, which holds {image_id}; choose a "
+                "complete trial (biomass leaderboard)"
+            )
         oof = ledger.fold_oof(trial_id, fold).set_index("image_id")
         attention = ledger.fold_attention(trial_id, fold)
         return Explanation(

@@ -13,6 +13,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tempfile
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -49,8 +51,9 @@ def export_bundle(
 ) -> list[dict[str, Any]]:
     """Write the bundle of an ensemble; returns the backbone weights that it needs beside itself.
 
-    Everything is checked before the first byte is written. Raises LedgerError: no such ensemble, a member that came
-    as a file and has no weights, other backbone weights than the members were trained on, a folder that is not empty.
+    Everything is checked before the first byte is written, and the folder appears when all of it is there. Raises
+    LedgerError: no such ensemble, a member that came as a file and has no weights, other backbone weights than the
+    members were trained on, a folder that is not empty.
     """
     ledger = open_ledger(study)
     ensemble = ledger.ensemble(name)
@@ -64,7 +67,28 @@ def export_bundle(
     for member in card.members:
         check_weights(refs[member], weights)
     needed = _backbones([refs[member] for member in card.members], weights)
-    storage, written = Storage(out), dict[str, dict[str, Any]]()
+    final = out.resolve()
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=final.parent, prefix=f".{final.name}-") as scratch:
+        part = Path(scratch) / "bundle"
+        _write(part, ledger.storage.uri, name, card, refs, needed, weights if with_weights else None)
+        if final.exists():
+            final.rmdir()  # empty, as checked
+        part.replace(final)
+    return needed
+
+
+def _write(
+    folder: Path,
+    study: str,
+    name: str,
+    card: Card,
+    refs: Mapping[str, TrialRef],
+    needed: list[dict[str, Any]],
+    weights: WeightsSource | None,
+) -> None:
+    """All files, the marker last; weights: where the backbones' weights are copied from, None to leave them out."""
+    storage, written = Storage(folder), dict[str, dict[str, Any]]()
 
     def put(path: str, data: bytes) -> None:
         storage.write(path, data)
@@ -86,16 +110,18 @@ def export_bundle(
     put(*project_wheel())
     put("predict.py", PREDICT.encode())
     put("requirements.txt", "".join(f"{package}=={version(package)}\n" for package in NEEDED).encode())
-    if with_weights:
+    if weights is not None:
         for entry in needed:
             if entry["file"] is not None:
                 path = f"{WEIGHTS}/{entry['file']}"
-                _copy(find_weights(entry["backbone"], weights).path, out / path)
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                # never in memory: the largest backbones take tens of GB
+                shutil.copyfile(find_weights(entry["backbone"], weights).path, folder / path)
                 written[path] = {"bytes": entry["bytes"], "sha256": entry["sha256"]}
     marker = {
         "format": FORMAT,
-        "study": ledger.storage.uri,
-        "photograph_size": ledger.study().photograph_size,
+        "study": study,
+        "photograph_size": Ledger(Storage(study)).study().photograph_size,
         "ensemble": name,
         "card": card.to_json(),
         "members": members,
@@ -103,7 +129,6 @@ def export_bundle(
         "files": written,
     }
     storage.write(MARKER, (json.dumps(marker, indent=1, allow_nan=False) + "\n").encode())
-    return needed
 
 
 def _backbones(refs: list[TrialRef], weights: WeightsSource) -> list[dict[str, Any]]:
@@ -128,14 +153,6 @@ def _backbones(refs: list[TrialRef], weights: WeightsSource) -> list[dict[str, A
             }
         found[name] = entry
     return list(found.values())
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Whole or not at all, and never in memory: the largest backbones take tens of GB."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name}.part")
-    shutil.copyfile(source, unfinished)
-    unfinished.replace(target)
 
 
 def _file_name(name: str, path: Path, *, renamed: bool) -> str:

@@ -38,7 +38,15 @@ class FlipsJob:
     flips: int
 
 
-Job: TypeAlias = FoldJob | PredictJob | FlipsJob
+@dataclass(frozen=True, kw_only=True)
+class RestoreJob:
+    """Fit the folds of a trial again whose models were dropped to keep --weights-gb."""
+
+    study: str
+    trial_id: str
+
+
+Job: TypeAlias = FoldJob | PredictJob | FlipsJob | RestoreJob
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,9 @@ trials/<id>/trial.json                       what was proposed
 trials/<id>/fold-<k>/start-<when>-<pid>.json each time that the fold began
 trials/<id>/fold-<k>/oof.parquet, model.safetensors, attention.parquet if any, then metrics.json (the marker)
 trials/<id>/oof.parquet, then result.json    (the marker)
-trials/<id>/reopened-<when>.json             a failed result that was taken back
+trials/<id>/reopened-<when>.json             a result that was taken back
+trials/<id>/torn-<when>.json                 a record that was not to be read, set aside; in fold-<k>/ a marker
+trials/<id>/fold-<k>/model-dropped.json      the model was deleted to keep --weights-gb
 tensorboard/<id>/events...                   derived: for people's eyes
 tune/                                        Ray Tune's own files, never read
 teachers/<id>/fold-<k>/targets.parquet, then teacher.json (the marker)
@@ -38,6 +40,8 @@ MODEL = "model.safetensors"
 ATTENTION = "attention.parquet"
 TARGETS = "targets.parquet"
 SUBMISSION = "submission.csv"
+DROPPED = "model-dropped.json"
+TORN = "torn-"  # first letters of what was set aside
 START = "start-"  # first letters of the notes that a fold was begun
 PREDICTIONS = ("test-", "oof-")  # first letters of folders of predictions, which are no ensembles
 
@@ -58,6 +62,10 @@ def reopened(trial_id: str, milliseconds: int) -> str:
     return f"{trial(trial_id)}/reopened-{milliseconds}.json"
 
 
+def torn(folder: str, milliseconds: int) -> str:
+    return f"{folder}/{TORN}{milliseconds}.json"
+
+
 def fold(trial_id: str, number: int) -> str:
     return f"{trial(trial_id)}/fold-{number}"
 
@@ -68,6 +76,10 @@ def fold_start(trial_id: str, number: int, milliseconds: int, pid: int) -> str:
 
 def metrics(trial_id: str, number: int) -> str:
     return f"{fold(trial_id, number)}/{METRICS}"
+
+
+def dropped_model(trial_id: str, number: int) -> str:
+    return f"{fold(trial_id, number)}/{DROPPED}"
 
 
 def events(trial_id: str) -> str:

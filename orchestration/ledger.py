@@ -21,15 +21,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from biomass_models.config_rules import did_you_mean
+from biomass_models.errors import UserError
 from biomass_models.targets import TARGETS
 from orchestration import layout
-from orchestration.record import Record
+from orchestration.record import NewerRecordError, Record
 from orchestration.records import (
+    DroppedModel,
     EnsembleRecord,
     FileMark,
     FoldMetrics,
     FoldStart,
     Origin,
+    RestoredModel,
     StudyRecord,
     TeacherRecord,
     TrialRecord,
@@ -43,8 +46,12 @@ Stored = TypeVar("Stored", bound=Record)
 Marker = TypeVar("Marker", TrialResult, FoldMetrics, TeacherRecord, EnsembleRecord)
 
 
-class LedgerError(ValueError):
-    """A study's files are not what they must be; the text says which and what to do."""
+class LedgerError(UserError):
+    """A study's files are not what they must be; the text says which and what to do.
+
+    The ledger raises no other error of its own: a file that is gone, torn or another than its marker vouches for. What
+    the operating system or the store refuses stays an OSError.
+    """
 
 
 class Ledger:
@@ -95,7 +102,11 @@ class Ledger:
 
     def quadrats(self) -> pd.DataFrame:
         """image_id, metadata, labels, fold, group; one row an image, in the order that every OOF table has."""
-        return _frame(self.storage.read(layout.QUADRATS))
+        remedy = "copy it back from another copy of the study, or search in another folder"
+        table = self._frame(layout.QUADRATS, self._content(layout.QUADRATS, remedy), remedy)
+        if absent := [name for name in OOF_COLUMNS if name not in table]:
+            raise LedgerError(f"{self.storage.uri}/{layout.QUADRATS} lacks the column {absent[0]}; {remedy}")
+        return table
 
     def photographs(self) -> pd.DataFrame | None:
         """image_id, sha256 of each photograph's content; None in a study of 0.1.0."""
@@ -118,6 +129,11 @@ class Ledger:
 
     def trial(self, trial_id: str) -> TrialRecord:
         record = self._read(layout.trial_record(trial_id), TrialRecord)
+        if record is None and self.storage.size(layout.trial_record(trial_id)) is not None:
+            raise LedgerError(
+                f"{self.storage.uri}/{layout.trial_record(trial_id)} cannot be read; `biomass repair "
+                f"{self.storage.uri}` sets the trial aside"
+            )
         if record is None:
             names = self.storage.children(layout.TRIALS)
             begun = [name for name in names if trial_id and name.startswith(trial_id)]
@@ -151,6 +167,22 @@ class Ledger:
         self.storage.write(layout.reopened(trial_id, int(time.time() * 1000)), content)
         self.storage.remove(layout.result(trial_id))
 
+    def set_trial_aside(self, trial_id: str) -> None:
+        """Take a trial out of the study whose record cannot be read; its folds serve whoever proposes it again."""
+        self._set_aside(layout.trial(trial_id), layout.TRIAL)
+        if self.storage.size(layout.result(trial_id)) is not None:
+            self.reopen(trial_id)
+
+    def torn_trials(self, known: Container[str]) -> list[str]:
+        """Folders of trials that are not among the known ones and were not set aside: their record cannot be read."""
+        unknown = [name for name in self.storage.children(layout.TRIALS) if name not in known]
+        return [name for name in unknown if not self._is_set_aside(name)]
+
+    def is_pooled_whole(self, trial_id: str, result: TrialResult) -> bool:
+        """Whether a complete trial's pooled table is there in its size; what is in it is not read."""
+        mark = result.files.get(layout.OOF)
+        return mark is not None and self.storage.size(f"{layout.trial(trial_id)}/{layout.OOF}") == mark.bytes
+
     def write_events(self, trial_id: str, content: bytes) -> None:
         """TensorBoard events of an ended trial; no result depends on them."""
         self.storage.write(layout.events(trial_id), content)
@@ -162,7 +194,7 @@ class Ledger:
 
     def oof(self, trial_id: str) -> pd.DataFrame:
         """The complete OOF table of a trial, verified against its marker."""
-        return _frame(self._payload(layout.trial(trial_id), layout.RESULT, TrialResult, layout.OOF))
+        return self._payload_frame(layout.trial(trial_id), layout.RESULT, TrialResult, layout.OOF)
 
     # -- folds -----------------------------------------------------------------------------------------------------
 
@@ -193,6 +225,7 @@ class Ledger:
         payload = {layout.OOF: _parquet(oof, self._oof_metadata(trial_id)), layout.MODEL: model}
         if attention is not None:
             payload[layout.ATTENTION] = _parquet(attention)
+        self.storage.remove(layout.dropped_model(trial_id, metrics.fold))
         self._commit(layout.fold(trial_id, metrics.fold), payload, layout.METRICS, metrics)
 
     def fold_metrics(self, trial_id: str, fold: int) -> FoldMetrics | None:
@@ -200,23 +233,78 @@ class Ledger:
         marker = self._read(layout.metrics(trial_id, fold), FoldMetrics)
         if marker is None:
             return None
-        folder = layout.fold(trial_id, fold)
-        whole = all(self.storage.size(f"{folder}/{name}") == file.bytes for name, file in marker.files.items())
+        whole = all(self._is_whole(trial_id, fold, name, file.bytes) for name, file in marker.files.items())
         return marker if whole else None
 
+    def lost_fold_files(self, trial_id: str, fold: int) -> list[str]:
+        """Files that a finished fold has and this one lacks, by their names alone."""
+        names = {name: name for name in self.storage.children(layout.fold(trial_id, fold))}
+        if layout.DROPPED in names:
+            names[layout.MODEL] = layout.DROPPED
+        return [name for name in (layout.METRICS, layout.OOF, layout.MODEL) if name not in names]
+
+    def fold_problem(self, trial_id: str, fold: int) -> str | None:
+        """What is wrong with the files of a fold that was finished; None when they are whole, or it never was."""
+        folder = layout.fold(trial_id, fold)
+        marker = self._read(layout.metrics(trial_id, fold), FoldMetrics)
+        if marker is None:
+            there = self.storage.size(layout.metrics(trial_id, fold)) is not None
+            return f"{self.storage.uri}/{folder}/{layout.METRICS} cannot be read" if there else None
+        try:
+            for name in marker.files:
+                if name == layout.MODEL and self.dropped_model(trial_id, fold) is not None:
+                    continue
+                if name.endswith(".parquet"):
+                    self._payload_frame(folder, layout.METRICS, FoldMetrics, name)
+                else:
+                    self._payload(folder, layout.METRICS, FoldMetrics, name)
+        except LedgerError as error:
+            return str(error).rpartition(";")[0]
+        return None
+
+    def set_fold_aside(self, trial_id: str, fold: int) -> None:
+        """Take a fold's marker away, so that the fold is computed again."""
+        self._set_aside(layout.fold(trial_id, fold), layout.METRICS)
+        self.storage.remove(layout.dropped_model(trial_id, fold))
+
     def fold_oof(self, trial_id: str, fold: int) -> pd.DataFrame:
-        return _frame(self._fold_payload(trial_id, fold, layout.OOF))
+        return self._payload_frame(layout.fold(trial_id, fold), layout.METRICS, FoldMetrics, layout.OOF)
 
     def fold_model(self, trial_id: str, fold: int) -> bytes:
         """safetensors bytes of a fold's trained tensors, verified against the fold's marker."""
-        return self._fold_payload(trial_id, fold, layout.MODEL)
+        return self._payload(layout.fold(trial_id, fold), layout.METRICS, FoldMetrics, layout.MODEL)
 
     def fold_attention(self, trial_id: str, fold: int) -> pd.DataFrame | None:
         """What the model looked at in the fold's held-out images, or None for a family without attention."""
         metrics = self.fold_metrics(trial_id, fold)
         if metrics is None or layout.ATTENTION not in metrics.files:
             return None
-        return _frame(self._fold_payload(trial_id, fold, layout.ATTENTION))
+        return self._payload_frame(layout.fold(trial_id, fold), layout.METRICS, FoldMetrics, layout.ATTENTION)
+
+    def drop_model(self, trial_id: str, fold: int, why: str) -> None:
+        """Delete a fold's model, on record; the fold stays finished."""
+        self._write(layout.dropped_model(trial_id, fold), DroppedModel(dropped_at=time.time(), why=why))
+        self.storage.remove(f"{layout.fold(trial_id, fold)}/{layout.MODEL}")
+
+    def model_bytes(self, trial_id: str, fold: int) -> int:
+        """Size of a fold's model; 0 where there is none, or it was dropped."""
+        size = self.storage.size(f"{layout.fold(trial_id, fold)}/{layout.MODEL}")
+        return 0 if size is None or self.dropped_model(trial_id, fold) is not None else size
+
+    def dropped_model(self, trial_id: str, fold: int) -> DroppedModel | None:
+        return self._read(layout.dropped_model(trial_id, fold), DroppedModel)
+
+    def restore_model(self, trial_id: str, fold: int, model: bytes, restored: RestoredModel) -> None:
+        """Put back a model that was dropped, or another one of the same fold that predicts other rows."""
+        folder, marker = layout.fold(trial_id, fold), self.fold_metrics(trial_id, fold)
+        if marker is None:
+            raise LedgerError(f"{self.storage.uri}/{folder} is not finished; {self._remedy(folder)}")
+        self.storage.write(f"{folder}/{layout.MODEL}", model)
+        mark = FileMark(bytes=len(model), sha256=_digest(model))
+        if mark != marker.files[layout.MODEL]:
+            files = {**marker.files, layout.MODEL: mark}
+            self._write(layout.metrics(trial_id, fold), replace(marker, files=files, restored=restored))
+        self.storage.remove(layout.dropped_model(trial_id, fold))
 
     # -- teachers --------------------------------------------------------------------------------------------------
 
@@ -232,8 +320,8 @@ class Ledger:
         if record is None:
             return None
         try:
-            return _frame(self._payload(folder, layout.TEACHER, TeacherRecord, layout.TARGETS)), record
-        except (LedgerError, FileNotFoundError):
+            return self._payload_frame(folder, layout.TEACHER, TeacherRecord, layout.TARGETS), record
+        except LedgerError:
             return None
 
     # -- ensembles -------------------------------------------------------------------------------------------------
@@ -281,10 +369,9 @@ class Ledger:
         """The card and its members' trials; LedgerError that lists the ensembles there are."""
         found = self._ensemble(name)
         if found is None:
-            names = self.storage.children(layout.ENSEMBLES)
-            known = [each for each in names if not each.startswith(layout.PREDICTIONS)]
             raise LedgerError(
-                f"there is no ensemble {name} in {self.storage.uri}, it has {', '.join(known) or 'none'}; "
+                f"there is no ensemble {name} in {self.storage.uri}, it has "
+                f"{', '.join(self.ensembles()) or 'none'}; "
                 "`biomass ensemble` makes one"
             )
         return found
@@ -294,11 +381,39 @@ class Ledger:
         found = {name: self._ensemble(name) for name in self.storage.children(layout.ENSEMBLES)}
         return {name: record for name, record in found.items() if record is not None}
 
+    def ensemble_names(self) -> list[str]:
+        """Ensembles that have a marker, whether it can be read or not."""
+        names = [name for name in self.storage.children(layout.ENSEMBLES) if not name.startswith(layout.PREDICTIONS)]
+        return [name for name in names if self.storage.size(f"{layout.ensemble(name)}/{layout.ENSEMBLE}") is not None]
+
+    def set_ensemble_aside(self, name: str) -> None:
+        """Take an ensemble away whose card or submission is torn; its members' predictions stay."""
+        self._set_aside(layout.ensemble(name), layout.ENSEMBLE)
+
+    def remove_references(self) -> None:
+        """They are made again by the next search."""
+        self.storage.remove(layout.REFERENCES)
+
     def submission(self, name: str) -> bytes:
         """The submission of an ensemble, verified against its marker."""
         return self._payload(layout.ensemble(name), layout.ENSEMBLE, EnsembleRecord, layout.SUBMISSION)
 
     # -- how -------------------------------------------------------------------------------------------------------
+
+    def _is_whole(self, trial_id: str, fold: int, name: str, size: int) -> bool:
+        """Whether a file of a fold has its size, or is a model that was dropped on record."""
+        if self.storage.size(f"{layout.fold(trial_id, fold)}/{name}") == size:
+            return True
+        return name == layout.MODEL and self.dropped_model(trial_id, fold) is not None
+
+    def _set_aside(self, folder: str, name: str) -> None:
+        if self.storage.size(f"{folder}/{name}") is not None:
+            self.storage.write(layout.torn(folder, int(time.time() * 1000)), self.storage.read(f"{folder}/{name}"))
+            self.storage.remove(f"{folder}/{name}")
+
+    def _is_set_aside(self, trial_id: str) -> bool:
+        names = self.storage.children(layout.trial(trial_id))
+        return layout.TRIAL not in names and any(name.startswith(layout.TORN) for name in names)
 
     def _ensemble(self, name: str) -> EnsembleRecord | None:
         """With the trials of the study itself under its full name."""
@@ -325,43 +440,71 @@ class Ledger:
         files = {file: FileMark(bytes=len(content), sha256=_digest(content)) for file, content in payload.items()}
         self._write(f"{folder}/{name}", replace(marker, files=files))
 
-    def _fold_payload(self, trial_id: str, fold: int, name: str) -> bytes:
-        return self._payload(layout.fold(trial_id, fold), layout.METRICS, FoldMetrics, name)
-
     def _payload(self, folder: str, marker: str, kind: type[Marker], name: str) -> bytes:
-        vouched = self._read(f"{folder}/{marker}", kind)
+        """A file that its marker vouches for. Raises LedgerError where it is not there whole and unchanged."""
+        vouched, remedy = self._read(f"{folder}/{marker}", kind), self._remedy(folder)
         if vouched is None or name not in vouched.files:
+            raise LedgerError(f"{self.storage.uri}/{folder}/{name} is not finished; {remedy}")
+        if name == layout.MODEL and self.storage.size(f"{folder}/{layout.DROPPED}") is not None:
+            trial_id = folder.split("/")[1]
             raise LedgerError(
-                f"{folder}/{name} is not finished in {self.storage.uri}; run the search again to finish it"
+                f"the model of {self.storage.uri}/{folder} was dropped to keep --weights-gb; `biomass refit "
+                f"{self.storage.uri} {trial_id} --data DIR --restore` brings it back"
             )
-        content = self.storage.read(f"{folder}/{name}")
+        content = self._content(f"{folder}/{name}", remedy)
         if _digest(content) != vouched.files[name].sha256:
-            raise LedgerError(
-                f"{folder}/{name} is not the file that {marker} vouches for; delete {folder} and run the search again"
-            )
+            raise LedgerError(f"{self.storage.uri}/{folder}/{name} is not the file that {marker} vouches for; {remedy}")
         return content
 
-    def _read(self, name: str, kind: type[Stored]) -> Stored | None:
-        """A record, or None when its file is not there or not whole (a marker that cannot be read vouches for nothing).
+    def _payload_frame(self, folder: str, marker: str, kind: type[Marker], name: str) -> pd.DataFrame:
+        content = self._payload(folder, marker, kind, name)
+        return self._frame(f"{folder}/{name}", content, self._remedy(folder))
 
-        Raises LedgerError for whole JSON that is not such a record, or one of a newer version.
+    def _remedy(self, folder: str) -> str:
+        """What brings back the files of a folder of this study."""
+        top, *rest = folder.split("/")
+        if top == layout.ENSEMBLES:
+            return "`biomass ensemble` makes it anew"
+        if top == layout.TRIALS and self.storage.size(layout.result(rest[0])) is None:
+            return "the command of the search goes on with it"
+        return f"`biomass repair {self.storage.uri}` reopens it"
+
+    def _content(self, name: str, remedy: str) -> bytes:
+        try:
+            return self.storage.read(name)
+        except (FileNotFoundError, NotADirectoryError):
+            raise LedgerError(f"{self.storage.uri}/{name} is gone; {remedy}") from None
+
+    def _frame(self, name: str, content: bytes, remedy: str) -> pd.DataFrame:
+        try:
+            return pq.read_table(pa.BufferReader(content)).to_pandas()
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:  # all of them mean: not such a table
+            said = str(error).partition("\n")[0][:100]
+            raise LedgerError(f"{self.storage.uri}/{name} is no whole table ({said}); {remedy}") from None
+
+    def _read(self, name: str, kind: type[Stored]) -> Stored | None:
+        """A record, or None when its file is not there or not whole: a marker that cannot be read vouches for nothing.
+
+        Raises LedgerError for a record of a newer version.
         """
         try:
-            content = json.loads(self.storage.read(name))
+            return kind.from_json(json.loads(self.storage.read(name)))
+        except NewerRecordError as error:
+            raise LedgerError(f"{self.storage.uri}/{name}: {error}") from None
         except (FileNotFoundError, NotADirectoryError, ValueError):
             return None
-        if not isinstance(content, dict):
-            return None
-        try:
-            return kind.from_json(content)
-        except ValueError as error:
-            raise LedgerError(f"{self.storage.uri}/{name}: {error}") from None
 
     def _write(self, name: str, record: Record) -> None:
         self.storage.write(name, (json.dumps(record.to_json(), indent=1, allow_nan=False) + "\n").encode())
 
     def _read_frame(self, name: str) -> pd.DataFrame | None:
-        return None if self.storage.size(name) is None else _frame(self.storage.read(name))
+        """A table that can be made again at any time; None where it is not there whole."""
+        if self.storage.size(name) is None:
+            return None
+        try:
+            return self._frame(name, self._content(name, ""), "")
+        except LedgerError:
+            return None
 
 
 def _digest(content: bytes) -> str:
@@ -374,10 +517,6 @@ def _parquet(frame: pd.DataFrame, metadata: Mapping[str, str] | None = None) -> 
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     return sink.getvalue().to_pybytes()
-
-
-def _frame(content: bytes) -> pd.DataFrame:
-    return pq.read_table(pa.BufferReader(content)).to_pandas()
 
 
 def folds_of(quadrats: pd.DataFrame) -> list[int]:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import filelock
 
+from biomass_models.errors import UserError
 from orchestration import layout
 from orchestration.ledger import Ledger
 from orchestration.records import Owner, SearchFacts
@@ -30,7 +31,7 @@ STALE_SECONDS = 60.0  # without a beat: clocks of two machines may differ by a p
 SETTLE_SECONDS = 1.0  # two drivers that take a free object-store lock at once: the later writer has it
 
 
-class LockError(ValueError):
+class LockError(UserError):
     """Somebody else works on the study; the text says who, since when and what to do."""
 
 
@@ -125,6 +126,8 @@ def study_lock(ledger: Ledger, say: Callable[[str], None] = lambda text: None) -
         heartbeat = Heartbeat(storage)
         heartbeat.start()
         try:
+            if left_over := storage.sweep():
+                say(f"note: {left_over} temporary files of killed processes removed")
             yield heartbeat
         finally:
             heartbeat.stop()

@@ -6,7 +6,7 @@ nor Ray.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,13 +72,15 @@ def gather(
     elif files.truth is not None:
         raise LibraryError("the measured masses are a study's where one is given; leave --truth out")
     trials = _trials(ledgers)
-    frames = {name: Ledger(Storage(ref.study)).oof(ref.trial_id) for name, ref in trials.items()}
+    frames, torn_trials = _tables(trials)
+    for name, reason in torn_trials:
+        say(f"note: member {name} is left out: {reason}")
     files_of = named_files(files.oof)
     read, unreadable = read_members(files_of, say)
     joined = join_folds(files_of, read, pd.Index(truth["image_id"].astype(str)))
     for remark in joined.remarks:
         say(remark)
-    read, unreadable = joined.frames, [*unreadable, *joined.left_out]
+    read, unreadable = joined.frames, [*unreadable, *joined.left_out, *torn_trials]
     if twice := set(read) & set(frames):
         raise LibraryError(f"each member needs a name of its own, {', '.join(sorted(twice))} is a trial and a file")
     checked = check_members(frames | read, truth, files=read)
@@ -133,14 +135,27 @@ def _trials(ledgers: Sequence[Ledger]) -> dict[str, TrialRef]:
     found: dict[str, TrialRef] = {}
     for ledger, part in zip(ledgers, parts, strict=True):
         stem = "/".join(part[-depth:])
-        complete = [name for name, result in ledger.results().items() if result.status == COMPLETE]
+        known = {record.trial_id for record in ledger.trials()}
+        complete = [name for name, one in ledger.results().items() if one.status == COMPLETE and name in known]
         if not complete:
             raise LedgerError(
-                f"a blend needs at least one complete trial, {ledger.storage.uri} has none; run the search first"
+                f"a blend needs at least one complete trial, {ledger.storage.uri} has none; search until one is"
             )
         for trial_id in complete:
             found[f"{stem}/{trial_id}" if len(ledgers) > 1 else trial_id] = TrialRef(ledger.storage.uri, trial_id)
     return found
+
+
+def _tables(trials: Mapping[str, TrialRef]) -> tuple[dict[str, pd.DataFrame], list[tuple[str, str]]]:
+    """Out-of-fold tables by member, and the members whose table is torn with the reason."""
+    frames: dict[str, pd.DataFrame] = {}
+    torn: list[tuple[str, str]] = []
+    for name, ref in trials.items():
+        try:
+            frames[name] = Ledger(Storage(ref.study)).oof(ref.trial_id)
+        except LedgerError as error:
+            torn.append((name, str(error)))
+    return frames, torn
 
 
 def _references(ledger: Ledger, library: Library) -> dict[str, FloatArray]:

@@ -17,11 +17,12 @@ from biomass_models.table import read_test
 from biomass_models.targets import TARGETS, FloatArray
 from biomass_models.weights import WeightsError, WeightsSource, fingerprint
 from orchestration.cluster import ray_cluster
-from orchestration.jobs import FlipsJob, Job, PredictJob
+from orchestration.jobs import FlipsJob, Job, PredictJob, RestoreJob
 from orchestration.ledger import Ledger, LedgerError
 from orchestration.pool import PREDICT, Pool, RayPool
 from orchestration.progress import progress_bar
 from orchestration.records import TrialRef
+from orchestration.refit import dropped_folds
 from orchestration.search import Resources, start_broker
 from orchestration.seeds import content_id
 from orchestration.shards import spans
@@ -72,12 +73,14 @@ class Predictor:
             return
         for ref in members.values():
             check_weights(ref, self._weights)
-        with self.pool(next(iter(members.values())).study) as pool, progress_bar(label) as update:
-            for done, (_, outcome) in enumerate(pool.run(jobs, PREDICT), start=1):
-                if outcome.status != "done":
-                    reason = outcome.reason or "it was stopped"
-                    raise LedgerError(f"{label.lower()} came to an end: {reason}; what is done is kept")
-                update(done, len(jobs), "")
+        restores: list[Job] = [
+            RestoreJob(study=ref.study, trial_id=ref.trial_id)
+            for ref in members.values()
+            if dropped_folds(_ledger(ref), ref.trial_id)
+        ]
+        with self.pool(next(iter(members.values())).study) as pool:
+            _do(pool, restores, "Fitting models again that were dropped")
+            _do(pool, jobs, label)
 
     @contextmanager
     def pool(self, study: str) -> Iterator[Pool]:
@@ -91,6 +94,17 @@ class Predictor:
         with ray_cluster(self._resources.address):
             broker, _ = start_broker(context, self._resources)
             yield RayPool(broker)
+
+
+def _do(pool: Pool, jobs: list[Job], label: str) -> None:
+    if not jobs:
+        return
+    with progress_bar(label) as update:
+        for done, (_, outcome) in enumerate(pool.run(jobs, PREDICT), start=1):
+            if outcome.status != "done":
+                reason = outcome.reason or "it was stopped"
+                raise LedgerError(f"{label.lower()} came to an end: {reason}; what is done is kept")
+            update(done, len(jobs), "")
 
 
 def test_name(images: ImageSet, flips: int) -> str:

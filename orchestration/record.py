@@ -14,12 +14,18 @@ from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from typing import Any, Self, get_args, get_origin, get_type_hints
 
+from biomass_models.errors import UserError
+
 SCHEMA = 1  # of the records that this version writes; version 0.1.0 wrote none, which reads as 0
 NOT_STORED = "rest"
 
 
-class RecordError(ValueError):
+class RecordError(UserError):
     """A stored record is not what its type says; the text names the field."""
+
+
+class NewerRecordError(RecordError):
+    """A record of a newer version: to read past it, or over it, would lose what that version knew."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +64,7 @@ class Record(Part):
         """As Part; raises RecordError with what to do for a record of a newer schema as well."""
         number = content.get("schema", 0) if isinstance(content, Mapping) else 0
         if not isinstance(number, int) or number > SCHEMA:
-            raise RecordError(
+            raise NewerRecordError(
                 f"this version reads records up to schema {SCHEMA}, got {number!r}, of a newer version; upgrade this "
                 "one (pip install --upgrade pasture-biomass)"
             )

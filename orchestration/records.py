@@ -154,6 +154,22 @@ class TrialResult(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DroppedModel(Record):
+    """model-dropped.json: a fold's model was deleted, and why; its marker keeps size and hash."""
+
+    dropped_at: float
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestoredModel(Part):
+    """A model that was fitted again after it had been dropped."""
+
+    restored_at: float
+    largest_difference_g: float  # between its out-of-fold rows and those that the study keeps; 0: bit for bit
+
+
+@dataclass(frozen=True, kw_only=True)
 class FoldStart(Record):
     """start-<when>-<pid>.json: a fold was begun."""
 
@@ -181,6 +197,7 @@ class FoldMetrics(Record):
     epochs: tuple[Mapping[str, float | None], ...] = ()
     info: Mapping[str, Any] = field(default_factory=dict)  # what the family notes: teacher_score, folds_together, ...
     environment: Mapping[str, Any] = field(default_factory=dict)  # environment.environment
+    restored: RestoredModel | None = None  # where the model is not the one that predicted the rows
     files: Mapping[str, FileMark] = field(default_factory=dict)
 
     @property

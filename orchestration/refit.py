@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from orchestration.data_changes import data_changes
 from orchestration.environment import differences, environment
 from orchestration.jobs import FoldJob, Outcome
 from orchestration.ledger import Ledger, LedgerError, folds_of
-from orchestration.records import TrialRecord
+from orchestration.records import RestoredModel, TrialRecord
 from orchestration.storage import Storage
 
 NO_LIMIT = 1e12  # seconds
@@ -88,8 +89,8 @@ def refit_trial(
     metrics = {fold: one for fold in _folds(ledger) if (one := ledger.fold_metrics(trial_id, fold)) is not None}
     if not metrics:
         raise LedgerError(
-            f"a refit compares with finished folds, trial {trial_id} has none; `biomass search {ledger.storage.uri}` "
-            "finishes open trials"
+            f"a refit compares with finished folds, trial {trial_id} has none; the command of the search finishes open "
+            "trials, and failed ones with --retry-failed"
         )
     different = [*_data(ledger, data_dir), *_weights(record, weights)]
     with tempfile.TemporaryDirectory() as folder:
@@ -102,6 +103,31 @@ def refit_trial(
     if hosts:
         different.append(f"fitted on {', '.join(hosts)}, this is {socket.gethostname()}")
     return Refit(trial_id=trial_id, folds=folds, different_here=tuple(dict.fromkeys(different)))
+
+
+def dropped_folds(ledger: Ledger, trial_id: str) -> list[int]:
+    """Folds of a trial whose model was deleted to keep --weights-gb."""
+    return [fold for fold in _folds(ledger) if ledger.dropped_model(trial_id, fold) is not None]
+
+
+def restore_models(
+    ledger: Ledger, trial_id: str, data_dir: Path, *, cache_dir: Path, weights: WeightsSource
+) -> list[FoldAgain]:
+    """Fit the folds of a trial again whose models were dropped, from its record and under the same seeds.
+
+    Raises LedgerError for an unknown trial, one that lacks no model, other data or weights than the study's, and a
+    fold that cannot be fitted; DataError and WeightsError as `refit_trial`.
+    """
+    record, folds = ledger.trial(trial_id), dropped_folds(ledger, trial_id)
+    if not folds:
+        raise LedgerError(f"a model is restored that was dropped, trial {trial_id} has all its models; leave --restore")
+    if different := [*_data(ledger, data_dir), *_weights(record, weights)]:
+        raise LedgerError(f"a model is restored from what it was made of; {'; '.join(different)}; give those")
+    with tempfile.TemporaryDirectory() as folder:
+        restored = list(Refitter(ledger, data_dir, Path(folder), cache_dir, weights).restore(trial_id, folds))
+    if broken := [str(again) for again in restored if again.largest_difference_g is None]:
+        raise LedgerError(f"trial {trial_id}: {'; '.join(broken)}; mend that, then give the same command again")
+    return restored
 
 
 class Refitter:
@@ -143,6 +169,15 @@ class Refitter:
                 yield self._compare(trial_id, fold, outcome)
         finally:
             torch.set_num_threads(before)
+
+    def restore(self, trial_id: str, folds: Sequence[int]) -> Iterator[FoldAgain]:
+        """Put the models of folds back that were dropped, each as soon as it is fitted."""
+        for again in self.folds(trial_id, folds):
+            if again.largest_difference_g is not None:
+                model = self._again.fold_model(trial_id, again.fold)
+                restored = RestoredModel(restored_at=time.time(), largest_difference_g=again.largest_difference_g)
+                self._ledger.restore_model(trial_id, again.fold, model, restored)
+            yield again
 
     def _compare(self, trial_id: str, fold: int, outcome: Outcome) -> FoldAgain:
         about: dict[str, Any] = {"trial_id": trial_id, "fold": fold}

@@ -61,11 +61,20 @@ def replay(ledger: Ledger, rule_name: str, say: Callable[[str], None]) -> Replay
         )
     ended = {name for name, result in results.items() if result.status == COMPLETE}
     complete = [record for record in ledger.trials() if record.trial_id in ended]
-    if len(complete) < 2:
-        raise LedgerError(f"a replay needs at least 2 complete trials, {ledger.storage.uri} has {len(complete)}")
     quadrats = ledger.quadrats()
     folds = folds_of(quadrats)
-    frames = {record.trial_id: ledger.oof(record.trial_id) for record in complete}
+    frames: dict[str, pd.DataFrame] = {}
+    for record in complete:
+        try:
+            frames[record.trial_id] = ledger.oof(record.trial_id)
+        except LedgerError as error:
+            say(f"note: trial {record.trial_id} is left out: {error}")
+    complete = [record for record in complete if record.trial_id in frames]
+    if len(complete) < 2:
+        raise LedgerError(
+            f"a replay needs at least 2 complete trials, {ledger.storage.uri} has {len(complete)}; search with --prune "
+            "off for more"
+        )
     scores = {name: results[name].score or 0.0 for name in frames}
     run = _Run(rule, ledger, results)
     seconds_saved, folds_saved, eligible, known_backbones = 0.0, 0, 0, set[str]()

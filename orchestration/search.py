@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import ray
 from ray import tune
 from ray.exceptions import RayError
 
+from biomass_models.cache_folder import require_usable
 from biomass_models.check import require_clean
 from biomass_models.config_rules import known_name
 from biomass_models.folds import assign_folds, fold_hash
@@ -30,22 +32,24 @@ from biomass_models.zoo import FAMILIES
 from orchestration import layout
 from orchestration.cluster import ON_HEAD, is_cluster, ray_cluster, require_answer
 from orchestration.data_changes import data_fingerprint, photograph_table, require_same_data
-from orchestration.ledger import Ledger
+from orchestration.leaderboard import leaderboard_notices
+from orchestration.ledger import Ledger, LedgerError
 from orchestration.lock import Heartbeat, study_lock
+from orchestration.model_room import ModelRoom
 from orchestration.pool import Broker, FoldWorker, RayPool, Slots, slots_of
 from orchestration.progress import progress_bar
 from orchestration.pruning import RULES, PruneRule
 from orchestration.recipes import Recipe
 from orchestration.record import SCHEMA
-from orchestration.records import FAILED, Asked, StudyRecord
-from orchestration.searcher import Proposer, TuneSearcher, live_trials
+from orchestration.records import COMPLETE, FAILED, Asked, StudyRecord, TrialResult
+from orchestration.searcher import ALIKE_FAILURES, Proposer, TuneSearcher, live_trials
 from orchestration.seeds import derive_seed
 from orchestration.settings import StudyError, StudySettings
 from orchestration.standing import Standing
 from orchestration.storage import Storage
 from orchestration.stored_spaces import open_spaces, spaces_of, stored_space, to_json
 from orchestration.study import open_study, require_same, require_typed, take_new_weights, typed_fields
-from orchestration.trial import fail_trial, run_trial
+from orchestration.trial import StorageFull, fail_trial, run_trial
 from orchestration.watch import Watch
 from orchestration.worker import WorkerContext
 from search_spaces.domain import SearchSpace
@@ -66,6 +70,7 @@ class Resources:
     fold_timeout: float | None = None  # seconds without a sign of life
     cache_dir: Path = Path("~/.cache/biomass")
     cache_gb: float | None = None  # None: no limit
+    weights_gb: float | None = None  # of trained models in the study; None: no limit
     folds_together: bool | None = None  # frozen heads: all folds in one batch; None: on a GPU, where launches cost most
     compiles: bool = (
         False  # networks whose backbone trains go through torch.compile: pays on GPUs; other rounding and dropout
@@ -225,6 +230,8 @@ def run_search(
     require_answer(resources.address)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     ledger = Ledger(Storage(study))
+    if not is_cluster(resources.address):  # there, each worker looks at its own
+        require_usable(resources.cache_dir.expanduser())
     with study_lock(ledger, say) as heartbeat:
         proposer = prepare_search(
             ledger,
@@ -239,6 +246,8 @@ def run_search(
             made_with=made_with,
             spaces=spaces,
         )
+        for notice in leaderboard_notices(ledger):
+            say(f"note: {notice}")
         if is_cluster(resources.address):  # this machine says nothing about the workers
             say("Each worker refuses folds above --max-fold-seconds by its own estimate; biomass doctor times a pilot")
         else:
@@ -445,10 +454,12 @@ def _run(
 ) -> bool:
     broker, slots = start_broker(context, resources)
     waits = "" if slots else ", folds wait for a node that has what a slot asks for (biomass doctor)"
+    before = frozenset(ledger.results())
     say(f"{slots} slots{waits}; {proposer.finished} trials are finished already")
     searcher = TuneSearcher(proposer, live=live_trials(max(slots, 1)))
     stop = threading.Event()
-    watch = Watch(broker, searcher, Standing(ledger), max_trials, heartbeat)
+    room = None if resources.weights_gb is None else ModelRoom(ledger, resources.weights_gb, say)
+    watch = Watch(broker, searcher, Standing(ledger), max_trials, heartbeat, say, room)
     watcher = threading.Thread(target=watch.run, args=(stop,), daemon=True)
     together = gpus_of_a_slot(resources) > 0 if resources.folds_together is None else resources.folds_together
     tuner = _tuner(ledger, context, searcher, broker, rule, together)
@@ -462,7 +473,25 @@ def _run(
         ray.kill(broker)
     if searcher.stop_reason:
         raise StudyError(f"{searcher.stop_reason}. Every finished fold is kept")
-    return not proposer.unfinished
+    if proposer.unfinished:
+        return False
+    _require_a_success(ledger.results(), before)
+    return True
+
+
+def _require_a_success(results: Mapping[str, TrialResult], before: Container[str]) -> None:
+    """Raise StudyError where the study has no complete trial, or where many trials of this run have all failed."""
+    now = {name: result for name, result in results.items() if name not in before}
+    complete = any(result.status == COMPLETE for result in results.values())
+    broken = len(now) >= ALIKE_FAILURES and all(result.status == FAILED for result in now.values())
+    if not results or (complete and not broken):
+        return
+    failed = [result.reason for result in (now if complete else results).values() if result.status == FAILED]
+    reason, times = Counter(failed).most_common(1)[0]
+    raise StudyError(
+        f"a search must complete a trial, got {len(failed)} failed, most often ({times}) for: {reason}. Mend it, then "
+        "give the same command with --retry-failed"
+    )
 
 
 def _tuner(
@@ -474,7 +503,8 @@ def _tuner(
         own, trial_id = Ledger(Storage(context.study)), config["trial_id"]
         try:
             result = run_trial(own, RayPool(broker), trial_id, rule=rule, standing=standing, together=together)
-        except (OSError, RayError) as error:  # the store is full or away, the broker is gone: the trial is not to blame
+        # the store is full, away or torn, the broker is gone: the trial is not to blame
+        except (OSError, StorageFull, LedgerError, RayError) as error:
             tune.report({"status": "stopped", "reason": str(error)})
             return
         except Exception as error:  # the boundary of a trial: whatever else goes wrong is its recorded reason

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from biomass_models.errors import UserError
 from orchestration.record import Part
 
 
-class StudyError(ValueError):
+class StudyError(UserError):
     """A study cannot be opened as asked; the text says the rule, what was got and what to do."""
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 from safetensors.torch import load as load_tensors
 
 from biomass_models.configs import Config
+from biomass_models.errors import UserError
 from biomass_models.images import DecodeOnce
 from biomass_models.inputs import ImageSet, Inputs
 from biomass_models.interrupt import StopRequested, check_stop
@@ -29,7 +30,7 @@ SHARD_IMAGES = 48  # one worker's piece; decoded at full scale they take 300 MB
 ShouldStop = Callable[[], bool]
 
 
-class MemberError(RuntimeError):
+class MemberError(UserError):
     """A member that cannot predict; the text says which and why."""
 
 

@@ -7,10 +7,11 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from orchestration.ledger import Ledger
+from orchestration.ledger import Ledger, folds_of
 from orchestration.lock import is_alive, read_owner, who
 from orchestration.records import COMPLETE, FAILED, PRUNED, SearchFacts
 from orchestration.standing import Standing
+from orchestration.torn import lost_files, torn_notices
 
 
 class Best(NamedTuple):
@@ -46,23 +47,26 @@ class Status:
     seconds_left: float | None
     reasons: tuple[Failure, ...]  # of failed trials, the most common ones
     pruned: tuple[Pruned, ...]  # the latest decisions
+    notices: tuple[str, ...] = ()  # trials whose files are torn, and what to do
 
 
 def status_of(ledger: Ledger, now: float | None = None) -> Status:
     """Read the ledger once; now: seconds since 1970."""
     now = time.time() if now is None else now
     records, results = ledger.trials(), ledger.results()
+    ids = {record.trial_id for record in records}
+    results = {name: result for name, result in results.items() if name in ids}
     owner = read_owner(ledger.storage)
     alive = owner is not None and is_alive(owner)
     facts = owner.facts if owner is not None and alive else SearchFacts()
-    n_folds = int(ledger.quadrats()["fold"].nunique())
-    done, begun = 0, 0
+    folds = folds_of(ledger.quadrats())
+    lost, done, begun = lost_files(ledger, results, folds), 0, 0
     for record in records:
         result = results.get(record.trial_id)
         if result is not None:
-            done += result.folds_done
+            done += result.folds_done - len(lost.get(record.trial_id, ()))
             continue
-        for fold in range(n_folds):
+        for fold in folds:
             if ledger.fold_metrics(record.trial_id, fold) is not None:
                 done += 1
             elif owner is not None and alive:
@@ -90,6 +94,9 @@ def status_of(ledger: Ledger, now: float | None = None) -> Status:
         driver = f"driven by {who(owner)}"
     else:
         driver = f"no search is running; {who(owner)} was killed, the same command goes on"
+    blend = standing.blend_score()
+    notices = torn_notices(ledger, records, results, folds)
+    notices += [f"trial {name} is left out of the blend: {reason}" for name, reason in standing.torn.items()]
     return Status(
         driver=driver,
         running=alive,
@@ -104,10 +111,11 @@ def status_of(ledger: Ledger, now: float | None = None) -> Status:
         slots=facts.slots,
         busy=facts.busy,
         best=best,
-        blend=standing.blend_score(),
+        blend=blend,
         seconds_left=left,
         reasons=tuple(Failure(*pair) for pair in reasons.most_common(3)),
         pruned=tuple(Pruned(name, result.reason or "") for name, result in pruned[-3:]),
+        notices=tuple(notices),
     )
 
 
@@ -132,4 +140,5 @@ def render_status(status: Status) -> str:
         lines.append(f"left    about {minutes / 60:.1f} h" if minutes > 90 else f"left    about {minutes:.0f} min")
     lines += [f"{name}  {text}" for name, text in status.pruned]
     lines += [f"failed {count} times: {reason}" for reason, count in status.reasons]
+    lines += [f"note: {notice}" for notice in status.notices]
     return "\n".join(lines)

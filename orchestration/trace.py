@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 
+from biomass_models.errors import UserError
 from ensembles.submission import COLUMNS
 from orchestration import layout
 from orchestration.ledger import Ledger, LedgerError, open_ledger
@@ -23,7 +24,7 @@ from orchestration.records import FoundFile, Origin, StudyRecord, TrialRecord, T
 from orchestration.storage import Storage
 
 
-class TraceError(ValueError):
+class TraceError(UserError):
     """The way back is not found; the text says what was looked at and what to do."""
 
 

@@ -8,19 +8,20 @@ from dataclasses import replace
 
 import pandas as pd
 
+from biomass_models.errors import UserError
 from biomass_models.introduced import config_from_stored
 from biomass_models.targets import TARGETS, weighted_r2_score
 from orchestration.events import write_events
 from orchestration.jobs import FoldJob, Outcome
-from orchestration.ledger import Ledger, folds_of
+from orchestration.ledger import Ledger, LedgerError, folds_of
 from orchestration.pool import PILOT, UNDER_WAY, Pool, Priority
 from orchestration.pruning import PruneRule
 from orchestration.records import COMPLETE, FAILED, PRUNED, Decision, FoldMetrics, TrialRecord, TrialResult
 from orchestration.standing import Standing
 
 
-class StorageFull(OSError):
-    """A fold could not be written: nothing is wrong with the trial, but the search cannot go on."""
+class StorageFull(UserError):
+    """Study or feature cache take nothing: nothing is wrong with the trial, but the search cannot go on."""
 
 
 def fold_order(number: int, folds: list[int]) -> list[int]:
@@ -107,9 +108,15 @@ class _Trial:
         return self._close()
 
     def _find(self) -> None:
-        """Folds that the ledger has already."""
+        """Folds that the ledger has already; one whose rows are torn is set aside, and computed again."""
         for fold in self._missing:
-            if (found := self._ledger.fold_metrics(self._id, fold)) is not None:
+            if (found := self._ledger.fold_metrics(self._id, fold)) is None:
+                continue
+            try:
+                self._ledger.fold_oof(self._id, fold)
+            except LedgerError:
+                self._ledger.set_fold_aside(self._id, fold)
+            else:
                 self._metrics[fold] = found
 
     def _work(self, folds: list[int], priority: Priority) -> None:
@@ -128,10 +135,7 @@ class _Trial:
                 self._reason = f"fold {fold}: {outcome.reason}"
                 self._pool.drop(self._id)
             case "no room":
-                raise StorageFull(
-                    f"a fold needs room in the study {self._ledger.storage.uri} and in the feature cache, got "
-                    f"{outcome.reason}; make room, then give the same command again"
-                )
+                raise StorageFull(f"{outcome.reason}, then give the same command again")
             case "stopped":
                 self._stopped = self._stopped or not (self._pruned or self._reason)
 

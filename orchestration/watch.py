@@ -8,13 +8,17 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import ray
 from ray.exceptions import ActorDiedError, RayError
 
+from biomass_models.visible import visible
+from orchestration.ledger import LedgerError
 from orchestration.lock import Heartbeat
+from orchestration.model_room import ModelRoom
 from orchestration.progress import progress_bar
 from orchestration.records import FAILED, PRUNED, SearchFacts
 from orchestration.searcher import TuneSearcher, live_trials
@@ -29,14 +33,24 @@ class Watch:
     """Asks the broker and the searcher how things are, draws it, publishes it, and passes a stop on to the pool."""
 
     def __init__(
-        self, broker: Any, searcher: TuneSearcher, standing: Standing, max_trials: int | None, heartbeat: Heartbeat
+        self,
+        broker: Any,
+        searcher: TuneSearcher,
+        standing: Standing,
+        max_trials: int | None,
+        heartbeat: Heartbeat,
+        say: Callable[[str], None],
+        room: ModelRoom | None = None,
     ) -> None:
+        """room: keeps the study's models within a limit; None where there is none."""
+        self._say, self._room = say, room
         self._broker, self._searcher, self._standing = broker, searcher, standing
         self._max_trials, self._heartbeat = max_trials, heartbeat
         self._stopping = False
         self._answered = time.monotonic()
         self._finished = -1
         self._blend: float | None = None
+        self._named: set[str] = set()  # torn trials that were said
 
     def run(self, stop: threading.Event) -> None:
         """Until told to stop."""
@@ -66,6 +80,12 @@ class Watch:
         with contextlib.suppress(ValueError, OSError):  # a picture of the state must never stop the search
             self._standing.refresh()
             self._blend = self._standing.blend_score()
+            for name in self._standing.torn.keys() - self._named:
+                self._named.add(name)
+                self._say(f"note: trial {name} is compared with no more: {self._standing.torn[name]}")
+        if self._room is not None:
+            with contextlib.suppress(LedgerError, OSError):  # a store that does not answer: again with the next trial
+                self._room.make(self._standing)
 
     def _facts(self) -> SearchFacts | None:
         try:
@@ -104,5 +124,5 @@ class Watch:
 
 
 def _end(reason: str) -> None:
-    print(f"error: {reason}. Every finished fold is kept", file=sys.stderr, flush=True)
+    print(visible(f"error: {reason}. Every finished fold is kept"), file=sys.stderr, flush=True)
     os._exit(1)

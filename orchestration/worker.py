@@ -14,7 +14,9 @@ from pathlib import Path
 import pandas as pd
 from safetensors.torch import save as save_tensors
 
+from biomass_models.cache_folder import require_usable
 from biomass_models.configs import Config, TeacherConfig
+from biomass_models.feature_store import CacheError
 from biomass_models.fit import FitError, FoldResult
 from biomass_models.inputs import ImageSet, Inputs
 from biomass_models.interrupt import OnProgress, StopRequested, check_stop
@@ -26,8 +28,8 @@ from biomass_models.weights import WeightsSource
 from biomass_models.zoo import FAMILIES, family_named
 from orchestration.budget import Cost, Meter
 from orchestration.environment import environment
-from orchestration.jobs import FlipsJob, FoldJob, Job, Outcome, PredictJob
-from orchestration.ledger import Ledger, folds_of
+from orchestration.jobs import FlipsJob, FoldJob, Job, Outcome, PredictJob, RestoreJob
+from orchestration.ledger import Ledger, LedgerError, folds_of
 from orchestration.records import FoldMetrics, TrialRecord
 from orchestration.seeds import derive_seed
 from orchestration.shards import predict_out_of_fold, predict_shard, shard_inputs
@@ -63,6 +65,7 @@ class FoldRunner:
     def run(self, job: Job, should_stop: Callable[[], bool] | None = None) -> Outcome:
         """Do one job. Never raises for what a model does."""
         try:
+            require_usable(Path(self._context.cache_dir))
             match job:
                 case FoldJob():
                     return self._fold(job.trial_id, job.fold, job.together, should_stop)
@@ -70,15 +73,25 @@ class FoldRunner:
                     return self._flips(job, should_stop)
                 case PredictJob():
                     return self._predict(job, should_stop)
+                case RestoreJob():
+                    return self._restore(job)
         except StopRequested:
             return Outcome(status="stopped")
+        except (CacheError, LedgerError) as error:  # says nothing about the configuration: the trial stays open
+            return Outcome(status="no room", reason=f"{error}")
         except OSError as error:
-            if error.errno in NO_ROOM:  # says nothing about the configuration: the trial stays open
-                return Outcome(status="no room", reason=f"{error}")
+            if error.errno in NO_ROOM or self._is_ours(error.filename):
+                reason = f"the study and the feature cache must have room and answer, got {error}; make room"
+                return Outcome(status="no room", reason=reason)
             return Outcome(status="failed", reason=f"{type(error).__name__}: {error}")
         except Exception as error:
             # The boundary of a trial: whatever a model, an image or a disk does becomes the trial's recorded reason.
             return Outcome(status="failed", reason=f"{type(error).__name__}: {error}")
+
+    def _is_ours(self, filename: object) -> bool:
+        """Whether a file lies in the study or in the feature cache: what goes wrong there is not the trial's fault."""
+        roots = (self._context.study, self._context.cache_dir)
+        return isinstance(filename, str) and any(Path(filename).is_relative_to(root) for root in roots)
 
     def _fold(self, trial_id: str, fold: int, together: bool, should_stop: Callable[[], bool] | None) -> Outcome:
         """One fold; together: all folds of the trial in one batch, of which those that are missing are written."""
@@ -198,6 +211,20 @@ class FoldRunner:
             self._inputs[job.study],
             flips=job.flips,
             should_stop=should_stop,
+        )
+        return Outcome(status="done")
+
+    def _restore(self, job: RestoreJob) -> Outcome:
+        """The models of a trial that were dropped."""
+        from orchestration.refit import restore_models  # which fits with a runner of its own
+
+        ledger, context = Ledger(Storage(job.study)), self._context
+        restore_models(
+            ledger,
+            job.trial_id,
+            Path(context.data_dir),
+            cache_dir=Path(context.cache_dir),
+            weights=context.weights,
         )
         return Outcome(status="done")
 

@@ -142,6 +142,7 @@ def explain(
         --data csiro-biomass/
     """
     picture = out_file(out or Path(Path(f"{image}-{trial}.png").name), ".png")
+    from biomass_models.whole_files import whole_file
     from orchestration.explain import draw_explanation, render_explanation
     from orchestration.explain import explain as explain_image
     from orchestration.ledger import open_ledger
@@ -151,8 +152,8 @@ def explain(
     )
     if not as_json:
         out_console.print(render_explanation(found))
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    draw_explanation(found).save(picture, "PNG")
+    with whole_file(picture) as unfinished:
+        draw_explanation(found).save(unfinished, "PNG")
     if as_json:
         print_json(found.to_json() | {"picture": picture})
     else:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from biomass_models.errors import UserError
 from orchestration.commands.options import DataOption, Directory, Json, out_file, print_json, tell
 
 
@@ -127,7 +128,7 @@ def score(
     measured, predicted = read_masses(truth), read_masses(file)
     absent = measured.index.difference(predicted.index)
     if len(absent):
-        raise ValueError(f"every image of {truth} needs a prediction, {file} lacks {len(absent)}, such as {absent[0]}")
+        raise UserError(f"every image of {truth} needs a prediction, {file} lacks {len(absent)}, such as {absent[0]}")
     value = weighted_r2_score(measured[list(TARGETS)], predicted.loc[measured.index, list(TARGETS)])
     if as_json:
         print_json({"file": file, "truth": truth, "images": len(measured), "score": value})

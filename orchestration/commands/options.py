@@ -5,17 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import sys
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import IO, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 
+from biomass_models.errors import UserError
 from orchestration.commands import complete
 from orchestration.record import Part
+from orchestration.terminal import PlainConsole, no_more_readers
 
 INTERRUPTED = 130
 DEFAULT_CACHE = Path("~/.cache/biomass")
@@ -25,21 +25,7 @@ WHAT = "What is searched"
 FILE_SUFFIXES = (".csv", ".txt", ".json", ".html", ".png", ".jpg", ".jpeg", ".zip", ".parquet", ".npy", ".tsv", ".md")
 
 
-class PatientConsole(Console):
-    """A console whose reader may leave early (`| head`): the command goes on and keeps its own exit code."""
-
-    def on_broken_pipe(self) -> None:
-        no_more_readers(self.file)
-
-
-def no_more_readers(stream: IO[str]) -> None:
-    """Send what is still written to a stream that nobody reads to nowhere."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
-
-
-out_console, err_console = PatientConsole(), PatientConsole(stderr=True)
+out_console, err_console = PlainConsole(), PlainConsole(stderr=True)
 
 
 def existing_data(context: typer.Context, value: Path | None) -> Path | None:
@@ -53,7 +39,7 @@ def existing_data(context: typer.Context, value: Path | None) -> Path | None:
         return value  # its problems are listed with all others
     got = "without them" if value.is_dir() else "a file" if value.exists() else "no such folder"
     hint = hint or "; check the path"
-    raise ValueError(
+    raise UserError(
         f"a data directory is a folder with train.csv (or test.csv) and photographs; {value} is {got}{hint}"
     )
 
@@ -61,14 +47,14 @@ def existing_data(context: typer.Context, value: Path | None) -> Path | None:
 def out_file(path: Path, suffix: str) -> Path:
     """A file to write, whose name says what it is; ValueError for another suffix."""
     if path.suffix.lower() != suffix:
-        raise ValueError(f"--out is a {suffix} file, got {path}; name it {path.with_suffix(suffix)}")
+        raise UserError(f"--out is a {suffix} file, got {path}; name it {path.with_suffix(suffix)}")
     return path
 
 
 def out_folder(path: Path) -> Path:
     """A folder to write; ValueError for the name of a file."""
     if path.suffix.lower() in FILE_SUFFIXES:
-        raise ValueError(f"--out is a folder here, got {path}; name it {path.with_suffix('')}")
+        raise UserError(f"--out is a folder here, got {path}; name it {path.with_suffix('')}")
     return path
 
 
@@ -79,7 +65,7 @@ def study_apart(study: str, data: Path) -> None:
     own, photographs = Path(study).expanduser().resolve(), data.expanduser().resolve()
     if own.is_relative_to(photographs) or photographs.is_relative_to(own):
         where = "is" if own == photographs else "lies in" if own.is_relative_to(photographs) else "holds"
-        raise ValueError(
+        raise UserError(
             f"a study is a folder apart from its data, {study} {where} the data directory {data}; name another, "
             f"such as {photographs.with_name(f'{photographs.name}-study')}"
         )
@@ -112,6 +98,12 @@ CachedFeatures = Annotated[
 CacheGb = Annotated[
     float | None,
     typer.Option(min=0.001, help="Most GB in the cache; the longest unused goes first.", rich_help_panel=SLOTS),
+]
+WeightsGb = Annotated[
+    float | None,
+    typer.Option(
+        min=0.001, help="Most GB of trained models in the study; those of the worst trials go.", rich_help_panel=SLOTS
+    ),
 ]
 Address = Annotated[
     str | None,
@@ -155,12 +147,12 @@ MostSlots = Annotated[
 
 def tell(text: str) -> None:
     """A line of the result, on standard output, exactly as it is."""
-    out_console.print(text, markup=False, highlight=False, soft_wrap=True)
+    out_console.print(text, highlight=False, soft_wrap=True)
 
 
 def say(text: str) -> None:
     """A remark on what is going on, on standard error."""
-    err_console.print(text, markup=False, highlight=False, soft_wrap=True)
+    err_console.print(text, highlight=False, soft_wrap=True)
 
 
 def print_json(document: Any) -> None:
@@ -228,7 +220,7 @@ def families_of(
         if "" in pairs or not all(map(math.isfinite, shares)):
             raise ValueError
     except ValueError:
-        raise ValueError(f"a family is given as NAME or NAME=SHARE, such as probe=2, got {asked}") from None
+        raise UserError(f"a family is given as NAME or NAME=SHARE, such as probe=2, got {asked}") from None
     strange = [name for name in pairs if name not in SPACES]
     known = of_study() if strange else ()
     for name in strange:

@@ -25,6 +25,7 @@ from orchestration.commands.options import (
     OptionalData,
     Study,
     Weights,
+    WeightsGb,
     families_of,
     print_json,
     resources_of,
@@ -197,6 +198,7 @@ def search(
     ] = None,
     cache: Cache = DEFAULT_CACHE,
     cache_gb: CacheGb = None,
+    weights_gb: WeightsGb = None,
     address: Address = None,
 ) -> None:
     """Search for good models; the same command goes on with an unfinished study.
@@ -237,7 +239,7 @@ def search(
     source = weights_source(asked.weights)  # what can be wrong is said before torch and Ray load
     from orchestration.search import start_search
 
-    resources = resources_of(cache, address, cache_gb=cache_gb, **asked.resources())
+    resources = resources_of(cache, address, cache_gb=cache_gb, weights_gb=weights_gb, **asked.resources())
     if not start_search(
         study, data, asked, weights=source, resources=resources, say=say, retry_failed=retry_failed, made_with=made_with
     ):

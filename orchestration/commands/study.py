@@ -54,14 +54,23 @@ def leaderboard(
     $ biomass leaderboard runs/first
     $ biomass leaderboard runs/first --json | jq '.rows[0]'
     """
-    from orchestration.leaderboard import best_rows, family_rows, render_families, render_leaderboard
+    from orchestration.leaderboard import (
+        best_rows,
+        family_rows,
+        leaderboard_notices,
+        render_families,
+        render_leaderboard,
+    )
     from orchestration.leaderboard import leaderboard as make_leaderboard
     from orchestration.ledger import open_ledger
 
-    rows = make_leaderboard(open_ledger(study))
+    ledger = open_ledger(study)
+    rows, notices = make_leaderboard(ledger), leaderboard_notices(ledger)
     if as_json:
-        print_json({"rows": best_rows(rows, top or None), "families": family_rows(rows)})
+        print_json({"rows": best_rows(rows, top or None), "families": family_rows(rows), "notices": notices})
         return
+    for notice in notices:
+        say(f"note: {notice}")
     out_console.print(render_leaderboard(rows, 20 if top is None else top or None))
     out_console.print(render_families(rows))
 
@@ -78,13 +87,15 @@ def audit(
     """Prove from the files alone that nothing was lost or repeated.
 
     Every feature bank in --cache is compared with the hash of its content.
-    Exit code 1 when something is wrong or unfinished.
+    Exit code 1 when something is wrong or unfinished; `biomass repair` reopens
+    what can be computed again.
 
     Examples:
     $ biomass audit runs/first
     $ biomass audit runs/first --refit 3 --data csiro-biomass/
     """
     from biomass_models.feature_store import damaged_chunks
+    from orchestration.audit import Problem
     from orchestration.audit import audit as audit_study
     from orchestration.audit import refit as refit_trials
     from orchestration.ledger import open_ledger
@@ -95,10 +106,11 @@ def audit(
     ledger = open_ledger(study)
     found = audit_study(ledger)
     with progress_bar("Feature banks") as update:
-        found.problems += damaged_chunks(cache.expanduser(), lambda done, total: update(done, total, ""))
+        damaged = damaged_chunks(cache.expanduser(), lambda done, total: update(done, total, ""))
+        found.found += map(Problem, damaged)
     if refit and data is not None:
         features = cache if cached_features else None
-        found.problems += refit_trials(
+        found.found += refit_trials(
             ledger, data, sample=refit, cache_dir=features, weights=weights_source(weights), say=say
         )
     if as_json:
@@ -106,6 +118,34 @@ def audit(
     else:
         tell(str(found))
     if not found.clean:
+        raise typer.Exit(1)
+
+
+def repair(
+    study: Study,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without it nothing is changed.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Reopen what an audit finds, so that the next search computes it.
+
+    Lists what will be computed again. Torn files are set aside, not deleted.
+    Exit code 1 when something is left that the study cannot mend.
+
+    Examples:
+    $ biomass repair runs/first
+    $ biomass repair runs/first --yes
+    """
+    from orchestration.ledger import open_ledger
+    from orchestration.repair import plan_repair
+    from orchestration.repair import repair as repair_study
+
+    ledger = open_ledger(study)
+    found = repair_study(ledger, say) if yes else plan_repair(ledger)
+    if as_json:
+        print_json({"done": found.done, "folds": found.folds, "steps": found.steps, "left": found.left})
+    else:
+        tell(str(found))
+    if found.left:
         raise typer.Exit(1)
 
 

@@ -17,6 +17,7 @@ import pandas as pd
 from biomass_models.targets import TARGETS, FloatArray
 from orchestration.ledger import Ledger, LedgerError, folds_of
 from orchestration.records import FoldMetrics, StudyRecord, TrialRecord, TrialResult
+from orchestration.torn import torn_notices
 
 MOST_MEMBERS = 300  # complete trials whose predictions are read, the best ones
 MOST_TIMED = 400  # trials whose folds are read one by one, the latest ones
@@ -90,6 +91,7 @@ class Evidence:
     pred: dict[str, FloatArray]  # pred_NT of complete trials, best first
     references: dict[str, FloatArray]  # pred_NT by name
     unread: tuple[tuple[str, str], ...] = ()  # complete trials whose rows cannot be read, with the reason
+    torn: tuple[str, ...] = ()  # trials that have lost files
 
     @property
     def name(self) -> str:
@@ -108,6 +110,11 @@ class Evidence:
     def families(self) -> list[str]:
         """In an order that never changes, so that a family keeps its colour."""
         return sorted({trial.family for trial in self.trials})
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What is left out because its files are torn, with what to do."""
+        return (*self.torn, *(f"trial {name} is left out: {reason}" for name, reason in self.unread))
 
     @property
     def scheme(self) -> str:
@@ -155,6 +162,7 @@ def read_evidence(ledger: Ledger) -> Evidence:
         pred=pred,
         references=_references(ledger, quadrats),
         unread=unread,
+        torn=tuple(torn_notices(ledger, records, results, folds)),
     )
 
 
@@ -172,7 +180,7 @@ def _predictions(
         try:
             rows = ledger.oof(name).set_index("image_id")
             pred[name] = rows.loc[quadrats["image_id"], list(TARGETS)].to_numpy(dtype=np.float64)
-        except (LedgerError, FileNotFoundError) as error:  # one torn file must not cost the whole report
+        except LedgerError as error:  # one torn file must not cost the whole report
             unread.append((name, str(error)))
         except KeyError:
             unread.append((name, "its out-of-fold table lacks images of this study"))

@@ -85,7 +85,7 @@ def _attention(story: Story, trial: Trial, folds: list[int]) -> dict[int, pd.Dat
     for fold in set(folds):
         try:
             table = story.evidence.ledger.fold_attention(trial.name, fold)
-        except (LedgerError, FileNotFoundError):  # a picture less, not a report less
+        except LedgerError:  # a picture less, not a report less
             continue
         if table is not None:
             found[fold] = table

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from biomass_models import references
+from biomass_models.errors import UserError
 from biomass_models.folds import assign_folds
 from biomass_models.pasture import contact_sheet, make_pasture
 from biomass_models.pasture_draw import Quadrat, draw_quadrat
@@ -151,9 +152,9 @@ def test_an_unsound_like_leaves_nothing_behind(tiny: Path, tmp_path: Path) -> No
 
 
 def test_places_and_numbers_are_refused_before_drawing(tiny: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileExistsError, match="must be new or empty"):
+    with pytest.raises(UserError, match="must be new or empty"):
         make_pasture(tiny, images=1, test_images=1)
-    with pytest.raises(ValueError, match="must lie outside"):
+    with pytest.raises(UserError, match="must lie outside"):
         make_pasture(tmp_path / "x", truth_path=tmp_path / "x" / "truth.csv", images=1, test_images=1)
     with pytest.raises(ValueError, match="images must be at least 1, got 0"):
         make_pasture(tmp_path / "x", images=0)

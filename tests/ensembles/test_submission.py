@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 from small_libraries import truth_frame
 
+from biomass_models.errors import UserError
 from biomass_models.targets import TARGETS
-from ensembles.submission import check_submission, submission_bytes, write_submission
+from ensembles.submission import check_submission, require_valid, submission_bytes
 
 
 @pytest.fixture
@@ -21,7 +22,8 @@ def valid(tmp_path):
     ).sample(frac=1, random_state=0)
     rows.to_csv(tmp_path / "test.csv", index=False)
     path = tmp_path / "out" / "submission.csv"
-    write_submission(path, rows, masses)
+    path.parent.mkdir()
+    path.write_bytes(submission_bytes(rows, masses))
     return tmp_path, rows, masses, path
 
 
@@ -35,7 +37,6 @@ def test_rows_stand_in_test_csvs_order_with_their_masses(valid):
     for sample_id, target in written.itertuples(index=False):
         image_id, name = sample_id.split("__")
         assert target == pytest.approx(by_image.loc[image_id, name], abs=1e-6)
-    assert [item.name for item in path.parent.iterdir()] == ["submission.csv"]
     assert path.read_bytes() == submission_bytes(rows, by_image)
 
 
@@ -48,6 +49,17 @@ def test_masses_that_cannot_be_submitted_are_refused(valid):
         broken.loc[2, column] = value
         with pytest.raises(ValueError, match="project_coherent"):
             submission_bytes(rows, broken)
+
+
+def test_a_submission_is_refused_before_it_has_its_name(valid, monkeypatch, tmp_path):
+    data_dir, _, _, path = valid
+    content = path.read_bytes()
+    require_valid(content, path.name, data_dir)
+    torn = content.rsplit(b"\n", 2)[0] + b"\n"
+    said = r"submission\.csv does not pass the validator, nothing was written: .*its mass"
+    with pytest.raises(UserError, match=said):
+        require_valid(torn, path.name, data_dir)
+    assert path.read_bytes() == content
 
 
 def swap(lines):

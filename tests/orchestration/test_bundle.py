@@ -19,6 +19,7 @@ from PIL import Image, ImageOps
 from tiny_study import BACKBONE, RANDOM
 
 from biomass_models.backbones import create_timm
+from biomass_models.errors import UserError
 from biomass_models.weights import WeightsError, WeightsSource, canonical_name, find_weights, load_weights
 from ensembles.library import LibraryError
 from orchestration import export as export_module
@@ -149,6 +150,35 @@ def test_what_is_odd_about_the_photographs_is_said(exported, own_pasture, tmp_pa
     with pytest.raises(BundleError, match="a photograph is one of"):
         predict_bundle(bundle, own_pasture, tmp_path / "two.csv", weights=bundle / "weights", say=lambda _: None)
     assert not (tmp_path / "two.csv").exists()
+
+
+def test_a_submission_that_is_not_valid_never_has_its_name(exported, tiny_pasture, tmp_path, monkeypatch):
+    from orchestration import bundle as module
+
+    _, _, bundle = exported
+    whole = module.submission_bytes
+    monkeypatch.setattr(module, "submission_bytes", lambda *given: whole(*given)[:-20])
+    with pytest.raises(UserError, match="does not pass the validator"):
+        predict_bundle(bundle, tiny_pasture, tmp_path / "out.csv", weights=bundle / "weights", say=lambda _: None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_that_breaks_off_leaves_nothing_and_can_be_repeated(exported, tmp_path):
+    """One model of the last member is torn: all members before it have been copied by then."""
+    ledger, _, bundle = exported
+    content = json.loads((bundle / "bundle.json").read_text())
+    trial = Path(content["members"][-1]["models"][-1]).parent.name.split("-", 1)[1]
+    name = f"trials/{trial}/fold-2/model.safetensors"
+    model = ledger.storage.read(name)
+    ledger.storage.write(name, model[:-1])
+    try:
+        with pytest.raises(LedgerError, match="fold-2"):
+            export_bundle(ledger.storage.uri, "submission", tmp_path / "bundle", weights=RANDOM)
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        ledger.storage.write(name, model)
+    export_bundle(ledger.storage.uri, "submission", tmp_path / "bundle", weights=RANDOM)
+    assert (tmp_path / "bundle" / "bundle.json").read_bytes() == (bundle / "bundle.json").read_bytes()
 
 
 def test_the_wheel_is_one_that_pip_installs(tmp_path):

@@ -93,7 +93,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path, monkey
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("orchestration.storage.os.fsync", full)
+    monkeypatch.setattr("biomass_models.whole_files.os.fsync", full)
     with pytest.raises(OSError, match="No space"):
         storage.write("a/file", b"new content")
     assert storage.read("a/file") == b"old"

@@ -44,6 +44,21 @@ def test_a_free_study_is_held_with_a_heartbeat_and_given_back(ledger: Ledger) ->
     assert read_owner(ledger.storage) is None and said == []
 
 
+def test_only_the_driver_sweeps_up_what_killed_writers_left(tmp_path: Path) -> None:
+    ledger, said = Ledger(Storage(tmp_path)), list[str]()
+    left = tmp_path / "trials" / "abc" / "fold-0" / ".oof.parquet.0a1b2c3d.tmp"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
+    owner(ledger.storage)
+    with pytest.raises(LockError), study_lock(ledger):
+        pass
+    assert left.exists()
+    ledger.storage.remove("owner.json")
+    with study_lock(ledger, said.append):
+        assert not left.exists()
+    assert said == ["note: 1 temporary files of killed processes removed"]
+
+
 def test_a_living_driver_elsewhere_is_respected(ledger: Ledger) -> None:
     owner(ledger.storage, age=lock.STALE_SECONDS / 2)
     with pytest.raises(LockError, match="process 1 on elsewhere since"), study_lock(ledger):

@@ -108,7 +108,7 @@ def test_a_full_disk_leaves_the_trial_open(tmp_path: Path, tiny_pasture: Path, m
         def no_room(_: int) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        full.setattr("orchestration.storage.os.fsync", no_room)
+        full.setattr("biomass_models.whole_files.os.fsync", no_room)
         with pytest.raises(StorageFull, match="make room"):
             run_trial(ledger, InlinePool(context), records[1].trial_id)
     assert ledger.result(records[1].trial_id) is None
