@@ -124,6 +124,11 @@ class Study:
         took = time.monotonic() - before
         self._say(f"{self.name} kill {self.kills}: {kind}, {phase}, {at}; {len(self.finished)} finished, {took:.0f} s")
 
+    def kill_while_filling(self, kind: str, delay: float) -> None:
+        """A search for what was asked, and one kill so many seconds after it has begun to fill the present store."""
+        self._disturbed(self.start_search(), kind, self._filling(time.time()), delay)
+        self.check_kept()
+
     def search_in_peace(self) -> None:
         """Search to the end of what was asked for."""
         self.trials = self.trials or NEW_TRIALS
