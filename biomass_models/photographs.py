@@ -18,8 +18,8 @@ from PIL import Image
 from biomass_models.images import open_photograph, upright_rgb, upright_size
 
 SIDE = 16  # px of a thumbnail
-SAME = 0.98  # correlation of two thumbnails above which they show the same; other quadrats reach 0.84, turned ones too
-_COARSE, _MAYBE = 8, 0.96  # px and correlation of the first pass, which compares all with all
+SAME = 0.96  # correlation of two thumbnails above which they show the same; other quadrats reach 0.84, turned ones too
+_COARSE, _MAYBE = 8, 0.97  # px and correlation of the first pass, which compares all with all
 _FLATTEST = 2.0  # grey levels of spread below which a picture shows nothing
 _SHAPE = np.log(1.1)  # of width over height, beyond which a photograph counts as of another shape
 _BLOCK = 512  # photographs compared with all others at once

@@ -160,7 +160,7 @@ CASES = {
     "number out of range": Case([*SEARCH, "--folds", "1"], "'--folds'", code=2),
     "option without value": Case(["score", "good.csv", "--truth"], "requires an argument", code=2),
     "no end of a search": Case(["search", "new", "--data", "data"], "give --trials N or --hours H", code=2),
-    "no refit without data": Case(["audit", "study", "--refit", "1"], "--refit needs the photographs", code=2),
+    "pasture of nothing": Case(["data", "make", "new", "--images", "0"], "'--images'", code=2),
     "study in the data": Case([*SEARCH[:1], "data/new", *SEARCH[2:]], "lies in the data directory data; name another"),
     "study is the data": Case([*SEARCH[:1], "data", *SEARCH[2:]], "data is the data directory data; name another"),
     "data in the study": Case([*SEARCH[:1], ".", *SEARCH[2:]], ". holds the data directory data; name another"),
