@@ -17,10 +17,11 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from biomass_models.errors import UserError
 from biomass_models.weights import WeightsSource, canonical_name, load_weights
 
 
-class BackboneError(ValueError):
+class BackboneError(UserError):
     """A timm model that cannot be used as asked: size, number of blocks, or kind of output."""
 
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from biomass_models.errors import UserError
+
 if TYPE_CHECKING:
     import torch
 
@@ -26,7 +28,7 @@ OTHER = re.compile(r"(optim|sched|scaler|amp|args|config|loss|rng)", re.IGNORECA
 DEEPEST = 5  # wrappers around wrappers
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A file that holds no tensors which can be read; the text says what it is instead, and what to do."""
 
 

@@ -2,7 +2,8 @@
 
 R rows, one a photograph. A chunk appears whole or not at all (written aside, then renamed) and never changes. Its
 header lists the photographs by content hash and the arrays [R, ...] by name, so that an index of a bank is made from
-headers alone, and its name is the hash of its bytes, so that a changed one can be told from a sound one.
+headers alone. Its name is the hash of its bytes and that of its header: a damaged header is found whenever a chunk is
+opened, other damage whenever all bytes are read.
 """
 
 from __future__ import annotations
@@ -14,38 +15,46 @@ import os
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save
+
+from biomass_models.errors import UserError
 
 Array = NDArray[Any]
 
 SUFFIX = ".safetensors"
-VERIFIED_BYTES = 32 << 20  # chunks up to this size are hashed when they are opened: they are read whole anyway
+VERIFIED_BYTES = 32 << 20  # chunks up to this size are hashed before they are used
 _DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
     "U8": np.dtype("u1"),
     "F64": np.dtype("<f8"),
 }
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _MOST_HEADER = 100 << 20  # bytes; the format's own limit
 
 
-class ChunkError(ValueError):
-    """A file that is not a whole chunk, or not the one that its name says."""
+class ChunkError(UserError):
+    """A file that is not the chunk that its name says."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path} has other bytes than were written; delete it, and it is computed again")
 
 
 @dataclass(frozen=True)
-class ArraySpec:
+class ArrayPlace:
     """Where an array lies in a chunk's file."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]  # rows first
     offset: int  # bytes from the beginning of the file
+
+    @property
+    def nbytes(self) -> int:
+        return self.dtype.itemsize * int(np.prod(self.shape))
 
 
 @dataclass(frozen=True)
@@ -54,66 +63,74 @@ class Chunk:
 
     path: Path
     digests: tuple[str, ...]  # content hash of each row's photograph
-    arrays: Mapping[str, ArraySpec]
+    arrays: Mapping[str, ArrayPlace]
     nbytes: int
 
-    @cached_property
-    def _bytes(self) -> NDArray[np.uint8]:
-        return np.memmap(self.path, dtype=np.uint8, mode="r")
-
-    def array(self, name: str) -> Array:
-        """An array, memory-mapped and read-only. FileNotFoundError when another process has made room with it."""
-        spec = self.arrays[name]
-        size = spec.dtype.itemsize * int(np.prod(spec.shape))
-        array: Array = self._bytes[spec.offset : spec.offset + size].view(spec.dtype).reshape(spec.shape)
-        return array
+    def open(self) -> dict[str, Array]:
+        """All arrays, read-only, on one memory map. FileNotFoundError when another process has made room with it."""
+        content = np.memmap(self.path, dtype=np.uint8, mode="r")
+        return {
+            name: content[place.offset : place.offset + place.nbytes].view(place.dtype).reshape(place.shape)
+            for name, place in self.arrays.items()
+        }
 
     def verify(self) -> None:
-        """Raise ChunkError when the file is not the one that its name says."""
+        """Raise ChunkError when the file does not have the bytes that were written."""
         with self.path.open("rb") as stream:
             found = hashlib.file_digest(stream, _hash).hexdigest()
-        if found != self.path.name.removesuffix(SUFFIX):
-            raise ChunkError(f"{self.path} has other bytes than were written; delete it, and it is computed again")
+        if found != self.path.name.partition("-")[0]:
+            raise ChunkError(self.path)
 
 
-def write_chunk(folder: Path, digests: Sequence[str], arrays: Mapping[str, Array], temporary: str) -> Chunk:
-    """Write arrays [R, ...] of R photographs; temporary: name of the file until it is whole."""
-    content = save(
-        {name: np.ascontiguousarray(array) for name, array in arrays.items()}, {"digests": " ".join(digests)}
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    aside, path = folder / temporary, folder / f"{_hash(content).hexdigest()}{SUFFIX}"
+def write_chunk(aside: Path, digests: Sequence[str], batches: Sequence[Mapping[str, Array]]) -> str:
+    """Write batches of arrays [b, ...] of some photographs to the file `aside`; returns the name that it must get.
+
+    The arrays are written as they are: nothing is copied in memory. The file is deleted when that fails.
+    """
+    header: dict[str, Any] = {"__metadata__": {"digests": " ".join(digests)}}
+    end = 0
+    for name, array in sorted(batches[0].items(), key=lambda item: -item[1].itemsize):  # so that all are aligned
+        begin, end = end, end + sum(batch[name].nbytes for batch in batches)
+        shape = [len(digests), *array.shape[1:]]
+        header[name] = {"dtype": _NAMES[array.dtype], "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    head = struct.pack("<Q", len(text) + -len(text) % 8) + text + b" " * (-len(text) % 8)
+    content = _hash(head)
     try:
         with aside.open("wb") as stream:
-            stream.write(content)
+            stream.write(head)
+            for name in list(header)[1:]:
+                for batch in batches:
+                    part = np.ascontiguousarray(batch[name]).data.cast("B")
+                    content.update(part)
+                    stream.write(part)
             stream.flush()
             os.fsync(stream.fileno())
-        aside.replace(path)
-    finally:
+    except BaseException:
         with contextlib.suppress(OSError):
             aside.unlink()
-    return read_chunk(path)
+        raise
+    return f"{content.hexdigest()}-{_hash(head).hexdigest()}{SUFFIX}"
 
 
 def read_chunk(path: Path) -> Chunk:
     """A chunk by its header. ChunkError for a file that is not whole, FileNotFoundError for one that is gone."""
     size = path.stat().st_size
     with path.open("rb") as stream:
-        head = stream.read(8)
-        length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
+        first = stream.read(8)
+        length = struct.unpack("<Q", first)[0] if len(first) == 8 else 0
         text = stream.read(length) if 0 < length <= min(_MOST_HEADER, size) else b""
-    try:
-        header = json.loads(text)
-        digests = tuple(header.pop("__metadata__")["digests"].split())
-        arrays = {
-            name: ArraySpec(_DTYPES[entry["dtype"]], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0])
-            for name, entry in header.items()
-        }
-        ends = [8 + length + entry["data_offsets"][1] for entry in header.values()]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ChunkError(f"{path} is no whole chunk of features; delete it, and it is computed again") from error
-    if not arrays or max(ends) != size or any(spec.shape[0] != len(digests) for spec in arrays.values()):
-        raise ChunkError(f"{path} is no whole chunk of features; delete it, and it is computed again")
+    if _hash(first + text).hexdigest() != path.name.removesuffix(SUFFIX).partition("-")[2]:
+        raise ChunkError(path)
+    header = json.loads(text)
+    digests = tuple(header.pop("__metadata__")["digests"].split())
+    begin = 8 + length
+    arrays = {
+        name: ArrayPlace(_DTYPES[entry["dtype"]], tuple(entry["shape"]), begin + entry["data_offsets"][0])
+        for name, entry in header.items()
+    }
+    if size != max(place.offset + place.nbytes for place in arrays.values()):
+        raise ChunkError(path)
     return Chunk(path, digests, arrays, size)
 
 

@@ -1,8 +1,9 @@
-"""Who computes which photographs of a bank now: claims that end with the process that made them.
+"""What processes do with a bank now: notes that end with the process that made them.
 
-A claim is a file with its photographs and a lock that its owner holds. Claims are made, read and removed under the
-bank's lock only, so that no photograph is claimed twice; the kernel frees the lock of an owner that dies, and the next
-process that looks removes what it left.
+A note is a file with photographs and a lock that its owner holds. There are two kinds: claims (photographs that a
+process computes) are made and looked at under the bank's lock only, so that no photograph is claimed twice; requests
+(photographs whose rows a process needs) keep those rows from being evicted meanwhile. The kernel frees the lock of an
+owner that dies, and who looks next removes what it left. A child that was forked while a note was held holds it too.
 """
 
 from __future__ import annotations
@@ -22,46 +23,42 @@ from biomass_models.interrupt import ShouldStop, check_stop
 WAIT = 0.5  # seconds between two looks at `should_stop` while another process holds a lock
 
 
-class Claim:
-    """Photographs that this process computes; released when it is done or dies."""
-
-    def __init__(self, folder: Path, digests: Sequence[str]) -> None:
-        """Called under the bank's lock."""
-        self.name = f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
-        self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{self.name}.json").write_text(json.dumps(list(digests)))
-        self._lock = filelock.FileLock(folder / f"{self.name}.lock")
-        self._lock.acquire()
-
-    def release(self) -> None:
-        """Give the photographs back. Its files go before its lock: a name is never used again."""
-        for suffix in ("json", "lock"):
-            with contextlib.suppress(OSError):
-                (self._folder / f"{self.name}.{suffix}").unlink()
-        self._lock.release()
+@contextmanager
+def noted(folder: Path, digests: Sequence[str]) -> Iterator[str]:
+    """Hold a note about photographs; yields its name, which begins with this process's id."""
+    name = f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    note, lock = folder / f"{name}.json", filelock.FileLock(folder / f"{name}.lock")
+    lock.acquire()  # before the note is there: a note without a held lock is one of a dead process
+    try:
+        aside = folder / f".{name}.aside"
+        aside.write_text(json.dumps(list(digests)))
+        aside.rename(note)
+        yield name
+    finally:
+        _remove(folder, name)
+        lock.release()
 
 
-def claimed(folder: Path, scratch: Sequence[Path]) -> set[str]:
-    """Content hashes of all photographs that living processes compute now; removes what dead ones left.
+def photographs_of(folder: Path, scratch: Sequence[Path] = ()) -> set[str]:
+    """Content hashes in the notes of all living processes; removes what dead ones left.
 
-    Called under the bank's lock. scratch: folders in which a claim's unfinished files lie, `.<claim>.*`.
+    scratch: folders with unfinished files of the notes' owners, `.<note>.*`.
     """
     found: set[str] = set()
-    for file in folder.glob("*.json"):
-        lock = filelock.FileLock(file.with_suffix(".lock"))
+    for note in folder.glob("*.json"):
+        lock = filelock.FileLock(note.with_suffix(".lock"))
         try:
             lock.acquire(blocking=False)
         except filelock.Timeout:
             with contextlib.suppress(FileNotFoundError):  # released just now
-                found.update(json.loads(file.read_text()))
+                found.update(json.loads(note.read_text()))
             continue
         try:
-            for place in scratch:
-                for unfinished in place.glob(f".{file.stem}.*"):
+            for place in (folder, *scratch):
+                for unfinished in place.glob(f".{note.stem}.*"):
                     unfinished.unlink(missing_ok=True)
-            file.unlink(missing_ok=True)
-            file.with_suffix(".lock").unlink(missing_ok=True)
+            _remove(folder, note.stem)
         finally:
             lock.release()
     return found
@@ -81,3 +78,9 @@ def held(path: Path, should_stop: ShouldStop | None) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _remove(folder: Path, name: str) -> None:
+    for suffix in ("json", "lock"):
+        with contextlib.suppress(OSError):
+            (folder / f"{name}.{suffix}").unlink()

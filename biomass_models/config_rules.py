@@ -1,4 +1,4 @@
-"""Checks that configurations run on themselves: each raises ValueError with the rule and what was got."""
+"""Checks that configurations run on themselves: each raises UserError with the rule and what was got."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import math
 import re
 from collections.abc import Iterable
 from typing import Any, get_type_hints
+
+from biomass_models.errors import UserError
 
 FLIPS = (1, 2, 4, 8)
 STAMPS = ("keep", "remove")
@@ -27,7 +29,7 @@ def did_you_mean(got: object, known: Iterable[str], most: int = 1) -> str:
     return f"; did you mean {', '.join(close)}?" if close else ""
 
 
-def known_name(what: str, got: str, known: Iterable[str], error: type[ValueError] = ValueError) -> str:
+def known_name(what: str, got: str, known: Iterable[str], error: type[UserError] = UserError) -> str:
     """The name itself; `error` with the rule, what was got and the nearest name where it is not one of the known."""
     names = list(known)
     if got not in names:
@@ -37,7 +39,7 @@ def known_name(what: str, got: str, known: Iterable[str], error: type[ValueError
 
 def require(rule: str, ok: bool, got: object) -> None:
     if not ok:
-        raise ValueError(f"{rule}, got {got!r}")
+        raise UserError(f"{rule}, got {got!r}")
 
 
 def one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
@@ -61,7 +63,7 @@ def check_types(config: Any) -> None:
         if kind is float and type(value) is int:
             object.__setattr__(config, name, float(value))
         elif type(value) is not kind:
-            raise ValueError(f"{name} must be of type {kind.__name__}, got {value!r} ({type(value).__name__})")
+            raise UserError(f"{name} must be of type {kind.__name__}, got {value!r} ({type(value).__name__})")
 
 
 def check_image(config: Any) -> None:

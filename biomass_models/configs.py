@@ -23,6 +23,7 @@ from biomass_models.config_rules import (
     require,
     within,
 )
+from biomass_models.errors import UserError
 
 POOLINGS = ("global", "mean", "mean+std", "global+mean+std")
 VIEW_MERGES = ("concat", "mean")
@@ -223,7 +224,7 @@ def config_from_params(family: str, params: Mapping[str, Any]) -> Config:
     for name in params:
         if name not in names:
             hint = did_you_mean(name, names, most=3) or f"; its parameters are {', '.join(names)}"
-            raise ValueError(f"{family} has no parameter {name!r}{hint}")
+            raise UserError(f"{family} has no parameter {name!r}{hint}")
     hints = get_type_hints(config_class)
     # JSON does not tell 1.0 from 1: a whole number is a fine value of a float field
     values: dict[str, Any] = {

@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
+from biomass_models.errors import UserError
+
 ENCODING = "BIOMASS_ENCODING"  # environment: precision of frozen backbones, auto or float32
 
 
@@ -30,7 +32,7 @@ def encoding_precision(device: torch.device) -> torch.dtype:
     than twice as fast: docs/measured.md). BIOMASS_ENCODING=float32 keeps them in float32 everywhere."""
     asked = os.environ.get(ENCODING, "auto")
     if asked not in ("auto", "float32"):
-        raise ValueError(f"{ENCODING} must be auto or float32, got {asked!r}")
+        raise UserError(f"{ENCODING} must be auto or float32, got {asked!r}")
     if asked == "float32":
         return torch.float32
     native = torch.cpu.get_capabilities()
@@ -62,6 +64,10 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+class TooLargeError(UserError, torch.cuda.OutOfMemoryError):
+    """Not even one picture fits into the GPU's memory."""
+
+
 class MicroBatch:
     """How many pictures fit at once: halved for good when the GPU's memory runs out, the work is done again."""
 
@@ -81,7 +87,7 @@ class MicroBatch:
                 return
             except torch.cuda.OutOfMemoryError as error:
                 if self.size == 1 and not self._last_resort():
-                    raise torch.cuda.OutOfMemoryError(
+                    raise TooLargeError(
                         f"one picture alone must fit into the GPU's memory, got: {error}; choose a smaller size "
                         "or backbone or fewer trained blocks"
                     ) from error

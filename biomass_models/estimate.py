@@ -18,7 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from biomass_models.backbones import Backbone, create_timm, weightless
 from biomass_models.configs import BaselineConfig, DistilledConfig
 from biomass_models.devices import autocast, encoding_precision, pick_device, precision
-from biomass_models.features import PIXELS_AT_ONCE, FeatureSpec
+from biomass_models.encoding import PIXELS_AT_ONCE
+from biomass_models.features import FeatureSpec
 from biomass_models.images import View
 from biomass_models.weights import canonical_name
 

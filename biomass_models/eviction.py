@@ -1,8 +1,9 @@
 """What a node's feature store may hold: chunks that were not used for longest go first. Safe with several processes.
 
 Training banks and predictions of new photographs have an area and a quota each, so that a prediction never evicts a
-training bank. A chunk that somebody reads may go: its bytes stay on the disk until the last process that has mapped
-them lets go of them, so nobody reads a broken array.
+training bank. Rows that some process is asking for are left alone, so that no two requests evict each other's work:
+together they may pass a quota, until they end. A chunk that somebody has mapped may go: its bytes stay on disk until
+the last process that has mapped them lets go of them, so nobody reads a broken array.
 """
 
 from __future__ import annotations
@@ -10,17 +11,16 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Container, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-import filelock
-
-from biomass_models.chunks import SUFFIX
+from biomass_models.chunks import SUFFIX, ChunkError, read_chunk
+from biomass_models.claims import held, photographs_of
+from biomass_models.interrupt import ShouldStop
 
 Area = Literal["study", "prediction"]
-AREAS: tuple[Area, ...] = ("study", "prediction")
+AREAS: tuple[Area, ...] = ("prediction", "study")  # in the order in which chunks move between them
+REQUESTS = "requests"  # folder of a bank: which photographs are asked for now (claims.py)
 PREDICTION_SHARE = 0.25  # of the limit, in addition to it
 PREDICTION_BYTES = 4_000_000_000  # quota of predictions where the store has no limit
 
@@ -38,9 +38,9 @@ def note_use(chunk: Path) -> None:
         os.utime(chunk)
 
 
-def stored_bytes(root: Path, area: Area | None = None) -> int:
-    """Bytes of all chunks of a store, or of one area."""
-    return sum(_size(chunk) for each in AREAS if area in (None, each) for chunk in chunks_of(root, each))
+def stored_bytes(root: Path, area: Area) -> int:
+    """Bytes of all chunks of an area."""
+    return sum(map(_bytes_of, chunks_of(root, area)))
 
 
 def chunks_of(root: Path, area: Area) -> list[Path]:
@@ -48,27 +48,34 @@ def chunks_of(root: Path, area: Area) -> list[Path]:
     return list(root.glob(f"*/{area}/*{SUFFIX}"))
 
 
-@contextmanager
-def room(root: Path, area: Area, needed: int, limit: int | None, keep: Container[Path]) -> Iterator[None]:
-    """Make room for `needed` bytes under the area's limit and hold it against other processes while they are written.
+def make_room(root: Path, area: Area, needed: int, limit: int | None, should_stop: ShouldStop | None = None) -> None:
+    """Delete chunks of an area until `needed` bytes more fit under its limit, and on the disk; nothing without a limit.
 
-    keep: chunks that are in use for the very bank that the bytes are for.
+    Processes that make room at once may pass the limit by what each is about to write.
     """
     if limit is None:
-        yield
         return
-    with filelock.FileLock(root / "room.lock"):
+    with held(root / "room.lock", should_stop):
         chunks = chunks_of(root, area)
-        total = sum(map(_size, chunks))
-        if total + needed > limit:
+        total = sum(map(_bytes_of, chunks))
+
+        def is_there() -> bool:
+            return total + needed <= limit and needed <= shutil.disk_usage(root).free
+
+        if not is_there():
             drop_earlier_versions(root)
+        wanted: dict[Path, set[str]] = {}  # bank -> photographs that are asked for
         for chunk in sorted(chunks, key=_last_use):
-            if total + needed <= limit:
+            if is_there():
                 break
-            if chunk not in keep:
-                total -= _size(chunk)
-                chunk.unlink(missing_ok=True)
-        yield
+            bank = chunk.parent.parent
+            if bank not in wanted:
+                wanted[bank] = photographs_of(bank / REQUESTS)
+            with contextlib.suppress(OSError, ChunkError):  # gone meanwhile, or not ours to delete
+                if wanted[bank].isdisjoint(read_chunk(chunk).digests):
+                    size = _bytes_of(chunk)
+                    chunk.unlink()
+                    total -= size
 
 
 def drop_earlier_versions(root: Path) -> None:
@@ -77,7 +84,7 @@ def drop_earlier_versions(root: Path) -> None:
         shutil.rmtree(group.parent, ignore_errors=True)
 
 
-def _size(chunk: Path) -> int:
+def _bytes_of(chunk: Path) -> int:
     with contextlib.suppress(OSError):  # gone meanwhile
         return chunk.stat().st_size
     return 0

@@ -5,10 +5,10 @@ A bank is a folder named by the hash of all that changes the numbers but the pho
 of photographs that nobody has computed (claims.py), compute them and write chunks of their own: nothing is joined, and
 a death at any instant costs the rows that were not written yet.
 
-    ROOT/<bank>/bank.json                        the description
+    ROOT/<bank>/bank.json                        the description, for people
     ROOT/<bank>/study/<content>.safetensors      chunks of training banks
     ROOT/<bank>/prediction/<content>.safetensors chunks of new photographs, under a quota of their own (eviction.py)
-    ROOT/<bank>/claims/, lock                    who computes what now
+    ROOT/<bank>/claims/, requests/, lock         who computes and who needs what now
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,8 +30,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from biomass_models.chunks import SUFFIX, VERIFIED_BYTES, Array, Chunk, ChunkError, read_chunk, write_chunk
-from biomass_models.claims import WAIT, Claim, claimed, held
-from biomass_models.eviction import AREAS, Area, drop_earlier_versions, limit_of, note_use, room
+from biomass_models.claims import WAIT, held, noted, photographs_of
+from biomass_models.errors import UserError
+from biomass_models.eviction import (
+    AREAS,
+    REQUESTS,
+    Area,
+    chunks_of,
+    drop_earlier_versions,
+    limit_of,
+    make_room,
+    note_use,
+    stored_bytes,
+)
 from biomass_models.hashes import hash_of
 from biomass_models.interrupt import OnProgress, ShouldStop, check_stop
 
@@ -38,14 +50,16 @@ from biomass_models.interrupt import OnProgress, ShouldStop, check_stop
 Produce = Callable[[Sequence[int], Sequence[str]], Iterator[Mapping[str, Array]]]
 
 SPAN_ROWS = 48  # photographs that one process claims at a time; more where many are missing
-MOST_SPANS = 256  # of one request, so that large banks have few files
-WRITE_EVERY = 20.0  # seconds of work after which a chunk is written, however few its rows
+MOST_SPANS = 64  # of one request, so that large banks have few files
+WRITE_EVERY = 60.0  # seconds of work after which a chunk is written, however few its rows
 WRITE_BYTES = 128 << 20  # bytes after which a chunk is written
-STACKED_BYTES = 32 << 20  # arrays up to this size are stacked in memory at the first batch
+STACKED_BYTES = 32 << 20  # arrays up to this size are stacked in memory when a batch is taken
+CLAIMS = "claims"
+_TRIES = 4  # how often a row is computed before the store's disk is not trusted any more
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-class CacheError(RuntimeError):
+class CacheError(UserError):
     """The feature store's folder cannot hold what is to be computed; nothing is wrong with what is computed."""
 
 
@@ -56,7 +70,7 @@ class Rows:
     parts: tuple[Array, ...]  # arrays of chunks, memory-mapped
     part_N: NDArray[np.int64]  # which part holds each row
     row_N: NDArray[np.int64]  # and at which place
-    paths: tuple[Path, ...]  # of the chunks
+    paths: tuple[Path, ...] = ()  # of the parts' chunks
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -99,9 +113,9 @@ class FeatureStore:
 
     def __init__(self, root: Path, *, limit_gb: float | None = None, area: Area = "study") -> None:
         """limit_gb: what the store may hold; area: whose quota new chunks count for, all chunks are read."""
-        self.root, self._limit, self._area = Path(root), limit_of(area, limit_gb), area
-        self._chunks: dict[Path, Chunk] = {}  # headers that were read
-        self._verified: set[Path] = set()
+        self.root, self.area, self.limit = Path(root), area, limit_of(area, limit_gb)
+        self._headers: dict[Path, Chunk] = {}
+        self._verified: set[str] = set()  # names of chunks
 
     def bank(
         self,
@@ -110,237 +124,276 @@ class FeatureStore:
         digests: Sequence[str],
         produce: Produce,
         *,
+        span_rows: int = SPAN_ROWS,
         on_progress: OnProgress | None = None,
         should_stop: ShouldStop | None = None,
     ) -> dict[str, Rows]:
         """The named arrays of a bank for photographs by their content hashes; computes what the node does not have.
 
-        produce(rows, names): arrays of the photographs at these places of `digests`. on_progress: photographs done,
-        of all different ones. Raises StopRequested between two batches (what was done is kept), CacheError, and what
-        `produce` raises.
+        produce(rows, names): arrays of the photographs at these places of `digests`. span_rows: photographs that are
+        claimed at a time, or a multiple. on_progress: photographs done, of all different ones.
+        Raises StopRequested between two batches (what was done is kept), CacheError, and what `produce` raises.
         """
-        bank = _Bank(self, self.root / hash_of(description), names, digests)
-        try:
+        if not digests:
+            raise ValueError("a bank is asked for at least one photograph, got none")
+        request = _Request(self, self.root / hash_of(description), names, digests, span_rows)
+        with contextlib.suppress(FileNotFoundError, ChunkError, PermissionError):
+            if not request.missing():
+                return request.rows()  # nothing is written into a store that has everything
+        with self.own_files():
+            request.folder.mkdir(parents=True, exist_ok=True)
+            _describe(request.folder / "bank.json", description)
+        with self._noted(request.folder / REQUESTS, digests):
             while True:
-                bank.fill(description, produce, on_progress, should_stop)
-                try:
-                    return bank.rows()
-                except (FileNotFoundError, ChunkError):  # made room with by another process, or damaged and deleted
-                    check_stop(should_stop, f"a part of {bank.folder} is gone, and is computed again")
+                request.fill(produce, on_progress, should_stop)
+                with self.own_files():
+                    try:
+                        return request.rows()
+                    except (FileNotFoundError, ChunkError):  # deleted by another process, or damaged
+                        check_stop(should_stop, f"a part of {request.folder} is gone, and is computed again")
+
+    @contextmanager
+    def own_files(self) -> Iterator[None]:
+        """Inside, the store's own files are worked on: an error of the operating system is a CacheError."""
+        try:
+            yield
         except OSError as error:
-            if (problem := self._problem(error)) is not None:
-                raise problem from error
-            raise
-
-    def _problem(self, error: OSError) -> CacheError | None:
-        """What an error of the operating system says about the store's own files; None where it is about others."""
-        if error.errno in _FULL:
-            return CacheError(
-                f"features need room on the disk of {self.root}, got none; make room, or name another folder with "
-                "--cache"
-            )
-        inside = error.filename is not None and Path(os.fsdecode(error.filename)).is_relative_to(self.root)
-        above = error.filename is not None and self.root.is_relative_to(Path(os.fsdecode(error.filename)))
-        if inside or above:
+            if error.errno in _FULL:
+                raise CacheError(
+                    f"features need room on the disk of {self.root}, got none; make room, or name another folder with "
+                    "--cache"
+                ) from error
             said = os.strerror(error.errno).lower() if error.errno else str(error)
-            return CacheError(
-                f"the feature cache is a folder that can be written, got {said}: {error.filename}; name another one "
-                "with --cache"
-            )
-        return None
+            raise CacheError(
+                f"the feature cache is a folder that can be written, got {said}: {error.filename or self.root}; name "
+                "another one with --cache"
+            ) from error
 
-    # -- for a bank ------------------------------------------------------------------------------------------------
+    # -- for a request ---------------------------------------------------------------------------------------------
 
-    def chunks(self, folder: Path) -> Iterator[Chunk]:
-        """All whole chunks of a bank; each header is read once. A torn one is deleted: its rows are computed again."""
+    def chunks(self, folder: Path) -> dict[Path, Chunk]:
+        """All whole chunks of a bank. A damaged one is deleted: its rows are computed again."""
+        found = {}
         for area in AREAS:
             for path in sorted((folder / area).glob(f"*{SUFFIX}")):
                 try:
-                    if path not in self._chunks:
-                        self._chunks[path] = read_chunk(path)
-                    yield self._chunks[path]
+                    found[path] = self._headers[path] if path in self._headers else read_chunk(path)
                 except ChunkError:
                     path.unlink(missing_ok=True)
                 except FileNotFoundError:
                     continue
+        self._headers = {path: chunk for path, chunk in self._headers.items() if path.parent.parent != folder} | found
+        return found
 
     def write(
-        self, folder: Path, claim: Claim, digests: Sequence[str], arrays: Mapping[str, Array], keep: set[Path]
+        self,
+        folder: Path,
+        note: str,
+        digests: Sequence[str],
+        batches: Sequence[Mapping[str, Array]],
+        should_stop: ShouldStop | None,
     ) -> None:
         """Put rows in place as one chunk, making room for it under the quota."""
-        needed = sum(array.nbytes for array in arrays.values())
-        with room(self.root, self._area, needed, self._limit, keep):
-            chunk = write_chunk(folder / self._area, digests, arrays, f".{claim.name}.tmp")
-        self._chunks[chunk.path] = chunk
+        with self.own_files():
+            make_room(self.root, self.area, _nbytes(batches), self.limit, should_stop)
+            place = folder / self.area
+            place.mkdir(parents=True, exist_ok=True)
+            aside = place / f".{note}.aside"
+            aside.rename(place / write_chunk(aside, digests, batches))
 
-    def require_room(self, row_bytes: int, photographs: int, missing: int) -> None:
-        """Raise CacheError when a bank of so many photographs does not fit, or the missing ones do not."""
-        if self._limit is not None and row_bytes * photographs > self._limit:
+    def require_room(self, needed: int, own: int) -> None:
+        """Raise CacheError when bytes fit neither under the limit, beside a request's own, nor on the disk."""
+        if self.area == "study" and self.limit is not None and needed + own > self.limit:
             raise CacheError(
-                f"one bank of features needs {_size(row_bytes * photographs)}, the cache may hold "
-                f"{_size(self._limit)} of them; raise --cache-gb"
+                f"one bank of features needs {_in_words(needed + own)}, the cache may hold "
+                f"{_in_words(self.limit)} of them; raise --cache-gb"
             )
-        needed, free = row_bytes * missing, shutil.disk_usage(self.root).free
-        if needed > 0.95 * free:
-            drop_earlier_versions(self.root)
-            free = shutil.disk_usage(self.root).free
+        with self.own_files():
+            evictable = 0 if self.limit is None else max(0, stored_bytes(self.root, self.area) - own)
+            if needed > 0.95 * (shutil.disk_usage(self.root).free + evictable):
+                drop_earlier_versions(self.root)
+            free = shutil.disk_usage(self.root).free + evictable
         if needed > 0.95 * free:
             raise CacheError(
-                f"features need {_size(needed)} in {self.root}, got {_size(free)} free; make room, or "
+                f"features need {_in_words(needed)} in {self.root}, got {_in_words(free)} free; make room, or "
                 "choose another cache directory, smaller pictures, fewer copies or a coarser token grid"
             )
 
-    def use(self, chunk: Chunk) -> Chunk:
-        """A chunk whose rows are going to be used; one that was made for a prediction becomes the study's that uses it.
-
-        Raises ChunkError for a small chunk with other bytes than were written, and deletes it.
-        """
-        if chunk.nbytes <= VERIFIED_BYTES and chunk.path not in self._verified:
+    def use(self, chunk: Chunk) -> tuple[Path, dict[str, Array]]:
+        """Where a chunk is, and its arrays. Raises ChunkError for a small one that is damaged, and deletes it."""
+        if chunk.nbytes <= VERIFIED_BYTES and chunk.path.name not in self._verified:
             try:
                 chunk.verify()
             except ChunkError:
                 chunk.path.unlink(missing_ok=True)
                 raise
-            self._verified.add(chunk.path)
-        if self._area == "study" and chunk.path.parent.name != "study":
-            target = chunk.path.parent.with_name("study") / chunk.path.name
-            with contextlib.suppress(PermissionError):  # a store that others own is read as it is
-                target.parent.mkdir(exist_ok=True)
-                chunk.path.replace(target)
-                chunk = self._chunks[target] = replace(chunk, path=target)
-                self._verified.add(target)
+            self._verified.add(chunk.path.name)
+        chunk = self._adopted(chunk)
         note_use(chunk.path)
-        return chunk
+        return chunk.path, chunk.open()
+
+    def _adopted(self, chunk: Chunk) -> Chunk:
+        """The chunk where a study keeps it: one that was made for a prediction moves to the training banks."""
+        if self.area != "study" or chunk.path.parent.name == "study":
+            return chunk
+        target = chunk.path.parent.with_name("study") / chunk.path.name
+        try:
+            make_room(self.root, "study", chunk.nbytes, self.limit)
+            target.parent.mkdir(exist_ok=True)
+            chunk.path.rename(target)
+        except FileNotFoundError:  # another process was first, or has made room with it
+            raise
+        except OSError:  # a store that others own is read as it is
+            return chunk
+        return replace(chunk, path=target)
+
+    @contextmanager
+    def _noted(self, folder: Path, digests: Sequence[str]) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            with self.own_files():
+                stack.enter_context(noted(folder, list(dict.fromkeys(digests))))
+            yield
 
 
-class _Bank:
-    """One request: named arrays of a bank for the photographs of an image set."""
+class _Request:
+    """Named arrays of a bank for the photographs of an image set."""
 
-    def __init__(self, store: FeatureStore, folder: Path, names: Sequence[str], digests: Sequence[str]) -> None:
-        self._store, self.folder, self._names, self._digests = store, folder, tuple(names), digests
+    def __init__(
+        self, store: FeatureStore, folder: Path, names: Sequence[str], digests: Sequence[str], span_rows: int
+    ) -> None:
+        self._store, self.folder, self._span_rows = store, folder, span_rows
+        self._names, self._digests = tuple(names), digests
         self._row_of = {digest: row for row, digest in reversed(list(enumerate(digests)))}  # first of equal ones
         self._unique = list(dict.fromkeys(digests))
-        self._where: dict[str, dict[str, tuple[Chunk, int]]] = {}  # array -> photograph -> chunk and row
-        self._seen: dict[Path, Chunk] = {}  # chunks that are in it
+        self._lacking: dict[str, tuple[str, ...]] = {}  # photograph -> arrays that no chunk holds, in order
+        self._chunks: dict[Path, Chunk] = {}  # that are taken into account
+        self._computed = 0  # photographs
+        self._forget()
+
+    def missing(self) -> dict[str, tuple[str, ...]]:
+        """Names of the arrays that each photograph lacks, in the order of the image set; whole ones are left out."""
+        there = self._store.chunks(self.folder)
+        if not there.keys() >= self._chunks.keys():
+            self._forget()
+        for path in there.keys() - self._chunks.keys():
+            chunk = self._chunks[path] = there[path]
+            for digest in self._lacking.keys() & set(chunk.digests):
+                lacking = tuple(name for name in self._lacking[digest] if name not in chunk.arrays)
+                if lacking:
+                    self._lacking[digest] = lacking
+                else:
+                    del self._lacking[digest]
+        return self._lacking
 
     def rows(self) -> dict[str, Rows]:
         """The arrays, every row of which is there."""
-        used = {chunk.path: self._store.use(chunk) for chunk in self._held()}
+        used = [chunk for chunk in self._chunks.values() if not self._row_of.keys().isdisjoint(chunk.digests)]
+        opened = {chunk.path: self._store.use(chunk) for chunk in used}
+        places: dict[tuple[Path, ...], tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
         found = {}
         for name in self._names:
-            number: dict[Path, int] = {}
-            parts: list[Array] = []
-            part_N, row_N = np.empty((2, len(self._digests)), dtype=np.int64)
-            for row, digest in enumerate(self._digests):
-                chunk, place = self._where[name][digest]
-                if chunk.path not in number:
-                    number[chunk.path] = len(parts)
-                    parts.append(used[chunk.path].array(name))
-                part_N[row], row_N[row] = number[chunk.path], place
-            found[name] = Rows(tuple(parts), part_N, row_N, tuple(used[path].path for path in number))
+            holders = tuple(chunk.path for chunk in used if name in chunk.arrays)
+            if holders not in places:
+                places[holders] = self._places(holders)
+            parts = tuple(opened[path][1][name] for path in holders)
+            found[name] = Rows(parts, *places[holders], tuple(opened[path][0] for path in holders))
         return found
 
-    def fill(
-        self,
-        description: Mapping[str, Any],
-        produce: Produce,
-        on_progress: OnProgress | None,
-        should_stop: ShouldStop | None,
-    ) -> None:
+    def fill(self, produce: Produce, on_progress: OnProgress | None, should_stop: ShouldStop | None) -> None:
         """Compute, together with other processes, what no chunk holds."""
         total = len(self._unique)
-        while missing := self._missing():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if not (self.folder / "bank.json").exists():
-                (self.folder / "bank.json").write_text(json.dumps(description, indent=1, sort_keys=True))
-            with held(self.folder / "lock", should_stop):
-                taken = self._claim()
-            if taken is None:
-                if on_progress is not None:  # who waits for a process that works is not stuck
-                    on_progress(total - len(missing), total)
-                check_stop(should_stop, f"waiting for other processes that compute {self.folder}")
-                time.sleep(WAIT)
-                continue
-            span = _Span(*taken, produced=total - len(self._missing()), total=total)
-            try:
-                self._compute(span, produce, on_progress, should_stop)
-            finally:
-                span.claim.release()
+        while missing := self._look():
+            if self._computed > _TRIES * total:
+                raise CacheError(f"{self.folder} does not keep what is written into it; name another folder (--cache)")
+            with contextlib.ExitStack() as stack:
+                with self._store.own_files(), held(self.folder / "lock", should_stop):
+                    digests, names = self._unclaimed()
+                    note = stack.enter_context(noted(self.folder / CLAIMS, digests)) if digests else ""
+                if digests:
+                    span = _Span(note, digests, names, total - len(self._lacking), total)
+                    self._compute(span, produce, on_progress, should_stop)
+                    self._computed += len(digests)
+                    continue
+            if on_progress is not None:  # who waits for a process that works is not stuck
+                on_progress(total - len(missing), total)
+            check_stop(should_stop, f"waiting for other processes that compute {self.folder}")
+            time.sleep(WAIT)
 
-    def _claim(self) -> tuple[Claim, list[str], tuple[str, ...]] | None:
+    def _look(self) -> dict[str, tuple[str, ...]]:
+        with self._store.own_files():
+            return self.missing()
+
+    def _forget(self) -> None:
+        self._lacking, self._chunks = dict.fromkeys(self._unique, self._names), {}
+
+    def _places(self, holders: Sequence[Path]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Which of some chunks holds each photograph, and in which row."""
+        where = {
+            digest: (part, row)
+            for part, path in enumerate(holders)
+            for row, digest in enumerate(self._chunks[path].digests)
+        }
+        part_N, row_N = np.array([where[digest] for digest in self._digests], dtype=np.int64).T
+        return part_N, row_N
+
+    def _unclaimed(self) -> tuple[list[str], tuple[str, ...]]:
         """Photographs that nobody has or computes, and the arrays that they all lack; under the bank's lock."""
-        missing = self._missing()
-        others = claimed(self.folder / "claims", [self.folder / area for area in AREAS])
+        others = photographs_of(self.folder / CLAIMS, [self.folder / area for area in AREAS])
+        missing = self.missing()  # after the claims: what was computed meanwhile is in one of the two
         free = [digest for digest in missing if digest not in others]
         if not free:
-            return None
+            return [], ()
         names = missing[free[0]]
-        most = SPAN_ROWS * max(1, -(-len(missing) // (SPAN_ROWS * MOST_SPANS)))
-        digests = [digest for digest in free if missing[digest] == names][:most]
-        return Claim(self.folder / "claims", digests), digests, names
+        most = self._span_rows * max(1, -(-len(missing) // (self._span_rows * MOST_SPANS)))
+        return [digest for digest in free if missing[digest] == names][:most], names
 
     def _compute(
         self, span: _Span, produce: Produce, on_progress: OnProgress | None, should_stop: ShouldStop | None
     ) -> None:
         """Rows of a span, written as a chunk whenever much time or memory is in them, and at the end."""
         done = 0
-
-        def write() -> None:
-            keep = {chunk.path for chunk in self._held()}
-            if (chunk := span.chunk()) is not None:
-                self._store.write(self.folder, span.claim, *chunk, keep)
-
+        batches = produce([self._row_of[digest] for digest in span.digests], span.names)
         try:
-            for batch in produce([self._row_of[digest] for digest in span.digests], span.names):
+            for batch in batches:
                 size = len(next(iter(batch.values())))
                 if done == 0:
-                    row_bytes = sum(array.nbytes // size for array in batch.values())
-                    self._store.require_room(row_bytes, span.total, span.total - span.produced)
+                    row_bytes = _nbytes([batch]) // size
+                    own = sum(chunk.nbytes for chunk in self._chunks.values() if self._is_own(chunk))
+                    self._store.require_room(row_bytes * len(self._lacking), own)
                 span.batches.append(batch)
                 done += size
                 if on_progress is not None:
-                    on_progress(span.produced + done, span.total)
+                    on_progress(span.before + done, span.total)
                 if span.is_due:
-                    write()
+                    self._write(span, should_stop)
                 if done < len(span.digests):
-                    check_stop(should_stop, f"{span.produced + done} of {span.total} photographs are in {self.folder}")
-        finally:
-            write()  # of a span that was stopped, or met a broken photograph, what was done is kept
+                    check_stop(should_stop, f"{span.before + done} of {span.total} photographs are in {self.folder}")
+        except BaseException:  # a stop, or a broken photograph: what was done before is kept
+            with contextlib.suppress(CacheError):
+                self._write(span, None)
+            raise
         if done != len(span.digests):
             raise AssertionError(f"{self.folder} needs {len(span.digests)} rows, got {done}")
+        self._write(span, should_stop)
 
-    def _missing(self) -> dict[str, tuple[str, ...]]:
-        """Names of the arrays that each photograph lacks, in the order of the image set; whole ones are left out."""
-        self._refresh()
-        lacking = ((digest, tuple(n for n in self._names if digest not in self._where[n])) for digest in self._unique)
-        return {digest: names for digest, names in lacking if names}
+    def _is_own(self, chunk: Chunk) -> bool:
+        """Whether a chunk holds rows of this request, in the area of its quota."""
+        return chunk.path.parent.name == self._store.area and not self._row_of.keys().isdisjoint(chunk.digests)
 
-    def _refresh(self) -> None:
-        """Take in chunks that are new; start again when one is gone."""
-        there = {chunk.path: chunk for chunk in self._store.chunks(self.folder)}
-        if not self._where or not there.keys() >= self._seen.keys():
-            self._where, self._seen = {name: {} for name in self._names}, {}
-        for path in there.keys() - self._seen.keys():
-            chunk = self._seen[path] = there[path]
-            own = [(digest, (chunk, row)) for row, digest in enumerate(chunk.digests) if digest in self._row_of]
-            for name in self._names:
-                if name in chunk.arrays:
-                    self._where[name].update(own)
-
-    def _held(self) -> list[Chunk]:
-        """Chunks that hold rows of this request."""
-        places = (place for of_name in self._where.values() for place in of_name.values())
-        return list({chunk.path: chunk for chunk, _ in places}.values())
+    def _write(self, span: _Span, should_stop: ShouldStop | None) -> None:
+        digests, batches = span.unwritten()
+        if digests:
+            self._store.write(self.folder, span.note, digests, batches, should_stop)
 
 
 @dataclass
 class _Span:
     """Photographs that this process computes, and what of them is not written yet."""
 
-    claim: Claim
+    note: str  # name of the claim
     digests: list[str]
     names: tuple[str, ...]
-    produced: int  # photographs of the request that were there before
+    before: int  # photographs of the request that were there already
     total: int
     batches: list[Mapping[str, Array]] = field(default_factory=list)
     _written: int = 0
@@ -351,27 +404,17 @@ class _Span:
         """Whether so much is unwritten that it had better be written now."""
         return time.monotonic() - self._since > WRITE_EVERY or _nbytes(self.batches) > WRITE_BYTES
 
-    def chunk(self) -> tuple[list[str], dict[str, Array]] | None:
-        """Photographs and arrays that are not written yet, once; None where there are none."""
+    def unwritten(self) -> tuple[list[str], list[Mapping[str, Array]]]:
+        """Photographs and batches that are not written yet; each is handed out once."""
         batches, self.batches, self._since = self.batches, [], time.monotonic()
-        if not batches:
-            return None
-        arrays = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-        first, self._written = self._written, self._written + len(next(iter(arrays.values())))
-        return self.digests[first : self._written], arrays
-
-
-def _nbytes(batches: Sequence[Mapping[str, Array]]) -> int:
-    return sum(array.nbytes for batch in batches for array in batch.values())
-
-
-def _size(nbytes: float) -> str:
-    return f"{nbytes / 1e9:.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.1f} MB"
+        first = self._written
+        self._written += sum(len(next(iter(batch.values()))) for batch in batches)
+        return self.digests[first : self._written], batches
 
 
 def damaged_chunks(root: Path, on_progress: OnProgress | None = None) -> Iterator[str]:
     """What is wrong with each chunk of a store whose bytes are not those that were written, with the remedy."""
-    paths = sorted(path for area in AREAS for path in Path(root).glob(f"*/{area}/*{SUFFIX}"))
+    paths = sorted(path for area in AREAS for path in chunks_of(Path(root), area))
     for number, path in enumerate(paths, start=1):
         try:
             read_chunk(path).verify()
@@ -381,3 +424,18 @@ def damaged_chunks(root: Path, on_progress: OnProgress | None = None) -> Iterato
             continue  # another process made room with it
         if on_progress is not None:
             on_progress(number, len(paths))
+
+
+def _describe(path: Path, description: Mapping[str, Any]) -> None:
+    if not path.exists():
+        aside = path.with_name(f".{os.getpid()}.aside")
+        aside.write_text(json.dumps(description, indent=1, sort_keys=True))
+        aside.rename(path)
+
+
+def _nbytes(batches: Sequence[Mapping[str, Array]]) -> int:
+    return sum(array.nbytes for batch in batches for array in batch.values())
+
+
+def _in_words(nbytes: float) -> str:
+    return f"{nbytes / 1e9:.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.1f} MB"

@@ -14,7 +14,6 @@ from pathlib import Path
 SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # of this machine alone, and for everybody
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
-NO_FOLDER = (*READ_ONLY, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 def lock_problem(folder: Path) -> str:
@@ -33,8 +32,9 @@ def lock_problem(folder: Path) -> str:
 def usable_cache(asked: Path) -> tuple[Path, str]:
     """The folder in which this node keeps features, and why it is not the one that was asked for ("" if it is).
 
-    A folder that cannot be made, written or locked is replaced by one of this user's in the temporary folder. One that
-    others have filled is read as it is. Raises OSError where not even the replacement can be made.
+    A folder that may not be made or written, or has no file locks, is replaced by one of this user's in the temporary
+    folder. One that others have filled is read as it is, and a wrong name is not replaced. Raises OSError where not
+    even the replacement can be made.
     """
     try:
         folder = asked.expanduser()
@@ -45,8 +45,8 @@ def usable_cache(asked: Path) -> tuple[Path, str]:
     except RuntimeError:
         why = "this user has no home directory"
     except OSError as error:
-        if error.errno not in NO_FOLDER:
-            raise
+        if error.errno not in (*READ_ONLY, errno.ENOENT):  # a wrong name, no room: said by who uses it
+            return asked.expanduser(), ""
         if error.errno in READ_ONLY and folder.is_dir() and any(folder.iterdir()):
             return folder, ""
         why = os.strerror(error.errno).lower()

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from biomass_models.devices import MicroBatch, precision
+from biomass_models.errors import UserError
 from biomass_models.interrupt import ShouldStop, check_stop
 from biomass_models.targets import TARGETS, weighted_r2_score, weighted_sst
 
@@ -28,7 +29,7 @@ IntArray = NDArray[np.int64]
 Terms = dict[str, Tensor]  # of a loss, by name
 
 
-class FitError(RuntimeError):
+class FitError(UserError):
     """A fit that cannot succeed: loss that is not finite, folds without rows."""
 
 

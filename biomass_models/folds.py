@@ -15,7 +15,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from biomass_models.config_rules import known_name
-from biomass_models.problems import read_cells
+from biomass_models.errors import UserError
+from biomass_models.problems import errors_of, read_cells
 
 IntArray = NDArray[np.int64]
 SCHEMES: tuple[str, ...] = ("date", "random", "state", "species", "file")
@@ -23,7 +24,7 @@ SCHEMES: tuple[str, ...] = ("date", "random", "state", "species", "file")
 _DRAWS = 32  # random orders of the groups tried for `date`; the most even outcome is kept
 
 
-class FoldError(ValueError):
+class FoldError(UserError):
     """Folds that cannot be drawn or read: too few groups, or a file that does not fit the images."""
 
 
@@ -148,7 +149,7 @@ def _require_enough(what: str, got: int, needed: int) -> None:
 def _read_fold_file(path: Path, image_id: pd.Series) -> IntArray:
     """Folds of the images, in the order of image_id, from a CSV `image_id,fold`."""
     cells, problems = read_cells(Path(path), ("image_id", "fold"))
-    faults = [str(problem) for problem in problems]
+    faults = [str(problem) for problem in errors_of(problems)]
     if not faults:
         listed = cells["image_id"]
         is_number = cells["fold"].str.fullmatch(r"\d{1,6}")

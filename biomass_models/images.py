@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from biomass_models.errors import UserError
 from biomass_models.stamps import find_date_stamp as find_date_stamp
 from biomass_models.stamps import paint_out_stamp as paint_out_stamp
 
@@ -25,12 +26,14 @@ RgbArray = NDArray[np.uint8]
 Stamp = Literal["keep", "remove"]
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP")  # a closed list: PIL would hand PostScript to another program
+_EIGHT_BIT = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")  # PIL's modes
+_DEEPEST = 65535  # of a channel of 16 bits
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF tag, and its values that swap width and height
 _GAP = 2.0  # a draft keeps this many times the pixels asked for, so that the resize filter sets the result
 _STAMP_WIDTH = 1000  # px; strokes of a date stamp are lost in smaller drafts
 
 
-class ImageError(ValueError):
+class ImageError(UserError):
     """A file that is not a whole photograph; `args` are the rule, what was got, and the remedy."""
 
     def __str__(self) -> str:
@@ -83,7 +86,7 @@ def views_for(layout: str, size: int, *, crop: tuple[float, float] = (0.112, 0.2
             for c in range(columns)
         }
     else:
-        raise ValueError(f"a layout is whole, halves, corners4 or tiles-RxC (such as tiles-2x4), got {layout!r}")
+        raise UserError(f"a layout is whole, halves, corners4 or tiles-RxC (such as tiles-2x4), got {layout!r}")
     return tuple(View(name=name, box=box, height=size, width=size) for name, box in boxes.items())
 
 
@@ -100,7 +103,7 @@ def load_views(path: Path, views: Sequence[View], *, stamp: Stamp = "keep") -> l
     resized with an antialiased bicubic filter. stamp "remove" paints an orange date stamp over first.
     Raises ImageError.
     """
-    return _views_of(path, views, stamp, _decode)
+    return _views_of(path, views, stamp, load_photograph)
 
 
 class DecodeOnce:
@@ -120,11 +123,11 @@ class DecodeOnce:
         return _views_of(path, views, stamp, self._decode)
 
     def _decode(self, path: Path, width: int, height: int) -> Image.Image:
-        with _open(path) as image:
+        with open_photograph(path) as image:
             _draft(image, width, height)
             key = (path, image.size)
             if key not in self._kept:
-                self._kept[key] = _loaded(image, path)
+                self._kept[key] = upright_rgb(image, path)
                 self.decoded += 1
         return self._kept[key]
 
@@ -146,12 +149,17 @@ def _views_of(
 
 def probe_image(path: Path) -> tuple[int, int]:
     """Width and height in px of the upright photograph, all of which has been decoded. Raises ImageError."""
-    with _open(path) as image:
-        width, height = image.size
-        turned = image.getexif().get(_ORIENTATION) in _TURNED
+    with open_photograph(path) as image:
+        size = upright_size(image)
         image.draft(None, (1, 1))
         _load(image, path)
-    return (height, width) if turned else (width, height)
+    return size
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height in px of an opened file as it is seen, from its header."""
+    turned = image.getexif().get(_ORIENTATION) in _TURNED
+    return (image.height, image.width) if turned else (image.width, image.height)
 
 
 def file_digest(path: Path) -> str:
@@ -160,11 +168,16 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def _decode(path: Path, width: int, height: int) -> Image.Image:
-    """The upright RGB photograph, at least width x height px where the file has as many."""
-    with _open(path) as image:
+def digest_of(digests: Sequence[str]) -> str:
+    """Hash of many files' contents in order: 32 hex digits."""
+    return hashlib.blake2b("\n".join(digests).encode(), digest_size=16).hexdigest()
+
+
+def load_photograph(path: Path, width: int, height: int) -> Image.Image:
+    """The upright RGB photograph, at least width x height px where the file has as many. Raises ImageError."""
+    with open_photograph(path) as image:
         _draft(image, width, height)
-        return _loaded(image, path)
+        return upright_rgb(image, path)
 
 
 def _draft(image: Image.Image, width: int, height: int) -> None:
@@ -173,20 +186,38 @@ def _draft(image: Image.Image, width: int, height: int) -> None:
     image.draft(None, (height, width) if turned else (width, height))
 
 
-def _loaded(image: Image.Image, path: Path) -> Image.Image:
+def upright_rgb(image: Image.Image, path: Path) -> Image.Image:
+    """An opened file decoded, turned upright, as 8-bit RGB. Raises ImageError."""
     _load(image, path)
-    return ImageOps.exif_transpose(image).convert("RGB")
+    return as_rgb(ImageOps.exif_transpose(image), path)
 
 
-def _open(path: Path) -> Image.Image:
+def as_rgb(image: Image.Image, path: Path) -> Image.Image:
+    """A decoded picture as 8-bit RGB, not turned. Raises ImageError for what has no such form.
+
+    Channels of 16 bits are scaled by their range (65535 becomes 255): PIL would cut them off at 255. Transparent pixels
+    keep the colour that the file gives them.
+    """
+    if image.mode in _EIGHT_BIT:
+        return image.convert("RGB")
+    rule = "a photograph has 8 or 16 bits a channel"
+    deep = np.asarray(image) if image.mode.startswith("I") else None
+    if deep is None or deep.min() < 0 or deep.max() > _DEEPEST:
+        got = f"{path} with PIL's mode {image.mode}" + ("" if deep is None else f" and values up to {deep.max()}")
+        raise ImageError(rule, got, "export it as 8-bit JPEG or PNG in sRGB")
+    return Image.fromarray(np.rint(deep * (255 / _DEEPEST)).astype(np.uint8)).convert("RGB")
+
+
+def open_photograph(path: Path) -> Image.Image:
+    """A file of one of FORMATS, its header read. Raises ImageError."""
     try:
         if not Path(path).is_file():  # opening a pipe or a device would wait for ever
             raise ImageError("a photograph is needed", f"no file {path}", "check image_path and the folder")
         return Image.open(path, formats=FORMATS)
     except UnidentifiedImageError as reason:
-        raise ImageError(
-            f"a photograph is one of {', '.join(FORMATS)}", f"another file {path}", "export it"
-        ) from reason
+        formats = ", ".join(FORMATS)
+        remedy = "export it as 8-bit JPEG or PNG"
+        raise ImageError(f"a photograph is one of {formats}", f"another file {path}", remedy) from reason
     except (OSError, SyntaxError, Image.DecompressionBombError) as reason:
         raise ImageError("a photograph can be opened", f"{path} ({reason})", "copy or export it again") from reason
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,20 +14,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from biomass_models.backbones import Backbone, build_backbone, weightless
-from biomass_models.devices import pick_device
+from biomass_models.devices import MicroBatch, pick_device
+from biomass_models.encoding import batch_size, decoded, decoder_facts, describe, encode
 from biomass_models.eviction import Area, note_use
-from biomass_models.feature_store import FeatureStore, Rows
-from biomass_models.features import (
-    FeatureBank,
-    FeatureSpec,
-    decoded,
-    decoder_facts,
-    describe,
-    encode,
-    fitted,
-    needed_arrays,
-)
-from biomass_models.images import Load, Stamp, View, file_digest, load_views
+from biomass_models.feature_store import SPAN_ROWS, FeatureStore, Rows
+from biomass_models.features import FeatureBank, FeatureSpec, fitted, needed_arrays
+from biomass_models.images import Load, Stamp, View, digest_of, file_digest, load_views
 from biomass_models.interrupt import OnProgress, ShouldStop
 from biomass_models.weights import WeightsSource, fingerprint
 
@@ -52,8 +43,8 @@ class ImageSet:
 
     @cached_property
     def digest(self) -> str:
-        """Hash of all contents in order: part of every cache key."""
-        return hashlib.blake2b("\n".join(self.digests).encode(), digest_size=16).hexdigest()
+        """Hash of all contents in order."""
+        return digest_of(self.digests)
 
     def take(self, row_N: NDArray[np.int64]) -> ImageSet:
         """Some of the images, in the given order."""
@@ -93,6 +84,7 @@ class Inputs:
         self.device = pick_device(device)
         self.compiles = compiles
         self._banks: OrderedDict[FeatureSpec, FeatureBank] = OrderedDict()
+        self._fits: dict[FeatureSpec, MicroBatch] = {}  # pictures that a backbone sees at once
         self._fingerprints: dict[str, str] = {}
 
     def of(self, row_N: NDArray[np.int64]) -> Inputs:
@@ -132,21 +124,26 @@ class Inputs:
 
         def produce(rows: Sequence[int], names: Sequence[str]) -> Iterator[Mapping[str, NDArray[Any]]]:
             paths, digests = [self.images.paths[row] for row in rows], [self.images.digests[row] for row in rows]
-            return encode(loaded(), sized, paths, digests, names, self.device, self.load)
+            return encode(loaded(), sized, paths, digests, names, self.device, fits.size, self.load)
 
-        arrays = self.store.bank(
-            describe(sized, self.fingerprint(spec.backbone), self.device),
-            needed_arrays(sized),
-            self.images.digests,
-            produce,
-            on_progress=on_progress,
-            should_stop=should_stop,
-        )
-        bank = FeatureBank(sized, arrays, notes)
-        self._banks[spec] = bank
+        fits = self._fits.setdefault(spec, MicroBatch(batch_size(views, self.device)))
+
+        def fill() -> None:  # batches of another size have a bank of their own: a bank's rows are all computed alike
+            arrays = self.store.bank(
+                describe(sized, self.fingerprint(spec.backbone), self.device, fits.size),
+                needed_arrays(sized),
+                self.images.digests,
+                produce,
+                span_rows=fits.size * max(1, SPAN_ROWS // fits.size),
+                on_progress=on_progress,
+                should_stop=should_stop,
+            )
+            self._banks[spec] = FeatureBank(sized, arrays, notes)
+
+        fits.attempts(fill)
         while len(self._banks) > BANKS_IN_MEMORY:
             self._banks.popitem(last=False)
-        return bank
+        return self._banks[spec]
 
     def pixels(
         self,

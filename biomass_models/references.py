@@ -23,6 +23,8 @@ from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from biomass_models.errors import UserError
+from biomass_models.images import as_rgb, open_photograph
 from biomass_models.targets import TARGETS, weighted_r2_score
 
 FloatArray = NDArray[np.float64]
@@ -87,9 +89,10 @@ def colour_statistics(path: Path) -> FloatArray:
     Channels lie in [0, 1] (hue as cosine and sine, weighted by saturation); excess green is 2g - r - b and excess
     red 1.4r - g of the shares of red, green and blue.
     """
-    with Image.open(path) as photograph:
+    with open_photograph(path) as photograph:
         photograph.draft("RGB", (2 * COLOUR_SIZE[0], 2 * COLOUR_SIZE[1]))
-        small = photograph.convert("RGB").resize(COLOUR_SIZE, Image.Resampling.BOX)
+        photograph.load()
+        small = as_rgb(photograph, path).resize(COLOUR_SIZE, Image.Resampling.BOX)
     rgb = np.asarray(small, dtype=np.float64).reshape(-1, 3) / 255
     hue, saturation, value = (np.asarray(small.convert("HSV"), dtype=np.float64).reshape(-1, 3) / 255).T
     red, green, blue = (rgb / np.maximum(rgb.sum(axis=1, keepdims=True), 1e-3)).T
@@ -128,7 +131,7 @@ def _out_of_fold(
         raise ValueError("quadrats and folds must list the same image ids in the same order; assign the folds anew")
     fold_N = folds["fold"].to_numpy()
     if len(np.unique(fold_N)) < 2:
-        raise ValueError(f"out-of-fold predictions need at least 2 folds, got {len(np.unique(fold_N))}")
+        raise UserError(f"out-of-fold predictions need at least 2 folds, got {len(np.unique(fold_N))}")
     pred_NT = np.empty((len(quadrats), len(TARGETS)))
     for fold in np.unique(fold_N):
         held = np.flatnonzero(fold_N == fold)

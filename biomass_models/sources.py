@@ -18,8 +18,9 @@ from torch import Tensor
 from biomass_models.augment import Draw, change, draw_changes, turn
 from biomass_models.configs import NetworkConfig
 from biomass_models.devices import onto
+from biomass_models.encoding import to_image
 from biomass_models.feature_store import Rows
-from biomass_models.features import FeatureBank, FeatureSpec, to_image
+from biomass_models.features import FeatureBank, FeatureSpec
 from biomass_models.images import View
 from biomass_models.inputs import Inputs
 from biomass_models.interrupt import ShouldStop

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from biomass_models.backbones import Backbone
 from biomass_models.configs import DistilledConfig
-from biomass_models.features import reduced
+from biomass_models.encoding import reduced
 from biomass_models.heads import AttentionPooling, CropAttention, mlp_head
 from biomass_models.network import Network
 from biomass_models.prefix import BackboneTail

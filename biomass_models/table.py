@@ -1,8 +1,9 @@
 """The competition's long CSVs to one validated row an image, and back (SPEC 1).
 
 Long tables have one row per (image, target) with `sample_id` = `<image id>__<target_name>`; wide tables have
-one row per image and a column per target, masses in grams. All functions that check return every problem;
-all functions that read raise DataError with every error. Only paths are checked here; photographs in check.py.
+one row per image and a column per target, masses in grams. The competition ships long ones; a wide train.csv or
+test.csv is read as well, with a warning. All functions that check return every problem; all functions that read raise
+DataError with every error. Only paths are checked here; photographs in check.py.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from biomass_models import table_rules as rules
-from biomass_models.problems import DataError, Problem, raise_errors, read_cells
+from biomass_models.problems import ROW, DataError, Problem, flag, raise_errors, read_cells, read_header
 from biomass_models.targets import TARGETS
 
 __all__ = [
@@ -51,16 +52,13 @@ def read_train(data_dir: Path) -> pd.DataFrame:
 
 def read_test(data_dir: Path) -> pd.DataFrame:
     """test.csv as one row an image: image_id, image_path, in order of first appearance. Raises DataError."""
-    long, problems = inspect_test(data_dir)
-    raise_errors(problems)
+    long = _sound_test(data_dir)
     return long.drop_duplicates("image_id")[["image_id", "image_path"]].reset_index(drop=True)
 
 
 def read_test_rows(data_dir: Path) -> pd.DataFrame:
     """test.csv's own rows in their order: sample_id, image_id, target_name. Raises DataError."""
-    long, problems = inspect_test(data_dir)
-    raise_errors(problems)
-    return long[["sample_id", "image_id", "target_name"]].reset_index(drop=True)
+    return _sound_test(data_dir)[["sample_id", "image_id", "target_name"]].reset_index(drop=True)
 
 
 def read_masses(path: Path, *, allow_negative: bool = False) -> pd.DataFrame:
@@ -95,7 +93,7 @@ def split_sample_id(sample_id: pd.Series) -> pd.DataFrame:
 
 def inspect_train(data_dir: Path) -> tuple[pd.DataFrame, list[Problem]]:
     """train.csv's long rows with `row` and image_id, parsed as far as they go; and every problem."""
-    text, problems = read_cells(Path(data_dir) / TRAIN_FILE, TRAIN_COLUMNS)
+    text, problems = _long_cells(Path(data_dir) / TRAIN_FILE, TRAIN_COLUMNS)
     long = _with_ids(text)
     parsed = _parsed(long)
     problems += _shared_problems(TRAIN_FILE, long)
@@ -105,17 +103,57 @@ def inspect_train(data_dir: Path) -> tuple[pd.DataFrame, list[Problem]]:
     problems += rules.check_number(TRAIN_FILE, long, parsed, "Height_Ave_cm", low=0.0)
     problems += rules.check_dates(TRAIN_FILE, long, parsed)
     problems += rules.check_consistent(TRAIN_FILE, long, parsed, ("image_path", *METADATA))
-    problems += rules.warn_species(TRAIN_FILE, long) + rules.warn_identities(TRAIN_FILE, parsed)
+    problems += rules.warn_species(TRAIN_FILE, long) + rules.warn_masses(TRAIN_FILE, parsed)
     return parsed, _sorted(problems)
 
 
 def inspect_test(data_dir: Path) -> tuple[pd.DataFrame, list[Problem]]:
     """test.csv's long rows with `row` and image_id; and every problem."""
-    text, problems = read_cells(Path(data_dir) / TEST_FILE, TEST_COLUMNS)
+    text, problems = _long_cells(Path(data_dir) / TEST_FILE, TEST_COLUMNS)
     long = _with_ids(text)
     problems += _shared_problems(TEST_FILE, long)
     problems += rules.check_consistent(TEST_FILE, long, long, ("image_path",))
     return long, _sorted(problems)
+
+
+def _sound_test(data_dir: Path) -> pd.DataFrame:
+    """test.csv's long rows. Raises DataError, with what to add where there is no test.csv at all."""
+    if not (Path(data_dir) / TEST_FILE).exists():
+        rule = f"the test images are named in {TEST_FILE}"
+        remedy = f"add it ({','.join(TEST_COLUMNS)}); only what predicts or checks test images needs it"
+        got = f"none in {data_dir}"
+        raise DataError([Problem(level="error", file=TEST_FILE, row=None, rule=rule, got=got, remedy=remedy)])
+    long, problems = inspect_test(data_dir)
+    raise_errors(problems)
+    return long
+
+
+def _long_cells(path: Path, columns: tuple[str, ...]) -> tuple[pd.DataFrame, list[Problem]]:
+    """read_cells of a long table; a wide one is read as the long one that it stands for."""
+    header = [name.lower() for name in read_header(path)]
+    masses = [name for name in TARGETS if name.lower() in header] if "target" in columns else []
+    is_long = "sample_id" in header or "target" in header
+    if is_long or "image_path" not in header or ("target" in columns and not masses):
+        return read_cells(path, columns)
+    image = ("image_id",) if "image_id" in header else ()
+    kept = [name for name in columns if name not in ("sample_id", "target_name", "target")]
+    wide, problems = read_cells(path, (*image, *kept, *(TARGETS if masses else ())))
+    if not {*image, "image_path"} <= set(wide.columns):
+        return wide, problems
+    rule, remedy = "a table is long, one row for each image and target", "it is read as it is"
+    got = "a wide one, one row an image"
+    problems.append(Problem(level="warning", file=path.name, row=1, rule=rule, got=got, remedy=remedy))
+    wide["image_id"] = wide["image_id"] if image else wide["image_path"].str.extract(r"([^/]*?)(?:\.[^./]*)?$")[0]
+    again = wide[wide.duplicated("image_id")]
+    problems += flag(path.name, again, "image_id", "an image has one row in a wide table", "remove one of the rows")
+    once = wide.drop_duplicates("image_id")
+    long = once.loc[once.index.repeat(len(TARGETS)), [ROW, *(name for name in kept if name in wide)]]
+    target_name = pd.Series(list(TARGETS) * len(once), index=long.index, dtype="str")
+    long["target_name"] = target_name
+    long["sample_id"] = once["image_id"].loc[long.index] + "__" + target_name
+    if set(TARGETS) <= set(wide.columns):
+        long["target"] = once[list(TARGETS)].to_numpy().ravel()
+    return long.reset_index(drop=True), problems
 
 
 def _shared_problems(file: str, long: pd.DataFrame) -> list[Problem]:

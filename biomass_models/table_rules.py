@@ -17,9 +17,18 @@ from biomass_models.targets import TARGETS, identity_gap
 from biomass_models.taxonomy import unknown_names
 
 IDENTITY_TOLERANCE_G = 1e-2  # grams; labels are rounded to four decimals
+USUAL_MEAN_G = (2.0, 400.0)  # Dry_Total_g of a quadrat on average; the competition's is 45, its largest 186
+_IN_GRAMS = {  # grams per quadrat of 0.21 m2 by the unit that a table may be in
+    "kg/ha": 0.021,
+    "g/m2": 0.21,
+    "t/ha": 21.0,
+    "milligrams": 0.001,
+    "kilograms": 1000.0,
+}
 
 _TARGET_NAMES = ", ".join(TARGETS)
 _UNSAFE_ID = r'^[.\-]|[/\\:*?"<>|\x00-\x1f\x7f]|^.{201,}$'  # an id names files: no separators, nothing hidden
+_PATH_ID = r"/.*\.\w{3,4}$"
 _UNSAFE_PATH = r"^[/~]|\\|:|[\x00-\x1f\x7f]|(?:^|/)\.\.(?:/|$)"
 
 
@@ -31,7 +40,10 @@ def check_ids(file: str, long: pd.DataFrame) -> list[Problem]:
     problems = flag(file, long[~split], "sample_id", "sample_id is <image id>__<target_name>", remedy)
     known = long["id_target"].isin(TARGETS)
     problems += flag(file, long[split & ~known], "id_target", f"a target is one of {_TARGET_NAMES}", "mend sample_id")
-    unsafe = split & long["image_id"].str.contains(_UNSAFE_ID, regex=True, na=False)
+    path = split & long["image_id"].str.contains(_PATH_ID, regex=True, na=False)
+    remedy = "drop folder and suffix in sample_id: train/ID1.jpg -> ID1"
+    problems += flag(file, long[path], "image_id", "an image id is a name, not a path", remedy)
+    unsafe = split & ~path & long["image_id"].str.contains(_UNSAFE_ID, regex=True, na=False)
     rule = 'an image id can be a file name (no / \\ : * ? " < > |, no leading . or -, at most 200 characters)'
     problems += flag(file, long[unsafe], "image_id", rule, "rename the image")
     if "target_name" in long:
@@ -98,6 +110,8 @@ def check_number(
     if np.isfinite(low):
         bounds = f" in [{low:g}, {high:g}]" if np.isfinite(high) else f" of at least {low:g}"
     remedy = "mend the cell (decimal point, no unit) or remove the image"
+    if len(bad) and bad[column].str.fullmatch(r"-?\d+,\d+").all():
+        remedy = "write a decimal point, not a comma: 12.5"
     return flag(file, bad, column, f"{column} is a finite number{bounds}", remedy)
 
 
@@ -140,12 +154,42 @@ def warn_species(file: str, long: pd.DataFrame) -> list[Problem]:
     return flag(file, firsts, "unknown", "a species is one of the known names", remedy, level="warning")
 
 
-def warn_identities(file: str, parsed: pd.DataFrame) -> list[Problem]:
-    """Green + Clover = GDM and GDM + Dead = Total, for the images whose five masses can be read."""
+def warn_masses(file: str, parsed: pd.DataFrame) -> list[Problem]:
+    """Masses that are no grams a quadrat, and images whose five masses miss the identities."""
     if not {"image_id", "target"} <= set(parsed.columns):
         return []
     rows = parsed[parsed["id_target"].isin(TARGETS) & parsed["target"].notna()].drop_duplicates("sample_id")
     mass_NT = rows.pivot(index="image_id", columns="id_target", values="target").reindex(columns=list(TARGETS))
+    return _unlike_grams(file, mass_NT.dropna()) or _off_identities(file, rows, mass_NT)
+
+
+def _unlike_grams(file: str, mass_NT: pd.DataFrame) -> list[Problem]:
+    """One warning for a table in log space, or whose total masses are of another order than a quadrat's."""
+    if len(mass_NT) < 3:
+        return []
+    undone = {"log1p": (np.expm1, "np.expm1"), "sqrt": (np.square, "np.square")}
+    for space, (invert, remedy) in undone.items():
+        with np.errstate(over="ignore", invalid="ignore"):
+            gap_N = identity_gap(invert(mass_NT.to_numpy()))
+        own_N = identity_gap(mass_NT.to_numpy())
+        if np.median(own_N) > 0.1 and np.median(gap_N) < 0.1 * np.median(own_N):
+            got = f"masses off the identities by {np.median(own_N):.3g} that look like {space}"
+            return [_of_masses(file, "masses are grams per quadrat", got, f"give grams: {remedy}")]
+    mean = float(mass_NT["Dry_Total_g"].mean())
+    if USUAL_MEAN_G[0] <= mean <= USUAL_MEAN_G[1] or not np.isfinite(mean):
+        return []
+    unit = min(_IN_GRAMS, key=lambda name: abs(np.log(max(mean, 1e-9) * _IN_GRAMS[name] / 45)))
+    got = f"a mean Dry_Total_g of {mean:.4g}, which looks like {unit}"
+    remedy = f"multiply by {_IN_GRAMS[unit]:g} if it is; scores do not depend on the unit, ranges of the search do"
+    return [_of_masses(file, "masses are grams per quadrat of 70 x 30 cm", got, remedy)]
+
+
+def _of_masses(file: str, rule: str, got: str, remedy: str) -> Problem:
+    return Problem(level="warning", file=file, row=None, rule=rule, got=got, remedy=remedy)
+
+
+def _off_identities(file: str, rows: pd.DataFrame, mass_NT: pd.DataFrame) -> list[Problem]:
+    """Green + Clover = GDM and GDM + Dead = Total, for the images whose five masses can be read."""
     gap_N = pd.Series(identity_gap(mass_NT.to_numpy()), index=mass_NT.index)
     firsts = rows.drop_duplicates("image_id")
     gap = firsts["image_id"].map(gap_N)

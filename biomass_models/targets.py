@@ -14,6 +14,8 @@ import itertools
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from biomass_models.errors import UserError
+
 FloatArray = NDArray[np.float64]
 
 TARGETS: tuple[str, ...] = ("Dry_Green_g", "Dry_Dead_g", "Dry_Clover_g", "GDM_g", "Dry_Total_g")
@@ -36,10 +38,10 @@ def weighted_r2_score(truth_NT: ArrayLike, pred_NT: ArrayLike) -> float:
             f"truth and prediction must both be [images, {len(TARGETS)}], got {truth.shape} and {pred.shape}"
         )
     if not (np.isfinite(truth).all() and np.isfinite(pred).all()):
-        raise ValueError("truth and prediction must be finite; look for NaN or infinite masses")
+        raise UserError("truth and prediction must be finite; look for NaN or infinite masses")
     sst = weighted_sst(truth)
     if sst <= 0:
-        raise ValueError(f"R2 needs masses that differ, got {len(truth)} image(s) without any spread")
+        raise UserError(f"R2 needs masses that differ, got {len(truth)} image(s) without any spread")
     return float(1.0 - (weight_T * (truth - pred) ** 2).sum() / sst)
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from biomass_models.checkpoints import CheckpointError
 from biomass_models.config_rules import did_you_mean
+from biomass_models.errors import UserError
 from biomass_models.published import HUB_FILES, hub_names, published_names
 from biomass_models.weights_fit import Rename, fitting_state
 from biomass_models.weights_packages import PACKAGES, find_copied, find_packaged
@@ -31,7 +32,7 @@ FOLDER_VARIABLE = "BIOMASS_WEIGHTS"
 HUB_PATIENCE = 5.0  # seconds to find out that there is no network; the hub's own client retries for 50
 
 
-class WeightsError(ValueError):
+class WeightsError(UserError):
     """No such backbone, no weights for it, or weights that are not those of this model."""
 
 

@@ -134,3 +134,13 @@ FAMILIES: dict[str, Family] = {
         ),
     )
 }
+
+
+def family_named(name: str) -> Family:
+    """Raises ValueError for a family that is not known here, such as one of a package that is not installed."""
+    if name not in FAMILIES:
+        raise ValueError(
+            f"family {name} is not known here, this version has {', '.join(FAMILIES)}; install the package that "
+            "brings it, or upgrade"
+        )
+    return FAMILIES[name]

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from biomass_models.errors import UserError
 from biomass_models.targets import TARGETS, FloatArray, project_coherent, weight_T, weighted_r2_score, weighted_sst
 from ensembles.card import Card, TargetScore
 from ensembles.card_page import render_card as render_card  # the page belongs to the card's public face
@@ -116,13 +117,13 @@ def apply_blend(card: Card, predictions: Mapping[str, ArrayLike]) -> FloatArray:
     """
     missing = [name for name in card.members if name not in predictions]
     if missing:
-        raise ValueError(f"a blend needs the predictions of all its members, missing: {', '.join(missing)}")
+        raise UserError(f"a blend needs the predictions of all its members, missing: {', '.join(missing)}")
     given = {name: np.asarray(predictions[name], dtype=np.float64) for name in card.members}
     if len({pred_NT.shape for pred_NT in given.values()}) != 1:
         shapes = ", ".join(f"{name} {pred_NT.shape}" for name, pred_NT in given.items())
         raise ValueError(f"members must predict the same images, got shapes {shapes}")
     if bad := [name for name, pred_NT in given.items() if not np.isfinite(pred_NT).all()]:
-        raise ValueError(f"predictions must be finite, {', '.join(bad)} are not; predict these members again")
+        raise UserError(f"predictions must be finite, {', '.join(bad)} are not; blend without them")
     pred_MNT = project_coherent(np.stack(list(given.values())))
     weight_TM = np.array(
         [

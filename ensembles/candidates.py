@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from biomass_models.errors import UserError
 from biomass_models.targets import FloatArray, weight_T
 from ensembles.blend import fit_blend
 from ensembles.card import Card
@@ -47,7 +48,7 @@ def choose_candidates(
     single fold and group.
     """
     if count < 1:
-        raise ValueError(f"at least one candidate must be asked for, got {count}")
+        raise UserError(f"at least one candidate must be asked for, got {count}")
     gram = library.gram
     by = nest_of(gram)
     if first is not None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
+from biomass_models.errors import UserError
 from ensembles.honest import Estimate
 
 BESIDE = ("optimism", "origin")  # what a written card holds beside its fields: derived, and where it comes from
@@ -76,12 +77,15 @@ class Card:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Card:
-        """The card that to_json wrote. Raises ValueError that names what is missing or unknown."""
-        names = {field.name for field in fields(cls)}
+        """The card that to_json wrote; a field that an earlier version did not write has its default.
+
+        Raises ValueError that names what is missing, and what is unknown: it may decide what the blend predicts.
+        """
+        needed = {field.name for field in fields(cls) if field.default is MISSING}
         given = {key: value for key, value in content.items() if key not in BESIDE}
-        if names != set(given):
-            missing, unknown = sorted(names - set(given)), sorted(set(given) - names)
-            raise ValueError(
+        missing, unknown = sorted(needed - set(given)), sorted(set(given) - {field.name for field in fields(cls)})
+        if missing or unknown:
+            raise UserError(
                 f"a card holds fixed fields, got {missing} missing and {unknown} unknown; blend again with this version"
             )
         for field in ("bootstrap", "flips_gain"):

@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from biomass_models.errors import UserError
 from biomass_models.problems import did_you_mean
 from biomass_models.targets import FloatArray
 from ensembles.gram import ErrorGram
@@ -93,4 +94,4 @@ def rule_named(name: str) -> Rule:
     head, _, number = name.partition("-")
     if head == "top" and number.isdigit() and int(number) > 0:
         return TopMean(int(number))
-    raise ValueError(f"unknown rule {name!r}; use one of {', '.join(RULES)}, or top-K{did_you_mean(name, RULES)}")
+    raise UserError(f"unknown rule {name!r}; use one of {', '.join(RULES)}, or top-K{did_you_mean(name, RULES)}")

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from biomass_models.errors import UserError
 from biomass_models.targets import FloatArray, project_coherent
 from ensembles.choice import inner_nests
 from ensembles.honest import Estimate, paired_difference
@@ -28,7 +29,7 @@ def flips_gain(library: Library, flipped: Mapping[str, FloatArray], recipe: Reci
     part = replace(library, names=tuple(library.names[row] for row in kept), pred_MNT=library.pred_MNT[kept])
     by = inner_nests(part.gram)
     if by is None:
-        raise ValueError("a gain is measured by nests, this library has a single fold and group; blend without flips")
+        raise UserError("a gain is measured by nests, this library has a single fold and group; blend without flips")
     shown_MNT = project_coherent(np.stack([flipped[name] for name in part.names]))
     loss_C, plain_C = (
         part.loss_by_cell(honest_rows(part, recipe, by, seed=seed, shown_MNT=shown))

@@ -21,6 +21,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from biomass_models.errors import UserError
 from biomass_models.targets import FROM_COMPONENTS, TARGETS, FloatArray, weight_T
 
 IntArray = NDArray[np.int64]
@@ -180,7 +181,7 @@ def gram_of_components(
 
     gram = _assemble(reduce, truth_NT, weight_T, fold_N, group_N)
     if not gram.sst > 0:
-        raise ValueError("R2 needs masses that differ, got a truth without any spread")
+        raise UserError("R2 needs masses that differ, got a truth without any spread")
     return gram
 
 

@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from biomass_models.errors import UserError
 from biomass_models.targets import FloatArray, weight_T
 from ensembles.gram import ErrorGram, IntArray, cells_of, moments_of, sst_of
 from ensembles.rules import Rule, ranking
@@ -62,7 +63,7 @@ def nests_of(problem: ErrorGram, by: NestBy, *, at_most: int = MOST_NESTS) -> tu
     key_C = problem.fold_C if by == "fold" else problem.group_C
     labels, nest_C = np.unique(key_C, return_inverse=True)
     if len(labels) < 2:
-        raise ValueError(f"a nested score needs at least 2 {by}s, got {len(labels)}")
+        raise UserError(f"a nested score needs at least 2 {by}s, got {len(labels)}")
     if len(labels) <= at_most:
         return nest_C.astype(np.int64), tuple(str(label) for label in labels)
     return (nest_C % at_most).astype(np.int64), tuple(f"{by}s {k + 1}/{at_most}" for k in range(at_most))
@@ -128,7 +129,7 @@ def bias_corrected_bootstrap(
     """
     groups, group_C = np.unique(problem.group_C, return_inverse=True)
     if len(groups) < 2:
-        raise ValueError(f"a bootstrap over groups needs at least 2 groups, got {len(groups)}")
+        raise UserError(f"a bootstrap over groups needs at least 2 groups, got {len(groups)}")
     rng = np.random.default_rng([seed, len(groups)])
     total = problem.moment_C3.sum(0)
     mean = total[1] / total[0]

@@ -8,7 +8,7 @@ Nothing is dropped in silence: what is broken is in `left_out` with its reason, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,15 +16,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from biomass_models.targets import TARGETS, FloatArray, project_coherent, weight_T
+from biomass_models.errors import UserError
+from biomass_models.targets import TARGETS, FloatArray, project_coherent, weight_T, weighted_r2_score
 from ensembles.duplicates import duplicates_of
 from ensembles.gram import ErrorGram, IntArray, cells_of, error_gram, target_gram
+from ensembles.image_ids import matched_ids
 from ensembles.misfits import Yardstick, misfit_reason
+from ensembles.too_good import far_better, holds_labels
 
 _CHUNK = 64  # members projected at once
 
 
-class LibraryError(ValueError):
+class LibraryError(UserError):
     """There is nothing to blend, or the truth cannot judge it."""
 
 
@@ -75,16 +78,52 @@ def library_from_frames(
     left_out: members known to be broken already, with reasons, to be told along.
     Raises LibraryError when the truth is unusable or no member is left.
     """
-    image_ids = pd.Index(truth["image_id"].astype(str)) if "image_id" in truth else pd.Index([])
-    aligned: dict[str, FloatArray] = {}
-    broken = list(left_out)
+    checked = check_members(members, truth)
+    broken = [*left_out, *checked.left_out]
+    return library_from_arrays(list(checked.sound), list(checked.sound.values()), truth, left_out=broken, checked=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedMembers:
+    """Predictions [N, 5] in grams by member, rows as the truth's; who is left out and why; what is only suspected."""
+
+    sound: dict[str, FloatArray]
+    left_out: tuple[tuple[str, str], ...]
+    remarks: tuple[tuple[str, str], ...]
+
+
+def check_members(
+    members: Mapping[str, pd.DataFrame], truth: pd.DataFrame, *, files: Collection[str] = ()
+) -> CheckedMembers:
+    """Align members by image id and leave out what is broken, each with its reason; as library_from_frames.
+
+    files: members that came as files: those are left out as well when they hold labels or score far out of line.
+    """
+    truth_NT, image_id_N, fold_N, group_N = _checked_truth(truth)
+    yardstick = Yardstick.of(truth_NT, fold_N, image_id_N)
+    groups = {"group": group_N, "fold": fold_N.astype(np.str_)}
+    groups |= {"State": truth["State"].to_numpy().astype(np.str_)} if "State" in truth else {}
+    sound: dict[str, FloatArray] = {}
+    broken: list[tuple[str, str]] = []
     for name, frame in members.items():
-        found = aligned_rows(frame, image_ids, "labelled images")
-        if isinstance(found, str):
-            broken.append((name, found))
-        else:
-            aligned[name] = found
-    return library_from_arrays(list(aligned), list(aligned.values()), truth, left_out=broken)
+        found = aligned_rows(frame, pd.Index(image_id_N), "labelled images")
+        reason = found if isinstance(found, str) else None
+        if not isinstance(found, str):
+            finite = bool(np.isfinite(found).all())
+            labels = holds_labels(found, truth_NT, groups) if finite and name in files else None
+            reason = labels or misfit_reason(found, yardstick)
+        if reason is not None:
+            broken.append((name, reason))
+        elif not isinstance(found, str):
+            sound[name] = found
+    remarks: list[tuple[str, str]] = []
+    if own := set(files) & set(sound):
+        scores = {name: weighted_r2_score(truth_NT, project_coherent(pred_NT)) for name, pred_NT in sound.items()}
+        for name, (leave, text) in far_better(scores, {name: scores[name] for name in sound if name in own}).items():
+            (broken if leave else remarks).append((name, text))
+            if leave:
+                del sound[name]
+    return CheckedMembers(sound=sound, left_out=tuple(broken), remarks=tuple(remarks))
 
 
 def library_from_arrays(
@@ -93,8 +132,12 @@ def library_from_arrays(
     truth: pd.DataFrame,
     *,
     left_out: Sequence[tuple[str, str]] = (),
+    checked: bool = False,
 ) -> Library:
-    """As library_from_frames, for predictions [N, 5] in grams whose rows stand in the truth's order."""
+    """As library_from_frames, for predictions [N, 5] in grams whose rows stand in the truth's order.
+
+    checked: the members are what check_members found sound.
+    """
     if len(names) != len(pred_MNT) or len(set(names)) != len(names):
         raise LibraryError(f"each member needs a name of its own, got {len(names)} names for {len(pred_MNT)} members")
     truth_NT, image_id_N, fold_N, group_N = _checked_truth(truth)
@@ -104,14 +147,15 @@ def library_from_arrays(
     for member, pred_NT in enumerate(pred_MNT):
         if np.shape(pred_NT) != truth_NT.shape:
             raise LibraryError(f"predictions must be {truth_NT.shape}, {names[member]} is {np.shape(pred_NT)}")
-        reason = misfit_reason(np.asarray(pred_NT, dtype=np.float64), yardstick)
+        reason = None if checked else misfit_reason(np.asarray(pred_NT, dtype=np.float64), yardstick)
         if reason is None:
             sound.append(member)
         else:
             broken.append((names[member], reason))
     if not sound:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in broken[:5]) or "none was given"
-        raise LibraryError(f"a blend needs at least one sound member, got none ({reasons})")
+        more = f"; and {len(broken) - 1} more" if len(broken) > 1 else ""
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in broken[:1]) or "none was given"
+        raise LibraryError(f"a blend needs at least one sound member, got none ({reasons}{more})")
     coherent_MNT = np.empty((len(sound), *truth_NT.shape))
     for start in range(0, len(sound), _CHUNK):
         part = sound[start : start + _CHUNK]
@@ -151,7 +195,7 @@ def aligned_rows(frame: pd.DataFrame, image_ids: pd.Index, of: str) -> FloatArra
     absent = [column for column in ("image_id", *TARGETS) if column not in frame]
     if absent:
         return f"columns missing: {', '.join(absent)}"
-    own = pd.Index(frame["image_id"].astype(str))
+    own = matched_ids(pd.Index(frame["image_id"].astype(str)), image_ids)
     if own.has_duplicates:
         twice = own[own.duplicated()].unique()
         return f"{len(twice)} images have more than one row, such as {twice[0]}"

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from biomass_models.errors import UserError
 from biomass_models.problems import did_you_mean
 from biomass_models.targets import FROM_COMPONENTS, TARGETS, FloatArray, project_coherent, weight_T
 from ensembles.choice import inner_nests
@@ -42,7 +43,7 @@ class Recipe:
         for name in self.on_trial:
             if name not in FOLLOW_UPS:
                 hint = did_you_mean(name, FOLLOW_UPS)
-                raise ValueError(f"a follow-up is one of {', '.join(FOLLOW_UPS)}, got {name!r}{hint}")
+                raise UserError(f"a follow-up is one of {', '.join(FOLLOW_UPS)}, got {name!r}{hint}")
 
     @property
     def follow_ups(self) -> list[str]:

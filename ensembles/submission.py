@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from biomass_models.problems import ROW, Problem, flag, read_cells, shown
+from biomass_models.errors import UserError
+from biomass_models.problems import ROW, Level, Problem, errors_of, flag, read_cells, read_header, shown
 from biomass_models.table import masses_to_long, read_test_rows, split_sample_id
 from biomass_models.targets import TARGETS, identity_gap
 
@@ -33,39 +34,41 @@ def submission_bytes(test_rows: pd.DataFrame, masses: pd.DataFrame) -> bytes:
     return str(frame.to_csv(index=False, float_format="%.6f", lineterminator="\n")).encode()
 
 
-def write_submission(path: Path, test_rows: pd.DataFrame, masses: pd.DataFrame) -> None:
-    """submission_bytes as a local file that appears whole or not at all."""
-    content = submission_bytes(test_rows, masses)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_bytes(content)
-    unfinished.replace(path)
+def require_valid(content: bytes, name: str, data_dir: Path) -> None:
+    """Raise UserError with the first problems of a submission that the validator refuses; before it has its name."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_bytes(content)
+        problems = check_submission(path, data_dir)
+    if problems:
+        raise UserError(f"{name} does not pass the validator, nothing was written: {'; '.join(map(str, problems[:5]))}")
 
 
 def check_submission(path: Path, data_dir: Path) -> list[Problem]:
-    """All that is wrong with a submission: columns, completeness, repeats, numbers, order, identities; [] when valid.
+    """All that is wrong with a submission: columns, completeness, repeats, numbers; [] when nothing is.
 
-    Raises DataError when data_dir's own test.csv cannot be read.
+    What the competition's scorer takes as it is, is a warning: rows in another order, negative masses, masses off the
+    identities. Raises DataError when data_dir's own test.csv cannot be read.
     """
     path = Path(path)
     wanted = read_test_rows(data_dir)
     rows, problems = read_cells(path, COLUMNS)
-    if problems and not set(COLUMNS) <= set(rows.columns):
-        return problems
-    problems += _header(path)
+    if errors_of(problems) and not set(COLUMNS) <= set(rows.columns):
+        return _other_form(path) or problems
+    problems = errors_of(problems) + _header(path)
     value = pd.to_numeric(rows["target"], errors="coerce").astype(np.float64)
     finite = np.isfinite(value)
     fill_in = "write the mass in grams"
     problems += flag(path.name, rows[~finite], "target", "a mass is a finite number", fill_in)
-    problems += flag(path.name, rows[finite & (value < 0)], "target", "a mass is not negative", "set it to 0 or more")
+    low = rows[finite & (value < 0)]
+    problems += flag(path.name, low, "target", "a mass is not negative", "set it to 0 or more", level="warning")
     known = rows["sample_id"].isin(wanted["sample_id"])
     rule = "a sample_id is one of test.csv's"
     problems += flag(path.name, rows[~known], "sample_id", rule, "remove the row")
     again = known & rows.duplicated("sample_id")
     problems += flag(path.name, rows[again], "sample_id", "a sample_id appears once", "remove one of the rows")
     problems += _missing(path, rows, wanted)
-    if not problems:
+    if not errors_of(problems):
         problems += _order(path, rows, wanted)
     return problems + _identities(path, rows[known & ~again & finite], value)
 
@@ -74,7 +77,20 @@ def _header(path: Path) -> list[Problem]:
     header = path.read_bytes().decode("utf-8-sig").lstrip().splitlines()[0]
     if [cell.strip().strip('"') for cell in header.split(",")] == list(COLUMNS):
         return []
-    return [_problem(path, "the columns are sample_id,target and no others", shown(header), "remove the others", 1)]
+    return [_problem(path, "the columns are sample_id,target and no others", shown(header), "write just these", 1)]
+
+
+def _other_form(path: Path) -> list[Problem]:
+    """A table of masses in another form than a submission's, in one sentence."""
+    header = read_header(path)
+    rule, got = "a submission has the columns sample_id,target", f"the header {shown(','.join(header))}"
+    lower = [name.lower() for name in header]
+    if {name.lower() for name in TARGETS} <= set(lower):
+        remedy = "a wide table: write a row for each image and target, <image id>__<target name>"
+        return [_problem(path, rule, got, remedy, 1)]
+    if len(header) == 2 and "sample_id" in lower:
+        return [_problem(path, rule, got, f"rename {header[1 - lower.index('sample_id')]} to target", 1)]
+    return []
 
 
 def _missing(path: Path, rows: pd.DataFrame, wanted: pd.DataFrame) -> list[Problem]:
@@ -97,7 +113,8 @@ def _order(path: Path, rows: pd.DataFrame, wanted: pd.DataFrame) -> list[Problem
     first = int(differs.argmax())
     got = f"{rows['sample_id'].iloc[first]} where test.csv has {wanted['sample_id'].iloc[first]}"
     remedy = f"sort the rows as in test.csv ({int(differs.sum())} stand elsewhere)"
-    return [_problem(path, "rows stand in the order of test.csv", got, remedy, int(rows[ROW].iloc[first]))]
+    row = int(rows[ROW].iloc[first])
+    return [_problem(path, "rows stand in the order of test.csv", got, remedy, row, level="warning")]
 
 
 def _identities(path: Path, rows: pd.DataFrame, value: pd.Series) -> list[Problem]:
@@ -112,13 +129,16 @@ def _identities(path: Path, rows: pd.DataFrame, value: pd.Series) -> list[Proble
             path,
             "GDM = Green + Clover and Total = GDM + Dead",
             f"image {image_id} off by {off:.3g} g",
-            "project the masses onto the identities (biomass_models.targets.project_coherent)",
+            "the scorer takes it; projecting the masses onto the identities never lowers a score",
             int(first_row[image_id]),
+            level="warning",
         )
         for image_id, off in zip(wide.index, gap, strict=True)
         if off > LARGEST_GAP
     ]
 
 
-def _problem(path: Path, rule: str, got: str, remedy: str, row: int | None = None) -> Problem:
-    return Problem(level="error", file=path.name, row=row, rule=rule, got=got, remedy=remedy)
+def _problem(
+    path: Path, rule: str, got: str, remedy: str, row: int | None = None, *, level: Level = "error"
+) -> Problem:
+    return Problem(level=level, file=path.name, row=row, rule=rule, got=got, remedy=remedy)

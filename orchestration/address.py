@@ -1,4 +1,4 @@
-"""Where a Ray cluster is said to be: --address or RAY_ADDRESS, checked before Ray loads. Standard library only."""
+"""Where a Ray cluster is said to be: --address or RAY_ADDRESS, checked before Ray loads. Light to import."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import re
 import socket
 
+from biomass_models.errors import UserError
 from orchestration.ray_dashboard import is_ray_dashboard
 
 ANSWER_SECONDS = 10.0  # a cluster that does not take a connection by then is not there
@@ -14,8 +15,19 @@ NAMED = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[^\s:/@,\[\]]+):(?P<port>\d{
 INSTEAD = "give HOST:PORT of `ray start --head`, or leave --address and RAY_ADDRESS out to embed Ray"
 
 
-class AddressError(ConnectionError):
-    """No Ray cluster can be joined at that address; the text says what to give."""
+class ClusterError(UserError):
+    """Ray does not start or answer: what was got, and `remedy`."""
+
+    def __init__(self, got: str, remedy: str, rule: str = "Ray must start, answer and stay, got ") -> None:
+        super().__init__(f"{rule}{got}; {remedy}")
+        self.got, self.remedy = got, remedy
+
+
+class AddressError(ClusterError):
+    """No Ray cluster can be joined at that address."""
+
+    def __init__(self, got: str, remedy: str) -> None:
+        super().__init__(got, remedy, rule="")
 
 
 def cluster_address(address: str | None) -> str | None:
@@ -41,12 +53,12 @@ def require_answer(address: str | None) -> None:
     try:
         is_cluster = _speaks_grpc(host, port)
     except (OSError, UnicodeError) as error:
-        raise AddressError(f"a Ray cluster answers at its address, {named} does not ({error}); {INSTEAD}") from None
+        raise AddressError(f"a Ray cluster answers at its address, {named} does not ({error})", INSTEAD) from None
     if is_cluster:
         return
     if is_ray_dashboard(f"http://{_bracketed(host)}:{port}", seconds=2.0):
-        raise AddressError(_job_server(named, host))
-    raise AddressError(f"a Ray cluster answers at its address, at {named} another program does; {INSTEAD}")
+        raise _job_server(named, host)
+    raise AddressError(f"a Ray cluster answers at its address, at {named} another program does", INSTEAD)
 
 
 def _speaks_grpc(host: str, port: int) -> bool:
@@ -68,22 +80,23 @@ def _host_and_port(named: str) -> tuple[str, int]:
     scheme, _, rest = named.rpartition("://")
     host = rest.split("/")[0].rpartition(":")[0].strip("[]") or "HOST"
     if scheme in ("http", "https"):
-        raise AddressError(_job_server(named, host))
+        raise _job_server(named, host)
     if scheme == "ray":
         raise AddressError(
-            f"{named} is the address of Ray Client, which runs no search; {INSTEAD}, or submit the command: "
-            f"ray job submit --address http://{host}:8265 -- ..."
+            f"{named} is the address of Ray Client, which runs no search",
+            f"{INSTEAD}, or submit the command: ray job submit --address http://{host}:8265 -- ...",
         )
     match = NAMED.fullmatch(named)
     if match is None or not 0 < int(match["port"]) < 65536:
-        raise AddressError(f"the address of a Ray cluster is HOST:PORT, got {named!r}; {INSTEAD}")
+        raise AddressError(f"the address of a Ray cluster is HOST:PORT, got {named!r}", INSTEAD)
     return match["host"].strip("[]"), int(match["port"])
 
 
-def _job_server(named: str, host: str) -> str:
-    return (
-        f"{named} is the address of the job server; submit the command to it (ray job submit --address "
-        f"{named if '://' in named else 'http://' + named} -- ...), or join the cluster at {host}:6379"
+def _job_server(named: str, host: str) -> AddressError:
+    url = named if "://" in named else f"http://{named}"
+    return AddressError(
+        f"{named} is the address of the job server",
+        f"submit the command to it (ray job submit --address {url} -- ...), or join the cluster at {host}:6379",
     )
 
 

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
-from rich.console import Console
 
-from biomass_models.table import masses_to_long, read_test, read_test_rows
+from biomass_models.errors import UserError
+from biomass_models.table import TEST_FILE, TRAIN_FILE, masses_to_long, read_test, read_test_rows
 from biomass_models.targets import TARGETS, FloatArray
 from ensembles.blend import apply_blend, fit_blend
 from ensembles.candidates import Candidate, choose_candidates
@@ -25,15 +25,19 @@ from ensembles.card_page import WIDTH, render_card
 from ensembles.choice import rule_named
 from ensembles.flips import flips_gain
 from ensembles.recipe import Recipe
-from ensembles.submission import check_submission, submission_bytes
-from orchestration.ledger import Ledger, LedgerError
+from ensembles.submission import require_valid, submission_bytes
+from orchestration.data_changes import data_notices
+from orchestration.ledger import Ledger, open_ledger
 from orchestration.members import FileMembers, Gathered, gather
 from orchestration.origin import origin_of
+from orchestration.records import Origin
 from orchestration.storage import Storage
+from orchestration.terminal import PlainConsole
 
 if TYPE_CHECKING:  # it loads torch and Ray
     from orchestration.predict import Predictor
 
+OTHER_FILES = (".txt", ".json", ".html", ".png", ".jpg", ".jpeg", ".zip", ".parquet", ".npy", ".tsv", ".md", ".xlsx")
 Say = Callable[[str], None]
 
 
@@ -50,9 +54,9 @@ class BlendOptions:
         rule_named(self.rule)
         Recipe(rule=rule_named(self.rule), on_trial=self.follow_ups)
         if self.candidates < 1:
-            raise ValueError(f"at least one candidate must be asked for, got {self.candidates}")
+            raise UserError(f"at least one candidate must be asked for, got {self.candidates}")
         if self.flips not in (1, 2, 4, 8):
-            raise ValueError(f"flips must be 1 (none), 2, 4 or 8, got {self.flips}")
+            raise UserError(f"flips must be 1 (none), 2, 4 or 8, got {self.flips}")
 
 
 def run_ensemble(
@@ -73,6 +77,10 @@ def run_ensemble(
     """
     _refuse(studies, files, data_dir, out, options)
     test_ids = [str(image_id) for image_id in read_test(data_dir)["image_id"]] if data_dir is not None else None
+    if data_dir is not None:
+        changes = [change for study in studies for change in data_notices(open_ledger(study), data_dir)]
+        for change in dict.fromkeys(changes):
+            say(f"warning: {change}")
     gathered = gather(studies, files, test_ids=test_ids, seed=seed, say=say)
     predictor = open_predictor(data_dir) if gathered.trials and data_dir is not None else None
     cards = make_cards(gathered, options, predictor, say)
@@ -86,7 +94,7 @@ def run_ensemble(
             submissions.append(submission_of(card, predictions, image_ids, data_dir))
     photographs = predictor.fingerprint if predictor is not None else None
 
-    def origin(card: Card, submission: tuple[str, bytes] | None) -> dict[str, Any]:
+    def origin(card: Card, submission: tuple[str, bytes] | None) -> Origin:
         return origin_of(card, gathered, files, image_ids=image_ids, photographs=photographs, submission=submission)
 
     study = studies[0] if studies else None
@@ -96,21 +104,28 @@ def run_ensemble(
 def _refuse(studies: list[str], files: FileMembers, data_dir: Path | None, out: Path, options: BlendOptions) -> None:
     """Combinations that cannot work, each with what to give instead."""
     if not studies and not files.oof:
-        raise ValueError("a blend needs members; give STUDY, or --oof 'runs/*.csv' and --truth train.csv")
+        raise UserError("a blend needs members; give STUDY, or --oof 'runs/*.csv' and --truth train.csv")
     if strays := [study for study in studies if Path(study).is_file()]:
-        raise ValueError(f"a study is a folder, {strays[0]} is a file; put the pattern of --oof in quotes")
+        raise UserError(f"a study is a folder, {strays[0]} is a file; put the pattern of --oof in quotes")
     if files.tests and not files.oof:
-        raise ValueError("test predictions belong to members that come as files; give their --oof as well")
+        raise UserError("test predictions belong to members that come as files; give their --oof as well")
     if studies and files.tests and data_dir is None:
-        raise ValueError("a study's trials predict photographs; give --data as well as --test-predictions")
+        raise UserError("a study's trials predict photographs; give --data as well as --test-predictions")
     if files.oof and data_dir is not None and not files.tests:
-        raise ValueError("a submission needs test predictions of the members that come as files: --test-predictions")
+        raise UserError("a submission needs test predictions of the members that come as files: --test-predictions")
+    if (out.suffix and out.suffix.lower() in OTHER_FILES) or out.suffix == ".CSV":
+        raise UserError(
+            f"--out is a submission .csv or a folder, got {out}; give {out.with_suffix('.csv')} or a folder"
+        )
+    tables = (TRAIN_FILE, TEST_FILE, "sample_submission.csv")
+    if data_dir is not None and out.name in tables and out.parent.resolve() == data_dir.resolve():
+        raise UserError(f"a submission must not overwrite a table of the data directory, got {out}; name another file")
     if not studies and out.suffix == ".csv":
-        raise ValueError(f"members that come as files are blended into a folder; give --out DIR, got {out}")
+        raise UserError(f"members that come as files are blended into a folder; give --out DIR, got {out}")
     if options.flips > 1 and (not studies or data_dir is None):
-        raise ValueError("flips need the photographs and a study's trials: give STUDY and --data, or leave --flips out")
+        raise UserError("flips need the photographs and a study's trials: give STUDY and --data, or leave --flips out")
     if data_dir is None and not files.tests and out.suffix == ".csv":
-        raise ValueError(f"a submission {out} needs test images; give --data, or a folder as --out for the card alone")
+        raise UserError(f"a submission {out} needs test images; give --data, or a folder as --out for the card alone")
 
 
 def make_cards(gathered: Gathered, options: BlendOptions, predictor: Predictor | None, say: Say) -> list[Card]:
@@ -192,39 +207,41 @@ def write_outputs(
     *,
     study: str | None,
     data_dir: Path | None,
-    origin: Callable[[Card, tuple[str, bytes] | None], dict[str, Any]],
+    origin: Callable[[Card, tuple[str, bytes] | None], Origin],
 ) -> list[Path]:
     """Cards, pages and submissions, each file whole; returns the submissions' paths.
 
     origin: what a card records about a submission of a name and a content, or about itself alone.
-    out: a submission file (`.csv`, the cards are then in the study only) or a folder. Raises LedgerError for a
-    submission that the validator refuses.
+    out: a submission file (`.csv`, the cards are then in the study only) or a folder. Raises UserError, before the
+    first file is written, for a submission that the validator refuses.
     """
     folder, stem = (out.parent, out.stem) if out.suffix == ".csv" else (out, "submission")
+    names = [f"{stem}-{number}.csv" if number > 1 else f"{stem}.csv" for number in range(1, len(submissions) + 1)]
+    if data_dir is not None:
+        for name, submission in zip(names, submissions, strict=True):
+            require_valid(submission, name, data_dir)
     folder.mkdir(parents=True, exist_ok=True)
     storage, paths = Storage(folder), []
     for number, card in enumerate(cards, start=1):
         mark = f"-{number}" if number > 1 else ""
-        written = (f"{stem}{mark}.csv", submissions[number - 1]) if submissions else None
+        written = (names[number - 1], submissions[number - 1]) if submissions else None
         made = origin(card, written)
-        if submissions:
-            storage.write(f"{stem}{mark}.csv", submissions[number - 1])
-            paths.append(folder / f"{stem}{mark}.csv")
-            if data_dir is not None and (problems := check_submission(paths[-1], data_dir)):
-                raise LedgerError(f"{paths[-1]} does not pass the validator: " + "; ".join(map(str, problems[:5])))
+        if written is not None:
+            storage.write(*written)
+            paths.append(folder / written[0])
         if study is not None and submissions:
             name = (out.stem if out.suffix == ".csv" else out.name) + mark
             trials = {member: ref for member, ref in gathered.trials.items() if member in card.members}
             Ledger(Storage(study)).write_ensemble(name, card.to_json(), trials, submissions[number - 1], origin=made)
         if out.suffix != ".csv":
             storage.write(f"ensemble{mark}.txt", page_of(card).encode())
-            content = card.to_json() | {"origin": made}
+            content = card.to_json() | {"origin": made.to_json()}
             storage.write(f"ensemble{mark}.json", (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
     return paths
 
 
 def page_of(card: Card) -> str:
     """The readable page as text of 80 columns."""
-    console = Console(file=StringIO(), width=WIDTH, record=True, color_system=None)
+    console = PlainConsole(file=StringIO(), width=WIDTH, record=True, color_system=None)
     console.print(render_card(card))
     return console.export_text()

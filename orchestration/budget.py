@@ -8,10 +8,25 @@ import resource
 import socket
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Of one piece of work. Times are seconds since 1970, memory is in MiB."""
+
+    started_at: float
+    finished_at: float
+    seconds: float
+    cpu_seconds: float
+    gpu_seconds: float
+    peak_memory_mb: float
+    peak_gpu_memory_mb: float
+    host: str
+    pid: int
 
 
 class Meter:
@@ -26,20 +41,20 @@ class Meter:
         if torch.cuda.is_initialized():
             torch.cuda.reset_peak_memory_stats()
 
-    def read(self) -> dict[str, Any]:
-        """Costs so far, JSON-able, memory in MiB."""
+    def read(self) -> Cost:
+        """Costs so far."""
         seconds = time.monotonic() - self._clock
-        return {
-            "started_at": self._started,
-            "finished_at": time.time(),
-            "seconds": seconds,
-            "cpu_seconds": time.process_time() - self._cpu,
-            "gpu_seconds": seconds * self._gpus,
-            "peak_memory_mb": _peak_memory_mb(),
-            "peak_gpu_memory_mb": torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_initialized() else 0.0,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-        }
+        return Cost(
+            started_at=self._started,
+            finished_at=time.time(),
+            seconds=seconds,
+            cpu_seconds=time.process_time() - self._cpu,
+            gpu_seconds=seconds * self._gpus,
+            peak_memory_mb=_peak_memory_mb(),
+            peak_gpu_memory_mb=torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_initialized() else 0.0,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+        )
 
 
 def _peak_memory_mb() -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -15,20 +14,28 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from biomass_models.check import check_test_directory
+from biomass_models.errors import UserError
 from biomass_models.inputs import ImageSet
+from biomass_models.photographs import stretched
+from biomass_models.problems import grouped
 from biomass_models.table import read_test, read_test_rows
 from biomass_models.targets import TARGETS
+from biomass_models.visible import visible
 from biomass_models.weights import WeightsError, WeightsSource, fingerprint
+from biomass_models.whole_files import write_whole
 from ensembles.blend import apply_blend
 from ensembles.card import Card
-from ensembles.submission import check_submission, write_submission
+from ensembles.submission import require_valid, submission_bytes
+from orchestration.endings import debugging, explained
 from orchestration.shards import mean_prediction, shard_inputs, spans
 
 MARKER, WEIGHTS = "bundle.json", "weights"
 FORMAT = 1
+TRAINED_ON = (2000, 1000)  # px of the competition's photographs, for bundles of studies that did not note theirs
 
 
-class BundleError(ValueError):
+class BundleError(UserError):
     """A bundle that cannot predict here; the text says what to put where."""
 
 
@@ -41,14 +48,16 @@ def main(bundle: Path) -> None:
     arguments = parser.parse_args()
     try:
         predict_bundle(bundle, arguments.data, arguments.out, weights=arguments.weights, say=_say)
-    except (ValueError, OSError) as error:
-        if os.environ.get("BIOMASS_DEBUG"):
+    except Exception as error:  # the boundary to the user
+        if debugging():
             raise
-        sys.exit(f"error: {error}")
+        text, code = explained(error)
+        print(visible(text), file=sys.stderr)
+        sys.exit(code)
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)
+    print(visible(text), flush=True)
 
 
 def predict_bundle(bundle: Path, data_dir: Path, out: Path, *, weights: Path, say: Callable[[str], None]) -> None:
@@ -57,27 +66,34 @@ def predict_bundle(bundle: Path, data_dir: Path, out: Path, *, weights: Path, sa
     weights: folder of backbone weights; installed weights packages count as well. Raises BundleError for a damaged
     bundle and for missing or other weights, before any photograph is read.
     """
-    content = _read(bundle)
-    card, source = Card.from_json(content["card"]), _source(content["backbones"], weights)
+    marker = _read(bundle)
+    card, source = Card.from_json(marker["card"]), _source(marker["backbones"], weights)
     table = read_test(data_dir)
+    for problem in grouped(check_test_directory(data_dir)):
+        if problem.level == "error":
+            raise BundleError(str(problem))
+        say(str(problem))
+    width, height = marker.get("photograph_size") or TRAINED_ON
+    if odd := stretched([data_dir / str(path) for path in table["image_path"]], (int(width), int(height))):
+        say(f"warning: {odd}")
     images = ImageSet.from_table(data_dir, table)
-    pred_MNT = np.empty((len(content["members"]), len(table), len(TARGETS)))
+    pred_MNT = np.empty((len(marker["members"]), len(table), len(TARGETS)))
     for span in spans(len(table)):
         # features are of use to the members of this shard only: the disk need not hold more than one shard's
         with tempfile.TemporaryDirectory() as cache:
             inputs, _ = shard_inputs(images, span, cache_dir=Path(cache), weights=source)
-            for row, member in enumerate(content["members"]):
+            for row, member in enumerate(marker["members"]):
                 models = ((bundle / path).read_bytes() for path in member["models"])
                 pred_MNT[row, slice(*span)] = mean_prediction(
                     member["family"], member["config"], models, inputs, flips=card.flips
                 )
         say(f"{span[1]} of {len(table)} images")
-    predictions = {member["name"]: pred_NT for member, pred_NT in zip(content["members"], pred_MNT, strict=True)}
+    predictions = {member["name"]: pred_NT for member, pred_NT in zip(marker["members"], pred_MNT, strict=True)}
     masses = pd.DataFrame(apply_blend(card, predictions), columns=list(TARGETS))
     masses.insert(0, "image_id", table["image_id"].to_numpy())
-    write_submission(out, read_test_rows(data_dir), masses)
-    if problems := check_submission(out, data_dir):
-        raise BundleError(f"{out} does not pass the validator: " + "; ".join(map(str, problems[:5])))
+    content = submission_bytes(read_test_rows(data_dir), masses)
+    require_valid(content, out.name, data_dir)
+    write_whole(out, content)
     say(f"Submission, valid: {out}")
 
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from orchestration.commands import blend, dashboard, data, provenance, report, search, start, study
-from orchestration.commands.errors import DEBUG, run_guarded
+from orchestration.commands.errors import run_guarded, wrong_usage
 from orchestration.commands.options import stopped
+from orchestration.endings import DEBUG
 from orchestration.machine import complete_user
 
 data_app = typer.Typer(name="data", no_args_is_help=True, help="Check, draw and show data directories.")
@@ -30,9 +31,20 @@ submission_app.command("check")(data.submission_check)
 PIPELINE: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
     "Start": (start.demo, start.recipes, data_app, search.doctor),
     "Search": (search.search, study.status, dashboard.dashboard),
-    "Look": (study.leaderboard, report.report, study.audit, provenance.refit, study.replay, blend.explain),
+    "Look": (
+        study.leaderboard,
+        report.report,
+        study.audit,
+        study.repair,
+        provenance.refit,
+        study.replay,
+        blend.explain,
+    ),
     "Blend and submit": (blend.ensemble, submission_app, blend.export, provenance.trace, data.score),
 }
+
+
+USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]  # click's, which typer carries along or not
 
 
 class RunOrder(TyperGroup):
@@ -41,6 +53,26 @@ class RunOrder(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
         steps = (step for panel in PIPELINE.values() for step in panel)
         return [str(step.info.name if isinstance(step, typer.Typer) else step.__name__) for step in steps]
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run the command line; wrong usage is one line, as every other error is."""
+        try:
+            code = super().main(args, prog_name, complete_var, False, windows_expand_args, **extra)
+        except USAGE_ERROR as error:
+            if not standalone_mode:
+                raise
+            sys.exit(wrong_usage(error))
+        if standalone_mode:
+            sys.exit(code if isinstance(code, int) else 0)
+        return code
 
     def invoke(self, ctx: Any) -> Any:
         try:

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray._private import ray_constants
 
-from orchestration.address import cluster_address, is_cluster, require_answer
+from orchestration.address import ClusterError, cluster_address, is_cluster, require_answer
 from orchestration.machine import close_token_file, loopback_hosts, ray_temp_folder, usable_cores
 
 ON_HEAD = {"node:__internal_head__": 0.001}  # costs nothing; the node that a cluster cannot lose
@@ -38,6 +38,8 @@ def ray_cluster(
 
     num_cpus: what an embedded Ray believes this machine has; None counts the cores that this process may use.
 
+    Raises ClusterError where Ray does not start or answer.
+
     address: of a running cluster; without it, and without RAY_ADDRESS, Ray is embedded ("local", because plain
     `ray.init()` would join any cluster whose address lies in the temporary folder), with a token of its own.
     say: is given notes on what differs from what was asked for.
@@ -53,7 +55,7 @@ def ray_cluster(
     if is_cluster(address):
         require_answer(address)
         with without_uv_hook(keep=UV_HOOK in os.environ):
-            ray.init(address=cluster_address(address), **more)
+            _start(address=cluster_address(address), **more)
         try:
             yield
         finally:
@@ -68,7 +70,7 @@ def ray_cluster(
         more["object_spilling_directory"] = folder.spill
     with _own_environment(), without_uv_hook(keep=False):
         # No dashboard: its agent must answer within seconds or the raylet dies, too much to ask of a small machine.
-        ray.init(
+        _start(
             address="local",
             include_dashboard=False,
             num_cpus=cores.whole if num_cpus is None else num_cpus,
@@ -137,3 +139,29 @@ def without_uv_hook(keep: bool) -> Iterator[None]:
         yield
     finally:
         ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = before
+
+
+def refusal(error: BaseException) -> ClusterError:
+    """Why Ray does not start or answer any more, in words, with what to do."""
+    said = str(error).strip()
+    low = said.lower()
+    if "401" in low or "unauth" in low or "token" in low:
+        remedy = (
+            "set RAY_AUTH_MODE=token and give the cluster's token in RAY_AUTH_TOKEN or ~/.ray/auth_token (the head "
+            "node has it there)"
+        )
+    elif "version" in low and "mismatch" in low:
+        remedy = "install the same Ray and Python here as on the cluster (same image, or constraints.txt)"
+    else:
+        remedy = (
+            "check the address (host:port of `ray start --head`, or nothing for an embedded Ray), that `ray status` "
+            "answers there, and that no firewall lies between; on a small machine RAY_agent_register_timeout_ms=60000"
+        )
+    return ClusterError(said.splitlines()[0] if said else type(error).__name__, remedy)
+
+
+def _start(**settings: Any) -> None:
+    try:
+        ray.init(**settings)
+    except Exception as error:  # Ray raises many kinds: for a connection, a time-out, a version, a token, a process
+        raise refusal(error) from error

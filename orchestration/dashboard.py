@@ -23,6 +23,7 @@ from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
+from biomass_models.errors import UserError
 from orchestration.ledger import Ledger, open_ledger
 from orchestration.ray_dashboard import find_ray_dashboard
 
@@ -39,7 +40,7 @@ PACKAGES = ("optuna_dashboard", "tensorboard")
 Say = Callable[[str], None]
 
 
-class DashboardError(ValueError):
+class DashboardError(UserError):
     """The dashboards cannot be started; the text says why and what to do."""
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -13,6 +12,7 @@ from biomass_models.pasture import make_pasture
 from biomass_models.table import read_masses
 from biomass_models.targets import TARGETS, weighted_r2_score
 from biomass_models.weights import WeightsSource
+from biomass_models.whole_files import write_whole
 from ensembles.card import Card
 from ensembles.card_page import render_card
 from orchestration.blending import BlendOptions, run_ensemble
@@ -22,6 +22,7 @@ from orchestration.members import FileMembers
 from orchestration.predict import Predictor
 from orchestration.progress import progress_bar
 from orchestration.recipes import Recipe
+from orchestration.records import Asked
 from orchestration.report.make import make_report
 from orchestration.search import Resources, start_search
 from orchestration.storage import Storage
@@ -44,7 +45,7 @@ def run_demo(
     resources: Resources,
     console: Console,
     say: Callable[[str], None],
-    made_with: Mapping[str, Any],
+    made_with: Asked,
 ) -> Demo | None:
     """Data, search, leaderboard, ensemble, submission, true score, report.
 
@@ -92,6 +93,6 @@ def run_demo(
     console.print(f"True score on the generated test set ({len(truth)} images of other dates): {score:.4f}")
     console.print(f"Submission, valid: {out}", soft_wrap=True)
     page = folder / "report.html"
-    page.write_text(make_report(Ledger(Storage(study)), data_dir), encoding="utf-8")
+    write_whole(page, make_report(Ledger(Storage(study)), data_dir, say=say).encode())
     console.print(f"Report, for any browser: {page}", soft_wrap=True)
     return Demo(study=study, nested_score=cards[0].nested_score, true_score=score, submission=out, report=page)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -18,10 +17,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from biomass_models.configs import Config
 from biomass_models.estimate import feature_widths
 from biomass_models.features import FeatureSpec
+from biomass_models.problems import DataError
+from biomass_models.table import read_train
 from biomass_models.weights import WeightsError, WeightsSource
 from biomass_models.zoo import FAMILIES
-from orchestration.address import is_cluster
-from orchestration.cluster import ray_cluster, slot_limit
+from orchestration.address import ClusterError, is_cluster
+from orchestration.cluster import ray_cluster, refusal, slot_limit
 from orchestration.findings import Finding
 from orchestration.node_facts import node_facts
 from orchestration.pool import Slots, slots_of
@@ -62,27 +63,11 @@ def examine(plan: Plan, resources: Resources) -> Iterator[Finding]:
     try:
         with ray_cluster(resources.address):
             yield from _examine(plan, resources, where)
-    except (RayError, ConnectionError, RuntimeError, ValueError) as error:
-        yield unreachable(error)
-
-
-def unreachable(error: Exception) -> Finding:
-    """Why Ray does not answer, in words, with what to do."""
-    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    low = str(error).lower()
-    if "401" in low or "unauth" in low or "token" in low:
-        remedy = (
-            "set RAY_AUTH_MODE=token and give the cluster's token in RAY_AUTH_TOKEN or ~/.ray/auth_token (the head "
-            "node has it there)"
-        )
-    elif "version" in low and "mismatch" in low:
-        remedy = "install the same Ray and Python here as on the cluster (same image, or constraints.txt)"
-    else:
-        remedy = (
-            "check the address (host:port of `ray start --head`, or nothing for an embedded Ray), that `ray status` "
-            "answers there, and that no firewall lies between; on a small machine RAY_agent_register_timeout_ms=60000"
-        )
-    return Finding("FAIL", "Ray", text, remedy)
+    except ClusterError as error:
+        yield Finding("FAIL", "Ray", error.got, error.remedy)
+    except RayError as error:
+        lost = refusal(error)
+        yield Finding("FAIL", "Ray", lost.got, lost.remedy)
 
 
 def _examine(plan: Plan, resources: Resources, where: str) -> Iterator[Finding]:
@@ -251,8 +236,11 @@ def _cost(
     plan: Plan, resources: Resources, gpus: float, slots: int, facts: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[Finding]:
     """What the planned study costs, from a pilot that is timed on a slot: each family's first trial."""
-    table = pd.read_csv(plan.data_dir / "train.csv", usecols=["image_path"]) if plan.data_dir is not None else None
-    images = 0 if table is None else int(table["image_path"].nunique())
+    try:
+        images = 0 if plan.data_dir is None else len(read_train(plan.data_dir))
+    except DataError as error:
+        yield Finding("FAIL", "train.csv", str(error.problems[0]), "biomass data check lists every problem")
+        return
     slot_hours, disk = 0.0, 0.0
     scale = plan.scale if plan.scale != "auto" else "gpu" if gpus else "cpu"
     for family, share in plan.shares.items():

@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from orchestration.records import CodeVersion
 from orchestration.wheel import PACKAGES as PROJECT_PACKAGES
 from orchestration.wheel import PROJECT, package_files
 
@@ -24,13 +25,10 @@ PACKAGES = ("torch", "timm", "numpy", "pandas", "pillow", "scikit-learn")  # wha
 
 
 @functools.cache
-def code_version() -> dict[str, Any]:
-    """Of the code that runs: `version`, `source` (hash of all its files), `commit` and `changed` where git knows them.
-
-    changed: whether the files differ from the commit. Both are None for an installed project.
-    """
+def code_version() -> CodeVersion:
+    """Of the code that runs; commit and changed are None for an installed project, which git does not know."""
     commit, changed = _git()
-    return {"version": _version(PROJECT), "source": project_hash(), "commit": commit, "changed": changed}
+    return CodeVersion(version=_version(PROJECT), source=project_hash(), commit=commit, changed=changed)
 
 
 @functools.cache

@@ -15,15 +15,17 @@ from rich.table import Table
 from safetensors.torch import load as load_tensors
 
 from biomass_models.config_rules import did_you_mean
-from biomass_models.configs import config_from_params
 from biomass_models.images import View, load_views, probe_image
 from biomass_models.inputs import ImageSet, Inputs
+from biomass_models.introduced import config_from_stored
 from biomass_models.table import read_test
 from biomass_models.targets import TARGETS, FloatArray
 from biomass_models.weights import WeightsSource
-from biomass_models.zoo import FAMILIES
-from orchestration.ledger import Ledger, LedgerError, TrialRef, folds_of
+from biomass_models.zoo import family_named
+from orchestration import layout
+from orchestration.ledger import Ledger, LedgerError, folds_of
 from orchestration.predict import check_weights
+from orchestration.records import COMPLETE, TrialRef
 
 PANEL = 900  # px, width of one panel of the picture
 TALLEST = 900  # px, of a panel: a portrait is drawn narrower
@@ -73,14 +75,19 @@ def explain(
     Raises LedgerError for a trial without this fold, an image of neither table, and weights of another backbone.
     """
     record, quadrats = ledger.trial(trial_id), ledger.quadrats()
-    family, config = FAMILIES[record.family], config_from_params(record.family, record.config)
+    family, config = family_named(record.family), config_from_stored(record.family, record.config)
     views = tuple(family.views(config))
     trained = quadrats[quadrats["image_id"] == image_id]
     if len(trained):
         row = trained.iloc[0]
         fold = int(row["fold"])
-        if ledger.fold_metrics(trial_id, fold) is None:
-            raise LedgerError(f"trial {trial_id} has not finished fold {fold}, which holds {image_id}; run the search")
+        result = ledger.result(trial_id)
+        begun = layout.METRICS not in ledger.lost_fold_files(trial_id, fold)
+        if result is not None and result.status != COMPLETE and not begun:
+            raise LedgerError(
+                f"trial {trial_id} is {result.status} and has no fold {fold}, which holds {image_id}; choose a "
+                "complete trial (biomass leaderboard)"
+            )
         oof = ledger.fold_oof(trial_id, fold).set_index("image_id")
         attention = ledger.fold_attention(trial_id, fold)
         return Explanation(

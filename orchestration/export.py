@@ -13,6 +13,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tempfile
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,9 @@ from typing import Any
 from biomass_models.weights import WeightsSource, canonical_name, find_weights, published_at
 from ensembles.card import Card
 from orchestration.bundle import FORMAT, MARKER, WEIGHTS
-from orchestration.ledger import Ledger, LedgerError, TrialRef, folds_of, open_ledger
+from orchestration.ledger import Ledger, LedgerError, folds_of, open_ledger
 from orchestration.predict import check_weights
+from orchestration.records import TrialRef
 from orchestration.storage import Storage
 from orchestration.wheel import project_wheel
 
@@ -48,12 +51,13 @@ def export_bundle(
 ) -> list[dict[str, Any]]:
     """Write the bundle of an ensemble; returns the backbone weights that it needs beside itself.
 
-    Everything is checked before the first byte is written. Raises LedgerError: no such ensemble, a member that came
-    as a file and has no weights, other backbone weights than the members were trained on, a folder that is not empty.
+    Everything is checked before the first byte is written, and the folder appears when all of it is there. Raises
+    LedgerError: no such ensemble, a member that came as a file and has no weights, other backbone weights than the
+    members were trained on, a folder that is not empty.
     """
     ledger = open_ledger(study)
-    content, refs = ledger.ensemble(name)
-    card = Card.from_json(content)
+    ensemble = ledger.ensemble(name)
+    card, refs = Card.from_json(ensemble.card), ensemble.trials
     if files := [member for member in card.members if member not in refs]:
         raise LedgerError(
             f"a bundle predicts photographs, members {', '.join(files[:3])} came as files; blend the study alone"
@@ -63,7 +67,28 @@ def export_bundle(
     for member in card.members:
         check_weights(refs[member], weights)
     needed = _backbones([refs[member] for member in card.members], weights)
-    storage, written = Storage(out), dict[str, dict[str, Any]]()
+    final = out.resolve()
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=final.parent, prefix=f".{final.name}-") as scratch:
+        part = Path(scratch) / "bundle"
+        _write(part, ledger.storage.uri, name, card, refs, needed, weights if with_weights else None)
+        if final.exists():
+            final.rmdir()  # empty, as checked
+        part.replace(final)
+    return needed
+
+
+def _write(
+    folder: Path,
+    study: str,
+    name: str,
+    card: Card,
+    refs: Mapping[str, TrialRef],
+    needed: list[dict[str, Any]],
+    weights: WeightsSource | None,
+) -> None:
+    """All files, the marker last; weights: where the backbones' weights are copied from, None to leave them out."""
+    storage, written = Storage(folder), dict[str, dict[str, Any]]()
 
     def put(path: str, data: bytes) -> None:
         storage.write(path, data)
@@ -79,21 +104,24 @@ def export_bundle(
         for path, fold in zip(paths, folds, strict=True):
             put(path, source.fold_model(ref.trial_id, fold))
         members.append(
-            {"name": member, "family": record.family, "config": record.config, "weights": record.weights}
+            {"name": member, "family": record.family, "config": dict(record.config), "weights": record.weights}
             | {"models": paths}
         )
     put(*project_wheel())
     put("predict.py", PREDICT.encode())
     put("requirements.txt", "".join(f"{package}=={version(package)}\n" for package in NEEDED).encode())
-    if with_weights:
+    if weights is not None:
         for entry in needed:
             if entry["file"] is not None:
                 path = f"{WEIGHTS}/{entry['file']}"
-                _copy(find_weights(entry["backbone"], weights).path, out / path)
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                # never in memory: the largest backbones take tens of GB
+                shutil.copyfile(find_weights(entry["backbone"], weights).path, folder / path)
                 written[path] = {"bytes": entry["bytes"], "sha256": entry["sha256"]}
     marker = {
         "format": FORMAT,
-        "study": ledger.storage.uri,
+        "study": study,
+        "photograph_size": Ledger(Storage(study)).study().photograph_size,
         "ensemble": name,
         "card": card.to_json(),
         "members": members,
@@ -101,7 +129,6 @@ def export_bundle(
         "files": written,
     }
     storage.write(MARKER, (json.dumps(marker, indent=1, allow_nan=False) + "\n").encode())
-    return needed
 
 
 def _backbones(refs: list[TrialRef], weights: WeightsSource) -> list[dict[str, Any]]:
@@ -126,14 +153,6 @@ def _backbones(refs: list[TrialRef], weights: WeightsSource) -> list[dict[str, A
             }
         found[name] = entry
     return list(found.values())
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Whole or not at all, and never in memory: the largest backbones take tens of GB."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name}.part")
-    shutil.copyfile(source, unfinished)
-    unfinished.replace(target)
 
 
 def _file_name(name: str, path: Path, *, renamed: bool) -> str:

@@ -33,8 +33,7 @@ def examine_here(address: str | None, cache: Path, study: str | None) -> Iterato
     try:
         require_answer(address)
     except AddressError as error:
-        text, _, remedy = str(error).partition("; ")
-        yield Finding("FAIL", "address", text, remedy)
+        yield Finding("FAIL", "address", error.got, error.remedy)
         return
     if file := close_token_file():
         remedy = "if others use this machine, delete it and start the cluster anew: whoever has it runs programs as you"

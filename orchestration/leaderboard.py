@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 from rich.table import Table
 
 from biomass_models.targets import TARGETS, weighted_r2_score
-from orchestration.ledger import Ledger, TrialRecord
+from orchestration.ledger import Ledger, folds_of
+from orchestration.records import TrialRecord, TrialResult
+from orchestration.torn import torn_notices
 
 COLOUR_RIDGE = "colour ridge"
 REFERENCE_NOTES = {"metadata trees": "needs metadata, cannot predict the test set"}
@@ -52,6 +53,11 @@ def leaderboard(ledger: Ledger) -> list[Row]:
     results = ledger.results()
     trials = [_trial_row(trial, results.get(trial.trial_id), floor) for trial in ledger.trials()]
     return sorted(references + trials, key=lambda row: (row.score is None, -(row.score or 0.0)))
+
+
+def leaderboard_notices(ledger: Ledger) -> list[str]:
+    """Trials that are not in it as they should be, because their files are torn; one line each."""
+    return torn_notices(ledger, ledger.trials(), ledger.results(), folds_of(ledger.quadrats()))
 
 
 def best_rows(rows: list[Row], top: int | None) -> list[Row]:
@@ -140,31 +146,29 @@ def _references(ledger: Ledger) -> list[Row]:
     return rows
 
 
-def _trial_row(trial: TrialRecord, result: dict[str, Any] | None, floor: float | None) -> Row:
+def _trial_row(trial: TrialRecord, result: TrialResult | None, floor: float | None) -> Row:
     if result is None:
         return Row(name=trial.trial_id, family=trial.family, score=None, status="unfinished")
     notes = []
     if trial.weights.startswith("random"):
         notes.append("random weights")
-    if result["score"] is not None and floor is not None and result["score"] < floor:
+    if result.score is not None and floor is not None and result.score < floor:
         notes.append(f"below the {COLOUR_RIDGE}")
     if "distillation_weight" in trial.config:
-        score = result.get("teacher_score")
-        notes.append(
-            "no teacher" if not trial.config["distillation_weight"] else f"teacher {score or float('nan'):.2f}"
-        )
+        score = result.teacher_score or float("nan")
+        notes.append("no teacher" if not trial.config["distillation_weight"] else f"teacher {score:.2f}")
     if trial.config.get("select_best_epoch"):
         notes.append("best epoch chosen on the scored fold: biased")
-    if "reason" in result:
-        notes.append(result["reason"])
+    if result.reason is not None:
+        notes.append(result.reason)
     return Row(
         name=trial.trial_id,
         family=trial.family,
-        score=result["score"],
-        fold_scores=tuple(score for score in result.get("fold_scores", ()) if score is not None),
-        seconds=result["seconds"],
-        gpu_seconds=result.get("gpu_seconds", 0.0),
-        peak_gb=result["peak_memory_mb"] / 1024,
-        status=result["status"],
+        score=result.score,
+        fold_scores=tuple(score for score in result.fold_scores if score is not None),
+        seconds=result.seconds,
+        gpu_seconds=result.gpu_seconds,
+        peak_gb=result.peak_memory_mb / 1024,
+        status=result.status,
         notes=tuple(notes),
     )

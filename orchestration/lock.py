@@ -16,25 +16,27 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import filelock
 
+from biomass_models.errors import UserError
 from biomass_models.file_locks import lock_problem
+from orchestration import layout
 from orchestration.ledger import Ledger
+from orchestration.records import Owner, SearchFacts
 from orchestration.storage import Storage
 
-OWNER = "owner.json"
 BEAT_SECONDS = 5.0
 STALE_SECONDS = 60.0  # without a new beat: that driver is dead
 LOOK_SECONDS = 1.0  # between two looks at another driver's beat
 SETTLE_SECONDS = 1.0  # two drivers that take a free object-store lock at once: the later writer has it
 
 
-class LockError(ValueError):
+class LockError(UserError):
     """Somebody else works on the study; the text says who, since when and what to do."""
 
 
@@ -44,22 +46,21 @@ class Heartbeat:
     def __init__(self, storage: Storage, settles: bool = False) -> None:
         """settles: no kernel lock has decided between drivers that come at the same moment."""
         self._storage, self._settles = storage, settles
-        self._token = uuid.uuid4().hex
-        self._owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time(), "token": self._token}
-        self._facts: dict[str, Any] = {}
+        now = time.time()
+        self._owner = Owner(host=socket.gethostname(), pid=os.getpid(), since=now, beat=now, token=uuid.uuid4().hex)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.lost_to: str | None = None  # who has taken the study over while this driver could not beat
 
-    def publish(self, facts: Mapping[str, Any]) -> None:
-        self._facts = dict(facts)
+    def publish(self, facts: SearchFacts) -> None:
+        self._owner = replace(self._owner, facts=facts)
 
     def start(self) -> None:
         """Take the lock; LockError when another driver took it at the same moment."""
         self._beat()
         if self._settles:
             time.sleep(SETTLE_SECONDS)
-            if (owner := read_owner(self._storage)) is None or owner["token"] != self._token:
+            if (owner := read_owner(self._storage)) is None or owner.token != self._owner.token:
                 raise LockError(_held(self._storage, owner))
         self._thread.start()
 
@@ -68,14 +69,14 @@ class Heartbeat:
         if self._thread.is_alive():
             self._thread.join()
         owner = read_owner(self._storage)
-        if owner is not None and owner["token"] == self._token:
-            self._storage.remove(OWNER)
+        if owner is not None and owner.token == self._owner.token:
+            self._storage.remove(layout.OWNER)
 
     def _run(self) -> None:
         while not self._ended.wait(BEAT_SECONDS):
             try:
                 owner = read_owner(self._storage)
-                if owner is not None and owner["token"] != self._token:
+                if owner is not None and owner.token != self._owner.token:
                     self.lost_to = who(owner)
                     return
                 self._beat()
@@ -83,45 +84,44 @@ class Heartbeat:
                 continue  # a store that does not answer for a moment; if it lasts, the next beat sees who took over
 
     def _beat(self) -> None:
-        self._storage.write(OWNER, json.dumps({**self._owner, "beat": time.time(), "facts": self._facts}).encode())
+        beat = replace(self._owner, beat=time.time())
+        self._storage.write(layout.OWNER, json.dumps(beat.to_json()).encode())
 
 
-def read_owner(storage: Storage) -> dict[str, Any] | None:
-    """Who drives the study: host, pid, since, beat (seconds since 1970), token, facts; None when nobody does."""
+def read_owner(storage: Storage) -> Owner | None:
+    """Who drives the study; None when nobody does, or when what is written there cannot be read."""
     try:
-        owner = json.loads(storage.read(OWNER))
+        return Owner.from_json(json.loads(storage.read(layout.OWNER)))
     except (FileNotFoundError, ValueError):
         return None
-    wanted = {"host", "pid", "since", "beat", "token", "facts"}
-    return owner if isinstance(owner, dict) and wanted <= set(owner) else None
 
 
-def is_alive(owner: Mapping[str, Any], storage: Storage | None = None) -> bool:
+def is_alive(owner: Owner, storage: Storage | None = None) -> bool:
     """Whether the driver has given a sign of life of late; one of this machine must also be a living process.
 
     storage: where a beat that the driver's clock puts into the future is watched for its next change.
     """
-    if owner["host"] == socket.gethostname() and not _process_exists(owner["pid"]):
+    if owner.host == socket.gethostname() and not _process_exists(owner.pid):
         return False
-    age = time.time() - owner["beat"]
+    age = time.time() - owner.beat
     if age < -STALE_SECONDS and storage is not None:
         return _beats(storage, owner, 2 * BEAT_SECONDS + LOOK_SECONDS)
     return age < STALE_SECONDS
 
 
-def _beats(storage: Storage, owner: Mapping[str, Any], seconds: float) -> bool:
+def _beats(storage: Storage, owner: Owner, seconds: float) -> bool:
     """Whether another driver writes its sign of life anew, or takes it away, within so many seconds of this clock."""
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
         time.sleep(min(LOOK_SECONDS, left))
         now = read_owner(storage)
-        if now is None or (now["token"], now["beat"]) != (owner["token"], owner["beat"]):
+        if now is None or (now.token, now.beat) != (owner.token, owner.beat):
             return True
     return False
 
 
-def who(owner: Mapping[str, Any]) -> str:
-    return f"process {owner['pid']} on {owner['host']} since {_when(owner['since'])}"
+def who(owner: Owner) -> str:
+    return f"process {owner.pid} on {owner.host} since {_when(owner.since)}"
 
 
 @contextmanager
@@ -136,9 +136,9 @@ def study_lock(ledger: Ledger, say: Callable[[str], None] = lambda text: None) -
         folder = Path(storage.uri)
         folder.mkdir(parents=True, exist_ok=True)
         if why := lock_problem(folder):
-            say(f"note: files in {folder} cannot be locked ({why}); one search at a time is kept by {OWNER} alone")
+            say(f"note: files in {folder} cannot be locked ({why}); {layout.OWNER} alone keeps two searches apart")
         else:
-            kernel_lock = filelock.FileLock(folder / ".lock")
+            kernel_lock = filelock.FileLock(folder / layout.LOCK)
     if kernel_lock is not None:
         try:
             kernel_lock.acquire(timeout=0)
@@ -147,14 +147,16 @@ def study_lock(ledger: Ledger, say: Callable[[str], None] = lambda text: None) -
     try:
         if (owner := read_owner(storage)) is not None:
             # the kernel's lock being free, a driver of this machine is gone however fresh its last beat
-            here = owner["host"] == socket.gethostname()
-            if not (here and (kernel_lock is not None or not _process_exists(owner["pid"]))):
+            here = owner.host == socket.gethostname()
+            if not (here and (kernel_lock is not None or not _process_exists(owner.pid))):
                 owner = _outwait(storage, owner, say)
         if owner is not None:
-            say(f"note: {who(owner)} left the study behind, last sign of life {_when(owner['beat'])}; taken over")
+            say(f"note: {who(owner)} left the study behind, last sign of life {_when(owner.beat)}; taken over")
         heartbeat = Heartbeat(storage, settles=kernel_lock is None)
         heartbeat.start()
         try:
+            if left_over := storage.sweep():
+                say(f"note: {left_over} temporary files of killed processes removed")
             yield heartbeat
         finally:
             heartbeat.stop()
@@ -163,7 +165,7 @@ def study_lock(ledger: Ledger, say: Callable[[str], None] = lambda text: None) -
             kernel_lock.release()
 
 
-def _outwait(storage: Storage, owner: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any] | None:
+def _outwait(storage: Storage, owner: Owner, say: Callable[[str], None]) -> Owner | None:
     """The driver, when it gave no sign of life for STALE_SECONDS; None when it gave the study back meanwhile.
 
     Raises LockError as soon as it gives a sign of life.
@@ -178,7 +180,7 @@ def _outwait(storage: Storage, owner: dict[str, Any], say: Callable[[str], None]
     return None
 
 
-def _held(storage: Storage, owner: Mapping[str, Any] | None) -> str:
+def _held(storage: Storage, owner: Owner | None) -> str:
     holder = "another process" if owner is None else who(owner)
     return (
         f"one search at a time works on a study; {storage.uri} is held by {holder}. "

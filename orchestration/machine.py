@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from biomass_models.errors import UserError
 from biomass_models.file_locks import SHORT_FOLDERS, own_temp_folder
 
 SOCKET_BYTES = 107  # longest path of a unix socket on Linux
@@ -25,7 +26,7 @@ SOCKET_TAIL = 4 + 42 + 8 + 16
 TOKEN_FILE = Path(".ray") / "auth_token"  # Ray's own place, in the home directory
 
 
-class MachineError(ValueError):
+class MachineError(UserError):
     """This machine lacks what Ray needs; the text says what to do."""
 
 

@@ -6,7 +6,7 @@ nor Ray.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +16,13 @@ import pandas as pd
 from biomass_models.folds import fold_hash
 from biomass_models.targets import TARGETS, FloatArray
 from ensembles.file_names import named_files
-from ensembles.library import Library, LibraryError, library_from_frames
+from ensembles.fold_files import join_folds
+from ensembles.library import Library, LibraryError, check_members, library_from_arrays
 from ensembles.matched_tests import MatchedTests, match_tests
 from ensembles.oof_files import DEFAULT_GROUPS, read_members, read_truth
-from orchestration.ledger import Ledger, LedgerError, TrialRef, open_ledger
+from ensembles.too_good import splits_groups
+from orchestration.ledger import Ledger, LedgerError, open_ledger
+from orchestration.records import COMPLETE, TrialRef
 from orchestration.seeds import derive_seed
 from orchestration.storage import Storage
 
@@ -69,23 +72,40 @@ def gather(
     elif files.truth is not None:
         raise LibraryError("the measured masses are a study's where one is given; leave --truth out")
     trials = _trials(ledgers)
-    frames = {name: Ledger(Storage(ref.study)).oof(ref.trial_id) for name, ref in trials.items()}
-    read, unreadable = read_members(named_files(files.oof))
+    frames, torn_trials = _tables(trials)
+    for name, reason in torn_trials:
+        say(f"note: member {name} is left out: {reason}")
+    files_of = named_files(files.oof)
+    read, unreadable = read_members(files_of, say)
+    joined = join_folds(files_of, read, pd.Index(truth["image_id"].astype(str)))
+    for remark in joined.remarks:
+        say(remark)
+    read, unreadable = joined.frames, [*unreadable, *joined.left_out, *torn_trials]
     if twice := set(read) & set(frames):
         raise LibraryError(f"each member needs a name of its own, {', '.join(sorted(twice))} is a trial and a file")
+    checked = check_members(frames | read, truth, files=read)
+    sound, remarks = checked.sound, list(checked.remarks)
+    unreadable += checked.left_out
+    for name, frame in read.items():
+        if name in sound and (split := splits_groups(frame, truth)):
+            remarks.append((name, split))
     tests = None
-    if files.tests:
-        found, torn = read_members(named_files(files.tests))
-        tests = match_tests(read, found, torn, test_ids)
+    if files.tests and any(name in sound for name in read):
+        found, torn = read_members(named_files(files.tests), say)
+        own = {name: frame for name, frame in read.items() if name in sound}
+        tests = match_tests(own, found, torn, test_ids, parts=joined.parts)
         unreadable += tests.left_out
-        read = {name: frame for name, frame in read.items() if name in tests.pred_NT}
-    library = library_from_frames(frames | read, truth, left_out=unreadable)
+        remarks += tests.remarks
+        sound = {name: pred_NT for name, pred_NT in sound.items() if name in tests.pred_NT or name in frames}
+    for name, remark in remarks:
+        say(f"{name}: {remark}")
+    library = library_from_arrays(list(sound), list(sound.values()), truth, left_out=unreadable, checked=True)
     return Gathered(
         library=library,
         trials={name: ref for name, ref in trials.items() if name in library.names},
         tests=tests,
         references=_references(ledgers[0], library) if ledgers else {},
-        seed=derive_seed((ledgers[0].study() or {})["settings"]["seed"], "blend") if ledgers else seed,
+        seed=derive_seed(ledgers[0].study().settings.seed, "blend") if ledgers else seed,
     )
 
 
@@ -115,14 +135,27 @@ def _trials(ledgers: Sequence[Ledger]) -> dict[str, TrialRef]:
     found: dict[str, TrialRef] = {}
     for ledger, part in zip(ledgers, parts, strict=True):
         stem = "/".join(part[-depth:])
-        complete = [name for name, result in ledger.results().items() if result["status"] == "complete"]
+        known = {record.trial_id for record in ledger.trials()}
+        complete = [name for name, one in ledger.results().items() if one.status == COMPLETE and name in known]
         if not complete:
             raise LedgerError(
-                f"a blend needs at least one complete trial, {ledger.storage.uri} has none; run the search first"
+                f"a blend needs at least one complete trial, {ledger.storage.uri} has none; search until one is"
             )
         for trial_id in complete:
             found[f"{stem}/{trial_id}" if len(ledgers) > 1 else trial_id] = TrialRef(ledger.storage.uri, trial_id)
     return found
+
+
+def _tables(trials: Mapping[str, TrialRef]) -> tuple[dict[str, pd.DataFrame], list[tuple[str, str]]]:
+    """Out-of-fold tables by member, and the members whose table is torn with the reason."""
+    frames: dict[str, pd.DataFrame] = {}
+    torn: list[tuple[str, str]] = []
+    for name, ref in trials.items():
+        try:
+            frames[name] = Ledger(Storage(ref.study)).oof(ref.trial_id)
+        except LedgerError as error:
+            torn.append((name, str(error)))
+    return frames, torn
 
 
 def _references(ledger: Ledger, library: Library) -> dict[str, FloatArray]:

@@ -15,13 +15,14 @@ from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy  # what a storage returns; it has no public name
 from optuna.trial import FrozenTrial, TrialState
 
-from orchestration.ledger import Ledger, TrialRecord, folds_of, told_score
+from orchestration.ledger import Ledger, folds_of
 from orchestration.lock import is_alive, read_owner
 from orchestration.read_only_storage import ReadOnlyStorage
-from search_spaces.spaces import SPACES, space_of
+from orchestration.records import COMPLETE, FAILED, PRUNED, TrialRecord, TrialResult
+from orchestration.stored_spaces import stored_space
 from search_spaces.to_optuna import readable
 
-STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
 
 
 class LedgerView(ReadOnlyStorage):
@@ -29,21 +30,17 @@ class LedgerView(ReadOnlyStorage):
 
     def __init__(self, ledger: Ledger) -> None:
         """ledger: of an existing study, which is read once as a whole."""
-        self._ledger, self._study = ledger, ledger.study() or {}
-        settings = self._study["settings"]
+        self._ledger, self._study = ledger, ledger.study()
+        settings = self._study.settings
         self.folds = folds_of(ledger.quadrats())
-        self._spaces = {
-            family: space_of(family, tuple(settings["backbones"]), settings["scale"])
-            for family in settings["families"]
-            if family in SPACES
-        }
+        self._spaces = {family: stored_space(self._study, family) for family in settings.families}
         self._lock = threading.Lock()
-        self._families: list[str] = list(settings["families"])  # place = Optuna's id of the study
+        self._families: list[str] = list(settings.families)  # place = Optuna's id of the study
         self._trials: list[list[FrozenTrial]] = [[] for _ in self._families]  # by Optuna's study id and number
         self._place_of_id: list[tuple[int, int]] = []  # study id and number by Optuna's trial id
         self._ids: dict[str, int] = {}  # Optuna's trial id by ours
         self._records: dict[str, TrialRecord] = {}
-        self._results: dict[str, dict[str, Any]] = {}
+        self._results: dict[str, TrialResult] = {}
         self._scores: dict[str, dict[int, float | None]] = {}  # of finished folds, by trial
         self._running: bool | None = None  # whether a search drives the study
         self.refresh()
@@ -59,7 +56,7 @@ class LedgerView(ReadOnlyStorage):
         running = owner is not None and is_alive(owner)
         new = {record.trial_id: record for record in self._ledger.trials(self._records)}
         self._records |= new
-        settled = {name for name, result in self._results.items() if result["status"] != "failed"}
+        settled = {name for name, result in self._results.items() if result.status != FAILED}
         results = self._ledger.results(settled)  # failed ones each time, because they may be taken up again
         ended = [name for name, result in results.items() if self._results.get(name) != result]
         reopened = self._results.keys() - settled - results.keys()
@@ -75,14 +72,14 @@ class LedgerView(ReadOnlyStorage):
 
     def _read_folds(self, name: str) -> bool:
         """Read the scores of folds that are not known yet; whether there were any."""
-        known, result = self._scores.setdefault(name, {}), self._results.get(name, {})
+        known, result = self._scores.setdefault(name, {}), self._results.get(name)
         before = len(known)
-        if result.get("status") == "complete":
-            known.update(zip(self.folds, result["fold_scores"], strict=True))
+        if result is not None and result.status == COMPLETE:
+            known.update(zip(self.folds, result.fold_scores, strict=True))
         else:
             for fold in self.folds:
                 if fold not in known and (metrics := self._ledger.fold_metrics(name, fold)) is not None:
-                    known[fold] = metrics["score"]
+                    known[fold] = metrics.score
         return len(known) > before
 
     def _show(self, name: str, running: bool) -> None:
@@ -110,19 +107,19 @@ class LedgerView(ReadOnlyStorage):
         # An open trial waits, where nobody drives the study, for the search to go on.
         state, ended = (TrialState.RUNNING if running else TrialState.WAITING), None
         if result is not None:
-            state = STATES[result["status"]]
-            attrs |= {key: result[key] for key in ("seconds", "gpu_seconds", "reason") if result.get(key) is not None}
-            # results of older versions do not say when they ended
-            ended = datetime.fromtimestamp(result.get("ended_at", record.proposed_at + result["seconds"]))
+            state = STATES[result.status]
+            attrs |= {"seconds": result.seconds, "gpu_seconds": result.gpu_seconds}
+            attrs |= {} if result.reason is None else {"reason": result.reason}
+            ended = datetime.fromtimestamp(result.ended_at)
         return FrozenTrial(
             number=number,
             state=state,
-            value=None if result is None else told_score(result),
+            value=None if result is None else result.reported_value,
             datetime_start=datetime.fromtimestamp(record.proposed_at),
             datetime_complete=ended,
             params=params,
             distributions=distributions,
-            user_attrs={**attrs, "config": record.config},
+            user_attrs={**attrs, "config": dict(record.config)},
             system_attrs={},
             intermediate_values={fold: score for fold, score in sorted(scores.items()) if score is not None},
             trial_id=self._ids[name],
@@ -156,8 +153,8 @@ class LedgerView(ReadOnlyStorage):
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
         self._known(study_id)
-        facts = {key: self._study[key] for key in ("data_fingerprint", "fold_hash")}
-        return {"study": self._ledger.storage.uri, **facts, **self._study["settings"]}
+        facts = {"data_fingerprint": self._study.data_fingerprint, "fold_hash": self._study.fold_hash}
+        return {"study": self._ledger.storage.uri, **facts, **self._study.settings.to_json()}
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
         self._known(study_id)

@@ -12,10 +12,13 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import ray
 from ray.exceptions import RayError
+
+from orchestration.jobs import Job, Outcome
+from orchestration.records import SearchFacts
 
 if TYPE_CHECKING:
     from orchestration.worker import WorkerContext
@@ -30,14 +33,13 @@ MAX_ATTEMPTS = 3
 GROWTH_SECONDS = 2.0  # between two looks at what the cluster has
 STOP_SECONDS = 5.0  # a worker that does not acknowledge a stop by then is left alone
 
-Job = dict[str, Any]
-Outcome = dict[str, Any]
+AnyJob = TypeVar("AnyJob", bound=Job)
 
 
 class Pool(Protocol):
     """Runs jobs and yields (job, outcome) as they end, in any order."""
 
-    def run(self, jobs: list[Job], priority: Priority) -> Iterator[tuple[Job, Outcome]]: ...
+    def run(self, jobs: list[AnyJob], priority: Priority) -> Iterator[tuple[AnyJob, Outcome]]: ...
 
     def drop(self, trial_id: str) -> None:
         """Forget the queued jobs of a trial and ask its running ones to stop; afterwards none of them starts."""
@@ -52,10 +54,10 @@ class InlinePool:
         self._runner = FoldRunner(context)
         self._dropped: set[str] = set()
 
-    def run(self, jobs: list[Job], priority: Priority) -> Iterator[tuple[Job, Outcome]]:
+    def run(self, jobs: list[AnyJob], priority: Priority) -> Iterator[tuple[AnyJob, Outcome]]:
         for job in jobs:
-            dropped = job["trial_id"] in self._dropped
-            yield job, {"status": "stopped"} if dropped else self._runner.run(job)
+            dropped = job.trial_id in self._dropped
+            yield job, Outcome(status="stopped") if dropped else self._runner.run(job)
 
     def drop(self, trial_id: str) -> None:
         self._dropped.add(trial_id)
@@ -67,7 +69,7 @@ class RayPool:
     def __init__(self, broker: Any) -> None:
         self._broker = broker
 
-    def run(self, jobs: list[Job], priority: Priority) -> Iterator[tuple[Job, Outcome]]:
+    def run(self, jobs: list[AnyJob], priority: Priority) -> Iterator[tuple[AnyJob, Outcome]]:
         waiting = {self._broker.run.remote(job, priority): job for job in jobs}
         while waiting:
             ready, _ = ray.wait(list(waiting), num_returns=1)
@@ -105,7 +107,7 @@ class FoldWorker:
 
         with self._job_lock:
             torch.set_num_threads(self._threads)  # OpenMP's count belongs to the calling thread
-            return self._runner.run(job, lambda: job["trial_id"] in self._stopped)
+            return self._runner.run(job, lambda: job.trial_id in self._stopped)
 
     def stop(self, trial_id: str) -> None:
         """A trial's running job stops at its next epoch or batch; one that is on its way here never begins."""
@@ -169,7 +171,7 @@ class Broker:
     async def drop(self, trial_id: str) -> None:
         """Forget a trial's queued jobs; returns when the workers of its running ones know that they must stop."""
         self._dropped.add(trial_id)
-        await self._stop([pair for pair in self._running.values() if pair[0]["trial_id"] == trial_id])
+        await self._stop([pair for pair in self._running.values() if pair[0].trial_id == trial_id])
 
     async def close(self) -> None:
         """Stop all that runs and start nothing more: every job ends as "stopped", its trial stays open."""
@@ -180,27 +182,27 @@ class Broker:
         self._progress[slot] = (done, total)
         self._alive_at[slot] = time.monotonic()
 
-    async def status(self) -> dict[str, Any]:
+    async def status(self) -> SearchFacts:
         """Counts for the progress display: slots, jobs running, queued and done, busy share, images being encoded."""
         # workers share one bank's images: the one that is furthest knows most
         encoding = max((self._progress[slot] for slot in self._running if slot in self._progress), default=(0, 0))
-        return {
-            "slots": len(self._ready),
-            "slots_pending": len(self._leases) - len(self._ready),
-            "running": len(self._running),
-            "queued": self._queue.qsize(),
-            "done": self._done,
-            "busy": self._busy.share(),
-            "workers_lost": self._workers_lost,
-            "encoding": encoding,
-        }
+        return SearchFacts(
+            slots=len(self._ready),
+            slots_pending=len(self._leases) - len(self._ready),
+            running=len(self._running),
+            queued=self._queue.qsize(),
+            done=self._done,
+            busy=self._busy.share(),
+            workers_lost=self._workers_lost,
+            encoding=encoding,
+        )
 
     def _put(self, priority: Priority, job: Job, future: asyncio.Future[Outcome], attempt: int) -> None:
         self._order += 1
         self._queue.put_nowait((priority, self._order, job, future, attempt))
 
     async def _stop(self, running: list[tuple[Job, Any]]) -> None:
-        stops = [asyncio.wrap_future(worker.stop.remote(job["trial_id"]).future()) for job, worker in running]
+        stops = [asyncio.wrap_future(worker.stop.remote(job.trial_id).future()) for job, worker in running]
         if stops:
             await asyncio.wait(stops, timeout=STOP_SECONDS)
 
@@ -255,8 +257,8 @@ class Broker:
 
     async def _serve(self, slot: int, worker: Any, job: Job, future: asyncio.Future[Outcome], attempt: int) -> bool:
         """One job on a slot; False when the worker is lost."""
-        if self._closed or job["trial_id"] in self._dropped:
-            future.set_result({"status": "stopped"})
+        if self._closed or job.trial_id in self._dropped:
+            future.set_result(Outcome(status="stopped"))
             return True
         self._running[slot] = (job, worker)
         self._progress.pop(slot, None)
@@ -270,7 +272,7 @@ class Broker:
                 self._put(RETRY, job, future, attempt + 1)
             else:
                 reason = f"its worker died {attempt} times: {str(error).splitlines()[0]}"
-                future.set_result({"status": "failed", "reason": reason})
+                future.set_result(Outcome(status="failed", reason=reason))
             return False
         finally:
             self._running.pop(slot)
@@ -278,9 +280,9 @@ class Broker:
         if outcome is None:
             self._workers_lost += 1
             reason = f"no sign of life for {self._rules.timeout:.0f} s (--fold-timeout); its worker was ended"
-            future.set_result({"status": "failed", "reason": reason})
+            future.set_result(Outcome(status="failed", reason=reason))
             return False
-        self._done += outcome["status"] == "done"
+        self._done += outcome.status == "done"
         future.set_result(outcome)
         return True
 

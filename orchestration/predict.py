@@ -17,9 +17,12 @@ from biomass_models.table import read_test
 from biomass_models.targets import TARGETS, FloatArray
 from biomass_models.weights import WeightsError, WeightsSource, fingerprint
 from orchestration.cluster import ray_cluster
-from orchestration.ledger import Ledger, LedgerError, TrialRef
-from orchestration.pool import PREDICT, Job, Pool, RayPool
+from orchestration.jobs import FlipsJob, Job, PredictJob, RestoreJob
+from orchestration.ledger import Ledger, LedgerError
+from orchestration.pool import PREDICT, Pool, RayPool
 from orchestration.progress import progress_bar
+from orchestration.records import TrialRef
+from orchestration.refit import dropped_folds
 from orchestration.search import Resources, start_broker
 from orchestration.seeds import content_id
 from orchestration.shards import spans
@@ -46,11 +49,8 @@ class Predictor:
             member: ref for member, ref in members.items() if _ledger(ref).member_prediction(name, ref.trial_id) is None
         }
         shards = spans(len(table))
-        refs = [[ref.study, ref.trial_id] for ref in missing.values()]
-        jobs: list[Job] = [
-            {"kind": "predict", "trial_id": "", "members": refs, "ensemble": name, "span": span, "flips": flips}
-            for span in shards
-        ]
+        refs = tuple(missing.values())
+        jobs: list[Job] = [PredictJob(members=refs, ensemble=name, span=span, flips=flips) for span in shards]
         self._run(missing, jobs, "Predicting test images")
         for ref in missing.values():
             _ledger(ref).join_member_shards(name, ref.trial_id, shards)
@@ -63,8 +63,7 @@ class Predictor:
             member: ref for member, ref in members.items() if _ledger(ref).member_prediction(name, ref.trial_id) is None
         }
         jobs: list[Job] = [
-            {"kind": "flips", "study": ref.study, "trial_id": ref.trial_id, "ensemble": name, "flips": flips}
-            for ref in missing.values()
+            FlipsJob(study=ref.study, trial_id=ref.trial_id, ensemble=name, flips=flips) for ref in missing.values()
         ]
         self._run(missing, jobs, f"Training images, {flips} flips")
         return {member: _kept(ref, name, image_id) for member, ref in members.items()}
@@ -74,12 +73,14 @@ class Predictor:
             return
         for ref in members.values():
             check_weights(ref, self._weights)
-        with self.pool(next(iter(members.values())).study) as pool, progress_bar(label) as update:
-            for done, (_, outcome) in enumerate(pool.run(jobs, PREDICT), start=1):
-                if outcome["status"] != "done":
-                    reason = outcome.get("reason", "it was stopped")
-                    raise LedgerError(f"{label.lower()} came to an end: {reason}; what is done is kept")
-                update(done, len(jobs), "")
+        restores: list[Job] = [
+            RestoreJob(study=ref.study, trial_id=ref.trial_id)
+            for ref in members.values()
+            if dropped_folds(_ledger(ref), ref.trial_id)
+        ]
+        with self.pool(next(iter(members.values())).study) as pool:
+            _do(pool, restores, "Fitting models again that were dropped")
+            _do(pool, jobs, label)
 
     @contextmanager
     def pool(self, study: str) -> Iterator[Pool]:
@@ -93,6 +94,17 @@ class Predictor:
         with ray_cluster(self._resources.address):
             broker, _ = start_broker(context, self._resources)
             yield RayPool(broker)
+
+
+def _do(pool: Pool, jobs: list[Job], label: str) -> None:
+    if not jobs:
+        return
+    with progress_bar(label) as update:
+        for done, (_, outcome) in enumerate(pool.run(jobs, PREDICT), start=1):
+            if outcome.status != "done":
+                reason = outcome.reason or "it was stopped"
+                raise LedgerError(f"{label.lower()} came to an end: {reason}; what is done is kept")
+            update(done, len(jobs), "")
 
 
 def test_name(images: ImageSet, flips: int) -> str:

@@ -16,6 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from orchestration.terminal import PlainConsole
+
 LINE_SECONDS = 10.0  # between two lines where there is no terminal
 
 Update = Callable[[int, int | None, str], None]  # (done, total, note)
@@ -24,7 +26,7 @@ Update = Callable[[int, int | None, str], None]  # (done, total, note)
 @contextmanager
 def progress_bar(label: str, console: Console | None = None) -> Iterator[Update]:
     """Yield `update(done, total, note)`; total None means that the end is not known yet."""
-    console = console or Console(stderr=True)
+    console = console or PlainConsole(stderr=True)
     if console.is_interactive and console.file.isatty():  # can redraw a line: no pipe (FORCE_COLOR or not), not dumb
         columns = (
             TextColumn("{task.description}"),

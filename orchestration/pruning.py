@@ -14,14 +14,14 @@ The README has what this saved and cost; `biomass replay` measures it on any stu
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import t as student
 
 from biomass_models.targets import FloatArray, project_coherent, weight_T
+from orchestration.records import Decision
 from orchestration.seeds import derive_seed
 
 NEVER_FIRST = 10  # trials of a study that are never pruned: there is nothing sound yet to compare with
@@ -43,31 +43,6 @@ RULES: dict[str, PruneRule | None] = {
     # spends less on doubtful trials: for budgets so short that the ensemble will be small anyway
     "strict": PruneRule(name="strict", p_below=0.05, gain_below=0.005),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decision:
-    """What was decided after a fold, and the numbers that decided it. Plain data: stored in the trial's result."""
-
-    rule: str
-    prune: bool
-    after_fold: int  # index of the fold that had just finished
-    folds_done: int
-    against: str  # trial id of the incumbent
-    p: float  # chance of such a disadvantage if the trial were as good as the incumbent
-    groups: int  # G
-    gain: float  # relative fall of the ensemble's loss, 0 .. 1
-    estimate: float  # fold-corrected score: the incumbent's, moved by the mean paired difference on the shared rows
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def __str__(self) -> str:
-        verdict = "pruned" if self.prune else "kept"
-        return (
-            f"{verdict} after fold {self.after_fold}: p = {self.p:.2g} against {self.against[:4]}, "
-            f"blend gain {100 * self.gain:.2f} %"
-        )
 
 
 def decide(

@@ -13,8 +13,9 @@ from typing import Any
 from rich.table import Table
 
 from biomass_models.config_rules import known_name
-from orchestration.study import StudySettings
-from search_spaces.spaces import SCALES, SPACES, known_family
+from orchestration.records import Asked
+from orchestration.settings import StudySettings
+from search_spaces.spaces import SCALES, SPACES
 
 BASELINE_BACKBONE, DISTILLED_BACKBONE = "vit_small_patch14_dinov2.lvd142m", "vit_small_patch16_dinov3.lvd1689m"
 
@@ -47,12 +48,13 @@ class Recipe:
     width: int = 1000  # px; a generated photograph is half as high
 
     def check(self) -> None:
-        """Raise ValueError with the nearest name for a family, scale, scheme or pruning rule that does not exist."""
+        """Raise ValueError with the nearest name for a scale, scheme or pruning rule that does not exist.
+
+        Families are looked at where a study is made: one that is there may have a family that is not installed here.
+        """
         from biomass_models.folds import SCHEMES
         from orchestration.pruning import RULES
 
-        for family in self.families:
-            known_family(family)
         known_name("a scale", self.scale, ("auto", *SCALES))
         known_name("a fold scheme", self.scheme, [scheme for scheme in SCHEMES if scheme != "file"])
         known_name("a pruning rule", self.prune, RULES)
@@ -272,7 +274,7 @@ def recipe_named(name: str) -> Recipe:
     return RECIPES[known_name("a recipe", name, RECIPES)]()
 
 
-def overridden(name: str | None, given: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:
+def overridden(name: str | None, given: Mapping[str, Any]) -> tuple[Recipe, Asked]:
     """A recipe with what the command line names over it, and the note of both that a new study keeps.
 
     given: by field of Recipe; None where nothing was said. name: None is the plain recipe.
@@ -281,4 +283,4 @@ def overridden(name: str | None, given: Mapping[str, Any]) -> tuple[Recipe, dict
     overrides = {field: value for field, value in given.items() if value is not None}
     recipe = replace(recipe_named(name) if name else Recipe(), **overrides)
     recipe.check()
-    return recipe, {"recipe": name, "overrides": overrides}
+    return recipe, Asked(recipe=name, overrides=overrides)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import socket
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,13 +21,12 @@ from biomass_models.inputs import ImageSet
 from biomass_models.table import read_train
 from biomass_models.targets import TARGETS
 from biomass_models.weights import WeightsSource, fingerprint
+from orchestration.data_changes import data_changes
 from orchestration.environment import differences, environment
-from orchestration.ledger import Ledger, LedgerError, TrialRecord, folds_of
+from orchestration.jobs import FoldJob, Outcome
+from orchestration.ledger import Ledger, LedgerError, folds_of
+from orchestration.records import RestoredModel, TrialRecord
 from orchestration.storage import Storage
-from orchestration.study import data_fingerprint
-
-if TYPE_CHECKING:
-    pass
 
 NO_LIMIT = 1e12  # seconds
 
@@ -56,7 +56,6 @@ class Refit:
     trial_id: str
     folds: tuple[FoldAgain, ...]
     different_here: tuple[str, ...]  # what is not as it was recorded: where to look if rows differ
-    not_recorded: tuple[str, ...]  # what the record of an older version does not say
 
     @property
     def same(self) -> bool:
@@ -71,17 +70,18 @@ class Refit:
             lines += [f"  {difference}" for difference in self.different_here]
         elif not self.same:
             lines.append("All that was recorded is the same here.")
-        if self.not_recorded and not self.same:
-            lines.append(f"The study's version did not record {', '.join(self.not_recorded)}: they may differ too.")
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
         return {"same": self.same, **asdict(self)}
 
 
-def refit_trial(ledger: Ledger, trial_id: str, data_dir: Path, *, cache_dir: Path, weights: WeightsSource) -> Refit:
+def refit_trial(
+    ledger: Ledger, trial_id: str, data_dir: Path, *, cache_dir: Path | None, weights: WeightsSource
+) -> Refit:
     """Fit all finished folds of a trial again, and compare what it was made with.
 
+    cache_dir: a feature store to take features from; None computes them afresh.
     Raises LedgerError for an unknown trial, one without finished folds, or a data directory without its images;
     DataError for one that cannot be read; WeightsError where the backbone's weights are not here.
     """
@@ -89,39 +89,65 @@ def refit_trial(ledger: Ledger, trial_id: str, data_dir: Path, *, cache_dir: Pat
     metrics = {fold: one for fold in _folds(ledger) if (one := ledger.fold_metrics(trial_id, fold)) is not None}
     if not metrics:
         raise LedgerError(
-            f"a refit compares with finished folds, trial {trial_id} has none; `biomass search {ledger.storage.uri}` "
-            "finishes open trials"
+            f"a refit compares with finished folds, trial {trial_id} has none; the command of the search finishes open "
+            "trials, and failed ones with --retry-failed"
         )
     different = [*_data(ledger, data_dir), *_weights(record, weights)]
     with tempfile.TemporaryDirectory() as folder:
         folds = tuple(Refitter(ledger, data_dir, Path(folder), cache_dir, weights).folds(trial_id, list(metrics)))
-    now, study, unsaid = environment(), ledger.study() or {}, tuple[str, ...]()
+    now = environment()
     for one in metrics.values():
-        then = one.get("environment")
-        if then is None:  # of an older version: what the study was begun with is the best that is known
-            then, unsaid = study.get("versions", {}), ("code", "processor", "threads")
+        then = one.environment
         different += differences(then, now | {"threads": then.get("threads")})  # a refit takes as many as there were
-    hosts = sorted({one["host"] for one in metrics.values() if "host" in one} - {socket.gethostname()})
+    hosts = sorted({one.host for one in metrics.values()} - {socket.gethostname()})
     if hosts:
         different.append(f"fitted on {', '.join(hosts)}, this is {socket.gethostname()}")
-    return Refit(trial_id=trial_id, folds=folds, different_here=tuple(dict.fromkeys(different)), not_recorded=unsaid)
+    return Refit(trial_id=trial_id, folds=folds, different_here=tuple(dict.fromkeys(different)))
+
+
+def dropped_folds(ledger: Ledger, trial_id: str) -> list[int]:
+    """Folds of a trial whose model was deleted to keep --weights-gb."""
+    return [fold for fold in _folds(ledger) if ledger.dropped_model(trial_id, fold) is not None]
+
+
+def restore_models(
+    ledger: Ledger, trial_id: str, data_dir: Path, *, cache_dir: Path, weights: WeightsSource
+) -> list[FoldAgain]:
+    """Fit the folds of a trial again whose models were dropped, from its record and under the same seeds.
+
+    Raises LedgerError for an unknown trial, one that lacks no model, other data or weights than the study's, and a
+    fold that cannot be fitted; DataError and WeightsError as `refit_trial`.
+    """
+    record, folds = ledger.trial(trial_id), dropped_folds(ledger, trial_id)
+    if not folds:
+        raise LedgerError(f"a model is restored that was dropped, trial {trial_id} has all its models; leave --restore")
+    if different := [*_data(ledger, data_dir), *_weights(record, weights)]:
+        raise LedgerError(f"a model is restored from what it was made of; {'; '.join(different)}; give those")
+    with tempfile.TemporaryDirectory() as folder:
+        restored = list(Refitter(ledger, data_dir, Path(folder), cache_dir, weights).restore(trial_id, folds))
+    if broken := [str(again) for again in restored if again.largest_difference_g is None]:
+        raise LedgerError(f"trial {trial_id}: {'; '.join(broken)}; mend that, then give the same command again")
+    return restored
 
 
 class Refitter:
     """Fits folds of a study into an empty folder beside it."""
 
-    def __init__(self, ledger: Ledger, data_dir: Path, folder: Path, cache_dir: Path, weights: WeightsSource) -> None:
+    def __init__(
+        self, ledger: Ledger, data_dir: Path, folder: Path, cache_dir: Path | None, weights: WeightsSource
+    ) -> None:
+        """folder: an empty one; cache_dir: a feature store to take features from, None computes them afresh."""
         from orchestration.worker import FoldRunner, WorkerContext
 
         self._ledger, self._again = ledger, Ledger(Storage(folder))
-        study = ledger.study() or {}
+        study = ledger.study()
         # a fold that was fitted once is not refused for what it is estimated to take here
-        settings = study.get("settings", {}) | {"max_fold_seconds": NO_LIMIT}
-        self._again.write_study(study | {"settings": settings}, ledger.quadrats())
+        settings = replace(study.settings, max_fold_seconds=NO_LIMIT)
+        self._again.write_study(replace(study, settings=settings), ledger.quadrats())
         context = WorkerContext(
             study=str(folder),
             data_dir=str(data_dir.resolve()),
-            cache_dir=str(cache_dir.expanduser()),
+            cache_dir=str(folder / "features" if cache_dir is None else cache_dir.expanduser()),
             weights=weights,
         )
         # networks that were compiled are compiled again: they round otherwise
@@ -135,19 +161,28 @@ class Refitter:
         before = torch.get_num_threads()
         try:
             for fold in folds:
-                metrics = self._ledger.fold_metrics(trial_id, fold) or {}
-                torch.set_num_threads((metrics.get("environment") or {}).get("threads", before))
-                info = metrics.get("info", {})
-                job = {"kind": "fold", "trial_id": trial_id, "fold": fold, "together": "folds_together" in info}
+                metrics = self._ledger.fold_metrics(trial_id, fold)
+                info = {} if metrics is None else metrics.info
+                torch.set_num_threads(before if metrics is None else metrics.environment.get("threads", before))
+                job = FoldJob(trial_id=trial_id, fold=fold, together="folds_together" in info)
                 outcome = self._runners["compiled" in info].run(job)
                 yield self._compare(trial_id, fold, outcome)
         finally:
             torch.set_num_threads(before)
 
-    def _compare(self, trial_id: str, fold: int, outcome: dict[str, Any]) -> FoldAgain:
+    def restore(self, trial_id: str, folds: Sequence[int]) -> Iterator[FoldAgain]:
+        """Put the models of folds back that were dropped, each as soon as it is fitted."""
+        for again in self.folds(trial_id, folds):
+            if again.largest_difference_g is not None:
+                model = self._again.fold_model(trial_id, again.fold)
+                restored = RestoredModel(restored_at=time.time(), largest_difference_g=again.largest_difference_g)
+                self._ledger.restore_model(trial_id, again.fold, model, restored)
+            yield again
+
+    def _compare(self, trial_id: str, fold: int, outcome: Outcome) -> FoldAgain:
         about: dict[str, Any] = {"trial_id": trial_id, "fold": fold}
-        if outcome["status"] != "done":
-            problem = f"could not be fitted again: {outcome.get('reason')}"
+        if outcome.status != "done":
+            problem = f"could not be fitted again: {outcome.reason}"
             return FoldAgain(**about, same=False, largest_difference_g=None, problem=problem)
         try:
             then, now = self._ledger.fold_oof(trial_id, fold), self._again.fold_oof(trial_id, fold)
@@ -178,7 +213,7 @@ def _folds(ledger: Ledger) -> list[int]:
 def _data(ledger: Ledger, data_dir: Path) -> Iterator[str]:
     """What is not as the study recorded it, of its table and its photographs."""
     recorded, here = ledger.quadrats(), read_train(data_dir)
-    study = ledger.study() or {}
+    study = ledger.study()
     if absent := sorted(set(recorded["image_id"]) - set(here["image_id"])):
         raise LedgerError(
             f"a refit needs the study's images, {data_dir} lacks {len(absent)} of {len(recorded)}, such as "
@@ -187,15 +222,9 @@ def _data(ledger: Ledger, data_dir: Path) -> Iterator[str]:
     missing = [path for path in here["image_path"] if not (data_dir / path).is_file()]
     if missing:
         raise LedgerError(f"a refit needs the study's photographs, {data_dir} lacks {missing[0]}; get it back")
-    if fold_hash(recorded[["image_id", "fold", "group"]]) != study.get("fold_hash"):
+    if fold_hash(recorded[["image_id", "fold", "group"]]) != study.fold_hash:
         yield "quadrats.parquet does not hold the folds that study.json names"
-    joined = here.merge(recorded[["image_id", "fold", "group"]], on="image_id", how="left")
-    found = data_fingerprint(joined, ImageSet.from_table(data_dir, here).digest)
-    if found != study.get("data_fingerprint"):
-        labels = here.set_index("image_id").loc[recorded["image_id"], list(TARGETS)].to_numpy()
-        changed = int((labels != recorded[list(TARGETS)].to_numpy()).any(axis=1).sum())
-        what = f"{changed} images have other labels" if changed else "photographs, metadata or their order changed"
-        yield f"data fingerprint {study.get('data_fingerprint')} then, {found} here: {what}"
+    yield from data_changes(ledger, here, ImageSet.from_table(data_dir, here).digests)
 
 
 def _weights(record: TrialRecord, weights: WeightsSource) -> Iterator[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,8 @@ from ensembles.choice import rule_named
 from ensembles.honest import nested
 from ensembles.library import library_from_frames
 from orchestration.ledger import Ledger, LedgerError, folds_of
-from orchestration.pruning import RULES, Decision, PruneRule, spared
+from orchestration.pruning import RULES, PruneRule, spared
+from orchestration.records import COMPLETE, PRUNED, Decision, TrialResult
 from orchestration.standing import Standing
 from orchestration.trial import fold_order
 
@@ -53,18 +54,28 @@ def replay(ledger: Ledger, rule_name: str, say: Callable[[str], None]) -> Replay
     rules = {name: rule for name, rule in RULES.items() if rule is not None}
     rule = rules[known_name("the rule of a replay", rule_name, rules, LedgerError)]
     results = ledger.results()
-    if any(result["status"] == "pruned" for result in results.values()):
+    if any(result.status == PRUNED for result in results.values()):
         raise LedgerError(
             f"a replay needs a study that was searched with --prune off, {ledger.storage.uri} has pruned trials: "
             "nobody knows what their other folds would have scored"
         )
-    complete = [record for record in ledger.trials() if results.get(record.trial_id, {}).get("status") == "complete"]
-    if len(complete) < 2:
-        raise LedgerError(f"a replay needs at least 2 complete trials, {ledger.storage.uri} has {len(complete)}")
+    ended = {name for name, result in results.items() if result.status == COMPLETE}
+    complete = [record for record in ledger.trials() if record.trial_id in ended]
     quadrats = ledger.quadrats()
     folds = folds_of(quadrats)
-    frames = {record.trial_id: ledger.oof(record.trial_id) for record in complete}
-    scores = {name: float(results[name]["score"]) for name in frames}
+    frames: dict[str, pd.DataFrame] = {}
+    for record in complete:
+        try:
+            frames[record.trial_id] = ledger.oof(record.trial_id)
+        except LedgerError as error:
+            say(f"note: trial {record.trial_id} is left out: {error}")
+    complete = [record for record in complete if record.trial_id in frames]
+    if len(complete) < 2:
+        raise LedgerError(
+            f"a replay needs at least 2 complete trials, {ledger.storage.uri} has {len(complete)}; search with --prune "
+            "off for more"
+        )
+    scores = {name: results[name].score or 0.0 for name in frames}
     run = _Run(rule, ledger, results)
     seconds_saved, folds_saved, eligible, known_backbones = 0.0, 0, 0, set[str]()
     for record in complete:
@@ -73,9 +84,9 @@ def replay(ledger: Ledger, rule_name: str, say: Callable[[str], None]) -> Replay
         known_backbones.add(backbone)
         eligible += free is None
         done = run.take(record.trial_id, fold_order(record.number, folds), may_prune=free is None)
-        metrics = {fold: ledger.fold_metrics(record.trial_id, fold) or {} for fold in set(folds) - set(done)}
-        folds_saved += len(metrics)
-        seconds_saved += sum(found.get("seconds", 0.0) for found in metrics.values())
+        saved = [ledger.fold_metrics(record.trial_id, fold) for fold in set(folds) - set(done)]
+        folds_saved += len(saved)
+        seconds_saved += sum(metrics.seconds for metrics in saved if metrics is not None)
     say(f"Blending {len(scores)} members, and the {len(run.kept)} that the rule keeps")
     blend = _blend_score(frames, quadrats)
     return Replay(
@@ -84,7 +95,7 @@ def replay(ledger: Ledger, rule_name: str, say: Callable[[str], None]) -> Replay
         eligible=eligible,
         folds=len(complete) * len(folds),
         folds_saved=folds_saved,
-        seconds=sum(float(results[name]["seconds"]) for name in frames),
+        seconds=sum(results[name].seconds for name in frames),
         seconds_saved=seconds_saved,
         best=max(scores.values()),
         best_lost=max(scores.values()) - max(scores[name] for name in run.kept),
@@ -117,7 +128,7 @@ def render_replay(replayed: Replay) -> str:
 class _Run:
     """The search as the rule would have had it: which trials are complete, and which it ended."""
 
-    def __init__(self, rule: PruneRule, ledger: Ledger, results: dict[str, dict[str, Any]]) -> None:
+    def __init__(self, rule: PruneRule, ledger: Ledger, results: dict[str, TrialResult]) -> None:
         self._rule, self._results, self._standing = rule, results, Standing(ledger)
         self._fold_N = self._standing.quadrats["fold"].to_numpy()
         self.kept: list[str] = []

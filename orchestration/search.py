@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,13 @@ import ray
 from ray import tune
 from ray.exceptions import RayError
 
+from biomass_models.cache_folder import require_usable
 from biomass_models.check import require_clean
 from biomass_models.config_rules import known_name
 from biomass_models.folds import assign_folds, fold_hash
 from biomass_models.inputs import ImageSet
+from biomass_models.photographs import common_size
+from biomass_models.problems import grouped
 from biomass_models.references import colour_ridge, colour_statistics, metadata_trees, per_target_mean
 from biomass_models.table import read_train
 from biomass_models.targets import TARGETS
@@ -32,24 +36,32 @@ from biomass_models.weights import (
     verify_weights,
 )
 from biomass_models.zoo import FAMILIES
+from orchestration import layout
 from orchestration.address import is_cluster, require_answer
 from orchestration.cluster import ON_HEAD, ray_cluster, slot_limit
-from orchestration.ledger import Ledger
+from orchestration.data_changes import data_fingerprint, photograph_table, require_same_data
+from orchestration.leaderboard import leaderboard_notices
+from orchestration.ledger import Ledger, LedgerError
 from orchestration.lock import Heartbeat, study_lock
+from orchestration.model_room import ModelRoom
 from orchestration.pool import Broker, FoldWorker, RayPool, Slots, slots_of
 from orchestration.progress import progress_bar
 from orchestration.pruning import RULES, PruneRule
 from orchestration.recipes import Recipe
-from orchestration.searcher import Proposer, TuneSearcher, live_trials
+from orchestration.record import SCHEMA
+from orchestration.records import COMPLETE, FAILED, Asked, StudyRecord, TrialResult
+from orchestration.searcher import ALIKE_FAILURES, Proposer, TuneSearcher, live_trials
 from orchestration.seeds import derive_seed
+from orchestration.settings import StudyError, StudySettings
 from orchestration.standing import Standing
 from orchestration.storage import Storage
-from orchestration.study import StudyError, StudySettings, data_fingerprint, open_study
-from orchestration.trial import fail_trial, run_trial
+from orchestration.stored_spaces import open_spaces, spaces_of, stored_space, to_json
+from orchestration.study import open_study, require_same, require_typed, take_new_weights, typed_fields
+from orchestration.trial import StorageFull, fail_trial, run_trial
 from orchestration.watch import Watch
 from orchestration.worker import WorkerContext
 from search_spaces.domain import SearchSpace
-from search_spaces.spaces import DEFAULT_BACKBONES, space_of
+from search_spaces.spaces import DEFAULT_BACKBONES, known_family
 
 Say = Callable[[str], None]
 MOST_LIVE = 1000  # Tune's own limit of trials under way; the searcher's, which follows the slots, is far below
@@ -66,6 +78,7 @@ class Resources:
     fold_timeout: float | None = None  # seconds without a sign of life
     cache_dir: Path = Path("~/.cache/biomass")
     cache_gb: float | None = None  # None: no limit
+    weights_gb: float | None = None  # of trained models in the study; None: no limit
     folds_together: bool | None = None  # frozen heads: all folds in one batch; None: on a GPU, where launches cost most
     compiles: bool = (
         False  # networks whose backbone trains go through torch.compile: pays on GPUs; other rounding and dropout
@@ -73,26 +86,56 @@ class Resources:
 
 
 def available_backbones(asked: tuple[str, ...], source: WeightsSource, say: Say) -> dict[str, str]:
-    """Fingerprint of the weights of each backbone; names the user gave must all be there, defaults are left out aloud.
+    """Fingerprint of the weights of each backbone; those the user named must all be there, of the default ones some.
 
     Raises WeightsError that says which file to put where.
     """
+    found, missing = _fingerprints(asked or DEFAULT_BACKBONES, source)
+    if missing and (asked or not found):
+        raise WeightsError("\n".join(missing.values()))
+    for reason in missing.values():
+        say(f"Left out of the search, because its weights are not here: {reason}")
+    return found
+
+
+def backbones_of_study(record: StudyRecord, source: WeightsSource, say: Say) -> dict[str, str]:
+    """Fingerprint of each of a study's backbones whose weights are here.
+
+    What is not here waits: its open trials stay open, and no trial with it is proposed. Raises WeightsError where
+    none is here.
+    """
+    found, missing = _fingerprints(record.settings.backbones, source)
+    if not found:
+        raise WeightsError("\n".join(missing.values()))
+    for name, reason in missing.items():
+        say(f"Weights of {name} are not here: its open trials wait, the others go on ({reason})")
+    return found
+
+
+def _fingerprints(names: Sequence[str], source: WeightsSource) -> tuple[dict[str, str], dict[str, str]]:
+    """By backbone: the fingerprint of its weights, or why they are not here."""
     found: dict[str, str] = {}
-    missing: list[str] = []
-    for name in asked or DEFAULT_BACKBONES:
+    missing: dict[str, str] = {}
+    for name in names:
         canonical = canonical_name(name)
         try:
             verify_weights(canonical, source)
             found[canonical] = fingerprint(canonical, source)
         except WeightsError as error:
-            if asked or isinstance(error, WeightsFileError):  # a file that was put there is meant to be used
+            if isinstance(error, WeightsFileError):  # a file that was put there is meant to be used
                 raise
-            missing.append(str(error))
-    if not found:
-        raise WeightsError("\n".join(missing))
-    for reason in missing:
-        say(f"Left out of the search, because its weights are not here: {reason}")
-    return found
+            missing[canonical] = str(error)
+    return found, missing
+
+
+def source_of_study(record: StudyRecord, asked: Recipe, made_with: Asked, given: WeightsSource) -> WeightsSource:
+    """Where a study's weights come from: as typed, else as when it was made, if that is still there."""
+    if "weights" in typed_fields(made_with, record.made_with) or record.settings.weights == "auto":
+        return given
+    if record.settings.weights == "random":
+        return WeightsSource("random")
+    folder = record.made_with.overrides.get("weights")
+    return WeightsSource("folder", Path(folder)) if folder and Path(folder).is_dir() else given
 
 
 def has_gpu(resources: Resources) -> bool:
@@ -116,18 +159,21 @@ def start_search(
     resources: Resources,
     say: Say,
     retry_failed: bool = False,
-    made_with: Mapping[str, Any] | None = None,
+    made_with: Asked,
 ) -> bool:
-    """`run_search` as a recipe asks for it, with the backbones whose weights are here and the scale of the machine."""
-    fingerprints = available_backbones(asked.backbones, weights, say)
-    gpu = asked.scale == "auto" and has_gpu(resources)
+    """`run_search` as a command asks for it, with the backbones whose weights are here and the scale of the machine.
+
+    A study that is there goes on with what it was made with; only what was typed is compared (study.require_typed).
+    """
+    ledger = Ledger(Storage(study))
+    wanted = resolve(ledger, asked, made_with, weights=weights, resources=resources, say=say)
     return run_search(
         study,
         data_dir,
-        asked.settings(tuple(fingerprints), weights=weights.kind, gpu=gpu),
+        wanted.settings,
         fold_file=Path(asked.fold_file) if asked.fold_file else None,
-        weights=weights,
-        fingerprints=fingerprints,
+        weights=wanted.weights,
+        fingerprints=wanted.fingerprints,
         resources=resources,
         max_trials=asked.trials,
         hours=asked.hours,
@@ -138,6 +184,35 @@ def start_search(
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a command comes to: a study's settings, and the weights that are here."""
+
+    settings: StudySettings
+    weights: WeightsSource
+    fingerprints: Mapping[str, str]  # by backbone
+
+
+def resolve(
+    ledger: Ledger, asked: Recipe, made_with: Asked, *, weights: WeightsSource, resources: Resources, say: Say
+) -> Wanted:
+    """The settings of the study that is there, or those of a new one. Starts nothing, unless a cluster is asked.
+
+    Raises StudyError where something typed is not the study's, WeightsError where no weights are here.
+    """
+    record = ledger.find_study()
+    if record is None:
+        for family in asked.families:
+            known_family(family)
+        found = available_backbones(asked.backbones, weights, say)
+        gpu = asked.scale == "auto" and has_gpu(resources)
+        settings = asked.settings(tuple(found), weights=weights.kind, gpu=gpu)
+        return Wanted(settings=settings, weights=weights, fingerprints=found)
+    require_typed(ledger, asked, made_with)
+    source = source_of_study(record, asked, made_with, weights)
+    return Wanted(settings=record.settings, weights=source, fingerprints=backbones_of_study(record, source, say))
+
+
 def run_search(
     study: str,
     data_dir: Path,
@@ -145,58 +220,103 @@ def run_search(
     *,
     fold_file: Path | None = None,
     weights: WeightsSource,
-    fingerprints: dict[str, str],
+    fingerprints: Mapping[str, str],
     resources: Resources,
     max_trials: int | None,
     hours: float | None,
     say: Say,
     prune: str = "default",
     retry_failed: bool = False,
-    made_with: Mapping[str, Any] | None = None,
+    made_with: Asked | None = None,
     spaces: dict[str, SearchSpace] | None = None,
 ) -> bool:
     """Search until the study holds max_trials or the hours are over; True when it came to its end, False when stopped.
 
-    spaces: by family, where other ranges are wanted than the scale's (comparisons of configurations).
-    Everything that can be checked is checked before Ray starts. The same call goes on with an unfinished study.
-    prune: a name of pruning.RULES; retry_failed: failed trials are taken up again, with the folds that they have.
-    made_with: see open_study.
+    fingerprints: of the weights that are here, by backbone. spaces: by family, where a new study shall have other
+    ranges than the scale's (comparisons of configurations). Everything that can be checked is checked before Ray
+    starts. The same call goes on with an unfinished study. prune: a name of pruning.RULES; retry_failed: failed trials
+    are taken up again, with the folds that they have. made_with: see open_study.
     """
     known_name("a pruning rule", prune, RULES, StudyError)
     require_answer(resources.address)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     ledger = Ledger(Storage(study))
-    spaces = spaces or {family: space_of(family, settings.backbones, settings.scale) for family in settings.families}
+    if not is_cluster(resources.address):  # there, each worker looks at its own
+        require_usable(resources.cache_dir.expanduser())
     with study_lock(ledger, say) as heartbeat:
-        record = _prepare(ledger, data_dir, settings, fold_file, fingerprints, made_with, say)
-        if retry_failed:
-            _reopen_failed(ledger, say)
+        proposer = prepare_search(
+            ledger,
+            data_dir,
+            settings,
+            fold_file=fold_file,
+            fingerprints=fingerprints,
+            max_trials=max_trials,
+            hours=hours,
+            say=say,
+            retry_failed=retry_failed,
+            made_with=made_with,
+            spaces=spaces,
+        )
+        for notice in leaderboard_notices(ledger):
+            say(f"note: {notice}")
+        if is_cluster(resources.address):  # this machine says nothing about the workers
+            say("Each worker refuses folds above --max-fold-seconds by its own estimate; biomass doctor times a pilot")
+        else:
+            _say_estimates(proposer.spaces, settings, fingerprints, ledger, say)
         context = WorkerContext(
             study=ledger.storage.uri,
             data_dir=str(data_dir.resolve()),
             cache_dir=str(resources.cache_dir.expanduser()),
             weights=weights,
         )
-        proposer = Proposer(
-            spaces,
-            ledger,
-            seed=settings.seed,
-            fold_hash=record["fold_hash"],
-            weights=fingerprints,
-            shares=dict(zip(settings.families, settings.shares, strict=True)) if settings.shares else None,
-            max_trials=max_trials,
-            deadline=None if hours is None else time.time() + 3600 * hours,
-        )
-        if is_cluster(resources.address):  # this machine says nothing about the workers
-            say("Each worker refuses folds above --max-fold-seconds by its own estimate; biomass doctor times a pilot")
-        else:
-            _say_estimates(spaces, settings, ledger, say)
         with ray_cluster(resources.address, say=say):
             return _run(ledger, context, proposer, RULES[prune], resources, max_trials, heartbeat, say)
 
 
+def prepare_search(
+    ledger: Ledger,
+    data_dir: Path,
+    settings: StudySettings,
+    *,
+    fold_file: Path | None = None,
+    fingerprints: Mapping[str, str],
+    max_trials: int | None,
+    hours: float | None = None,
+    say: Say,
+    retry_failed: bool = False,
+    made_with: Asked | None = None,
+    spaces: dict[str, SearchSpace] | None = None,
+) -> Proposer:
+    """Check the data, make or find the study, and rebuild what comes next from its ledger. Needs the study's lock."""
+    record = _prepare(ledger, data_dir, settings, fold_file, fingerprints, spaces, made_with, say)
+    if retry_failed:
+        _reopen_failed(ledger, say)
+    for sentence in take_new_weights(ledger, fingerprints):
+        say(sentence)
+    proposer = Proposer(
+        open_spaces(record, say),
+        ledger,
+        seed=settings.seed,
+        fold_hash=record.fold_hash,
+        weights=fingerprints,
+        shares=dict(zip(settings.families, settings.shares, strict=True)) if settings.shares else None,
+        max_trials=max_trials,
+        deadline=None if hours is None else time.time() + 3600 * hours,
+    )
+    _say_what_waits(proposer, say)
+    return proposer
+
+
+def _say_what_waits(proposer: Proposer, say: Say) -> None:
+    """Trials of the study that this search cannot learn from or go on with."""
+    if count := len(proposer.unobserved):
+        say(f"{count} trials lie outside of the study's ranges; they are kept, proposals do not learn from them")
+    if aside := proposer.set_aside:
+        say(f"{len(aside)} open trials wait for their family or their weights, such as {aside[0].trial_id}")
+
+
 def _reopen_failed(ledger: Ledger, say: Say) -> None:
-    failed = [name for name, result in ledger.results().items() if result["status"] == "failed"]
+    failed = [name for name, result in ledger.results().items() if result.status == FAILED]
     for name in failed:
         ledger.reopen(name)
     say(f"{len(failed)} failed trials are taken up again")
@@ -238,31 +358,53 @@ def _prepare(
     data_dir: Path,
     settings: StudySettings,
     fold_file: Path | None,
-    fingerprints: dict[str, str],
-    made_with: Mapping[str, Any] | None,
+    fingerprints: Mapping[str, str],
+    spaces: dict[str, SearchSpace] | None,
+    made_with: Asked | None,
     say: Say,
-) -> dict[str, Any]:
+) -> StudyRecord:
+    """The study's record, made now or found; what a study of 0.1.0 did not store is resolved and stored."""
     with progress_bar("Checking data") as update:
         warnings = require_clean(data_dir, on_progress=lambda done, total: update(done, total, ""))
-    for warning in warnings:
+    for warning in grouped(warnings):
         say(str(warning))
-    quadrats = read_train(data_dir)
-    seed = derive_seed(settings.seed, "folds")
-    folds = assign_folds(quadrats, scheme=settings.scheme, n_folds=settings.n_folds, seed=seed, file=fold_file)
-    quadrats = quadrats.merge(folds, on="image_id", validate="one_to_one")
-    images = ImageSet.from_table(data_dir, quadrats)
-    record = open_study(
-        ledger,
-        settings,
-        quadrats=quadrats,
-        data_fingerprint=data_fingerprint(quadrats, images.digest),
-        fold_hash=fold_hash(folds),
-        weights=fingerprints,
-        made_with=made_with,
-    )
+    here = read_train(data_dir)
+    images = ImageSet.from_table(data_dir, here)
+    record = ledger.find_study()
+    if record is None:
+        seed = derive_seed(settings.seed, "folds")
+        folds = assign_folds(here, scheme=settings.scheme, n_folds=settings.n_folds, seed=seed, file=fold_file)
+        quadrats = here.merge(folds, on="image_id", validate="one_to_one")
+        ledger.write_photographs(photograph_table(here, images.digests))
+        record = open_study(
+            ledger,
+            settings,
+            quadrats=quadrats,
+            data_fingerprint=data_fingerprint(quadrats, images.digest),
+            fold_hash=fold_hash(folds),
+            weights=fingerprints,
+            spaces=to_json(spaces or spaces_of(settings)),
+            made_with=made_with,
+            photograph_size=common_size(images.paths),
+        )
+    else:
+        require_same(ledger, _folds_of_file(record, here, fold_file), settings)
+        require_same_data(ledger, data_dir, here, images.digests)
+        if not record.spaces:
+            known = spaces or {name: one for name in settings.families if (one := stored_space(record, name))}
+            record = replace(record, schema=SCHEMA, spaces=to_json(known))
+            ledger.update_study(record)
     if ledger.references() is None:
-        ledger.write_references(_references(quadrats, images))
+        ledger.write_references(_references(ledger.quadrats(), ImageSet.from_table(data_dir, ledger.quadrats())))
     return record
+
+
+def _folds_of_file(record: StudyRecord, here: pd.DataFrame, fold_file: Path | None) -> list[tuple[str, object, object]]:
+    """What require_same compares where the user gives folds."""
+    if fold_file is None:
+        return []
+    given = assign_folds(here, scheme="file", n_folds=record.settings.n_folds, seed=0, file=fold_file)
+    return [("fold_hash", record.fold_hash, fold_hash(given))]
 
 
 def _references(quadrats: pd.DataFrame, images: ImageSet) -> pd.DataFrame:
@@ -287,12 +429,20 @@ def _references(quadrats: pd.DataFrame, images: ImageSet) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def _say_estimates(spaces: dict[str, Any], settings: StudySettings, ledger: Ledger, say: Say) -> None:
-    """Print what a fold of each family's first trial will cost; refuse the study when that is above the limit."""
+def _say_estimates(
+    spaces: Mapping[str, SearchSpace], settings: StudySettings, here: Mapping[str, str], ledger: Ledger, say: Say
+) -> None:
+    """Print what a fold of each family's first trial will cost; refuse the study when that is above the limit.
+
+    here: backbones whose weights are here.
+    """
     images = len(ledger.quadrats())
     n_train = round(images * (1 - 1 / settings.n_folds))
     for name, space in spaces.items():
-        family, config = FAMILIES[name], space.config(space.first_trials[0])
+        first = [config for params in space.first_trials if (config := space.config(params)).backbone in here]
+        if not first:
+            continue
+        family, config = FAMILIES[name], first[0]
         fold, bank = family.fold_seconds(config, n_train, "auto"), family.estimate_feature_seconds(config, images)
         once = f", and {bank:.0f} s once for its features" if bank else ""
         say(f"Estimated cost of a {name} fold here (first trial): {fold:.1f} s{once}")
@@ -315,10 +465,12 @@ def _run(
 ) -> bool:
     broker, slots = start_broker(context, resources)
     waits = "" if slots else ", folds wait for a node that has what a slot asks for (biomass doctor)"
+    before = frozenset(ledger.results())
     say(f"{slots} slots{waits}; {proposer.finished} trials are finished already")
     searcher = TuneSearcher(proposer, live=live_trials(max(slots, 1)))
     stop = threading.Event()
-    watch = Watch(broker, searcher, Standing(ledger), max_trials, heartbeat)
+    room = None if resources.weights_gb is None else ModelRoom(ledger, resources.weights_gb, say)
+    watch = Watch(broker, searcher, Standing(ledger), max_trials, heartbeat, say, room)
     watcher = threading.Thread(target=watch.run, args=(stop,), daemon=True)
     together = gpus_of_a_slot(resources) > 0 if resources.folds_together is None else resources.folds_together
     tuner = _tuner(ledger, context, searcher, broker, rule, together)
@@ -332,7 +484,25 @@ def _run(
         ray.kill(broker)
     if searcher.stop_reason:
         raise StudyError(f"{searcher.stop_reason}. Every finished fold is kept")
-    return not proposer.unfinished
+    if proposer.unfinished:
+        return False
+    _require_a_success(ledger.results(), before)
+    return True
+
+
+def _require_a_success(results: Mapping[str, TrialResult], before: Container[str]) -> None:
+    """Raise StudyError where the study has no complete trial, or where many trials of this run have all failed."""
+    now = {name: result for name, result in results.items() if name not in before}
+    complete = any(result.status == COMPLETE for result in results.values())
+    broken = len(now) >= ALIKE_FAILURES and all(result.status == FAILED for result in now.values())
+    if not results or (complete and not broken):
+        return
+    failed = [result.reason for result in (now if complete else results).values() if result.status == FAILED]
+    reason, times = Counter(failed).most_common(1)[0]
+    raise StudyError(
+        f"a search must complete a trial, got {len(failed)} failed, most often ({times}) for: {reason}. Mend it, then "
+        "give the same command with --retry-failed"
+    )
 
 
 def _tuner(
@@ -344,12 +514,13 @@ def _tuner(
         own, trial_id = Ledger(Storage(context.study)), config["trial_id"]
         try:
             result = run_trial(own, RayPool(broker), trial_id, rule=rule, standing=standing, together=together)
-        except (OSError, RayError) as error:  # the store is full or away, the broker is gone: the trial is not to blame
+        # the store is full, away or torn, the broker is gone: the trial is not to blame
+        except (OSError, StorageFull, LedgerError, RayError) as error:
             tune.report({"status": "stopped", "reason": str(error)})
             return
         except Exception as error:  # the boundary of a trial: whatever else goes wrong is its recorded reason
             result = fail_trial(own, trial_id, f"coordinator: {type(error).__name__}: {error}")
-        tune.report({"status": result["status"] if result else "stopped"})
+        tune.report({"status": result.status if result else "stopped"})
 
     where: dict[str, Any] = {"storage_path": ledger.storage.uri}
     if not ledger.storage.is_local:
@@ -360,7 +531,7 @@ def _tuner(
             search_alg=searcher, num_samples=-1, max_concurrent_trials=MOST_LIVE, reuse_actors=True
         ),
         run_config=tune.RunConfig(
-            name="tune",
+            name=layout.TUNE,
             verbose=0,
             callbacks=[],
             # A coordinator that loses its process starts again and goes on from the ledger. Many times, because what

@@ -6,29 +6,31 @@ A shard is a run of test images. All members of a blend predict it in one go, so
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from safetensors.torch import load as load_tensors
 
-from biomass_models.configs import Config, config_from_params
+from biomass_models.configs import Config
+from biomass_models.errors import UserError
 from biomass_models.images import DecodeOnce
 from biomass_models.inputs import ImageSet, Inputs
 from biomass_models.interrupt import StopRequested, check_stop
+from biomass_models.introduced import config_from_stored
 from biomass_models.targets import TARGETS, FloatArray
 from biomass_models.weights import WeightsSource
-from biomass_models.zoo import FAMILIES
+from biomass_models.zoo import family_named
 from orchestration.ledger import Ledger, folds_of
+from orchestration.records import Params, TrialRef
 from orchestration.storage import Storage
 
 SHARD_IMAGES = 48  # one worker's piece; decoded at full scale they take 300 MB
 ShouldStop = Callable[[], bool]
 
 
-class MemberError(RuntimeError):
+class MemberError(UserError):
     """A member that cannot predict; the text says which and why."""
 
 
@@ -50,17 +52,15 @@ def shard_inputs(
     return inputs, decoder
 
 
-def mean_prediction(
-    family: str, params: Mapping[str, Any], models: Iterable[bytes], inputs: Inputs, *, flips: int
-) -> FloatArray:
+def mean_prediction(family: str, params: Params, models: Iterable[bytes], inputs: Inputs, *, flips: int) -> FloatArray:
     """Mean masses [N, 5] in grams over a member's fold models (safetensors bytes) for all images of `inputs`."""
-    config = config_from_params(family, params)
+    config = config_from_stored(family, params)
     folds = [_predict(family, config, model, inputs, flips) for model in models]
     return np.mean(folds, axis=0)
 
 
 def predict_shard(
-    members: Sequence[Sequence[str]],
+    members: Sequence[TrialRef],
     ensemble: str,
     span: tuple[int, int],
     inputs: Inputs,
@@ -68,7 +68,7 @@ def predict_shard(
     flips: int,
     should_stop: ShouldStop | None = None,
 ) -> int:
-    """Predict one shard with every member ([study, trial id]) that has not done so; returns how many did it now.
+    """Predict one shard with every member that has not done so; returns how many did it now.
 
     Each member's rows are kept in its own study at once, so that a stop or a crash loses one member of one shard.
     Raises StopRequested, MemberError.
@@ -107,14 +107,14 @@ def predict_out_of_fold(
     inputs: of the study's training images, in the order of its quadrats. Raises StopRequested, MemberError.
     """
     record, quadrats = ledger.trial(trial_id), ledger.quadrats()
-    config, fold_N = config_from_params(record.family, record.config), quadrats["fold"].to_numpy()
+    config, fold_N = config_from_stored(record.family, record.config), quadrats["fold"].to_numpy()
     pred_NT = np.empty((len(quadrats), len(TARGETS)))
     for fold in np.unique(fold_N):
         check_stop(should_stop, f"fold {fold} of trial {trial_id}")
         rows = np.flatnonzero(fold_N == fold)
         try:
             model = ledger.fold_model(trial_id, int(fold))
-            if FAMILIES[record.family].feature_specs(config):  # one bank holds all images: share it between folds
+            if family_named(record.family).feature_specs(config):  # one bank holds all images: share it between folds
                 pred_NT[rows] = _predict(record.family, config, model, inputs, flips)[rows]
             else:
                 pred_NT[rows] = _predict(record.family, config, model, inputs.of(rows), flips)
@@ -126,7 +126,7 @@ def predict_out_of_fold(
 
 
 def _predict(family: str, config: Config, model: bytes, inputs: Inputs, flips: int) -> FloatArray:
-    return FAMILIES[family].predict(config, load_tensors(model), inputs, flips=flips)
+    return family_named(family).predict(config, load_tensors(model), inputs, flips=flips)
 
 
 def _frame(image_ids: Sequence[str], pred_NT: FloatArray) -> pd.DataFrame:

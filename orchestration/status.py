@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from orchestration.ledger import Ledger
+from orchestration.ledger import Ledger, folds_of
 from orchestration.lock import is_alive, read_owner, who
+from orchestration.records import COMPLETE, FAILED, PRUNED, SearchFacts
 from orchestration.standing import Standing
+from orchestration.torn import lost_files, torn_notices
 
 
 class Best(NamedTuple):
@@ -45,70 +47,75 @@ class Status:
     seconds_left: float | None
     reasons: tuple[Failure, ...]  # of failed trials, the most common ones
     pruned: tuple[Pruned, ...]  # the latest decisions
+    notices: tuple[str, ...] = ()  # trials whose files are torn, and what to do
 
 
 def status_of(ledger: Ledger, now: float | None = None) -> Status:
     """Read the ledger once; now: seconds since 1970."""
     now = time.time() if now is None else now
     records, results = ledger.trials(), ledger.results()
+    ids = {record.trial_id for record in records}
+    results = {name: result for name, result in results.items() if name in ids}
     owner = read_owner(ledger.storage)
     alive = owner is not None and is_alive(owner, ledger.storage)
-    facts: dict[str, Any] = owner["facts"] if owner is not None and alive else {}
-    n_folds = int(ledger.quadrats()["fold"].nunique())
-    done, begun = 0, 0
+    facts = owner.facts if owner is not None and alive else SearchFacts()
+    folds = folds_of(ledger.quadrats())
+    lost, done, begun = lost_files(ledger, results, folds), 0, 0
     for record in records:
         result = results.get(record.trial_id)
         if result is not None:
-            done += result["folds_done"]
+            done += result.folds_done - len(lost.get(record.trial_id, ()))
             continue
-        for fold in range(n_folds):
+        for fold in folds:
             if ledger.fold_metrics(record.trial_id, fold) is not None:
                 done += 1
             elif owner is not None and alive:
                 starts = ledger.fold_starts(record.trial_id, fold)
-                begun += any(start["started_at"] >= owner["since"] for start in starts)
+                begun += any(start.started_at >= owner.since for start in starts)
     standing = Standing(ledger)
     standing.refresh()
     best = max(
-        (Best(name, result["score"]) for name, result in results.items() if result["status"] == "complete"),
+        (Best(name, one.score or 0.0) for name, one in results.items() if one.status == COMPLETE),
         key=lambda best: best.score,
         default=None,
     )
-    trials = Counter(result["status"] for result in results.values())
-    ended_at = {name: result.get("ended_at", 0.0) for name, result in results.items()}
-    lately = sum(owner is not None and when >= owner["since"] for when in ended_at.values())
-    wanted = facts.get("max_trials")
+    trials = Counter(result.status for result in results.values())
+    lately = sum(owner is not None and result.ended_at >= owner.since for result in results.values())
+    wanted = facts.max_trials
     left = None
     if owner is not None and alive and wanted and lately:
-        left = max(0, wanted - len(results)) * (now - owner["since"]) / lately
-    reasons = Counter(result["reason"] for result in results.values() if result["status"] == "failed")
-    pruned = sorted(
-        (name for name, result in results.items() if result["status"] == "pruned"), key=ended_at.__getitem__
-    )
+        left = max(0, wanted - len(results)) * (now - owner.since) / lately
+    reasons = Counter(result.reason or "" for result in results.values() if result.status == FAILED)
+    pruned = [(name, one) for name, one in results.items() if one.status == PRUNED]
+    pruned.sort(key=lambda pair: pair[1].ended_at)
     if owner is None:
         driver = "no search is running"
     elif alive:
         driver = f"driven by {who(owner)}"
     else:
         driver = f"no search is running; {who(owner)} was killed, the same command goes on"
+    blend = standing.blend_score()
+    notices = torn_notices(ledger, records, results, folds)
+    notices += [f"trial {name} is left out of the blend: {reason}" for name, reason in standing.torn.items()]
     return Status(
         driver=driver,
         running=alive,
         trials={
-            **{kind: trials[kind] for kind in ("complete", "pruned", "failed")},
+            **{kind: trials[kind] for kind in (COMPLETE, PRUNED, FAILED)},
             "open": len(records) - len(results),
         },
         max_trials=wanted,
         folds_done=done,
         folds_running=begun,
-        folds_queued=facts.get("queued", 0),
-        slots=facts.get("slots"),
-        busy=facts.get("busy"),
+        folds_queued=facts.queued,
+        slots=facts.slots,
+        busy=facts.busy,
         best=best,
-        blend=standing.blend_score(),
+        blend=blend,
         seconds_left=left,
         reasons=tuple(Failure(*pair) for pair in reasons.most_common(3)),
-        pruned=tuple(Pruned(name, results[name]["reason"]) for name in pruned[-3:]),
+        pruned=tuple(Pruned(name, result.reason or "") for name, result in pruned[-3:]),
+        notices=tuple(notices),
     )
 
 
@@ -133,4 +140,5 @@ def render_status(status: Status) -> str:
         lines.append(f"left    about {minutes / 60:.1f} h" if minutes > 90 else f"left    about {minutes:.0f} min")
     lines += [f"{name}  {text}" for name, text in status.pruned]
     lines += [f"failed {count} times: {reason}" for reason, count in status.reasons]
+    lines += [f"note: {notice}" for notice in status.notices]
     return "\n".join(lines)

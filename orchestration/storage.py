@@ -7,13 +7,13 @@ Names are relative and stay inside the root.
 from __future__ import annotations
 
 import contextlib
-import os
-import uuid
 from pathlib import Path, PurePosixPath
 
 import pyarrow.fs
 
 from biomass_models.config_rules import nearest
+from biomass_models.errors import UserError
+from biomass_models.whole_files import remove_left_over, write_whole
 
 
 class Storage:
@@ -31,7 +31,7 @@ class Storage:
                 self.filesystem, self.base = pyarrow.fs.FileSystem.from_uri(self.uri)
             except pyarrow.ArrowException as error:
                 rule = "a study is a folder, or a URI that pyarrow opens, such as s3://bucket/study"
-                raise ValueError(f"{rule}; got {self.uri} ({error}); check the part before ://") from error
+                raise UserError(f"{rule}; got {self.uri} ({error}); check the part before ://") from error
 
     def read(self, name: str) -> bytes:
         """The whole content; FileNotFoundError if it is not there."""
@@ -45,25 +45,16 @@ class Storage:
             with self.filesystem.open_output_stream(path) as stream:
                 stream.write(content)
             return
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
-        try:
-            with temporary.open("wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(target)
-        except OSError as error:
-            error.filename = error.filename or path  # a full disk does not say which
-            raise
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(Path(path), content)
 
     def remove(self, name: str) -> None:
         """Delete a file; one that is not there is no error."""
         with contextlib.suppress(FileNotFoundError):
             self.filesystem.delete_file(self._path(name))
+
+    def sweep(self) -> int:
+        """Delete the temporary files of writers that were killed; returns how many. An object store has none."""
+        return len(remove_left_over(Path(self.base))) if self.is_local else 0
 
     def size(self, name: str) -> int | None:
         """Bytes of a file, or None if there is no such file."""
@@ -86,7 +77,7 @@ class Storage:
     def _path(self, name: str) -> str:
         parts = PurePosixPath(name).parts
         if name.startswith("/") or ".." in parts:
-            raise ValueError(f"a file of a study lies inside its folder, got the name {name!r}")
+            raise UserError(f"a file of a study lies inside its folder, got the name {name!r}")
         return "/".join([self.base, *parts])
 
 

@@ -1,51 +1,23 @@
-"""A study: its settings, how it is opened or made. What is fixed here never changes while it lives."""
+"""How a study is made, and what it takes to go on with one. What is fixed here never changes while it lives."""
 
 from __future__ import annotations
 
-import json
 import platform
 import time
-from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+
+import pandas as pd
 
 from orchestration.environment import code_version
-from orchestration.seeds import content_id
-
-if TYPE_CHECKING:  # recipes are listed and completed without loading tables
-    import pandas as pd
-
-    from orchestration.ledger import Ledger
+from orchestration.ledger import Ledger, folds_of
+from orchestration.recipes import Recipe, recipe_named
+from orchestration.records import Asked, Params, StudyRecord
+from orchestration.settings import StudyError, StudySettings
+from orchestration.trial import fail_trial
 
 PACKAGES = ("torch", "timm", "ray", "optuna", "numpy", "pandas", "pillow", "scikit-learn")
-
-
-class StudyError(ValueError):
-    """A study cannot be opened as asked; the text says the rule, what was got and what to do."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StudySettings:
-    """What decides a study's results. A resumed study must be given the same."""
-
-    families: tuple[str, ...]
-    backbones: tuple[str, ...]  # timm names that the search may choose from
-    shares: tuple[float, ...] = ()  # of the trials that each family gets, in any unit; () = equal
-    weights: str = "auto"  # auto | random | folder
-    scale: str = "cpu"  # which ranges: smoke | demo | cpu | gpu
-    scheme: str = "date"  # of the folds
-    n_folds: int = 5
-    seed: int = 0
-    max_fold_seconds: float = 1800.0  # a configuration whose estimate is above is refused with the estimate
-
-    def __post_init__(self) -> None:
-        if not self.families or not self.backbones:
-            raise StudyError("a study needs at least one family and one backbone")
-        if self.shares and (len(self.shares) != len(self.families) or min(self.shares) <= 0):
-            raise StudyError(f"shares are above 0, one for each of {len(self.families)} families, got {self.shares}")
-        if self.n_folds < 2:
-            raise StudyError(f"a study needs at least 2 folds, got {self.n_folds}")
 
 
 def open_study(
@@ -55,50 +27,134 @@ def open_study(
     quadrats: pd.DataFrame,
     data_fingerprint: str,
     fold_hash: str,
-    weights: dict[str, str],
-    made_with: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Make the study, or check that it is the same one and return its record.
+    weights: Mapping[str, str],
+    spaces: Mapping[str, Params] | None = None,
+    made_with: Asked | None = None,
+    photograph_size: tuple[int, int] | None = None,
+) -> StudyRecord:
+    """Make the study, or return the record of the one that is there if all of this is the same.
 
-    quadrats: one row an image with labels, metadata, fold and group; weights: fingerprint by backbone.
-    made_with: what the command asked for (recipe and overrides); noted in a new study, and never compared.
+    quadrats: one row an image with labels, metadata, fold and group; weights: fingerprint by backbone; spaces: ranges
+    by family; made_with: what the command asked for; photograph_size: the most common width and height in px, so that a
+    prediction knows what it was trained on. The last three are stored with a new study and never compared.
     Raises StudyError naming every setting that would change results.
     """
-    record: dict[str, Any] = {
-        "settings": json.loads(json.dumps(asdict(settings))),
-        "data_fingerprint": data_fingerprint,
-        "fold_hash": fold_hash,
-        "weights": weights,
-    }
-    existing = ledger.study()
-    if existing is None:
-        record["versions"] = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-        record["code"] = code_version()
-        record["created_at"] = time.time()
-        record["made_with"] = dict(made_with or {})
-        ledger.write_study(record, quadrats)
-        return record
-    asked = {**record["settings"], **{key: record[key] for key in ("data_fingerprint", "fold_hash", "weights")}}
-    stored = {
-        **{field.name: json.loads(json.dumps(field.default)) for field in fields(settings) if field.default != MISSING},
-        **existing["settings"],  # a study that was made before a setting existed has its default
-        **{key: existing[key] for key in ("data_fingerprint", "fold_hash", "weights")},
-    }
-    changed = [f"{key}: {stored.get(key)!r} -> {asked[key]!r}" for key in asked if stored.get(key) != asked[key]]
+    existing = ledger.find_study()
+    if existing is not None:
+        facts = {"data_fingerprint": data_fingerprint, "fold_hash": fold_hash, "weights": dict(weights)}
+        require_same(ledger, [(key, existing.to_json()[key], value) for key, value in facts.items()], settings)
+        return existing
+    record = StudyRecord(
+        settings=settings,
+        data_fingerprint=data_fingerprint,
+        fold_hash=fold_hash,
+        weights=weights,
+        spaces=spaces or {},
+        versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        code=code_version(),
+        created_at=time.time(),
+        made_with=made_with or Asked(),
+        photograph_size=photograph_size,
+    )
+    ledger.write_study(record, quadrats)
+    return record
+
+
+def require_same(
+    ledger: Ledger, more: Sequence[tuple[str, object, object]] = (), settings: StudySettings | None = None
+) -> None:
+    """Raises StudyError that names what differs: settings from the study's, and (name, stored, asked) of `more`."""
+    pairs = list(more)
+    if settings is not None:
+        stored = ledger.study().settings.to_json()
+        pairs = [(key, stored.get(key), value) for key, value in settings.to_json().items()] + pairs
+    changed = [f"{key}: {stored!r} -> {asked!r}" for key, stored, asked in pairs if stored != asked]
     if changed:
         raise StudyError(
             f"a study is resumed with the settings it was made with; {ledger.storage.uri} differs in "
             + "; ".join(changed)
             + ". Give the old settings, or start a new study in another folder"
         )
-    return existing
 
 
-def data_fingerprint(quadrats: pd.DataFrame, image_digest: str) -> str:
-    """Of all that a study learns from: its table with groups, one row an image, and the photographs' contents."""
-    return content_id(quadrats.drop(columns=["fold"]).to_csv(index=False), image_digest)
+# -- what was typed ----------------------------------------------------------------------------------------------------
 
 
-def trial_id(family: str, config: dict[str, Any], weights: str, seed: int, fold_hash: str) -> str:
-    """The same configuration on the same folds is the same trial, whoever proposes it."""
-    return content_id(family, config, weights, seed, fold_hash, length=10)
+def typed_fields(asked: Asked, stored: Asked) -> set[str]:
+    """Fields of a recipe that the command names: its options, and all that a recipe sets which is not the study's.
+
+    What the study's own recipe sets today does not count: a release may change a recipe.
+    """
+    typed = set(asked.overrides)
+    if asked.recipe is not None and asked.recipe != stored.recipe:
+        plain, own = Recipe(), recipe_named(asked.recipe)
+        typed |= {one.name for one in fields(Recipe) if getattr(own, one.name) != getattr(plain, one.name)}
+    return typed
+
+
+def require_typed(ledger: Ledger, asked: Recipe, made_with: Asked) -> None:
+    """Compare what was typed with the study; raises StudyError naming what differs.
+
+    Everything else is the study's, whatever is installed, reachable or the default today.
+    """
+    record = ledger.study()
+    typed, settings = typed_fields(made_with, record.made_with), record.settings
+    pairs: list[tuple[str, object, object]] = []
+    if "families" in typed:
+        pairs.append(("families", _shares(settings.families, settings.shares), _shares(asked.families, asked.shares)))
+    if "backbones" in typed and asked.backbones:
+        from biomass_models.weights import canonical_name  # here, because it loads timm
+
+        one, other = ({canonical_name(name) for name in names} for names in (settings.backbones, asked.backbones))
+        pairs.append(("backbones", sorted(one), sorted(other)))
+    if "weights" in typed:  # a folder may have moved: what it holds is compared by its contents
+        pairs.append(("weights", _kind(settings.weights), _kind(asked.weights)))
+    if "scale" in typed and asked.scale != "auto":
+        pairs.append(("scale", settings.scale, asked.scale))
+    if "fold_file" in typed or "scheme" in typed:
+        pairs.append(("scheme", settings.scheme, "file" if asked.fold_file else asked.scheme))
+    for name, stored, given in (
+        ("folds", settings.n_folds, asked.folds),
+        ("seed", settings.seed, asked.seed),
+        ("max_fold_seconds", settings.max_fold_seconds, asked.max_fold_seconds),
+    ):
+        if name in typed:
+            pairs.append((name, stored, given))
+    require_same(ledger, pairs)
+
+
+def _shares(families: Sequence[str], shares: Sequence[float]) -> dict[str, float]:
+    given = shares or (1.0,) * len(families)
+    return {name: share / sum(given) for name, share in sorted(zip(families, given, strict=True))}
+
+
+def _kind(weights: str) -> str:
+    return "random" if weights == "random" else "trained"
+
+
+# -- weights of backbones ----------------------------------------------------------------------------------------------
+
+
+def take_new_weights(ledger: Ledger, here: Mapping[str, str]) -> list[str]:
+    """Note in the study which backbones have other weights here than they had; returns a sentence for each.
+
+    here: fingerprint of each backbone of the study whose weights are here. An open trial of which nothing is computed
+    is closed, since it is another trial with other weights. Raises StudyError where a finished fold was trained with
+    what was there before: its trials and new ones would not be comparable.
+    """
+    record, ended = ledger.study(), ledger.results()
+    others = [one for one in ledger.trials() if here.get(str(one.config.get("backbone")), one.weights) != one.weights]
+    folds = folds_of(ledger.quadrats()) if others else []
+    for one in others:
+        name = str(one.config["backbone"])
+        if any(ledger.fold_metrics(one.trial_id, fold) is not None for fold in folds):
+            raise StudyError(
+                f"the weights of {name} must stay those of the finished folds, {one.weights} in trial {one.trial_id}, "
+                f"got {here[name]}; give the old file (--weights), or search in another folder"
+            )
+        if one.trial_id not in ended:
+            fail_trial(ledger, one.trial_id, f"the weights of {name} changed before a fold was finished")
+    changed = {name: mark for name, mark in here.items() if record.weights.get(name, mark) != mark}
+    if changed:
+        ledger.update_study(replace(record, weights={**record.weights, **changed}))
+    return [f"The weights of {name} are others than before; nothing was trained with those" for name in changed]

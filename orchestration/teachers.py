@@ -16,6 +16,7 @@ from biomass_models.interrupt import ShouldStop, check_stop
 from biomass_models.targets import TARGETS
 from biomass_models.teacher import Taught, fit_teacher
 from orchestration.ledger import Ledger
+from orchestration.records import TeacherRecord
 from orchestration.seeds import content_id, derive_seed
 
 LOOK_AGAIN = 0.5  # seconds between two looks at `should_stop` while another worker fits the teacher
@@ -55,7 +56,7 @@ def teacher_of(
         targets = quadrats.loc[fold_N != fold, ["image_id"]].reset_index(drop=True)
         targets[list(TARGETS)] = taught.mass_MT
         score = None if np.isnan(taught.score) else taught.score
-        ledger.write_teacher(identity, fold, targets, {"settings": asdict(config), "fold": fold, "score": score})
+        ledger.write_teacher(identity, targets, TeacherRecord(settings=asdict(config), fold=fold, score=score))
         return taught
 
 
@@ -78,4 +79,4 @@ def _stored(ledger: Ledger, identity: str, quadrats: pd.DataFrame, fold: int) ->
         return None
     targets, record = found
     rows = targets.set_index("image_id").loc[quadrats.loc[quadrats["fold"] != fold, "image_id"]]
-    return Taught(rows[list(TARGETS)].to_numpy(), np.nan if record["score"] is None else record["score"])
+    return Taught(rows[list(TARGETS)].to_numpy(), np.nan if record.score is None else record.score)

@@ -22,7 +22,7 @@ class EventFolder:
         self._copied: set[str] = set()
 
     def refresh(self, ended: Collection[str], folds: Iterable[int]) -> None:
-        """Copy the events of trials that have ended since; make them where a study of an older version has none."""
+        """Copy the events of trials that have ended since; make them where a study has none."""
         if self._copy is None:
             return
         self._copied &= set(ended)  # a failed trial that was taken up again ends again

@@ -10,18 +10,21 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from biomass_models.errors import UserError
 from ensembles.submission import COLUMNS
-from orchestration.ledger import Ledger, LedgerError, TrialRef, open_ledger
+from orchestration import layout
+from orchestration.ledger import Ledger, LedgerError, open_ledger
+from orchestration.records import FoundFile, Origin, StudyRecord, TrialRecord, TrialRef
 from orchestration.storage import Storage
 
 
-class TraceError(ValueError):
+class TraceError(UserError):
     """The way back is not found; the text says what was looked at and what to do."""
 
 
@@ -34,8 +37,18 @@ class Written:
     sha256: str | None  # of the submission that it wrote
     card: Mapping[str, Any]
     trials: Mapping[str, TrialRef]  # members that are trials
-    origin: Mapping[str, Any]  # origin.py; {} in older versions
+    origin: Origin
     ledger: Ledger | None  # of the study that keeps the submission
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileTrace:
+    """A file that a member came as."""
+
+    path: str
+    bytes: int
+    sha256: str
+    now: str  # as it was | changed since | gone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +59,10 @@ class MemberTrace:
     weight: float
     study: str | None  # None for a member that came as files
     trial_id: str | None
-    record: dict[str, Any] | None  # trial.json; None where the study is not there any more
+    record: TrialRecord | None  # None where the study is not there any more
     score: float | None  # weighted R2 of the pooled out-of-fold rows
     fold_scores: tuple[float | None, ...]
-    files: dict[str, Any]  # path and sha256 of members that came as files, and whether they are as they were
+    files: Mapping[str, FileTrace]  # oof, test: of members that came as files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +75,10 @@ class Trace:
     where: str
     also: tuple[str, ...]  # others that wrote the same bytes
     note: str | None  # where the numbers are the same and the bytes are not
-    card: dict[str, Any]
-    origin: dict[str, Any]
+    card: Mapping[str, Any]
+    origin: Origin
     members: tuple[MemberTrace, ...]
-    studies: dict[str, dict[str, Any] | None]  # study.json of each; None where it is not there any more
+    studies: Mapping[str, StudyRecord | None]  # None where it is not there any more
 
 
 def trace(submission: Path, studies: Sequence[str] = ()) -> Trace:
@@ -94,7 +107,7 @@ def trace(submission: Path, studies: Sequence[str] = ()) -> Trace:
         also=tuple(f"{one.name} in {one.where}" for one in others),
         note=note,
         card=dict(first.card),
-        origin=dict(first.origin),
+        origin=first.origin,
         members=members,
         studies={study: _study(study) for study in dict.fromkeys(one.study for one in members) if study is not None},
     )
@@ -119,19 +132,11 @@ def _near(submission: Path) -> Iterator[Ledger]:
 
 def _in_studies(ledgers: Sequence[Ledger]) -> Iterator[Written]:
     for ledger in ledgers:
-        for name, marker in ledger.ensembles().items():
-            own = ledger.storage.uri
-            if "card" in marker:
-                card = marker["card"]
-                pairs = marker["trials"].items()
-                refs = {member: TrialRef(own if study == "." else study, trial) for member, (study, trial) in pairs}
-            else:  # of an older version: the members are trials of the study itself
-                card = {key: value for key, value in marker.items() if key != "files"}
-                refs = {member: TrialRef(own, member) for member in card.get("members", {})}
-            file = marker.get("files", {}).get("submission.csv", {})
+        for name, ensemble in ledger.ensembles().items():
+            file = ensemble.files.get(layout.SUBMISSION)
             yield Written(
-                name=name, where=own, sha256=file.get("sha256"), card=card, trials=refs,
-                origin=marker.get("origin") or {}, ledger=ledger,
+                name=name, where=ledger.storage.uri, sha256=None if file is None else file.sha256, card=ensemble.card,
+                trials=ensemble.trials, origin=ensemble.origin or Origin(), ledger=ledger,
             )  # fmt: skip
 
 
@@ -140,52 +145,56 @@ def _beside(submission: Path) -> Iterator[Written]:
     for path in sorted(submission.parent.glob("ensemble*.json")):
         try:
             content = json.loads(path.read_bytes())
-        except ValueError:
+            origin = Origin.from_json(content["origin"])
+            card = {key: value for key, value in content.items() if key != "origin"}
+            member_names = list(card["members"])
+        except (ValueError, KeyError, TypeError):
+            continue  # a study's own, which is read there; or no card at all
+        if origin.submission is None:
             continue
-        origin = content.get("origin") if isinstance(content, dict) and "members" in content else None
-        if not origin or not origin.get("submission"):
-            continue  # a study's own, which is read there; or of an older version: it does not say which file it wrote
-        refs = {member: TrialRef(study, trial) for member, (study, trial) in origin["trials"].items()}
         yield Written(
-            name=path.stem, where=str(path), sha256=origin["submission"]["sha256"], trials=refs, origin=origin,
-            card={key: value for key, value in content.items() if key != "origin"}, ledger=None,
+            name=path.stem, where=str(path), sha256=origin.submission.sha256, origin=origin, card=card, ledger=None,
+            trials={member: ref for member, ref in origin.trials.items() if member in member_names},
         )  # fmt: skip
 
 
 def _members(written: Written) -> Iterator[MemberTrace]:
     for name, weight in written.card["members"].items():
         ref = written.trials.get(name)
-        files = written.origin.get("files", {}).get(name, {})
         record, result = None, None
         if ref is not None:
             ledger = Ledger(Storage(ref.study))
             try:
-                record, result = asdict(ledger.trial(ref.trial_id)), ledger.result(ref.trial_id)
+                record, result = ledger.trial(ref.trial_id), ledger.result(ref.trial_id)
             except (OSError, ValueError):  # the study is not there any more, or out of reach
                 record, result = None, None
+        files = written.origin.files.get(name, {})
         yield MemberTrace(
             name=name,
             weight=weight,
             study=None if ref is None else ref.study,
             trial_id=None if ref is None else ref.trial_id,
             record=record,
-            score=None if result is None else result["score"],
-            fold_scores=() if result is None else tuple(result.get("fold_scores", ())),
-            files={kind: file | {"now": _now(file)} for kind, file in files.items()},
+            score=None if result is None else result.score,
+            fold_scores=() if result is None else result.fold_scores,
+            files={
+                kind: FileTrace(path=file.path, bytes=file.bytes, sha256=file.sha256, now=_now(file))
+                for kind, file in files.items()
+            },
         )
 
 
-def _now(file: Mapping[str, Any]) -> str:
+def _now(file: FoundFile) -> str:
     try:
-        digest = hashlib.sha256(Path(file["path"]).read_bytes()).hexdigest()
+        digest = hashlib.sha256(Path(file.path).read_bytes()).hexdigest()
     except OSError:
         return "gone"
-    return "as it was" if digest == file["sha256"] else "changed since"
+    return "as it was" if digest == file.sha256 else "changed since"
 
 
-def _study(study: str) -> dict[str, Any] | None:
+def _study(study: str) -> StudyRecord | None:
     try:
-        return Ledger(Storage(study)).study()
+        return Ledger(Storage(study)).find_study()
     except (OSError, ValueError):  # a store that is not reachable from here
         return None
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
+from orchestration.records import CodeVersion
 from orchestration.trace import MemberTrace, Trace
 
 UNSAID = "not recorded by the version that made it"
@@ -23,16 +23,16 @@ def _ensemble(found: Trace) -> Iterator[str]:
     for other in found.also:
         yield f"The same bytes were written by {other}"
     origin, card = found.origin, found.card
-    yield f"  when         {_when(origin.get('created_at'))}"
-    yield f"  code         {code_text(origin.get('code'))}"
-    test = origin.get("test")
+    yield f"  when         {_when(origin.created_at)}"
+    yield f"  code         {code_text(origin.code)}"
+    test = origin.test
     if test is None:
         yield f"  test images  {UNSAID}"
     else:
-        photographs = f", photographs {test['photographs']}" if test["photographs"] else ""
-        yield f"  test images  {test['images']}, ids {test['rows']}{photographs}"
-    if origin.get("truth"):
-        yield f"  truth        {origin['truth']['path']} (sha256 {origin['truth']['sha256'][:12]})"
+        photographs = f", photographs {test.photographs}" if test.photographs else ""
+        yield f"  test images  {test.images}, ids {test.rows}{photographs}"
+    if origin.truth is not None:
+        yield f"  truth        {origin.truth.path} (sha256 {origin.truth.sha256[:12]})"
     settled = "" if card["chosen_rule"] == card["rule"] else f", settled on {card['chosen_rule']}"
     yield f"  rule         {card['rule']}{settled}, seed {card['seed']}"
     se = "" if card["nested_se"] is None else f" +- {card['nested_se']:.4f}"
@@ -45,10 +45,10 @@ def _members(found: Trace) -> Iterator[str]:
         if member.record is not None:
             folds = " ".join("-" if score is None else f"{score:.4f}" for score in member.fold_scores)
             yield f"          folds {folds}"
-            config = ", ".join(f"{key}={value}" for key, value in member.record["config"].items())
+            config = ", ".join(f"{key}={value}" for key, value in member.record.config.items())
             yield f"          {config}"
         for kind, file in member.files.items():
-            yield f"          {kind}: {file['path']} (sha256 {file['sha256'][:12]}), {file['now']}"
+            yield f"          {kind}: {file.path} (sha256 {file.sha256[:12]}), {file.now}"
 
 
 def _summary(member: MemberTrace) -> str:
@@ -58,7 +58,7 @@ def _summary(member: MemberTrace) -> str:
         return f": trial {member.trial_id} of {member.study}, which is not there any more"
     score = "" if member.score is None else f", {member.score:.4f} out of fold"
     record = member.record
-    return f": {record['family']}, trial {record['number']}{score}, seed {record['seed']}, weights {record['weights']}"
+    return f": {record.family}, trial {record.number}{score}, seed {record.seed}, weights {record.weights}"
 
 
 def _studies(found: Trace) -> Iterator[str]:
@@ -67,23 +67,23 @@ def _studies(found: Trace) -> Iterator[str]:
         if study is None:
             yield f"Study {uri} is not there any more"
             continue
-        settings = study["settings"]
+        settings = study.settings
         yield f"Study {uri}"
-        yield f"  begun        {_when(study.get('created_at'))}"
-        yield f"  code         {code_text(study.get('code'))}"
-        yield f"  data         {study['data_fingerprint']}"
-        yield f"  folds        {study['fold_hash']}: {settings.get('n_folds')} by {settings.get('scheme')}"
-        yield f"  seed         {settings.get('seed')}"
-        yield f"  versions     {', '.join(f'{name} {text}' for name, text in study.get('versions', {}).items())}"
+        yield f"  begun        {_when(study.created_at)}"
+        yield f"  code         {code_text(study.code)}"
+        yield f"  data         {study.data_fingerprint}"
+        yield f"  folds        {study.fold_hash}: {settings.n_folds} by {settings.scheme}"
+        yield f"  seed         {settings.seed}"
+        yield f"  versions     {', '.join(f'{name} {text}' for name, text in study.versions.items())}"
 
 
-def code_text(code: Mapping[str, Any] | None) -> str:
-    """environment.code_version as words."""
-    if not code:
+def code_text(code: CodeVersion | None) -> str:
+    """As words."""
+    if code is None:
         return UNSAID
-    commit = f", commit {code['commit'][:12]}" if code.get("commit") else ""
-    changed = " with changes" if code.get("changed") else ""
-    return f"version {code['version']}, source {code['source']}{commit}{changed}"
+    commit = f", commit {code.commit[:12]}" if code.commit else ""
+    changed = " with changes" if code.changed else ""
+    return f"version {code.version}, source {code.source}{commit}{changed}"
 
 
 def _when(seconds: float | None) -> str:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import replace
 
 import pandas as pd
 
-from biomass_models.configs import config_from_params
+from biomass_models.errors import UserError
+from biomass_models.introduced import config_from_stored
 from biomass_models.targets import TARGETS, weighted_r2_score
 from orchestration.events import write_events
-from orchestration.ledger import Ledger, TrialRecord, folds_of
-from orchestration.pool import PILOT, UNDER_WAY, Job, Outcome, Pool, Priority
-from orchestration.pruning import Decision, PruneRule
+from orchestration.jobs import FoldJob, Outcome
+from orchestration.ledger import Ledger, LedgerError, folds_of
+from orchestration.pool import PILOT, UNDER_WAY, Pool, Priority
+from orchestration.pruning import PruneRule
+from orchestration.records import COMPLETE, FAILED, PRUNED, Decision, FoldMetrics, TrialRecord, TrialResult
 from orchestration.standing import Standing
 
 
-class StorageFull(OSError):
-    """A fold could not be written: nothing is wrong with the trial, but the search cannot go on."""
+class StorageFull(UserError):
+    """Study or feature cache take nothing: nothing is wrong with the trial, but the search cannot go on."""
 
 
 def fold_order(number: int, folds: list[int]) -> list[int]:
@@ -37,7 +41,7 @@ def run_trial(
     rule: PruneRule | None = None,
     standing: Standing | None = None,
     together: bool = False,
-) -> dict[str, Any] | None:
+) -> TrialResult | None:
     """Bring a trial to its end and return its result, or None when it was stopped before its end.
 
     Folds that are in the ledger are not computed again. The score is that of the pooled OOF rows (SPEC 2).
@@ -51,16 +55,9 @@ def run_trial(
     return trial.run()
 
 
-def fail_trial(ledger: Ledger, trial_id: str, reason: str) -> dict[str, Any]:
+def fail_trial(ledger: Ledger, trial_id: str, reason: str) -> TrialResult:
     """Close a trial whose coordinator could not; its folds stay."""
-    result = {
-        "status": "failed",
-        "score": None,
-        "reason": reason,
-        "decisions": [],
-        "ended_at": time.time(),
-        **_cost({}),
-    }
+    result = TrialResult(status=FAILED, reason=reason, ended_at=time.time())
     ledger.write_result(trial_id, result)
     return result
 
@@ -81,7 +78,7 @@ class _Trial:
         self._rule = None if record.spared or self._together else rule
         folds = folds_of(standing.quadrats)
         self._order = fold_order(record.number, folds)
-        self._metrics: dict[int, dict[str, Any]] = {}
+        self._metrics: dict[int, FoldMetrics] = {}
         self._decisions: list[Decision] = []
         self._reason: str | None = None
         self._stopped = False
@@ -94,7 +91,7 @@ class _Trial:
     def _pruned(self) -> bool:
         return bool(self._decisions) and self._decisions[-1].prune
 
-    def run(self) -> dict[str, Any] | None:
+    def run(self) -> TrialResult | None:
         self._find()
         if self._together:
             self._work(self._missing[:1], UNDER_WAY if self._metrics else PILOT)
@@ -111,32 +108,34 @@ class _Trial:
         return self._close()
 
     def _find(self) -> None:
-        """Folds that the ledger has already."""
+        """Folds that the ledger has already; one whose rows are torn is set aside, and computed again."""
         for fold in self._missing:
-            if (found := self._ledger.fold_metrics(self._id, fold)) is not None:
+            if (found := self._ledger.fold_metrics(self._id, fold)) is None:
+                continue
+            try:
+                self._ledger.fold_oof(self._id, fold)
+            except LedgerError:
+                self._ledger.set_fold_aside(self._id, fold)
+            else:
                 self._metrics[fold] = found
 
     def _work(self, folds: list[int], priority: Priority) -> None:
-        jobs: list[Job] = [
-            {"kind": "fold", "trial_id": self._id, "fold": fold, "together": self._together} for fold in folds
-        ]
+        jobs = [FoldJob(trial_id=self._id, fold=fold, together=self._together) for fold in folds]
         for job, outcome in self._pool.run(jobs, priority):
-            self._take(job["fold"], outcome)
+            self._take(job.fold, outcome)
 
     def _take(self, fold: int, outcome: Outcome) -> None:
-        match outcome["status"]:
+        match outcome.status:
             case "done":
-                self._metrics[fold] = outcome["metrics"]
+                assert outcome.metrics is not None
+                self._metrics[fold] = outcome.metrics
                 if not (self._pruned or self._reason):
                     self._decide(fold)
             case "failed" if self._reason is None:
-                self._reason = f"fold {fold}: {outcome['reason']}"
+                self._reason = f"fold {fold}: {outcome.reason}"
                 self._pool.drop(self._id)
             case "no room":
-                raise StorageFull(
-                    f"a fold needs room in the study {self._ledger.storage.uri} and in the feature cache, got "
-                    f"{outcome['reason']}; make room, then give the same command again"
-                )
+                raise StorageFull(f"{outcome.reason}, then give the same command again")
             case "stopped":
                 self._stopped = self._stopped or not (self._pruned or self._reason)
 
@@ -152,60 +151,55 @@ class _Trial:
         if decision.prune:
             self._pool.drop(self._id)
 
-    def _close(self) -> dict[str, Any] | None:
+    def _close(self) -> TrialResult | None:
         oof: pd.DataFrame | None = None
-        ending: dict[str, Any]
         if self._reason is not None:
-            ending = {"status": "failed", "score": None, "reason": self._reason}
+            ending = TrialResult(status=FAILED, reason=self._reason)
         elif self._stopped:
             return None
         elif self._pruned and self._missing:  # its last folds may have been over before the decision reached them
             last = self._decisions[-1]
-            ending = {"status": "pruned", "score": None, "estimate": last.estimate, "reason": str(last)}
+            ending = TrialResult(status=PRUNED, estimate=last.estimate, reason=str(last))
         else:
             oof, ending = self._pooled()
-        result = {
-            **ending,
-            "decisions": [decision.as_json() for decision in self._decisions],
-            "ended_at": time.time(),
-            **_cost(self._metrics),
-        }
+        result = _with_cost(replace(ending, decisions=tuple(self._decisions), ended_at=time.time()), self._metrics)
         self._ledger.write_result(self._id, result, oof)
         write_events(self._ledger, self._id, self._metrics)
         return result
 
-    def _pooled(self) -> tuple[pd.DataFrame, dict[str, Any]]:
+    def _pooled(self) -> tuple[pd.DataFrame, TrialResult]:
         quadrats, folds = self._standing.quadrats, sorted(self._order)
         oof = pd.concat([self._ledger.fold_oof(self._id, fold) for fold in folds])
         oof = oof.set_index("image_id").loc[quadrats["image_id"]].reset_index()
         truth_NT, pred_NT = quadrats[list(TARGETS)].to_numpy(), oof[list(TARGETS)].to_numpy()
-        return oof, {
-            "status": "complete",
-            "score": weighted_r2_score(truth_NT, pred_NT),
-            "fold_scores": [self._metrics[fold]["score"] for fold in folds],
-            "teacher_score": self._teacher_score(),
-            "target_rmse_g": dict(zip(TARGETS, ((truth_NT - pred_NT) ** 2).mean(0) ** 0.5, strict=True)),
-        }
+        return oof, TrialResult(
+            status=COMPLETE,
+            score=weighted_r2_score(truth_NT, pred_NT),
+            fold_scores=tuple(self._metrics[fold].score for fold in folds),
+            teacher_score=self._teacher_score(),
+            target_rmse_g=dict(zip(TARGETS, map(float, ((truth_NT - pred_NT) ** 2).mean(0) ** 0.5), strict=True)),
+        )
 
     def _teacher_score(self) -> float | None:
         """Mean over folds of the teachers' own scores; None where nobody taught."""
-        scores = [fold.get("info", {}).get("teacher_score") for fold in self._metrics.values()]
+        scores = [fold.teacher_score for fold in self._metrics.values()]
         known = [score for score in scores if score is not None]
         return sum(known) / len(known) if known else None
 
 
 def _trains_together(record: TrialRecord) -> bool:
-    from biomass_models.zoo import FAMILIES  # here, so that a coordinator that need not ask stays without torch
+    from biomass_models.zoo import family_named  # here, so that a coordinator that need not ask stays without torch
 
-    return FAMILIES[record.family].trains_together(config_from_params(record.family, record.config))
+    return family_named(record.family).trains_together(config_from_stored(record.family, record.config))
 
 
-def _cost(metrics: dict[int, dict[str, Any]]) -> dict[str, Any]:
+def _with_cost(result: TrialResult, metrics: Mapping[int, FoldMetrics]) -> TrialResult:
     folds = metrics.values()
-    return {
-        "folds_done": len(metrics),
-        "seconds": sum(fold["seconds"] for fold in folds),
-        "gpu_seconds": sum(fold.get("gpu_seconds", 0.0) for fold in folds),
-        "peak_memory_mb": max((fold["peak_memory_mb"] for fold in folds), default=0.0),
-        "peak_gpu_memory_mb": max((fold.get("peak_gpu_memory_mb", 0.0) for fold in folds), default=0.0),
-    }
+    return replace(
+        result,
+        folds_done=len(metrics),
+        seconds=sum(fold.seconds for fold in folds),
+        gpu_seconds=sum(fold.gpu_seconds for fold in folds),
+        peak_memory_mb=max((fold.peak_memory_mb for fold in folds), default=0.0),
+        peak_gpu_memory_mb=max((fold.peak_gpu_memory_mb for fold in folds), default=0.0),
+    )

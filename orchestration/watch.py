@@ -8,13 +8,19 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import ray
 from ray.exceptions import ActorDiedError, RayError
 
+from biomass_models.visible import visible
+from orchestration.ledger import LedgerError
 from orchestration.lock import Heartbeat
+from orchestration.model_room import ModelRoom
 from orchestration.progress import progress_bar
+from orchestration.records import FAILED, PRUNED, SearchFacts
 from orchestration.searcher import TuneSearcher, live_trials
 from orchestration.standing import Standing
 
@@ -27,14 +33,24 @@ class Watch:
     """Asks the broker and the searcher how things are, draws it, publishes it, and passes a stop on to the pool."""
 
     def __init__(
-        self, broker: Any, searcher: TuneSearcher, standing: Standing, max_trials: int | None, heartbeat: Heartbeat
+        self,
+        broker: Any,
+        searcher: TuneSearcher,
+        standing: Standing,
+        max_trials: int | None,
+        heartbeat: Heartbeat,
+        say: Callable[[str], None],
+        room: ModelRoom | None = None,
     ) -> None:
+        """room: keeps the study's models within a limit; None where there is none."""
+        self._say, self._room = say, room
         self._broker, self._searcher, self._standing = broker, searcher, standing
         self._max_trials, self._heartbeat = max_trials, heartbeat
         self._stopping = False
         self._answered = time.monotonic()
         self._finished = -1
         self._blend: float | None = None
+        self._named: set[str] = set()  # torn trials that were said
 
     def run(self, stop: threading.Event) -> None:
         """Until told to stop."""
@@ -42,10 +58,10 @@ class Watch:
         with progress_bar("Search") as update:
             while True:
                 ended = stop.wait(LOOK_SECONDS)
-                facts = {} if ended else self._facts()
+                facts = None if ended else self._facts()
                 self._learn(proposer.finished)
-                if facts:
-                    self._searcher.live = live_trials(max(facts["slots"], 1))
+                if facts is not None:
+                    self._searcher.live = live_trials(max(facts.slots or 0, 1))
                     self._heartbeat.publish(facts)
                 update(proposer.finished, self._max_trials, self._note(facts))
                 if ended:
@@ -64,17 +80,23 @@ class Watch:
         with contextlib.suppress(ValueError, OSError):  # a picture of the state must never stop the search
             self._standing.refresh()
             self._blend = self._standing.blend_score()
+            for name in self._standing.torn.keys() - self._named:
+                self._named.add(name)
+                self._say(f"note: trial {name} is compared with no more: {self._standing.torn[name]}")
+        if self._room is not None:
+            with contextlib.suppress(LedgerError, OSError):  # a store that does not answer: again with the next trial
+                self._room.make(self._standing)
 
-    def _facts(self) -> dict[str, Any]:
+    def _facts(self) -> SearchFacts | None:
         try:
-            status: dict[str, Any] = ray.get(self._broker.status.remote(), timeout=10)
+            status: SearchFacts = ray.get(self._broker.status.remote(), timeout=10)
         except RayError as error:
             silent = time.monotonic() - self._answered
             if isinstance(error, ActorDiedError) or silent > SILENT_SECONDS:
                 self._leave()
-            return {}
+            return None
         self._answered = time.monotonic()
-        return {**status, "max_trials": self._max_trials, "looked_at": time.time()}
+        return replace(status, max_trials=self._max_trials, looked_at=time.time())
 
     def _leave(self) -> None:
         """Ray is gone under the search (its raylet, or the head node): Tune would wait for it for ever."""
@@ -86,21 +108,21 @@ class Watch:
             last.start()
             os.kill(os.getpid(), signal.SIGINT)
 
-    def _note(self, facts: dict[str, Any]) -> str:
+    def _note(self, facts: SearchFacts | None) -> str:
         proposer = self._searcher.proposer
         parts = []
         if proposer.best_score is not None:
             parts.append(f"best {proposer.best_score:.3f}")
             parts += [f"blend {self._blend:.3f}"] if self._blend is not None else []
-        if facts:
-            parts.append(f"live {self._searcher.under_way} folds {facts['done']}/{facts['running']}/{facts['queued']}")
-            parts += [f"busy {100 * facts['busy']:.0f} %"] if facts["busy"] is not None else []
-            done, total = facts["encoding"]
+        if facts is not None:
+            parts.append(f"live {self._searcher.under_way} folds {facts.done}/{facts.running}/{facts.queued}")
+            parts += [f"busy {100 * facts.busy:.0f} %"] if facts.busy is not None else []
+            done, total = facts.encoding
             parts += [f"encoding {done}/{total}"] if done < total else []
-        parts += [f"{count} {kind}" for kind in ("pruned", "failed") if (count := proposer.count(kind))]
+        parts += [f"{count} {kind}" for kind in (PRUNED, FAILED) if (count := proposer.count(kind))]
         return " ".join(parts)
 
 
 def _end(reason: str) -> None:
-    print(f"error: {reason}. Every finished fold is kept", file=sys.stderr, flush=True)
+    print(visible(f"error: {reason}. Every finished fold is kept"), file=sys.stderr, flush=True)
     os._exit(1)

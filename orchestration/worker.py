@@ -7,27 +7,31 @@ from __future__ import annotations
 
 import errno
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from safetensors.torch import save as save_tensors
 
-from biomass_models.configs import Config, TeacherConfig, config_from_params
+from biomass_models.cache_folder import require_usable
+from biomass_models.configs import Config, TeacherConfig
+from biomass_models.feature_store import CacheError
 from biomass_models.file_locks import usable_cache
 from biomass_models.fit import FitError, FoldResult
 from biomass_models.inputs import ImageSet, Inputs
 from biomass_models.interrupt import OnProgress, StopRequested, check_stop
+from biomass_models.introduced import config_from_stored
 from biomass_models.table import read_test
 from biomass_models.targets import TARGETS, weighted_r2_score, weighted_sst
 from biomass_models.teacher import Taught
 from biomass_models.weights import WeightsSource
-from biomass_models.zoo import FAMILIES
-from orchestration.budget import Meter
+from biomass_models.zoo import FAMILIES, family_named
+from orchestration.budget import Cost, Meter
 from orchestration.environment import environment
-from orchestration.ledger import Ledger, TrialRecord, folds_of
+from orchestration.jobs import FlipsJob, FoldJob, Job, Outcome, PredictJob, RestoreJob
+from orchestration.ledger import Ledger, LedgerError, folds_of
+from orchestration.records import FoldMetrics, TrialRecord
 from orchestration.seeds import derive_seed
 from orchestration.shards import predict_out_of_fold, predict_shard, shard_inputs
 from orchestration.storage import Storage
@@ -60,36 +64,42 @@ class FoldRunner:
         self._quadrats: pd.DataFrame | None = None
         self._test: ImageSet | None = None
 
-    def run(self, job: dict[str, Any], should_stop: Callable[[], bool] | None = None) -> dict[str, Any]:
-        """Do one job, by its kind.
-
-        fold      trial_id, fold                                   fits it
-        predict   members [[study, trial_id], ...], ensemble, span, flips   test images [span) with every member
-        flips     study, trial_id, ensemble, flips                 its out-of-fold rows as means over flips
-        Returns {"status": "done", ...}, "failed" or "no room" with the reason, or "stopped". Never raises for what a
-        model does.
-        """
+    def run(self, job: Job, should_stop: Callable[[], bool] | None = None) -> Outcome:
+        """Do one job. Never raises for what a model does."""
         try:
-            if job["kind"] == "fold":
-                return self._fold(job["trial_id"], job["fold"], job.get("together", False), should_stop)
-            if job["kind"] == "flips":
-                return self._flips(job, should_stop)
-            return self._predict(job, should_stop)
+            require_usable(Path(self._context.cache_dir))
+            match job:
+                case FoldJob():
+                    return self._fold(job.trial_id, job.fold, job.together, should_stop)
+                case FlipsJob():
+                    return self._flips(job, should_stop)
+                case PredictJob():
+                    return self._predict(job, should_stop)
+                case RestoreJob():
+                    return self._restore(job)
         except StopRequested:
-            return {"status": "stopped"}
+            return Outcome(status="stopped")
+        except (CacheError, LedgerError) as error:  # says nothing about the configuration: the trial stays open
+            return Outcome(status="no room", reason=f"{error}")
         except OSError as error:
-            if error.errno in NO_ROOM:  # says nothing about the configuration: the trial stays open
-                return {"status": "no room", "reason": f"{error}"}
-            return {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+            if error.errno in NO_ROOM or self._is_ours(error.filename):
+                reason = f"the study and the feature cache must have room and answer, got {error}; make room"
+                return Outcome(status="no room", reason=reason)
+            return Outcome(status="failed", reason=f"{type(error).__name__}: {error}")
         except Exception as error:
             # The boundary of a trial: whatever a model, an image or a disk does becomes the trial's recorded reason.
-            return {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+            return Outcome(status="failed", reason=f"{type(error).__name__}: {error}")
 
-    def _fold(self, trial_id: str, fold: int, together: bool, should_stop: Callable[[], bool] | None) -> dict[str, Any]:
+    def _is_ours(self, filename: object) -> bool:
+        """Whether a file lies in the study or in the feature cache: what goes wrong there is not the trial's fault."""
+        roots = (self._context.study, self._context.cache_dir)
+        return isinstance(filename, str) and any(Path(filename).is_relative_to(root) for root in roots)
+
+    def _fold(self, trial_id: str, fold: int, together: bool, should_stop: Callable[[], bool] | None) -> Outcome:
         """One fold; together: all folds of the trial in one batch, of which those that are missing are written."""
         done = self._ledger.fold_metrics(trial_id, fold)
         if done is not None:
-            return {"status": "done", "metrics": done}
+            return Outcome(status="done", metrics=done)
         check_stop(should_stop, f"fold {fold} had not begun")
         record, quadrats = self._ledger.trial(trial_id), self._train_table()
         # always all of them: what else is in a batch may change the rounding, and a resumed trial must not differ
@@ -100,16 +110,14 @@ class FoldRunner:
         meter = Meter(self._context.gpus)
         results = self._fit(record, folds, together, should_stop)
         cost = meter.read()
-        for name in ("seconds", "cpu_seconds", "gpu_seconds"):
-            cost[name] /= len(folds)
-        written = {own: self._write(record, own, results[own], cost) for own in missing}
-        return {"status": "done", "metrics": written[fold]}
+        written = {own: self._write(record, own, results[own], cost, share=1 / len(folds)) for own in missing}
+        return Outcome(status="done", metrics=written[fold])
 
     def _fit(
         self, record: TrialRecord, folds: list[int], together: bool, should_stop: Callable[[], bool] | None
     ) -> dict[int, FoldResult]:
-        family, quadrats, inputs = FAMILIES[record.family], self._train_table(), self._train_inputs()
-        config = config_from_params(record.family, record.config)
+        family, quadrats, inputs = family_named(record.family), self._train_table(), self._train_inputs()
+        config = config_from_stored(record.family, record.config)
         fold_N = quadrats["fold"].to_numpy()
         self._refuse_dear(record.family, config, int((fold_N != folds[0]).sum()))
         for spec in family.feature_specs(config):  # here, because a fit reports no such progress
@@ -126,24 +134,32 @@ class FoldRunner:
             result.info["teacher"] = teacher_id(teacher)
         return {fold: result}
 
-    def _write(self, record: TrialRecord, fold: int, result: FoldResult, cost: dict[str, Any]) -> dict[str, Any]:
+    def _write(self, record: TrialRecord, fold: int, result: FoldResult, cost: Cost, share: float) -> FoldMetrics:
+        """share: of the cost, where several folds were one batch."""
         rows = self._train_table().iloc[result.row_N]
         truth_NT = rows[list(TARGETS)].to_numpy()
         oof = rows[["image_id", "fold", "group"]].reset_index(drop=True)
         oof[list(TARGETS)] = result.pred_NT
-        metrics = {
-            "fold": fold,
-            "images": len(rows),
+        metrics = FoldMetrics(
+            fold=fold,
+            images=len(rows),
             # one image, or images all alike, have no spread and so no R2 of their own; the pooled score has
-            "score": weighted_r2_score(truth_NT, result.pred_NT) if weighted_sst(truth_NT) > 0 else None,
-            **cost,
-            "epochs": [_finite(epoch) for epoch in result.epochs],
-            "info": result.info,
-            "environment": environment(),
-        }
+            score=weighted_r2_score(truth_NT, result.pred_NT) if weighted_sst(truth_NT) > 0 else None,
+            started_at=cost.started_at,
+            finished_at=cost.finished_at,
+            seconds=cost.seconds * share,
+            cpu_seconds=cost.cpu_seconds * share,
+            gpu_seconds=cost.gpu_seconds * share,
+            peak_memory_mb=cost.peak_memory_mb,
+            peak_gpu_memory_mb=cost.peak_gpu_memory_mb,
+            host=cost.host,
+            pid=cost.pid,
+            epochs=tuple(_finite(epoch) for epoch in result.epochs),
+            info=result.info,
+            environment=environment(),
+        )
         self._ledger.write_fold(
             record.trial_id,
-            fold,
             oof=oof,
             model=save_tensors(result.tensors),
             metrics=metrics,
@@ -157,50 +173,62 @@ class FoldRunner:
             teacher,
             self._train_table(),
             fold,
-            study_seed=(self._ledger.study() or {})["settings"]["seed"],
+            study_seed=self._ledger.study().settings.seed,
             lock_dir=Path(self._context.cache_dir),
             should_stop=should_stop,
         )
 
     def _refuse_dear(self, family: str, config: Config, n_train: int) -> None:
         """Raise FitError when the estimate of a fold, its features apart, is above the study's limit."""
-        limit = (self._ledger.study() or {})["settings"]["max_fold_seconds"]
+        limit = self._ledger.study().settings.max_fold_seconds
         seconds = FAMILIES[family].fold_seconds(config, n_train, "auto")
         if seconds > limit:
             raise FitError(
                 f"a fold may take {limit:.0f} s (--max-fold-seconds), this one is estimated at {seconds:.0f} s"
             )
 
-    def _predict(self, job: dict[str, Any], should_stop: Callable[[], bool] | None) -> dict[str, Any]:
+    def _predict(self, job: PredictJob, should_stop: Callable[[], bool] | None) -> Outcome:
         """One shard of the test images with all members of a blend."""
         if self._test is None:
             self._test = ImageSet.from_table(Path(self._context.data_dir), read_test(Path(self._context.data_dir)))
         inputs, decoder = shard_inputs(
             self._test,
-            job["span"],
+            job.span,
             cache_dir=Path(self._context.cache_dir),
             weights=self._context.weights,
             cache_gb=self._context.cache_gb,
         )
-        done = predict_shard(
-            job["members"], job["ensemble"], job["span"], inputs, flips=job["flips"], should_stop=should_stop
-        )
-        return {"status": "done", "members": done, "decoded": decoder.decoded}
+        done = predict_shard(job.members, job.ensemble, job.span, inputs, flips=job.flips, should_stop=should_stop)
+        return Outcome(status="done", members=done, decoded=decoder.decoded)
 
-    def _flips(self, job: dict[str, Any], should_stop: Callable[[], bool] | None) -> dict[str, Any]:
+    def _flips(self, job: FlipsJob, should_stop: Callable[[], bool] | None) -> Outcome:
         """A member's out-of-fold rows as means over flips."""
-        ledger = Ledger(Storage(job["study"]))
-        if job["study"] not in self._inputs:
-            self._inputs[job["study"]] = self._inputs_of(ledger.quadrats())
+        ledger = Ledger(Storage(job.study))
+        if job.study not in self._inputs:
+            self._inputs[job.study] = self._inputs_of(ledger.quadrats())
         predict_out_of_fold(
             ledger,
-            job["trial_id"],
-            job["ensemble"],
-            self._inputs[job["study"]],
-            flips=job["flips"],
+            job.trial_id,
+            job.ensemble,
+            self._inputs[job.study],
+            flips=job.flips,
             should_stop=should_stop,
         )
-        return {"status": "done"}
+        return Outcome(status="done")
+
+    def _restore(self, job: RestoreJob) -> Outcome:
+        """The models of a trial that were dropped."""
+        from orchestration.refit import restore_models  # which fits with a runner of its own
+
+        ledger, context = Ledger(Storage(job.study)), self._context
+        restore_models(
+            ledger,
+            job.trial_id,
+            Path(context.data_dir),
+            cache_dir=Path(context.cache_dir),
+            weights=context.weights,
+        )
+        return Outcome(status="done")
 
     def _train_table(self) -> pd.DataFrame:
         if self._quadrats is None:
@@ -222,6 +250,6 @@ class FoldRunner:
         )
 
 
-def _finite(record: dict[str, float]) -> dict[str, float | None]:
+def _finite(record: Mapping[str, float]) -> Mapping[str, float | None]:
     """JSON has no NaN: a fold without spread has no score."""
     return {name: value if math.isfinite(value) else None for name, value in record.items()}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
 
 
@@ -91,6 +91,9 @@ class When:
 
 
 Domain = Plain | When
+KINDS: dict[type, str] = {  # names that are stored
+    Uniform: "uniform", LogUniform: "log-uniform", Integer: "integer", Choice: "choice", When: "when",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,10 +109,13 @@ class SearchSpace:
     domains: Mapping[str, Domain]
     fixed: Mapping[str, Any] = field(default_factory=dict)
     first_trials: tuple[Mapping[str, Any], ...] = ()
+    defaults: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # of fields that are neither drawn nor fixed; else today's
 
     def __post_init__(self) -> None:
         known = {entry.name for entry in fields(self.config_class)}
-        unknown = sorted((set(self.domains) | set(self.fixed)) - known)
+        unknown = sorted((set(self.domains) | set(self.fixed) | set(self.defaults)) - known)
         if unknown:
             raise ValueError(f"{self.config_class.__name__} has no field {unknown}; its fields are {sorted(known)}")
         twice = sorted(set(self.domains) & set(self.fixed))
@@ -122,7 +128,7 @@ class SearchSpace:
             drawn.add(name)
         for params in self.first_trials:
             self.check_params(params)
-            self.config_class(**{**self.fixed, **params})
+            self.config(params)
 
     def is_active(self, name: str, drawn: Mapping[str, Any]) -> bool:
         """Whether a field is drawn at all, given what was drawn before it."""
@@ -130,6 +136,12 @@ class SearchSpace:
         if not isinstance(domain, When):
             return True
         return {**self.fixed, **drawn}.get(domain.field) in domain.values
+
+    def misfits(self, params: Mapping[str, Any]) -> list[str]:
+        """What keeps params from being a point of this space: fields that it lacks or must have, and values outside."""
+        active = {name for name in self.domains if self.is_active(name, params)}
+        outside = {name for name in active & set(params) if not self.domains[name].contains(params[name])}
+        return sorted((active ^ set(params)) | outside)
 
     def check_params(self, params: Mapping[str, Any]) -> None:
         """Raise ValueError unless params are one point of this space: each active field, and no other."""
@@ -144,7 +156,57 @@ class SearchSpace:
 
     def config(self, params: Mapping[str, Any]) -> Any:
         """The family's config at one point of the space."""
-        return self.config_class(**{**self.fixed, **params})
+        return self.config_class(**{**self.defaults, **self.fixed, **params})
+
+    def to_json(self) -> dict[str, Any]:
+        """The space with the defaults of today, so that a later version draws the same configurations from it."""
+        defaults = {one.name: one.default for one in fields(self.config_class) if one.default is not MISSING}
+        return {
+            "domains": {name: _domain_to_json(domain) for name, domain in self.domains.items()},
+            "fixed": dict(self.fixed),
+            "first_trials": [dict(params) for params in self.first_trials],
+            "defaults": {**defaults, **self.defaults},
+        }
+
+    @classmethod
+    def from_json(cls, family: str, config_class: type, content: Mapping[str, Any]) -> SearchSpace:
+        """What `to_json` wrote. Raises ValueError where today's configuration cannot hold it."""
+        try:
+            return cls(
+                family=family,
+                config_class=config_class,
+                domains={name: _domain_from_json(domain) for name, domain in content["domains"].items()},
+                fixed=content.get("fixed", {}),
+                first_trials=tuple(content.get("first_trials", ())),
+                defaults=content.get("defaults", {}),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"a search space is stored with its domains, got {error!r}") from error
+
+
+def _domain_to_json(domain: Domain) -> dict[str, Any]:
+    kind = KINDS[type(domain)]
+    if isinstance(domain, When):
+        values, inner = list(domain.values), _domain_to_json(domain.domain)
+        return {"kind": kind, "field": domain.field, "values": values, "domain": inner}
+    return {"kind": kind, **asdict(domain)}
+
+
+def _domain_from_json(content: Mapping[str, Any]) -> Domain:
+    kind, given = content["kind"], {name: value for name, value in content.items() if name != "kind"}
+    if kind not in (names := {name: one for one, name in KINDS.items()}):
+        raise ValueError(f"a domain is one of {', '.join(names)}, got {kind!r}")
+    if kind == "when":
+        inner = _domain_from_json(given["domain"])
+        assert not isinstance(inner, When)
+        return When(given["field"], tuple(map(_hashable, given["values"])), inner)
+    if kind == "choice":
+        return Choice(tuple(map(_hashable, given["options"])))
+    return {"uniform": Uniform, "log-uniform": LogUniform, "integer": Integer}[kind](**given)
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value
 
 
 def _require_order(low: float, high: float) -> None:

@@ -47,14 +47,38 @@ def encode(space: SearchSpace, params: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _encode(space.domains[name], value) for name, value in params.items()}
 
 
-def finished_trial(space: SearchSpace, params: Mapping[str, Any], score: float | None) -> FrozenTrial:
-    """A trial that ran elsewhere, to be added to a study; a score of None says that it failed."""
+def finished_trial(space: SearchSpace, params: Mapping[str, Any], score: float | None) -> FrozenTrial | None:
+    """A trial that ran elsewhere, to be added to a study; a score of None says that it failed.
+
+    A study may hold points of other ranges. A field that the space lacks is left out, a number outside of its range is
+    kept; with an option that a choice lacks the trial cannot be observed, and None comes back.
+    """
+    known = {name: value for name, value in params.items() if name in space.domains}
+    distributions = {name: _distribution_around(_plain(space.domains[name]), value) for name, value in known.items()}
+    if None in distributions.values():
+        return None
     return create_trial(
         state=TrialState.FAIL if score is None else TrialState.COMPLETE,
         value=score,
-        params=encode(space, params),
-        distributions={name: _distribution(_plain(space.domains[name])) for name in params},
+        params=encode(space, known),
+        distributions={name: one for name, one in distributions.items() if one is not None},
     )
+
+
+def _distribution_around(domain: Plain, value: Any) -> BaseDistribution | None:
+    """The domain's distribution, stretched to a number outside of it; None where it cannot hold the value."""
+    if domain.contains(value):
+        return _distribution(domain)
+    if isinstance(domain, Choice) or isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    low, high = min(domain.low, value), max(domain.high, value)
+    match domain:
+        case LogUniform():
+            return FloatDistribution(low, high, log=True) if low > 0 else None
+        case Uniform():
+            return FloatDistribution(low, high)
+        case Integer():
+            return IntDistribution(int(low), int(high)) if isinstance(value, int) else None
 
 
 def readable(space: SearchSpace, params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:

@@ -12,13 +12,15 @@ import pandas as pd
 
 from biomass_models.configs import config_to_params
 from biomass_models.targets import TARGETS
-from orchestration.ledger import Ledger, TrialRecord
+from orchestration.ledger import Ledger
+from orchestration.records import FoldMetrics, StudyRecord, TrialRecord, TrialResult
+from orchestration.settings import StudySettings
 from orchestration.storage import Storage
 from search_spaces.spaces import space_of
 
 FOLDS = 3
 FAMILIES = ("probe", "baseline")
-COST = {"seconds": 3.0, "gpu_seconds": 0.0, "peak_memory_mb": 1.0, "peak_gpu_memory_mb": 0.0, "decisions": []}
+COST = {"seconds": 3.0, "peak_memory_mb": 1.0}
 _SPACES = {family: space_of(family, ("test_vit",), "smoke") for family in FAMILIES}
 
 
@@ -27,9 +29,9 @@ def empty_study(folder: Path | str) -> Ledger:
     ledger = Ledger(Storage(folder))
     quadrats = pd.DataFrame({"image_id": [f"ID{row}" for row in range(6)], "fold": [0, 0, 1, 1, 2, 2], "group": "g"})
     quadrats[list(TARGETS)] = np.arange(30.0).reshape(6, 5)
-    settings = {"families": list(FAMILIES), "backbones": ["test_vit"], "scale": "smoke", "n_folds": FOLDS, "seed": 0}
-    record = {"settings": settings, "data_fingerprint": "d", "fold_hash": "f", "weights": {"test_vit": "w"}}
-    ledger.write_study({**record, "versions": {"torch": "2.0"}, "created_at": 1e9}, quadrats)
+    settings = StudySettings(families=FAMILIES, backbones=("test_vit",), scale="smoke", n_folds=FOLDS)
+    facts = {"data_fingerprint": "d", "fold_hash": "f", "weights": {"test_vit": "w"}, "versions": {"torch": "2.0"}}
+    ledger.write_study(StudyRecord(settings=settings, created_at=1e9, **facts), quadrats)
     return ledger
 
 
@@ -50,21 +52,19 @@ def propose(ledger: Ledger, number: int, family: str = "probe", params: Mapping[
 
 def finish_fold(ledger: Ledger, trial_id: str, fold: int, score: float | None) -> None:
     rows = ledger.quadrats().query("fold == @fold")
-    metrics = {"fold": fold, "score": score, "seconds": 1.0, "started_at": 1e9, "finished_at": 1e9 + 1, "epochs": []}
-    ledger.write_fold(trial_id, fold, oof=rows[["image_id", "fold", "group", *TARGETS]], model=b"", metrics=metrics)
+    metrics = FoldMetrics(fold=fold, score=score, seconds=1.0, started_at=1e9, finished_at=1e9 + 1)
+    ledger.write_fold(trial_id, oof=rows[["image_id", "fold", "group", *TARGETS]], model=b"", metrics=metrics)
 
 
 def complete(ledger: Ledger, trial_id: str, score: float) -> None:
-    scores = [score - 0.1, score, score + 0.1]
-    ending = {"status": "complete", "score": score, "fold_scores": scores, "folds_done": FOLDS, "ended_at": time.time()}
-    ledger.write_result(trial_id, ending | COST)
+    ending = {"score": score, "fold_scores": (score - 0.1, score, score + 0.1), "folds_done": FOLDS}
+    ledger.write_result(trial_id, TrialResult(status="complete", ended_at=time.time(), **ending, **COST))
 
 
 def prune(ledger: Ledger, trial_id: str, estimate: float) -> None:
-    ending = {"status": "pruned", "score": None, "estimate": estimate, "reason": "hopeless after fold 1"}
-    ledger.write_result(trial_id, ending | COST | {"folds_done": 1, "ended_at": time.time()})
+    ending = {"estimate": estimate, "reason": "hopeless after fold 1", "folds_done": 1}
+    ledger.write_result(trial_id, TrialResult(status="pruned", ended_at=time.time(), **ending, **COST))
 
 
 def fail(ledger: Ledger, trial_id: str, reason: str) -> None:
-    ending = {"status": "failed", "score": None, "reason": reason, "folds_done": 0, "ended_at": time.time()}
-    ledger.write_result(trial_id, ending | COST)
+    ledger.write_result(trial_id, TrialResult(status="failed", reason=reason, ended_at=time.time(), **COST))

@@ -40,10 +40,26 @@ def test_imports_point_one_way(package: str) -> None:
 
 
 def test_ensembles_use_only_the_ground_floor_of_the_models() -> None:
-    allowed = {"biomass_models.targets", "biomass_models.table", "biomass_models.problems"}
+    allowed = {f"biomass_models.{name}" for name in ("errors", "targets", "table", "problems")}
     for path in (ROOT / "ensembles").glob("*.py"):
         used = {name for name in _imports(path) if name.startswith("biomass_models")}
         assert used <= allowed, f"{path.name} imports {used - allowed}"
+
+
+def test_errors_are_the_users_to_mend_or_never_leave_the_project() -> None:
+    """Whoever adds an error class decides which it is: exit code 1 or 70 hangs on it."""
+    inner = {"StopRequested", "_Reached", "ReadOnlyError"}
+    bases: dict[str, set[str]] = {}
+    for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                bases[node.name] = {ast.unparse(base).rpartition(".")[2] for base in node.bases}
+
+    def derives(name: str, *ends: str) -> bool:
+        return name.endswith(ends) or any(derives(base, *ends) for base in bases.get(name, ()))
+
+    errors = {name for name, of in bases.items() if any(derives(base, "Error", "Exception") for base in of)}
+    assert {name for name in errors if not derives(name, "UserError")} == inner
 
 
 def test_search_spaces_know_only_configs_and_optuna_in_one_file() -> None:

@@ -19,6 +19,8 @@ from orchestration.commands.options import (
     Weights,
     local_cache,
     out_console,
+    out_file,
+    out_folder,
     print_json,
     resources_of,
     say,
@@ -140,6 +142,8 @@ def explain(
     $ biomass explain runs/first 3f09c1d2ab --image ID1011485656 \\
         --data csiro-biomass/
     """
+    picture = out_file(out or Path(Path(f"{image}-{trial}.png").name), ".png")
+    from biomass_models.whole_files import whole_file
     from orchestration.explain import draw_explanation, render_explanation
     from orchestration.explain import explain as explain_image
     from orchestration.ledger import open_ledger
@@ -147,11 +151,10 @@ def explain(
     found = explain_image(
         open_ledger(study), trial, image, data, cache_dir=local_cache(cache), weights=weights_source(weights)
     )
-    picture = out or Path(Path(f"{image}-{trial}.png").name)
     if not as_json:
         out_console.print(render_explanation(found))
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    draw_explanation(found).save(picture, "PNG")
+    with whole_file(picture) as unfinished:
+        draw_explanation(found).save(unfinished, "PNG")
     if as_json:
         print_json(found.to_json() | {"picture": picture})
     else:
@@ -172,6 +175,7 @@ def export(
     Example:
     $ biomass export runs/first submission --out bundle/
     """
+    out_folder(out)
     from orchestration.export import export_bundle
 
     needed = export_bundle(study, name, out, weights=weights_source(weights), with_weights=with_weights)

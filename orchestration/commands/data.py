@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from orchestration.commands.options import DataOption, Directory, Json, print_json, tell
+from biomass_models.errors import UserError
+from orchestration.commands.options import DataOption, Directory, Json, out_file, print_json, tell
 
 
 def data_check(directory: Directory, as_json: Json = False) -> None:
@@ -19,7 +20,8 @@ def data_check(directory: Directory, as_json: Json = False) -> None:
     $ biomass data check csiro-biomass/
     """
     from biomass_models.check import check_directory
-    from biomass_models.problems import errors_of
+    from biomass_models.problems import errors_of, grouped
+    from biomass_models.table import TEST_FILE
     from orchestration.progress import progress_bar
 
     with progress_bar("Checking images") as update:
@@ -29,9 +31,10 @@ def data_check(directory: Directory, as_json: Json = False) -> None:
     if as_json:
         print_json({"directory": directory, "errors": errors, "warnings": warnings, "problems": problems})
     else:
-        for problem in problems:
+        for problem in grouped(problems):
             tell(str(problem))
-        tell(f"{errors} errors, {warnings} warnings in {directory}")
+        alone = "" if (directory / TEST_FILE).exists() else f"; no {TEST_FILE}, so there is nothing to predict"
+        tell(f"{errors} errors, {warnings} warnings in {directory}{alone}")
     if errors:
         raise typer.Exit(1)
 
@@ -39,7 +42,7 @@ def data_check(directory: Directory, as_json: Json = False) -> None:
 def data_make(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Data directory to write.")],
     images: Annotated[int, typer.Option(min=1, help="Training images.")] = 357,
-    test_images: Annotated[int, typer.Option(min=0, help="Test images, of other dates.")] = 120,
+    test_images: Annotated[int, typer.Option(min=0, help="Test images, of other dates; 0 for none.")] = 120,
     seed: Annotated[int, typer.Option(min=0, help="Of the pictures and masses.")] = 0,
     like: Annotated[Path | None, typer.Option(help="Draw one image for each row of this train.csv.")] = None,
 ) -> None:
@@ -61,7 +64,7 @@ def data_make(
             like=like,
             on_progress=lambda done, total: update(done, total, ""),
         )
-    tell(str(summary))
+    tell(summary.text())
 
 
 def data_show(
@@ -74,6 +77,7 @@ def data_show(
     Example:
     $ biomass data show pasture/ --out sheet.png
     """
+    out_file(out, ".png")
     from biomass_models.pasture import contact_sheet
 
     contact_sheet(directory, out, images=images)
@@ -85,22 +89,26 @@ def submission_check(
     data: DataOption,
     as_json: Json = False,
 ) -> None:
-    """Validate a submission; exit code 1 when it is not valid.
+    """Validate a submission; exit code 1 when the scorer would refuse it.
+
+    Warnings (rows in another order, masses that do not add up) leave it valid.
 
     Example:
     $ biomass submission check submission.csv --data csiro-biomass/
     """
+    from biomass_models.problems import errors_of, grouped
     from ensembles.submission import check_submission
 
     problems = check_submission(file, data)
+    valid = not errors_of(problems)
     if as_json:
-        print_json({"file": file, "valid": not problems, "problems": problems})
+        print_json({"file": file, "valid": valid, "problems": problems})
     else:
-        for problem in problems:
+        for problem in grouped(problems):
             tell(str(problem))
-        if not problems:
+        if valid:
             tell(f"{file} is valid")
-    if problems:
+    if not valid:
         raise typer.Exit(1)
 
 
@@ -120,7 +128,7 @@ def score(
     measured, predicted = read_masses(truth), read_masses(file)
     absent = measured.index.difference(predicted.index)
     if len(absent):
-        raise ValueError(f"every image of {truth} needs a prediction, {file} lacks {len(absent)}, such as {absent[0]}")
+        raise UserError(f"every image of {truth} needs a prediction, {file} lacks {len(absent)}, such as {absent[0]}")
     value = weighted_r2_score(measured[list(TARGETS)], predicted.loc[measured.index, list(TARGETS)])
     if as_json:
         print_json({"file": file, "truth": truth, "images": len(measured), "score": value})

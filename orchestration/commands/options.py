@@ -6,21 +6,26 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 
+from biomass_models.errors import UserError
 from orchestration.commands import complete
+from orchestration.record import Part
+from orchestration.terminal import PlainConsole, no_more_readers
 
 INTERRUPTED = 130
 DEFAULT_CACHE = Path("~/.cache/biomass")
 SLOTS = "Slots and machine"  # headings of the help pages
 WHAT = "What is searched"
 
-out_console, err_console = Console(), Console(stderr=True)
+FILE_SUFFIXES = (".csv", ".txt", ".json", ".html", ".png", ".jpg", ".jpeg", ".zip", ".parquet", ".npy", ".tsv", ".md")
+
+
+out_console, err_console = PlainConsole(), PlainConsole(stderr=True)
 
 
 def existing_data(context: typer.Context, value: Path | None) -> Path | None:
@@ -34,10 +39,39 @@ def existing_data(context: typer.Context, value: Path | None) -> Path | None:
         return value  # its problems are listed with all others
     got = "without them" if value.is_dir() else "a file" if value.exists() else "no such folder"
     hint = hint or "; check the path"
-    raise ValueError(f"a data directory is a folder with train.csv, test.csv and photographs; {value} is {got}{hint}")
+    raise UserError(
+        f"a data directory is a folder with train.csv (or test.csv) and photographs; {value} is {got}{hint}"
+    )
 
 
-DATA = "Data directory: train.csv, test.csv and photographs."
+def out_file(path: Path, suffix: str) -> Path:
+    """A file to write, whose name says what it is; ValueError for another suffix."""
+    if path.suffix.lower() != suffix:
+        raise UserError(f"--out is a {suffix} file, got {path}; name it {path.with_suffix(suffix)}")
+    return path
+
+
+def out_folder(path: Path) -> Path:
+    """A folder to write; ValueError for the name of a file."""
+    if path.suffix.lower() in FILE_SUFFIXES:
+        raise UserError(f"--out is a folder here, got {path}; name it {path.with_suffix('')}")
+    return path
+
+
+def study_apart(study: str, data: Path) -> None:
+    """A study and the data that it learns from are folders apart; ValueError where one lies in the other."""
+    if "://" in study:
+        return
+    own, photographs = Path(study).expanduser().resolve(), data.expanduser().resolve()
+    if own.is_relative_to(photographs) or photographs.is_relative_to(own):
+        where = "is" if own == photographs else "lies in" if own.is_relative_to(photographs) else "holds"
+        raise UserError(
+            f"a study is a folder apart from its data, {study} {where} the data directory {data}; name another, "
+            f"such as {photographs.with_name(f'{photographs.name}-study')}"
+        )
+
+
+DATA = "Data directory: train.csv, photographs, and test.csv to predict."
 
 Study = Annotated[str, typer.Argument(metavar="STUDY", help="Study folder, or a URI such as s3://bucket/study.")]
 Directory = Annotated[
@@ -58,9 +92,18 @@ Cache = Annotated[
         "--cache", help="Feature cache, on a disk of this node.", envvar="BIOMASS_CACHE", rich_help_panel=SLOTS
     ),
 ]
+CachedFeatures = Annotated[
+    bool, typer.Option("--cached-features", help="Take features from --cache; by default they are computed afresh.")
+]
 CacheGb = Annotated[
     float | None,
     typer.Option(min=0.001, help="Most GB in the cache; the longest unused goes first.", rich_help_panel=SLOTS),
+]
+WeightsGb = Annotated[
+    float | None,
+    typer.Option(
+        min=0.001, help="Most GB of trained models in the study; those of the worst trials go.", rich_help_panel=SLOTS
+    ),
 ]
 Address = Annotated[
     str | None,
@@ -104,22 +147,27 @@ MostSlots = Annotated[
 
 def tell(text: str) -> None:
     """A line of the result, on standard output, exactly as it is."""
-    out_console.print(text, markup=False, highlight=False, soft_wrap=True)
+    out_console.print(text, highlight=False, soft_wrap=True)
 
 
 def say(text: str) -> None:
     """A remark on what is going on, on standard error."""
-    err_console.print(text, markup=False, highlight=False, soft_wrap=True)
+    err_console.print(text, highlight=False, soft_wrap=True)
 
 
 def print_json(document: Any) -> None:
     """One JSON document on standard output: dataclasses and named tuples as objects, no NaN (null), ASCII only."""
-    sys.stdout.write(json.dumps(plain(document), indent=1, allow_nan=False) + "\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(json.dumps(plain(document), indent=1, allow_nan=False) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        no_more_readers(sys.stdout)
 
 
 def plain(value: Any) -> Any:
     """What JSON can hold of a value: numbers of Python, strings, lists and dicts; null for what is not finite."""
+    if isinstance(value, Part):
+        return plain(value.to_json())
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
@@ -169,10 +217,13 @@ def weights_source(weights: str) -> Any:
     return WeightsSource(kind=weights) if weights in ("auto", "random") else WeightsSource("folder", Path(weights))
 
 
-def families_of(asked: list[str] | None) -> tuple[tuple[str, ...], tuple[float, ...]]:
+def families_of(
+    asked: list[str] | None, of_study: Callable[[], Collection[str]] = tuple
+) -> tuple[tuple[str, ...], tuple[float, ...]]:
     """Families and their shares of the trials; all families where none was named, no shares where none was given.
 
-    Raises ValueError for a family that does not exist or a share that is no number.
+    of_study: families that may be named although they are not known here. Raises ValueError for a family that does not
+    exist or a share that is no number.
     """
     from search_spaces.spaces import SPACES, known_family
 
@@ -183,5 +234,10 @@ def families_of(asked: list[str] | None) -> tuple[tuple[str, ...], tuple[float, 
         if "" in pairs or not all(map(math.isfinite, shares)):
             raise ValueError
     except ValueError:
-        raise ValueError(f"a family is given as NAME or NAME=SHARE, such as probe=2, got {asked}") from None
-    return tuple(map(known_family, pairs)), shares if any(pairs.values()) else ()
+        raise UserError(f"a family is given as NAME or NAME=SHARE, such as probe=2, got {asked}") from None
+    strange = [name for name in pairs if name not in SPACES]
+    known = of_study() if strange else ()
+    for name in strange:
+        if name not in known:
+            known_family(name)
+    return tuple(pairs), shares if any(pairs.values()) else ()

@@ -10,6 +10,7 @@ import typer
 from orchestration.commands.options import (
     DEFAULT_CACHE,
     Cache,
+    CachedFeatures,
     DataOption,
     Json,
     Study,
@@ -26,23 +27,35 @@ def refit(
     study: Study,
     trial: Annotated[str, typer.Argument(metavar="TRIAL", help="Trial id, as the leaderboard shows it.")],
     data: DataOption,
+    restore: Annotated[
+        bool, typer.Option("--restore", help="Put models back that --weights-gb of the search has deleted.")
+    ] = False,
     weights: Weights = "auto",
+    cached_features: CachedFeatures = False,
     cache: Cache = DEFAULT_CACHE,
     as_json: Json = False,
 ) -> None:
     """Repeat a trial from its record and compare bit for bit.
 
     Exit code 0: the same out-of-fold rows; 1: others, and what is different
-    here. Writes nothing into the study.
+    here. Writes nothing into the study, but for models with --restore.
 
     Example:
     $ biomass refit runs/first 3f09c1d2ab --data csiro-biomass/
     """
     from orchestration.ledger import open_ledger
-    from orchestration.refit import refit_trial
+    from orchestration.refit import refit_trial, restore_models
 
+    if restore:
+        restored = restore_models(open_ledger(study), trial, data, cache_dir=cache, weights=weights_source(weights))
+        if as_json:
+            print_json({"trial_id": trial, "restored": restored})
+        else:
+            tell("\n".join(f"restored {again}" for again in restored))
+        return
     say(f"Fitting {trial} again")
-    found = refit_trial(open_ledger(study), trial, data, cache_dir=local_cache(cache), weights=weights_source(weights))
+    features = local_cache(cache) if cached_features else None
+    found = refit_trial(open_ledger(study), trial, data, cache_dir=features, weights=weights_source(weights))
     if as_json:
         print_json(found.to_json())
     else:

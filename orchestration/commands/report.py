@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from orchestration.commands.options import OptionalData, Study, tell
+from biomass_models.errors import UserError
+from orchestration.commands.options import OptionalData, Study, out_file, say, tell
 
 
 def report(
@@ -27,6 +28,7 @@ def report(
     Example:
     $ biomass report runs/first --data csiro-biomass/ --out report.html
     """
+    from orchestration.data_changes import data_notices
     from orchestration.ledger import open_ledger
     from orchestration.report.make import make_report
     from orchestration.storage import Storage
@@ -34,7 +36,11 @@ def report(
     ledger = open_ledger(study)
     path = out or Path(f"{PurePosixPath(ledger.storage.uri).name}-report.html")
     if path.is_dir():
-        raise ValueError(f"--out is the HTML file to write, {path} is a folder; give {path / 'report.html'}")
-    content = make_report(ledger, data, [open_ledger(other) for other in compare or ()]).encode()
+        raise UserError(f"--out is the HTML file to write, {path} is a folder; give {path / 'report.html'}")
+    out_file(path, ".html")
+    if data is not None:
+        for change in data_notices(ledger, data):
+            say(f"warning: {change}")
+    content = make_report(ledger, data, [open_ledger(other) for other in compare or ()], say).encode()
     Storage(path.parent).write(path.name, content)
     tell(f"Wrote {path} ({len(content) / 1e6:.1f} MB); it opens in any browser, without network")

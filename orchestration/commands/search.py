@@ -25,11 +25,13 @@ from orchestration.commands.options import (
     OptionalData,
     Study,
     Weights,
+    WeightsGb,
     families_of,
     print_json,
     resources_of,
     say,
     stopped,
+    study_apart,
     tell,
     weights_source,
 )
@@ -205,6 +207,7 @@ def search(
     ] = None,
     cache: Cache = DEFAULT_CACHE,
     cache_gb: CacheGb = None,
+    weights_gb: WeightsGb = None,
     address: Address = None,
 ) -> None:
     """Search for good models; the same command goes on with an unfinished study.
@@ -216,7 +219,7 @@ def search(
     $ biomass search runs/first --data csiro-biomass/ --trials 60
     $ biomass search runs/night --data csiro-biomass/ --recipe cpu_overnight
     """
-    families, shares = families_of(family) if family else (None, None)
+    families, shares = families_of(family, lambda: _families_of_study(study)) if family else (None, None)
     given = {
         "families": families,
         "shares": shares,
@@ -241,8 +244,9 @@ def search(
     asked, made_with = overridden(recipe, given)
     if asked.trials is None and asked.hours is None:
         raise typer.BadParameter("a search needs an end: give --trials N or --hours H, or a --recipe")
+    study_apart(study, data)
     source = weights_source(asked.weights)  # what can be wrong is said before torch and Ray load
-    resources = resources_of(cache, address, cache_gb=cache_gb, **asked.resources())
+    resources = resources_of(cache, address, cache_gb=cache_gb, weights_gb=weights_gb, **asked.resources())
     from orchestration.search import start_search
 
     if not start_search(
@@ -250,3 +254,12 @@ def search(
     ):
         stopped()
     tell(f"Finished. Next: biomass leaderboard {study}")
+
+
+def _families_of_study(study: str) -> tuple[str, ...]:
+    """What an old command may name although it is not installed here any more."""
+    from orchestration.ledger import Ledger
+    from orchestration.storage import Storage
+
+    record = Ledger(Storage(study)).find_study()
+    return () if record is None else record.settings.families

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from biomass_models.errors import UserError
 from orchestration.commands import complete
 from orchestration.commands.options import (
     DEFAULT_CACHE,
@@ -20,6 +20,7 @@ from orchestration.commands.options import (
     stopped,
     tell,
 )
+from orchestration.terminal import PlainConsole
 
 
 def demo(
@@ -45,10 +46,10 @@ def demo(
 
     asked, made_with = overridden(recipe, {"seed": seed})
     if asked.images is None:
-        raise ValueError(f"a demo draws its own photographs, the recipe {recipe} is for real ones; use demo or smoke")
+        raise UserError(f"a demo draws its own photographs, the recipe {recipe} is for real ones; use demo or smoke")
     from orchestration.demo import run_demo
 
-    console = Console(quiet=True) if as_json else out_console
+    console = PlainConsole(quiet=True) if as_json else out_console
     done = run_demo(folder, asked, resources_of(cache, None, **asked.resources()), console, say, made_with)
     if done is None:
         stopped()

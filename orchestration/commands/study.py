@@ -10,6 +10,7 @@ from orchestration.commands import complete
 from orchestration.commands.options import (
     DEFAULT_CACHE,
     Cache,
+    CachedFeatures,
     Json,
     OptionalData,
     Study,
@@ -54,14 +55,23 @@ def leaderboard(
     $ biomass leaderboard runs/first
     $ biomass leaderboard runs/first --json | jq '.rows[0]'
     """
-    from orchestration.leaderboard import best_rows, family_rows, render_families, render_leaderboard
+    from orchestration.leaderboard import (
+        best_rows,
+        family_rows,
+        leaderboard_notices,
+        render_families,
+        render_leaderboard,
+    )
     from orchestration.leaderboard import leaderboard as make_leaderboard
     from orchestration.ledger import open_ledger
 
-    rows = make_leaderboard(open_ledger(study))
+    ledger = open_ledger(study)
+    rows, notices = make_leaderboard(ledger), leaderboard_notices(ledger)
     if as_json:
-        print_json({"rows": best_rows(rows, top or None), "families": family_rows(rows)})
+        print_json({"rows": best_rows(rows, top or None), "families": family_rows(rows), "notices": notices})
         return
+    for notice in notices:
+        say(f"note: {notice}")
     out_console.print(render_leaderboard(rows, 20 if top is None else top or None))
     out_console.print(render_families(rows))
 
@@ -70,35 +80,73 @@ def audit(
     study: Study,
     refit: Annotated[int, typer.Option(min=0, help="Fit so many complete trials again and compare bit for bit.")] = 0,
     data: OptionalData = None,
+    cached_features: CachedFeatures = False,
     weights: Weights = "auto",
     cache: Cache = DEFAULT_CACHE,
     as_json: Json = False,
 ) -> None:
     """Prove from the files alone that nothing was lost or repeated.
 
-    Exit code 1 when something is wrong or unfinished.
+    Every feature bank in --cache is compared with the hash of its content.
+    Exit code 1 when something is wrong or unfinished; `biomass repair` reopens
+    what can be computed again.
 
     Examples:
     $ biomass audit runs/first
     $ biomass audit runs/first --refit 3 --data csiro-biomass/
     """
+    from biomass_models.feature_store import damaged_chunks
+    from orchestration.audit import Problem
     from orchestration.audit import audit as audit_study
     from orchestration.audit import refit as refit_trials
     from orchestration.ledger import open_ledger
+    from orchestration.progress import progress_bar
 
     if refit and data is None:
         raise typer.BadParameter("--refit needs the photographs: give --data DIR")
     ledger = open_ledger(study)
     found = audit_study(ledger)
+    with progress_bar("Feature banks") as update:
+        damaged = damaged_chunks(cache.expanduser(), lambda done, total: update(done, total, ""))
+        found.found += map(Problem, damaged)
     if refit and data is not None:
-        found.problems += refit_trials(
-            ledger, data, sample=refit, cache_dir=local_cache(cache), weights=weights_source(weights), say=say
+        features = local_cache(cache) if cached_features else None
+        found.found += refit_trials(
+            ledger, data, sample=refit, cache_dir=features, weights=weights_source(weights), say=say
         )
     if as_json:
         print_json(found.to_json())
     else:
         tell(str(found))
     if not found.clean:
+        raise typer.Exit(1)
+
+
+def repair(
+    study: Study,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without it nothing is changed.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Reopen what an audit finds, so that the next search computes it.
+
+    Lists what will be computed again. Torn files are set aside, not deleted.
+    Exit code 1 when something is left that the study cannot mend.
+
+    Examples:
+    $ biomass repair runs/first
+    $ biomass repair runs/first --yes
+    """
+    from orchestration.ledger import open_ledger
+    from orchestration.repair import plan_repair
+    from orchestration.repair import repair as repair_study
+
+    ledger = open_ledger(study)
+    found = repair_study(ledger, say) if yes else plan_repair(ledger)
+    if as_json:
+        print_json({"done": found.done, "folds": found.folds, "steps": found.steps, "left": found.left})
+    else:
+        tell(str(found))
+    if found.left:
         raise typer.Exit(1)
 
 

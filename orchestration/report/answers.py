@@ -13,7 +13,7 @@ from orchestration.leaderboard import REFERENCE_NOTES
 from orchestration.report.html import Html, join, paragraph, tag
 from orchestration.report.story import Story
 from orchestration.report.why import what_fails, why_lost
-from orchestration.report.words import GAP, NONE, SCHEMES, count, duration, listed, number, plus_minus, verdict
+from orchestration.report.words import GAP, SCHEMES, count, duration, listed, number, plus_minus, verdict
 
 
 def answers(story: Story) -> Html:
@@ -124,22 +124,22 @@ def _interval(estimate: Estimate, story: Story) -> str:
 def facts_line(story: Story) -> Html:
     """What ran, in a line under the title."""
     evidence = story.evidence
-    settings = evidence.study["settings"]
+    settings = evidence.study.settings
     ended = Counter(trial.status for trial in evidence.trials)
     kinds = ", ".join(f"{ended[kind]} {kind}" for kind in ("complete", "pruned", "failed", "open") if ended[kind])
     return join(
         f"{count(len(evidence.trials), 'trial')} ({kinds or 'none'}) of {listed(evidence.families or ['no family'])} "
-        f"on {count(len(evidence.quadrats), 'photograph')}, {settings['n_folds']} {SCHEMES[settings['scheme']]}"
+        f"on {count(len(evidence.quadrats), 'photograph')}, {settings.n_folds} {SCHEMES[settings.scheme]}"
     )
 
 
 def run_line(story: Story) -> str:
     """On what and with what it ran, in a line."""
     study = story.evidence.study
-    gpu_hours = sum(float((trial.result or {}).get("gpu_seconds", 0.0)) for trial in story.evidence.trials) / 3600
-    versions = study.get("versions", {})
+    gpu_hours = sum(trial.result.gpu_seconds for trial in story.evidence.trials if trial.result is not None) / 3600
+    versions = study.versions
     pieces = [
-        f"data {study.get('data_fingerprint', NONE)}",
+        f"data {study.data_fingerprint}",
         f"{duration(story.clock.seconds)} of search" if story.work else "",
         f"{number(gpu_hours, 1)} GPU hours" if gpu_hours else "no GPU",
         ", ".join(f"{name} {versions[name]}" for name in ("torch", "ray", "optuna") if name in versions),

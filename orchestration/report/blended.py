@@ -19,6 +19,7 @@ from ensembles.honest import nest_of, nested_all
 from ensembles.library import Library, LibraryError, library_from_arrays
 from ensembles.recipe import Recipe, honest_rows
 from ensembles.rules import Greedy, Rule, TopMean
+from orchestration import layout
 from orchestration.ledger import LedgerError
 from orchestration.report.evidence import Evidence
 from orchestration.seeds import derive_seed
@@ -82,12 +83,12 @@ def stored_ensembles(evidence: Evidence) -> tuple[Stored, ...]:
     ledger = evidence.ledger
     complete = {trial.name for trial in evidence.of("complete")}
     found = []
-    for name in ledger.storage.children("ensembles"):
-        if name.startswith(("test-", "oof-")):
+    for name in ledger.storage.children(layout.ENSEMBLES):
+        if name.startswith(layout.PREDICTIONS):
             continue
         try:
-            content, refs = ledger.ensemble(name)
-            card = Card.from_json(content)
+            ensemble = ledger.ensemble(name)
+            card, refs = Card.from_json(ensemble.card), ensemble.trials
         except (LedgerError, ValueError, KeyError, TypeError):
             found.append(Stored(name=name, card=None, fits=False))
             continue

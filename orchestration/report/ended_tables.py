@@ -18,20 +18,20 @@ def pruned_table(story: Story) -> Table | None:
     folds = len(story.evidence.folds)
     rows: list[list[Cell | str]] = []
     for trial in trials[:MOST_ROWS]:
-        result = trial.result or {}
-        last = (result.get("decisions") or [{}])[-1]
+        assert trial.result is not None
+        done = trial.result.folds_done
+        last = trial.result.decisions[-1] if trial.result.decisions else None
         rows.append(
             [
                 Cell(tag("code", trial.name), trial.name), trial.family,
-                Cell(f"{last.get('folds_done', result.get('folds_done'))} of {folds}", last.get("folds_done")),
-                Cell(f"{last['p']:.2g}" if "p" in last else NONE, last.get("p")),
-                Cell(percent(last.get("gain"), 2), last.get("gain")),
+                Cell(f"{done} of {folds}", done),
+                Cell(NONE if last is None else f"{last.p:.2g}", None if last is None else last.p),
+                Cell(percent(None if last is None else last.gain, 2), None if last is None else last.gain),
                 Cell(number(trial.worth), trial.worth),
-                Cell(tag("code", last.get("against", NONE))),
+                Cell(tag("code", NONE if last is None else last.against)),
             ]
         )  # fmt: skip
-    done = sum(int((trial.result or {}).get("folds_done", 0)) for trial in trials)
-    saved = folds * len(trials) - done
+    saved = folds * len(trials) - sum(trial.result.folds_done for trial in trials if trial.result is not None)
     more = f" Shown are {MOST_ROWS} of them." if len(trials) > MOST_ROWS else ""
     return Table(
         title=f"{count(len(trials), 'trial')} stopped early (pruned), which saved {count(saved, 'fold')}",
@@ -54,13 +54,13 @@ def failed_table(story: Story) -> Table | None:
     trials = story.evidence.of("failed")
     if not trials:
         return None
-    reasons = Counter(str((trial.result or {}).get("reason")) for trial in trials)
+    reasons = Counter(trial.reason for trial in trials)
     rows: list[list[Cell | str]] = [
         [
             Cell(tag("code", trial.name), trial.name),
             trial.family,
-            Cell(f"{(trial.result or {}).get('folds_done', 0)}"),
-            str((trial.result or {}).get("reason")),
+            Cell(f"{0 if trial.result is None else trial.result.folds_done}"),
+            trial.reason,
         ]
         for trial in trials[:MOST_ROWS]
     ]

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from biomass_models.targets import TARGETS, FloatArray
-from orchestration.ledger import Ledger, LedgerError, TrialRecord, folds_of
+from orchestration.ledger import Ledger, LedgerError, folds_of
+from orchestration.records import FoldMetrics, StudyRecord, TrialRecord, TrialResult
+from orchestration.torn import torn_notices
 
 MOST_MEMBERS = 300  # complete trials whose predictions are read, the best ones
 MOST_TIMED = 400  # trials whose folds are read one by one, the latest ones
@@ -27,8 +28,8 @@ class Trial:
     """A proposed trial and how it ended."""
 
     record: TrialRecord
-    result: dict[str, Any] | None  # None while it has not ended
-    folds: dict[int, dict[str, Any]] = field(default_factory=dict)  # metrics of finished folds, where they were read
+    result: TrialResult | None  # None while it has not ended
+    folds: dict[int, FoldMetrics] = field(default_factory=dict)  # metrics of finished folds, where they were read
 
     @property
     def name(self) -> str:
@@ -41,33 +42,40 @@ class Trial:
     @property
     def status(self) -> str:
         """complete, pruned, failed or open."""
-        return "open" if self.result is None else str(self.result["status"])
+        return "open" if self.result is None else self.result.status
 
     @property
     def score(self) -> float | None:
         """Weighted R2 of the pooled out-of-fold rows of a complete trial."""
-        return None if self.result is None else self.result["score"]
+        return None if self.result is None else self.result.score
 
     @property
     def worth(self) -> float | None:
         """What the search learned of it: the score, or the fold-corrected estimate of a pruned trial."""
-        if self.result is None:
-            return None
-        return self.result["estimate"] if self.status == "pruned" else self.result["score"]
+        return None if self.result is None else self.result.reported_value
+
+    @property
+    def reason(self) -> str:
+        """Why it is not complete; empty where it is."""
+        return "" if self.result is None else self.result.reason or ""
+
+    @property
+    def seconds(self) -> float | None:
+        """Of all its folds."""
+        return None if self.result is None else self.result.seconds
 
     @property
     def ended_at(self) -> float | None:
-        """Seconds since 1970; None where nothing was recorded."""
-        last = max((fold["finished_at"] for fold in self.folds.values()), default=None)
-        return None if self.result is None else self.result.get("ended_at", last)
+        """Seconds since 1970."""
+        return None if self.result is None else self.result.ended_at
 
     def fold_scores(self, folds: Sequence[int]) -> dict[int, float]:
         """Score of each fold that has one."""
-        listed = (self.result or {}).get("fold_scores")
+        listed = () if self.result is None else self.result.fold_scores
         found = (
             dict(zip(folds, listed, strict=False))
             if listed
-            else {fold: metrics["score"] for fold, metrics in self.folds.items()}
+            else {fold: metrics.score for fold, metrics in self.folds.items()}
         )
         return {fold: score for fold, score in found.items() if score is not None}
 
@@ -77,12 +85,13 @@ class Evidence:
     """One study as the report sees it."""
 
     ledger: Ledger
-    study: dict[str, Any]
+    study: StudyRecord
     quadrats: pd.DataFrame
     trials: tuple[Trial, ...]  # in the order of proposal
     pred: dict[str, FloatArray]  # pred_NT of complete trials, best first
     references: dict[str, FloatArray]  # pred_NT by name
     unread: tuple[tuple[str, str], ...] = ()  # complete trials whose rows cannot be read, with the reason
+    torn: tuple[str, ...] = ()  # trials that have lost files
 
     @property
     def name(self) -> str:
@@ -103,13 +112,18 @@ class Evidence:
         return sorted({trial.family for trial in self.trials})
 
     @property
+    def notices(self) -> tuple[str, ...]:
+        """What is left out because its files are torn, with what to do."""
+        return (*self.torn, *(f"trial {name} is left out: {reason}" for name, reason in self.unread))
+
+    @property
     def scheme(self) -> str:
         """Of the folds: date, random, state, species or file."""
-        return str(self.study["settings"]["scheme"])
+        return self.study.settings.scheme
 
     @property
     def seed(self) -> int:
-        return int(self.study["settings"]["seed"])
+        return self.study.settings.seed
 
     def of(self, status: str) -> list[Trial]:
         return [trial for trial in self.trials if trial.status == status]
@@ -127,8 +141,6 @@ class Evidence:
 def read_evidence(ledger: Ledger) -> Evidence:
     """Read a study; LedgerError where there is none."""
     study = ledger.study()
-    if study is None:
-        raise LedgerError(f"there is no study in {ledger.storage.uri}; check the path, or run `biomass search` first")
     quadrats, records, results = ledger.quadrats(), ledger.trials(), ledger.results()
     folds = folds_of(quadrats)
     timed = {record.trial_id for record in records[-MOST_TIMED:]}
@@ -150,10 +162,11 @@ def read_evidence(ledger: Ledger) -> Evidence:
         pred=pred,
         references=_references(ledger, quadrats),
         unread=unread,
+        torn=tuple(torn_notices(ledger, records, results, folds)),
     )
 
 
-def _fold_metrics(ledger: Ledger, trial_id: str, folds: Sequence[int]) -> dict[int, dict[str, Any]]:
+def _fold_metrics(ledger: Ledger, trial_id: str, folds: Sequence[int]) -> dict[int, FoldMetrics]:
     found = {fold: ledger.fold_metrics(trial_id, fold) for fold in folds}
     return {fold: metrics for fold, metrics in found.items() if metrics is not None}
 
@@ -167,7 +180,7 @@ def _predictions(
         try:
             rows = ledger.oof(name).set_index("image_id")
             pred[name] = rows.loc[quadrats["image_id"], list(TARGETS)].to_numpy(dtype=np.float64)
-        except (LedgerError, FileNotFoundError) as error:  # one torn file must not cost the whole report
+        except LedgerError as error:  # one torn file must not cost the whole report
             unread.append((name, str(error)))
         except KeyError:
             unread.append((name, "its out-of-fold table lacks images of this study"))

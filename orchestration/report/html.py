@@ -7,10 +7,12 @@ shows, one or more panels (Vega-Lite specifications, drawn by the page's script)
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
+
+from biomass_models.visible import visible
 
 
 class Html(str):
@@ -21,7 +23,11 @@ class Html(str):
 
 def as_html(value: object) -> Html:
     """Html as it is, everything else escaped."""
-    return value if isinstance(value, Html) else Html(escape(str(value)))
+    return value if isinstance(value, Html) else Html(_text(value))
+
+
+def _text(value: object) -> str:
+    return escape(visible(str(value)))
 
 
 def join(*parts: object) -> Html:
@@ -32,7 +38,7 @@ def join(*parts: object) -> Html:
 def tag(name: str, *children: object, **attributes: object) -> Html:
     """An element; `class_` is class, `data_x` is data-x, an attribute that is None is left out."""
     given = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"'
+        f' {key.rstrip("_").replace("_", "-")}="{_text(value)}"'
         for key, value in attributes.items()
         if value is not None
     )
@@ -40,9 +46,18 @@ def tag(name: str, *children: object, **attributes: object) -> Html:
 
 
 def embed_json(value: object) -> Html:
-    """JSON that may stand inside a script element: no text of it can end the element."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    """JSON that may stand inside a script element: no text of it can end the element or steer what is drawn."""
+    text = json.dumps(_drawn(value), separators=(",", ":"), allow_nan=False)
     return Html(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
+
+
+def _drawn(value: object) -> object:
+    """The same JSON with its texts as they may be shown."""
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, Mapping):
+        return {visible(str(key)): _drawn(item) for key, item in value.items()}
+    return [_drawn(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import Any
 
 from orchestration.report.evidence import Evidence, Trial
 from orchestration.report.words import setting
+from orchestration.stored_spaces import stored_space
 from search_spaces.domain import Integer, LogUniform, Plain, SearchSpace, Uniform, When
-from search_spaces.spaces import space_of
 
 FEWEST = 4  # trials with a score below which an importance says nothing at all
 FEW = 20  # below which it is a hint
@@ -31,11 +31,7 @@ class Importance:
 
 def space_of_family(evidence: Evidence, family: str) -> SearchSpace | None:
     """The family's search space; None where this version knows no such family or scale."""
-    settings = evidence.study["settings"]
-    try:
-        return space_of(family, tuple(settings["backbones"]), settings["scale"])
-    except ValueError:
-        return None
+    return stored_space(evidence.study, family)
 
 
 def is_logarithmic(space: SearchSpace | None, name: str, values: Sequence[Any]) -> bool:
@@ -89,7 +85,8 @@ def importance_of(evidence: Evidence, family: str) -> Importance:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = new_study(seed=0)
     try:
-        study.add_trials([finished_trial(space, trial.record.params, trial.worth) for trial in told])
+        observed = [finished_trial(space, trial.record.params, trial.worth) for trial in told]
+        study.add_trials([one for one in observed if one is not None])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that there are few trials: the page says so
             shares = optuna.importance.get_param_importances(study)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from orchestration.ledger import Ledger
@@ -17,12 +17,21 @@ from orchestration.report.standing import standing_section
 from orchestration.report.story import tell
 
 
-def make_report(ledger: Ledger, data_dir: Path | None = None, compare: Sequence[Ledger] = ()) -> str:
+def make_report(
+    ledger: Ledger,
+    data_dir: Path | None = None,
+    compare: Sequence[Ledger] = (),
+    say: Callable[[str], None] = lambda text: None,
+) -> str:
     """The page. data_dir: for thumbnails of the worst images; compare: studies of the same images with other folds.
 
-    Raises LedgerError for a study that is not there or is about other images.
+    What is torn is left out, named in the page and passed to `say`. Raises LedgerError for a study that is not there
+    or is about other images.
     """
     story = tell(ledger, compare)
+    for evidence in (story.evidence, *story.others):
+        for notice in evidence.notices:
+            say(f"note: {notice}")
     sections = (
         standing_section(story),
         search_section(story),

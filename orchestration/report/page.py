@@ -37,6 +37,7 @@ def page(story: Story, sections: tuple[Section, ...]) -> str:
                 tag("h1", headline(story)),
                 tag("p", facts_line(story), class_="facts"),
                 tag("p", run_line(story), class_="facts"),
+                *(tag("p", f"Note: {notice}", class_="aside") for notice in story.evidence.notices),
                 answers(story),
                 id="answers",
             ),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
+from orchestration.records import TrialResult
 from orchestration.report.html import Section, tag
 from orchestration.report.story import Story
-from orchestration.report.words import NONE, count, duration, moment, number
+from orchestration.report.words import count, duration, moment, number
 
 GLOSSARY: tuple[tuple[str, str, str], ...] = (
     ("r2", "Weighted R²", "the score: the share of the variation of the masses that is predicted. 1 is perfect, 0 is "
@@ -60,37 +60,37 @@ def provenance_section(story: Story) -> Section:
 def facts(story: Story) -> list[tuple[str, str]]:
     """Name and value; the value is empty where nothing was recorded."""
     evidence, study = story.evidence, story.evidence.study
-    settings: dict[str, Any] = study["settings"]
+    settings = study.settings
     quadrats = evidence.quadrats
     results = [trial.result for trial in evidence.trials if trial.result]
-    folds = sum(int(result.get("folds_done", 0)) for result in results)
-    gpu_hours = sum(float(result.get("gpu_seconds", 0.0)) for result in results) / 3600
+    folds = sum(result.folds_done for result in results)
+    gpu_hours = sum(result.gpu_seconds for result in results) / 3600
     hosts = sorted({one.host for one in story.work})
     dates = list(quadrats["Sampling_Date"].dropna()) if "Sampling_Date" in quadrats else []
     return [
         ("study", evidence.ledger.storage.uri),
-        ("made", moment(study["created_at"]) if "created_at" in study else ""),
+        ("made", "" if study.created_at is None else moment(study.created_at)),
         ("photographs", f"{count(len(quadrats), 'image')}, {count(quadrats['group'].nunique(), 'sampling day')}"
          + (f", {min(dates):%Y-%m-%d} to {max(dates):%Y-%m-%d}" if len(dates) else "")),
-        ("data fingerprint", str(study.get("data_fingerprint", NONE))),
-        ("folds", f"{settings['n_folds']} by {settings['scheme']}, hash {study.get('fold_hash', NONE)}"),
-        ("families", ", ".join(settings["families"])),
-        ("backbones", ", ".join(settings["backbones"])),
-        ("weights", ", ".join(f"{name}: {mark}" for name, mark in study.get("weights", {}).items())),
-        ("scale of the search", str(settings["scale"])),
-        ("seed", str(settings["seed"])),
+        ("data fingerprint", study.data_fingerprint),
+        ("folds", f"{settings.n_folds} by {settings.scheme}, hash {study.fold_hash}"),
+        ("families", ", ".join(settings.families)),
+        ("backbones", ", ".join(settings.backbones)),
+        ("weights", ", ".join(f"{name}: {mark}" for name, mark in study.weights.items())),
+        ("scale of the search", settings.scale),
+        ("seed", str(settings.seed)),
         ("work", f"{count(len(evidence.trials), 'trial')}, {count(folds, 'fold')} trained"),
         ("search time", duration(story.clock.seconds) + ", pauses left out" if story.work else ""),
-        ("time of all folds", duration(sum(float(result.get("seconds", 0.0)) for result in results))),
+        ("time of all folds", duration(sum(result.seconds for result in results))),
         ("GPU hours", number(gpu_hours, 2) if gpu_hours else "0 (processors only)"),
         ("machines", f"{count(len(hosts), 'machine')}: {', '.join(hosts[:8])}" if hosts else ""),
         ("most memory of a fold", _memory(results)),
-        ("versions", ", ".join(f"{name} {version}" for name, version in study.get("versions", {}).items())),
+        ("versions", ", ".join(f"{name} {version}" for name, version in study.versions.items())),
         ("report made with", f"python {sys.version.split()[0]}"),
         ("rows that could not be read", "; ".join(f"{name}: {why}" for name, why in evidence.unread[:5])),
     ]  # fmt: skip
 
 
-def _memory(results: list[dict[str, Any]]) -> str:
-    peak = max((float(result.get("peak_memory_mb") or 0.0) for result in results), default=0.0)
+def _memory(results: list[TrialResult]) -> str:
+    peak = max((result.peak_memory_mb for result in results), default=0.0)
     return f"{number(peak / 1024, 1)} GB" if peak else ""

@@ -117,7 +117,7 @@ def _table(story: Story) -> Table:
         elif trial.status == "pruned":
             shown = f"≈ {shown}"
         behind = story.behind.get(trial.name)
-        seconds = (trial.result or {}).get("seconds")
+        seconds = trial.seconds
         weight = weights.get(trial.name)
         rows.append(
             (
@@ -134,7 +134,7 @@ def _table(story: Story) -> Table:
                     ),
                     Cell(NONE if weight is None else number(weight), weight),
                     Cell(NONE if seconds is None else duration(seconds), seconds),
-                    _reason(story, trial.name, trial.status, (trial.result or {}).get("reason")),
+                    _reason(story, trial.name, trial.status, trial.reason),
                 ],
             )
         )

@@ -62,18 +62,17 @@ def work_of(trials: Sequence[Trial]) -> list[Work]:
     for trial in trials:
         batches: dict[tuple[float, float, int], list[int]] = {}
         for fold, metrics in sorted(trial.folds.items()):
-            if "started_at" in metrics and "finished_at" in metrics:
-                key = (metrics["started_at"], metrics["finished_at"], metrics.get("pid", 0))
-                batches.setdefault(key, []).append(fold)
+            if metrics.finished_at:
+                batches.setdefault((metrics.started_at, metrics.finished_at, metrics.pid), []).append(fold)
         for (start, end, pid), folds in batches.items():
-            scores = [score for fold in folds if (score := trial.folds[fold]["score"]) is not None]
+            scores = [score for fold in folds if (score := trial.folds[fold].score) is not None]
             found.append(
                 Work(
                     trial=trial.name,
                     family=trial.family,
                     folds=tuple(folds),
                     score=sum(scores) / len(scores) if scores else None,
-                    host=str(trial.folds[folds[0]].get("host", "?")),
+                    host=trial.folds[folds[0]].host,
                     pid=pid,
                     start=start,
                     end=end,

@@ -44,7 +44,7 @@ def why_lost(story: Story) -> list[Html]:
             f"{count(len(pruned), 'trial')} stopped early, clearly worse than the best and of no use to a blend"
         )
     if failed := evidence.of("failed"):
-        reason, often = Counter(str((trial.result or {}).get("reason", "")) for trial in failed).most_common(1)[0]
+        reason, often = Counter(trial.reason for trial in failed).most_common(1)[0]
         shortened = reason if len(reason) < 120 else reason[:117] + "..."
         rest.append(f"{count(len(failed), 'trial')} failed, {often} of them with “{shortened}”")
     if rest:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from biomass_models.targets import TARGETS, TOTAL
+from orchestration import layout
 from orchestration.ledger import LedgerError
 from orchestration.report.evidence import Trial
 from orchestration.report.html import Html, tag
@@ -76,7 +77,7 @@ def _has_attention(story: Story, trial: Trial) -> bool:
     metrics = trial.folds.get(fold)
     if metrics is None and trial.name in story.evidence.pred and not trial.folds:
         metrics = story.evidence.ledger.fold_metrics(trial.name, fold)
-    return "attention.parquet" in (metrics or {}).get("files", {})
+    return metrics is not None and layout.ATTENTION in metrics.files
 
 
 def _attention(story: Story, trial: Trial, folds: list[int]) -> dict[int, pd.DataFrame]:
@@ -84,7 +85,7 @@ def _attention(story: Story, trial: Trial, folds: list[int]) -> dict[int, pd.Dat
     for fold in set(folds):
         try:
             table = story.evidence.ledger.fold_attention(trial.name, fold)
-        except (LedgerError, FileNotFoundError):  # a picture less, not a report less
+        except LedgerError:  # a picture less, not a report less
             continue
         if table is not None:
             found[fold] = table

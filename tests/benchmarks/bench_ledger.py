@@ -21,12 +21,15 @@ from biomass_models.folds import assign_folds, fold_hash
 from biomass_models.pasture import make_pasture
 from biomass_models.table import read_train
 from biomass_models.targets import TARGETS
+from orchestration.ids import make_trial_id
 from orchestration.leaderboard import leaderboard, render_leaderboard
-from orchestration.ledger import Ledger, TrialRecord
+from orchestration.ledger import Ledger
+from orchestration.records import TrialRecord, TrialResult
 from orchestration.searcher import Proposer
+from orchestration.settings import StudySettings
 from orchestration.status import render_status, status_of
 from orchestration.storage import Storage
-from orchestration.study import StudySettings, open_study, trial_id
+from orchestration.study import open_study
 from search_spaces.domain import SearchSpace
 from search_spaces.spaces import space_of
 from search_spaces.to_optuna import suggest
@@ -51,7 +54,7 @@ def fill(ledger: Ledger, spaces: dict[str, SearchSpace], folds: str, trials: int
         params = suggest(draws[family].ask(), spaces[family])
         config = config_to_params(spaces[family].config(params))
         record = TrialRecord(
-            trial_id=trial_id(family, config, "w", 0, folds),
+            trial_id=make_trial_id(family, config, "w", 0, folds),
             number=number,
             family=family,
             params=params,
@@ -62,13 +65,12 @@ def fill(ledger: Ledger, spaces: dict[str, SearchSpace], folds: str, trials: int
             proposed_at=time.time(),
         )
         score = float(rng.normal(0.6, 0.1))
-        result = {"status": "complete", "score": score, "fold_scores": [score] * 5, "seconds": 1.0, "folds_done": 5}
+        cost = {"seconds": 1.0, "folds_done": 5, "peak_memory_mb": 900.0, "ended_at": time.time()}
+        result = TrialResult(status="complete", score=score, fold_scores=(score,) * 5, **cost)
         ledger.write_trial(record)
         oof = quadrats[["image_id", "fold", "group", *TARGETS]].copy()
         oof[list(TARGETS)] *= rng.lognormal(0, 0.3, (len(oof), len(TARGETS)))
-        ledger.write_result(
-            record.trial_id, {**result, "peak_memory_mb": 900.0, "gpu_seconds": 0.0, "ended_at": time.time()}, oof
-        )
+        ledger.write_result(record.trial_id, result, oof)
 
 
 def main() -> None:

@@ -25,7 +25,9 @@ from orchestration import search
 from orchestration.cluster import ON_HEAD
 from orchestration.ledger import Ledger
 from orchestration.pool import Broker, Slots
+from orchestration.records import StudyRecord
 from orchestration.searcher import Proposer, TuneSearcher, live_trials
+from orchestration.settings import StudySettings
 from orchestration.storage import Storage
 from orchestration.worker import WorkerContext
 from search_spaces.spaces import space_of
@@ -56,13 +58,14 @@ def _study(ledger: Ledger) -> str:
     quadrats["group"] = [f"g{row % 30:02d}" for row in range(350)]
     quadrats[list(TARGETS)] = rng.gamma(2.0, 10.0, (350, 3)) @ FROM_COMPONENTS.T
     identity = fold_hash(quadrats)
-    ledger.write_study({"settings": {}, "fold_hash": identity}, quadrats)
+    settings = StudySettings(families=("probe",), backbones=("net",))
+    ledger.write_study(StudyRecord(settings=settings, data_fingerprint="d", fold_hash=identity), quadrats)
     return identity
 
 
 def _report(ledger: Ledger, trials: int, slots: int) -> bool:
     folds = [
-        metrics
+        metrics.to_json() | dict(metrics.info)
         for trial in ledger.trials()
         for fold in range(5)
         if (metrics := ledger.fold_metrics(trial.trial_id, fold))

@@ -32,8 +32,8 @@ from biomass_models.weights import WeightsSource
 from orchestration.ledger import Ledger
 from orchestration.search import Resources, available_backbones, run_search
 from orchestration.seeds import derive_seed
+from orchestration.settings import StudySettings
 from orchestration.storage import Storage
-from orchestration.study import StudySettings
 from search_spaces.domain import Choice, LogUniform, SearchSpace, Uniform
 
 BACKBONE, SLOTS, FOLDS, EPOCHS = "tf_efficientnet_lite0", 2, 5, 50
@@ -85,16 +85,16 @@ def product(folder: Path, data_dir: Path, configs: list[BaselineConfig]) -> dict
     trials, results = ledger.trials(), ledger.results()
     found = [ledger.fold_metrics(trial.trial_id, fold) for trial in trials for fold in range(FOLDS)]
     folds = [metrics for metrics in found if metrics is not None]
-    first, last = (pick(m[name] for m in folds) for pick, name in ((min, "started_at"), (max, "finished_at")))
+    first, last = (pick(getattr(m, name) for m in folds) for pick, name in ((min, "started_at"), (max, "finished_at")))
     return {
         "seconds": ended - started,
-        "scores": {configs[trial.number].head_lr: results[trial.trial_id]["score"] for trial in trials},
-        "memory_mb": max(metrics["peak_memory_mb"] for metrics in folds),
+        "scores": {configs[trial.number].head_lr: results[trial.trial_id].score for trial in trials},
+        "memory_mb": max(metrics.peak_memory_mb for metrics in folds),
         "cache_mb": sum(path.stat().st_size for path in cache.rglob("*") if path.is_file()) / 1e6,
         "before": first - started,
-        "features": sum(metrics["seconds"] - metrics["info"]["seconds"] for metrics in folds) / SLOTS,
-        "training": sum(metrics["info"]["seconds"] for metrics in folds) / SLOTS,
-        "between": last - first - sum(metrics["seconds"] for metrics in folds) / SLOTS,
+        "features": sum(metrics.seconds - metrics.info["seconds"] for metrics in folds) / SLOTS,
+        "training": sum(metrics.info["seconds"] for metrics in folds) / SLOTS,
+        "between": last - first - sum(metrics.seconds for metrics in folds) / SLOTS,
         "after": ended - last,
     }
 

@@ -35,9 +35,10 @@ spec = FeatureSpec(backbone="tf_efficientnet_lite0", views=views_for("whole", 22
 backbone = inputs.backbone(spec.backbone)
 started = time.time()
 if alone:
-    from biomass_models.features import encode, needed_arrays
-    paths, digests = inputs.images.paths, inputs.images.digests
-    for _ in encode(backbone, spec, paths, digests, needed_arrays(spec), inputs.device):
+    from biomass_models.encoding import batch_size, encode
+    from biomass_models.features import needed_arrays
+    paths, digests, size = inputs.images.paths, inputs.images.digests, batch_size(spec.views, inputs.device)
+    for _ in encode(backbone, spec, paths, digests, needed_arrays(spec), inputs.device, size):
         pass
 else:
     inputs.backbone = lambda name: backbone

@@ -26,10 +26,11 @@ from biomass_models.table import read_masses, read_test
 from biomass_models.targets import TARGETS, FloatArray
 from biomass_models.weights import WeightsSource
 from biomass_models.zoo import FAMILIES as FAMILY
-from orchestration.ledger import Ledger, TrialRecord
+from orchestration.ledger import Ledger
+from orchestration.records import TrialRecord
 from orchestration.search import Resources, available_backbones, run_search
+from orchestration.settings import StudySettings
 from orchestration.storage import Storage
-from orchestration.study import StudySettings
 from search_spaces.distilled import TAUGHT
 from search_spaces.domain import Choice, SearchSpace
 from search_spaces.spaces import space_of

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import gc
 import multiprocessing
 import os
 import shutil
@@ -17,9 +19,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from safetensors.numpy import load_file
 
 from biomass_models import chunks, claims, eviction, feature_store
-from biomass_models.chunks import SUFFIX, Chunk
+from biomass_models.chunks import SUFFIX
 from biomass_models.eviction import stored_bytes
 from biomass_models.feature_store import SPAN_ROWS, CacheError, FeatureStore, Rows, damaged_chunks
 from biomass_models.hashes import hash_of
@@ -93,17 +96,19 @@ def _die_at_chunk(count: int, module: Any, name: str, after: bool) -> Callable[[
     return prepare
 
 
-def _survive_every_death(folder: str, rows: int) -> None:
+def _survive_every_death(folder: str, rows: int, chunk_a_batch: bool) -> None:
     """One death a store, at every instant of every span; then the bank is asked for again, and is right."""
     digests = digests_of(rows)
+    feature_store.WRITE_BYTES = 0 if chunk_a_batch else feature_store.WRITE_BYTES
     spans = -(-rows // SPAN_ROWS)
     inside = [min(start + SPAN_ROWS // 2, rows - 1) for start in range(0, rows, SPAN_ROWS)]
     points = [_die_at_row(row) for row in (*range(0, rows, SPAN_ROWS), *inside)]
     for span in range(1, spans + 1):
         points.append(_die_at_chunk(span, os, "fsync", after=True))  # written, but not in place
-        points.append(_die_at_chunk(span, Path, "replace", after=True))  # in place, claim not released
-        points.append(_die_at_chunk(span, claims.Claim, "release", after=False))
-        points.append(_die_at_chunk(span, claims.Claim, "__init__", after=True))  # claimed, nothing computed
+        points.append(_die_at_chunk(span, feature_store.FeatureStore, "write", after=True))  # in place, still claimed
+        points.append(_die_at_chunk(span, claims, "_remove", after=False))  # before a claim's files go
+        points.append(_die_at_chunk(span, claims, "_remove", after=True))  # its files are gone, its lock is held
+        points.append(_die_at_chunk(span, feature_store, "photographs_of", after=True))  # holding the bank's lock
     for number, prepare in enumerate(points):
         root = Path(folder) / str(number)
         child = os.fork()
@@ -115,14 +120,40 @@ def _survive_every_death(folder: str, rows: int) -> None:
         kept = {digest for path in root.rglob(f"*{SUFFIX}") for digest in chunks.read_chunk(path).digests}
         require_squares(fill(root, digests, again.append), digests)
         assert len(again) == rows - len(kept)  # what was written is not computed again
-        assert not list(root.rglob("*.tmp"))
-        assert not again or not list(root.rglob("claims/*"))  # who computes removes what the dead left
+        assert not list(root.rglob("*.aside"))
+        assert not again or not list(root.rglob("claims/*.json"))  # who computes removes what the dead left
         shutil.rmtree(root)
 
 
-@pytest.mark.parametrize("rows", [SPAN_ROWS - 1, SPAN_ROWS, 357, 384])
-def test_a_death_at_any_instant_costs_the_span_in_work_and_no_row_is_wrong(tmp_path: Path, rows: int) -> None:
-    process = SPAWN.Process(target=_survive_every_death, args=(str(tmp_path), rows))
+@pytest.mark.parametrize(
+    ("rows", "chunk_a_batch"), [(SPAN_ROWS - 1, False), (SPAN_ROWS, False), (357, False), (384, False), (100, True)]
+)
+def test_a_death_at_any_instant_costs_the_rows_in_work_and_none_is_wrong(
+    tmp_path: Path, rows: int, chunk_a_batch: bool
+) -> None:
+    process = SPAWN.Process(target=_survive_every_death, args=(str(tmp_path), rows, chunk_a_batch))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+
+
+def _die_again_and_again(folder: str) -> None:
+    """Death after death on one store, each a little later; then the bank is right, and no row was done twice."""
+    root, digests, done = Path(folder), digests_of(384), []
+    for row in range(40, 384, 60):
+        child = os.fork()
+        if child == 0:
+            fill(root, digests, _die_at_row(row)())
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    require_squares(fill(root, digests, done.append), digests)
+    assert len(done) < 100
+    held = [digest for path in root.rglob(f"*{SUFFIX}") for digest in chunks.read_chunk(path).digests]
+    assert sorted(held) == digests
+
+
+def test_deaths_in_a_row_leave_each_photograph_once(tmp_path: Path) -> None:
+    process = SPAWN.Process(target=_die_again_and_again, args=(str(tmp_path),))
     process.start()
     process.join()
     assert process.exitcode == 0
@@ -181,31 +212,37 @@ def test_processes_with_other_sets_in_other_orders_compute_none_twice(tmp_path: 
 
 def test_a_process_that_dies_in_a_span_leaves_it_to_those_that_wait(tmp_path: Path) -> None:
     log, store = tmp_path / "log", tmp_path / "store"
-    (doomed,) = _start(1, str(store), str(log), 0.1, None)
-    while len(_rows(log)) < 10:
-        time.sleep(0.01)
+    (doomed,) = _start(1, str(store), str(log), 60.0, None)  # it is in its first photograph until it is killed
+    _wait(lambda: _rows(log) != [] or not doomed.is_alive())
     (other,) = _start(1, str(store), str(log), 0.0, None)
-    while not any(pid == other.pid for pid, _ in _rows(log)):
-        assert other.is_alive()
-        time.sleep(0.01)
+    _wait(lambda: len({row for _, row in _rows(log)}) == ROWS - SPAN_ROWS + 1 or not other.is_alive())
     doomed.kill()
     doomed.join()
     other.join(timeout=60)
     assert other.exitcode == 0
+    assert sorted(row for pid, row in _rows(log) if pid == other.pid) == list(range(ROWS))
+
+
+def _wait(until: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not until() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert until()
 
 
 def test_who_waits_for_another_process_gives_signs_of_life(tmp_path: Path) -> None:
     digests = digests_of(10)
     bank = tmp_path / hash_of(WHAT)
-    (bank / "claims").mkdir(parents=True)
-    claim = claims.Claim(bank / "claims", digests)
     seen: list[tuple[int, int]] = []
+    with contextlib.ExitStack() as claim:
+        claim.enter_context(claims.noted(bank / "claims", digests))
 
-    def on_progress(*now: int) -> None:
-        seen.append(now)
-        claim.release()
+        def on_progress(*now: int) -> None:
+            seen.append(now)
+            claim.close()
 
-    rows = FeatureStore(tmp_path).bank(WHAT, ["square"], digests, squares(digests), on_progress=on_progress)["square"]
+        store = FeatureStore(tmp_path)
+        rows = store.bank(WHAT, ["square"], digests, squares(digests), on_progress=on_progress)["square"]
     require_squares(rows, digests)
     assert seen == [(0, 10), (7, 10), (10, 10)]
 
@@ -315,6 +352,51 @@ def _flip_a_byte(path: Path) -> None:
     path.write_bytes(content)
 
 
+def _name_of_an_array(content: bytes) -> bytes:
+    return content.replace(b'"square"', b'"sqUare"')
+
+
+def _two_digests(content: bytes) -> bytes:
+    return content.replace(b"000003 000004", b"000004 000003")
+
+
+def _shape(content: bytes) -> bytes:
+    return content.replace(b'"shape":[9,3]', b'"shape":[9,2]')
+
+
+def _offsets(content: bytes) -> bytes:
+    return content.replace(b'"data_offsets":[0,', b'"data_offsets":[8,')
+
+
+@pytest.mark.parametrize("damage", [_name_of_an_array, _two_digests, _shape, _offsets])
+def test_a_damaged_header_is_found_however_large_the_chunk(
+    damage: Callable[[bytes], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feature_store, "VERIFIED_BYTES", 0)
+    digests, computed = digests_of(9), []
+    fill(tmp_path, digests)
+    path = _one_chunk(tmp_path)
+    content = path.read_bytes()
+    assert damage(content) != content
+    path.write_bytes(damage(content))
+    assert len(list(damaged_chunks(tmp_path))) == 1
+    require_squares(fill(tmp_path, digests, computed.append), digests)
+    assert computed == list(range(9))
+
+
+def test_a_disk_that_does_not_keep_what_is_written_is_an_error_and_no_endless_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forgetful(aside: Path, *rest: Any) -> str:
+        name = chunks.write_chunk(aside, *rest)
+        aside.write_bytes(b"")
+        return name
+
+    monkeypatch.setattr(feature_store, "write_chunk", forgetful)
+    with pytest.raises(CacheError, match="does not keep"):
+        fill(tmp_path, digests_of(9))
+
+
 @pytest.mark.parametrize("keep", [0, 5, 200, -1])
 def test_a_torn_chunk_is_computed_again(tmp_path: Path, keep: int) -> None:
     digests, computed = digests_of(9), []
@@ -361,8 +443,9 @@ def test_a_bank_never_takes_more_than_itself_and_one_chunk(tmp_path: Path) -> No
         sizes.append(sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()))
 
     fill(tmp_path, digests, on_row)
-    whole, chunk = stored_bytes(tmp_path), max(path.stat().st_size for path in tmp_path.rglob(f"*{SUFFIX}"))
-    assert max(sizes) <= whole + chunk
+    whole, chunk = stored_bytes(tmp_path, "study"), max(path.stat().st_size for path in tmp_path.rglob(f"*{SUFFIX}"))
+    notes = 2 * 10 * ROWS  # a request and a claim, in which the photographs are listed
+    assert max(sizes) <= whole + chunk + notes
 
 
 GB = 1e9
@@ -371,7 +454,7 @@ GB = 1e9
 def _chunk_bytes(tmp_path: Path) -> int:
     """Bytes of a bank of 20 rows."""
     fill(tmp_path / "scale", digests_of(20))
-    return stored_bytes(tmp_path / "scale")
+    return stored_bytes(tmp_path / "scale", "study")
 
 
 def _there(root: Path, first: int) -> bool:
@@ -388,7 +471,7 @@ def test_the_least_recently_used_chunk_makes_room(tmp_path: Path) -> None:
     fill(root, digests_of(20, 0), limit_gb=limit)  # used again: 100 is now the oldest
     fill(root, digests_of(20, 300), limit_gb=limit)
     assert [_there(root, first) for first in (0, 100, 200, 300)] == [True, False, True, True]
-    assert stored_bytes(root) <= limit * GB
+    assert stored_bytes(root, "study") <= limit * GB
     require_squares(held[100], digests_of(20, 100))  # who had it mapped goes on reading
     require_squares(fill(root, digests_of(20, 100), limit_gb=limit), digests_of(20, 100))  # or computes it again
 
@@ -398,6 +481,47 @@ def test_one_bank_above_the_limit_is_an_error_before_it_is_computed(tmp_path: Pa
     with pytest.raises(CacheError, match="--cache-gb"):
         fill(tmp_path / "store", digests_of(100), computed.append, limit_gb=_chunk_bytes(tmp_path) / GB)
     assert len(computed) == BATCH
+
+
+def _fill_beside(root: str, what: int, limit: float, log: str) -> None:
+    digests = digests_of(8 * SPAN_ROWS, 1000 * what)
+    store = FeatureStore(Path(root), limit_gb=limit)
+    produce = squares(digests, on_row=_log(log, 0.0))
+    require_squares(store.bank({"what": what}, ["square"], digests, produce)["square"], digests)
+
+
+def test_requests_that_pass_the_limit_together_do_not_evict_each_others_work(tmp_path: Path) -> None:
+    fill(tmp_path / "scale", digests_of(8 * SPAN_ROWS))
+    limit, log = 1.2 * stored_bytes(tmp_path / "scale", "study") / GB, tmp_path / "log"
+    arguments = [(str(tmp_path / "store"), what, limit, str(log)) for what in (0, 1)]
+    processes = [SPAWN.Process(target=_fill_beside, args=each) for each in arguments]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=100)
+        process.kill()
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert len(_rows(log)) == 2 * 8 * SPAN_ROWS
+    fill(tmp_path / "store", digests_of(20, 5000), limit_gb=limit)  # who comes afterwards is within the limit again
+    assert stored_bytes(tmp_path / "store", "study") <= limit * GB
+
+
+def test_what_nobody_uses_any_more_is_off_the_disk_and_its_descriptors_are_closed(tmp_path: Path) -> None:
+    def open_files() -> list[str]:
+        gc.collect()
+        found = []
+        for entry in list(Path("/proc/self/fd").iterdir()):
+            with contextlib.suppress(OSError):  # of the listing itself
+                found.append(str(entry.readlink()))
+        return [target for target in found if str(tmp_path) in target]
+
+    store = FeatureStore(tmp_path / "store", limit_gb=2.5 * _chunk_bytes(tmp_path) / GB)
+    for first in range(0, 1000, 100):
+        digests = digests_of(20, first)
+        rows = store.bank(WHAT, ["square"], digests, squares(digests))["square"]
+        assert len(open_files()) == 1
+    del rows
+    assert not open_files()
 
 
 def test_predictions_have_a_quota_of_their_own_and_read_what_studies_have(tmp_path: Path) -> None:
@@ -423,7 +547,7 @@ def test_without_a_limit_predictions_still_have_a_quota(tmp_path: Path, monkeypa
 
 
 def test_groups_of_version_0_1_0_are_never_read_and_go_first(tmp_path: Path) -> None:
-    root, old = tmp_path / "store", tmp_path / "store" / hash_of(WHAT)
+    root, old = tmp_path / "store", tmp_path / "store" / "0123456789abcdef"
     old.mkdir(parents=True)
     (old / "group.json").write_text("{}")
     np.save(old / "square.npy", np.full((20, 3), 7.0))
@@ -448,7 +572,7 @@ def test_processes_that_evict_each_others_chunks_never_read_a_broken_one(tmp_pat
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0, 0, 0]
-    assert not list((tmp_path / "store").rglob("*.tmp"))
+    assert not list((tmp_path / "store").rglob("*.aside"))
 
 
 def test_a_disk_with_too_little_room_is_an_error_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -466,7 +590,7 @@ def test_a_disk_that_fills_up_meanwhile_is_the_stores_problem(tmp_path: Path, mo
         patched.setattr(os, "fsync", full)
         with pytest.raises(CacheError, match="make room"):
             fill(tmp_path, digests_of(100))
-    assert not list(tmp_path.rglob("*.tmp"))
+    assert not list(tmp_path.rglob("*.aside"))
     require_squares(fill(tmp_path, digests_of(100)), digests_of(100))
 
 
@@ -477,12 +601,44 @@ def test_a_folder_that_cannot_be_written_is_the_stores_problem(tmp_path: Path, p
         fill(tmp_path / "file" / place, digests_of(3))
 
 
-def test_a_chunk_is_named_by_its_content(tmp_path: Path) -> None:
-    arrays = {"half": np.ones((2, 3), np.float16), "pixels": np.arange(8, dtype=np.uint8).reshape(2, 2, 2)}
-    written = chunks.write_chunk(tmp_path, ["a", "b"], arrays, ".tmp")
-    again: Chunk = chunks.write_chunk(tmp_path / "other", ["a", "b"], arrays, ".tmp")
-    assert written.path.name == again.path.name and written.digests == ("a", "b")
-    for name, array in arrays.items():
-        np.testing.assert_array_equal(written.array(name), array)
-    other = chunks.write_chunk(tmp_path, ["a", "c"], arrays, ".tmp")
-    assert other.path.name != written.path.name
+def test_a_store_that_others_own_is_read_as_it_is(tmp_path: Path) -> None:
+    digests = digests_of(30)
+    fill(tmp_path, digests, area="prediction")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    refused = OSError(errno.EROFS, "Read-only file system")
+    with pytest.MonkeyPatch.context() as patched:
+        for module, name in ((os, "utime"), (Path, "rename"), (Path, "mkdir"), (Path, "unlink")):
+            patched.setattr(module, name, lambda *_, **__: (_ for _ in ()).throw(refused))
+        require_squares(fill(tmp_path, digests), digests)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_study_that_adopts_what_was_predicted_stays_within_its_limit(tmp_path: Path) -> None:
+    root, limit = tmp_path / "store", 2.5 * _chunk_bytes(tmp_path) / GB
+    for first in (0, 100):
+        fill(root, digests_of(20, first), limit_gb=limit)
+    fill(root, digests_of(20, 200), area="prediction")
+    fill(root, digests_of(20, 200), limit_gb=limit)
+    assert stored_bytes(root, "study") <= limit * GB and stored_bytes(root, "prediction") == 0
+
+
+def test_a_bank_of_no_photographs_is_a_mistake(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="at least one photograph"):
+        fill(tmp_path, [])
+
+
+def test_a_chunk_is_a_safetensors_file_named_by_its_content(tmp_path: Path) -> None:
+    half = {"half": np.ones((2, 3), np.float16), "pixels": np.arange(8, dtype=np.uint8).reshape(2, 2, 2)}
+    more = {"half": np.zeros((1, 3), np.float16), "pixels": np.full((1, 2, 2), 9, dtype=np.uint8)}
+    names = {chunks.write_chunk(tmp_path / aside, ["a", "b", "c"], [half, more]) for aside in ("one", "two")}
+    (name,) = names
+    (tmp_path / "one").rename(tmp_path / name)
+    expected = {key: np.concatenate([half[key], more[key]]) for key in half}
+    chunk = chunks.read_chunk(tmp_path / name)
+    chunk.verify()
+    assert chunk.digests == ("a", "b", "c")
+    for reading in (chunk.open(), load_file(tmp_path / name)):  # ours, and the library's
+        assert reading.keys() == expected.keys()
+        for key, array in expected.items():
+            np.testing.assert_array_equal(reading[key], array)
+    assert chunks.write_chunk(tmp_path / "three", ["a", "b", "d"], [half, more]) != name

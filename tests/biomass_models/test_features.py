@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from collections.abc import Iterator
@@ -13,12 +14,13 @@ import pytest
 import torch
 from tiny_inputs import RANDOM, inputs_for, tiny_quadrats
 
-from biomass_models import features
+from biomass_models import encoding
 from biomass_models import inputs as inputs_module
 from biomass_models.augment import turn
 from biomass_models.backbones import build_backbone
 from biomass_models.devices import encoding_precision
-from biomass_models.features import FeatureSpec, encode, to_image
+from biomass_models.encoding import copy_of, encode, to_image
+from biomass_models.features import FeatureSpec
 from biomass_models.images import load_views, views_for
 from biomass_models.interrupt import StopRequested
 
@@ -41,7 +43,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], int]]:
         return encode(*args)
 
     monkeypatch.setattr(inputs_module, "encode", counting)
-    monkeypatch.setattr("biomass_models.features.PIXELS_AT_ONCE", {"cpu": 8 * 64**2})  # batches of 8
+    monkeypatch.setattr("biomass_models.encoding.PIXELS_AT_ONCE", {"cpu": 8 * 64**2})  # batches of 8
     return calls
 
 
@@ -161,7 +163,7 @@ def test_jittered_copies_depend_on_seed_and_picture_alone(data: Any, tmp_path: P
     spec = replace(SPEC, jittered=1)
     many = inputs_for(folder, table, tmp_path / "a").features(spec).stack("global")
     few = inputs_for(folder, table.iloc[[5, 2]], tmp_path / "b").features(spec).stack("global")
-    torch.testing.assert_close(few[1], many[2], atol=1e-5, rtol=1e-4)
+    assert torch.equal(few[1], many[2])
     other = inputs_for(folder, table, tmp_path / "a").features(replace(spec, bank_seed=1)).stack("global")
     assert torch.equal(other[:, 0], many[:, 0])
     assert not torch.allclose(other[:, 1], many[:, 1], atol=1e-3)
@@ -179,7 +181,7 @@ def test_sizes_that_patches_do_not_divide_are_noted(data: Any, tmp_path: Path) -
 def test_pixels_are_decoded_once(data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, table = data
     first = inputs_for(folder, table, tmp_path).pixels(SPEC.views[0], stamp="keep")
-    monkeypatch.setattr("biomass_models.features.load_views", None)
+    monkeypatch.setattr("biomass_models.encoding.load_views", None)
     again = inputs_for(folder, table, tmp_path).pixels(SPEC.views[0], stamp="keep")
     np.testing.assert_array_equal(first.read(), again.read())
     np.testing.assert_array_equal(first.take(np.array([4]))[0], load_views(folder / "q4.jpg", SPEC.views)[0])
@@ -197,6 +199,7 @@ FAMILIES_OF_SPECS = {
     "convolutional": replace(SPEC, views=views_for("halves", 32)),
     "trunk": replace(SPEC, backbone="test_vit", outputs=("prefix-1",)),
     "half": replace(SPEC, backbone="test_vit", dtype="float16"),
+    "by place": replace(SPEC, backbone="efficientnet_b0", views=views_for("whole", 64)),
 }
 
 
@@ -221,6 +224,43 @@ def test_a_photograph_has_the_same_bytes_alone_among_30_and_among_357(
             assert few.arrays[name].take(np.array([row - 100])).tobytes() == expected
 
 
+def test_networks_whose_products_depend_on_the_place_see_one_picture_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    def by_place(_backbone: Any, image_BCHW: torch.Tensor, *_: Any) -> dict[Any, torch.Tensor]:
+        return {"a": torch.ones(len(image_BCHW)), "b": image_BCHW.mean((1, 2, 3)) + torch.arange(len(image_BCHW))}
+
+    device, backbone = torch.device("cpu"), build_backbone("test_vit", RANDOM)
+    assert encoding.places_are_alike(backbone, replace(SPEC, backbone="test_vit"), 1, device, 8)
+    monkeypatch.setattr(encoding, "_ALIKE", {})
+    monkeypatch.setattr(encoding, "_outputs", by_place)
+    assert not encoding.places_are_alike(backbone, SPEC, 1, device, 8)
+    assert encoding.places_are_alike(backbone, SPEC, 1, device, 1)
+
+
+def test_a_batch_that_does_not_fit_is_halved_for_good_and_its_bank_is_another(
+    data: Any, tmp_path: Path, counted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, table = data
+    outputs = encoding._outputs
+
+    def short_of_memory(backbone: Any, image_BCHW: torch.Tensor, *rest: Any) -> Any:
+        if len(image_BCHW) > 4:
+            raise torch.cuda.OutOfMemoryError("pretend")
+        return outputs(backbone, image_BCHW, *rest)
+
+    monkeypatch.setattr(encoding, "_ALIKE", {("pretend",): True})
+    monkeypatch.setattr(encoding, "places_are_alike", lambda *_: True)
+    monkeypatch.setattr(encoding, "_outputs", short_of_memory)
+    inputs = inputs_for(folder, table, tmp_path)
+    inputs.features(SPEC)
+    inputs.features(replace(SPEC, stamp="remove"))
+    banks = [
+        json.loads(path.read_text())["batch"]
+        for path in tmp_path.glob("*/bank.json")
+        if any(path.parent.rglob("*.safetensors"))
+    ]
+    assert banks == [4, 4]
+
+
 def test_added_photographs_and_those_of_a_test_set_are_encoded_once(data: Any, tmp_path: Path, counted: Any) -> None:
     folder, table = data
     inputs_for(folder, table.iloc[:12], tmp_path).features(SPEC)
@@ -240,6 +280,6 @@ def test_specs_check_themselves(bad: dict[str, Any]) -> None:
 def test_each_picture_is_jittered_in_its_own_way() -> None:
     spec = replace(SPEC, jittered=1, colour_jitter=0.3)
     alike_BCHW = torch.rand(1, 3, 16, 16).expand(3, 3, 16, 16)
-    first, other, again = features.copy_of(alike_BCHW, spec.copies()[1], spec, ("a", "b", "a"))
+    first, other, again = copy_of(alike_BCHW, spec.copies()[1], spec, ("a", "b", "a"))
     assert torch.equal(first, again)
     assert not torch.allclose(first, other, atol=1e-3)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from biomass_models import references
+from biomass_models.errors import UserError
 from biomass_models.folds import assign_folds
 from biomass_models.pasture import contact_sheet, make_pasture
 from biomass_models.pasture_draw import Quadrat, draw_quadrat
@@ -118,6 +119,16 @@ def test_one_image_is_enough(tmp_path: Path) -> None:
     assert len(read_train(tmp_path / "one")) == len(read_test(tmp_path / "one")) == 1
 
 
+def test_no_test_images_make_a_directory_to_learn_from(tmp_path: Path) -> None:
+    summary = make_pasture(tmp_path / "one", images=3, test_images=0, width=100, height=50)
+    assert {path.name for path in (tmp_path / "one").iterdir()} == {"train.csv", "train"}
+    assert [path.name for path in tmp_path.iterdir()] == ["one"] and summary.truth_path is None
+    assert summary.text() == f"Wrote {tmp_path / 'one'}: 3 training photographs of 3 dates, no test photographs"
+    with_tests = make_pasture(tmp_path / "two", images=3, test_images=2, width=100, height=50)
+    assert with_tests.text().endswith(f"2 test photographs of 2; their masses are in {tmp_path / 'two-truth.csv'}")
+    assert (tmp_path / "one" / "train.csv").read_bytes() == (tmp_path / "two" / "train.csv").read_bytes()
+
+
 def test_like_keeps_the_table_and_draws_its_masses(tiny: Path, tmp_path: Path) -> None:
     table = tmp_path / "labels.csv"
     text = pd.read_csv(tiny / "train.csv", dtype=str)[:20].replace({"Sampling_Date": {r"/0?": "/"}}, regex=True)
@@ -141,9 +152,9 @@ def test_an_unsound_like_leaves_nothing_behind(tiny: Path, tmp_path: Path) -> No
 
 
 def test_places_and_numbers_are_refused_before_drawing(tiny: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileExistsError, match="must be new or empty"):
+    with pytest.raises(UserError, match="must be new or empty"):
         make_pasture(tiny, images=1, test_images=1)
-    with pytest.raises(ValueError, match="must lie outside"):
+    with pytest.raises(UserError, match="must lie outside"):
         make_pasture(tmp_path / "x", truth_path=tmp_path / "x" / "truth.csv", images=1, test_images=1)
     with pytest.raises(ValueError, match="images must be at least 1, got 0"):
         make_pasture(tmp_path / "x", images=0)

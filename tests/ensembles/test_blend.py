@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -219,6 +220,22 @@ def test_an_old_card_is_refused_with_its_fields():
     del content["ceiling_score"]
     with pytest.raises(ValueError, match=r"\['ceiling_score'\] missing and \['colour'\] unknown"):
         Card.from_json({**content, "colour": "green"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaterCard(Card):
+    """A card of a later version."""
+
+    rounds: int = 1
+
+
+def test_a_card_of_an_earlier_version_has_the_defaults_of_what_it_lacks() -> None:
+    stored = Path(__file__).parents[1] / "studies" / "0.1.0" / "finished" / "ensembles" / "submission" / "ensemble.json"
+    content = json.loads(stored.read_text())["card"]
+    card = LaterCard.from_json(content)
+    assert card.rounds == 1 and card.members == {"d701b58692": 1.0}
+    with pytest.raises(ValueError, match=r"\[\] missing and \['rounds'\] unknown"):
+        Card.from_json({**content, "rounds": 2})
 
 
 @pytest.mark.parametrize("options", [{}, {"per_target": True, "calibrate": True}, {"on_trial": tuple(FOLLOW_UPS)}])

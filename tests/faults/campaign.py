@@ -1,11 +1,13 @@
-"""Fault campaign: searches whose driver, worker or raylet is killed with SIGKILL at a random moment, then an audit.
+"""Fault campaign: searches and blends whose driver, worker or raylet is killed with SIGKILL, then an audit.
 
     python tests/faults/campaign.py [FOLDER] [--studies 4] [--kills 5] [--seed 0]
 
-Each study is searched `kills` times in a row, each time with more trials and one kill, and then once in peace. A fold
-that was finished before a kill must be there afterwards byte for byte; at the end `biomass audit` must pass and two
-trials, fitted again from trial.json, must give the same out-of-fold rows bit for bit. Exits 1 when anything differs.
-`make faults` runs 20 kills (about 20 minutes on 2 free cores); the test suite runs a short form.
+Each study is disturbed `kills` times in a row and finished in peace. A kill comes at a random moment of a phase: while
+features are filled (a bank has 4 spans; one bank is of a partly trained backbone; each such search starts from an empty
+store), while a fold is committed, while a blend predicts, or at any time. What was finished before a kill must be there
+afterwards byte for byte; at the end `biomass audit` must pass, three trials fitted again on features made afresh must
+give the same out-of-fold rows bit for bit, and every chunk of every store must have the bytes that were written. Exits
+1 when anything differs. `make faults` runs 20 kills; the test suite runs a short form.
 """
 
 from __future__ import annotations
@@ -14,30 +16,31 @@ import argparse
 import contextlib
 import os
 import random
-import signal
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+from drive import FOLDS
+from processes import CampaignError, command_of, descendants, end_of, kill, raylets, wait_for
+
+from biomass_models.feature_store import damaged_chunks
 from biomass_models.pasture import make_pasture
 from orchestration.ledger import Ledger
+from orchestration.records import FoldStart
 from orchestration.storage import Storage
 
 ROOT = Path(__file__).parents[2]
 KINDS = ("driver", "worker", "raylet")
-FOLDS = 4
-NEW_TRIALS = 25  # of each search: seconds of work, so that the kill comes in the middle of it
-KILL_WITHIN = 3.0  # seconds after the first fold of a search has begun
-PATIENCE = 600.0  # seconds for anything that must happen, on a machine that others use as well
-SEARCH = ["--backbone", "test_vit", "--weights", "random", "--scale", "smoke", "--slots", "2", "--folds", str(FOLDS)]
-Marks = dict[tuple[str, int], bytes]
-
-
-class CampaignError(AssertionError):
-    """Something was lost, repeated or left behind."""
+PHASES = ("fill", "commit", "predict", "any")
+IMAGES, TEST_IMAGES = 150, 60  # spans of a bank: 4 and 2
+NEW_TRIALS = 21  # of each search: seconds of work, so that the kill comes in the middle of it
+WITHIN = {"fill": 0.5, "commit": 0.0, "predict": 0.5, "any": 3.0}  # seconds after the phase has begun
+Marks = dict[str, bytes]  # path of a marker -> its content
 
 
 def main() -> None:
@@ -51,200 +54,224 @@ def main() -> None:
         folder = options.folder or Path(temporary)
         make_data(folder)
         failed = 0
-        for study in range(options.studies):
-            rng = random.Random(f"{options.seed}/{study}")
-            kinds = [rng.choice(KINDS) for _ in range(options.kills)]
+        plan = kills_of(options.seed, options.studies * options.kills)
+        for number in range(options.studies):
+            rng = random.Random(f"{options.seed}/{number}")
+            study = Study(folder, f"study-{options.seed}-{number}", print)
             try:
-                campaign(folder, f"study-{options.seed}-{study}", kinds, rng, print)
+                for kind, phase in (next(plan) for _ in range(options.kills)):
+                    study.disturb(kind, phase, rng)
+                study.finish()
             except CampaignError as error:
                 failed += 1
-                print(f"study {study}: FAILED: {error}", flush=True)
+                print(f"study {number}: FAILED: {error}", flush=True)
     print(f"{options.studies * options.kills} kills on {options.studies} studies, {failed} studies failed")
     raise SystemExit(failed > 0)
 
 
-def make_data(folder: Path) -> None:
+def kills_of(seed: int, count: int) -> Iterator[tuple[str, str]]:
+    """(kind, phase) of each kill: every pair before any comes twice, in a random order."""
+    pairs = [(kind, phase) for phase in PHASES for kind in KINDS]
+    random.Random(seed).shuffle(pairs)
+    return (pairs[number % len(pairs)] for number in range(count))
+
+
+def make_data(folder: Path, images: int = IMAGES) -> None:
     if not (folder / "data").exists():
-        make_pasture(folder / "data", images=48, test_images=2, seed=1, width=320, height=160, workers=1)
+        make_pasture(folder / "data", images=images, test_images=TEST_IMAGES, seed=1, width=320, height=160, workers=1)
 
 
-def campaign(folder: Path, name: str, kinds: list[str], rng: random.Random, say: Callable[[str], None]) -> None:
-    """One study: a kill of each kind in a row, a search in peace, an audit with refits. Raises CampaignError."""
-    ledger = Ledger(Storage(folder / name))
-    trials, finished = 0, Marks()
-    for number, kind in enumerate(kinds):
-        trials += NEW_TRIALS
+@dataclass
+class Disturbance:
+    """One kill in one phase: when it may come, and whom it hits."""
+
+    began: Callable[[], bool]  # whether the phase is under way
+    workers: Callable[[], set[int]]  # processes that work in it
+
+
+class Study:
+    """One study of the campaign, its processes and its feature stores."""
+
+    def __init__(self, folder: Path, name: str, say: Callable[[str], None]) -> None:
+        self.folder, self.name, self._say = folder, name, say
+        self.ledger = Ledger(Storage(folder / name))
+        self.trials, self.kills, self.stores = 0, 0, 1
+        self.finished: Marks = {}
+
+    @property
+    def store(self) -> Path:
+        """Feature store of the next process; a kill while features are filled starts a new one."""
+        return self.folder / f"{self.name}-store-{self.stores}"
+
+    # -- what a campaign does --------------------------------------------------------------------------------------
+
+    def disturb(self, kind: str, phase: str, rng: random.Random) -> None:
+        """A search or a blend with one kill. Raises CampaignError."""
         before = time.monotonic()
-        at = disturbed_search(folder, ledger, trials, [kind], rng)
-        check_kept(ledger, finished)
-        finished = marks(ledger)
-        took = time.monotonic() - before
-        say(f"{name} kill {number + 1}: {kind} {at}; {len(finished)} folds are finished, {took:.0f} s")
-    peaceful = start_search(folder, ledger, trials)
-    wait_for(lambda: peaceful.poll() is not None, "the search in peace did not end")
-    text = (folder / f"{name}.log").read_text()[-2000:]
-    if peaceful.returncode != 0:
-        raise CampaignError(f"the search in peace ended with {peaceful.returncode}: {text}")
-    check_kept(ledger, finished)
-    say(f"{name}: {audited(folder, name)}")
-
-
-def disturbed_search(
-    folder: Path, ledger: Ledger, trials: int, kinds: list[str], rng: random.Random, within: float = KILL_WITHIN
-) -> str:
-    """Search until folds run, kill, and see the end of all its processes; says when the kill came."""
-    began = time.time()
-    driver = start_search(folder, ledger, trials)
-    family: set[int] = set()
-    try:
-        wait_for(lambda: driver.poll() is not None or starts_since(ledger, began) > 0, "no fold began")
-        at = rng.uniform(0.0, within)
-        for kind in kinds:
-            end = time.monotonic() + at
-            while time.monotonic() < end and driver.poll() is None:
-                time.sleep(0.01)
-            family |= descendants(driver.pid)
-            if driver.poll() is not None or not kill_one(kind, driver.pid, ledger, began):
-                raise CampaignError(f"the search was over before its {kind} could be killed: give it more trials")
-        if kinds[-1] == "worker":  # the search goes on, and must come to its end
-            wait_for(lambda: driver.poll() is not None, "the search did not survive a dead worker")
+        if phase == "predict" and not self.finished:
+            self.search_in_peace()
+        if phase == "fill":
+            self.stores += 1
+        if phase == "predict":
+            at = self._disturbed(self.start_blend(), kind, self._predicting(), rng.uniform(0.0, WITHIN[phase]))
         else:
-            wait_for(lambda: driver.poll() is not None, f"the driver did not end without its {kinds[-1]}")
-        return f"{at:.2f} s after the first fold began"
-    finally:
-        family |= descendants(driver.pid)
-        with contextlib.suppress(ProcessLookupError):
-            driver.kill()
-        driver.wait()
-        end_of(family)
+            self.trials += NEW_TRIALS
+            begin = {"fill": self._filling, "commit": self._committing, "any": self._folding}[phase]
+            disturbance = begin(time.time())
+            at = self._disturbed(self.start_search(), kind, disturbance, rng.uniform(0.0, WITHIN[phase]))
+        self.check_kept()
+        self.kills += 1
+        took = time.monotonic() - before
+        self._say(f"{self.name} kill {self.kills}: {kind}, {phase}, {at}; {len(self.finished)} finished, {took:.0f} s")
 
+    def kill_while_filling(self, kind: str, delay: float) -> None:
+        """A search for what was asked, and one kill so many seconds after it has begun to fill the present store."""
+        self._disturbed(self.start_search(), kind, self._filling(time.time()), delay)
+        self.check_kept()
 
-def start_search(folder: Path, ledger: Ledger, trials: int) -> subprocess.Popen[bytes]:
-    name = Path(ledger.storage.uri).name
-    command = [
-        sys.executable,
-        "-m",
-        "orchestration",
-        "search",
-        name,
-        "--data",
-        "data",
-        "--trials",
-        str(trials),
-        *SEARCH,
-    ]
-    with (folder / f"{name}.log").open("ab") as log:
-        return subprocess.Popen(command, cwd=folder, env=environment(folder), stdout=log, stderr=log)
+    def search_in_peace(self) -> None:
+        """Search to the end of what was asked for."""
+        self.trials = self.trials or NEW_TRIALS
+        self._peaceful(self.start_search(), "the search in peace")
+        self.check_kept()
 
+    def finish(self) -> None:
+        """The end of a study: search and blend in peace, the same submission twice, an audit with refits."""
+        self.search_in_peace()
+        self._peaceful(self.start_blend(), "the blend in peace")
+        first = (self.folder / f"{self.name}.csv").read_bytes()
+        self._peaceful(self.start_blend(self.folder / f"{self.name}-undisturbed-store"), "the blend on fresh features")
+        if (self.folder / f"{self.name}.csv").read_bytes() != first:
+            raise CampaignError("the blend's submission is not the one that fresh features give")
+        damaged = [problem for store in self.folder.glob(f"{self.name}-*store*") for problem in damaged_chunks(store)]
+        if damaged:
+            raise CampaignError("; ".join(damaged))
+        self._say(f"{self.name}: {self.audited(refits=3)}")
 
-def audited(folder: Path, name: str) -> str:
-    """The audit's own words; CampaignError when it does not pass."""
-    command = [sys.executable, "-m", "orchestration", "audit", name, "--data", "data", "--refit", "2"]
-    result = subprocess.run(
-        [*command, "--weights", "random"], cwd=folder, env=environment(folder), capture_output=True, text=True
-    )
-    if result.returncode != 0:
-        raise CampaignError(result.stdout + result.stderr)
-    return result.stdout.replace("\n", "; ")
+    def audited(self, refits: int) -> str:
+        """The audit's own words; CampaignError when it does not pass."""
+        result = subprocess.run(
+            self._biomass("audit", self.name, "--data", "data", "--refit", str(refits), "--weights", "random"),
+            cwd=self.folder,
+            env=self._environment(self.store),
+            capture_output=True,
+            text=True,
+        )
+        if result.returncode != 0:
+            raise CampaignError(result.stdout + result.stderr)
+        return result.stdout.replace("\n", "; ")
 
+    def check_kept(self) -> None:
+        """Everything that was finished is there, byte for byte."""
+        now = self.marks()
+        lost = [path for path in self.finished if path not in now]
+        changed = [path for path in self.finished if path in now and now[path] != self.finished[path]]
+        if lost or changed:
+            raise CampaignError(f"finished folds were lost {lost} or computed again {changed}")
+        self.finished = now
 
-def environment(folder: Path) -> dict[str, str]:
-    return {**os.environ, "BIOMASS_CACHE": str(folder / "cache"), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    def marks(self) -> Marks:
+        """The marker of every finished fold and trial."""
+        root = Path(self.ledger.storage.uri)
+        found = [*root.glob("trials/*/fold-*/metrics.json"), *root.glob("trials/*/result.json")]
+        return {str(path.relative_to(root)): path.read_bytes() for path in found}
 
+    # -- processes -------------------------------------------------------------------------------------------------
 
-def marks(ledger: Ledger) -> Marks:
-    """The marker of every finished fold, as bytes."""
-    return {
-        (trial.trial_id, fold): ledger.storage.read(f"trials/{trial.trial_id}/fold-{fold}/metrics.json")
-        for trial in ledger.trials()
-        for fold in range(FOLDS)
-        if ledger.fold_metrics(trial.trial_id, fold) is not None
-    }
+    def start_search(self) -> subprocess.Popen[bytes]:
+        drive = Path(__file__).with_name("drive.py")
+        return self._start([sys.executable, str(drive), self.name, str(self.trials)], self.store)
 
+    def start_blend(self, store: Path | None = None) -> subprocess.Popen[bytes]:
+        """`biomass ensemble`, which predicts the test images anew."""
+        for predicted in Path(self.ledger.storage.uri).glob("ensembles/test-*"):
+            shutil.rmtree(predicted)  # so that they are made again
+        out = ("--data", "data", "--out", f"{self.name}.csv", "--weights", "random")
+        return self._start(self._biomass("ensemble", self.name, *out), store or self.store)
 
-def check_kept(ledger: Ledger, before: Marks) -> None:
-    now = marks(ledger)
-    lost = [fold for fold in before if fold not in now]
-    changed = [fold for fold in before if fold in now and now[fold] != before[fold]]
-    if lost or changed:
-        raise CampaignError(f"finished folds were lost {lost} or computed again {changed}")
+    def _biomass(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "orchestration", *words]
 
+    def _start(self, command: list[str], store: Path) -> subprocess.Popen[bytes]:
+        with (self.folder / f"{self.name}.log").open("ab") as log:
+            return subprocess.Popen(command, cwd=self.folder, env=self._environment(store), stdout=log, stderr=log)
 
-def starts_since(ledger: Ledger, when: float) -> int:
-    return sum(start["started_at"] >= when for start in starts_of(ledger))
+    def _environment(self, store: Path) -> dict[str, str]:
+        return {**os.environ, "BIOMASS_CACHE": str(store), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
+    def _peaceful(self, process: subprocess.Popen[bytes], what: str) -> None:
+        wait_for(lambda: process.poll() is not None, f"{what} did not end")
+        if process.returncode != 0:
+            text = (self.folder / f"{self.name}.log").read_text()[-2000:]
+            raise CampaignError(f"{what} ended with {process.returncode}: {text}")
 
-def starts_of(ledger: Ledger) -> list[dict[str, float]]:
-    return [
-        start
-        for trial in ledger.storage.children("trials")
-        for fold in range(FOLDS)
-        for start in ledger.fold_starts(trial, fold)
-    ]
-
-
-def kill_one(kind: str, driver: int, ledger: Ledger, began: float) -> bool:
-    """SIGKILL one process of this search; False when there is none of the kind."""
-    family = descendants(driver)
-    if kind == "driver":
-        victims = [driver]
-    elif kind == "raylet":
-        victims = [pid for pid in family if "raylet/raylet" in command_of(pid).split(" ")[0]]
-    else:
-        workers = {int(start["pid"]) for start in starts_of(ledger) if start["started_at"] >= began}
-        victims = [pid for pid in family if pid in workers]
-    for pid in victims[:1]:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    return bool(victims)
-
-
-def descendants(pid: int) -> set[int]:
-    """Processes that a process started, and those that they started."""
-    parents: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-                parents.setdefault(parent, []).append(int(entry.name))
-    found, look = set[int](), [pid]
-    while look:
-        children = parents.get(look.pop(), [])
-        found |= set(children)
-        look += children
-    return found
-
-
-def command_of(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    except OSError:
-        return ""
-
-
-def end_of(family: set[int]) -> None:
-    """Ray takes its processes down within seconds; what is still there then would disturb the next run."""
-    deadline = time.monotonic() + 20
-    while any(alive(pid) for pid in family) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    for pid in family:
-        if alive(pid):
+    def _disturbed(self, driver: subprocess.Popen[bytes], kind: str, phase: Disturbance, delay: float) -> str:
+        """Kill in a phase and see the end of all the driver's processes; returns when the kill came."""
+        family: set[int] = set()
+        try:
+            every = 0.0 if delay == 0.0 else 0.005
+            wait_for(lambda: driver.poll() is not None or phase.began(), "its phase did not begin", every)
+            end = time.monotonic() + delay
+            while time.monotonic() < end and driver.poll() is None:
+                time.sleep(0.005)
+            workers = phase.workers()
+            family |= descendants(driver.pid)
+            victims = {"driver": [driver.pid], "worker": sorted(family & workers), "raylet": raylets(family)}[kind]
+            if driver.poll() is not None:
+                raise CampaignError(f"it was over before its {kind} could be killed: give it more to do")
+            for victim in (victims or [driver.pid])[:1]:  # whose work was over meanwhile: the driver instead
+                kill(victim)
+            otherwise = "did not survive a dead worker" if kind == "worker" else f"did not end without its {kind}"
+            wait_for(lambda: driver.poll() is not None, otherwise)
+            return f"{delay:.2f} s into it"
+        finally:
+            family |= descendants(driver.pid)
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                driver.kill()
+            driver.wait()
+            end_of(family)
 
+    # -- phases ----------------------------------------------------------------------------------------------------
 
-def alive(pid: int) -> bool:
-    """Whether a process of Ray or ours still has this id (ids are used again)."""
-    command = command_of(pid)
-    return "ray" in command or "orchestration" in command
+    def _filling(self, _since: float) -> Disturbance:
+        def claimants() -> set[int]:
+            return {int(path.name.split("-")[0]) for path in self.store.glob("*/claims/*.json")}
 
+        return Disturbance(began=lambda: bool(claimants()), workers=claimants)
 
-def wait_for(true: Callable[[], bool], otherwise: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not true():
-        if time.monotonic() > deadline:
-            raise CampaignError(f"{otherwise} within {PATIENCE:.0f} s")
-        time.sleep(0.02)
+    def _predicting(self) -> Disturbance:
+        def began() -> bool:
+            return any(Path(self.ledger.storage.uri).glob("ensembles/test-*/shards/*/*"))
+
+        return Disturbance(began=began, workers=self._pool_workers)
+
+    def _folding(self, since: float) -> Disturbance:
+        def workers() -> set[int]:
+            return {start.pid for start in self._starts() if start.started_at >= since}
+
+        return Disturbance(began=lambda: bool(workers()), workers=workers)
+
+    def _committing(self, since: float) -> Disturbance:
+        """A fold's files are being written: some are there and its marker is not."""
+        root = Path(self.ledger.storage.uri)
+        found: set[int] = set()
+
+        def began() -> bool:
+            for rows in root.glob("trials/*/fold-*/oof.parquet"):
+                if rows.stat().st_mtime >= since and not rows.with_name("metrics.json").exists():
+                    found.update(int(path.stem.split("-")[2]) for path in rows.parent.glob("start-*.json"))
+                    return True
+            return False
+
+        return Disturbance(began=began, workers=lambda: found)
+
+    def _starts(self) -> Iterator[FoldStart]:
+        for trial in self.ledger.storage.children("trials"):
+            for fold in range(FOLDS):
+                yield from self.ledger.fold_starts(trial, fold)
+
+    def _pool_workers(self) -> set[int]:
+        return {pid for pid in descendants(os.getpid()) if "FoldWorker" in command_of(pid)}
 
 
 if __name__ == "__main__":

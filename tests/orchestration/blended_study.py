@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from tiny_study import RANDOM, make_study
 
 from biomass_models.targets import TARGETS
+from orchestration.jobs import Job, Outcome
 from orchestration.ledger import Ledger
-from orchestration.pool import InlinePool, Job, Outcome, Pool
+from orchestration.pool import InlinePool, Pool
 from orchestration.predict import Predictor
 from orchestration.search import Resources
 from orchestration.trial import run_trial
@@ -45,7 +45,7 @@ class Remembering(InlinePool):
     def run(self, jobs: list[Job], priority: int) -> Iterator[tuple[Job, Outcome]]:
         for job, outcome in super().run(jobs, priority):
             if self._stop_after is not None and len(self._outcomes) >= self._stop_after:
-                yield job, {"status": "failed", "reason": "the power went"}
+                yield job, Outcome(status="failed", reason="the power went")
             self._outcomes.append(outcome)
             yield job, outcome
 
@@ -56,7 +56,7 @@ class InlinePredictor(Predictor):
     def __init__(self, data_dir: Path, cache: Path, *, stop_after: int | None = None) -> None:
         super().__init__(data_dir, resources=Resources(cache_dir=cache), weights=RANDOM)
         self._cache, self._data, self._stop_after = cache, data_dir, stop_after
-        self.outcomes: list[dict[str, Any]] = []
+        self.outcomes: list[Outcome] = []
 
     @contextmanager
     def pool(self, study: str) -> Iterator[Pool]:

@@ -5,18 +5,42 @@ from __future__ import annotations
 import os
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from biomass_models.targets import FROM_COMPONENTS, TARGETS
+from orchestration.jobs import FoldJob, Outcome
 from orchestration.ledger import Ledger
+from orchestration.records import FoldMetrics
 from orchestration.storage import Storage
 
 
+@dataclass(frozen=True, kw_only=True)
+class ScriptedJob:
+    """What a Scripted worker shall do: sleep, hang, die, or die once (mark: a file that says that it has)."""
+
+    trial_id: str
+    do: str = "sleep"
+    seconds: float = 0.0
+    mark: str = ""
+    reports: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScriptedOutcome(Outcome):
+    """Who did it and when."""
+
+    pid: int
+    devices: str | None
+    started: float
+    ended: float
+
+
 class Scripted:
-    """Does what the job says: {"do": "sleep" | "hang" | "die" | "die once", "seconds", "mark"}."""
+    """Does what the job says."""
 
     def __init__(self, context: Any, threads: int, slot: int, broker: Any) -> None:
         self._slot, self._broker = slot, broker
@@ -29,28 +53,28 @@ class Scripted:
     def stop(self, trial_id: str) -> None:
         self._stopped.add(trial_id)
 
-    def run(self, job: dict[str, Any]) -> dict[str, Any]:
+    def run(self, job: ScriptedJob) -> Outcome:
         with self._gate:
             return self._work(job)
 
-    def _work(self, job: dict[str, Any]) -> dict[str, Any]:
+    def _work(self, job: ScriptedJob) -> Outcome:
         started = time.time()
-        do = job.get("do", "sleep")
-        if do == "die" or (do == "die once" and not Path(job["mark"]).exists()):
+        do = job.do
+        if do == "die" or (do == "die once" and not Path(job.mark).exists()):
             if do == "die once":
-                Path(job["mark"]).touch()
+                Path(job.mark).touch()
             os._exit(1)
         if do == "hang":
             time.sleep(3600)
-        end = time.monotonic() + job.get("seconds", 0.0)
+        end = time.monotonic() + job.seconds
         while time.monotonic() < end:
-            if job["trial_id"] in self._stopped:
-                return {"status": "stopped"}
+            if job.trial_id in self._stopped:
+                return Outcome(status="stopped")
             time.sleep(0.02)
-            if job.get("reports"):
+            if job.reports:
                 self._broker.note_progress.remote(self._slot, 1, 2)
-        facts = {"pid": os.getpid(), "devices": os.environ.get("CUDA_VISIBLE_DEVICES"), "started": started}
-        return {"status": "done", "metrics": {}, **facts, "ended": time.time()}
+        devices = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return ScriptedOutcome(status="done", pid=os.getpid(), devices=devices, started=started, ended=time.time())
 
 
 class Sleeper:
@@ -68,9 +92,9 @@ class Sleeper:
     def stop(self, trial_id: str) -> None:
         pass
 
-    def run(self, job: dict[str, Any]) -> dict[str, Any]:
+    def run(self, job: FoldJob) -> Outcome:
         with self._gate:
-            trial_id, fold = job["trial_id"], job["fold"]
+            trial_id, fold = job.trial_id, job.fold
             started = time.time()
             waited = None if self._idle_since is None else started - self._idle_since
             self._ledger.note_fold_start(trial_id, fold)
@@ -81,18 +105,15 @@ class Sleeper:
             oof = rows[["image_id", "fold", "group"]].reset_index(drop=True)
             noise = rng.normal(0, 5.0, (len(rows), 3))
             oof[list(TARGETS)] = np.maximum(rows[list(TARGETS)].to_numpy()[:, :3] + noise, 0) @ FROM_COMPONENTS.T
-            metrics = {
-                "fold": fold,
-                "score": 0.5,
-                "started_at": started,
-                "slept": slept,
-                "waited": waited,  # since this slot's last fold was written
-                "seconds": time.time() - started,
-                "finished_at": time.time(),
-                "peak_memory_mb": 0.0,
-                "pid": os.getpid(),
-                "epochs": [],
-            }
-            self._ledger.write_fold(trial_id, fold, oof=oof, model=b"", metrics=metrics)
+            metrics = FoldMetrics(
+                fold=fold,
+                score=0.5,
+                started_at=started,
+                info={"slept": slept, "waited": waited},  # waited: since this slot's last fold was written
+                seconds=time.time() - started,
+                finished_at=time.time(),
+                pid=os.getpid(),
+            )
+            self._ledger.write_fold(trial_id, oof=oof, model=b"", metrics=metrics)
             self._idle_since = time.time()
-            return {"status": "done", "metrics": metrics}
+            return Outcome(status="done", metrics=metrics)

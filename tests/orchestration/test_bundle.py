@@ -15,9 +15,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from blended_study import InlinePredictor, finished_study
+from PIL import Image, ImageOps
 from tiny_study import BACKBONE, RANDOM
 
 from biomass_models.backbones import create_timm
+from biomass_models.errors import UserError
 from biomass_models.weights import WeightsError, WeightsSource, canonical_name, find_weights, load_weights
 from ensembles.library import LibraryError
 from orchestration import export as export_module
@@ -132,6 +134,53 @@ def test_damage_and_a_missing_marker_are_found_before_anything_is_read(exported,
         predict_bundle(copy, tmp_path / "no-data", tmp_path / "out.csv", **arguments)
 
 
+def test_what_is_odd_about_the_photographs_is_said(exported, own_pasture, tmp_path):
+    _, _, bundle = exported
+    squares = sorted((own_pasture / "test").iterdir())[:2]
+    for path in squares:
+        Image.open(path).resize((120, 120)).save(path)
+    ImageOps.mirror(Image.open(squares[0])).save(squares[1], quality=95)
+    said: list[str] = []
+    predict_bundle(bundle, own_pasture, tmp_path / "out.csv", weights=bundle / "weights", say=said.append)
+    text = "\n".join(said)
+    assert "2 of 6 photographs have another shape than the 2000 x 1000 px trained on" in text
+    assert f"such as {squares[0].name} with 120 x 120: they are stretched" in text and "mirrored" in text
+    squares[0].write_bytes(b"torn")
+    squares[1].rename(squares[1].with_suffix(".JPG"))
+    with pytest.raises(BundleError, match="a photograph is one of"):
+        predict_bundle(bundle, own_pasture, tmp_path / "two.csv", weights=bundle / "weights", say=lambda _: None)
+    assert not (tmp_path / "two.csv").exists()
+
+
+def test_a_submission_that_is_not_valid_never_has_its_name(exported, tiny_pasture, tmp_path, monkeypatch):
+    from orchestration import bundle as module
+
+    _, _, bundle = exported
+    whole = module.submission_bytes
+    monkeypatch.setattr(module, "submission_bytes", lambda *given: whole(*given)[:-20])
+    with pytest.raises(UserError, match="does not pass the validator"):
+        predict_bundle(bundle, tiny_pasture, tmp_path / "out.csv", weights=bundle / "weights", say=lambda _: None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_that_breaks_off_leaves_nothing_and_can_be_repeated(exported, tmp_path):
+    """One model of the last member is torn: all members before it have been copied by then."""
+    ledger, _, bundle = exported
+    content = json.loads((bundle / "bundle.json").read_text())
+    trial = Path(content["members"][-1]["models"][-1]).parent.name.split("-", 1)[1]
+    name = f"trials/{trial}/fold-2/model.safetensors"
+    model = ledger.storage.read(name)
+    ledger.storage.write(name, model[:-1])
+    try:
+        with pytest.raises(LedgerError, match="fold-2"):
+            export_bundle(ledger.storage.uri, "submission", tmp_path / "bundle", weights=RANDOM)
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        ledger.storage.write(name, model)
+    export_bundle(ledger.storage.uri, "submission", tmp_path / "bundle", weights=RANDOM)
+    assert (tmp_path / "bundle" / "bundle.json").read_bytes() == (bundle / "bundle.json").read_bytes()
+
+
 def test_the_wheel_is_one_that_pip_installs(tmp_path):
     name, content = project_wheel()
     assert project_wheel() == (name, content)
@@ -180,8 +229,8 @@ def test_a_packages_checkpoint_is_known_in_a_folder_too(tmp_path):
 
 def test_members_that_came_as_files_cannot_be_exported(exported, tmp_path):
     ledger, _, _ = exported
-    card, refs = ledger.ensemble("submission")
-    card["members"]["mine"] = 0.0
+    found = ledger.ensemble("submission")
+    card, refs = {**found.card, "members": {**found.card["members"], "mine": 0.0}}, found.trials
     ledger.write_ensemble("with-files", card, refs, b"")
     with pytest.raises(LedgerError, match="mine came as files"):
         export_bundle(ledger.storage.uri, "with-files", tmp_path / "out", weights=RANDOM)

@@ -8,7 +8,6 @@ import pty
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,12 +36,10 @@ COMMANDS = dict(commands_of(get_command(app)))
 
 
 def test_help_shows_the_pipeline_in_run_order(tmp_path: Path) -> None:
-    began = time.monotonic()
     text = biomass("--help", cwd=tmp_path).stdout
-    assert time.monotonic() - began < 5  # 0.3 s on a quiet machine: neither torch nor Ray, see test_imports
     named = re.findall(r"^│ ([a-z]+) {2,}\S", text, flags=re.MULTILINE)
     order = ["demo", "recipes", "data", "doctor", "search", "status", "dashboard", "leaderboard", "report", "audit"]
-    order += ["refit", "replay", "explain", "ensemble", "submission", "export", "trace", "score"]
+    order += ["repair", "refit", "replay", "explain", "ensemble", "submission", "export", "trace", "score"]
     assert named == order
     places = [text.index(f"─ {panel} ─") for panel in PIPELINE]
     assert places == sorted(places)

@@ -3,6 +3,7 @@ what was got and what to do; never a traceback unless it is asked for."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -12,12 +13,21 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from commands import biomass, environment
+from ray.exceptions import RayTaskError
+from ray.tune.error import TuneError
 from tiny_study import make_study
 
-from orchestration.commands.errors import BUG, explained, run_guarded
+from biomass_models.problems import ROW, flag
+from biomass_models.targets import project_coherent
+from orchestration.cluster import ray_cluster
+from orchestration.commands.errors import run_guarded
+from orchestration.endings import BUG, REMEDIES, explained
+from orchestration.ledger import LedgerError
 from orchestration.pool import InlinePool
+from orchestration.shards import spans
 from orchestration.trial import run_trial
 from search_spaces.spaces import known_family
 
@@ -134,9 +144,19 @@ def test_no_space_left_for_a_study(folder: Path, full_disk: Path) -> None:
     assert f"{full_disk}/study/" in text
 
 
-def test_no_space_left_for_pictures(folder: Path, full_disk: Path) -> None:
+def test_a_cache_that_cannot_be_one_is_said_before_anything_starts(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    text = refused(folder, "search", f"{tmp_path}/study", *DATA, *SEARCH, "--cache", f"{tmp_path}/file")
+    assert "the feature cache must be a folder that can be written" in text and "give --cache" in text
+    assert f"{tmp_path}/file" in text and not (tmp_path / "study").exists()
+
+
+def test_no_space_left_for_pictures(folder: Path, full_disk: Path, tmp_path: Path) -> None:
     text = refused(folder, "data", "show", "pasture", "--out", f"{full_disk}/sheet.png")
-    assert "needs room on the disk, got no space left on device" in text and "make room" in text
+    assert "needs room on the disk, got no space left on device" in text and "name another folder" in text
+    assert [path.name for path in full_disk.iterdir()] == ["filler"]
+    biomass("data", "show", "pasture", "--out", f"{tmp_path}/sheet.png", cwd=folder)
+    assert (tmp_path / "sheet.png").stat().st_size > 1000
 
 
 def test_no_permission_for_photographs(folder: Path, locked_disk: Path) -> None:
@@ -172,21 +192,52 @@ def test_a_bug_says_so_and_hides_its_traceback(capsys: pytest.CaptureFixture[str
     assert "Traceback" not in text and len(text.strip().splitlines()) == 1
 
 
-def test_only_what_we_raise_ourselves_is_a_message_of_ours() -> None:
-    def told(raise_it: Callable[[], object]) -> tuple[str, int]:
-        with pytest.raises(ValueError) as raised:
-            raise_it()
-        return explained(raised.value)
-
-    assert told(lambda: known_family("x")) == ("error: a family is one of baseline, probe, distilled, got 'x'", 1)
-    text, code = told(lambda: json.loads("{"))
-    assert code == BUG and "this is a bug, or a damaged file: json.decoder.JSONDecodeError" in text
+def ending(raise_it: Callable[[], object]) -> tuple[str, int]:
+    with pytest.raises(Exception) as raised:
+        raise_it()
+    return explained(raised.value)
 
 
-def test_a_ray_that_does_not_start_is_no_bug() -> None:
-    with pytest.raises(RuntimeError) as raised:  # as ray.init raises it: from a module of Ray's
-        exec(compile("raise RuntimeError('The node timed out')", "worker", "exec"), {"__name__": "ray._private.worker"})
-    text, code = explained(raised.value)
+def test_only_what_the_user_can_mend_is_a_message_to_the_user() -> None:
+    assert ending(lambda: known_family("x")) == ("error: a family is one of baseline, probe, distilled, got 'x'", 1)
+    unlike = pd.DataFrame({ROW: [2, 3], "target": ["a", "b"]})
+    for bug, kind in (
+        (lambda: json.loads("{"), "json.decoder.JSONDecodeError"),
+        (
+            lambda: flag("f.csv", unlike, pd.Series(["one"]), "rule", "remedy"),
+            "ValueError: zip() argument 2 is shorter",
+        ),
+        (lambda: spans("48"), "TypeError"),  # type: ignore[arg-type]
+        (lambda: project_coherent([1.0, 2.0]), "ValueError: the last axis must hold the 5 targets"),
+    ):
+        text, code = ending(bug)
+        assert code == BUG and f"this is a bug: {kind}" in text
+
+
+def test_what_a_worker_raised_is_told_apart_as_well() -> None:
+    bug, torn = TypeError("no such shape"), LedgerError("trial 3f is torn; repair it")
+    for inner, code in ((bug, BUG), (torn, 1)):
+        wrapped = RayTaskError("run", "traceback", inner)
+        assert explained(wrapped)[1] == explained(wrapped.as_instanceof_cause())[1] == code
+        try:
+            raise TuneError("The Ray Tune run failed") from wrapped
+        except TuneError as error:
+            assert explained(error) == explained(inner)
+
+
+def test_every_refusal_of_the_operating_system_names_its_file() -> None:
+    for number in (*REMEDIES, errno.ELOOP):
+        text, code = explained(OSError(number, os.strerror(number), "/data/x.jpg"))
+        assert code == 1 and "/data/x.jpg; " in text
+    assert explained(OSError("image file is truncated"))[1] == BUG  # a library's, about what we should have checked
+
+
+def test_a_ray_that_does_not_start_is_no_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:
+        raise RuntimeError("The node timed out")
+
+    monkeypatch.setattr("ray.init", refuse)
+    text, code = ending(lambda: ray_cluster().__enter__())
     assert code == 1 and text.startswith("error: Ray must start, answer and stay, got The node timed out; check")
 
 
@@ -223,9 +274,10 @@ def test_ctrl_c_ends_any_command_with_one_line(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_goes_away_ends_a_command_quietly(folder: Path) -> None:
-    for arguments in ("leaderboard runs/first", "leaderboard runs/first --json"):
+    for arguments in ("leaderboard runs/first", "leaderboard runs/first --json", "status runs/first", "recipes"):
         line = f"set -o pipefail; {sys.executable} -m orchestration {arguments} | head -c 1"
         result = subprocess.run(
             ["bash", "-c", line], cwd=folder, env=environment(folder), capture_output=True, text=True
         )
         assert result.stderr == "" and len(result.stdout) == 1
+        assert result.returncode == 0  # the command's own exit code, not the pipe's

@@ -168,7 +168,7 @@ def test_a_job_survives_the_death_of_a_worker_node(
         for trial in ledger.storage.children("trials"):
             for fold in range(FOLDS):
                 for start in ledger.fold_starts(trial, fold):
-                    pid = int(start["pid"])
+                    pid = int(start.pid)
                     if pid not in nodes.processes(2) or ledger.fold_metrics(trial, fold) is not None:
                         continue
                     os.kill(pid, signal.SIGSTOP)

@@ -6,6 +6,7 @@ import importlib.util
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,15 @@ def study(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def taken() -> Iterator[int]:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        server.listen()
-        yield server.getsockname()[1]
+    """A port that is taken, above one that is free; below those that the system hands out by itself."""
+    for port in range(20_001, 30_000, 2):
+        with socket.socket() as below, socket.socket() as server, suppress(OSError):
+            below.bind(("127.0.0.1", port - 1))
+            server.bind(("127.0.0.1", port))
+            below.close()
+            server.listen()
+            yield port
+            return
 
 
 def test_what_cannot_work_is_one_clear_error(study: Path, taken: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,8 @@ from biomass_models.features import FeatureSpec
 from biomass_models.images import views_for
 from biomass_models.weights import WeightsError, WeightsFileError, WeightsSource
 from orchestration import environment
-from orchestration.doctor import bank_gb, judge, unreachable
+from orchestration.cluster import refusal
+from orchestration.doctor import bank_gb, judge
 from orchestration.node_facts import node_facts
 from orchestration.search import Resources, available_backbones
 from orchestration.storage import Storage
@@ -85,8 +86,8 @@ def test_each_difference_is_found_and_comes_with_a_remedy(wrong: dict[str, Any],
     ],
 )
 def test_a_ray_that_does_not_answer_is_explained(says: str, do: str) -> None:
-    found = unreachable(ConnectionError(says))
-    assert found.verdict == "FAIL" and do in found.remedy and says in str(found)
+    found = refusal(ConnectionError(says))
+    assert do in found.remedy and says in str(found)
 
 
 def test_a_node_says_what_it_has(tmp_path: Path, tiny_pasture: Path) -> None:

@@ -11,12 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from biomass_models.errors import UserError
 from biomass_models.table import masses_to_long
 from biomass_models.targets import FROM_COMPONENTS, TARGETS, weighted_r2_score
 from ensembles.card import Card
 from ensembles.submission import check_submission
-from orchestration.blending import BlendOptions, run_ensemble
-from orchestration.members import FileMembers
+from orchestration.blending import BlendOptions, make_cards, run_ensemble, submission_of, write_outputs
+from orchestration.members import FileMembers, gather
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,6 +53,25 @@ def runs(tmp_path):
     wide(ids, truth_NT / 1000).to_csv(tmp_path / "kilo" / "oof.csv", index=False)
     wide(test_ids, test_NT / 1000).to_parquet(tmp_path / "kilo" / "test.csv")  # not even a CSV
     return tmp_path, test_ids, test_NT
+
+
+def test_no_submission_is_written_where_one_of_them_is_not_valid(runs):
+    folder, test_ids, _ = runs
+    files = FileMembers(oof=(f"{folder}/[ab]/oof.csv",), truth=folder / "train.csv", tests=(f"{folder}/[ab]/test.csv",))
+    gathered = gather([], files, test_ids=test_ids, seed=0, say=lambda _: None)
+    cards = make_cards(gathered, BlendOptions(candidates=2), None, lambda _: None)
+    sound = submission_of(cards[0], gathered.tests.pred_NT, test_ids, folder)
+    with pytest.raises(UserError, match=r"submission-2\.csv does not pass the validator"):
+        write_outputs(
+            gathered,
+            [cards[0], cards[0]],
+            [sound, sound[:-20]],
+            folder / "out",
+            study=None,
+            data_dir=folder,
+            origin=lambda card, written: {},
+        )
+    assert not (folder / "out").exists()
 
 
 def biomass(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -34,6 +34,6 @@ def test_an_ended_trial_has_its_folds_as_steps(tmp_path: Path, tiny_pasture: Pat
     (file,) = (tmp_path / "study/tensorboard" / trial).iterdir()
     found = scalars(file.read_bytes())
     assert sorted(found["fold/score"]) == [0, 1, 2]
-    assert list(found["fold/score"].values()) == pytest.approx(result["fold_scores"], abs=1e-6)
+    assert list(found["fold/score"].values()) == pytest.approx(result.fold_scores, abs=1e-6)
     assert all(seconds > 0 for seconds in found["fold/seconds"].values())
     assert len(found["epoch/loss/fold-1"]) == records[0].config["epochs"]

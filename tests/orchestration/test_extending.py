@@ -24,8 +24,9 @@ from ensembles.honest import nested
 from orchestration.ledger import Ledger
 from orchestration.pool import InlinePool
 from orchestration.searcher import Proposer
+from orchestration.settings import StudySettings
 from orchestration.storage import Storage
-from orchestration.study import StudySettings, open_study
+from orchestration.study import open_study
 from orchestration.trial import run_trial
 from orchestration.worker import WorkerContext
 from search_spaces import spaces
@@ -70,7 +71,7 @@ def test_a_new_family_is_searched_stored_and_predicts_what_it_stored(
         study=str(tmp_path / "study"), data_dir=str(tiny_pasture), cache_dir=str(cache), weights=RANDOM
     )
     result = run_trial(ledger, InlinePool(context), record.trial_id)
-    assert result is not None and result["status"] == "complete", result
+    assert result is not None and result.status == "complete", result
     inputs = Inputs(ImageSet.from_table(tiny_pasture, quadrats), cache_dir=cache, weights=RANDOM)
     config = configs.config_from_params("neighbours", record.config)
     fitted = family.fit(config, quadrats, quadrats["fold"].to_numpy(), 0, inputs, seed=0)

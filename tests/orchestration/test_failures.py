@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
 import pytest
+import timm
+from commands import biomass
+from safetensors.torch import save_file
 from test_searcher import LINE, proposer
-from tiny_study import make_study
+from tiny_study import BACKBONE, RANDOM, make_study
 
-from biomass_models.fit import FitError
+from biomass_models.weights import WeightsSource, canonical_name, fingerprint
 from orchestration.audit import audit, refit
 from orchestration.ledger import Ledger
 from orchestration.pool import InlinePool
-from orchestration.search import _reopen_failed
+from orchestration.recipes import Recipe
+from orchestration.records import COMPLETE, FAILED, PRUNED, TrialResult
+from orchestration.search import _reopen_failed, _require_a_success, prepare_search
 from orchestration.searcher import ALIKE_FAILURES, TuneSearcher
 from orchestration.storage import Storage
-from orchestration.trial import fail_trial, run_trial
+from orchestration.study import StudyError
+from orchestration.trial import StorageFull, fail_trial, run_trial
+from orchestration.worker import WorkerContext
 
 
 def test_an_image_that_breaks_during_the_search_fails_the_trial_and_names_the_file(
@@ -27,39 +35,35 @@ def test_an_image_that_breaks_during_the_search_fails_the_trial_and_names_the_fi
     whole = victim.read_bytes()
     victim.write_bytes(whole[: len(whole) // 3])
     result = run_trial(ledger, InlinePool(context), records[0].trial_id)
-    assert result is not None and result["status"] == "failed" and victim.name in result["reason"]
+    assert result is not None and result.status == "failed" and victim.name in (result.reason or "")
 
     victim.write_bytes(whole)  # mended: the failed trial is taken up again and nothing is left of the failure
     _reopen_failed(ledger, lambda text: None)
     assert ledger.result(records[0].trial_id) is None
     again = run_trial(ledger, InlinePool(context), records[0].trial_id)
-    assert again is not None and again["status"] == "complete"
+    assert again is not None and again.status == "complete"
 
 
-def test_a_loss_that_is_not_finite_fails_the_trial_with_the_reason(
-    tmp_path: Path, tiny_pasture: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_loss_that_is_not_finite_fails_the_trial_with_the_reason(tmp_path: Path, tiny_pasture: Path) -> None:
+    """Weights with a NaN in them, as a half-written or an overflown file has, in all three families."""
     ledger, context, records = make_study(tmp_path / "study", tiny_pasture, tmp_path / "cache")
-
-    def explode(*_: object, **__: object) -> None:
-        raise FitError("the loss must stay finite, got nan in epoch 3 of 5")
-
-    monkeypatch.setattr("biomass_models.network.train_epochs", explode, raising=False)
-    monkeypatch.setattr("biomass_models.fit.train_epochs", explode)
-    monkeypatch.setattr("biomass_models.probe.inner_errors", explode)
+    tensors = {name: tensor.contiguous() for name, tensor in timm.create_model("test_vit").state_dict().items()}
+    tensors["blocks.0.mlp.fc1.bias"][0] = float("nan")
+    (tmp_path / "weights").mkdir()
+    save_file(tensors, tmp_path / "weights" / "test_vit.safetensors")
+    broken = replace(context, weights=WeightsSource(kind="folder", folder=tmp_path / "weights"))
     for record in records:
-        result = run_trial(ledger, InlinePool(context), record.trial_id)
-        if result is not None and result["status"] == "failed":
-            assert "the loss must stay finite, got nan" in result["reason"]
-    assert any(result["status"] == "failed" for result in ledger.results().values())
+        result = run_trial(ledger, InlinePool(broken), record.trial_id)
+        assert result is not None and result.status == "failed"
+        assert "must stay finite, got nan" in (result.reason or "")
 
 
 def test_a_failure_is_told_to_optuna_as_fail_and_a_pruned_trial_with_its_estimate(tmp_path: Path) -> None:
     search = proposer(tmp_path, LINE)
     endings = [
-        {"status": "failed", "score": None, "reason": "fold 1: no"},
-        {"status": "pruned", "score": None, "estimate": 0.4, "reason": "pruned after fold 1: ..."},
-        {"status": "complete", "score": 0.3},
+        TrialResult(status="failed", reason="fold 1: no"),
+        TrialResult(status="pruned", estimate=0.4, reason="pruned after fold 1: ..."),
+        TrialResult(status="complete", score=0.3),
     ]
     for ending in endings:
         record = search.propose()
@@ -91,6 +95,87 @@ def test_first_trials_that_all_fail_alike_stop_the_search(tmp_path: Path, alike:
         assert search.suggest("next") == TuneSearcher.FINISHED
     else:
         assert search.stop_reason is None and isinstance(search.suggest("next"), dict)
+
+
+@pytest.mark.parametrize("blocked", ["cache", "its parent", "study"])
+def test_a_folder_that_takes_nothing_leaves_the_trial_open(tmp_path: Path, tiny_pasture: Path, blocked: str) -> None:
+    ledger, context, records = make_study(tmp_path / "study", tiny_pasture, tmp_path / "cache" / "features")
+    trial = records[1].trial_id
+    place = {"cache": "cache/features", "its parent": "cache", "study": f"study/trials/{trial}/fold-1"}[blocked]
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).write_text("")  # a file where a folder is needed: also root may not write below it
+    said = "must have room and answer" if blocked == "study" else "must be a folder that can be written"
+    with pytest.raises(StorageFull, match=f"{said}, got .*{place}.* then give the same command again"):
+        run_trial(ledger, InlinePool(context), trial)
+    assert ledger.result(trial) is None
+    (tmp_path / place).unlink()
+    again = run_trial(ledger, InlinePool(context), trial)
+    assert again is not None and again.status == COMPLETE
+
+
+def test_a_cache_without_room_leaves_the_trial_open(tmp_path: Path, tiny_pasture: Path) -> None:
+    ledger, context, records = make_study(tmp_path / "study", tiny_pasture, tmp_path / "cache")
+    small = replace(context, cache_gb=1e-6)
+    with pytest.raises(StorageFull, match="raise --cache-gb, then give the same command again"):
+        run_trial(ledger, InlinePool(small), records[1].trial_id)
+    assert ledger.results() == {}
+    larger = run_trial(ledger, InlinePool(replace(context, cache_gb=1.0)), records[1].trial_id)
+    assert larger is not None and larger.status == COMPLETE
+
+
+GOOD, SHORT = TrialResult(status=COMPLETE), TrialResult(status=PRUNED)
+BAD, OTHER = TrialResult(status=FAILED, reason="fold 0: a"), TrialResult(status=FAILED, reason="fold 0: b")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ([], [], None),
+        ([GOOD], [], None),
+        ([], [BAD, GOOD], None),
+        ([GOOD], [BAD] * (ALIKE_FAILURES - 1), None),
+        ([GOOD], [BAD] * ALIKE_FAILURES + [SHORT], None),
+        ([], [BAD], "got 1 failed, most often .1. for: fold 0: a"),
+        ([BAD, OTHER, OTHER], [], "got 3 failed, most often .2. for: fold 0: b"),
+        ([GOOD], [BAD, OTHER] * ALIKE_FAILURES, f"got {2 * ALIKE_FAILURES} failed"),
+    ],
+)
+def test_a_search_in_which_all_failed_is_an_error(
+    old: list[TrialResult], new: list[TrialResult], said: str | None
+) -> None:
+    results = {f"{number}": result for number, result in enumerate([*old, *new])}
+    if said is None:
+        _require_a_success(results, list(results)[: len(old)])
+        return
+    with pytest.raises(StudyError, match=f"{said}.*--retry-failed"):
+        _require_a_success(results, list(results)[: len(old)])
+
+
+def test_the_command_of_a_search_without_a_success_ends_with_its_reason(tmp_path: Path, tiny_pasture: Path) -> None:
+    asked = Recipe(families=("probe",), backbones=(BACKBONE,), weights="random", scale="smoke", folds=3, trials=1)
+    name = canonical_name(BACKBONE)
+    ledger, weights = Ledger(Storage(tmp_path / "study")), {name: fingerprint(name, RANDOM)}
+    settings = asked.settings((name,), weights="random", gpu=False)
+    trial = prepare_search(
+        ledger, tiny_pasture, settings, fingerprints=weights, max_trials=1, say=lambda text: None
+    ).propose()
+    assert trial is not None
+    fail_trial(ledger, trial.trial_id, "fold 0: the lamp went out")
+    command = ["search", "study", "--data", str(tiny_pasture), "--family", "probe", "--backbone", BACKBONE]
+    command += ["--weights", "random", "--scale", "smoke", "--folds", "3", "--trials", "1"]
+    ended = biomass(*command, cwd=tmp_path, check=False)
+    assert ended.returncode == 1 and "Finished" not in ended.stdout
+    assert "a search must complete a trial, got 1 failed, most often (1) for: fold 0: the lamp went out" in ended.stderr
+    seen = biomass("audit", "study", cwd=tmp_path, check=False)
+    assert seen.returncode == 1 and "audit passed" not in seen.stdout
+    assert "no trial is complete, got 1 failed, most often (1) for: fold 0: the lamp went out" in seen.stdout
+    _reopen_failed(ledger, lambda text: None)  # --retry-failed, as both messages say
+    context = WorkerContext(
+        study=ledger.storage.uri, data_dir=str(tiny_pasture), cache_dir=f"{tmp_path}/cache", weights=RANDOM
+    )
+    run_trial(ledger, InlinePool(context), trial.trial_id)
+    _require_a_success(ledger.results(), ())
+    assert audit(ledger).clean
 
 
 def test_no_more_trials_than_allowed_are_under_way(tmp_path: Path) -> None:
@@ -142,8 +227,9 @@ def test_a_refit_that_differs_is_named(tmp_path: Path, tiny_pasture: Path) -> No
     other = Ledger(Storage(ledger.storage.uri))
     oof, metrics = other.fold_oof(trial, 0), other.fold_metrics(trial, 0)
     oof["Dry_Dead_g"] += 1e-13 * oof["Dry_Dead_g"]
-    other.write_fold(trial, 0, oof=oof, model=other.fold_model(trial, 0), metrics=metrics or {})
+    assert metrics is not None
+    other.write_fold(trial, oof=oof, model=other.fold_model(trial, 0), metrics=metrics)
     problems = refit(
         ledger, tiny_pasture, sample=1, cache_dir=tmp_path / "cache", weights=context.weights, say=lambda text: None
     )
-    assert problems == [f"trial {trial}: fold 0 fitted again has other out-of-fold rows"]
+    assert [problem.text for problem in problems] == [f"trial {trial}: fold 0 fitted again has other out-of-fold rows"]

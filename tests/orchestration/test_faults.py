@@ -1,4 +1,4 @@
-"""The short form of the fault campaign (tests/faults/campaign.py, `make faults`)."""
+"""The short form of the fault campaign (tests/faults/campaign.py, `make faults`), and deaths while features fill."""
 
 from __future__ import annotations
 
@@ -9,23 +9,30 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
-from campaign import audited, check_kept, disturbed_search, make_data, marks, start_search, wait_for
+from campaign import Study, make_data
 
-from orchestration.ledger import Ledger
-from orchestration.storage import Storage
-
-TRIALS = 25
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 
 
-@pytest.mark.timeout(600)
-def test_a_killed_worker_and_a_killed_raylet_lose_and_repeat_nothing(tmp_path: Path) -> None:
+def test_a_campaign_of_a_killed_worker_raylet_and_blend_loses_and_repeats_nothing(tmp_path: Path) -> None:
     make_data(tmp_path)
-    ledger = Ledger(Storage(tmp_path / "study"))
-    disturbed_search(tmp_path, ledger, TRIALS, ["worker", "raylet"], random.Random(0), within=1.0)
-    finished = marks(ledger)
-    assert len(finished) < 4 * TRIALS  # the raylet died in the middle of the search
-    peaceful = start_search(tmp_path, ledger, TRIALS)
-    wait_for(lambda: peaceful.poll() is not None, "the search did not end")
-    assert peaceful.returncode == 0, (tmp_path / "study.log").read_text()
-    check_kept(ledger, finished)
-    assert "audit passed" in audited(tmp_path, "study")
+    study, rng = Study(tmp_path, "study", print), random.Random(0)
+    for kind, phase in (("worker", "fill"), ("raylet", "commit"), ("driver", "predict")):
+        study.disturb(kind, phase, rng)
+    study.finish()
+
+
+def test_a_search_killed_again_and_again_while_features_fill_has_the_rows_of_an_undisturbed_one(tmp_path: Path) -> None:
+    """192 photographs, the three families' first trials, one of them on a trunk; all kills on one feature store."""
+    make_data(tmp_path, images=192)
+    killed, undisturbed = Study(tmp_path, "killed", print), Study(tmp_path, "undisturbed", print)
+    for delay in (0.0, 0.05, 0.1, 0.2, 0.4):
+        killed.trials = 3
+        killed.kill_while_filling("driver", delay)
+    for study in (killed, undisturbed):
+        study.trials = 3
+        study.search_in_peace()
+    ids = [trial.trial_id for trial in undisturbed.ledger.trials()]
+    assert [trial.trial_id for trial in killed.ledger.trials()] == ids and len(ids) == 3
+    for trial_id in ids:
+        assert killed.ledger.oof(trial_id).equals(undisturbed.ledger.oof(trial_id))

@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 
 from biomass_models.targets import TARGETS
-from orchestration.ledger import Ledger, LedgerError, TrialRecord, open_ledger
+from orchestration.ledger import Ledger, LedgerError, open_ledger
+from orchestration.records import FoldMetrics, StudyRecord, TrialRecord, TrialResult
+from orchestration.settings import StudySettings
 from orchestration.storage import Storage
 
 RECORD = TrialRecord(
@@ -24,10 +26,15 @@ RECORD = TrialRecord(
     proposed_at=1.0,
 )
 
+STUDY = StudyRecord(
+    settings=StudySettings(families=("probe",), backbones=("net",)), data_fingerprint="d", fold_hash="f"
+)
+
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
     ledger = Ledger(Storage(tmp_path / "study"))
+    ledger.write_study(STUDY, _oof())
     ledger.write_trial(RECORD)
     return ledger
 
@@ -40,9 +47,9 @@ def _oof() -> pd.DataFrame:
 
 def test_a_fold_comes_back_as_it_was_written(ledger: Ledger) -> None:
     assert ledger.fold_metrics("abc", 0) is None
-    ledger.write_fold("abc", 0, oof=_oof(), model=b"tensors", metrics={"score": 0.5})
+    ledger.write_fold("abc", oof=_oof(), model=b"tensors", metrics=FoldMetrics(fold=0, score=0.5))
     metrics = ledger.fold_metrics("abc", 0)
-    assert metrics is not None and metrics["score"] == 0.5
+    assert metrics is not None and metrics.score == 0.5
     pd.testing.assert_frame_equal(ledger.fold_oof("abc", 0), _oof())
     assert ledger.fold_model("abc", 0) == b"tensors"
     assert ledger.trials() == [RECORD]
@@ -50,13 +57,13 @@ def test_a_fold_comes_back_as_it_was_written(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("marker", ["", "{", '{"score": 0.5', "[]"])
 def test_a_half_written_marker_vouches_for_nothing(ledger: Ledger, marker: str) -> None:
-    ledger.write_fold("abc", 0, oof=_oof(), model=b"tensors", metrics={"score": 0.5})
+    ledger.write_fold("abc", oof=_oof(), model=b"tensors", metrics=FoldMetrics(fold=0, score=0.5))
     ledger.storage.write("trials/abc/fold-0/metrics.json", marker.encode())
     assert ledger.fold_metrics("abc", 0) is None
 
 
 def test_a_payload_that_is_gone_cut_or_changed_is_not_used(ledger: Ledger) -> None:
-    ledger.write_fold("abc", 0, oof=_oof(), model=b"tensors", metrics={"score": 0.5})
+    ledger.write_fold("abc", oof=_oof(), model=b"tensors", metrics=FoldMetrics(fold=0, score=0.5))
     ledger.storage.write("trials/abc/fold-0/model.safetensors", b"tensorz")  # same size
     with pytest.raises(LedgerError, match="vouches for"):
         ledger.fold_model("abc", 0)
@@ -75,7 +82,7 @@ def test_oof_without_result_does_not_exist(ledger: Ledger) -> None:
 
 def test_numbers_that_json_does_not_know_are_refused(ledger: Ledger) -> None:
     with pytest.raises(ValueError):
-        ledger.write_result("abc", {"status": "complete", "score": float("nan")})
+        ledger.write_result("abc", TrialResult(status="complete", score=float("nan")))
     assert ledger.result("abc") is None
 
 
@@ -86,7 +93,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path, monkey
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("orchestration.storage.os.fsync", full)
+    monkeypatch.setattr("biomass_models.whole_files.os.fsync", full)
     with pytest.raises(OSError, match="No space"):
         storage.write("a/file", b"new content")
     assert storage.read("a/file") == b"old"
@@ -106,8 +113,9 @@ def test_the_same_files_through_a_uri(tmp_path: Path) -> None:
     """The object-store path of the code, on the one URI that every machine has."""
     remote = Ledger(Storage(f"file://{tmp_path}/study"))
     (tmp_path / "study/trials/abc/fold-0").mkdir(parents=True)  # object stores have no directories to make
+    remote.write_study(STUDY, _oof())
     remote.write_trial(RECORD)
-    remote.write_fold("abc", 0, oof=_oof(), model=b"tensors", metrics={"score": 0.5})
+    remote.write_fold("abc", oof=_oof(), model=b"tensors", metrics=FoldMetrics(fold=0, score=0.5))
     local = Ledger(Storage(tmp_path / "study"))
     assert local.fold_model("abc", 0) == remote.fold_model("abc", 0) == b"tensors"
     assert local.storage.children("trials") == remote.storage.children("trials") == ["abc"]

@@ -18,9 +18,10 @@ from typing import Any
 
 import pytest
 
-from orchestration import lock
+from orchestration import layout, lock
 from orchestration.ledger import Ledger
 from orchestration.lock import LockError, is_alive, read_owner, study_lock
+from orchestration.records import SearchFacts
 from orchestration.storage import Storage
 
 HOUR = 3600.0
@@ -48,12 +49,10 @@ def test_a_free_study_is_held_with_a_heartbeat_and_given_back(ledger: Ledger) ->
     said: list[str] = []
     with study_lock(ledger, said.append) as heartbeat:
         first = read_owner(ledger.storage)
-        assert first is not None and first["host"] == socket.gethostname() and is_alive(first)
-        heartbeat.publish({"slots": 3})
+        assert first is not None and first.host == socket.gethostname() and is_alive(first)
+        heartbeat.publish(SearchFacts(slots=3))
         deadline = time.monotonic() + 10
-        while (
-            (now := read_owner(ledger.storage)) is None or now["facts"] != {"slots": 3} or now["beat"] <= first["beat"]
-        ):
+        while (now := read_owner(ledger.storage)) is None or now.facts.slots != 3 or now.beat <= first.beat:
             assert time.monotonic() < deadline
             time.sleep(0.02)
     assert read_owner(ledger.storage) is None and said == []
@@ -78,6 +77,20 @@ def beating(storage: Storage, ahead: float) -> Iterator[None]:
         thread.join()
 
 
+def test_only_the_driver_sweeps_up_what_killed_writers_left(tmp_path: Path) -> None:
+    ledger, said = Ledger(Storage(tmp_path)), list[str]()
+    left = tmp_path / "trials" / "abc" / "fold-0" / ".oof.parquet.0a1b2c3d.tmp"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
+    with beating(ledger.storage, 0.0), pytest.raises(LockError), study_lock(ledger):
+        pass
+    assert left.exists()
+    ledger.storage.remove("owner.json")
+    with study_lock(ledger, said.append):
+        assert not left.exists()
+    assert said == ["note: 1 temporary files of killed processes removed"]
+
+
 @pytest.mark.parametrize("ahead", [0.0, 26 * HOUR, 90.0, -90.0, -26 * HOUR])
 def test_a_living_driver_elsewhere_is_respected_whatever_its_clock_says(
     ledger: Ledger, ahead: float, monkeypatch: pytest.MonkeyPatch
@@ -90,7 +103,7 @@ def test_a_living_driver_elsewhere_is_respected_whatever_its_clock_says(
     ):
         pass
     left = read_owner(ledger.storage)
-    assert left is not None and left["token"] == "theirs"
+    assert left is not None and left.token == "theirs"
 
 
 @pytest.mark.parametrize("age", [0.0, 90.0, -90.0, -26 * HOUR])
@@ -99,7 +112,7 @@ def test_a_beat_that_stands_still_is_of_a_dead_driver_whatever_its_clock_said(le
     said: list[str] = []
     with study_lock(ledger, said.append):
         now = read_owner(ledger.storage)
-        assert now is not None and now["token"] != "theirs"
+        assert now is not None and now.token != "theirs"
     assert len(said) == 2 and "process 1 on elsewhere" in said[0] and "waiting up to" in said[0]
     assert "taken over" in said[1] and "last sign of life" in said[1]
 
@@ -120,7 +133,7 @@ def test_a_study_that_is_given_back_while_one_waits_is_free(ledger: Ledger, monk
 
     def say(text: str) -> None:
         said.append(text)
-        ledger.storage.remove(lock.OWNER)
+        ledger.storage.remove(layout.OWNER)
 
     with study_lock(ledger, say):
         pass
@@ -164,7 +177,7 @@ def test_without_file_locks_the_sign_of_life_keeps_one_driver_at_a_time(lockless
         with pytest.raises(LockError, match="held by process"), study_lock(Ledger(ledger.storage)):
             pass
         left = read_owner(ledger.storage)
-        assert left is not None and left["pid"] == os.getpid()
+        assert left is not None and left.pid == os.getpid()
     assert len(said) == 1 and "cannot be locked" in said[0] and read_owner(ledger.storage) is None
 
 
@@ -191,4 +204,4 @@ def test_a_driver_notices_that_its_study_was_taken_over(ledger: Ledger) -> None:
             time.sleep(0.02)
         assert "process 1 on elsewhere" in heartbeat.lost_to
     left = read_owner(ledger.storage)
-    assert left is not None and left["token"] == "theirs"  # and leaves the new owner's sign where it is
+    assert left is not None and left.token == "theirs"  # and leaves the new owner's sign where it is

@@ -13,6 +13,7 @@ from tiny_study import make_study
 
 from orchestration import lock
 from orchestration.audit import audit
+from orchestration.jobs import FoldJob
 from orchestration.ledger import Ledger
 from orchestration.lock import LockError, read_owner, study_lock
 from orchestration.pool import InlinePool
@@ -52,11 +53,11 @@ def test_a_trial_is_resumed_closed_and_audited_there_as_on_a_disk(
     ledger, context, records = make_study("s3://bucket/study", tiny_pasture, cache)
     local, here, _ = make_study(tmp_path / "study", tiny_pasture, cache)
     trial = records[1].trial_id
-    first = next(InlinePool(context).run([{"kind": "fold", "trial_id": trial, "fold": 2}], (0, 0.0)))
-    assert first[1]["status"] == "done"
+    first = next(InlinePool(context).run([FoldJob(trial_id=trial, fold=2)], (0, 0.0)))
+    assert first[1].status == "done"
     result = run_trial(Ledger(Storage("s3://bucket/study")), InlinePool(context), trial)
     expected = run_trial(local, InlinePool(here), trial)
-    assert result is not None and expected is not None and result["score"] == expected["score"]
+    assert result is not None and expected is not None and result.score == expected.score
     pd.testing.assert_frame_equal(ledger.oof(trial), local.oof(trial), check_exact=True)
     assert [len(ledger.fold_starts(trial, fold)) for fold in range(3)] == [1, 1, 1]
     found = audit(ledger)

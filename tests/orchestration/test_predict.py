@@ -23,9 +23,10 @@ from biomass_models.zoo import FAMILIES
 from ensembles.submission import check_submission
 from orchestration import shards
 from orchestration.blending import BlendOptions, run_ensemble
-from orchestration.ledger import Ledger, LedgerError, TrialRef
+from orchestration.ledger import Ledger, LedgerError
 from orchestration.members import FileMembers, gather
 from orchestration.predict import Predictor
+from orchestration.records import TrialRef
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def test_shards_give_what_all_images_at_once_give(fresh, tiny_pasture, tmp_path,
     assert found.keys() == expected.keys() and len(found) == 3  # a trial of each family
     for name, pred_NT in found.items():
         np.testing.assert_allclose(pred_NT, expected[name], rtol=1e-4, atol=1e-4)
-    assert [outcome["members"] for outcome in predictor.outcomes] == [3, 3]  # 4 and 2 images, all members each
+    assert [outcome.members for outcome in predictor.outcomes] == [3, 3]  # 4 and 2 images, all members each
     again = InlinePredictor(tiny_pasture, tmp_path / "third-cache")
     for name, pred_NT in again.test(trial_refs(ledger), flips=flips).items():
         np.testing.assert_array_equal(pred_NT, found[name])
@@ -91,7 +92,7 @@ def test_each_photograph_is_decoded_once_for_all_members(fresh, tiny_pasture, tm
     predictor = InlinePredictor(tiny_pasture, tmp_path / "cache")
     predictor.test(trial_refs(ledger), flips=2)
     assert len(ledger.results()) == 3 and len(loads) == len(set(loads))  # once a scale that they ask for
-    assert [outcome["decoded"] for outcome in predictor.outcomes] == [len(loads)] and len(loads) in (6, 12)
+    assert [outcome.decoded for outcome in predictor.outcomes] == [len(loads)] and len(loads) in (6, 12)
 
 
 def test_kept_decodings_are_those_of_load_views_at_every_size(tiny_pasture):
@@ -113,7 +114,7 @@ def test_an_interrupted_prediction_goes_on_where_it_was(fresh, tiny_pasture, tmp
         broken.test(trial_refs(ledger), flips=1)
     second = InlinePredictor(tiny_pasture, tmp_path / "cache")
     found = second.test(trial_refs(ledger), flips=1)
-    assert [outcome["members"] for outcome in second.outcomes] == [0, 0, 3]  # the second was done when the power went
+    assert [outcome.members for outcome in second.outcomes] == [0, 0, 3]  # the second was done when the power went
     expected = by_hand(ledger, tiny_pasture, tmp_path / "cache", 1)
     for name, pred_NT in found.items():
         np.testing.assert_allclose(pred_NT, expected[name], rtol=1e-4, atol=1e-4)
@@ -158,7 +159,7 @@ def test_flips_are_measured_out_of_fold_and_used_only_where_they_gain(fresh, tin
     predictor = InlinePredictor(tiny_pasture, cache)
     (path,) = ensemble(ledger, tiny_pasture, predictor, tmp_path / "with.csv", flips=4, rule="top-5")
     assert check_submission(path, tiny_pasture) == []
-    card, _ = ledger.ensemble("with")
+    card = ledger.ensemble("with").card
     gain = card["flips_gain"]
     assert gain is not None and card["flips"] == (4 if gain["value"] > gain["se"] else 1)
     folders = {each.name.split("-flips-")[-1] for each in Path(ledger.storage.uri).glob("ensembles/test-*")}
@@ -176,7 +177,7 @@ def test_candidates_are_written_side_by_side_and_valid(fresh, tiny_pasture, tmp_
     card = json.loads((tmp_path / "both" / "ensemble.json").read_text())
     assert set(card["members"]) <= set(ledger.results())
     assert "trust this" in (tmp_path / "both" / "ensemble.txt").read_text()
-    _, refs = ledger.ensemble("both")
+    refs = ledger.ensemble("both").trials
     assert {ref.trial_id for ref in refs.values()} == set(card["members"])
     with pytest.raises(LedgerError, match="it has both"):
         ledger.ensemble("neither")
@@ -185,12 +186,12 @@ def test_candidates_are_written_side_by_side_and_valid(fresh, tiny_pasture, tmp_
 def test_two_studies_and_files_are_one_library(fresh, tiny_pasture, tmp_path):
     ledger, cache = fresh
     quadrats = ledger.quadrats()
-    noise = np.random.default_rng(0).normal(0, 2, (24, 5))
+    noise = np.random.default_rng(0).normal(0, 10, (24, 5))
     made = quadrats[["image_id"]].copy()
     made[list(TARGETS)] = np.maximum(quadrats[list(TARGETS)].to_numpy() + noise, 0)
     (tmp_path / "runs").mkdir()
     made.to_csv(tmp_path / "runs" / "mine.csv", index=False)
-    tests = pd.DataFrame(np.full((6, 5), 10.0), columns=list(TARGETS))
+    tests = made[list(TARGETS)].head(6).copy()
     tests.insert(0, "image_id", read_test(tiny_pasture)["image_id"])
     tests.to_csv(tmp_path / "mine_test.csv", index=False)
     other = finished_study(tmp_path / "second", tiny_pasture, cache)

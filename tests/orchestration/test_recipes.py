@@ -14,6 +14,7 @@ from biomass_models.configs import BaselineConfig, DistilledConfig
 from orchestration.cli import app
 from orchestration.ledger import Ledger
 from orchestration.recipes import RECIPES, Recipe, overridden, recipe_named
+from orchestration.records import Asked
 from orchestration.storage import Storage
 from orchestration.study import open_study
 from search_spaces.spaces import DEFAULT_BACKBONES, space_of
@@ -97,8 +98,8 @@ def test_what_the_command_line_names_wins_over_the_recipe() -> None:
     recipe, note = overridden("kaggle_t4x2", given)
     assert (recipe.trials, recipe.families, recipe.gpus_per_fold) == (3, ("probe",), 0.0)
     assert (recipe.hours, recipe.slots, recipe.prune) == (8.0, 2, "strict")
-    assert note == {"recipe": "kaggle_t4x2", "overrides": {"trials": 3, "families": ("probe",), "gpus_per_fold": 0.0}}
-    assert overridden(None, {}) == (Recipe(), {"recipe": None, "overrides": {}})
+    assert note == Asked(recipe="kaggle_t4x2", overrides={"trials": 3, "families": ("probe",), "gpus_per_fold": 0.0})
+    assert overridden(None, {}) == (Recipe(), Asked())
 
 
 def test_every_field_of_a_recipe_has_an_option_of_search() -> None:
@@ -117,11 +118,12 @@ def test_the_note_is_kept_and_never_compared(tmp_path: Path) -> None:
     quadrats = pd.DataFrame({"image_id": ["a"], "fold": [0]})
     open_study(ledger, settings, quadrats=quadrats, **facts, made_with=note)  # type: ignore[arg-type]
     again = open_study(ledger, settings, quadrats=quadrats, **facts)  # type: ignore[arg-type]
-    assert again["made_with"] == {"recipe": "smoke", "overrides": {"seed": 3, "trials": 4}}
+    assert again.made_with == Asked(recipe="smoke", overrides={"seed": 3, "trials": 4})
     stored = json.loads((tmp_path / "study.json").read_text())
     del stored["made_with"]  # a study that was made before recipes were noted
     (tmp_path / "study.json").write_text(json.dumps(stored))
-    assert "made_with" not in open_study(ledger, settings, quadrats=quadrats, **facts, made_with=note)  # type: ignore[arg-type]
+    later = open_study(ledger, settings, quadrats=quadrats, **facts, made_with=note)  # type: ignore[arg-type]
+    assert later.made_with == Asked()
 
 
 def test_recipes_are_listed_within_80_columns() -> None:

@@ -16,8 +16,9 @@ from typer.testing import CliRunner
 
 from ensembles.blend import fit_blend
 from orchestration.cli import app
-from orchestration.ledger import LedgerError, TrialRef
+from orchestration.ledger import LedgerError
 from orchestration.members import FileMembers, gather
+from orchestration.records import TrialRef
 from orchestration.report import ended_tables, ensemble_section, evidence, search_section, slots_chart, standing
 from orchestration.report.make import make_report
 from orchestration.report.story import tell

@@ -14,6 +14,7 @@ from told_study import told_study
 
 from biomass_models.targets import TARGETS, weighted_r2_score
 from ensembles.honest import Estimate, paired_bootstrap
+from orchestration.records import TrialResult
 from orchestration.report.charts import RAMP, ink_on, luminance, ramp_colour
 from orchestration.report.evidence import Evidence, read_evidence
 from orchestration.report.html import Cell, Column, Html, Table, as_html, embed_json, tag
@@ -134,7 +135,7 @@ def test_importance_finds_the_setting_that_decides(tmp_path: Path) -> None:
     ledger = told_study(tmp_path, statuses=("open",) * 40, families=("baseline",))
     for record in ledger.trials():
         score = 0.8 if record.params["head_lr"] > 3e-4 else 0.2
-        ledger.write_result(record.trial_id, {"status": "complete", "score": score})
+        ledger.write_result(record.trial_id, TrialResult(status="complete", score=score))
     evidence = read_evidence(ledger)
     found = importance_of(evidence, "baseline")
     assert next(iter(found.shares)) == "head_lr" and sum(found.shares.values()) == pytest.approx(1)

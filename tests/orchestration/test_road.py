@@ -15,6 +15,7 @@ from readme import commands
 
 from biomass_models.pasture import make_pasture
 from orchestration.ledger import Ledger
+from orchestration.records import Asked
 from orchestration.storage import Storage
 
 SEARCH = ["--backbone", "test_vit", "--weights", "random", "--scale", "smoke", "--slots", "2"]
@@ -46,19 +47,17 @@ def test_the_readmes_way_from_search_to_report_with_folds_side_by_side(tmp_path:
             said[words[1]] = biomass(*typed(words), cwd=tmp_path).stdout
 
     ledger = Ledger(Storage(tmp_path / "STUDY"))
-    assert (ledger.study() or {})["made_with"] == {"recipe": "smoke", "overrides": {"trials": 6, "slots": 2}}
+    assert ledger.study().made_with == Asked(recipe="smoke", overrides={"trials": 6, "slots": 2})
     trials = ledger.trials()
     assert [trial.family for trial in trials] == ["baseline", "probe", "distilled"] * 2
-    assert {result["status"] for result in ledger.results().values()} == {"complete"}
+    assert {result.status for result in ledger.results().values()} == {"complete"}
     assert len(ledger.results()) == 6
     overlapping = 0
     for trial in trials:
         spans = [metrics for fold in range(3) if (metrics := ledger.fold_metrics(trial.trial_id, fold))]
         assert len(spans) == 3
         overlapping += any(
-            one["pid"] != other["pid"]
-            and one["started_at"] < other["finished_at"]
-            and other["started_at"] < one["finished_at"]
+            one.pid != other.pid and one.started_at < other.finished_at and other.started_at < one.finished_at
             for one in spans
             for other in spans
         )
@@ -120,7 +119,7 @@ def test_a_killed_driver_loses_and_repeats_nothing(tmp_path: Path) -> None:
     def running(pid: int) -> bool:
         """Whether the worker has begun a fold and not finished it."""
         return any(
-            not finished and any(start["pid"] == pid for start in ledger.fold_starts(trial_id, fold))
+            not finished and any(start.pid == pid for start in ledger.fold_starts(trial_id, fold))
             for (trial_id, fold), (_, finished) in state().items()
         )
 
@@ -132,10 +131,10 @@ def test_a_killed_driver_loses_and_repeats_nothing(tmp_path: Path) -> None:
             for trial_id, fold in state():
                 for start in ledger.fold_starts(trial_id, fold):
                     if held is None and ledger.fold_metrics(trial_id, fold) is None:
-                        os.kill(start["pid"], signal.SIGSTOP)
-                        held = start["pid"] if running(start["pid"]) else None
+                        os.kill(start.pid, signal.SIGSTOP)
+                        held = start.pid if running(start.pid) else None
                         if held is None:
-                            os.kill(start["pid"], signal.SIGCONT)
+                            os.kill(start.pid, signal.SIGCONT)
             time.sleep(0.005)
         while not any(finished for _, finished in state().values()):
             assert driver.poll() is None and time.monotonic() < deadline
@@ -146,7 +145,7 @@ def test_a_killed_driver_loses_and_repeats_nothing(tmp_path: Path) -> None:
         driver.kill()
         if held is not None:
             os.kill(held, signal.SIGKILL)
-    workers = {start["pid"] for trial_id, fold in state() for start in ledger.fold_starts(trial_id, fold)}
+    workers = {start.pid for trial_id, fold in state() for start in ledger.fold_starts(trial_id, fold)}
     while any(Path(f"/proc/{pid}").exists() for pid in workers):  # Ray takes its workers down within seconds
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -184,4 +183,4 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tmp_path: Path, tiny_pasture
     assert driver.returncode == 130, text
     assert "the same command goes on" in text and "Traceback" not in text
     assert 0 < len(ledger.results()) < 200
-    assert all(result["status"] == "complete" for result in ledger.results().values())
+    assert all(result.status == "complete" for result in ledger.results().values())

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from biomass_models.configs import ProbeConfig
 from orchestration.ledger import Ledger
+from orchestration.records import TrialResult
 from orchestration.searcher import Proposer, TuneSearcher
 from orchestration.storage import Storage
 from search_spaces.domain import Choice, SearchSpace, Uniform
@@ -14,7 +14,7 @@ from search_spaces.spaces import space_of
 from search_spaces.to_optuna import STARTUP_TRIALS
 
 SPACES = {family: space_of(family, ("net",), "cpu") for family in ("baseline", "probe")}
-FAILED = {"status": "failed", "score": None, "reason": "fold 0: no"}
+FAILED = TrialResult(status="failed", reason="fold 0: no")
 LINE = {
     "probe": SearchSpace(
         family="probe",
@@ -30,8 +30,8 @@ def proposer(folder: Path, spaces: dict[str, SearchSpace] = SPACES, **options: o
     return Proposer(spaces, Ledger(Storage(folder)), **options)  # type: ignore[arg-type]
 
 
-def ended(score: float | None) -> dict[str, Any]:
-    return {"status": "complete", "score": score} if score is not None else FAILED
+def ended(score: float | None) -> TrialResult:
+    return TrialResult(status="complete", score=score) if score is not None else FAILED
 
 
 def finish(ledger_folder: Path, search: Proposer, identity: str, score: float | None) -> None:

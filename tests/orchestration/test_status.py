@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -49,14 +50,15 @@ def test_the_leaderboard_tells_costs_per_trial_and_family(tmp_path: Path, tiny_p
     decision = "pruned after fold 2: p = 0.003 against 7c1e, blend gain 0.04 %"
     middle = fail_trial(ledger, records[1].trial_id, "x")
     ledger.write_result(
-        records[1].trial_id, {**middle, "status": "pruned", "reason": decision, "gpu_seconds": 7200.0, "estimate": 0.1}
+        records[1].trial_id,
+        replace(middle, status="pruned", reason=decision, gpu_seconds=7200.0, estimate=0.1),
     )
     rows = leaderboard(ledger)
     by_name = {row.name: row for row in rows}
     metrics = [ledger.fold_metrics(records[0].trial_id, fold) for fold in range(3)]
     first = by_name[records[0].trial_id]
-    assert first.seconds == sum(fold["seconds"] for fold in metrics if fold)
-    assert first.peak_gb == max(fold["peak_memory_mb"] for fold in metrics if fold) / 1024 > 0
+    assert first.seconds == sum(fold.seconds for fold in metrics if fold)
+    assert first.peak_gb == max(fold.peak_memory_mb for fold in metrics if fold) / 1024 > 0
     console = Console(width=80, record=True, file=(tmp_path / "out").open("w"))
     console.print(render_leaderboard(rows))
     console.print(render_families(rows))

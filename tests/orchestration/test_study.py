@@ -10,11 +10,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from orchestration.ids import make_trial_id
 from orchestration.ledger import Ledger
 from orchestration.lock import LockError, study_lock
 from orchestration.seeds import derive_seed
+from orchestration.settings import StudyError, StudySettings
 from orchestration.storage import Storage
-from orchestration.study import StudyError, StudySettings, open_study, trial_id
+from orchestration.study import open_study
 
 SETTINGS = StudySettings(families=("probe",), backbones=("net",))
 FACTS = {"data_fingerprint": "d", "fold_hash": "f", "weights": {"net": "w"}}
@@ -48,10 +50,10 @@ def test_a_second_driver_is_told_who_holds_the_study(tmp_path: Path) -> None:
 
 def test_identity_and_seeds_depend_on_their_address() -> None:
     base = ("probe", {"a": 1, "b": 2}, "w", 0, "f")
-    assert trial_id(*base) == trial_id("probe", {"b": 2, "a": 1}, "w", 0, "f")
+    assert make_trial_id(*base) == make_trial_id("probe", {"b": 2, "a": 1}, "w", 0, "f")
     others = [("baseline", *base[1:]), (*base[:1], {"a": 2, "b": 2}, *base[2:]), (*base[:2], "v", 0, "f")]
     others += [(*base[:3], 1, "f"), (*base[:4], "g")]
-    assert len({trial_id(*base), *(trial_id(*other) for other in others)}) == 6
+    assert len({make_trial_id(*base), *(make_trial_id(*other) for other in others)}) == 6
     assert derive_seed(0, "x", 1, "fit") == derive_seed(0, "x", 1, "fit") != derive_seed(0, "x", 2, "fit")
     assert 0 <= derive_seed("anything") < 2**31
 

@@ -29,16 +29,16 @@ def test_trials_share_the_teachers_of_their_study(tmp_path: Path, tiny_pasture: 
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "study" / "teachers").rglob("*.*")}
     assert len(files) == 3 * 2  # three folds, targets and marker
     result = run_trial(ledger, InlinePool(context), twin.trial_id)
-    assert result is not None and result["status"] == "complete"
+    assert result is not None and result.status == "complete"
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "study" / "teachers").rglob("*.*")} == files
     teacher = DistilledConfig(**first.config).teacher_config()
     assert teacher is not None
     board = {row.name: row.notes for row in leaderboard(ledger)}
-    assert any(note == f"teacher {result['teacher_score']:.2f}" for note in board[twin.trial_id])
-    info = (ledger.fold_metrics(twin.trial_id, 1) or {})["info"]
+    assert any(note == f"teacher {result.teacher_score:.2f}" for note in board[twin.trial_id])
+    info = ledger.fold_metrics(twin.trial_id, 1).info
     assert info["teacher"] == teacher_id(teacher)
     stored = ledger.teacher(teacher_id(teacher), 1)
-    assert stored is not None and stored[1]["score"] == info["teacher_score"]
+    assert stored is not None and stored[1].score == info["teacher_score"]
 
 
 def test_what_is_stored_is_what_was_fitted(tmp_path: Path, tiny_pasture: Path) -> None:

@@ -18,8 +18,9 @@ from biomass_models.targets import FROM_COMPONENTS, TARGETS
 from orchestration.blending import BlendOptions, run_ensemble
 from orchestration.cli import app
 from orchestration.environment import code_version
-from orchestration.ledger import Ledger, LedgerError, TrialRef
+from orchestration.ledger import Ledger, LedgerError
 from orchestration.members import FileMembers
+from orchestration.records import Origin, TrialRef
 from orchestration.trace import TraceError, trace
 from orchestration.trace_page import render_trace
 
@@ -65,7 +66,7 @@ def study(tmp_path: Path, files: FileMembers) -> tuple[Ledger, Path]:
     for trial, score in zip(trials, (0.5, 0.6), strict=True):
         made.complete(ledger, trial, score)
     path, card = blend(files, tmp_path / "files")
-    origin, content = card.pop("origin"), path.read_bytes()
+    origin, content = Origin.from_json(card.pop("origin")), path.read_bytes()
     card["members"] = {trials[1]: 0.75, trials[0]: 0.25}
     refs = {trial: TrialRef(ledger.storage.uri, trial) for trial in trials}
     ledger.write_ensemble("best", card, refs, content, origin=origin)
@@ -80,14 +81,14 @@ def test_the_file_alone_leads_back_to_trials_data_and_code(study: tuple[Ledger, 
     assert (found.ensemble, found.where, found.note) == ("best", ledger.storage.uri, None)
     assert [(one.trial_id, one.weight) for one in found.members] == [("0000000001", 0.75), ("0000000000", 0.25)]
     first = found.members[0]
-    assert first.record is not None and first.record["config"] == ledger.trial("0000000001").config
+    assert first.record is not None and first.record.config == ledger.trial("0000000001").config
     assert first.score == 0.6 and first.fold_scores == pytest.approx((0.5, 0.6, 0.7))
     assert found.studies == {ledger.storage.uri: ledger.study()}
-    assert found.origin["code"] == code_version() and found.origin["test"]["images"] == 6
+    assert found.origin.code == code_version() and found.origin.test.images == 6
     text = render_trace(found)
     for part in ("probe, trial 1, 0.6000 out of fold", "0.7500", "data         d", "folds        f", "pooling=global"):
         assert part in text
-    assert f"source {code_version()['source']}" in text
+    assert f"source {code_version().source}" in text
     stored = Path(ledger.storage.uri) / "ensembles" / "best" / "submission.csv"
     assert trace(stored).ensemble == "best", "the study's own copy is found from where it lies"
 
@@ -99,16 +100,14 @@ def test_a_study_may_move_together_with_its_submission(study: tuple[Ledger, Path
     assert found.where == str(tmp_path / "moved" / "study") and found.members[0].record is not None
 
 
-def test_an_ensemble_of_an_older_version_is_found_by_content(study: tuple[Ledger, Path]) -> None:
+def test_an_ensemble_without_an_origin_is_found_by_content(study: tuple[Ledger, Path]) -> None:
     ledger, submission = study
     path = Path(ledger.storage.uri) / "ensembles" / "best" / "ensemble.json"
     marker = json.loads(path.read_text())
     path.write_text(json.dumps({"card": marker["card"], "trials": marker["trials"], "files": marker["files"]}))
-    assert "not recorded" in render_trace(trace(submission))
-    path.write_text(json.dumps(marker["card"] | {"files": marker["files"]}))  # older still: the card lies open
     found = trace(submission)
     assert found.members[0].trial_id == "0000000001" and found.members[0].record is not None
-    assert found.origin == {} and "code         not recorded" in render_trace(found)
+    assert "code         not recorded" in render_trace(found)
 
 
 def test_a_changed_file_is_told_so_with_the_nearest(study: tuple[Ledger, Path], tmp_path: Path) -> None:
@@ -136,7 +135,7 @@ def test_a_blend_of_files_leads_back_to_the_files(files: FileMembers, tmp_path: 
     found = trace(path)
     assert found.where == str(tmp_path / "blend" / "ensemble.json") and found.studies == {}
     assert {member.name: member.weight for member in found.members} == card["members"]
-    assert all(file["now"] == "as it was" for member in found.members for file in member.files.values())
+    assert all(file.now == "as it was" for member in found.members for file in member.files.values())
     assert f"{tmp_path / 'a' / 'oof.csv'}" in render_trace(found) and "train.csv" in render_trace(found)
     (tmp_path / "a" / "oof.csv").write_text("something else")
     (tmp_path / "b" / "test.csv").unlink()

@@ -12,8 +12,9 @@ from tiny_study import RANDOM, make_study
 
 from biomass_models.targets import TARGETS, weighted_r2_score
 from orchestration.audit import audit
+from orchestration.jobs import FoldJob, Outcome
 from orchestration.ledger import Ledger, LedgerError
-from orchestration.pool import InlinePool, Job, Outcome
+from orchestration.pool import InlinePool
 from orchestration.pruning import RULES
 from orchestration.storage import Storage
 from orchestration.trial import StorageFull, run_trial
@@ -29,11 +30,11 @@ class Counting(InlinePool):
         self.dropped: list[str] = []
         self._stop_after = stop_after
 
-    def run(self, jobs: list[Job], priority: int) -> Iterator[tuple[Job, Outcome]]:
+    def run(self, jobs: list[FoldJob], priority: int) -> Iterator[tuple[FoldJob, Outcome]]:
         for count, pair in enumerate(super().run(jobs, priority)):
             if self._stop_after is not None and count >= self._stop_after:
                 return
-            self.asked.append(pair[0]["fold"])
+            self.asked.append(pair[0].fold)
             yield pair
 
     def drop(self, trial_id: str) -> None:
@@ -46,12 +47,12 @@ def test_a_trial_is_scored_on_its_pooled_rows(tmp_path: Path, tiny_pasture: Path
     ledger, context, records = make_study(tmp_path / "study", tiny_pasture, tmp_path / "cache")
     trial_id = records[family].trial_id
     result = run_trial(ledger, InlinePool(context), trial_id)
-    assert result is not None and result["status"] == "complete" == ledger.results()[trial_id]["status"]
+    assert result is not None and result.status == "complete" == ledger.results()[trial_id].status
     quadrats, oof = ledger.quadrats(), ledger.oof(trial_id)
     assert list(oof["image_id"]) == list(quadrats["image_id"]) and list(oof["fold"]) == list(quadrats["fold"])
     pooled = weighted_r2_score(quadrats[list(TARGETS)], oof[list(TARGETS)])
-    assert result["score"] == pytest.approx(pooled, abs=1e-12)
-    for fold, score in enumerate(result["fold_scores"]):
+    assert result.score == pytest.approx(pooled, abs=1e-12)
+    for fold, score in enumerate(result.fold_scores):
         rows = quadrats["fold"] == fold
         expected = weighted_r2_score(quadrats.loc[rows, list(TARGETS)], oof.loc[rows, list(TARGETS)])
         assert score == pytest.approx(expected, abs=1e-12)
@@ -86,8 +87,8 @@ def test_a_failing_fold_fails_its_trial_with_the_reason(tmp_path: Path, tiny_pas
     )
     pool = Counting(broken)
     result = run_trial(ledger, pool, records[0].trial_id)
-    assert result is not None and result["status"] == "failed" and result["score"] is None
-    assert "fold 0" in result["reason"] and "moved" in result["reason"]
+    assert result is not None and result.status == "failed" and result.score is None
+    assert "fold 0" in result.reason and "moved" in result.reason
     assert pool.dropped == [records[0].trial_id]
     assert ledger.result(records[0].trial_id) is not None
 
@@ -107,12 +108,12 @@ def test_a_full_disk_leaves_the_trial_open(tmp_path: Path, tiny_pasture: Path, m
         def no_room(_: int) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        full.setattr("orchestration.storage.os.fsync", no_room)
+        full.setattr("biomass_models.whole_files.os.fsync", no_room)
         with pytest.raises(StorageFull, match="make room"):
             run_trial(ledger, InlinePool(context), records[1].trial_id)
     assert ledger.result(records[1].trial_id) is None
     result = run_trial(ledger, InlinePool(context), records[1].trial_id)
-    assert result is not None and result["status"] == "complete"
+    assert result is not None and result.status == "complete"
 
 
 def test_folds_together_are_one_job_with_the_same_scores(tmp_path: Path, tiny_pasture: Path) -> None:
@@ -123,13 +124,14 @@ def test_folds_together_are_one_job_with_the_same_scores(tmp_path: Path, tiny_pa
         results[name] = run_trial(ledger, pool, records[0].trial_id, rule=RULES["default"], together=together)
         assert len(pool.asked) == (1 if together else 3)
         for fold in range(3):
-            info = (ledger.fold_metrics(records[0].trial_id, fold) or {})["info"]
-            assert info.get("folds_together") == (3 if together else None)
+            metrics = ledger.fold_metrics(records[0].trial_id, fold)
+            assert metrics is not None
+            assert metrics.info.get("folds_together") == (3 if together else None)
             assert len(ledger.fold_starts(records[0].trial_id, fold)) == 1
     one, other = results["together"], results["apart"]
     assert one is not None and other is not None
-    assert one["score"] == pytest.approx(other["score"], abs=1e-3)
-    assert one["fold_scores"] == pytest.approx(other["fold_scores"], abs=1e-3)
+    assert one.score == pytest.approx(other.score, abs=1e-3)
+    assert one.fold_scores == pytest.approx(other.fold_scores, abs=1e-3)
     assert audit(Ledger(Storage(tmp_path / "together"))).problems == []
 
 
@@ -155,4 +157,4 @@ def test_what_cannot_train_together_trains_apart(tmp_path: Path, tiny_pasture: P
     for record in records[1:]:
         pool = Counting(context)
         result = run_trial(ledger, pool, record.trial_id, together=True)
-        assert result is not None and result["status"] == "complete" and len(pool.asked) == 3
+        assert result is not None and result.status == "complete" and len(pool.asked) == 3

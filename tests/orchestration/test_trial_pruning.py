@@ -13,12 +13,15 @@ import pytest
 from biomass_models.folds import fold_hash
 from biomass_models.targets import FROM_COMPONENTS, TARGETS, weighted_r2_score
 from orchestration.audit import audit
-from orchestration.ledger import Ledger, TrialRecord, told_score
-from orchestration.pool import PILOT, UNDER_WAY, Job, Outcome, Priority
+from orchestration.ids import make_trial_id
+from orchestration.jobs import FoldJob, Outcome
+from orchestration.ledger import Ledger
+from orchestration.pool import PILOT, UNDER_WAY, Priority
 from orchestration.pruning import RULES
+from orchestration.records import FoldMetrics, StudyRecord, TrialRecord, TrialResult
 from orchestration.replay import render_replay, replay
+from orchestration.settings import StudySettings
 from orchestration.storage import Storage
-from orchestration.study import trial_id
 from orchestration.trial import fold_order, run_trial
 
 N, FOLDS, GROUPS = 200, 5, 40
@@ -33,13 +36,13 @@ class Drawn:
         self.asked: list[tuple[str, int, Priority]] = []
         self._dropped: set[str] = set()
 
-    def run(self, jobs: list[Job], priority: Priority) -> Iterator[tuple[Job, Outcome]]:
+    def run(self, jobs: list[FoldJob], priority: Priority) -> Iterator[tuple[FoldJob, Outcome]]:
         for job in jobs:
-            if job["trial_id"] in self._dropped:
-                yield job, {"status": "stopped"}
+            if job.trial_id in self._dropped:
+                yield job, Outcome(status="stopped")
                 continue
-            self.asked.append((job["trial_id"], job["fold"], priority))
-            yield job, self._fold(self._ledger.trial(job["trial_id"]), job["fold"])
+            self.asked.append((job.trial_id, job.fold, priority))
+            yield job, self._fold(self._ledger.trial(job.trial_id), job.fold)
 
     def drop(self, trial_id: str) -> None:
         self._dropped.add(trial_id)
@@ -53,10 +56,10 @@ class Drawn:
         oof = quadrats.loc[rows, ["image_id", "fold", "group"]].reset_index(drop=True)
         oof[list(TARGETS)] = pred[rows]
         score = weighted_r2_score(truth[rows], pred[rows])
-        metrics = {"fold": fold, "score": score, "seconds": 1.0, "peak_memory_mb": 1.0, "finished_at": 9e9}
+        metrics = FoldMetrics(fold=fold, score=score, seconds=1.0, peak_memory_mb=1.0, finished_at=9e9)
         self._ledger.note_fold_start(record.trial_id, fold)
-        self._ledger.write_fold(record.trial_id, fold, oof=oof, model=b"", metrics=metrics)
-        return {"status": "done", "metrics": metrics}
+        self._ledger.write_fold(record.trial_id, oof=oof, model=b"", metrics=metrics)
+        return Outcome(status="done", metrics=metrics)
 
 
 @pytest.fixture
@@ -66,13 +69,15 @@ def ledger(tmp_path: Path) -> Ledger:
     quadrats["group"] = [f"g{row % GROUPS:02d}" for row in range(N)]
     quadrats[list(TARGETS)] = truth
     ledger = Ledger(Storage(tmp_path / "study"))
-    ledger.write_study({"settings": {}, "fold_hash": fold_hash(quadrats)}, quadrats)
+    settings = StudySettings(families=("probe",), backbones=("net",))
+    folds = fold_hash(quadrats)
+    ledger.write_study(StudyRecord(settings=settings, data_fingerprint="d", fold_hash=folds), quadrats)
     return ledger
 
 
 def propose(ledger: Ledger, number: int, *, errors: int, grams: float, spared: str | None = None) -> str:
     config = {"errors": errors, "grams": grams, "backbone": "net", "number": number}
-    identity = trial_id("probe", config, "w", 0, str((ledger.study() or {})["fold_hash"]))
+    identity = make_trial_id("probe", config, "w", 0, ledger.study().fold_hash)
     ledger.write_trial(
         TrialRecord(
             trial_id=identity,
@@ -99,14 +104,14 @@ def test_a_hopeless_trial_ends_after_its_pilot_fold(ledger: Ledger) -> None:
 
     hopeless = propose(ledger, 13, errors=1, grams=8.0)  # the best one's errors, four times as large
     result = run_trial(ledger, pool, hopeless, rule=DEFAULT)
-    assert result is not None and result["status"] == "pruned" and result["score"] is None
+    assert result is not None and result.status == "pruned" and result.score is None
     assert [entry for entry in pool.asked if entry[0] == hopeless] == [(hopeless, 3, PILOT)]
-    assert result["reason"].startswith("pruned after fold 3: p = ") and best[:4] in result["reason"]
-    decision = result["decisions"][-1]
-    assert decision["prune"] and decision["p"] < 0.01 and decision["gain"] < 0.002 and decision["against"] == best
-    assert told_score(result) == decision["estimate"]
+    assert result.reason.startswith("pruned after fold 3: p = ") and best[:4] in result.reason
+    decision = result.decisions[-1]
+    assert decision.prune and decision.p < 0.01 and decision.gain < 0.002 and decision.against == best
+    assert result.reported_value == decision.estimate
     stored = ledger.result(hopeless)
-    assert stored is not None and stored["decisions"] == result["decisions"]
+    assert stored is not None and stored.decisions == result.decisions
     assert run_trial(ledger, pool, hopeless, rule=DEFAULT) == stored  # and stays ended
     assert audit(ledger).clean
 
@@ -116,11 +121,11 @@ def test_a_survivors_other_folds_go_first_and_are_judged_as_well(ledger: Ledger)
     run_trial(ledger, pool, propose(ledger, 0, errors=1, grams=4.0), rule=DEFAULT)
     good = propose(ledger, 11, errors=2, grams=3.0)
     result = run_trial(ledger, pool, good, rule=DEFAULT)
-    assert result is not None and result["status"] == "complete" and len(result["decisions"]) == FOLDS - 1
+    assert result is not None and result.status == "complete" and len(result.decisions) == FOLDS - 1
     asked = [entry for entry in pool.asked if entry[0] == good]
     assert [fold for _, fold, _ in asked] == fold_order(11, list(range(FOLDS))) == [1, 2, 3, 4, 0]
     assert asked[0][2] == PILOT and all(UNDER_WAY[0] == entry[2][0] for entry in asked[1:])
-    assert asked[1][2][1] == -result["decisions"][0]["estimate"]  # the best survivor first
+    assert asked[1][2][1] == -result.decisions[0].estimate  # the best survivor first
 
 
 @pytest.mark.parametrize(("spared", "rule"), [("first of its backbone", DEFAULT), (None, None)])
@@ -131,17 +136,17 @@ def test_what_is_spared_or_not_up_for_pruning_gets_all_its_folds(
     run_trial(ledger, pool, propose(ledger, 0, errors=1, grams=2.0), rule=None)
     trial = propose(ledger, 12, errors=1, grams=8.0, spared=spared)
     result = run_trial(ledger, pool, trial, rule=rule)  # type: ignore[arg-type]
-    assert result is not None and result["status"] == "complete" and result["decisions"] == []
+    assert result is not None and result.status == "complete" and result.decisions == ()
 
 
 def test_a_resumed_trial_is_judged_before_another_fold_starts(ledger: Ledger) -> None:
     pool = Drawn(ledger)
     run_trial(ledger, pool, propose(ledger, 0, errors=1, grams=2.0), rule=DEFAULT)
     trial = propose(ledger, 12, errors=1, grams=8.0)
-    next(pool.run([{"trial_id": trial, "fold": 2}], PILOT))  # its pilot fold was over when the driver was killed
+    next(pool.run([FoldJob(trial_id=trial, fold=2)], PILOT))  # its pilot fold was over when the driver was killed
     before = len(pool.asked)
     result = run_trial(ledger, pool, trial, rule=DEFAULT)
-    assert result is not None and result["status"] == "pruned" and len(pool.asked) == before
+    assert result is not None and result.status == "pruned" and len(pool.asked) == before
 
 
 def test_a_replay_tells_what_a_rule_saves_and_costs(ledger: Ledger) -> None:
@@ -158,6 +163,6 @@ def test_a_replay_tells_what_a_rule_saves_and_costs(ledger: Ledger) -> None:
     assert f"folds saved        {replayed.folds_saved} of 100" in page and "pruned after fold" in page
     record = ledger.trials()[-1]
     ledger.write_trial(replace(record, number=99, trial_id="other"))
-    ledger.write_result("other", {"status": "pruned", "score": None})
+    ledger.write_result("other", TrialResult(status="pruned"))
     with pytest.raises(ValueError, match="--prune off"):
         replay(ledger, "default", say=lambda text: None)

@@ -12,8 +12,9 @@ import pandas as pd
 from biomass_models.configs import config_to_params
 from biomass_models.references import per_target_mean
 from biomass_models.targets import TARGETS, FloatArray, from_components, project_coherent, weighted_r2_score
-from orchestration.ledger import Ledger, TrialRecord
-from orchestration.pruning import Decision
+from orchestration.ledger import Ledger
+from orchestration.records import Decision, FoldMetrics, StudyRecord, TrialRecord, TrialResult
+from orchestration.settings import StudySettings
 from orchestration.storage import Storage
 from search_spaces.domain import SearchSpace
 from search_spaces.spaces import space_of
@@ -89,15 +90,15 @@ def _quadrats(images: int, folds: int, species: str, rng: np.random.Generator) -
     return table
 
 
-def _record(families: Sequence[str], folds: int, scheme: str) -> dict[str, Any]:
-    return {
-        "settings": {
-            "families": list(families), "backbones": [BACKBONE], "shares": [], "weights": "random", "scale": "smoke",
-            "scheme": scheme, "n_folds": folds, "seed": 0, "max_fold_seconds": 60.0,
-        },
-        "data_fingerprint": "d41d8cd98f00", "fold_hash": f"{scheme}-folds", "weights": {BACKBONE: "w"},
-        "versions": {"python": "3.11", "torch": "2.8"}, "created_at": START,
-    }  # fmt: skip
+def _record(families: Sequence[str], folds: int, scheme: str) -> StudyRecord:
+    return StudyRecord(
+        settings=StudySettings(
+            families=tuple(families), backbones=(BACKBONE,), weights="random", scale="smoke", scheme=scheme,
+            n_folds=folds, max_fold_seconds=60.0,
+        ),
+        data_fingerprint="d41d8cd98f00", fold_hash=f"{scheme}-folds", weights={BACKBONE: "w"},
+        versions={"python": "3.11", "torch": "2.8"}, created_at=START,
+    )  # fmt: skip
 
 
 def _trial(number: int, family: str, space: SearchSpace, params: dict[str, Any]) -> TrialRecord:
@@ -116,19 +117,18 @@ def _trial(number: int, family: str, space: SearchSpace, params: dict[str, Any])
 
 def _fold(
     ledger: Ledger, record: TrialRecord, table: pd.DataFrame, pred_NT: FloatArray, fold: int, number: int, looks: bool
-) -> dict[str, Any]:
+) -> FoldMetrics:
     """Two slots take turns, 4 s a fold."""
     rows = (table["fold"] == fold).to_numpy()
     truth_NT = table.loc[rows, list(TARGETS)].to_numpy()
     start = START + 16 * (number // 2) + 4 * fold
-    metrics = {
-        "fold": fold, "images": int(rows.sum()), "score": weighted_r2_score(truth_NT, pred_NT[rows]),
-        "started_at": start, "finished_at": start + 4.0, "seconds": 4.0, "gpu_seconds": 0.0, "cpu_seconds": 4.0,
-        "peak_memory_mb": 512.0, "host": "box", "pid": 100 + number % 2, "epochs": [], "info": {},
-    }  # fmt: skip
+    metrics = FoldMetrics(
+        fold=fold, images=int(rows.sum()), score=weighted_r2_score(truth_NT, pred_NT[rows]),
+        started_at=start, finished_at=start + 4.0, seconds=4.0, cpu_seconds=4.0, peak_memory_mb=512.0, host="box",
+        pid=100 + number % 2,
+    )  # fmt: skip
     ledger.write_fold(
         record.trial_id,
-        fold,
         oof=_frame(table, pred_NT)[rows],
         model=b"",
         metrics=metrics,
@@ -143,23 +143,23 @@ def _end(
     status: str,
     table: pd.DataFrame,
     pred_NT: FloatArray,
-    metrics: list[dict[str, Any]],
+    metrics: list[FoldMetrics],
     reason: str,
 ) -> None:
-    result: dict[str, Any] = {"status": status, "score": None, "decisions": [], "folds_done": len(metrics)}
-    result |= {"ended_at": max(fold["finished_at"] for fold in metrics), "seconds": 4.0 * len(metrics)}
-    result |= {"gpu_seconds": 0.0, "peak_memory_mb": 512.0}
+    cost = {"folds_done": len(metrics), "seconds": 4.0 * len(metrics), "peak_memory_mb": 512.0}
+    cost["ended_at"] = max(fold.finished_at for fold in metrics)
     if status == "complete":
-        result["score"] = weighted_r2_score(table[list(TARGETS)].to_numpy(), pred_NT)
-        result["fold_scores"] = [fold["score"] for fold in metrics]
+        score = weighted_r2_score(table[list(TARGETS)].to_numpy(), pred_NT)
+        scores = tuple(fold.score for fold in metrics)
+        result = TrialResult(status=status, score=score, fold_scores=scores, **cost)
         ledger.write_result(record.trial_id, result, _frame(table, pred_NT))
         return
     if status == "pruned":
         decision = Decision(rule="default", prune=True, after_fold=0, folds_done=1, against="0000", p=0.004, groups=5,
                             gain=0.0003, estimate=0.25)  # fmt: skip
-        result |= {"estimate": 0.25, "decisions": [decision.as_json()], "reason": str(decision)}
+        result = TrialResult(status=status, estimate=0.25, decisions=(decision,), reason=str(decision), **cost)
     else:
-        result["reason"] = reason
+        result = TrialResult(status=status, reason=reason, **cost)
     ledger.write_result(record.trial_id, result)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import optuna
 import pytest
 
-from biomass_models.configs import BaselineConfig
+from biomass_models.configs import BaselineConfig, ProbeConfig
 from search_spaces.domain import Choice, Integer, LogUniform, SearchSpace, Uniform, When
 from search_spaces.spaces import SCALES, SPACES, space_of
 from search_spaces.to_optuna import encode, finished_trial, new_study, suggest
@@ -92,3 +94,52 @@ def test_optuna_records_hold_plain_values_only() -> None:
     trial = finished_trial(space, space.first_trials[0], 0.1)
     assert isinstance(trial, optuna.trial.FrozenTrial)
     assert all(isinstance(value, str | int | float) for value in trial.params.values())
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("family", SPACES)
+def test_a_space_comes_back_from_json_as_it_was(family: str, scale: str) -> None:
+    space = space_of(family, ("one", "two"), scale)
+    stored = json.loads(json.dumps(space.to_json()))
+    again = SearchSpace.from_json(family, space.config_class, stored)
+    assert again.domains == space.domains and list(again.domains) == list(space.domains)
+    assert again.to_json() == space.to_json()
+    one, other = (new_study(3) for _ in range(2))
+    for _ in range(12):
+        params = suggest(one.ask(), space)
+        assert suggest(other.ask(), again) == params and again.config(params) == space.config(params)
+
+
+def test_points_of_other_ranges_are_observed_where_optuna_can() -> None:
+    space = SearchSpace(
+        family="probe",
+        config_class=ProbeConfig,
+        domains={
+            "log10_alpha_low": Uniform(-4.0, 0.0),
+            "layers": Integer(1, 4),
+            "transform": Choice(("log1p", "none")),
+        },
+        fixed={"backbone": "net"},
+    )
+    study, inside = new_study(0), {"log10_alpha_low": -1.0, "layers": 2, "transform": "none"}
+    for number in range(14):
+        outside = {**inside, "log10_alpha_low": -9.0 - number, "layers": 7, "colour": "green"}
+        observed = finished_trial(space, outside, 0.1)
+        assert observed is not None and set(observed.params) == set(inside)
+        study.add_trial(observed)
+        told = finished_trial(space, {**inside, "log10_alpha_low": -number / 4}, 0.2)
+        assert told is not None
+        study.add_trial(told)
+    for _ in range(20):
+        drawn = suggest(study.ask(), space)
+        assert space.misfits(drawn) == []
+    assert finished_trial(space, {**inside, "transform": "sqrt"}, 0.1) is None
+    assert finished_trial(space, {**inside, "layers": "many"}, 0.1) is None
+    assert space.misfits({**inside, "transform": "sqrt"}) == ["transform"]
+    assert space.misfits({"layers": 2, "transform": "none", "more": 1}) == ["log10_alpha_low", "more"]
+
+
+@pytest.mark.parametrize("harm", [{"domains": {"x": {"kind": "cloud"}}}, {"domains": 3}, {}, {"domains": {"x": {}}}])
+def test_stored_ranges_that_cannot_be_read_are_a_value_error(harm: dict) -> None:
+    with pytest.raises(ValueError):
+        SearchSpace.from_json("probe", ProbeConfig, harm)

@@ -1,0 +1,104 @@
+"""Where everything of a study lies, relative to its root.
+
+study.json, quadrats.parquet, photographs.parquet, references.parquet
+owner.json                                   who drives the study now (lock.py); .lock beside it on a local path
+trials/<id>/trial.json                       what was proposed
+trials/<id>/fold-<k>/start-<when>-<pid>.json each time that the fold began
+trials/<id>/fold-<k>/oof.parquet, model.safetensors, attention.parquet if any, then metrics.json (the marker)
+trials/<id>/oof.parquet, then result.json    (the marker)
+trials/<id>/reopened-<when>.json             a result that was taken back
+trials/<id>/torn-<when>.json                 a record that was not to be read, set aside; in fold-<k>/ a marker
+trials/<id>/fold-<k>/model-dropped.json      the model was deleted to keep --weights-gb
+tensorboard/<id>/events...                   derived: for people's eyes
+tune/                                        Ray Tune's own files, never read
+teachers/<id>/fold-<k>/targets.parquet, then teacher.json (the marker)
+ensembles/<name>/submission.csv, then ensemble.json (the marker)
+ensembles/test-<id>/members/<trial>.parquet  test predictions, kept for the next blend; shards/ until all are there
+ensembles/oof-flips-<n>/members/<trial>.parquet
+"""
+
+from __future__ import annotations
+
+STUDY = "study.json"
+QUADRATS = "quadrats.parquet"
+PHOTOGRAPHS = "photographs.parquet"
+REFERENCES = "references.parquet"
+OWNER = "owner.json"
+LOCK = ".lock"
+TRIALS = "trials"
+TEACHERS = "teachers"
+ENSEMBLES = "ensembles"
+TUNE = "tune"
+
+TRIAL = "trial.json"
+RESULT = "result.json"  # marker of an ended trial
+METRICS = "metrics.json"  # marker of a finished fold
+TEACHER = "teacher.json"  # marker of a teacher
+ENSEMBLE = "ensemble.json"  # marker of a submission
+OOF = "oof.parquet"
+MODEL = "model.safetensors"
+ATTENTION = "attention.parquet"
+TARGETS = "targets.parquet"
+SUBMISSION = "submission.csv"
+DROPPED = "model-dropped.json"
+TORN = "torn-"  # first letters of what was set aside
+START = "start-"  # first letters of the notes that a fold was begun
+PREDICTIONS = ("test-", "oof-")  # first letters of folders of predictions, which are no ensembles
+
+
+def trial(trial_id: str) -> str:
+    return f"{TRIALS}/{trial_id}"
+
+
+def trial_record(trial_id: str) -> str:
+    return f"{trial(trial_id)}/{TRIAL}"
+
+
+def result(trial_id: str) -> str:
+    return f"{trial(trial_id)}/{RESULT}"
+
+
+def reopened(trial_id: str, milliseconds: int) -> str:
+    return f"{trial(trial_id)}/reopened-{milliseconds}.json"
+
+
+def torn(folder: str, milliseconds: int) -> str:
+    return f"{folder}/{TORN}{milliseconds}.json"
+
+
+def fold(trial_id: str, number: int) -> str:
+    return f"{trial(trial_id)}/fold-{number}"
+
+
+def fold_start(trial_id: str, number: int, milliseconds: int, pid: int) -> str:
+    return f"{fold(trial_id, number)}/{START}{milliseconds}-{pid}.json"
+
+
+def metrics(trial_id: str, number: int) -> str:
+    return f"{fold(trial_id, number)}/{METRICS}"
+
+
+def dropped_model(trial_id: str, number: int) -> str:
+    return f"{fold(trial_id, number)}/{DROPPED}"
+
+
+def events(trial_id: str) -> str:
+    """TensorBoard's events of a trial."""
+    return f"tensorboard/{trial_id}/events.out.tfevents.0.{trial_id}"
+
+
+def teacher(teacher_id: str, number: int) -> str:
+    """Folder of one fold's teacher."""
+    return f"{TEACHERS}/{teacher_id}/fold-{number}"
+
+
+def ensemble(name: str) -> str:
+    return f"{ENSEMBLES}/{name}"
+
+
+def member_prediction(name: str, trial_id: str) -> str:
+    return f"{ensemble(name)}/members/{trial_id}.parquet"
+
+
+def member_shard(name: str, trial_id: str, span: tuple[int, int]) -> str:
+    return f"{ensemble(name)}/shards/{trial_id}/{span[0]}-{span[1]}.parquet"

@@ -1,0 +1,67 @@
+"""Studies that released versions wrote (tests/studies), and how a command goes on with a copy of one, without Ray."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from biomass_models.weights import WeightsSource
+from orchestration.ledger import Ledger
+from orchestration.pool import InlinePool
+from orchestration.recipes import overridden
+from orchestration.records import TrialResult
+from orchestration.search import Resources, prepare_search, resolve
+from orchestration.searcher import Proposer
+from orchestration.storage import Storage
+from orchestration.trial import run_trial
+from orchestration.worker import WorkerContext
+
+STUDIES = Path(__file__).parents[1] / "studies" / "0.1.0"
+DATA = STUDIES / "data"
+RANDOM = WeightsSource("random")
+
+
+def copy_of(name: str, folder: Path) -> Ledger:
+    """A study that a test may go on with."""
+    shutil.copytree(STUDIES / name, folder / name)
+    return Ledger(Storage(folder / name))
+
+
+def go_on(
+    ledger: Ledger,
+    *,
+    trials: int,
+    recipe: str | None = "smoke",
+    data: Path = DATA,
+    source: WeightsSource = RANDOM,
+    say: Callable[[str], Any] = lambda text: None,
+    **typed: Any,
+) -> Proposer:
+    """What `biomass search STUDY --data DIR --recipe smoke --trials N` does before Ray starts."""
+    asked, made_with = overridden(recipe, {"trials": trials, **typed})
+    resources = Resources(gpus_per_fold=0.0)
+    wanted = resolve(ledger, asked, made_with, weights=source, resources=resources, say=say)
+    return prepare_search(
+        ledger, data, wanted.settings, fingerprints=wanted.fingerprints, max_trials=trials, say=say,
+        made_with=made_with,
+        fold_file=Path(asked.fold_file) if asked.fold_file else None,
+    )  # fmt: skip
+
+
+def finish(proposer: Proposer, cache: Path, data: Path = DATA) -> dict[str, TrialResult]:
+    """Run what the proposer still has, in this process; results by trial id."""
+    ledger, found = proposer.ledger, {}
+    context = WorkerContext(study=ledger.storage.uri, data_dir=str(data), cache_dir=str(cache), weights=RANDOM)
+    pool = InlinePool(context)
+    while (record := proposer.propose()) is not None:
+        result = run_trial(ledger, pool, record.trial_id)
+        assert result is not None
+        proposer.tell(record.trial_id, result)
+        found[record.trial_id] = result
+    return found
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -1,0 +1,167 @@
+"""Photographs that are not those of the search, and data directories without test images."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from blended_study import InlinePredictor, finished_study
+from PIL import Image, ImageOps
+from tiny_study import RANDOM
+
+from biomass_models.folds import assign_folds, fold_hash
+from biomass_models.images import digest_of, file_digest
+from biomass_models.photographs import common_size, stretched
+from biomass_models.table import TEST_FILE, DataError, read_train
+from biomass_models.targets import TARGETS
+from orchestration import cli
+from orchestration.blending import BlendOptions, run_ensemble
+from orchestration.data_changes import data_fingerprint, data_notices
+from orchestration.explain import explain
+from orchestration.ledger import Ledger
+from orchestration.members import FileMembers
+from orchestration.report.make import make_report
+from orchestration.settings import StudySettings
+from orchestration.storage import Storage
+from orchestration.study import open_study
+
+
+def searched(folder: Path, data: Path) -> Ledger:
+    """A study of a data directory without any trial, as a search opens it."""
+    quadrats = read_train(data)
+    folds = assign_folds(quadrats, n_folds=3)
+    quadrats = quadrats.merge(folds, on="image_id", validate="one_to_one")
+    paths = [data / path for path in quadrats["image_path"]]
+    ledger = Ledger(Storage(folder))
+    open_study(
+        ledger,
+        StudySettings(families=("probe",), backbones=("test_vit",), n_folds=3),
+        quadrats=quadrats,
+        data_fingerprint=data_fingerprint(quadrats, digest_of([file_digest(path) for path in paths])),
+        fold_hash=fold_hash(folds),
+        weights={},
+        photograph_size=common_size(paths),
+    )
+    digests = [file_digest(path) for path in paths]
+    ledger.write_photographs(pd.DataFrame({"image_id": quadrats["image_id"], "blake2b": digests}))
+    return ledger
+
+
+def mirrored(data: Path) -> None:
+    path = sorted((data / "train").iterdir())[0]
+    ImageOps.mirror(Image.open(path)).save(path, quality=90)
+
+
+def labelled_anew(data: Path) -> None:
+    text = (data / "train.csv").read_text().splitlines()
+    (data / "train.csv").write_text("\n".join([text[0], text[1].rsplit(",", 1)[0] + ",77.5", *text[2:]]) + "\n")
+
+
+def one_lost(data: Path) -> None:
+    sorted((data / "train").iterdir())[0].unlink()
+
+
+def one_image_fewer(data: Path) -> None:
+    text = (data / "train.csv").read_text().splitlines()
+    (data / "train.csv").write_text("\n".join([text[0], *text[6:]]) + "\n")
+
+
+def square_tests(data: Path) -> None:
+    for path in (data / "test").iterdir():
+        Image.open(path).resize((100, 100)).save(path)
+
+
+CHANGES = {
+    mirrored: "photographs replaced",
+    labelled_anew: "1 label changed (",
+    one_lost: "lacks 1 photograph of train.csv (train/",
+    one_image_fewer: "1 photograph missing (",
+    square_tests: "6 of 6 photographs have another shape than the 160 x 80 px trained on",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_what_changed_since_the_search_is_said_by_report_and_ensemble(
+    change, own_pasture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = searched(tmp_path / "study", own_pasture)
+    assert list(data_notices(ledger, own_pasture)) == []
+    change(own_pasture)
+    (text,) = data_notices(ledger, own_pasture)
+    assert CHANGES[change] in text and len(text) <= 2 * 80 + len(str(own_pasture))
+    for command in (["report"], ["ensemble"]):
+        monkeypatch.setattr(sys, "argv", ["biomass", *command, str(tmp_path / "study"), "--data", str(own_pasture)])
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(SystemExit):
+            cli.main()
+        assert f"warning: {text}" in capsys.readouterr().err
+
+
+def test_another_test_set_is_left_alone(own_pasture: Path, tmp_path: Path) -> None:
+    ledger = searched(tmp_path / "study", own_pasture)
+    mirrored(own_pasture)
+    (own_pasture / "train.csv").unlink()
+    assert list(data_notices(ledger, own_pasture)) == []
+
+
+@pytest.mark.parametrize(
+    "size, odd", [((200, 100), False), ((100, 100), True), ((100, 200), True), ((220, 100), False)]
+)
+def test_photographs_of_another_shape_are_named(tmp_path: Path, size: tuple[int, int], odd: bool) -> None:
+    Image.new("RGB", size).save(tmp_path / "one.png")
+    text = stretched([tmp_path / "one.png"], (2000, 1000))
+    assert (text is not None) == odd and (not odd or f"one.png with {size[0]} x {size[1]}" in text)
+
+
+# -- no test.csv ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def without_tests(tmp_path_factory: pytest.TempPathFactory, tiny_pasture: Path) -> tuple[Path, Ledger]:
+    """A data directory without test images, and a finished study of it."""
+    folder = tmp_path_factory.mktemp("without")
+    shutil.copytree(tiny_pasture, folder / "data")
+    (folder / "data" / TEST_FILE).unlink()
+    shutil.rmtree(folder / "data" / "test")
+    return folder / "data", finished_study(folder / "study", folder / "data", folder / "cache")
+
+
+def blend(ledger: Ledger, data: Path | None, out: Path, cache: Path) -> list[Path]:
+    return run_ensemble(
+        [ledger.storage.uri],
+        FileMembers(),
+        data_dir=data,
+        out=out,
+        options=BlendOptions(rule="top-5"),
+        seed=0,
+        open_predictor=lambda data: InlinePredictor(data, cache),
+        say=lambda _: None,
+        show=lambda _: None,
+    )
+
+
+def test_a_study_needs_test_images_only_to_predict_them(without_tests: tuple[Path, Ledger], tmp_path: Path) -> None:
+    data, ledger = without_tests
+    assert "<html" in make_report(ledger, data)
+    assert blend(ledger, None, tmp_path / "card", tmp_path / "cache") == []
+    assert (tmp_path / "card" / "ensemble.json").is_file()
+    trial, image_id = next(iter(ledger.results())), str(read_train(data)["image_id"][0])
+    assert explain(ledger, trial, image_id, data, cache_dir=tmp_path, weights=RANDOM).truth_T is not None
+    with pytest.raises(DataError, match=r"the test images are named in test\.csv; got none in .*; add it"):
+        blend(ledger, data, tmp_path / "submission.csv", tmp_path / "cache")
+    assert not (tmp_path / "submission.csv").exists()
+
+
+def test_members_from_files_need_no_test_images_either(without_tests: tuple[Path, Ledger], tmp_path: Path) -> None:
+    data, _ = without_tests
+    train = read_train(data)
+    noisy = train[["image_id", *TARGETS]].copy()
+    noisy[list(TARGETS)] += np.random.default_rng(0).normal(0, 3, (len(train), 5))
+    pd.DataFrame(noisy).to_csv(tmp_path / "ash.csv", index=False)
+    files = FileMembers(oof=(str(tmp_path / "a*.csv"),), truth=data / "train.csv")
+    quiet = {"say": lambda _: None, "show": lambda _: None, "open_predictor": lambda _: None}
+    assert run_ensemble([], files, data_dir=None, out=tmp_path / "out", options=BlendOptions(), seed=0, **quiet) == []

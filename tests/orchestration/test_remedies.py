@@ -1,0 +1,259 @@
+"""Every remedy that a message prints is carried out by a test, which then shows that the problem is gone.
+
+The table has each message that names a command or a step on files, by a part of its text, and the test that does what
+it says. A new message of that kind fails here until it has its test. The tests below have no better place.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from blended_study import finished_study
+from tiny_study import RANDOM, make_study
+from told_study import told_study
+from typer.testing import CliRunner
+
+from biomass_models.errors import UserError
+from biomass_models.targets import TARGETS
+from ensembles.blend import apply_blend, fit_blend
+from ensembles.card import Card
+from ensembles.choice import rule_named
+from ensembles.library import library_from_frames
+from ensembles.recipe import Recipe
+from orchestration.blending import BlendOptions, make_cards
+from orchestration.bundle import BundleError, predict_bundle
+from orchestration.cli import app
+from orchestration.export import export_bundle
+from orchestration.ledger import LedgerError, open_ledger
+from orchestration.members import FileMembers, gather
+from orchestration.pool import InlinePool
+from orchestration.records import TrialRef
+from orchestration.refit import refit_trial
+from orchestration.trial import run_trial
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("biomass_models", "ensembles", "orchestration", "search_spaces")
+# by what a remedy on a study, a bundle or a command is recognised
+STEPS = re.compile(
+    r"`biomass \w+|biomass repair|same command|command again|command of the search|--retry-failed|copy it back"
+    r"|put it back|copy again|export it again|blend again|blend without them|make room|--restore|search until"
+)
+TORN, ROOM, FAILURES = "test_torn.py", "test_model_room.py", "test_failures.py"
+TORN_FILE = f"{TORN}::test_a_torn_file_of_a_trial_is_named_skipped_and_made_again"
+KILLED = "test_road.py::test_a_killed_driver_loses_and_repeats_nothing"
+AUDITED = f"{FAILURES}::test_an_audit_passes_what_is_whole_and_names_what_is_not"
+ASIDE = f"{TORN}::test_a_torn_record_is_set_aside_and_its_folds_serve_when_it_is_proposed_again"
+RETRIED = f"{TORN}::test_a_failed_trial_that_lost_a_fold_is_computed_again_when_it_is_retried"
+RAY = "test_faults.py::test_a_killed_worker_and_a_killed_raylet_lose_and_repeat_nothing"
+ROAD = "test_road.py::test_the_readmes_way_from_search_to_report_with_folds_side_by_side"
+PAGES = "../browser/test_dashboard.py::test_both_pages_show_the_study_and_follow_it"
+NO_SUCCESS = f"{FAILURES}::test_the_command_of_a_search_without_a_success_ends_with_its_reason"
+ALIKE = f"{FAILURES}::test_an_image_that_breaks_during_the_search_fails_the_trial_and_names_the_file"
+FULL = "test_trial.py::test_a_full_disk_leaves_the_trial_open"
+HERE = "test_remedies.py"
+
+REMEDIES = {
+    "make room, or choose another cache directory": f"{FAILURES}::test_a_cache_without_room_leaves_the_trial_open",
+    "make room, or name another folder with --cache": FULL,
+    "make room, or name another folder; what was finished": "test_cli_errors.py::test_no_space_left_for_pictures",
+    "must have room and answer, got": f"{FAILURES}::test_a_folder_that_takes_nothing_leaves_the_trial_open",
+    "{}, then give the same command again": FULL,
+    "copy or export it again": ALIKE,
+    "predictions must be finite": f"{HERE}::test_a_member_that_predicts_nothing_is_left_out",
+    "blend again with this version": f"{HERE}::test_a_card_of_another_version_is_made_again",
+    "written by another version: blend again": f"{HERE}::test_a_card_of_another_version_is_made_again",
+    "no trial is complete, got": NO_SUCCESS,
+    "a search must complete a trial, got": NO_SUCCESS,
+    "trials all failed for the same reason": ALIKE,
+    ", with --retry-failed": RETRIED,
+    "unfinished: {}; the command of the search": AUDITED,
+    "; see biomass repair STUDY": TORN_FILE,
+    "`biomass repair {}` reopens it": TORN_FILE,
+    "the command of the search does it": TORN_FILE,
+    "`biomass repair {}` sets the trial aside": ASIDE,
+    "the command of the search goes on with it": f"{TORN}::test_an_open_trial_mends_its_own_folds",
+    "copy it back from another copy": f"{TORN}::test_a_study_without_its_table_says_what_to_do",
+    "put it back from a copy": f"{HERE}::test_a_study_json_that_is_put_back_is_as_it_was",
+    "`biomass ensemble` makes it anew": f"{TORN}::test_torn_tables_beside_the_trials_are_made_anew",
+    "`biomass ensemble` makes one": f"{HERE}::test_a_card_of_another_version_is_made_again",
+    "brings it back": f"{ROOM}::test_restoring_brings_back_the_same_bytes",
+    "has all its models; leave --restore": f"{ROOM}::test_restoring_brings_back_the_same_bytes",
+    "{}; mend that, then give the same command again": f"{ROOM}::test_a_model_of_other_data_is_not_put_back",
+    "must be of format": f"{HERE}::test_a_damaged_bundle_is_copied_or_exported_again",
+    "are missing or changed, such as": f"{HERE}::test_a_damaged_bundle_is_copied_or_exported_again",
+    "is no whole bundle": f"{HERE}::test_a_damaged_bundle_is_copied_or_exported_again",
+    "the same command goes on from here": "test_road.py::test_ctrl_c_stops_cleanly_and_says_how_to_go_on",
+    "was killed, the same command goes on": KILLED,
+    "Ray has died under the search": RAY,
+    "the same command takes over in": "test_lock.py::test_what_a_dead_driver_left_is_taken_over_with_a_note",
+    "`biomass leaderboard` lists them": f"{HERE}::test_an_unknown_trial_is_found_on_the_leaderboard",
+    "or run `biomass search` first": ROAD,
+    "runs of images; run the command again": "test_predict.py::test_an_interrupted_prediction_goes_on_where_it_was",
+    "are missing in {}; run the command again": "test_predict.py::test_an_interrupted_prediction_goes_on_where_it_was",
+    "search until one is": f"{HERE}::test_what_needs_a_finished_trial_works_once_there_is_one",
+    "a refit compares with finished folds": f"{HERE}::test_what_needs_a_finished_trial_works_once_there_is_one",
+    "stop with Ctrl-C and give the same command again": PAGES,
+}
+NO_REMEDY = (  # texts that name a command for another reason
+    "Pasture biomass from photographs",
+    "trials are changed by `biomass search` alone",
+    "the same search with ",
+)
+
+
+def texts(path: Path) -> Iterator[str]:
+    """Texts of a module as they are printed, docstrings left out; {} stands for what is filled in."""
+    tree = ast.parse(path.read_text())
+    inside: set[int] = set()
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+            inside.add(id(body[0].value))
+        if isinstance(node, ast.JoinedStr):
+            inside.update(map(id, node.values))
+    for node in ast.walk(tree):
+        if id(node) in inside:
+            continue
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+        elif isinstance(node, ast.JoinedStr):
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values)
+
+
+def test_every_remedy_has_the_test_that_carries_it_out() -> None:
+    used: set[str] = set()
+    for path in (path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))):
+        for text in texts(path):
+            if not STEPS.search(text) or text.startswith("--") or any(part in text for part in NO_REMEDY):
+                continue
+            found = [part for part in REMEDIES if part in text]
+            assert len(found) == 1, f"{path.name}: {text!r} is in the table {len(found)} times"
+            used.update(found)
+    assert used == set(REMEDIES)
+    tests = Path(__file__).parent
+    for named in REMEDIES.values():
+        file, _, name = named.partition("::")
+        assert f"\ndef {name}(" in (tests / file).read_text(), named
+
+
+def test_an_unknown_trial_is_found_on_the_leaderboard(tmp_path: Path) -> None:
+    ledger = told_study(tmp_path / "study")
+    with pytest.raises(LedgerError, match="`biomass leaderboard` lists them"):
+        ledger.trial("zzzzzzzzzz")
+    board = CliRunner().invoke(app, ["leaderboard", ledger.storage.uri]).stdout
+    name = ledger.trials()[3].trial_id
+    assert name in board and ledger.trial(name).number == 3
+
+
+@pytest.mark.parametrize("harm", ["gone", "torn"])
+def test_a_study_json_that_is_put_back_is_as_it_was(tmp_path: Path, harm: str) -> None:
+    ledger = told_study(tmp_path / "study")
+    path, board = tmp_path / "study" / "study.json", ["leaderboard", str(tmp_path / "study"), "--json"]
+    before, content = CliRunner().invoke(app, board).stdout, path.read_bytes()
+    path.write_bytes(content[:100]) if harm == "torn" else path.unlink()
+    refused = CliRunner().invoke(app, board)
+    assert isinstance(refused.exception, LedgerError) and "put it back from a copy" in str(refused.exception)
+    path.write_bytes(content)
+    assert CliRunner().invoke(app, board).stdout == before and ledger.study() is not None
+
+
+def test_what_needs_a_finished_trial_works_once_there_is_one(tmp_path: Path, tiny_pasture: Path) -> None:
+    ledger, context, records = make_study(tmp_path / "study", tiny_pasture, tmp_path / "cache")
+    trial = records[1].trial_id
+    again = {"data_dir": tiny_pasture, "cache_dir": tmp_path / "cache", "weights": RANDOM}
+    with pytest.raises(LedgerError, match="search until one is"):
+        gather([ledger.storage.uri], FileMembers(), test_ids=None, seed=0, say=lambda line: None)
+    with pytest.raises(LedgerError, match="the command of the search finishes open trials"):
+        refit_trial(ledger, trial, **again)  # type: ignore[arg-type]
+    run_trial(ledger, InlinePool(context), trial)
+    oof = ledger.oof(trial)
+    oof[list(TARGETS)] = (oof[list(TARGETS)].to_numpy() + ledger.quadrats()[list(TARGETS)].to_numpy()) / 2
+    result = ledger.result(trial)
+    assert result is not None
+    ledger.write_result(trial, result, oof)  # random weights have no skill, and a library leaves such members out
+    assert gather([ledger.storage.uri], FileMembers(), test_ids=None, seed=0, say=lambda line: None).trials
+    assert refit_trial(ledger, trial, **again).same  # type: ignore[arg-type]
+
+
+def test_a_member_that_predicts_nothing_is_left_out(tmp_path: Path) -> None:
+    ledger = told_study(tmp_path / "study")
+    truth = ledger.quadrats()[["image_id", "fold", "group", *TARGETS]]
+    frames = {one.trial_id: ledger.oof(one.trial_id)[["image_id", *TARGETS]] for one in ledger.trials()}
+    recipe = Recipe(rule=rule_named("top-3"))
+    card = fit_blend(library_from_frames(frames, truth), recipe, 0)
+    predictions = {name: frame[list(TARGETS)].to_numpy() for name, frame in frames.items()}
+    broken = next(iter(card.members))
+    predictions[broken] = np.full_like(predictions[broken], np.nan)
+    with pytest.raises(UserError, match=f"{broken} are not; blend without them"):
+        apply_blend(card, predictions)
+    del frames[broken]
+    card = fit_blend(library_from_frames(frames, truth), recipe, 0)
+    assert np.isfinite(apply_blend(card, predictions)).all()
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory, tiny_pasture: Path) -> tuple[str, Path, Path]:
+    """A finished study, its cache, and a bundle of a blend of it."""
+    folder = tmp_path_factory.mktemp("exported")
+    ledger = finished_study(folder / "study", tiny_pasture, folder / "cache")
+    study = ledger.storage.uri
+    blend(study)
+    export_bundle(study, "blend", folder / "bundle", weights=RANDOM)
+    return study, folder / "cache", folder / "bundle"
+
+
+def blend(study: str) -> Card:
+    """What `biomass ensemble` writes into the study, without a test set."""
+    gathered = gather([study], FileMembers(), test_ids=None, seed=0, say=lambda line: None)
+    (card,) = make_cards(gathered, BlendOptions(), None, lambda line: None)
+    refs = {name: TrialRef(study, name) for name in card.members}
+    open_ledger(study).write_ensemble("blend", card.to_json(), refs, b"")
+    return card
+
+
+def test_a_card_of_another_version_is_made_again(exported: tuple[str, Path, Path], tmp_path: Path) -> None:
+    study, _, _ = exported
+    ledger = open_ledger(study)
+    record = ledger.ensemble("blend")
+    strange = {name: value for name, value in record.card.items() if name != "ceiling_score"} | {"colour": "green"}
+    ledger.write_ensemble("blend", strange, record.trials, b"")
+    with pytest.raises(UserError, match="blend again with this version"):
+        export_bundle(study, "blend", tmp_path / "bundle", weights=RANDOM)
+    with pytest.raises(LedgerError, match=r"there is no ensemble other .*`biomass ensemble` makes one"):
+        ledger.ensemble("other")
+    card = blend(study)
+    export_bundle(study, "blend", tmp_path / "bundle", weights=RANDOM)
+    assert (tmp_path / "bundle" / "bundle.json").exists() and Card.from_json(ledger.ensemble("blend").card) == card
+
+
+def test_a_damaged_bundle_is_copied_or_exported_again(
+    exported: tuple[str, Path, Path], tiny_pasture: Path, tmp_path: Path
+) -> None:
+    study, _, bundle = exported
+    copy = tmp_path / "copy"
+
+    def predict() -> None:
+        out = tmp_path / "out.csv"
+        predict_bundle(copy, tiny_pasture, out, weights=copy / "weights", say=lambda line: None)
+        out.unlink()
+
+    shutil.copytree(bundle, copy)
+    next(copy.glob("members/*/fold-1.safetensors")).write_bytes(b"")
+    with pytest.raises(BundleError, match="copy again"):
+        predict()
+    shutil.rmtree(copy)
+    shutil.copytree(bundle, copy)
+    predict()
+    for content in ("{}", "{"):
+        (copy / "bundle.json").write_text(content)
+        with pytest.raises(BundleError, match="export it again"):
+            predict()
+    shutil.rmtree(copy)
+    export_bundle(study, "blend", copy, weights=RANDOM)
+    predict()
