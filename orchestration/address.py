@@ -16,18 +16,18 @@ INSTEAD = "give HOST:PORT of `ray start --head`, or leave --address and RAY_ADDR
 
 
 class ClusterError(UserError):
-    """Ray does not start or answer: what was got, and `remedy`."""
+    """Ray does not start or answer: what was found, against which rule, and the remedy."""
 
     def __init__(self, got: str, remedy: str, rule: str = "Ray must start, answer and stay, got ") -> None:
         super().__init__(f"{rule}{got}; {remedy}")
-        self.got, self.remedy = got, remedy
+        self.found, self.remedy = f"{rule}{got}", remedy
 
 
 class AddressError(ClusterError):
     """No Ray cluster can be joined at that address."""
 
-    def __init__(self, got: str, remedy: str) -> None:
-        super().__init__(got, remedy, rule="")
+    def __init__(self, found: str, remedy: str = INSTEAD) -> None:
+        super().__init__(found, remedy, rule="")
 
 
 def cluster_address(address: str | None) -> str | None:
@@ -51,14 +51,14 @@ def require_answer(address: str | None) -> None:
         return
     host, port = _host_and_port(named)
     try:
-        is_cluster = _speaks_grpc(host, port)
+        answers = _speaks_grpc(host, port)
     except (OSError, UnicodeError) as error:
-        raise AddressError(f"a Ray cluster answers at its address, {named} does not ({error})", INSTEAD) from None
-    if is_cluster:
+        raise AddressError(f"a Ray cluster answers at its address, {named} does not ({error})") from None
+    if answers:
         return
     if is_ray_dashboard(f"http://{_bracketed(host)}:{port}", seconds=2.0):
         raise _job_server(named, host)
-    raise AddressError(f"a Ray cluster answers at its address, at {named} another program does", INSTEAD)
+    raise AddressError(f"a Ray cluster answers at its address, at {named} another program does")
 
 
 def _speaks_grpc(host: str, port: int) -> bool:
@@ -88,15 +88,15 @@ def _host_and_port(named: str) -> tuple[str, int]:
         )
     match = NAMED.fullmatch(named)
     if match is None or not 0 < int(match["port"]) < 65536:
-        raise AddressError(f"the address of a Ray cluster is HOST:PORT, got {named!r}", INSTEAD)
+        raise AddressError(f"the address of a Ray cluster is HOST:PORT, got {named!r}")
     return match["host"].strip("[]"), int(match["port"])
 
 
 def _job_server(named: str, host: str) -> AddressError:
-    url = named if "://" in named else f"http://{named}"
+    address = named if "://" in named else f"http://{named}"
     return AddressError(
         f"{named} is the address of the job server",
-        f"submit the command to it (ray job submit --address {url} -- ...), or join the cluster at {host}:6379",
+        f"submit the command to it (ray job submit --address {address} -- ...), or join the cluster at {host}:6379",
     )
 
 

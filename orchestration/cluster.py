@@ -38,11 +38,10 @@ def ray_cluster(
 
     num_cpus: what an embedded Ray believes this machine has; None counts the cores that this process may use.
 
-    Raises ClusterError where Ray does not start or answer.
-
     address: of a running cluster; without it, and without RAY_ADDRESS, Ray is embedded ("local", because plain
     `ray.init()` would join any cluster whose address lies in the temporary folder), with a token of its own.
     say: is given notes on what differs from what was asked for.
+    Raises ClusterError where Ray does not start or answer, MachineError where this machine lacks what it needs.
     """
     # Tune would move each trial into a folder of its own, and relative study paths with it.
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
@@ -117,30 +116,6 @@ def _own_environment() -> Iterator[None]:
         _forget_token()
 
 
-def _forget_token() -> None:
-    """Ray keeps the first token that it saw in a process, even for another cluster."""
-    with suppress(ImportError, AttributeError):
-        from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
-
-        AuthenticationTokenLoader.instance().reset_cache()
-
-
-@contextmanager
-def without_uv_hook(keep: bool) -> Iterator[None]:
-    """Under `uv run` Ray would upload the working directory and run workers by uv: no folder of photographs fits, and
-    workers have this environment already.
-
-    keep: leave Ray's setting as it is.
-    """
-    before = ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV
-    if not keep:
-        ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False
-    try:
-        yield
-    finally:
-        ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = before
-
-
 def refusal(error: BaseException) -> ClusterError:
     """Why Ray does not start or answer any more, in words, with what to do."""
     said = str(error).strip()
@@ -165,3 +140,27 @@ def _start(**settings: Any) -> None:
         ray.init(**settings)
     except Exception as error:  # Ray raises many kinds: for a connection, a time-out, a version, a token, a process
         raise refusal(error) from error
+
+
+def _forget_token() -> None:
+    """Ray keeps the first token that it saw in a process, even for another cluster."""
+    with suppress(ImportError, AttributeError):
+        from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
+
+        AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextmanager
+def without_uv_hook(keep: bool) -> Iterator[None]:
+    """Under `uv run` Ray would upload the working directory and run workers by uv: no folder of photographs fits, and
+    workers have this environment already.
+
+    keep: leave Ray's setting as it is.
+    """
+    before = ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV
+    if not keep:
+        ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False
+    try:
+        yield
+    finally:
+        ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = before

@@ -21,9 +21,10 @@ from biomass_models.problems import DataError
 from biomass_models.table import read_train
 from biomass_models.weights import WeightsError, WeightsSource
 from biomass_models.zoo import FAMILIES
-from orchestration.address import ClusterError, is_cluster
-from orchestration.cluster import ray_cluster, refusal, slot_limit
+from orchestration.address import is_cluster
+from orchestration.cluster import ClusterError, ray_cluster, refusal, slot_limit
 from orchestration.findings import Finding
+from orchestration.machine import MachineError
 from orchestration.node_facts import node_facts
 from orchestration.pool import Slots, slots_of
 from orchestration.search import Resources, available_backbones, gpus_of_a_slot
@@ -64,10 +65,12 @@ def examine(plan: Plan, resources: Resources) -> Iterator[Finding]:
         with ray_cluster(resources.address):
             yield from _examine(plan, resources, where)
     except ClusterError as error:
-        yield Finding("FAIL", "Ray", error.got, error.remedy)
+        yield Finding("FAIL", "Ray", error.found, error.remedy)
+    except MachineError as error:
+        yield Finding("FAIL", "Ray", str(error), "name a short one in RAY_TMPDIR")
     except RayError as error:
         lost = refusal(error)
-        yield Finding("FAIL", "Ray", lost.got, lost.remedy)
+        yield Finding("FAIL", "Ray", lost.found, lost.remedy)
 
 
 def _examine(plan: Plan, resources: Resources, where: str) -> Iterator[Finding]:
@@ -139,7 +142,7 @@ def _judge_node(
             remedy = "put them there, or set BIOMASS_WEIGHTS"
             yield Finding("FAIL", f"weights on {name}", f"{backbone} {found}", remedy)
         if found.startswith("unusable"):
-            remedy = "put the file there again, and the same command goes on"
+            remedy = "put the file there again"
             yield Finding("FAIL", f"weights on {name}", f"{backbone} {found}", remedy)
     yield from _judge_machine(name, fact, has.get("CPU", 0.0))
     slots = slots_of([{"Alive": True, "Resources": has}], Slots(cpus=resources.cpus_per_fold, gpus=gpus))

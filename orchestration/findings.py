@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from biomass_models.file_locks import lock_problem, usable_cache
+from biomass_models.cache_folder import usable_cache
+from biomass_models.file_locks import lock_problem
 from orchestration.address import AddressError, is_cluster, require_answer
 from orchestration.machine import MachineError, close_token_file, home_problem, ray_temp_folder, usable_cores
 
@@ -33,7 +34,7 @@ def examine_here(address: str | None, cache: Path, study: str | None) -> Iterato
     try:
         require_answer(address)
     except AddressError as error:
-        yield Finding("FAIL", "address", error.got, error.remedy)
+        yield Finding("FAIL", "address", error.found, error.remedy)
         return
     if file := close_token_file():
         remedy = "if others use this machine, delete it and start the cluster anew: whoever has it runs programs as you"

@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from biomass_models.file_locks import usable_cache
+from biomass_models.cache_folder import usable_cache
 from biomass_models.weights import WeightsError, WeightsFileError, WeightsSource, fingerprint, verify_weights
 from orchestration.environment import project_hash
 from orchestration.machine import home_problem, usable_cores

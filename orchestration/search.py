@@ -17,7 +17,6 @@ import ray
 from ray import tune
 from ray.exceptions import RayError
 
-from biomass_models.cache_folder import require_usable
 from biomass_models.check import require_clean
 from biomass_models.config_rules import known_name
 from biomass_models.folds import assign_folds, fold_hash
@@ -113,7 +112,10 @@ def backbones_of_study(record: StudyRecord, source: WeightsSource, say: Say) -> 
 
 
 def _fingerprints(names: Sequence[str], source: WeightsSource) -> tuple[dict[str, str], dict[str, str]]:
-    """By backbone: the fingerprint of its weights, or why they are not here."""
+    """By backbone: the fingerprint of its weights, or why they are not here.
+
+    Raises WeightsFileError for a file without them: one that was put there is meant to be used.
+    """
     found: dict[str, str] = {}
     missing: dict[str, str] = {}
     for name in names:
@@ -121,9 +123,9 @@ def _fingerprints(names: Sequence[str], source: WeightsSource) -> tuple[dict[str
         try:
             verify_weights(canonical, source)
             found[canonical] = fingerprint(canonical, source)
+        except WeightsFileError:
+            raise
         except WeightsError as error:
-            if isinstance(error, WeightsFileError):  # a file that was put there is meant to be used
-                raise
             missing[canonical] = str(error)
     return found, missing
 
@@ -241,8 +243,6 @@ def run_search(
     require_answer(resources.address)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     ledger = Ledger(Storage(study))
-    if not is_cluster(resources.address):  # there, each worker looks at its own
-        require_usable(resources.cache_dir.expanduser())
     with study_lock(ledger, say) as heartbeat:
         proposer = prepare_search(
             ledger,

@@ -14,10 +14,9 @@ from pathlib import Path
 import pandas as pd
 from safetensors.torch import save as save_tensors
 
-from biomass_models.cache_folder import require_usable
+from biomass_models.cache_folder import require_usable, usable_cache
 from biomass_models.configs import Config, TeacherConfig
 from biomass_models.feature_store import CacheError
-from biomass_models.file_locks import usable_cache
 from biomass_models.fit import FitError, FoldResult
 from biomass_models.inputs import ImageSet, Inputs
 from biomass_models.interrupt import OnProgress, StopRequested, check_stop
@@ -57,8 +56,8 @@ class FoldRunner:
     """Runs jobs of one study in this process, one at a time."""
 
     def __init__(self, context: WorkerContext, on_progress: OnProgress | None = None) -> None:
-        cache_dir, _ = usable_cache(Path(context.cache_dir))  # of this node, which may lack what the driver's has
-        self._context, self._on_progress = replace(context, cache_dir=str(cache_dir)), on_progress
+        self._context, self._on_progress = context, on_progress
+        self._has_cache = False  # whether the context's cache is the one that this node can use
         self._ledger = Ledger(Storage(context.study))
         self._inputs: dict[str, Inputs] = {}
         self._quadrats: pd.DataFrame | None = None
@@ -67,7 +66,7 @@ class FoldRunner:
     def run(self, job: Job, should_stop: Callable[[], bool] | None = None) -> Outcome:
         """Do one job. Never raises for what a model does."""
         try:
-            require_usable(Path(self._context.cache_dir))
+            self._require_cache()
             match job:
                 case FoldJob():
                     return self._fold(job.trial_id, job.fold, job.together, should_stop)
@@ -89,6 +88,14 @@ class FoldRunner:
         except Exception as error:
             # The boundary of a trial: whatever a model, an image or a disk does becomes the trial's recorded reason.
             return Outcome(status="failed", reason=f"{type(error).__name__}: {error}")
+
+    def _require_cache(self) -> None:
+        """The first job chooses the folder, for this node may lack what the driver's has; later ones stay with it."""
+        if self._has_cache:
+            require_usable(Path(self._context.cache_dir))
+            return
+        folder, _ = usable_cache(Path(self._context.cache_dir))
+        self._context, self._has_cache = replace(self._context, cache_dir=str(folder)), True
 
     def _is_ours(self, filename: object) -> bool:
         """Whether a file lies in the study or in the feature cache: what goes wrong there is not the trial's fault."""

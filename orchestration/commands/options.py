@@ -202,7 +202,7 @@ def resources_of(cache: Path, address: str | None, **more: Any) -> Any:
 
 def local_cache(cache: Path) -> Path:
     """The folder in which this machine keeps features, with a note where it is not the one that was asked for."""
-    from biomass_models.file_locks import usable_cache
+    from biomass_models.cache_folder import usable_cache
 
     folder, why = usable_cache(cache)
     if why:

@@ -47,7 +47,9 @@ def refit(
     from orchestration.refit import refit_trial, restore_models
 
     if restore:
-        restored = restore_models(open_ledger(study), trial, data, cache_dir=cache, weights=weights_source(weights))
+        restored = restore_models(
+            open_ledger(study), trial, data, cache_dir=local_cache(cache), weights=weights_source(weights)
+        )
         if as_json:
             print_json({"trial_id": trial, "restored": restored})
         else:

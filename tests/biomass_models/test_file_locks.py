@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from biomass_models import file_locks
-from biomass_models.file_locks import lock_problem, own_temp_folder, usable_cache
+from biomass_models.cache_folder import require_usable, usable_cache
+from biomass_models.feature_store import CacheError
+from biomass_models.file_locks import lock_problem, own_temp_folder
 
 NO_LOCKS = [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP]
 Refuse = Callable[[Path, int], None]
@@ -79,11 +81,6 @@ def test_a_folder_that_cannot_be_made_is_replaced(
     assert folder.parent == temporary and said in why and asked in why
 
 
-@pytest.mark.parametrize("asked", ["/dev/null", "/dev/null/cache", "x" * 300])
-def test_a_wrong_name_is_not_replaced(asked: str) -> None:
-    assert usable_cache(Path(asked)) == (Path(asked), "")
-
-
 def test_nobody_has_a_cache(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def homeless(self: Path) -> Path:
         raise RuntimeError("Could not determine home directory.")
@@ -109,3 +106,33 @@ def test_another_error_is_not_taken_for_missing_locks(refuse: Refuse, tmp_path: 
     refuse(tmp_path, errno.EIO)
     with pytest.raises(OSError, match="Input/output error"):
         lock_problem(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [("/dev/null", "file exists"), ("/dev/null/cache", "not a directory"), ("x" * 300, "file name too long")],
+)
+def test_a_wrong_name_is_not_replaced(asked: str, said: str) -> None:
+    with pytest.raises(CacheError, match=f"must be a folder that can be written, got {asked}: {said}; give --cache"):
+        usable_cache(Path(asked))
+
+
+def test_what_is_usable_no_more_is_an_error_and_not_replaced(refuse: Refuse, tmp_path: Path) -> None:
+    folder, _ = usable_cache(tmp_path / "above" / "cache")
+    require_usable(folder)
+    (tmp_path / "above").rename(tmp_path / "aside")
+    (tmp_path / "above").write_text("")
+    with pytest.raises(CacheError, match=r"got .*above/cache: not a directory; give --cache"):
+        require_usable(folder)
+    refuse(tmp_path / "aside", errno.ENOLCK)
+    with pytest.raises(CacheError, match="files there cannot be locked: no locks available"):
+        require_usable(tmp_path / "aside" / "cache")
+
+
+def test_where_not_even_the_replacement_can_be_made_is_an_error(
+    refuse: Refuse, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_locks, "SHORT_FOLDERS", ())
+    refuse(temporary, errno.ENOLCK)
+    with pytest.raises(CacheError, match="got /proc/cache: no locks available; give --cache"):
+        usable_cache(Path("/proc/cache"))

@@ -15,8 +15,9 @@ from tiny_study import BACKBONE, RANDOM, make_study
 
 from biomass_models.weights import WeightsSource, canonical_name, fingerprint
 from orchestration.audit import audit, refit
+from orchestration.jobs import FoldJob
 from orchestration.ledger import Ledger
-from orchestration.pool import InlinePool
+from orchestration.pool import UNDER_WAY, InlinePool
 from orchestration.recipes import Recipe
 from orchestration.records import COMPLETE, FAILED, PRUNED, TrialResult
 from orchestration.search import _reopen_failed, _require_a_success, prepare_search
@@ -97,18 +98,31 @@ def test_first_trials_that_all_fail_alike_stop_the_search(tmp_path: Path, alike:
         assert search.stop_reason is None and isinstance(search.suggest("next"), dict)
 
 
-@pytest.mark.parametrize("blocked", ["cache", "its parent", "study"])
-def test_a_folder_that_takes_nothing_leaves_the_trial_open(tmp_path: Path, tiny_pasture: Path, blocked: str) -> None:
+@pytest.mark.parametrize(
+    ("blocked", "begun"), [("cache", 0), ("cache", 1), ("its parent", 0), ("its parent", 1), ("study", 0)]
+)
+def test_a_folder_that_takes_nothing_leaves_the_trial_open(
+    tmp_path: Path, tiny_pasture: Path, blocked: str, begun: int
+) -> None:
+    """begun: folds that end before, with a folder that takes them."""
     ledger, context, records = make_study(tmp_path / "study", tiny_pasture, tmp_path / "cache" / "features")
-    trial = records[1].trial_id
+    trial, pool = records[1].trial_id, InlinePool(context)
+    for fold in range(begun):
+        ((_, outcome),) = pool.run([FoldJob(trial_id=trial, fold=fold)], UNDER_WAY)
+        assert outcome.status == "done"
     place = {"cache": "cache/features", "its parent": "cache", "study": f"study/trials/{trial}/fold-1"}[blocked]
+    aside = tmp_path / "aside"
+    if (tmp_path / place).exists():
+        (tmp_path / place).rename(aside)
     (tmp_path / place).parent.mkdir(exist_ok=True)
     (tmp_path / place).write_text("")  # a file where a folder is needed: also root may not write below it
     said = "must have room and answer" if blocked == "study" else "must be a folder that can be written"
     with pytest.raises(StorageFull, match=f"{said}, got .*{place}.* then give the same command again"):
-        run_trial(ledger, InlinePool(context), trial)
+        run_trial(ledger, pool, trial)
     assert ledger.result(trial) is None
     (tmp_path / place).unlink()
+    if aside.exists():
+        aside.rename(tmp_path / place)
     again = run_trial(ledger, InlinePool(context), trial)
     assert again is not None and again.status == COMPLETE
 
