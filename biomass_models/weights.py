@@ -9,16 +9,18 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from biomass_models.checkpoints import CheckpointError
 from biomass_models.config_rules import did_you_mean
 from biomass_models.errors import UserError
+from biomass_models.published import HUB_FILES, hub_names, published_names
+from biomass_models.weights_fit import Rename, fitting_state
 from biomass_models.weights_packages import PACKAGES, find_copied, find_packaged
 
 if TYPE_CHECKING:
@@ -27,13 +29,15 @@ if TYPE_CHECKING:
 
 KINDS = ("auto", "random", "folder")
 FOLDER_VARIABLE = "BIOMASS_WEIGHTS"
-SUFFIXES = (".safetensors", ".pth", ".pt")
-HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 HUB_PATIENCE = 5.0  # seconds to find out that there is no network; the hub's own client retries for 50
 
 
 class WeightsError(UserError):
     """No such backbone, no weights for it, or weights that are not those of this model."""
+
+
+class WeightsFileError(WeightsError):
+    """There is a file, and it does not hold the backbone's weights."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class WeightsFile:
 
     path: Path
     origin: str  # package | folder | hub
-    rename: Callable[[str, list[str]], str] | None = None  # (name in the file, timm's names) -> timm's name
+    rename: Rename | None = None  # (name in the file, timm's names) -> timm's name
 
 
 def canonical_name(backbone: str) -> str:
@@ -105,9 +109,8 @@ def find_weights(backbone: str, source: WeightsSource) -> WeightsFile:
     variable = os.environ.get(FOLDER_VARIABLE)
     folder = source.folder or (Path(variable) if variable and source.kind == "auto" else None)
     if folder is not None:
-        for candidate in _file_names(name):
-            if (folder / candidate).is_file():
-                return WeightsFile(folder / candidate, "folder")
+        if (path := _in_folder(name, folder)) is not None:
+            return WeightsFile(path, "folder")
         if (copied := find_copied(name, folder)) is not None:
             return WeightsFile(copied[0], "folder", copied[1])
         tried.append(f"{folder} has no such file")
@@ -119,7 +122,7 @@ def find_weights(backbone: str, source: WeightsSource) -> WeightsFile:
     where = folder or f"a folder, and name it with --weights or ${FOLDER_VARIABLE}"
     raise WeightsError(
         f"no weights for {name}: {'; '.join(tried)}. Put {name}.safetensors (or one of: "
-        f"{', '.join(_file_names(name)[1:])}) into {where}. They are published at {published_at(name)}"
+        f"{', '.join(published_names(name)[1:])}) into {where}. They are published at {published_at(name)}"
     )
 
 
@@ -134,75 +137,36 @@ def load_weights(model: nn.Module, backbone: str, source: WeightsSource) -> str:
         _fill_random(model, name)
         return "random"
     file = find_weights(name, source)
-    state = read_state(file.path)
-    wanted = list(model.state_dict())
-    if file.rename is not None:
-        state = _renamed(state, wanted, file)
-    state = _without_classifier(state, model)
-    if set(state) != set(wanted):  # not timm's own names: a published checkpoint
-        state = _without_classifier(_filtered(state, model, file.path), model)
-    _check_and_load(model, state, name, file.path)
+    model.load_state_dict(_fitting_state(model, name, file, shapes_only=False), strict=False)
     return file.origin
 
 
-def read_state(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors of a .safetensors, .pth or .pt file by name; nothing else is ever unpickled."""
-    import safetensors.torch
-    import torch
+def verify_weights(backbone: str, source: WeightsSource) -> None:
+    """Raise WeightsError unless the source has a file that `load_weights` would take; by names and shapes alone."""
+    from biomass_models.backbones import weightless
 
+    name = canonical_name(backbone)
+    if source.kind != "random":
+        file = find_weights(name, source)
+        stat = file.path.stat()
+        _verify(name, file, weightless, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _verify(name: str, file: WeightsFile, weightless: Callable[[str], Any], size: int, modified_ns: int) -> None:
+    """size and time are there to notice that a file was replaced."""
+    del size, modified_ns
+    _fitting_state(weightless(name).model, name, file, shapes_only=True)
+
+
+def _fitting_state(model: nn.Module, name: str, file: WeightsFile, *, shapes_only: bool) -> dict[str, torch.Tensor]:
     try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # both libraries raise many kinds; all mean that the file is not usable
-        raise WeightsError(f"{path} must be a weights file of tensors only; reading it failed: {error}") from error
-    for key in ("state_dict", "model"):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise WeightsError(f"{path} must hold a dictionary of tensors, got {type(state).__name__}")
-    return {key.removeprefix("module."): value for key, value in state.items()}
-
-
-def _check_and_load(model: nn.Module, state: Mapping[str, torch.Tensor], name: str, path: Path) -> None:
-    wanted = model.state_dict()
-    # torch counts batches only to average running statistics without momentum; old files lack the counters
-    missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
-    extra = [key for key in state if key not in wanted]
-    shapes = [
-        f"{key} {tuple(state[key].shape)} instead of {tuple(wanted[key].shape)}"
-        for key in wanted
-        if key in state and state[key].shape != wanted[key].shape
-    ]
-    problems = [
-        f"{len(found)} {what} ({', '.join(found[:5])}{', ...' if len(found) > 5 else ''})"
-        for what, found in (("missing", missing), ("unknown", extra), ("of another shape", shapes))
-        if found
-    ]
-    if problems:
-        raise WeightsError(f"{path} is not a weights file of {name}: tensors {'; '.join(problems)}")
-    model.load_state_dict(state, strict=False)
-
-
-def _without_classifier(state: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
-    """The state without the classifier's tensors, if the model was built without one."""
-    names = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
-    dropped = tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
-    if getattr(model, "num_classes", 0) > 0 or not dropped:
-        return state
-    wanted = model.state_dict()
-    return {key: value for key, value in state.items() if key in wanted or not key.startswith(dropped)}
-
-
-def _filtered(state: dict[str, torch.Tensor], model: nn.Module, path: Path) -> dict[str, torch.Tensor]:
-    """A published checkpoint (DINOv2's own names, say) through the filter that timm keeps for the architecture."""
-    checkpoint_filter = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    if checkpoint_filter is None:
-        return state
-    try:
-        return dict(checkpoint_filter(dict(state), model))
-    except (KeyError, RuntimeError, AttributeError, ValueError) as error:
-        raise WeightsError(f"{path} must be a checkpoint that timm can convert for this model: {error!r}") from error
+        return fitting_state(model, file.path, file.rename, shapes_only=shapes_only)
+    except CheckpointError as error:
+        raise WeightsFileError(
+            f"{file.path} must hold the weights of {name}, tensors only; {error}. They are published at "
+            f"{published_at(name)}"
+        ) from error
 
 
 def _fill_random(model: nn.Module, name: str) -> None:
@@ -220,16 +184,17 @@ def _fill_random(model: nn.Module, name: str) -> None:
                 tensor.zero_()
 
 
-def _file_names(name: str) -> list[str]:
-    """File names under which a folder may hold a backbone's weights, best first."""
-    import timm
-
-    architecture = name.split(".")[0]
-    names = [f"{stem}{suffix}" for stem in dict.fromkeys((name, architecture)) for suffix in SUFFIXES]
-    cfg = timm.get_pretrained_cfg(name)
-    if cfg is not None and cfg.url:
-        names.append(str(cfg.url).rsplit("/", 1)[-1])
-    return [*names, *(f"{name}/{file}" for file in HUB_FILES)]
+def _in_folder(name: str, folder: Path) -> Path | None:
+    """A backbone's file in a folder, by the best of its names; WeightsFileError where several files have that name."""
+    for pattern in (*published_names(name), *hub_names(name)):
+        files = sorted(path for path in folder.glob(pattern) if path.is_file())
+        contents = {path.resolve() for path in files}  # revisions in a cache may be links to one file
+        if len(contents) > 1:
+            found = ", ".join(str(path.relative_to(folder)) for path in files)
+            raise WeightsFileError(f"one file of {folder} must hold the weights of {name}, got {found}; keep one")
+        if files:
+            return files[0]
+    return None
 
 
 def published_at(name: str) -> str:
@@ -277,17 +242,3 @@ def _content_hash(path: Path, size: int, modified_ns: int) -> str:
     del size, modified_ns
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
-
-
-def _renamed(state: dict[str, torch.Tensor], wanted: list[str], file: WeightsFile) -> dict[str, torch.Tensor]:
-    assert file.rename is not None
-    renamed: dict[str, torch.Tensor] = {}
-    for key, value in state.items():
-        try:
-            new = file.rename(key, wanted)
-        except (KeyError, IndexError, ValueError) as error:
-            raise WeightsError(f"{file.path} has a tensor {key!r} that fits none of the package's names") from error
-        if new in renamed:
-            raise WeightsError(f"{file.path} has two tensors for {new!r}, the second is {key!r}")
-        renamed[new] = value
-    return renamed

@@ -18,6 +18,7 @@ from orchestration.commands import blend, dashboard, data, provenance, report, s
 from orchestration.commands.errors import run_guarded, wrong_usage
 from orchestration.commands.options import stopped
 from orchestration.endings import DEBUG
+from orchestration.machine import complete_user
 
 data_app = typer.Typer(name="data", no_args_is_help=True, help="Check, draw and show data directories.")
 data_app.command("check")(data.data_check)
@@ -121,4 +122,10 @@ def main() -> None:
     """Run the command line; what goes wrong becomes one paragraph and an exit code."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal without ± still gets its table
-    run_guarded(lambda: app(prog_name="biomass"))
+    run_guarded(run_app)
+
+
+def run_app() -> None:
+    """Parse and run, in a process that has a home and a user name."""
+    complete_user(os.environ)
+    app(prog_name="biomass")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
@@ -17,16 +19,17 @@ from biomass_models.estimate import feature_widths
 from biomass_models.features import FeatureSpec
 from biomass_models.problems import DataError
 from biomass_models.table import read_train
-from biomass_models.weights import WeightsSource
+from biomass_models.weights import WeightsError, WeightsSource
 from biomass_models.zoo import FAMILIES
-from orchestration.cluster import ClusterError, is_cluster, ray_cluster, refusal
+from orchestration.address import ClusterError, is_cluster
+from orchestration.cluster import ray_cluster, refusal, slot_limit
+from orchestration.findings import Finding
 from orchestration.node_facts import node_facts
 from orchestration.pool import Slots, slots_of
-from orchestration.search import Resources, gpus_of_a_slot
+from orchestration.search import Resources, available_backbones, gpus_of_a_slot
 from orchestration.storage import Storage
 from search_spaces.spaces import space_of
 
-Verdict = Literal["ok", "warn", "FAIL"]
 SLOT_MEMORY_GB = 2.0  # a worker with torch, one backbone and its banks mapped needs 1 to 1.5 GB
 VISIBLE = (  # what every node must see, how it is well, what to do if not
     (
@@ -36,21 +39,8 @@ VISIBLE = (  # what every node must see, how it is well, what to do if not
     ),
     ("data", "visible", "put the photographs at the same path on every node (mount, or image)"),
 )
+CLOCK_SECONDS = 10.0  # clocks that differ by more are said to differ
 ASK_SECONDS = 180.0  # a node that has to start a process and import torch
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One check: what was looked at, what was found, and what to do unless it is well."""
-
-    verdict: Verdict
-    what: str
-    text: str
-    remedy: str = ""
-
-    def __str__(self) -> str:
-        line = f"{self.verdict:4}  {self.what}: {self.text}"
-        return f"{line}\n      -> {self.remedy}" if self.remedy else line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +75,7 @@ def _examine(plan: Plan, resources: Resources, where: str) -> Iterator[Finding]:
     total = ray.cluster_resources()
     gpus = gpus_of_a_slot(resources)
     slots = slots_of(nodes, Slots(cpus=resources.cpus_per_fold, gpus=gpus))
-    slots = min(slots, resources.max_slots or slots)
+    slots = min(slots, slot_limit(resources.max_slots, resources.cpus_per_fold, resources.address) or slots)
     size = f"{len(nodes)} nodes, {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs, {slots} slots"
     if slots:
         yield Finding("ok", "Ray", f"{where}, {size}")
@@ -104,7 +94,7 @@ def _examine(plan: Plan, resources: Resources, where: str) -> Iterator[Finding]:
     yield from judge(facts, {_name(node): node["Resources"] for node in nodes}, resources, gpus)
     if plan.study is not None:
         _clean(plan.study, token)
-    if slots and plan.data_dir is not None and (plan.data_dir / "train.csv").exists():
+    if slots and plan.backbones and plan.data_dir is not None and (plan.data_dir / "train.csv").exists():
         yield from _cost(plan, resources, gpus, slots, facts)
 
 
@@ -148,6 +138,10 @@ def _judge_node(
         if found.startswith("missing"):
             remedy = "put them there, or set BIOMASS_WEIGHTS"
             yield Finding("FAIL", f"weights on {name}", f"{backbone} {found}", remedy)
+        if found.startswith("unusable"):
+            remedy = "put the file there again, and the same command goes on"
+            yield Finding("FAIL", f"weights on {name}", f"{backbone} {found}", remedy)
+    yield from _judge_machine(name, fact, has.get("CPU", 0.0))
     slots = slots_of([{"Alive": True, "Resources": has}], Slots(cpus=resources.cpus_per_fold, gpus=gpus))
     needed = SLOT_MEMORY_GB * max(1, slots)
     memory = f"{fact['free_memory_gb']:.1f} GB free, {slots} slots want about {needed:.0f} GB"
@@ -156,6 +150,22 @@ def _judge_node(
         yield Finding("warn", f"memory of {name}", memory, remedy)
     else:
         yield Finding("ok", f"memory of {name}", memory)
+
+
+def _judge_machine(name: str, fact: Mapping[str, Any], cpus: float) -> Iterator[Finding]:
+    """Findings about what a node's processes may use; nothing where all is well."""
+    if cpus > math.ceil(fact["cores"]):
+        text = f"Ray has {cpus:g} CPUs, a process there may use {fact['cores']:g} cores"
+        yield Finding("warn", f"cores of {name}", text, f"start Ray there with --num-cpus {math.ceil(fact['cores'])}")
+    if fact["cache"]:
+        yield Finding("warn", f"cache of {name}", fact["cache"], "give --cache a folder on a disk of each node")
+    if fact["home"]:
+        yield Finding("warn", f"home of {name}", fact["home"], "it works; set HOME there, or HF_HOME for downloads")
+    if abs(fact["clock_off"]) > CLOCK_SECONDS:
+        text = f"{abs(fact['clock_off']):.0f} s {'ahead of' if fact['clock_off'] > 0 else 'behind'} the clock here"
+        yield Finding(
+            "warn", f"clock of {name}", text, "it works, and times of pages and logs are off; start a time service"
+        )
 
 
 def bank_gb(spec: FeatureSpec, images: int) -> float:
@@ -200,6 +210,7 @@ def _ask(node: Mapping[str, Any], plan: Plan, resources: Resources, token: str) 
     there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
     ask: Any = ray.remote(node_facts)  # type: ignore[arg-type]
     task = ask.options(num_cpus=0, num_gpus=gpus, scheduling_strategy=there, max_retries=0)
+    asked_at = time.time()
     try:
         found: dict[str, Any] = ray.get(
             task.remote(
@@ -217,6 +228,7 @@ def _ask(node: Mapping[str, Any], plan: Plan, resources: Resources, token: str) 
         text = lines[-1] if lines else type(error).__name__
         remedy = "the node must be able to import this project: `ray job submit --working-dir .`, or an image with it"
         return Finding("FAIL", f"node {_name(node)}", f"does not answer: {text}", remedy)
+    found["clock_off"] = found["time"] - min(max(found["time"], asked_at), time.time())  # it ran between the two
     return found
 
 
@@ -274,10 +286,18 @@ def _name(node: Mapping[str, Any]) -> str:
     return f"{node['NodeManagerHostname']}/{node['NodeID'][:6]}"
 
 
-def run_doctor(plan: Plan, resources: Resources, show: Callable[[Finding], None]) -> list[Finding]:
-    """All findings; each is shown as it comes, because a pilot takes its time."""
-    found = []
+def usable_backbones(
+    asked: tuple[str, ...], source: WeightsSource, say: Callable[[str], None], show: Callable[[Finding], None]
+) -> tuple[str, ...]:
+    """Backbones whose weights are here and whole; a finding for what a search would be refused for."""
+    try:
+        return tuple(available_backbones(asked, source, say))
+    except WeightsError as error:
+        show(Finding("FAIL", "weights here", str(error), "the other checks go on without backbones"))
+        return ()
+
+
+def run_doctor(plan: Plan, resources: Resources, show: Callable[[Finding], None]) -> None:
+    """Show all findings, each as it comes, because a pilot takes its time."""
     for finding in examine(plan, resources):
         show(finding)
-        found.append(finding)
-    return found

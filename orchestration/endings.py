@@ -24,6 +24,7 @@ REMEDIES = {  # rule and remedy for what the operating system refuses
     errno.ENOENT: ("what is read must be there", "check the path"),
     errno.ENOTDIR: ("a folder is needed", "one part of the path is a file: move it away, or name another folder"),
     errno.EEXIST: ("a folder is needed", "a file has its name: move it away, or name another folder"),
+    errno.ENOLCK: ("processes share a folder by file locks", "name one on a disk that has them (--cache, TMPDIR)"),
     errno.EISDIR: ("a file is needed", "name a file in that folder"),
 }
 OTHERWISE = ("the operating system must allow it", "check the path, the disk and the network")

@@ -28,11 +28,11 @@ PACKAGES = ("torch", "timm", "numpy", "pandas", "pillow", "scikit-learn")  # wha
 def code_version() -> CodeVersion:
     """Of the code that runs; commit and changed are None for an installed project, which git does not know."""
     commit, changed = _git()
-    return CodeVersion(version=_version(PROJECT), source=_source(), commit=commit, changed=changed)
+    return CodeVersion(version=_version(PROJECT), source=project_hash(), commit=commit, changed=changed)
 
 
 @functools.cache
-def _source() -> str | None:
+def project_hash() -> str | None:
     """Hash of the project's files; None for code that runs from a wheel, which has no files of its own."""
     files = [item for package in PROJECT_PACKAGES for item in package_files(package).items()]
     digest = hashlib.sha256()
@@ -49,7 +49,7 @@ def environment() -> dict[str, Any]:
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
-        "code": _source(),
+        "code": project_hash(),
         "python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},
         "processor": _processor(),

@@ -8,14 +8,16 @@ import platform
 import shutil
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from biomass_models.hashes import source_hash
-from biomass_models.weights import WeightsError, WeightsSource, fingerprint
-from orchestration import ledger, storage, worker
+from biomass_models.file_locks import usable_cache
+from biomass_models.weights import WeightsError, WeightsFileError, WeightsSource, fingerprint, verify_weights
+from orchestration.environment import project_hash
+from orchestration.machine import home_problem, usable_cores
 from orchestration.storage import Storage
 from orchestration.study import PACKAGES
 
@@ -30,14 +32,19 @@ def node_facts(
     backbones: Sequence[str],
 ) -> dict[str, Any]:
     """JSON-able facts of the node that this runs on. `token` names the probe files that nodes leave in the study."""
+    cache, why = usable_cache(Path(cache_dir))
     return {
         "host": socket.gethostname(),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},
-        "code": source_hash(ledger, storage, worker),
+        "code": project_hash() or "a wheel",
         "gpus_seen": _gpus_seen(),
         "free_memory_gb": _free_memory_gb(),
-        "free_cache_gb": _free_disk_gb(Path(cache_dir).expanduser()),
+        "free_cache_gb": _free_disk_gb(cache),
+        "cache": why,
+        "cores": usable_cores().count,
+        "home": home_problem(),
+        "time": time.time(),
         "study": None if study is None else _try_storage(study, token),
         "data": None if data_dir is None else _try_data(Path(data_dir)),
         "weights": {name: _try_weights(name, weights) for name in backbones},
@@ -92,6 +99,9 @@ def _try_data(data_dir: Path) -> str:
 def _try_weights(name: str, source: WeightsSource) -> str:
     """Fingerprint of a backbone's weights here, or why there is none."""
     try:
+        verify_weights(name, source)
         return fingerprint(name, source)
+    except WeightsFileError as error:
+        return f"unusable: {error}"
     except WeightsError as error:
         return f"missing: {error}"

@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,7 +18,7 @@ def find_ray_dashboard(port: int = PORT, seconds: float = 1.0) -> str | None:
     """Its address, looked for where RAY_ADDRESS points, where `ray start` says its head is, and on this machine."""
     for host in dict.fromkeys([*_hosts(), "127.0.0.1"]):
         address = f"http://{host}:{port}"
-        if _answers(address, seconds):
+        if is_ray_dashboard(address, seconds):
             return address
     return None
 
@@ -33,12 +34,12 @@ def _hosts() -> list[str]:
     return [host for host in hosts if host and host not in ("auto", "local")]
 
 
-def _answers(address: str, seconds: float) -> bool:
-    """Whether Ray's dashboard is there; it answers this question without a token."""
+def is_ray_dashboard(address: str, seconds: float) -> bool:
+    """Whether Ray's dashboard, which is the job server too, is there; it answers this question without a token."""
     try:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(f"{address}/api/authentication_mode", timeout=seconds) as response:
             answer = json.loads(response.read(10_000))
-    except (OSError, ValueError):
+    except (OSError, ValueError, HTTPException):  # nobody, or a program that speaks otherwise
         return False
     return isinstance(answer, dict) and "authentication_mode" in answer

@@ -27,10 +27,18 @@ from biomass_models.problems import grouped
 from biomass_models.references import colour_ridge, colour_statistics, metadata_trees, per_target_mean
 from biomass_models.table import read_train
 from biomass_models.targets import TARGETS
-from biomass_models.weights import WeightsError, WeightsSource, canonical_name, fingerprint
+from biomass_models.weights import (
+    WeightsError,
+    WeightsFileError,
+    WeightsSource,
+    canonical_name,
+    fingerprint,
+    verify_weights,
+)
 from biomass_models.zoo import FAMILIES
 from orchestration import layout
-from orchestration.cluster import ON_HEAD, is_cluster, ray_cluster, require_answer
+from orchestration.address import is_cluster, require_answer
+from orchestration.cluster import ON_HEAD, ray_cluster, slot_limit
 from orchestration.data_changes import data_fingerprint, photograph_table, require_same_data
 from orchestration.leaderboard import leaderboard_notices
 from orchestration.ledger import Ledger, LedgerError
@@ -111,8 +119,11 @@ def _fingerprints(names: Sequence[str], source: WeightsSource) -> tuple[dict[str
     for name in names:
         canonical = canonical_name(name)
         try:
+            verify_weights(canonical, source)
             found[canonical] = fingerprint(canonical, source)
         except WeightsError as error:
+            if isinstance(error, WeightsFileError):  # a file that was put there is meant to be used
+                raise
             missing[canonical] = str(error)
     return found, missing
 
@@ -258,7 +269,7 @@ def run_search(
             cache_dir=str(resources.cache_dir.expanduser()),
             weights=weights,
         )
-        with ray_cluster(resources.address):
+        with ray_cluster(resources.address, say=say):
             return _run(ledger, context, proposer, RULES[prune], resources, max_trials, heartbeat, say)
 
 
@@ -324,7 +335,7 @@ def start_broker(context: WorkerContext, resources: Resources, worker_class: typ
     slots = Slots(
         cpus=resources.cpus_per_fold,
         gpus=gpus,
-        most=resources.max_slots,
+        most=slot_limit(resources.max_slots, resources.cpus_per_fold, resources.address),
         grows=is_cluster(resources.address),
         timeout=resources.fold_timeout,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +17,7 @@ from safetensors.torch import save as save_tensors
 from biomass_models.cache_folder import require_usable
 from biomass_models.configs import Config, TeacherConfig
 from biomass_models.feature_store import CacheError
+from biomass_models.file_locks import usable_cache
 from biomass_models.fit import FitError, FoldResult
 from biomass_models.inputs import ImageSet, Inputs
 from biomass_models.interrupt import OnProgress, StopRequested, check_stop
@@ -56,7 +57,8 @@ class FoldRunner:
     """Runs jobs of one study in this process, one at a time."""
 
     def __init__(self, context: WorkerContext, on_progress: OnProgress | None = None) -> None:
-        self._context, self._on_progress = context, on_progress
+        cache_dir, _ = usable_cache(Path(context.cache_dir))  # of this node, which may lack what the driver's has
+        self._context, self._on_progress = replace(context, cache_dir=str(cache_dir)), on_progress
         self._ledger = Ledger(Storage(context.study))
         self._inputs: dict[str, Inputs] = {}
         self._quadrats: pd.DataFrame | None = None

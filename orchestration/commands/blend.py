@@ -17,6 +17,7 @@ from orchestration.commands.options import (
     OptionalData,
     Study,
     Weights,
+    local_cache,
     out_console,
     out_file,
     out_folder,
@@ -148,7 +149,7 @@ def explain(
     from orchestration.ledger import open_ledger
 
     found = explain_image(
-        open_ledger(study), trial, image, data, cache_dir=cache.expanduser(), weights=weights_source(weights)
+        open_ledger(study), trial, image, data, cache_dir=local_cache(cache), weights=weights_source(weights)
     )
     if not as_json:
         out_console.print(render_explanation(found))

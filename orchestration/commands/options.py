@@ -190,10 +190,24 @@ def stopped() -> NoReturn:
 
 
 def resources_of(cache: Path, address: str | None, **more: Any) -> Any:
-    """Where folds run and what they may use: a search.Resources."""
+    """Where folds run and what they may use: a search.Resources. A cluster that does not answer is an error at once."""
+    from orchestration.address import is_cluster, require_answer
+
+    require_answer(address)
+    cache = cache if is_cluster(address) else local_cache(cache)  # on a cluster each node looks for itself
     from orchestration.search import Resources
 
     return Resources(cache_dir=cache, address=address, **more)
+
+
+def local_cache(cache: Path) -> Path:
+    """The folder in which this machine keeps features, with a note where it is not the one that was asked for."""
+    from biomass_models.file_locks import usable_cache
+
+    folder, why = usable_cache(cache)
+    if why:
+        say(f"note: {why}")
+    return folder
 
 
 def weights_source(weights: str) -> Any:

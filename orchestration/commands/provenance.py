@@ -15,6 +15,7 @@ from orchestration.commands.options import (
     Json,
     Study,
     Weights,
+    local_cache,
     print_json,
     say,
     tell,
@@ -53,7 +54,7 @@ def refit(
             tell("\n".join(f"restored {again}" for again in restored))
         return
     say(f"Fitting {trial} again")
-    features = cache if cached_features else None
+    features = local_cache(cache) if cached_features else None
     found = refit_trial(open_ledger(study), trial, data, cache_dir=features, weights=weights_source(weights))
     if as_json:
         print_json(found.to_json())

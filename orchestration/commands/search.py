@@ -81,22 +81,31 @@ def doctor(
     asked, _ = overridden(
         None, {"scale": scale, "cpus_per_fold": cpus_per_fold, "gpus_per_fold": gpus_per_fold, "slots": slots}
     )
-    from orchestration.doctor import Plan, run_doctor
-    from orchestration.search import available_backbones
+    from orchestration.findings import Finding, examine_here
+
+    found: list[Finding] = []
+
+    def show(finding: Finding) -> None:
+        found.append(finding)
+        (say if as_json else tell)(str(finding))
 
     source = weights_source(weights)
-    plan = Plan(
-        study=study,
-        data_dir=data,
-        weights=source,
-        shares=dict(zip(families, shares or [1.0] * len(families), strict=True)),
-        backbones=tuple(available_backbones(tuple(backbone or ()), source, say)),
-        scale=asked.scale,
-        trials=trials,
-        folds=folds,
-    )
-    show = say if as_json else tell
-    found = run_doctor(plan, resources_of(cache, address, **asked.resources()), lambda finding: show(str(finding)))
+    for finding in examine_here(address, cache, study):
+        show(finding)
+    if not any(finding.what == "address" for finding in found):
+        from orchestration.doctor import Plan, run_doctor, usable_backbones
+
+        plan = Plan(
+            study=study,
+            data_dir=data,
+            weights=source,
+            shares=dict(zip(families, shares or [1.0] * len(families), strict=True)),
+            backbones=usable_backbones(tuple(backbone or ()), source, say, show),
+            scale=asked.scale,
+            trials=trials,
+            folds=folds,
+        )
+        run_doctor(plan, resources_of(cache, address, **asked.resources()), show)
     fit = not any(finding.verdict == "FAIL" for finding in found)
     if as_json:
         print_json({"fit": fit, "findings": found})
@@ -237,9 +246,9 @@ def search(
         raise typer.BadParameter("a search needs an end: give --trials N or --hours H, or a --recipe")
     study_apart(study, data)
     source = weights_source(asked.weights)  # what can be wrong is said before torch and Ray load
+    resources = resources_of(cache, address, cache_gb=cache_gb, weights_gb=weights_gb, **asked.resources())
     from orchestration.search import start_search
 
-    resources = resources_of(cache, address, cache_gb=cache_gb, weights_gb=weights_gb, **asked.resources())
     if not start_search(
         study, data, asked, weights=source, resources=resources, say=say, retry_failed=retry_failed, made_with=made_with
     ):

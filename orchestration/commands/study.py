@@ -15,6 +15,7 @@ from orchestration.commands.options import (
     OptionalData,
     Study,
     Weights,
+    local_cache,
     out_console,
     print_json,
     say,
@@ -109,7 +110,7 @@ def audit(
         damaged = damaged_chunks(cache.expanduser(), lambda done, total: update(done, total, ""))
         found.found += map(Problem, damaged)
     if refit and data is not None:
-        features = cache if cached_features else None
+        features = local_cache(cache) if cached_features else None
         found.found += refit_trials(
             ledger, data, sample=refit, cache_dir=features, weights=weights_source(weights), say=say
         )

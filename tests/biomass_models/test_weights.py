@@ -12,6 +12,7 @@ from sklearn.datasets import load_sample_images
 
 from biomass_models import weights
 from biomass_models.backbones import create_timm
+from biomass_models.checkpoints import read_checkpoint
 from biomass_models.weights import WeightsError, WeightsSource, canonical_name, fingerprint, load_weights
 
 LITE = "tf_efficientnet_lite0"
@@ -43,7 +44,7 @@ def test_every_packaged_tensor_is_used_once() -> None:
     model = timm.create_model(LITE)
     file = weights.find_weights(LITE, WeightsSource())
     assert file.rename is not None
-    state = weights.read_state(file.path)
+    state = read_checkpoint(file.path)
     names = {file.rename(key, list(model.state_dict())) for key in state}
     assert names == set(model.state_dict())
     assert len(names) == len(state) == 296

@@ -8,13 +8,17 @@ from typing import Any
 import pytest
 from tiny_study import BACKBONE, RANDOM
 
+from biomass_models import weights
 from biomass_models.features import FeatureSpec
 from biomass_models.images import views_for
+from biomass_models.weights import WeightsError, WeightsFileError, WeightsSource
+from orchestration import environment
 from orchestration.cluster import refusal
 from orchestration.doctor import bank_gb, judge
 from orchestration.node_facts import node_facts
-from orchestration.search import Resources
+from orchestration.search import Resources, available_backbones
 from orchestration.storage import Storage
+from search_spaces.spaces import DEFAULT_BACKBONES
 
 RESOURCES = Resources(cpus_per_fold=2.0)
 WELL: dict[str, Any] = {
@@ -26,6 +30,10 @@ WELL: dict[str, Any] = {
     "study": "",
     "data": "",
     "weights": {"net": "w"},
+    "cache": "",
+    "home": "",
+    "cores": 8.0,
+    "clock_off": 0.0,
 }
 NODE = {"CPU": 8.0, "GPU": 1.0}
 
@@ -51,7 +59,14 @@ def test_alike_nodes_that_have_everything_pass() -> None:
         ({"data": "/shared/csiro lacks train.csv"}, "data from n1", "FAIL"),
         ({"weights": {"net": "missing: put net.safetensors there"}}, "weights on n1", "FAIL"),
         ({"weights": {"net": "other"}}, "weights of net", "FAIL"),
+        ({"weights": {"net": "unusable: net.pth must hold the weights of net"}}, "weights on n1", "FAIL"),
         ({"free_memory_gb": 3.0}, "memory of n1", "warn"),
+        ({"cache": "features cannot be kept in /c (read-only file system), and are kept in /t"}, "cache of n1", "warn"),
+        ({"home": "HOME (/root) cannot be written"}, "home of n1", "warn"),
+        ({"cores": 0.5}, "cores of n1", "warn"),
+        ({"cores": 6.0}, "cores of n1", "warn"),
+        ({"clock_off": 90.0}, "clock of n1", "warn"),
+        ({"clock_off": -90.0}, "clock of n1", "warn"),
     ],
 )
 def test_each_difference_is_found_and_comes_with_a_remedy(wrong: dict[str, Any], subject: str, verdict: str) -> None:
@@ -94,3 +109,60 @@ def test_the_size_of_a_bank_counts_all_that_is_stored() -> None:
 
 def _fields(spec: FeatureSpec) -> dict[str, Any]:
     return {name: getattr(spec, name) for name in spec.__dataclass_fields__}
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1224960\n"
+
+
+def test_a_default_is_left_out_without_a_file_and_refused_with_a_broken_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "_from_hub", lambda name: (None, "timm's hub cannot be reached"))
+    monkeypatch.delenv(weights.FOLDER_VARIABLE, raising=False)
+    said: list[str] = []
+    with pytest.raises(WeightsError, match="no weights for"):
+        available_backbones((), WeightsSource("folder", tmp_path), said.append)
+    architecture = DEFAULT_BACKBONES[0].split(".")[0]
+    (tmp_path / f"{architecture}.safetensors").write_bytes(POINTER)
+    with pytest.raises(WeightsFileError, match="got a git-lfs pointer"):
+        available_backbones((), WeightsSource("folder", tmp_path), said.append)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(POINTER, "git-lfs pointer"), (b"", "empty file"), (b"<html>", "web page"), (None, "missing: ")],
+)
+def test_a_node_opens_its_weights_files(
+    content: bytes | None, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(weights.FOLDER_VARIABLE, raising=False)
+    if content is not None:
+        (tmp_path / f"{BACKBONE}.safetensors").write_bytes(content)
+    source = WeightsSource("folder", tmp_path)
+    asked: dict[str, Any] = {"cache_dir": str(tmp_path / "cache"), "weights": source, "backbones": (BACKBONE,)}
+    facts = node_facts(study=None, data_dir=None, token="t", **asked)
+    assert said in facts["weights"][BACKBONE]
+    here = {**facts, "gpus_seen": 1, "clock_off": 0.0}
+    found = {finding.what: finding for finding in judge({"n0": here}, {"n0": NODE}, RESOURCES, 0.25)}
+    assert found["weights on n0"].verdict == "FAIL" and said in found["weights on n0"].text
+
+
+def test_a_node_hashes_the_whole_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any file of any package: a node that runs other code must be found."""
+    package_files = environment.package_files
+
+    def hash_with(change: str) -> str:
+        files = {name: package_files(name) for name in environment.PROJECT_PACKAGES}
+        if change:
+            files[change.split("/")[0]][change] += b"# changed"
+        environment.project_hash.cache_clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(environment, "package_files", files.__getitem__)
+            found = environment.project_hash()
+        environment.project_hash.cache_clear()
+        return str(found)
+
+    one_each = ("biomass_models/probe.py", "ensembles/rules.py", "orchestration/pool.py", "search_spaces/spaces.py")
+    assert len({hash_with(""), *map(hash_with, one_each)}) == 5
+    facts = node_facts(study=None, data_dir=None, token="t", cache_dir=str(tmp_path), weights=RANDOM, backbones=())
+    assert facts["code"] == environment.project_hash()

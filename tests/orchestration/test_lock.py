@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import json
+import os
 import socket
+import subprocess
+import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from orchestration import lock
+from orchestration import layout, lock
 from orchestration.ledger import Ledger
 from orchestration.lock import LockError, is_alive, read_owner, study_lock
 from orchestration.records import SearchFacts
 from orchestration.storage import Storage
 
+HOUR = 3600.0
+
 
 def owner(storage: Storage, *, host: str = "elsewhere", pid: int = 1, age: float = 0.0) -> None:
+    """The sign of another driver; age of its beat in seconds, below 0 from a clock that is ahead."""
     now = time.time()
     facts = {"host": host, "pid": pid, "since": now - 99, "beat": now - age, "token": "theirs", "facts": {}}
     storage.write("owner.json", json.dumps(facts).encode())
@@ -26,6 +38,8 @@ def owner(storage: Storage, *, host: str = "elsewhere", pid: int = 1, age: float
 def ledger(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
     monkeypatch.setattr(lock, "SETTLE_SECONDS", 0.05)
     monkeypatch.setattr(lock, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(lock, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(lock, "STALE_SECONDS", 0.3)
     if request.param == "local":
         return Ledger(Storage(tmp_path))
     return Ledger(Storage(f"file://{tmp_path}"))  # the object-store path of the code
@@ -44,13 +58,31 @@ def test_a_free_study_is_held_with_a_heartbeat_and_given_back(ledger: Ledger) ->
     assert read_owner(ledger.storage) is None and said == []
 
 
+@contextlib.contextmanager
+def beating(storage: Storage, ahead: float) -> Iterator[None]:
+    """A driver elsewhere whose clock is so many seconds ahead, and who writes its beat anew all the time."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(0.02):
+            owner(storage, age=-ahead)
+
+    owner(storage, age=-ahead)
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
 def test_only_the_driver_sweeps_up_what_killed_writers_left(tmp_path: Path) -> None:
     ledger, said = Ledger(Storage(tmp_path)), list[str]()
     left = tmp_path / "trials" / "abc" / "fold-0" / ".oof.parquet.0a1b2c3d.tmp"
     left.parent.mkdir(parents=True)
     left.write_bytes(b"half")
-    owner(ledger.storage)
-    with pytest.raises(LockError), study_lock(ledger):
+    with beating(ledger.storage, 0.0), pytest.raises(LockError), study_lock(ledger):
         pass
     assert left.exists()
     ledger.storage.remove("owner.json")
@@ -59,24 +91,108 @@ def test_only_the_driver_sweeps_up_what_killed_writers_left(tmp_path: Path) -> N
     assert said == ["note: 1 temporary files of killed processes removed"]
 
 
-def test_a_living_driver_elsewhere_is_respected(ledger: Ledger) -> None:
-    owner(ledger.storage, age=lock.STALE_SECONDS / 2)
-    with pytest.raises(LockError, match="process 1 on elsewhere since"), study_lock(ledger):
+@pytest.mark.parametrize("ahead", [0.0, 26 * HOUR, 90.0, -90.0, -26 * HOUR])
+def test_a_living_driver_elsewhere_is_respected_whatever_its_clock_says(
+    ledger: Ledger, ahead: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "STALE_SECONDS", 60.0)  # it ends at the next beat, not after these
+    with (
+        beating(ledger.storage, ahead),
+        pytest.raises(LockError, match="process 1 on elsewhere since"),
+        study_lock(ledger),
+    ):
         pass
     left = read_owner(ledger.storage)
     assert left is not None and left.token == "theirs"
 
 
-@pytest.mark.parametrize(
-    "left", [{"age": lock.STALE_SECONDS + 1}, {"host": socket.gethostname(), "pid": 2**22 + 7, "age": 0.0}]
-)
-def test_what_a_dead_driver_left_is_taken_over_with_a_note(ledger: Ledger, left: dict[str, object]) -> None:
-    owner(ledger.storage, **left)  # type: ignore[arg-type]
+@pytest.mark.parametrize("age", [0.0, 90.0, -90.0, -26 * HOUR])
+def test_a_beat_that_stands_still_is_of_a_dead_driver_whatever_its_clock_said(ledger: Ledger, age: float) -> None:
+    owner(ledger.storage, age=age)
     said: list[str] = []
     with study_lock(ledger, said.append):
         now = read_owner(ledger.storage)
         assert now is not None and now.token != "theirs"
-    assert len(said) == 1 and "taken over" in said[0] and "last sign of life" in said[0]
+    assert len(said) == 2 and "process 1 on elsewhere" in said[0] and "waiting up to" in said[0]
+    assert "taken over" in said[1] and "last sign of life" in said[1]
+
+
+def test_a_dead_process_of_this_machine_is_taken_over_at_once(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "STALE_SECONDS", HOUR)
+    owner(ledger.storage, host=socket.gethostname(), pid=2**22 + 7)
+    said: list[str] = []
+    with study_lock(ledger, said.append):
+        pass
+    assert len(said) == 1 and "taken over" in said[0]
+
+
+def test_a_study_that_is_given_back_while_one_waits_is_free(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "STALE_SECONDS", HOUR)
+    owner(ledger.storage)
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        said.append(text)
+        ledger.storage.remove(layout.OWNER)
+
+    with study_lock(ledger, say):
+        pass
+    assert len(said) == 1 and "waiting up to" in said[0]
+
+
+@pytest.mark.parametrize(("beats", "alive"), [(True, True), (False, False)])
+def test_status_watches_a_driver_whose_beat_lies_in_the_future(ledger: Ledger, beats: bool, alive: bool) -> None:
+    owner(ledger.storage, age=-HOUR)
+    found = read_owner(ledger.storage)
+    assert found is not None
+    with beating(ledger.storage, HOUR) if beats else contextlib.nullcontext():
+        assert is_alive(found, ledger.storage) == alive
+
+
+# -- mounts without file locks ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP], ids=["ENOLCK", "ENOSYS", "EOPNOTSUPP"])
+def lockless(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in which the kernel refuses file locks, as NFS without a lock service and Lustre without flock do."""
+    folder, flock = tmp_path / "mount", fcntl.flock
+    folder.mkdir()
+
+    def refuse(file: Any, operation: int) -> None:
+        number = file if isinstance(file, int) else file.fileno()
+        if Path(f"/proc/self/fd/{number}").readlink().is_relative_to(folder):
+            raise OSError(request.param, os.strerror(request.param))
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    for name, seconds in (("SETTLE", 0.05), ("BEAT", 0.05), ("LOOK", 0.01), ("STALE", 0.3)):
+        monkeypatch.setattr(lock, f"{name}_SECONDS", seconds)
+    return folder
+
+
+def test_without_file_locks_the_sign_of_life_keeps_one_driver_at_a_time(lockless: Path) -> None:
+    said: list[str] = []
+    ledger = Ledger(Storage(lockless / "study"))
+    with study_lock(ledger, said.append):
+        with pytest.raises(LockError, match="held by process"), study_lock(Ledger(ledger.storage)):
+            pass
+        left = read_owner(ledger.storage)
+        assert left is not None and left.pid == os.getpid()
+    assert len(said) == 1 and "cannot be locked" in said[0] and read_owner(ledger.storage) is None
+
+
+def test_without_file_locks_a_killed_driver_of_this_machine_is_taken_over_at_once(
+    lockless: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "STALE_SECONDS", HOUR)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    ledger = Ledger(Storage(lockless / "study"))
+    owner(ledger.storage, host=socket.gethostname(), pid=dead.pid)
+    said: list[str] = []
+    with study_lock(ledger, said.append):
+        pass
+    assert "taken over" in said[-1]
 
 
 def test_a_driver_notices_that_its_study_was_taken_over(ledger: Ledger) -> None:
