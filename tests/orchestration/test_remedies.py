@@ -50,7 +50,7 @@ KILLED = "test_road.py::test_a_killed_driver_loses_and_repeats_nothing"
 AUDITED = f"{FAILURES}::test_an_audit_passes_what_is_whole_and_names_what_is_not"
 ASIDE = f"{TORN}::test_a_torn_record_is_set_aside_and_its_folds_serve_when_it_is_proposed_again"
 RETRIED = f"{TORN}::test_a_failed_trial_that_lost_a_fold_is_computed_again_when_it_is_retried"
-RAY = "test_faults.py::test_a_killed_worker_and_a_killed_raylet_lose_and_repeat_nothing"
+RAY = "test_faults.py::test_a_campaign_of_a_killed_worker_raylet_and_blend_loses_and_repeats_nothing"
 ROAD = "test_road.py::test_the_readmes_way_from_search_to_report_with_folds_side_by_side"
 PAGES = "../browser/test_dashboard.py::test_both_pages_show_the_study_and_follow_it"
 NO_SUCCESS = f"{FAILURES}::test_the_command_of_a_search_without_a_success_ends_with_its_reason"
@@ -91,7 +91,7 @@ REMEDIES = {
     "the same command goes on from here": "test_road.py::test_ctrl_c_stops_cleanly_and_says_how_to_go_on",
     "was killed, the same command goes on": KILLED,
     "Ray has died under the search": RAY,
-    "the same command takes over in": "test_lock.py::test_what_a_dead_driver_left_is_taken_over_with_a_note",
+    "put the file there again": "test_doctor.py::test_a_weights_file_that_is_put_there_again_serves",
     "`biomass leaderboard` lists them": f"{HERE}::test_an_unknown_trial_is_found_on_the_leaderboard",
     "or run `biomass search` first": ROAD,
     "runs of images; run the command again": "test_predict.py::test_an_interrupted_prediction_goes_on_where_it_was",
