@@ -1,4 +1,4 @@
-# make demo | test | check | bench | faults | study   VENV=... shares an environment between clones (it takes 6.6 GB)
+# make demo | quick | test | test-all | check | bench | faults | study   VENV=... shares an environment between clones (it takes 6.6 GB)
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ STAMP := $(VENV)/.biomass-installed
 # Two workers with two threads each crawl on two cores: the thread pools of numpy and torch stay at one per process.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo test check format bench faults study clean
+.PHONY: install demo quick test test-all check format bench faults study clean
 
 install: $(STAMP)
 
@@ -18,8 +18,18 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/python -m orchestration demo demo
 
+# Three tiers, each on two cores: what a change needs at once (a minute), what CI runs (12 minutes), and the long roads,
+# clusters and kills as well (45 minutes). Tests with real Ray run one at a time, in one of the two processes.
+TESTS := $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+
+quick: $(STAMP)
+	$(TESTS) -m "not slow and not ray and not long" --durations 3
+
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(TESTS) -m "not long"
+
+test-all: $(STAMP)
+	$(TESTS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

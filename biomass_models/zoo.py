@@ -12,6 +12,7 @@ import torch
 
 from biomass_models import baseline, distilled, estimate, probe
 from biomass_models.configs import BaselineConfig, DistilledConfig, ProbeConfig, TeacherConfig
+from biomass_models.errors import UserError
 from biomass_models.features import FeatureSpec
 from biomass_models.fit import FloatArray, FoldResult
 from biomass_models.images import View, views_for
@@ -137,9 +138,9 @@ FAMILIES: dict[str, Family] = {
 
 
 def family_named(name: str) -> Family:
-    """Raises ValueError for a family that is not known here, such as one of a package that is not installed."""
+    """Raises UserError for a family that is not known here, such as one of a package that is not installed."""
     if name not in FAMILIES:
-        raise ValueError(
+        raise UserError(
             f"family {name} is not known here, this version has {', '.join(FAMILIES)}; install the package that "
             "brings it, or upgrade"
         )

@@ -142,7 +142,7 @@ def _judge_node(
             remedy = "put them there, or set BIOMASS_WEIGHTS"
             yield Finding("FAIL", f"weights on {name}", f"{backbone} {found}", remedy)
         if found.startswith("unusable"):
-            remedy = "put the file there again"
+            remedy = "put the file there again, and the same command goes on"
             yield Finding("FAIL", f"weights on {name}", f"{backbone} {found}", remedy)
     yield from _judge_machine(name, fact, has.get("CPU", 0.0))
     slots = slots_of([{"Alive": True, "Resources": has}], Slots(cpus=resources.cpus_per_fold, gpus=gpus))

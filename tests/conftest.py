@@ -15,6 +15,18 @@ os.environ["BIOMASS_ENCODING"] = "float32"
 from biomass_models.pasture import make_pasture
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of two processes one runs all that starts Ray, first and one at a time; a file's other tests stay together."""
+
+    def group(item: pytest.Item) -> str:
+        return "ray" if item.get_closest_marker("ray") else item.nodeid.split("::")[0]
+
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+    items.sort(key=lambda item: (group(item) != "ray", item.get_closest_marker("long") is not None))
+
+
 @pytest.fixture(scope="session")
 def tiny_pasture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 training and 6 test images of 160 x 80 px; the test truth lies beside it as data-truth.csv."""

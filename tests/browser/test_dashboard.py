@@ -46,7 +46,10 @@ def dashboard(study: Path | str, folder: Path, *options: str) -> Iterator[tuple[
         process.wait()
 
 
-pytestmark = pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="looks at processes through /proc")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="looks at processes through /proc"),
+]
 
 
 @pytest.fixture

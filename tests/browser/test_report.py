@@ -17,6 +17,8 @@ from told_study import told_study
 
 from orchestration.report.make import make_report
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = '<script>document.title="taken"</script><img src=x onerror="document.title=1">'
 STATUSES = ("complete",) * 9 + ("pruned", "pruned", "failed", "open")
 MOST_BYTES = 10_000_000

@@ -150,7 +150,7 @@ def test_test_predictions_are_matched_by_name_and_what_has_none_is_named():
     np.testing.assert_allclose(found.pred_NT["b"], base[1][list(TARGETS)])
     reasons = dict(found.left_out)
     assert list(reasons) == ["c", "d", "e", "f"]
-    parts = {"c": "1 of 20 test images", "d": "in grams", "e": "20 test images have NaN", "f": "no file"}
+    parts = {"c": "1 of 20 test images", "d": "milligrams to grams", "e": "20 test images have NaN", "f": "no file"}
     assert all(part in reasons[name] for name, part in parts.items())
     assert "torn" in dict(match_tests(oof, {"a": base[0]}, [("b", "torn")]).left_out)["b"]
     fewer = match_tests(oof, tests, [], image_ids=list(ids[:5]))

@@ -22,6 +22,7 @@ from tiny_study import make_study
 
 from biomass_models.problems import ROW, flag
 from biomass_models.targets import project_coherent
+from biomass_models.zoo import family_named
 from orchestration.cluster import ray_cluster
 from orchestration.commands.errors import run_guarded
 from orchestration.endings import BUG, REMEDIES, explained
@@ -212,6 +213,11 @@ def test_only_what_the_user_can_mend_is_a_message_to_the_user() -> None:
     ):
         text, code = ending(bug)
         assert code == BUG and f"this is a bug: {kind}" in text
+
+
+def test_a_family_that_is_not_installed_is_no_bug() -> None:
+    text, code = ending(lambda: family_named("rain"))
+    assert code == 1 and "family rain is not known here" in text and "install the package" in text
 
 
 def test_what_a_worker_raised_is_told_apart_as_well() -> None:

@@ -30,6 +30,8 @@ from orchestration.storage import Storage
 sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
 from campaign import descendants
 
+pytestmark = [pytest.mark.ray, pytest.mark.long]
+
 pytest.importorskip("moto", reason="the study of this test lies on moto's S3 server (dev extra)")
 
 ROOT = Path(__file__).parents[2]

@@ -76,7 +76,7 @@ def square_tests(data: Path) -> None:
 
 
 CHANGES = {
-    mirrored: "photographs replaced",
+    mirrored: "1 photograph replaced (",
     labelled_anew: "1 label changed (",
     one_lost: "lacks 1 photograph of train.csv (train/",
     one_image_fewer: "1 photograph missing (",

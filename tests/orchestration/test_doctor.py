@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
+from safetensors.torch import save_file
 from tiny_study import BACKBONE, RANDOM
 
 from biomass_models import weights
@@ -126,6 +128,17 @@ def test_a_default_is_left_out_without_a_file_and_refused_with_a_broken_one(
     (tmp_path / f"{architecture}.safetensors").write_bytes(POINTER)
     with pytest.raises(WeightsFileError, match="got a git-lfs pointer"):
         available_backbones((), WeightsSource("folder", tmp_path), said.append)
+
+
+def test_a_weights_file_that_is_put_there_again_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(weights.FOLDER_VARIABLE, raising=False)
+    source, path = WeightsSource("folder", tmp_path), tmp_path / "test_vit.safetensors"
+    path.write_bytes(POINTER)
+    with pytest.raises(WeightsFileError, match="got a git-lfs pointer"):
+        available_backbones(("test_vit",), source, lambda text: None)
+    save_file({name: tensor.contiguous() for name, tensor in timm.create_model("test_vit").state_dict().items()}, path)
+    (mark,) = available_backbones(("test_vit",), source, lambda text: None).values()
+    assert mark != "random-test_vit"
 
 
 @pytest.mark.parametrize(

@@ -165,6 +165,7 @@ def test_a_search_in_which_all_failed_is_an_error(
         _require_a_success(results, list(results)[: len(old)])
 
 
+@pytest.mark.ray
 def test_the_command_of_a_search_without_a_success_ends_with_its_reason(tmp_path: Path, tiny_pasture: Path) -> None:
     asked = Recipe(families=("probe",), backbones=(BACKBONE,), weights="random", scale="smoke", folds=3, trials=1)
     name = canonical_name(BACKBONE)

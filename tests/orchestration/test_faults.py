@@ -11,7 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
 from campaign import Study, make_data
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(1200)]
 
 
 def test_a_campaign_of_a_killed_worker_raylet_and_blend_loses_and_repeats_nothing(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from orchestration.cluster import ON_HEAD
 from orchestration.jobs import Outcome
 from orchestration.pool import PILOT, RETRY, UNDER_WAY, Broker, Priority, RayPool, Slots, slots_of
 
+pytestmark = pytest.mark.ray
+
 Start = Callable[..., Any]
 
 

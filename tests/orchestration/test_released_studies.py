@@ -135,6 +135,7 @@ def test_first_trials_are_known_under_the_ids_of_0_1_0(tmp_path: Path) -> None:
     assert len(again) == 1 and again[0].trial_id == "30cb46c9b1"
 
 
+@pytest.mark.ray
 def test_the_plain_command_goes_on_with_ray(name: str, tmp_path: Path) -> None:
     ledger = copy_of(name, tmp_path)
     before = files_of(Path(ledger.storage.uri) / "trials")

@@ -91,6 +91,7 @@ REMEDIES = {
     "the same command goes on from here": "test_road.py::test_ctrl_c_stops_cleanly_and_says_how_to_go_on",
     "was killed, the same command goes on": KILLED,
     "Ray has died under the search": RAY,
+    "put the file there again": "test_doctor.py::test_a_weights_file_that_is_put_there_again_serves",
     "`biomass leaderboard` lists them": f"{HERE}::test_an_unknown_trial_is_found_on_the_leaderboard",
     "or run `biomass search` first": ROAD,
     "runs of images; run the command again": "test_predict.py::test_an_interrupted_prediction_goes_on_where_it_was",

@@ -18,6 +18,8 @@ from orchestration.ledger import Ledger
 from orchestration.records import Asked
 from orchestration.storage import Storage
 
+pytestmark = pytest.mark.ray
+
 SEARCH = ["--backbone", "test_vit", "--weights", "random", "--scale", "smoke", "--slots", "2"]
 
 

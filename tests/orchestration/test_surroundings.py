@@ -43,6 +43,8 @@ for _ in range(2):  # each with a token of its own
 HOOK = """
 from ray._private.worker import _maybe_modify_runtime_env as runtime_env
 from orchestration.cluster import without_uv_hook
+
+pytestmark = pytest.mark.ray
 with without_uv_hook(keep=False):
     print(runtime_env(None, False))
 with without_uv_hook(keep=True):
@@ -99,6 +101,7 @@ def test_an_embedded_ray_takes_nothing_from_its_surroundings(tmp_path: Path) -> 
     assert len(first["said"]) == 1 and "RAY_TMPDIR" in first["said"][0] and "bytes long" in first["said"][0]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(500)
 def test_two_searches_at_once_on_one_machine_do_not_meet(tiny_pasture: Path, tmp_path: Path) -> None:
     arguments = ["--data", str(tiny_pasture), "--family", "probe", "--backbone", "test_vit", "--weights", "random"]

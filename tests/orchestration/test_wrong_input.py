@@ -248,6 +248,7 @@ def test_wrong_input_ends_with_three_lines_and_writes_nothing(
     # progress, and the count of a check, are no part of the message
     kept = [line for line in said.splitlines() if not line.startswith(("Checking images", "Blending"))]
     message = "\n".join(line for line in kept if " warnings in " not in line)
+    message = message.replace(str(folder.resolve()), "/home/scientist/pasture")  # a test's folder has a long name
     assert lines_at_80(message) <= 3, message
     assert tree(folder) == before
 
