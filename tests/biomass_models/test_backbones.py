@@ -12,6 +12,7 @@ RANDOM = WeightsSource(kind="random")
 KINDS = ["test_vit", "test_vit2", "test_vit3", "test_convnext", "test_efficientnet", "test_resnet", "test_mambaout"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("size", [(160, 160), (64, 96)])
 def test_every_kind_gives_global_vector_and_full_grid(name: str, size: tuple[int, int]) -> None:
@@ -55,6 +56,7 @@ def test_prefix_tokens_are_no_patches(name: str, registers: int) -> None:
     torch.testing.assert_close(tokens.global_BD, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "prefix"),
     [

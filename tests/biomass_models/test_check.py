@@ -30,6 +30,7 @@ def test_a_clean_directory_has_no_problem_and_shows_progress(root: Path) -> None
     assert require_clean(root) == []
 
 
+@pytest.mark.slow
 def test_a_generated_pasture_passes(tiny_pasture: Path) -> None:
     assert errors_of(check_directory(tiny_pasture)) == []
 

@@ -125,6 +125,7 @@ def _survive_every_death(folder: str, rows: int, chunk_a_batch: bool) -> None:
         shutil.rmtree(root)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "chunk_a_batch"), [(SPAN_ROWS - 1, False), (SPAN_ROWS, False), (357, False), (384, False), (100, True)]
 )
@@ -188,6 +189,7 @@ def _start(count: int, *arguments: Any, **more: Any) -> list[Any]:
     return processes
 
 
+@pytest.mark.slow
 def test_processes_share_the_photographs_and_compute_none_twice(tmp_path: Path) -> None:
     log, together = tmp_path / "log", SPAWN.Barrier(3)
     processes = _start(3, str(tmp_path / "store"), str(log), 0.003, together)
@@ -198,6 +200,7 @@ def test_processes_share_the_photographs_and_compute_none_twice(tmp_path: Path) 
     assert len({pid for pid, _ in _rows(log)}) > 1
 
 
+@pytest.mark.slow
 def test_processes_with_other_sets_in_other_orders_compute_none_twice(tmp_path: Path) -> None:
     log, together = tmp_path / "log", SPAWN.Barrier(2)
     processes = [
@@ -210,6 +213,7 @@ def test_processes_with_other_sets_in_other_orders_compute_none_twice(tmp_path: 
     assert sorted(row for _, row in _rows(log)) == list(range(ROWS + 60))
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_in_a_span_leaves_it_to_those_that_wait(tmp_path: Path) -> None:
     log, store = tmp_path / "log", tmp_path / "store"
     (doomed,) = _start(1, str(store), str(log), 60.0, None)  # it is in its first photograph until it is killed
@@ -490,6 +494,7 @@ def _fill_beside(root: str, what: int, limit: float, log: str) -> None:
     require_squares(store.bank({"what": what}, ["square"], digests, produce)["square"], digests)
 
 
+@pytest.mark.slow
 def test_requests_that_pass_the_limit_together_do_not_evict_each_others_work(tmp_path: Path) -> None:
     fill(tmp_path / "scale", digests_of(8 * SPAN_ROWS))
     limit, log = 1.2 * stored_bytes(tmp_path / "scale", "study") / GB, tmp_path / "log"
@@ -506,6 +511,7 @@ def test_requests_that_pass_the_limit_together_do_not_evict_each_others_work(tmp
     assert stored_bytes(tmp_path / "store", "study") <= limit * GB
 
 
+@pytest.mark.slow
 def test_what_nobody_uses_any_more_is_off_the_disk_and_its_descriptors_are_closed(tmp_path: Path) -> None:
     def open_files() -> list[str]:
         gc.collect()
@@ -564,6 +570,7 @@ def _churn(root: str, limit: float, seed: int) -> None:
         require_squares(fill(Path(root), digests, limit_gb=limit), digests)
 
 
+@pytest.mark.slow
 def test_processes_that_evict_each_others_chunks_never_read_a_broken_one(tmp_path: Path) -> None:
     limit = 3.5 * _chunk_bytes(tmp_path) / GB
     processes = [SPAWN.Process(target=_churn, args=(str(tmp_path / "store"), limit, seed)) for seed in range(3)]

@@ -203,6 +203,7 @@ FAMILIES_OF_SPECS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kind", FAMILIES_OF_SPECS)
 def test_a_photograph_has_the_same_bytes_alone_among_30_and_among_357(

@@ -192,6 +192,7 @@ def as_png(source: Path, target: Path) -> None:
     Image.open(source).save(target, "PNG")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "write, how",
     [

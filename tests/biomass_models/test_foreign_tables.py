@@ -39,6 +39,7 @@ def wide_train(root: Path) -> pd.DataFrame:
     return wide.assign(Sampling_Date=wide["Sampling_Date"].dt.strftime("%Y/%m/%d"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["with ids", "columns in another order", "ids from the paths", "lower case"])
 def test_a_wide_train_table_is_read_as_the_long_one(root: Path, how: str) -> None:
     expected, wide = read_train(root), wide_train(root)

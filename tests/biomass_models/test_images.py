@@ -214,6 +214,7 @@ def _sward(stamped: bool, index: int) -> np.ndarray:
     return np.asarray(draw_quadrat(quadrat, seed=5, index=index, width=1000, height=500, stamped=stamped))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", range(5))
 def test_a_drawn_stamp_is_found_and_painted_over(index: int) -> None:
     stamped, plain = _sward(True, index), _sward(False, index)
@@ -233,6 +234,7 @@ def test_a_drawn_stamp_is_found_and_painted_over(index: int) -> None:
     np.testing.assert_array_equal(outside, stamped)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", range(5))
 def test_without_a_stamp_nothing_changes(index: int) -> None:
     plain = _sward(False, index)
@@ -261,6 +263,7 @@ def test_degenerate_pictures_have_no_stamp() -> None:
     assert find_date_stamp(np.broadcast_to(np.array([255, 140, 30], dtype=np.uint8), (200, 400, 3))) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", range(4))
 def test_load_views_can_remove_the_stamp(tmp_path: Path, index: int) -> None:
     path = tmp_path / "stamped.jpg"

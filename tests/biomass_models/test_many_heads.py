@@ -29,6 +29,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return inputs_for(folder, quadrats, tmp_path_factory.mktemp("cache")), quadrats, fold_N
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
     [

@@ -41,6 +41,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return inputs_for(folder, quadrats, tmp_path_factory.mktemp("cache")), quadrats, fold_N
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*KINDS, *PUBLISHED])
 def test_front_and_end_are_the_whole(name: str) -> None:
     backbone = build_backbone(name, RANDOM)
@@ -60,6 +61,7 @@ def test_front_and_end_are_the_whole(name: str) -> None:
     assert sum(tensor.numel() for tensor in tail.parameters()) < size  # the frozen blocks are gone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "config"), [("baseline", BASELINE), ("distilled", DISTILLED)])
 def test_cached_and_uncached_training_have_one_loss_curve(family: str, config: Any, world: Any) -> None:
     """Same draws of the same turns: what the frozen blocks say of a picture does not depend on when they say it."""
@@ -91,6 +93,7 @@ def test_a_prefix_bank_holds_its_precision_and_nothing_else(world: Any, tmp_path
         replace(spec, outputs=("prefix-1", "global"))
 
 
+@pytest.mark.slow
 def test_a_compiled_network_trains_and_stores_as_it_is(
     world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

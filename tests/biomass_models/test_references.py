@@ -44,6 +44,7 @@ def test_per_target_mean_by_hand() -> None:
     np.testing.assert_allclose(per_target_mean(quadrats, folds), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reference", ["mean", "trees", "ridge"])
 def test_no_reference_sees_the_masses_of_the_fold_that_it_predicts(reference: str) -> None:
     quadrats, folds = made_up(1)
@@ -62,6 +63,7 @@ def test_no_reference_sees_the_masses_of_the_fold_that_it_predicts(reference: st
     assert before.min() >= 0
 
 
+@pytest.mark.slow
 def test_metadata_trees_find_what_height_tells() -> None:
     quadrats, folds = made_up(3)
     quadrats[list(TARGETS)] = from_components(

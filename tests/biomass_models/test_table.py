@@ -88,6 +88,7 @@ def test_lines_are_counted_over_cells_with_line_breaks(root: Path) -> None:
     assert [problem.row for problem in errors_of(check_train_table(root))] == [2, 8]  # each row takes two lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "column", "value", "rule"),
     [
@@ -238,6 +239,7 @@ def test_rubbish_is_reported_not_raised(root: Path, content: bytes) -> None:
         read_masses(root / "train.csv")
 
 
+@pytest.mark.slow
 @given(content=st.one_of(st.binary(max_size=300), st.text(alphabet='a_,"\n\r/.-0123456789 é', max_size=300)))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes_are_reported_not_raised(tmp_path: Path, content: bytes | str) -> None:

@@ -90,6 +90,7 @@ def test_projection_is_the_weighted_nnls_solution(pred_NT: np.ndarray) -> None:
     np.testing.assert_allclose(project_coherent(pred_NT), oracle, atol=1e-5)
 
 
+@pytest.mark.slow
 @given(pred_NT=masses_65, parts=components_63)
 @settings(deadline=None)
 def test_projection_laws(pred_NT: np.ndarray, parts: np.ndarray) -> None:

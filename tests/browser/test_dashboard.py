@@ -106,6 +106,7 @@ def fetch(address: str) -> bytes:
         return bytes(answer.read())
 
 
+@pytest.mark.slow
 def test_both_pages_show_the_study_and_follow_it(
     study: Ledger, tmp_path: Path, browser: webdriver.Chrome, console_errors: Callable[[], list[str]]
 ) -> None:
@@ -147,6 +148,7 @@ def nothing_can_be_changed(address: str) -> None:
     assert len(json.loads(fetch(address + "api/studies"))["study_summaries"]) == len(made.FAMILIES)
 
 
+@pytest.mark.slow
 def test_nothing_is_left_however_it_ends(study: Ledger, tmp_path: Path) -> None:
     """Three at once, one for each signal, each on ports of its own; one of them for other machines too."""
     uri, signals = study.storage.uri, (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)

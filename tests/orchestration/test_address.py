@@ -141,6 +141,7 @@ def test_a_server_of_grpc_is_taken_for_a_cluster(pieces: list[int]) -> None:
         thread.join()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["search", "doctor"])
 def test_commands_say_it_before_torch_and_ray_load(command: str, tmp_path: Path, tiny_pasture: Path) -> None:
     arguments = {

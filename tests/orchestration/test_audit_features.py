@@ -48,6 +48,7 @@ def misled(tmp_path_factory: pytest.TempPathFactory, tiny_pasture: Path) -> tupl
     return folder / "study", probe.trial_id, options
 
 
+@pytest.mark.slow
 def test_an_audit_with_refits_finds_a_study_that_learnt_from_wrong_features(misled: tuple) -> None:
     study, _, options = misled
     code, text = _biomass("audit", study, *options)

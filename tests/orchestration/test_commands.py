@@ -88,6 +88,7 @@ def test_json_and_tables_come_from_the_same_objects(study: Path, tiny_pasture: P
     assert len(masses) == 5 and all(set(mass) == {"predicted", "measured"} for mass in masses.values())
 
 
+@pytest.mark.slow
 def test_the_card_and_a_replay_as_json(study: Path, tiny_pasture: Path, tmp_path: Path) -> None:
     finished_study(tmp_path / "skilled", tiny_pasture, study / "cache")
     out = tmp_path / "blend"

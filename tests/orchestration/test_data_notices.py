@@ -84,6 +84,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_what_changed_since_the_search_is_said_by_report_and_ensemble(
     change, own_pasture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -144,6 +145,7 @@ def blend(ledger: Ledger, data: Path | None, out: Path, cache: Path) -> list[Pat
     )
 
 
+@pytest.mark.slow
 def test_a_study_needs_test_images_only_to_predict_them(without_tests: tuple[Path, Ledger], tmp_path: Path) -> None:
     data, ledger = without_tests
     assert "<html" in make_report(ledger, data)

@@ -86,6 +86,7 @@ def biomass(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env)
 
 
+@pytest.mark.slow
 def test_files_make_a_blend_without_study_torch_or_ray(runs):
     folder, test_ids, test_NT = runs
     result = biomass(
@@ -106,6 +107,7 @@ def test_files_make_a_blend_without_study_torch_or_ray(runs):
     assert weighted_r2_score(test_NT, pred_NT) > 0.8
 
 
+@pytest.mark.slow
 def test_without_test_predictions_there_is_a_card_and_without_a_data_directory_a_submission(runs):
     folder, test_ids, _ = runs
     options = {"data_dir": None, "options": BlendOptions(), "seed": 0, "open_predictor": lambda _: None}
@@ -118,6 +120,7 @@ def test_without_test_predictions_there_is_a_card_and_without_a_data_directory_a
     assert list(pd.read_csv(path)["sample_id"])[:5] == [f"{test_ids[0]}__{name}" for name in TARGETS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [

@@ -46,6 +46,7 @@ def page(explanation: Explanation) -> str:
     return capture.get()
 
 
+@pytest.mark.slow
 def test_a_training_image_is_explained_from_the_ledger(world: Any) -> None:
     ledger, trials, *_ = world
     quadrat = ledger.quadrats().iloc[5]
@@ -79,6 +80,7 @@ def test_the_picture_is_bright_where_the_model_looked(world: Any) -> None:
     assert light(2, right=False) > 0.9 and light(2, right=True) < 0.4
 
 
+@pytest.mark.slow
 def test_a_portrait_keeps_its_shape(world: Any, tmp_path: Path) -> None:
     portrait = tmp_path / "tall.jpg"
     Image.new("RGB", (300, 600), "green").save(portrait)

@@ -16,6 +16,7 @@ from orchestration.trial import run_trial
 SCORES = {"baseline": 0.15387, "probe": 0.19428, "distilled": 0.17376}
 
 
+@pytest.mark.slow
 def test_scores_of_the_tiny_study_have_not_moved(tmp_path: Path, tiny_pasture: Path) -> None:
     ledger, context, records = make_study(tmp_path / "study", tiny_pasture, tmp_path / "cache")
     results = {record.family: run_trial(ledger, InlinePool(context), record.trial_id) for record in records}

@@ -85,6 +85,7 @@ def test_neither_a_new_field_nor_a_changed_default_moves_or_takes_over_an_id(lat
 # -- a later version's families, ranges and defaults -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_one_more_field_and_a_changed_default_leave_a_study_as_it_was(later: None, tmp_path: Path) -> None:
     for name, known in (("killed", 3), ("finished", 6)):
         ledger = copy_of(name, tmp_path)
@@ -98,6 +99,7 @@ def test_one_more_field_and_a_changed_default_leave_a_study_as_it_was(later: Non
         assert audit(ledger).clean
 
 
+@pytest.mark.slow
 def test_a_study_of_this_version_re_proposes_nothing_in_a_later_one(tmp_path: Path, monkeypatch: Any) -> None:
     ledger = copy_of("killed", tmp_path)
     finish(go_on(ledger, trials=7), tmp_path / "cache")
@@ -162,6 +164,7 @@ def test_one_more_family_in_a_release_changes_nothing_for_an_old_command(tmp_pat
     assert set(proposer.spaces) == {"baseline", "probe", "distilled"} and proposer.propose() is not None
 
 
+@pytest.mark.slow
 def test_a_family_that_is_not_installed_is_read_by_all_and_waits(tmp_path: Path, monkeypatch: Any) -> None:
     ledger = copy_of("finished", tmp_path)
     shutil.copy(DATA.parent / "submission.csv", tmp_path)
@@ -286,6 +289,7 @@ def two_networks(tmp_path: Path) -> Ledger:
     return ledger
 
 
+@pytest.mark.slow
 def test_a_network_that_is_away_waits(two_networks: Ledger, tmp_path: Path, monkeypatch: Any) -> None:
     proposer = go_on(two_networks, trials=12)
     proposed = [one for _ in range(6) if (one := proposer.propose())]

@@ -106,6 +106,7 @@ def test_a_living_driver_elsewhere_is_respected_whatever_its_clock_says(
     assert left is not None and left.token == "theirs"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("age", [0.0, 90.0, -90.0, -26 * HOUR])
 def test_a_beat_that_stands_still_is_of_a_dead_driver_whatever_its_clock_said(ledger: Ledger, age: float) -> None:
     owner(ledger.storage, age=age)

@@ -120,6 +120,7 @@ def drop(ledger: Ledger, trial: str) -> None:
         ledger.drop_model(trial, fold, "--weights-gb 1")
 
 
+@pytest.mark.slow
 def test_models_are_kept_within_the_limit_on_record(study: tuple[Ledger, list[str], Path]) -> None:
     ledger, (worst, middle, best), _ = study
     before = models(ledger)
@@ -149,6 +150,7 @@ def test_what_a_blend_uses_goes_last(study: tuple[Ledger, list[str], Path]) -> N
     assert {path.split("/")[0] for path in models(ledger)} == {worst, best}
 
 
+@pytest.mark.slow
 def test_running_trials_count_and_keep_their_models(study: tuple[Ledger, list[str], Path]) -> None:
     ledger, (worst, _, best), _ = study
     ledger.reopen(worst)
@@ -186,6 +188,7 @@ def test_a_death_between_record_and_deletion_costs_nothing(study: tuple[Ledger, 
         ledger.fold_model(worst, 0)
 
 
+@pytest.mark.slow
 def test_restoring_brings_back_the_same_bytes(study: tuple[Ledger, list[str], Path], tiny_pasture: Path) -> None:
     ledger, trials, cache = study
     before = models(ledger)
@@ -234,6 +237,7 @@ def test_a_model_that_differs_is_put_back_on_record(study: tuple[Ledger, list[st
     assert ledger.fold_model(worst, 0) != b"of another machine" and ledger.fold_oof(worst, 0).equals(rows)
 
 
+@pytest.mark.slow
 def test_members_without_models_predict_the_same(study: tuple[Ledger, list[str], Path], tiny_pasture: Path) -> None:
     ledger, trials, cache = study
     members = {name: TrialRef(ledger.storage.uri, name) for name in trials}

@@ -46,6 +46,7 @@ def test_files_are_whole_listed_and_removed(store: None) -> None:
         storage.read("trials/b/fold-0/metrics.json")
 
 
+@pytest.mark.slow
 def test_a_trial_is_resumed_closed_and_audited_there_as_on_a_disk(
     store: None, tmp_path: Path, tiny_pasture: Path
 ) -> None:
@@ -65,6 +66,7 @@ def test_a_trial_is_resumed_closed_and_audited_there_as_on_a_disk(
     assert "1 complete" in render_status(status_of(ledger))
 
 
+@pytest.mark.slow
 def test_one_driver_at_a_time_and_the_later_of_two_at_once_wins(store: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "SETTLE_SECONDS", 0.5)
     ledger = Ledger(Storage("s3://bucket/locked"))

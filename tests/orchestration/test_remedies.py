@@ -217,6 +217,7 @@ def blend(study: str) -> Card:
     return card
 
 
+@pytest.mark.slow
 def test_a_card_of_another_version_is_made_again(exported: tuple[str, Path, Path], tmp_path: Path) -> None:
     study, _, _ = exported
     ledger = open_ledger(study)

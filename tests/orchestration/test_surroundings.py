@@ -19,6 +19,8 @@ from orchestration.ledger import Ledger
 from orchestration.machine import Cores
 from orchestration.storage import Storage
 
+pytestmark = pytest.mark.ray
+
 EMBED = """
 import json, os, sys
 import ray
@@ -43,8 +45,6 @@ for _ in range(2):  # each with a token of its own
 HOOK = """
 from ray._private.worker import _maybe_modify_runtime_env as runtime_env
 from orchestration.cluster import without_uv_hook
-
-pytestmark = pytest.mark.ray
 with without_uv_hook(keep=False):
     print(runtime_env(None, False))
 with without_uv_hook(keep=True):

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 from tiny_study import make_study
 
 from biomass_models.configs import DistilledConfig, TeacherConfig
@@ -20,6 +21,7 @@ from orchestration.trial import run_trial
 SMALL = TeacherConfig(width=8, width_2=8, epochs=5)
 
 
+@pytest.mark.slow
 def test_trials_share_the_teachers_of_their_study(tmp_path: Path, tiny_pasture: Path) -> None:
     ledger, context, records = make_study(tmp_path / "study", tiny_pasture, tmp_path / "cache")
     first = next(record for record in records if record.family == "distilled")

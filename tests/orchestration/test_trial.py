@@ -152,6 +152,7 @@ def test_a_fold_that_is_missing_comes_back_the_same_from_a_batch(tmp_path: Path,
     assert unchanged == [0, 2]
 
 
+@pytest.mark.slow
 def test_what_cannot_train_together_trains_apart(tmp_path: Path, tiny_pasture: Path) -> None:
     ledger, context, records = make_study(tmp_path / "study", tiny_pasture, tmp_path / "cache")
     for record in records[1:]:

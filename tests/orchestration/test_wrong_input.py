@@ -231,6 +231,7 @@ def lines_at_80(text: str) -> int:
     return sum(-(-max(len(line), 1) // 80) for line in text.splitlines())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_wrong_input_ends_with_three_lines_and_writes_nothing(
     name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
