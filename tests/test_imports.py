@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("biomass_models", "ensembles", "orchestration", "search_spaces")
 FORBIDDEN = {

@@ -27,6 +27,8 @@ from biomass_models.inputs import Inputs
 from biomass_models.losses import weighted_mse_loss
 from biomass_models.scaling import TargetScaler
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 FROZEN = replace(baseline_twin("test_efficientnet", 64), epochs=30, flips=2, head_lr=3e-3)
 grams = hnp.arrays(np.float64, (6, 5), elements=st.floats(0, 300))

@@ -25,6 +25,8 @@ from biomass_models.student import Student
 from biomass_models.targets import CLOVER, DEAD, GDM, GREEN, TARGETS, TOTAL, from_components, identity_gap
 from biomass_models.teacher import Taught
 
+pytestmark = pytest.mark.slow
+
 PLAIN = TargetScaler("log1p", np.zeros(5), np.ones(5), np.full(5, 1e3))  # z is log1p of grams
 FROZEN = DistilledConfig(
     backbone="test_vit", size=64, layout="halves", local_size=32, trained_blocks=0, grid=2, epochs=3, batch_size=8,
@@ -188,7 +190,6 @@ def test_a_fine_map_is_stored_coarsely() -> None:
     assert coarse_map(torch.full((1, 6), 1 / 6), (2, 3)).shape == (1, 2, 3)
 
 
-@pytest.mark.slow
 def test_the_published_network_trains(world: Any) -> None:
     """DINOv3 small with its last 5 blocks, five views: the reference configuration but for size and epochs."""
     inputs, quadrats, fold_N = world
@@ -207,7 +208,6 @@ def test_the_published_network_trains(world: Any) -> None:
     assert identity_gap(result.pred_NT).max() < 1e-9
 
 
-@pytest.mark.slow
 def test_sizes_are_rounded_with_a_note(world: Any) -> None:
     inputs, quadrats, fold_N = world
     for config in (replace(FROZEN, size=70, epochs=1), replace(TRAINED, local_size=36, epochs=1)):
@@ -217,7 +217,6 @@ def test_sizes_are_rounded_with_a_note(world: Any) -> None:
     assert notes == ["grid 3 is finer than the 2 x 2 tokens of test_vit: tokens repeat"]
 
 
-@pytest.mark.slow
 def test_metadata_are_worth_what_they_say(tmp_path: Path) -> None:
     """Labels are noisy, metadata are not: the teacher's gain is there, and gone when metadata are shuffled.
 

@@ -17,6 +17,8 @@ from biomass_models.check import check_directory, check_test_directory
 from biomass_models.images import ImageError, load_views, views_for
 from biomass_models.problems import Problem, errors_of, grouped
 
+pytestmark = pytest.mark.slow
+
 GRADIENT = np.linspace(0, 1, 200 * 100).reshape(100, 200)  # brightness, from black to white
 
 
@@ -192,7 +194,6 @@ def as_png(source: Path, target: Path) -> None:
     Image.open(source).save(target, "PNG")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "write, how",
     [

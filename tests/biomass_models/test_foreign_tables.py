@@ -18,6 +18,8 @@ from biomass_models.problems import Problem, errors_of, grouped
 from biomass_models.table import TRAIN_COLUMNS, DataError, check_train_table, read_test, read_test_rows, read_train
 from biomass_models.targets import TARGETS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
@@ -39,7 +41,6 @@ def wide_train(root: Path) -> pd.DataFrame:
     return wide.assign(Sampling_Date=wide["Sampling_Date"].dt.strftime("%Y/%m/%d"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("how", ["with ids", "columns in another order", "ids from the paths", "lower case"])
 def test_a_wide_train_table_is_read_as_the_long_one(root: Path, how: str) -> None:
     expected, wide = read_train(root), wide_train(root)

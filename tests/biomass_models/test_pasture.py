@@ -23,6 +23,8 @@ from biomass_models.pasture_light import Look, draw_look
 from biomass_models.table import DataError, read_masses, read_test, read_train
 from biomass_models.targets import TARGETS, identity_gap, weighted_r2_score
 
+pytestmark = pytest.mark.slow
+
 NEUTRAL = Look(
     soil_3=np.array([120.0, 90.0, 70.0]),
     leaf_3=np.ones(3),
@@ -171,7 +173,6 @@ def test_contact_sheet_shows_the_photographs(tiny: Path, tmp_path: Path) -> None
         assert np.asarray(sheet)[:200, :1600].std() > 10
 
 
-@pytest.mark.slow
 def test_progress_counts_every_picture(full: tuple[Path, list[tuple[int, int]]]) -> None:
     assert full[1] == [(done, 360) for done in range(1, 361)]
 
@@ -194,7 +195,6 @@ def test_training_plan_follows_the_facts() -> None:
         assert plan.groupby(keys).size().to_dict() == facts.to_dict()
 
 
-@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 400), st.integers(0, 10**6))
 def test_test_dates_are_never_training_dates(images: int, seed: int) -> None:
@@ -234,7 +234,6 @@ def test_ndvi_and_height_agree_with_the_masses() -> None:
     assert ranks.loc["Dry_Clover_g", "Height_Ave_cm"] < 0 < ranks.loc["Dry_Green_g", "Pre_GSHH_NDVI"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_table_bands(seed: int) -> None:
     """Issue 2: per-target mean 0.20-0.28; metadata trees 0.63-0.79 by date and at least 0.05 more at random."""
@@ -250,7 +249,6 @@ def test_table_bands(seed: int) -> None:
 # ---- photographs
 
 
-@pytest.mark.slow
 def test_colour_alone_tells_little(full: tuple[Path, list[tuple[int, int]]]) -> None:
     """Issue 2: ridge on colour statistics scores 0.25-0.60 under folds by date."""
     table = read_train(full[0])
@@ -326,7 +324,6 @@ def test_stamp_is_orange_at_the_bottom_right_and_nowhere_else() -> None:
     assert red > green > blue + 20
 
 
-@pytest.mark.slow
 def test_a_quarter_of_the_pictures_carries_a_stamp() -> None:
     """Orange pixels in the bottom right corner of pictures of bare, grey ground."""
     bare = replace(SWARD, green_g=0.0, dead_g=0.0)

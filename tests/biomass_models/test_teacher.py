@@ -19,6 +19,8 @@ from biomass_models.targets import TARGETS, identity_gap, weighted_r2_score
 from biomass_models.taxonomy import TAG_COLUMNS
 from biomass_models.teacher import TeacherNet, fit_teacher, metadata_features, sample_weights
 
+pytestmark = pytest.mark.slow
+
 SMALL = TeacherConfig(width=16, width_2=8, epochs=40, inner_folds=3)
 
 
@@ -90,7 +92,6 @@ def test_targets_are_coherent_and_scored_against_the_training_labels(world: Any)
     assert again.mass_MT.tobytes() == result.mass_MT.tobytes()
 
 
-@pytest.mark.slow
 def test_more_training_teaches_more(world: Any) -> None:
     quadrats, fold_N = world
     longer = TeacherConfig(epochs=200, inner_folds=3)
@@ -107,7 +108,6 @@ def test_held_out_labels_and_metadata_are_never_seen(world: Any) -> None:
     assert taught(changed, fold_N).tobytes() == taught(quadrats, fold_N).tobytes()
 
 
-@pytest.mark.slow
 def test_a_row_is_not_taught_its_own_label_nor_its_group(world: Any) -> None:
     quadrats, fold_N = world
     train = np.flatnonzero(fold_N != 0)

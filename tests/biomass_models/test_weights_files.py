@@ -22,6 +22,8 @@ from biomass_models.weights import (
     verify_weights,
 )
 
+pytestmark = pytest.mark.slow
+
 NAME = "test_vit.r160_in1k"
 State = dict[str, torch.Tensor]
 
@@ -163,7 +165,6 @@ def test_a_file_of_transformers_is_named(prefix: str, tmp_path: Path) -> None:
     assert "got a file with the names of transformers, not timm's; take timm's own file" in refusal(tmp_path)
 
 
-@pytest.mark.slow
 def test_patches_and_positions_of_another_size_are_not_stretched(tmp_path: Path) -> None:
     other_size = timm.create_model("vit_small_patch32_224", num_classes=0).state_dict()
     torch.save(other_size, tmp_path / "vit_small_patch16_224.pth")
@@ -208,7 +209,6 @@ WRAPPED: dict[str, Callable[[State], Any]] = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", WRAPPED)
 def test_usual_wrappers_are_taken_off(case: str, tmp_path: Path, state: State) -> None:
     torch.save(WRAPPED[case](state), tmp_path / "test_vit.pth")
@@ -258,7 +258,6 @@ PUBLISHED = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("backbone", "file"), PUBLISHED)
 def test_published_files_are_found_by_their_names(backbone: str, file: str, tmp_path: Path) -> None:
     path = tmp_path / file

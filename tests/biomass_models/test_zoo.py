@@ -26,6 +26,8 @@ from biomass_models.interrupt import StopRequested
 from biomass_models.targets import TARGETS
 from biomass_models.zoo import FAMILIES
 
+pytestmark = pytest.mark.slow
+
 TRAINED = BaselineConfig(
     backbone="test_efficientnet", size=64, trained_blocks=2, epochs=2, batch_size=8, head_lr=1e-3, backbone_lr=1e-3
 )
@@ -93,7 +95,6 @@ def test_every_family_has_a_case_and_its_config() -> None:
     assert all(FAMILIES[name].config_class is CONFIGS[name] for name in FAMILIES)
 
 
-@pytest.mark.slow
 def test_five_finite_masses_for_each_held_out_row(case: Any, world: Any) -> None:
     family, config = case
     inputs, quadrats, fold_N, _ = world
@@ -109,7 +110,6 @@ def test_five_finite_masses_for_each_held_out_row(case: Any, world: Any) -> None
     json.dumps(result.info)
 
 
-@pytest.mark.slow
 def test_saved_tensors_predict_the_same_without_metadata(case: Any, world: Any, tmp_path: Path) -> None:
     """Another process, another cache, another order of images; nothing but photographs and tensors."""
     family, config = case
@@ -126,7 +126,6 @@ def test_saved_tensors_predict_the_same_without_metadata(case: Any, world: Any, 
     np.testing.assert_allclose(again[result.row_N], result.pred_NT, atol=1e-4)
 
 
-@pytest.mark.slow
 def test_same_seed_same_bytes(case: Any, world: Any) -> None:
     family, config = case
     inputs, quadrats, fold_N, _ = world
@@ -137,7 +136,6 @@ def test_same_seed_same_bytes(case: Any, world: Any) -> None:
     assert all(torch.equal(first.tensors[name], second.tensors[name]) for name in first.tensors)
 
 
-@pytest.mark.slow
 def test_held_out_labels_touch_nothing(case: Any, world: Any) -> None:
     family, config = case
     inputs, quadrats, fold_N, _ = world
@@ -153,7 +151,6 @@ def test_held_out_labels_touch_nothing(case: Any, world: Any) -> None:
     assert np.abs(third.pred_NT - first.pred_NT).max() > 1e-3
 
 
-@pytest.mark.slow
 def test_table_may_be_a_part_of_the_images_in_another_order(case: Any, world: Any) -> None:
     family, config = case
     inputs, quadrats, fold_N, _ = world
@@ -179,14 +176,12 @@ def test_feature_specs_say_what_is_cached(case: Any) -> None:
     assert all(spec.backbone == config.backbone for spec in specs)
 
 
-@pytest.mark.slow
 def test_estimates_need_no_images(case: Any) -> None:
     family, config = case
     seconds = family.estimate_fold_seconds(config, 286, "cpu")
     assert 0 < family.estimate_fold_seconds(config, 286, "cpu", include_features=False) <= seconds < 600
 
 
-@pytest.mark.slow
 def test_estimates_grow_with_what_is_asked() -> None:
     assert forward_seconds("test_vit", 320, 320, "cpu") > 3 * forward_seconds("test_vit", 160, 160, "cpu")
     family, half = FAMILIES["baseline"], replace(TRAINED, epochs=1)

@@ -33,6 +33,8 @@ from ensembles.recipe import (
 )
 from ensembles.rules import Greedy, Optimum, TopMean
 
+pytestmark = pytest.mark.slow
+
 
 def predictions_of(library):
     return dict(zip(library.names, library.pred_MNT, strict=True))

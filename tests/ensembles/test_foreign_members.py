@@ -16,6 +16,8 @@ from biomass_models.targets import TARGETS
 from orchestration.blending import BlendOptions, run_ensemble
 from orchestration.members import FileMembers, gather
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def field(tmp_path: Path) -> Field:
@@ -35,7 +37,6 @@ def gathered(field: Field, *, tests: bool = True) -> tuple[tuple[str, ...], dict
     return found.library.names, dict(found.library.left_out), "\n".join(said)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong.member)
 def test_a_wrong_file_is_left_out_with_its_reason(field: Field, wrong: Wrong) -> None:
     wrong.write(field, "bad")
@@ -53,7 +54,6 @@ def test_each_kind_has_three_inputs() -> None:
     assert all(kinds.count(kind) >= 3 for kind in kinds)
 
 
-@pytest.mark.slow
 def test_one_wrong_file_of_each_kind_among_ten_sound_ones_changes_nothing(field: Field, tmp_path: Path) -> None:
     def blend(out: str) -> tuple[dict, bytes]:
         (path,) = run_ensemble(
@@ -82,7 +82,6 @@ def test_one_wrong_file_of_each_kind_among_ten_sound_ones_changes_nothing(field:
         assert len(reasons) == 1, wrong.member
 
 
-@pytest.mark.slow
 def test_all_wrong_files_at_once_leave_the_sound_ones(field: Field) -> None:
     for wrong in WRONG:
         if wrong.kind != "too good":  # held against the others' median: they are one kind that must not be the majority
@@ -164,7 +163,6 @@ UNDERSTOOD = (
 )  # fmt: skip
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 @pytest.mark.parametrize("make", UNDERSTOOD, ids=lambda make: make.__name__)
 def test_a_file_that_is_almost_right_gives_the_same_member(
@@ -275,7 +273,6 @@ def test_test_images_of_a_heavier_or_lighter_season_are_no_fault(field: Field, f
     assert len(names) == 10 and not left_out and "test predictions" not in said
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
 def test_sound_members_of_any_field_stay(tmp_path: Path, seed: int) -> None:
     field = make_field(tmp_path, seed)

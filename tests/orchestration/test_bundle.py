@@ -30,6 +30,8 @@ from orchestration.ledger import LedgerError
 from orchestration.members import FileMembers
 from orchestration.wheel import PACKAGES, project_wheel
 
+pytestmark = pytest.mark.slow
+
 # A network that is there but answers nobody, where the kernel does not let us take it away.
 NO_NETWORK = """
 import socket
@@ -60,7 +62,6 @@ def exported(tmp_path_factory, tiny_pasture):
     return ledger, submission, folder / "bundle"
 
 
-@pytest.mark.slow
 def test_a_fresh_environment_without_network_gets_the_same_numbers(exported, tiny_pasture, tmp_path):
     _, submission, bundle = exported
     moved = tmp_path / "elsewhere"
@@ -121,7 +122,6 @@ def test_the_bundle_holds_what_it_says_and_no_pickle(exported):
     assert not (bundle.parent / "none").exists()
 
 
-@pytest.mark.slow
 def test_damage_and_a_missing_marker_are_found_before_anything_is_read(exported, tmp_path):
     _, _, bundle = exported
     copy = tmp_path / "copy"
@@ -183,7 +183,6 @@ def test_an_export_that_breaks_off_leaves_nothing_and_can_be_repeated(exported, 
     assert (tmp_path / "bundle" / "bundle.json").read_bytes() == (bundle / "bundle.json").read_bytes()
 
 
-@pytest.mark.slow
 def test_the_wheel_is_one_that_pip_installs(tmp_path):
     name, content = project_wheel()
     assert project_wheel() == (name, content)

@@ -22,6 +22,8 @@ from orchestration.cli import PIPELINE, app
 from orchestration.commands import complete
 from orchestration.commands.options import plain
 
+pytestmark = pytest.mark.slow
+
 
 def commands_of(group: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Every command that does something, by its words on the command line."""
@@ -68,7 +70,6 @@ def test_commands_that_print_a_table_or_list_have_json() -> None:
         assert f"| `{words}` |" in (ROOT / "docs" / "commands.md").read_text(), words
 
 
-@pytest.mark.slow
 def test_help_pages_fit_80_columns_and_show_the_example(tmp_path: Path) -> None:
     for words in (("search",), ("ensemble",)):
         text = biomass(*words, "--help", cwd=tmp_path).stdout
@@ -168,7 +169,6 @@ def on_a_terminal(*arguments: str, folder: Path, **variables: str) -> str:
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*3[0-7](?:;\d+)*m")
 
 
-@pytest.mark.slow
 def test_colours_and_bars_are_for_terminals_that_can(tmp_path: Path, tiny_pasture: Path) -> None:
     check = ("data", "check", str(tiny_pasture))
     assert "\x1b[2K" in on_a_terminal(*check, folder=tmp_path)  # a bar that redraws its line

@@ -32,6 +32,8 @@ from orchestration.shards import spans
 from orchestration.trial import run_trial
 from search_spaces.spaces import known_family
 
+pytestmark = pytest.mark.slow
+
 SEARCH = ["--backbone", "test_vit", "--weights", "random", "--scale", "smoke", "--trials", "1", "--folds", "3"]
 
 
@@ -87,7 +89,6 @@ NAMES = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", NAMES)
 def test_a_wrong_name_is_answered_with_rule_got_and_remedy(case: str, folder: Path) -> None:
     arguments, rule, got, remedy = NAMES[case]
@@ -96,7 +97,6 @@ def test_a_wrong_name_is_answered_with_rule_got_and_remedy(case: str, folder: Pa
     assert not (folder / "s").exists()
 
 
-@pytest.mark.slow
 def test_an_object_store_out_of_reach_is_named_with_what_to_check(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,7 +107,6 @@ def test_an_object_store_out_of_reach_is_named_with_what_to_check(
     assert "must be reachable" in text and "127.0.0.1:9" in text and "check bucket, region, credentials" in text
 
 
-@pytest.mark.slow
 def test_wrong_usage_keeps_its_own_exit_code(folder: Path) -> None:
     result = biomass("search", "s", *DATA, cwd=folder, check=False)
     assert result.returncode == 2 and "--trials N or --hours H" in " ".join(result.stderr.split())
@@ -142,14 +141,12 @@ def locked_disk(tmp_path: Path) -> Iterator[Path]:
     yield from mounted(tmp_path / "locked", "ro")
 
 
-@pytest.mark.slow
 def test_no_space_left_for_a_study(folder: Path, full_disk: Path) -> None:
     text = refused(folder, "search", f"{full_disk}/study", *DATA, *SEARCH)
     assert "needs room on the disk, got no space left on device: " in text and "make room" in text
     assert f"{full_disk}/study/" in text
 
 
-@pytest.mark.slow
 def test_a_cache_that_cannot_be_one_is_said_before_anything_starts(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     text = refused(folder, "search", f"{tmp_path}/study", *DATA, *SEARCH, "--cache", f"{tmp_path}/file")
@@ -157,7 +154,6 @@ def test_a_cache_that_cannot_be_one_is_said_before_anything_starts(folder: Path,
     assert f"{tmp_path}/file" in text and not (tmp_path / "study").exists()
 
 
-@pytest.mark.slow
 def test_no_space_left_for_pictures(folder: Path, full_disk: Path, tmp_path: Path) -> None:
     text = refused(folder, "data", "show", "pasture", "--out", f"{full_disk}/sheet.png")
     assert "needs room on the disk, got no space left on device" in text and "name another folder" in text
@@ -166,7 +162,6 @@ def test_no_space_left_for_pictures(folder: Path, full_disk: Path, tmp_path: Pat
     assert (tmp_path / "sheet.png").stat().st_size > 1000
 
 
-@pytest.mark.slow
 def test_no_permission_for_photographs(folder: Path, locked_disk: Path) -> None:
     text = refused(folder, "data", "make", f"{locked_disk}/pasture", "--images", "4")
     assert "a command writes into its folder, got read-only file system: " in text and "mounted for writing" in text
@@ -179,7 +174,6 @@ def test_no_permission_for_another_user(folder: Path, tmp_path: Path) -> None:
     assert "must be ours to use, got permission denied" in text and "check owner and mode" in text
 
 
-@pytest.mark.slow
 def test_a_file_where_a_folder_is_needed(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     text = refused(folder, "data", "make", f"{tmp_path}/file/pasture", "--images", "4")
@@ -255,7 +249,6 @@ def test_a_ray_that_does_not_start_is_no_bug(monkeypatch: pytest.MonkeyPatch) ->
     assert code == 1 and text.startswith("error: Ray must start, answer and stay, got The node timed out; check")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("how", [("--debug", {}), (None, {"BIOMASS_DEBUG": "1"})], ids=["option", "variable"])
 def test_debug_shows_the_traceback(how: tuple[str | None, dict[str, str]], folder: Path) -> None:
     option, variables = how
@@ -266,7 +259,6 @@ def test_debug_shows_the_traceback(how: tuple[str | None, dict[str, str]], folde
     assert result.returncode == 1 and "Traceback" in result.stderr and "LedgerError" in result.stderr
 
 
-@pytest.mark.slow
 def test_ctrl_c_ends_any_command_with_one_line(tmp_path: Path) -> None:
     arguments = ["data", "make", "pasture", "--images", "2000"]
     process = subprocess.Popen(
@@ -289,7 +281,6 @@ def test_ctrl_c_ends_any_command_with_one_line(tmp_path: Path) -> None:
     assert "Traceback" not in err
 
 
-@pytest.mark.slow
 def test_a_reader_that_goes_away_ends_a_command_quietly(folder: Path) -> None:
     for arguments in ("leaderboard runs/first", "leaderboard runs/first --json", "status runs/first", "recipes"):
         line = f"set -o pipefail; {sys.executable} -m orchestration {arguments} | head -c 1"

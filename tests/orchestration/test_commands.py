@@ -17,6 +17,8 @@ from orchestration.pool import InlinePool
 from orchestration.storage import Storage
 from orchestration.trial import fail_trial, run_trial
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory, tiny_pasture: Path) -> Path:
@@ -88,7 +90,6 @@ def test_json_and_tables_come_from_the_same_objects(study: Path, tiny_pasture: P
     assert len(masses) == 5 and all(set(mass) == {"predicted", "measured"} for mass in masses.values())
 
 
-@pytest.mark.slow
 def test_the_card_and_a_replay_as_json(study: Path, tiny_pasture: Path, tmp_path: Path) -> None:
     finished_study(tmp_path / "skilled", tiny_pasture, study / "cache")
     out = tmp_path / "blend"

@@ -29,6 +29,8 @@ from orchestration.settings import StudySettings
 from orchestration.storage import Storage
 from orchestration.study import open_study
 
+pytestmark = pytest.mark.slow
+
 
 def searched(folder: Path, data: Path) -> Ledger:
     """A study of a data directory without any trial, as a search opens it."""
@@ -84,7 +86,6 @@ CHANGES = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_what_changed_since_the_search_is_said_by_report_and_ensemble(
     change, own_pasture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -145,7 +146,6 @@ def blend(ledger: Ledger, data: Path | None, out: Path, cache: Path) -> list[Pat
     )
 
 
-@pytest.mark.slow
 def test_a_study_needs_test_images_only_to_predict_them(without_tests: tuple[Path, Ledger], tmp_path: Path) -> None:
     data, ledger = without_tests
     assert "<html" in make_report(ledger, data)

@@ -27,6 +27,8 @@ from orchestration.study import StudyError
 from orchestration.trial import StorageFull, fail_trial, run_trial
 from orchestration.worker import WorkerContext
 
+pytestmark = pytest.mark.slow
+
 
 def test_an_image_that_breaks_during_the_search_fails_the_trial_and_names_the_file(
     tmp_path: Path, own_pasture: Path

@@ -28,6 +28,8 @@ from orchestration.status import status_of
 from search_spaces import probe as probe_ranges
 from search_spaces import spaces
 
+pytestmark = pytest.mark.slow
+
 NETWORK = "test_vit.r160_in1k"
 
 
@@ -85,7 +87,6 @@ def test_neither_a_new_field_nor_a_changed_default_moves_or_takes_over_an_id(lat
 # -- a later version's families, ranges and defaults -------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_one_more_field_and_a_changed_default_leave_a_study_as_it_was(later: None, tmp_path: Path) -> None:
     for name, known in (("killed", 3), ("finished", 6)):
         ledger = copy_of(name, tmp_path)
@@ -99,7 +100,6 @@ def test_one_more_field_and_a_changed_default_leave_a_study_as_it_was(later: Non
         assert audit(ledger).clean
 
 
-@pytest.mark.slow
 def test_a_study_of_this_version_re_proposes_nothing_in_a_later_one(tmp_path: Path, monkeypatch: Any) -> None:
     ledger = copy_of("killed", tmp_path)
     finish(go_on(ledger, trials=7), tmp_path / "cache")
@@ -164,7 +164,6 @@ def test_one_more_family_in_a_release_changes_nothing_for_an_old_command(tmp_pat
     assert set(proposer.spaces) == {"baseline", "probe", "distilled"} and proposer.propose() is not None
 
 
-@pytest.mark.slow
 def test_a_family_that_is_not_installed_is_read_by_all_and_waits(tmp_path: Path, monkeypatch: Any) -> None:
     ledger = copy_of("finished", tmp_path)
     shutil.copy(DATA.parent / "submission.csv", tmp_path)
@@ -289,7 +288,6 @@ def two_networks(tmp_path: Path) -> Ledger:
     return ledger
 
 
-@pytest.mark.slow
 def test_a_network_that_is_away_waits(two_networks: Ledger, tmp_path: Path, monkeypatch: Any) -> None:
     proposer = go_on(two_networks, trials=12)
     proposed = [one for _ in range(6) if (one := proposer.propose())]

@@ -34,6 +34,8 @@ from orchestration.storage import Storage
 from orchestration.trial import fail_trial, run_trial
 from orchestration.worker import WorkerContext
 
+pytestmark = pytest.mark.slow
+
 TRIALS = [
     Held("best", 10, (USEFUL, 0.9)),
     Held("good", 10, (USEFUL, 0.8)),
@@ -120,7 +122,6 @@ def drop(ledger: Ledger, trial: str) -> None:
         ledger.drop_model(trial, fold, "--weights-gb 1")
 
 
-@pytest.mark.slow
 def test_models_are_kept_within_the_limit_on_record(study: tuple[Ledger, list[str], Path]) -> None:
     ledger, (worst, middle, best), _ = study
     before = models(ledger)
@@ -150,7 +151,6 @@ def test_what_a_blend_uses_goes_last(study: tuple[Ledger, list[str], Path]) -> N
     assert {path.split("/")[0] for path in models(ledger)} == {worst, best}
 
 
-@pytest.mark.slow
 def test_running_trials_count_and_keep_their_models(study: tuple[Ledger, list[str], Path]) -> None:
     ledger, (worst, _, best), _ = study
     ledger.reopen(worst)
@@ -188,7 +188,6 @@ def test_a_death_between_record_and_deletion_costs_nothing(study: tuple[Ledger, 
         ledger.fold_model(worst, 0)
 
 
-@pytest.mark.slow
 def test_restoring_brings_back_the_same_bytes(study: tuple[Ledger, list[str], Path], tiny_pasture: Path) -> None:
     ledger, trials, cache = study
     before = models(ledger)
@@ -237,7 +236,6 @@ def test_a_model_that_differs_is_put_back_on_record(study: tuple[Ledger, list[st
     assert ledger.fold_model(worst, 0) != b"of another machine" and ledger.fold_oof(worst, 0).equals(rows)
 
 
-@pytest.mark.slow
 def test_members_without_models_predict_the_same(study: tuple[Ledger, list[str], Path], tiny_pasture: Path) -> None:
     ledger, trials, cache = study
     members = {name: TrialRef(ledger.storage.uri, name) for name in trials}

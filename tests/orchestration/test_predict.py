@@ -28,6 +28,8 @@ from orchestration.members import FileMembers, gather
 from orchestration.predict import Predictor
 from orchestration.records import TrialRef
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory, tiny_pasture):
@@ -63,7 +65,6 @@ def by_hand(ledger: Ledger, data_dir: Path, cache: Path, flips: int) -> dict[str
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("flips", [1, 4])
 def test_shards_give_what_all_images_at_once_give(fresh, tiny_pasture, tmp_path, monkeypatch, flips):
     ledger, cache = fresh
@@ -107,7 +108,6 @@ def test_kept_decodings_are_those_of_load_views_at_every_size(tiny_pasture):
     assert 1 < decoder.decoded <= 4  # one a scale
 
 
-@pytest.mark.slow
 def test_an_interrupted_prediction_goes_on_where_it_was(fresh, tiny_pasture, tmp_path, monkeypatch):
     ledger, _ = fresh
     monkeypatch.setattr(shards, "SHARD_IMAGES", 2)
@@ -185,7 +185,6 @@ def test_candidates_are_written_side_by_side_and_valid(fresh, tiny_pasture, tmp_
         ledger.ensemble("neither")
 
 
-@pytest.mark.slow
 def test_two_studies_and_files_are_one_library(fresh, tiny_pasture, tmp_path):
     ledger, cache = fresh
     quadrats = ledger.quadrats()

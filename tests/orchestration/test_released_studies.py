@@ -21,6 +21,8 @@ from orchestration.status import status_of
 from orchestration.storage import Storage
 from search_spaces.spaces import space_of
 
+pytestmark = pytest.mark.slow
+
 COUNTS = {"finished": (6, 0, 18), "killed": (1, 2, 4)}  # trials complete, open; finished folds
 FINISHED = Ledger(Storage(STUDIES / "finished"))
 TRIALS = [record.trial_id for record in FINISHED.trials()]
@@ -85,7 +87,6 @@ def test_its_trials_are_blended_anew(tmp_path: Path) -> None:
     assert card["members"] == stored["members"] and card["nested_score"] == pytest.approx(stored["nested_score"])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("trial", TRIALS)
 def test_a_refit_gives_the_rows_of_0_1_0_bit_for_bit(
     trial: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -103,7 +104,6 @@ def test_a_refit_gives_the_rows_of_0_1_0_bit_for_bit(
     assert found.same, str(found)
 
 
-@pytest.mark.slow
 def test_a_search_goes_on_and_keeps_every_fold(name: str, tmp_path: Path) -> None:
     ledger = copy_of(name, tmp_path)
     root, before = Path(ledger.storage.uri), files_of(Path(ledger.storage.uri) / "trials")

@@ -37,6 +37,8 @@ from orchestration.records import TrialRef
 from orchestration.refit import refit_trial
 from orchestration.trial import run_trial
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("biomass_models", "ensembles", "orchestration", "search_spaces")
 # by what a remedy on a study, a bundle or a command is recognised
@@ -217,7 +219,6 @@ def blend(study: str) -> Card:
     return card
 
 
-@pytest.mark.slow
 def test_a_card_of_another_version_is_made_again(exported: tuple[str, Path, Path], tmp_path: Path) -> None:
     study, _, _ = exported
     ledger = open_ledger(study)

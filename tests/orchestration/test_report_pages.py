@@ -23,6 +23,8 @@ from orchestration.report import ended_tables, ensemble_section, evidence, searc
 from orchestration.report.make import make_report
 from orchestration.report.story import tell
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent.parent
 SECTIONS = ("standing", "search", "folds", "predictions", "ensemble", "provenance")
 MANY = ("complete",) * 8 + ("pruned", "failed", "open")
@@ -52,7 +54,6 @@ def test_a_study_in_any_state_has_a_whole_page(tmp_path: Path, statuses: tuple[s
     assert title is not None and says in title[1]
 
 
-@pytest.mark.slow
 def test_the_first_screen_answers_the_four_questions(tmp_path: Path) -> None:
     html = make_report(told_study(tmp_path, statuses=MANY, reason="fold 2: FitError: no room"))
     first = _text(html[html.index("<header") : html.index("</header>")])
@@ -80,7 +81,6 @@ def test_the_default_blend_is_the_one_that_the_ensemble_command_makes(tmp_path: 
     assert shown.card.members == pytest.approx(card.members)
 
 
-@pytest.mark.slow
 def test_a_stored_blend_is_shown_while_it_fits_the_study(tmp_path: Path) -> None:
     ledger = told_study(tmp_path, statuses=("complete",) * 6)
     gathered = gather([ledger.storage.uri], FileMembers(), test_ids=None, seed=0, say=print)
@@ -144,7 +144,6 @@ def test_what_is_not_drawn_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert words in text
 
 
-@pytest.mark.slow
 def test_folds_of_two_studies_are_compared(tmp_path: Path) -> None:
     here = told_study(tmp_path / "date")
     there = told_study(tmp_path / "random", scheme="random", quadrats=here.quadrats(), noise=4.0)
@@ -172,7 +171,6 @@ def test_the_command_writes_one_file_and_says_what_is_wrong(tmp_path: Path) -> N
         assert failed.exit_code == 1 and says in str(failed.exception)
 
 
-@pytest.mark.slow
 def test_a_report_needs_neither_torch_nor_ray(tmp_path: Path) -> None:
     told_study(tmp_path, statuses=("complete",) * 5)
     code = (
@@ -190,7 +188,6 @@ def test_missing_values_in_metadata_are_left_out(tmp_path: Path) -> None:
     assert "Errors of the total" in text
 
 
-@pytest.mark.slow
 def test_every_drawing_is_valid_vega_lite(tmp_path: Path) -> None:
     ledger = told_study(tmp_path / "date", statuses=MANY)
     other = told_study(tmp_path / "random", statuses=MANY, scheme="random", quadrats=ledger.quadrats())

@@ -29,6 +29,8 @@ from orchestration.storage import Storage
 from orchestration.trial import fail_trial, run_trial
 from orchestration.worker import WorkerContext
 
+pytestmark = pytest.mark.slow
+
 
 class Counting(InlinePool):
     """Counts the folds that are really computed."""
@@ -112,7 +114,6 @@ DAMAGE += [(name, way) for name in ("result.json", "fold-1/metrics.json") for wa
 WAYS |= {"a list": text("[1]"), "of other types": text('{"status": 3, "fold": "x", "files": 7}')}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("name", "way"), DAMAGE)
 def test_a_torn_file_of_a_trial_is_named_skipped_and_made_again(
     study: tuple[Ledger, WorkerContext], name: str, way: str
