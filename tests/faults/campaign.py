@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drive import FOLDS
-from processes import CampaignError, command_of, descendants, end_of, kill, raylets, wait_for
+from processes import CampaignError, alive, command_of, descendants, end_of, kill, raylets, wait_for
 
 from biomass_models.feature_store import damaged_chunks
 from biomass_models.pasture import make_pasture
@@ -124,10 +124,24 @@ class Study:
         took = time.monotonic() - before
         self._say(f"{self.name} kill {self.kills}: {kind}, {phase}, {at}; {len(self.finished)} finished, {took:.0f} s")
 
-    def kill_while_filling(self, kind: str, delay: float) -> None:
-        """A search for what was asked, and one kill so many seconds after it has begun to fill the present store."""
-        self._disturbed(self.start_search(), kind, self._filling(time.time()), delay)
-        self.check_kept()
+    def kill_all_while_filling(self, delay: float) -> bool:
+        """A search all of whose processes die so many seconds after one has begun to fill the present store.
+
+        False when nothing was left to fill, and it came to its end.
+        """
+        driver, phase = self.start_search(), self._filling(time.time())
+        family: set[int] = set()
+        try:
+            wait_for(lambda: driver.poll() is not None or phase.began(), "nothing was filled", 0.005)
+            time.sleep(delay)
+            family |= descendants(driver.pid)
+            for victim in (driver.pid, *family):
+                kill(victim)
+            return driver.wait() != 0
+        finally:
+            kill(driver.pid)
+            end_of(family)
+            self.check_kept()
 
     def search_in_peace(self) -> None:
         """Search to the end of what was asked for."""
@@ -235,7 +249,8 @@ class Study:
 
     def _filling(self, _since: float) -> Disturbance:
         def claimants() -> set[int]:
-            return {int(path.name.split("-")[0]) for path in self.store.glob("*/claims/*.json")}
+            pids = {int(path.name.split("-")[0]) for path in self.store.glob("*/claims/*.json")}
+            return {pid for pid in pids if alive(pid)}  # the dead leave their claims
 
         return Disturbance(began=lambda: bool(claimants()), workers=claimants)
 
