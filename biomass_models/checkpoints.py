@@ -29,7 +29,7 @@ DEEPEST = 5  # wrappers around wrappers
 
 
 class CheckpointError(UserError):
-    """A file that holds no tensors which can be read; the text says what it is instead, and what to do."""
+    """A file that holds no tensors which can be read; the text names what it is instead, and what to do."""
 
 
 @dataclass(frozen=True)

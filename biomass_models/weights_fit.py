@@ -22,7 +22,7 @@ Rename = Callable[[str, list[str]], str]  # (name in the file, timm's names) -> 
 def fitting_state(
     model: nn.Module, path: Path, rename: Rename | None = None, *, shapes_only: bool = False
 ) -> dict[str, torch.Tensor]:
-    """Tensors of a file by the model's names; CheckpointError says what the file holds instead.
+    """Tensors of a file by the model's names; CheckpointError names what the file holds instead.
 
     shapes_only: names and shapes decide, and the tensors may be empty.
     """

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from biomass_models.problems import Problem, grouped
 from biomass_models.table import TRAIN_COLUMNS
 from biomass_models.targets import TARGETS, from_components
 
@@ -85,3 +86,10 @@ def field_table(seed: int = 0) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=["State", "Sampling_Date", "Species", "Dry_Clover_g", "Dry_Dead_g"])
     table.insert(0, "image_id", [f"ID{i:04d}" for i in rng.permutation(len(table))])
     return table
+
+
+def one(problems: list[Problem]) -> Problem:
+    """The only problem as it is shown, in at most three lines."""
+    (problem,) = grouped(problems)
+    assert len(str(problem)) <= 3 * 80, str(problem)
+    return problem

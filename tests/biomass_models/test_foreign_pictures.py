@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from directories import change, write_directory
+from directories import change, one, write_directory
 from PIL import Image
 
 from biomass_models.check import check_directory, check_test_directory
 from biomass_models.images import ImageError, load_views, views_for
-from biomass_models.problems import Problem, errors_of, grouped
+from biomass_models.problems import errors_of
 
 pytestmark = pytest.mark.slow
 
@@ -25,12 +25,6 @@ GRADIENT = np.linspace(0, 1, 200 * 100).reshape(100, 200)  # brightness, from bl
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return write_directory(tmp_path / "data")
-
-
-def one(problems: list[Problem]) -> Problem:
-    (problem,) = grouped(problems)
-    assert len(str(problem)) <= 3 * 80, str(problem)
-    return problem
 
 
 def png_of_48_bits(path: Path, rgb: np.ndarray) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from directories import IMAGES, change, train_rows, write_directory, write_rows
+from directories import IMAGES, change, one, train_rows, write_directory, write_rows
 
 from biomass_models.check import check_directory
 from biomass_models.problems import Problem, errors_of, grouped
@@ -24,13 +24,6 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return write_directory(tmp_path / "data")
-
-
-def one(problems: list[Problem]) -> Problem:
-    """The only problem as it is shown."""
-    (problem,) = grouped(problems)
-    assert len(str(problem)) <= 3 * 80, str(problem)
-    return problem
 
 
 # -- wide instead of long ---------------------------------------------------------------------------------------------
