@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from biomass_models.targets import FROM_COMPONENTS, TARGETS
+from orchestration.actor import SignOfLife
 from orchestration.jobs import FoldJob, Outcome
 from orchestration.ledger import Ledger
 from orchestration.records import FoldMetrics
@@ -28,7 +29,7 @@ class ScriptedJob:
     do: str = "sleep"
     seconds: float = 0.0
     mark: str = ""
-    reports: bool = False
+    looks: bool = False  # at the stop flag while it sleeps, as a fit does between two batches
     log: str = ""  # a folder in which each run leaves a file
 
 
@@ -46,7 +47,7 @@ class Scripted:
     """Does what the job says."""
 
     def __init__(self, context: Any, threads: int, slot: int, broker: Any, life_seconds: float | None) -> None:
-        self._slot, self._broker = slot, broker
+        self._slot, self._broker, self._life_seconds = slot, broker, life_seconds
         self._stopped: set[int] = set()
         self._gate = threading.Lock()
 
@@ -71,13 +72,14 @@ class Scripted:
             os._exit(1)
         if do == "hang":
             time.sleep(3600)
+        life = SignOfLife(lambda: False, lambda: self._broker.note_life.remote(self._slot), self._life_seconds)
         end = time.monotonic() + job.seconds
         while time.monotonic() < end:
             if number in self._stopped:
                 return Outcome(status="stopped")
             time.sleep(0.02)
-            if job.reports:
-                self._broker.note_progress.remote(self._slot, 1, 2)
+            if job.looks:
+                life()
         devices = os.environ.get("CUDA_VISIBLE_DEVICES")
         return ScriptedOutcome(status="done", pid=os.getpid(), devices=devices, started=started, ended=time.time())
 

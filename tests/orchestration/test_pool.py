@@ -14,6 +14,7 @@ import ray
 import stand_ins
 from stand_ins import Loadable, Scripted, ScriptedJob, Unstartable
 
+from orchestration.actor import SignOfLife
 from orchestration.broker import STOP_SECONDS, STOPPED, Broker, Slots, slots_of
 from orchestration.cluster import ON_HEAD
 from orchestration.jobs import Outcome
@@ -255,12 +256,31 @@ def test_a_hanging_worker_is_ended_and_its_slot_works_again(start: Start) -> Non
         broker,
         [
             ScriptedJob(trial_id="hung", do="hang"),
-            ScriptedJob(trial_id="encodes", seconds=2.0, reports=True),  # features take long, but report progress
+            ScriptedJob(trial_id="fits", seconds=3.0, looks=True),  # takes its time, but looks at its stop flag
             ScriptedJob(trial_id="after"),
         ],
     )
     assert hung.status == "failed" and "--fold-timeout" in hung.reason
     assert patient.status == after.status == "done"
+
+
+@pytest.mark.parametrize("timeout", [2.0, 30.0, 7200.0, None])
+def test_signs_of_life_cost_a_look_at_a_clock_and_come_in_time(timeout: float | None) -> None:
+    slots = Slots(cpus=1.0, gpus=0.0, timeout=timeout)
+    reports: list[float] = []
+    life = SignOfLife(lambda: False, lambda: reports.append(time.monotonic()), slots.life_seconds)
+    looks = 200_000  # of a fit with as many batches, in a second
+    assert not any(life() for _ in range(looks))
+    assert len(reports) < 100 and bool(reports) == (timeout is not None)
+    assert timeout is None or (slots.life_seconds is not None and slots.life_seconds <= timeout / 4)
+
+
+def test_a_stop_is_seen_at_the_next_look() -> None:
+    stopped: set[int] = set()
+    life = SignOfLife(lambda: 7 in stopped, lambda: None, 3600.0)
+    assert not life() and not life()
+    stopped.add(7)
+    assert life()
 
 
 def test_waiting_jobs_are_a_demand_that_an_autoscaler_sees(start: Start) -> None:
