@@ -85,6 +85,11 @@ class BaselineConfig(NetworkConfig):
         NetworkConfig.__post_init__(self)
         one_of("transform", self.transform, TRANSFORMS)
 
+    @property
+    def batches_folds(self) -> bool:
+        """Whether all folds can be one batched problem (the family's `fit_folds`)."""
+        return self.trained_blocks == 0
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProbeConfig:
@@ -231,6 +236,11 @@ def config_from_params(family: str, params: Mapping[str, Any]) -> Config:
         name: float(value) if hints[name] is float and type(value) is int else value for name, value in params.items()
     }
     return config_class(**values)
+
+
+def batches_folds(config: Any) -> bool:
+    """Whether the folds of a configuration can be one batched problem; a family without the property has none."""
+    return getattr(config, "batches_folds", False)
 
 
 def config_to_params(config: Config) -> dict[str, Any]:

@@ -33,7 +33,8 @@ class Family:
     views(config) -> views                                           parts of the photograph that the model sees
     fold_seconds(config, n_train, device) -> seconds                 the fold alone, features being there
     fit_folds(config, quadrats, fold_N, folds, inputs, *, seeds, should_stop=None) -> results of several folds at once;
-                                                                     None: it cannot. Frozen backbones only
+                                                                     None: it cannot. For configurations that say so
+                                                                     (configs.batches_folds, which needs no torch)
     teacher(config) -> settings or None                              then fit takes `taught` of teacher.fit_teacher
     attention(config, tensors, inputs) -> table                      attention.ATTENTION_COLUMNS; None: it has none
     """
@@ -48,10 +49,6 @@ class Family:
     fit_folds: Callable[..., list[FoldResult]] | None = None
     teacher: Callable[[Any], TeacherConfig | None] = lambda _: None
     attention: Callable[..., pd.DataFrame] | None = None
-
-    def trains_together(self, config: Any) -> bool:
-        """Whether the folds of a configuration can be one batched problem."""
-        return self.fit_folds is not None and config.trained_blocks == 0
 
     def estimate_feature_seconds(self, config: Any, n_images: int, device: str = "auto") -> float:
         """Seconds to fill the feature banks of a configuration, once per node and none if they are cached."""

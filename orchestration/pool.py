@@ -21,7 +21,7 @@ from orchestration.jobs import Job, Outcome
 from orchestration.records import SearchFacts
 
 if TYPE_CHECKING:
-    from orchestration.worker import WorkerContext
+    from orchestration.context import WorkerContext
 
 Priority = tuple[int, float]  # smaller goes first
 # DESIGN: what a dead worker left, then folds of trials that are under way (best first), then new trials.

@@ -17,6 +17,7 @@ from biomass_models.table import read_test
 from biomass_models.targets import TARGETS, FloatArray
 from biomass_models.weights import WeightsError, WeightsSource, fingerprint
 from orchestration.cluster import ray_cluster
+from orchestration.context import WorkerContext
 from orchestration.jobs import FlipsJob, Job, PredictJob, RestoreJob
 from orchestration.ledger import Ledger, LedgerError
 from orchestration.pool import PREDICT, Pool, RayPool
@@ -27,7 +28,6 @@ from orchestration.search import Resources, start_broker
 from orchestration.seeds import content_id
 from orchestration.shards import spans
 from orchestration.storage import Storage
-from orchestration.worker import WorkerContext
 
 
 class Predictor:

@@ -137,7 +137,8 @@ class Refitter:
         self, ledger: Ledger, data_dir: Path, folder: Path, cache_dir: Path | None, weights: WeightsSource
     ) -> None:
         """folder: an empty one; cache_dir: a feature store to take features from, None computes them afresh."""
-        from orchestration.worker import FoldRunner, WorkerContext
+        from orchestration.context import WorkerContext
+        from orchestration.worker import FoldRunner
 
         self._ledger, self._again = ledger, Ledger(Storage(folder))
         study = ledger.study()

@@ -15,7 +15,6 @@ import optuna
 import pandas as pd
 import ray
 from ray import tune
-from ray.exceptions import RayError
 
 from biomass_models.check import require_clean
 from biomass_models.config_rules import known_name
@@ -38,12 +37,14 @@ from biomass_models.zoo import FAMILIES
 from orchestration import layout
 from orchestration.address import is_cluster, require_answer
 from orchestration.cluster import ON_HEAD, ray_cluster, slot_limit
+from orchestration.context import WorkerContext
+from orchestration.coordinator import make_coordinator
 from orchestration.data_changes import data_fingerprint, photograph_table, require_same_data
 from orchestration.leaderboard import leaderboard_notices
-from orchestration.ledger import Ledger, LedgerError
+from orchestration.ledger import Ledger
 from orchestration.lock import Heartbeat, study_lock
 from orchestration.model_room import ModelRoom
-from orchestration.pool import Broker, FoldWorker, RayPool, Slots, slots_of
+from orchestration.pool import Broker, FoldWorker, Slots, slots_of
 from orchestration.progress import progress_bar
 from orchestration.pruning import RULES, PruneRule
 from orchestration.recipes import Recipe
@@ -56,9 +57,7 @@ from orchestration.standing import Standing
 from orchestration.storage import Storage
 from orchestration.stored_spaces import open_spaces, spaces_of, stored_space, to_json
 from orchestration.study import open_study, require_same, require_typed, take_new_weights, typed_fields
-from orchestration.trial import StorageFull, fail_trial, run_trial
 from orchestration.watch import Watch
-from orchestration.worker import WorkerContext
 from search_spaces.domain import SearchSpace
 from search_spaces.spaces import DEFAULT_BACKBONES, known_family
 
@@ -473,7 +472,7 @@ def _run(
     watch = Watch(broker, searcher, Standing(ledger), max_trials, heartbeat, say, room)
     watcher = threading.Thread(target=watch.run, args=(stop,), daemon=True)
     together = gpus_of_a_slot(resources) > 0 if resources.folds_together is None else resources.folds_together
-    tuner = _tuner(ledger, context, searcher, broker, rule, together)
+    tuner = _tuner(ledger, searcher, broker, rule, together)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     watcher.start()
     try:
@@ -505,23 +504,8 @@ def _require_a_success(results: Mapping[str, TrialResult], before: Container[str
     )
 
 
-def _tuner(
-    ledger: Ledger, context: WorkerContext, searcher: TuneSearcher, broker: Any, rule: PruneRule | None, together: bool
-) -> tune.Tuner:
-    standing = Standing(Ledger(Storage(context.study)))  # pickled along: each coordinator process keeps its own
-
-    def coordinate(config: dict[str, Any]) -> None:
-        own, trial_id = Ledger(Storage(context.study)), config["trial_id"]
-        try:
-            result = run_trial(own, RayPool(broker), trial_id, rule=rule, standing=standing, together=together)
-        # the store is full, away or torn, the broker is gone: the trial is not to blame
-        except (OSError, StorageFull, LedgerError, RayError) as error:
-            tune.report({"status": "stopped", "reason": str(error)})
-            return
-        except Exception as error:  # the boundary of a trial: whatever else goes wrong is its recorded reason
-            result = fail_trial(own, trial_id, f"coordinator: {type(error).__name__}: {error}")
-        tune.report({"status": result.status if result else "stopped"})
-
+def _tuner(ledger: Ledger, searcher: TuneSearcher, broker: Any, rule: PruneRule | None, together: bool) -> tune.Tuner:
+    coordinate = make_coordinator(ledger.storage.uri, broker, rule, together=together)
     where: dict[str, Any] = {"storage_path": ledger.storage.uri}
     if not ledger.storage.is_local:
         where = {"storage_path": ledger.storage.base, "storage_filesystem": ledger.storage.filesystem}

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pandas as pd
 
+from biomass_models.configs import batches_folds
 from biomass_models.errors import UserError
 from biomass_models.introduced import config_from_stored
 from biomass_models.targets import TARGETS, weighted_r2_score
@@ -16,7 +17,7 @@ from orchestration.jobs import FoldJob, Outcome
 from orchestration.ledger import Ledger, LedgerError, folds_of
 from orchestration.pool import PILOT, UNDER_WAY, Pool, Priority
 from orchestration.pruning import PruneRule
-from orchestration.records import COMPLETE, FAILED, PRUNED, Decision, FoldMetrics, TrialRecord, TrialResult
+from orchestration.records import COMPLETE, FAILED, PRUNED, Decision, FoldMetrics, TrialResult
 from orchestration.standing import Standing
 
 
@@ -74,7 +75,7 @@ class _Trial:
     ) -> None:
         self._ledger, self._pool, self._id, self._standing = ledger, pool, trial_id, standing
         record = ledger.trial(trial_id)
-        self._together = together and _trains_together(record)
+        self._together = together and batches_folds(config_from_stored(record.family, record.config))
         self._rule = None if record.spared or self._together else rule
         folds = folds_of(standing.quadrats)
         self._order = fold_order(record.number, folds)
@@ -185,12 +186,6 @@ class _Trial:
         scores = [fold.teacher_score for fold in self._metrics.values()]
         known = [score for score in scores if score is not None]
         return sum(known) / len(known) if known else None
-
-
-def _trains_together(record: TrialRecord) -> bool:
-    from biomass_models.zoo import family_named  # here, so that a coordinator that need not ask stays without torch
-
-    return family_named(record.family).trains_together(config_from_stored(record.family, record.config))
 
 
 def _with_cost(result: TrialResult, metrics: Mapping[int, FoldMetrics]) -> TrialResult:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -24,9 +24,9 @@ from biomass_models.introduced import config_from_stored
 from biomass_models.table import read_test
 from biomass_models.targets import TARGETS, weighted_r2_score, weighted_sst
 from biomass_models.teacher import Taught
-from biomass_models.weights import WeightsSource
 from biomass_models.zoo import FAMILIES, family_named
 from orchestration.budget import Cost, Meter
+from orchestration.context import WorkerContext
 from orchestration.environment import environment
 from orchestration.jobs import FlipsJob, FoldJob, Job, Outcome, PredictJob, RestoreJob
 from orchestration.ledger import Ledger, LedgerError, folds_of
@@ -37,19 +37,6 @@ from orchestration.storage import Storage
 from orchestration.teachers import teacher_id, teacher_of
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkerContext:
-    """Where a worker finds things; the same for every job of a study."""
-
-    study: str  # folder or URI
-    data_dir: str
-    cache_dir: str  # on the node's own disk
-    weights: WeightsSource
-    gpus: float = 0.0  # of one slot
-    cache_gb: float | None = None  # what the cache may hold; None is no limit
-    compiles: bool = False  # networks whose backbone trains go through torch.compile
 
 
 class FoldRunner:

@@ -23,13 +23,13 @@ from biomass_models.targets import FROM_COMPONENTS, TARGETS
 from biomass_models.weights import WeightsSource
 from orchestration import search
 from orchestration.cluster import ON_HEAD
+from orchestration.context import WorkerContext
 from orchestration.ledger import Ledger
 from orchestration.pool import Broker, Slots
 from orchestration.records import StudyRecord
 from orchestration.searcher import Proposer, TuneSearcher, live_trials
 from orchestration.settings import StudySettings
 from orchestration.storage import Storage
-from orchestration.worker import WorkerContext
 from search_spaces.spaces import space_of
 
 BUSY, OVERHEAD_MS = 0.95, 20.0

@@ -20,6 +20,7 @@ from biomass_models.configs import (
     DistilledConfig,
     ProbeConfig,
     baseline_twin,
+    batches_folds,
 )
 from biomass_models.estimate import forward_seconds
 from biomass_models.interrupt import StopRequested
@@ -167,6 +168,17 @@ def test_stop_is_honoured(case: Any, world: Any) -> None:
     inputs, quadrats, fold_N, _ = world
     with pytest.raises(StopRequested):
         family.fit(config, quadrats, fold_N, 0, inputs, seed=0, should_stop=lambda: True)
+
+
+def test_folds_are_batched_by_the_families_whose_configuration_says_so(case: Any, world: Any) -> None:
+    """A coordinator decides from the configuration alone, without torch; a worker then calls `fit_folds`."""
+    family, config = case
+    inputs, quadrats, fold_N, _ = world
+    if not batches_folds(config):
+        assert family.fit_folds is None or config.trained_blocks > 0
+        return
+    results = family.fit_folds(config, quadrats, fold_N, [2, 0], inputs, seeds=[1, 2])
+    assert [set(fold_N[result.row_N]) for result in results] == [{2}, {0}]
 
 
 def test_feature_specs_say_what_is_cached(case: Any) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from biomass_models.weights import WeightsSource
+from orchestration.context import WorkerContext
 from orchestration.ledger import Ledger
 from orchestration.pool import InlinePool
 from orchestration.recipes import overridden
@@ -16,7 +17,6 @@ from orchestration.search import Resources, prepare_search, resolve
 from orchestration.searcher import Proposer
 from orchestration.storage import Storage
 from orchestration.trial import run_trial
-from orchestration.worker import WorkerContext
 
 STUDIES = Path(__file__).parents[1] / "studies" / "0.1.0"
 DATA = STUDIES / "data"

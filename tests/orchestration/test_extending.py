@@ -21,6 +21,7 @@ from biomass_models.targets import from_components
 from biomass_models.weights import fingerprint
 from ensembles.gram import ErrorGram, error_gram
 from ensembles.honest import nested
+from orchestration.context import WorkerContext
 from orchestration.ledger import Ledger
 from orchestration.pool import InlinePool
 from orchestration.searcher import Proposer
@@ -28,7 +29,6 @@ from orchestration.settings import StudySettings
 from orchestration.storage import Storage
 from orchestration.study import open_study
 from orchestration.trial import run_trial
-from orchestration.worker import WorkerContext
 from search_spaces import spaces
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"

@@ -15,6 +15,7 @@ from tiny_study import BACKBONE, RANDOM, make_study
 
 from biomass_models.weights import WeightsSource, canonical_name, fingerprint
 from orchestration.audit import audit, refit
+from orchestration.context import WorkerContext
 from orchestration.jobs import FoldJob
 from orchestration.ledger import Ledger
 from orchestration.pool import UNDER_WAY, InlinePool
@@ -25,7 +26,6 @@ from orchestration.searcher import ALIKE_FAILURES, TuneSearcher
 from orchestration.storage import Storage
 from orchestration.study import StudyError
 from orchestration.trial import StorageFull, fail_trial, run_trial
-from orchestration.worker import WorkerContext
 
 pytestmark = pytest.mark.slow
 

@@ -21,6 +21,7 @@ from biomass_models.table import read_test, read_train
 from orchestration.audit import audit
 from orchestration.blending import BlendOptions, make_cards
 from orchestration.cli import app
+from orchestration.context import WorkerContext
 from orchestration.data_changes import data_fingerprint
 from orchestration.ledger import Ledger, LedgerError
 from orchestration.members import FileMembers, gather
@@ -32,7 +33,6 @@ from orchestration.repair import plan_repair
 from orchestration.standing import Standing
 from orchestration.storage import Storage
 from orchestration.trial import fail_trial, run_trial
-from orchestration.worker import WorkerContext
 
 pytestmark = pytest.mark.slow
 

@@ -18,6 +18,7 @@ from biomass_models.targets import TARGETS
 from ensembles.library import LibraryError
 from orchestration.audit import audit
 from orchestration.cli import app
+from orchestration.context import WorkerContext
 from orchestration.jobs import FoldJob, Outcome
 from orchestration.ledger import Ledger, LedgerError
 from orchestration.lock import LockError, study_lock
@@ -27,7 +28,6 @@ from orchestration.repair import plan_repair
 from orchestration.standing import Standing
 from orchestration.storage import Storage
 from orchestration.trial import fail_trial, run_trial
-from orchestration.worker import WorkerContext
 
 pytestmark = pytest.mark.slow
 

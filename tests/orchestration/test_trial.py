@@ -12,13 +12,13 @@ from tiny_study import RANDOM, make_study
 
 from biomass_models.targets import TARGETS, weighted_r2_score
 from orchestration.audit import audit
+from orchestration.context import WorkerContext
 from orchestration.jobs import FoldJob, Outcome
 from orchestration.ledger import Ledger, LedgerError
 from orchestration.pool import InlinePool
 from orchestration.pruning import RULES
 from orchestration.storage import Storage
 from orchestration.trial import StorageFull, run_trial
-from orchestration.worker import WorkerContext
 
 
 class Counting(InlinePool):

@@ -7,13 +7,13 @@ from pathlib import Path
 from biomass_models.folds import assign_folds, fold_hash
 from biomass_models.table import read_train
 from biomass_models.weights import WeightsSource, fingerprint
+from orchestration.context import WorkerContext
 from orchestration.ledger import Ledger
 from orchestration.records import TrialRecord
 from orchestration.searcher import Proposer
 from orchestration.settings import StudySettings
 from orchestration.storage import Storage
 from orchestration.study import open_study
-from orchestration.worker import WorkerContext
 from search_spaces.spaces import space_of
 
 BACKBONE = "test_vit"
