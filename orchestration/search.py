@@ -35,7 +35,9 @@ from biomass_models.weights import (
 )
 from biomass_models.zoo import FAMILIES
 from orchestration import layout
+from orchestration.actor import FoldWorker
 from orchestration.address import is_cluster, require_answer
+from orchestration.broker import Broker, Slots, slots_of
 from orchestration.cluster import ON_HEAD, ray_cluster, slot_limit
 from orchestration.context import WorkerContext
 from orchestration.coordinator import make_coordinator
@@ -44,7 +46,6 @@ from orchestration.leaderboard import leaderboard_notices
 from orchestration.ledger import Ledger
 from orchestration.lock import Heartbeat, study_lock
 from orchestration.model_room import ModelRoom
-from orchestration.pool import Broker, FoldWorker, Slots, slots_of
 from orchestration.progress import progress_bar
 from orchestration.pruning import RULES, PruneRule
 from orchestration.recipes import Recipe

@@ -50,7 +50,7 @@ class Watch:
         self._answered = time.monotonic()
         self._finished = -1
         self._blend: float | None = None
-        self._named: set[str] = set()  # torn trials that were said
+        self._named: set[str] = set()  # torn trials and failed starts that were said
 
     def run(self, stop: threading.Event) -> None:
         """Until told to stop."""
@@ -63,6 +63,9 @@ class Watch:
                 if facts is not None:
                     self._searcher.live = live_trials(max(facts.slots or 0, 1))
                     self._heartbeat.publish(facts)
+                if facts is not None and (why := facts.start_failure) and why not in self._named:
+                    self._named.add(why)
+                    self._say(f"note: {facts.cannot_start} slots have no worker, it does not start: {why}")
                 update(proposer.finished, self._max_trials, self._note(facts))
                 if ended:
                     return

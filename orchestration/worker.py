@@ -66,11 +66,11 @@ class FoldRunner:
         except StopRequested:
             return Outcome(status="stopped")
         except (CacheError, LedgerError) as error:  # says nothing about the configuration: the trial stays open
-            return Outcome(status="no room", reason=f"{error}")
+            return Outcome(status="blocked", reason=f"{error}")
         except OSError as error:
             if error.errno in NO_ROOM or self._is_ours(error.filename):
                 reason = f"the study and the feature cache must have room and answer, got {error}; make room"
-                return Outcome(status="no room", reason=reason)
+                return Outcome(status="blocked", reason=reason)
             return Outcome(status="failed", reason=f"{type(error).__name__}: {error}")
         except Exception as error:
             # The boundary of a trial: whatever a model, an image or a disk does becomes the trial's recorded reason.

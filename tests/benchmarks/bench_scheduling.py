@@ -22,10 +22,10 @@ from biomass_models.folds import fold_hash
 from biomass_models.targets import FROM_COMPONENTS, TARGETS
 from biomass_models.weights import WeightsSource
 from orchestration import search
+from orchestration.broker import Broker, Slots
 from orchestration.cluster import ON_HEAD
 from orchestration.context import WorkerContext
 from orchestration.ledger import Ledger
-from orchestration.pool import Broker, Slots
 from orchestration.records import StudyRecord
 from orchestration.searcher import Proposer, TuneSearcher, live_trials
 from orchestration.settings import StudySettings
@@ -48,7 +48,7 @@ def main(trials: int, slots: int) -> bool:
             broker = actor.remote(context, Slots(cpus=1.0, gpus=0.0), stand_ins.Sleeper)
             ray.get(broker.start.remote())
             searcher = TuneSearcher(proposer, live=live_trials(slots))
-            search._tuner(ledger, context, searcher, broker, None, together=False).fit()
+            search._tuner(ledger, searcher, broker, None, together=False).fit()
         return _report(ledger, trials, slots)
 
 

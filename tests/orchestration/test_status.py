@@ -22,7 +22,7 @@ def test_status_of_a_running_and_of_a_killed_search(tmp_path: Path, tiny_pasture
     ledger, context, records = make_study(tmp_path / "study", tiny_pasture, tmp_path / "cache")
     nobody = status_of(ledger)
     assert not nobody.running and nobody.best is None and nobody.trials["open"] == len(records)
-    facts = {"queued": 4, "slots": 2, "busy": 0.97, "max_trials": 6}
+    facts = {"queued": 4, "slots": 2, "busy": 0.97, "max_trials": 6, "cannot_start": 1, "start_failure": "OSError: x"}
     owner = {"host": socket.gethostname(), "pid": os.getpid(), "token": "t", "facts": facts}
     owner |= {"since": time.time() - 5, "beat": time.time()}
     ledger.storage.write("owner.json", json.dumps(owner).encode())
@@ -36,7 +36,13 @@ def test_status_of_a_running_and_of_a_killed_search(tmp_path: Path, tiny_pasture
     assert status.best is not None and status.best[0] == records[0].trial_id
     assert status.seconds_left is not None and status.seconds_left > 0
     text = render_status(status)
-    for words in ("2 of 6 ended", "busy 97 %", "failed 1 times: fold 0: no such file", f"process {os.getpid()}"):
+    for words in (
+        "2 of 6 ended",
+        "busy 97 %",
+        "1 more have no worker, it does not start: OSError: x",
+        "failed 1 times: fold 0: no such file",
+        f"process {os.getpid()}",
+    ):
         assert words in text
 
     ledger.storage.write("owner.json", json.dumps({**owner, "pid": 2**22 + 5}).encode())
