@@ -7,7 +7,8 @@ import hashlib
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,58 @@ from ensembles.blend import apply_blend
 from ensembles.card import Card
 from ensembles.submission import require_valid, submission_bytes
 from orchestration.endings import debugging, explained
+from orchestration.record import Part, RecordError
 from orchestration.shards import mean_prediction, shard_inputs, spans
 
 MARKER, WEIGHTS = "bundle.json", "weights"
 FORMAT = 1
 TRAINED_ON = (2000, 1000)  # px of the competition's photographs, for bundles of studies that did not note theirs
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleFile(Part):
+    """A file that the marker vouches for."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleMember(Part):
+    """A member of the blend and its models, one a fold."""
+
+    name: str
+    family: str
+    config: Mapping[str, Any]
+    weights: str  # fingerprint of its backbone's
+    models: tuple[str, ...]  # paths within the bundle
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeededWeights(Part):
+    """Weights of a backbone that a bundle needs beside itself; random ones need no file."""
+
+    backbone: str
+    fingerprint: str
+    file: str | None = None  # name within the weights folder
+    sha256: str | None = None
+    bytes: int | None = None
+    origin: str | None = None  # where the exporter had it from
+    published_at: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle(Part):
+    """bundle.json, the marker of a bundle."""
+
+    format: int
+    study: str
+    ensemble: str
+    card: Mapping[str, Any]  # of ensembles.card
+    members: tuple[BundleMember, ...]
+    backbones: tuple[NeededWeights, ...]
+    files: Mapping[str, BundleFile]  # by path
+    photograph_size: tuple[int, int] | None = None  # width and height in px that it was trained on
 
 
 class BundleError(UserError):
@@ -67,28 +115,28 @@ def predict_bundle(bundle: Path, data_dir: Path, out: Path, *, weights: Path, sa
     bundle and for missing or other weights, before any photograph is read.
     """
     marker = _read(bundle)
-    card, source = Card.from_json(marker["card"]), _source(marker["backbones"], weights)
+    card, source = Card.from_json(marker.card), _source(marker.backbones, weights)
     table = read_test(data_dir)
     for problem in grouped(check_test_directory(data_dir)):
         if problem.level == "error":
             raise BundleError(str(problem))
         say(str(problem))
-    width, height = marker.get("photograph_size") or TRAINED_ON
-    if odd := stretched([data_dir / str(path) for path in table["image_path"]], (int(width), int(height))):
+    trained_on = marker.photograph_size or TRAINED_ON
+    if odd := stretched([data_dir / str(path) for path in table["image_path"]], trained_on):
         say(f"warning: {odd}")
     images = ImageSet.from_table(data_dir, table)
-    pred_MNT = np.empty((len(marker["members"]), len(table), len(TARGETS)))
+    pred_MNT = np.empty((len(marker.members), len(table), len(TARGETS)))
     for span in spans(len(table)):
         # features are of use to the members of this shard only: the disk need not hold more than one shard's
         with tempfile.TemporaryDirectory() as cache:
             inputs, _ = shard_inputs(images, span, cache_dir=Path(cache), weights=source)
-            for row, member in enumerate(marker["members"]):
-                models = ((bundle / path).read_bytes() for path in member["models"])
+            for row, member in enumerate(marker.members):
+                models = ((bundle / path).read_bytes() for path in member.models)
                 pred_MNT[row, slice(*span)] = mean_prediction(
-                    member["family"], member["config"], models, inputs, flips=card.flips
+                    member.family, member.config, models, inputs, flips=card.flips
                 )
         say(f"{span[1]} of {len(table)} images")
-    predictions = {member["name"]: pred_NT for member, pred_NT in zip(marker["members"], pred_MNT, strict=True)}
+    predictions = {member.name: pred_NT for member, pred_NT in zip(marker.members, pred_MNT, strict=True)}
     masses = pd.DataFrame(apply_blend(card, predictions), columns=list(TARGETS))
     masses.insert(0, "image_id", table["image_id"].to_numpy())
     content = submission_bytes(read_test_rows(data_dir), masses)
@@ -97,18 +145,20 @@ def predict_bundle(bundle: Path, data_dir: Path, out: Path, *, weights: Path, sa
     say(f"Submission, valid: {out}")
 
 
-def _read(bundle: Path) -> dict[str, Any]:
+def _read(bundle: Path) -> Bundle:
     """The marker, once every file that it vouches for is there unchanged."""
     try:
         content = json.loads((bundle / MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        if isinstance(content, dict) and content.get("format") != FORMAT:
+            found = content.get("format")
+            raise BundleError(f"{bundle} must be of format {FORMAT}, got {found}; export it again")
+        marker = Bundle.from_json(content)
+    except (OSError, ValueError, RecordError) as error:
         raise BundleError(f"{bundle} is no whole bundle, {MARKER} cannot be read ({error}); export it again") from error
-    if content.get("format") != FORMAT:
-        raise BundleError(f"{bundle} must be of format {FORMAT}, got {content.get('format')}; export it again")
-    damaged = [path for path, file in content["files"].items() if _digest(bundle / path) != file["sha256"]]
+    damaged = [path for path, file in marker.files.items() if _digest(bundle / path) != file.sha256]
     if damaged:
         raise BundleError(f"{len(damaged)} files of {bundle} are missing or changed, such as {damaged[0]}; copy again")
-    return dict(content)
+    return marker
 
 
 def _digest(path: Path) -> str | None:
@@ -118,21 +168,21 @@ def _digest(path: Path) -> str | None:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _source(backbones: list[dict[str, Any]], folder: Path) -> WeightsSource:
+def _source(backbones: Sequence[NeededWeights], folder: Path) -> WeightsSource:
     """Where the weights are; BundleError that lists every backbone whose weights are missing or others."""
-    if all(entry["file"] is None for entry in backbones):
+    if all(entry.file is None for entry in backbones):
         return WeightsSource("random")
     source = WeightsSource("auto", folder if folder.is_dir() else None)
     wrong = []
     for entry in backbones:
         try:
-            got = fingerprint(entry["backbone"], source)
+            got = fingerprint(entry.backbone, source)
         except WeightsError:
             got = "none"
-        if got != entry["fingerprint"]:
+        if got != entry.fingerprint:
             wrong.append(
-                f"put {entry['file']} ({entry['bytes']} bytes, sha256 {entry['sha256']}, published at "
-                f"{entry['published_at']}) into {folder}: {entry['backbone']} needs weights {entry['fingerprint']}, "
+                f"put {entry.file} ({entry.bytes} bytes, sha256 {entry.sha256}, published at {entry.published_at}) "
+                f"into {folder}: {entry.backbone} needs weights {entry.fingerprint}, "
                 f"got {got}"
             )
     if wrong:

@@ -6,7 +6,7 @@ import math
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,9 @@ from orchestration.broker import Slots, slots_of
 from orchestration.cluster import ClusterError, ray_cluster, refusal, slot_limit
 from orchestration.findings import Finding
 from orchestration.machine import MachineError
-from orchestration.node_facts import node_facts
+from orchestration.node_facts import NodeFacts, stored_node_facts
 from orchestration.ray_errors import innermost_cause
+from orchestration.record import RecordError
 from orchestration.search import Resources, available_backbones, gpus_of_a_slot
 from orchestration.storage import Storage
 from search_spaces.spaces import space_of
@@ -88,7 +89,7 @@ def _examine(plan: Plan, resources: Resources, where: str) -> Iterator[Finding]:
     token = uuid.uuid4().hex[:8]
     if plan.study is not None:
         yield from _driver_storage(plan.study, token)
-    facts: dict[str, dict[str, Any]] = {}
+    facts: dict[str, NodeFacts] = {}
     for node in nodes:
         found = _ask(node, plan, resources, token)
         if isinstance(found, Finding):
@@ -103,7 +104,7 @@ def _examine(plan: Plan, resources: Resources, where: str) -> Iterator[Finding]:
 
 
 def judge(
-    facts: Mapping[str, Mapping[str, Any]],
+    facts: Mapping[str, NodeFacts],
     resources_of: Mapping[str, Mapping[str, float]],
     resources: Resources,
     gpus: float,
@@ -111,34 +112,34 @@ def judge(
     """Findings about what the nodes say of themselves, by node name."""
     if not facts:
         return
-    yield from _equal("Python", {name: fact["python"] for name, fact in facts.items()})
-    packages = {name: ", ".join(f"{k} {v}" for k, v in fact["versions"].items()) for name, fact in facts.items()}
+    yield from _equal("Python", {name: fact.python for name, fact in facts.items()})
+    packages = {name: ", ".join(f"{k} {v}" for k, v in fact.versions.items()) for name, fact in facts.items()}
     yield from _equal("packages", packages)
-    yield from _equal("this project's code", {name: fact["code"] for name, fact in facts.items()})
+    yield from _equal("this project's code", {name: fact.code for name, fact in facts.items()})
     for name, fact in facts.items():
         yield from _judge_node(name, fact, resources_of[name], resources, gpus)
-    names = {name for fact in facts.values() for name in fact["weights"]}
+    names = {name for fact in facts.values() for name in fact.weights}
     for backbone in sorted(names):
-        yield from _equal(f"weights of {backbone}", {name: fact["weights"][backbone] for name, fact in facts.items()})
+        yield from _equal(f"weights of {backbone}", {name: fact.weights[backbone] for name, fact in facts.items()})
 
 
 def _judge_node(
-    name: str, fact: Mapping[str, Any], has: Mapping[str, float], resources: Resources, gpus: float
+    name: str, fact: NodeFacts, has: Mapping[str, float], resources: Resources, gpus: float
 ) -> Iterator[Finding]:
     """Findings about one node: its GPUs, what it sees, its weights and memory."""
     in_ray = has.get("GPU", 0.0)
-    if in_ray and fact["gpus_seen"] < 1:
+    if in_ray and fact.gpus_seen < 1:
         remedy = "install a torch built for the driver's CUDA there, and check `nvidia-smi`"
         yield Finding("FAIL", f"GPUs of {name}", f"Ray has {in_ray:g}, torch sees none", remedy)
     elif in_ray:
         yield Finding("ok", f"GPUs of {name}", f"Ray has {in_ray:g}, torch sees the leased one")
     for what, well, remedy in VISIBLE:
-        bad = fact[what]
+        bad = getattr(fact, what)
         if bad:
             yield Finding("FAIL", f"{what} from {name}", bad, remedy)
         elif bad is not None:  # None: it was not asked for
             yield Finding("ok", f"{what} from {name}", well)
-    for backbone, found in fact["weights"].items():
+    for backbone, found in fact.weights.items():
         if found.startswith("missing"):
             remedy = "put them there, or set BIOMASS_WEIGHTS"
             yield Finding("FAIL", f"weights on {name}", f"{backbone} {found}", remedy)
@@ -148,25 +149,25 @@ def _judge_node(
     yield from _judge_machine(name, fact, has.get("CPU", 0.0))
     slots = slots_of([{"Alive": True, "Resources": has}], Slots(cpus=resources.cpus_per_fold, gpus=gpus))
     needed = SLOT_MEMORY_GB * max(1, slots)
-    memory = f"{fact['free_memory_gb']:.1f} GB free, {slots} slots want about {needed:.0f} GB"
-    if fact["free_memory_gb"] < needed:
+    memory = f"{fact.free_memory_gb:.1f} GB free, {slots} slots want about {needed:.0f} GB"
+    if fact.free_memory_gb < needed:
         remedy = "raise --cpus-per-fold or lower --slots: fewer workers a node"
         yield Finding("warn", f"memory of {name}", memory, remedy)
     else:
         yield Finding("ok", f"memory of {name}", memory)
 
 
-def _judge_machine(name: str, fact: Mapping[str, Any], cpus: float) -> Iterator[Finding]:
+def _judge_machine(name: str, fact: NodeFacts, cpus: float) -> Iterator[Finding]:
     """Findings about what a node's processes may use; nothing where all is well."""
-    if cpus > math.ceil(fact["cores"]):
-        text = f"Ray has {cpus:g} CPUs, a process there may use {fact['cores']:g} cores"
-        yield Finding("warn", f"cores of {name}", text, f"start Ray there with --num-cpus {math.ceil(fact['cores'])}")
-    if fact["cache"]:
-        yield Finding("warn", f"cache of {name}", fact["cache"], "give --cache a folder on a disk of each node")
-    if fact["home"]:
-        yield Finding("warn", f"home of {name}", fact["home"], "it works; set HOME there, or HF_HOME for downloads")
-    if abs(fact["clock_off"]) > CLOCK_SECONDS:
-        text = f"{abs(fact['clock_off']):.0f} s {'ahead of' if fact['clock_off'] > 0 else 'behind'} the clock here"
+    if cpus > math.ceil(fact.cores):
+        text = f"Ray has {cpus:g} CPUs, a process there may use {fact.cores:g} cores"
+        yield Finding("warn", f"cores of {name}", text, f"start Ray there with --num-cpus {math.ceil(fact.cores)}")
+    if fact.cache:
+        yield Finding("warn", f"cache of {name}", fact.cache, "give --cache a folder on a disk of each node")
+    if fact.home:
+        yield Finding("warn", f"home of {name}", fact.home, "it works; set HOME there, or HF_HOME for downloads")
+    if abs(fact.clock_off) > CLOCK_SECONDS:
+        text = f"{abs(fact.clock_off):.0f} s {'ahead of' if fact.clock_off > 0 else 'behind'} the clock here"
         yield Finding(
             "warn", f"clock of {name}", text, "it works, and times of pages and logs are off; start a time service"
         )
@@ -209,14 +210,14 @@ def _clean(study: str, token: str) -> None:
             root.remove(f"doctor/{name}")
 
 
-def _ask(node: Mapping[str, Any], plan: Plan, resources: Resources, token: str) -> dict[str, Any] | Finding:
+def _ask(node: Mapping[str, Any], plan: Plan, resources: Resources, token: str) -> NodeFacts | Finding:
     gpus = 1.0 if node["Resources"].get("GPU", 0) >= 1 else 0.0
     there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-    ask: Any = ray.remote(node_facts)  # type: ignore[arg-type]
+    ask: Any = ray.remote(stored_node_facts)
     task = ask.options(num_cpus=0, num_gpus=gpus, scheduling_strategy=there, max_retries=0)
     asked_at = time.time()
     try:
-        found: dict[str, Any] = ray.get(
+        stored = ray.get(
             task.remote(
                 study=None if plan.study is None else Storage(plan.study).uri,
                 token=token,
@@ -230,12 +231,16 @@ def _ask(node: Mapping[str, Any], plan: Plan, resources: Resources, token: str) 
     except RayError as error:
         remedy = "the node must be able to import this project: `ray job submit --working-dir .`, or an image with it"
         return Finding("FAIL", f"node {_name(node)}", f"does not answer: {innermost_cause(error)}", remedy)
-    found["clock_off"] = found["time"] - min(max(found["time"], asked_at), time.time())  # it ran between the two
-    return found
+    try:
+        found = NodeFacts.from_json(stored)
+    except RecordError as error:
+        remedy = "use one image for all nodes, or one runtime_env"
+        return Finding("FAIL", f"node {_name(node)}", f"has another version of this project ({error})", remedy)
+    return replace(found, clock_off=found.time - min(max(found.time, asked_at), time.time()))  # it ran between the two
 
 
 def _cost(
-    plan: Plan, resources: Resources, gpus: float, slots: int, facts: Mapping[str, Mapping[str, Any]]
+    plan: Plan, resources: Resources, gpus: float, slots: int, facts: Mapping[str, NodeFacts]
 ) -> Iterator[Finding]:
     """What the planned study costs, from a pilot that is timed on a slot: each family's first trial."""
     try:
@@ -268,8 +273,8 @@ def _cost(
         f"{slot_hours / slots:.2g} h on {slots} slots; first trials only, so within a factor of a few, before pruning",
     )
     for name, fact in facts.items():
-        text = f"{fact['free_cache_gb']:.0f} GB free for features, the first trials' banks take {disk:.2f} GB"
-        if fact["free_cache_gb"] < 4 * disk:
+        text = f"{fact.free_cache_gb:.0f} GB free for features, the first trials' banks take {disk:.2f} GB"
+        if fact.free_cache_gb < 4 * disk:
             yield Finding("warn", f"disk of {name}", text, "give --cache a larger disk, or --cache-gb a limit")
         else:
             yield Finding("ok", f"disk of {name}", text)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 
+from orchestration.event_file import Scalar, event_file
 from orchestration.ledger import Ledger
 from orchestration.records import FoldMetrics
 
@@ -16,20 +15,20 @@ EPOCH_VALUES = ("loss", "score")
 def write_events(ledger: Ledger, trial_id: str, metrics: Mapping[int, FoldMetrics]) -> None:
     """One event file for a trial: `fold/<value>` with step = fold index, `epoch/<value>/fold-<k>` with step = epoch.
 
-    Written whole, like every file of a study, so that it also works where files cannot grow (object stores).
+    All of a fold bears the time at which it ended. Written whole, like every file of a study, so that it also works
+    where files cannot grow (object stores); the same metrics give the same bytes.
     """
-    from tensorboardX import SummaryWriter
+    began = min((fold.started_at for fold in metrics.values()), default=0.0)
+    ledger.write_events(trial_id, event_file(_scalars(metrics), wall_time=began))
 
-    with tempfile.TemporaryDirectory() as folder:
-        writer = SummaryWriter(folder)
-        for fold, values in sorted(metrics.items()):
-            for name in FOLD_VALUES:
-                if (value := getattr(values, name)) is not None:
-                    writer.add_scalar(f"fold/{name}", value, fold, walltime=values.finished_at)
-            for epoch in values.epochs:
-                for name in EPOCH_VALUES:
-                    if epoch.get(name) is not None:
-                        writer.add_scalar(f"epoch/{name}/fold-{fold}", epoch[name], int(epoch["epoch"] or 0))
-        writer.close()
-        content = b"".join(path.read_bytes() for path in sorted(Path(folder).glob("events.*")))
-    ledger.write_events(trial_id, content)
+
+def _scalars(metrics: Mapping[int, FoldMetrics]) -> Iterator[Scalar]:
+    for fold, values in sorted(metrics.items()):
+        for name in FOLD_VALUES:
+            if (value := getattr(values, name)) is not None:
+                yield Scalar(tag=f"fold/{name}", value=value, step=fold, wall_time=values.finished_at)
+        for epoch in values.epochs:
+            for name in EPOCH_VALUES:
+                if (value := epoch.get(name)) is not None:
+                    step = int(epoch["epoch"] or 0)
+                    yield Scalar(tag=f"epoch/{name}/fold-{fold}", value=value, step=step, wall_time=values.finished_at)

@@ -15,13 +15,13 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from biomass_models.weights import WeightsSource, canonical_name, find_weights, published_at
 from ensembles.card import Card
-from orchestration.bundle import FORMAT, MARKER, WEIGHTS
+from orchestration.bundle import FORMAT, MARKER, WEIGHTS, Bundle, BundleFile, BundleMember, NeededWeights
 from orchestration.ledger import Ledger, LedgerError, folds_of, open_ledger
 from orchestration.predict import check_weights
 from orchestration.records import TrialRef
@@ -48,7 +48,7 @@ NEEDED = (
 
 def export_bundle(
     study: str, name: str, out: Path, *, weights: WeightsSource, with_weights: bool = False
-) -> list[dict[str, Any]]:
+) -> tuple[NeededWeights, ...]:
     """Write the bundle of an ensemble; returns the backbone weights that it needs beside itself.
 
     Everything is checked before the first byte is written, and the folder appears when all of it is there. Raises
@@ -84,15 +84,15 @@ def _write(
     name: str,
     card: Card,
     refs: Mapping[str, TrialRef],
-    needed: list[dict[str, Any]],
+    needed: tuple[NeededWeights, ...],
     weights: WeightsSource | None,
 ) -> None:
     """All files, the marker last; weights: where the backbones' weights are copied from, None to leave them out."""
-    storage, written = Storage(folder), dict[str, dict[str, Any]]()
+    storage, written = Storage(folder), dict[str, BundleFile]()
 
     def put(path: str, data: bytes) -> None:
         storage.write(path, data)
-        written[path] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        written[path] = BundleFile(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
     members = []
     for number, member in enumerate(card.members, start=1):
@@ -104,55 +104,62 @@ def _write(
         for path, fold in zip(paths, folds, strict=True):
             put(path, source.fold_model(ref.trial_id, fold))
         members.append(
-            {"name": member, "family": record.family, "config": dict(record.config), "weights": record.weights}
-            | {"models": paths}
+            BundleMember(
+                name=member,
+                family=record.family,
+                config=record.config,
+                weights=record.weights,
+                models=tuple(paths),
+            )
         )
     put(*project_wheel())
     put("predict.py", PREDICT.encode())
     put("requirements.txt", "".join(f"{package}=={version(package)}\n" for package in NEEDED).encode())
     if weights is not None:
         for entry in needed:
-            if entry["file"] is not None:
-                path = f"{WEIGHTS}/{entry['file']}"
+            if entry.file is not None:
+                path = f"{WEIGHTS}/{entry.file}"
                 (folder / path).parent.mkdir(parents=True, exist_ok=True)
                 # never in memory: the largest backbones take tens of GB
-                shutil.copyfile(find_weights(entry["backbone"], weights).path, folder / path)
-                written[path] = {"bytes": entry["bytes"], "sha256": entry["sha256"]}
-    marker = {
-        "format": FORMAT,
-        "study": study,
-        "photograph_size": Ledger(Storage(study)).study().photograph_size,
-        "ensemble": name,
-        "card": card.to_json(),
-        "members": members,
-        "backbones": needed,
-        "files": written,
-    }
-    storage.write(MARKER, (json.dumps(marker, indent=1, allow_nan=False) + "\n").encode())
+                shutil.copyfile(find_weights(entry.backbone, weights).path, folder / path)
+                assert entry.bytes is not None and entry.sha256 is not None
+                written[path] = BundleFile(bytes=entry.bytes, sha256=entry.sha256)
+    marker = Bundle(
+        format=FORMAT,
+        study=study,
+        photograph_size=Ledger(Storage(study)).study().photograph_size,
+        ensemble=name,
+        card=card.to_json(),
+        members=tuple(members),
+        backbones=needed,
+        files=written,
+    )
+    storage.write(MARKER, (json.dumps(marker.to_json(), indent=1, allow_nan=False) + "\n").encode())
 
 
-def _backbones(refs: list[TrialRef], weights: WeightsSource) -> list[dict[str, Any]]:
+def _backbones(refs: list[TrialRef], weights: WeightsSource) -> tuple[NeededWeights, ...]:
     """Each backbone once: which file, its checksums, where it is published. `file` is None for random weights."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, NeededWeights] = {}
     for ref in refs:
         record = Ledger(Storage(ref.study)).trial(ref.trial_id)
         name = canonical_name(record.config["backbone"])
         if name in found:
             continue
-        entry: dict[str, Any] = {"backbone": name, "fingerprint": record.weights, "file": None}
+        entry = NeededWeights(backbone=name, fingerprint=record.weights)
         if weights.kind != "random":
             file = find_weights(name, weights)
             with file.path.open("rb") as stream:
                 digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            entry |= {
-                "file": _file_name(name, file.path, renamed=file.rename is not None),
-                "sha256": digest,
-                "bytes": file.path.stat().st_size,
-                "origin": file.origin,
-                "published_at": published_at(name),
-            }
+            entry = replace(
+                entry,
+                file=_file_name(name, file.path, renamed=file.rename is not None),
+                sha256=digest,
+                bytes=file.path.stat().st_size,
+                origin=file.origin,
+                published_at=published_at(name),
+            )
         found[name] = entry
-    return list(found.values())
+    return tuple(found.values())
 
 
 def _file_name(name: str, path: Path, *, renamed: bool) -> str:

@@ -9,7 +9,8 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,36 @@ from biomass_models.cache_folder import usable_cache
 from biomass_models.weights import WeightsError, WeightsFileError, WeightsSource, fingerprint, verify_weights
 from orchestration.environment import project_hash
 from orchestration.machine import home_problem, usable_cores
+from orchestration.record import Part
 from orchestration.storage import Storage
 from orchestration.study import PACKAGES
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeFacts(Part):
+    """What a node says of itself. It travels as JSON, because a node may have another version of this project."""
+
+    host: str
+    executable: str
+    python: str
+    versions: Mapping[str, str]  # of packages
+    code: str  # hash of the project's
+    gpus_seen: int  # by torch
+    cores: float  # that a process may use
+    free_memory_gb: float
+    free_cache_gb: float
+    cache: str  # why features are kept elsewhere than asked; empty where they are not
+    home: str  # what is wrong with the home folder
+    time: float  # seconds since 1970 by the node's clock
+    study: str | None  # why the study cannot be used; empty where it can, None where none was named
+    data: str | None  # the same of the data directory
+    weights: Mapping[str, str]  # by backbone: fingerprint, or why there is none
+    clock_off: float = 0.0  # seconds that its clock is ahead of the driver's, who adds this
+
+
+def stored_node_facts(**asked: Any) -> dict[str, Any]:
+    """`node_facts` as JSON: the task that a node runs."""
+    return node_facts(**asked).to_json()
 
 
 def node_facts(
@@ -30,26 +59,26 @@ def node_facts(
     cache_dir: str,
     weights: WeightsSource,
     backbones: Sequence[str],
-) -> dict[str, Any]:
-    """JSON-able facts of the node that this runs on. `token` names the probe files that nodes leave in the study."""
+) -> NodeFacts:
+    """Facts of the node that this runs on. `token` names the probe files that nodes leave in the study."""
     cache, why = usable_cache(Path(cache_dir))
-    return {
-        "host": socket.gethostname(),
-        "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
-        "code": project_hash() or "a wheel",
-        "gpus_seen": _gpus_seen(),
-        "free_memory_gb": _free_memory_gb(),
-        "free_cache_gb": _free_disk_gb(cache),
-        "cache": why,
-        "cores": usable_cores().count,
-        "home": home_problem(),
-        "time": time.time(),
-        "study": None if study is None else _try_storage(study, token),
-        "data": None if data_dir is None else _try_data(Path(data_dir)),
-        "weights": {name: _try_weights(name, weights) for name in backbones},
-        "executable": sys.executable,
-    }
+    return NodeFacts(
+        host=socket.gethostname(),
+        executable=sys.executable,
+        python=platform.python_version(),
+        versions={name: _version(name) for name in PACKAGES},
+        code=project_hash() or "a wheel",
+        gpus_seen=_gpus_seen(),
+        cores=usable_cores().count,
+        free_memory_gb=_free_memory_gb(),
+        free_cache_gb=_free_disk_gb(cache),
+        cache=why,
+        home=home_problem(),
+        time=time.time(),
+        study=None if study is None else _try_storage(study, token),
+        data=None if data_dir is None else _try_data(Path(data_dir)),
+        weights={name: _try_weights(name, weights) for name in backbones},
+    )
 
 
 def _version(name: str) -> str:

@@ -58,7 +58,8 @@ class Repair:
         if not self.steps:
             return "\n".join([*lines, "nothing to repair"])
         end = "the command of the search does it" if self.done else "nothing was changed, --yes reopens it"
-        return "\n".join([*lines, f"{self.folds} folds to compute again; {end}"])
+        folds = "1 fold" if self.folds == 1 else f"{self.folds} folds"
+        return "\n".join([*lines, f"{folds} to compute again; {end}"])
 
 
 def plan_repair(ledger: Ledger) -> Repair:

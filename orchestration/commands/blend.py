@@ -180,7 +180,6 @@ def export(
 
     needed = export_bundle(study, name, out, weights=weights_source(weights), with_weights=with_weights)
     for entry in needed:
-        if entry["file"] is not None and not with_weights:
-            text = f"Put {entry['file']} ({entry['bytes']} bytes, sha256 {entry['sha256']}) into {out / 'weights'}"
-            tell(text)
+        if entry.file is not None and not with_weights:
+            tell(f"Put {entry.file} ({entry.bytes} bytes, sha256 {entry.sha256}) into {out / 'weights'}")
     tell(f"Bundle: {out}. There: python predict.py DATA_DIR submission.csv")

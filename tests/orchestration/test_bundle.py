@@ -58,7 +58,7 @@ def exported(tmp_path_factory, tiny_pasture):
         show=lambda _: None,
     )
     needed = export_bundle(ledger.storage.uri, "submission", folder / "bundle", weights=RANDOM)
-    assert [entry["backbone"] for entry in needed] == [canonical_name(BACKBONE)]
+    assert [entry.backbone for entry in needed] == [canonical_name(BACKBONE)]
     return ledger, submission, folder / "bundle"
 
 
@@ -209,15 +209,15 @@ def test_weights_are_listed_copied_and_asked_for(exported, tiny_pasture, tmp_pat
     monkeypatch.setattr(export_module, "check_weights", lambda *_: None)  # the trials were made with random weights
     listed = export_bundle(ledger.storage.uri, "submission", tmp_path / "listed", weights=source)
     (entry,) = listed
-    assert entry["file"] == f"{name}.safetensors" and entry["bytes"] == (folder / entry["file"]).stat().st_size
-    assert len(entry["sha256"]) == 64 and entry["origin"] == "folder"
-    with pytest.raises(BundleError, match=rf"put {name}.safetensors \(\d+ bytes, sha256 {entry['sha256']}"):
+    assert entry.file == f"{name}.safetensors" and entry.bytes == (folder / str(entry.file)).stat().st_size
+    assert len(entry.sha256 or "") == 64 and entry.origin == "folder"
+    with pytest.raises(BundleError, match=rf"put {name}.safetensors \(\d+ bytes, sha256 {entry.sha256}"):
         predict_bundle(
             tmp_path / "listed", tiny_pasture, tmp_path / "o.csv", weights=tmp_path / "nowhere", say=lambda _: None
         )
     export_bundle(ledger.storage.uri, "submission", tmp_path / "full", weights=source, with_weights=True)
     copied = find_weights(name, WeightsSource("folder", tmp_path / "full" / "weights"))
-    assert copied.path.read_bytes() == (folder / entry["file"]).read_bytes()
+    assert copied.path.read_bytes() == (folder / str(entry.file)).read_bytes()
 
 
 def test_a_packages_checkpoint_is_known_in_a_folder_too(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,17 @@ from biomass_models.weights import WeightsError, WeightsFileError, WeightsSource
 from orchestration import environment
 from orchestration.cluster import refusal
 from orchestration.doctor import bank_gb, judge
-from orchestration.node_facts import node_facts
+from orchestration.node_facts import NodeFacts, node_facts
 from orchestration.search import Resources, available_backbones
 from orchestration.storage import Storage
 from search_spaces.spaces import DEFAULT_BACKBONES
 
 RESOURCES = Resources(cpus_per_fold=2.0)
 WELL: dict[str, Any] = {
+    "host": "node",
+    "executable": "python",
+    "free_cache_gb": 64.0,
+    "time": 0.0,
     "python": "3.11.7",
     "versions": {"torch": "2.14.1"},
     "code": "abc",
@@ -42,7 +47,7 @@ NODE = {"CPU": 8.0, "GPU": 1.0}
 
 def findings(*facts: dict[str, Any]) -> dict[str, str]:
     """Verdict by subject, of nodes called n0, n1, ..."""
-    named = {f"n{number}": fact for number, fact in enumerate(facts)}
+    named = {f"n{number}": NodeFacts.from_json(fact) for number, fact in enumerate(facts)}
     return {found.what: found.verdict for found in judge(named, dict.fromkeys(named, NODE), RESOURCES, gpus=0.25)}
 
 
@@ -74,7 +79,7 @@ def test_alike_nodes_that_have_everything_pass() -> None:
 def test_each_difference_is_found_and_comes_with_a_remedy(wrong: dict[str, Any], subject: str, verdict: str) -> None:
     sick = {**WELL, **wrong}
     assert findings(WELL, sick)[subject] == verdict
-    named = {"n0": WELL, "n1": sick}
+    named = {"n0": NodeFacts.from_json(WELL), "n1": NodeFacts.from_json(sick)}
     for found in judge(named, dict.fromkeys(named, NODE), RESOURCES, gpus=0.25):
         assert (found.verdict == "ok") == (found.remedy == "")
 
@@ -95,11 +100,11 @@ def test_a_ray_that_does_not_answer_is_explained(says: str, do: str) -> None:
 def test_a_node_says_what_it_has(tmp_path: Path, tiny_pasture: Path) -> None:
     asked = {"cache_dir": str(tmp_path / "not" / "there"), "weights": RANDOM, "backbones": (BACKBONE,), "token": "t"}
     nothing = node_facts(study=str(tmp_path), data_dir=str(tmp_path), **asked)  # type: ignore[arg-type]
-    assert "another folder" in nothing["study"] and "train.csv" in nothing["data"]
+    assert "another folder" in nothing.study and "train.csv" in nothing.data
     Storage(tmp_path).write("doctor/t-driver", b"here")
     facts = node_facts(study=str(tmp_path), data_dir=str(tiny_pasture), **asked)  # type: ignore[arg-type]
-    assert facts["study"] == facts["data"] == "" and facts["weights"][BACKBONE].startswith("random")
-    assert facts["free_memory_gb"] > 0 and facts["free_cache_gb"] > 0
+    assert facts.study == facts.data == "" and facts.weights[BACKBONE].startswith("random")
+    assert facts.free_memory_gb > 0 and facts.free_cache_gb > 0
     assert len(Storage(tmp_path).children("doctor")) == 2
 
 
@@ -154,8 +159,8 @@ def test_a_node_opens_its_weights_files(
     source = WeightsSource("folder", tmp_path)
     asked: dict[str, Any] = {"cache_dir": str(tmp_path / "cache"), "weights": source, "backbones": (BACKBONE,)}
     facts = node_facts(study=None, data_dir=None, token="t", **asked)
-    assert said in facts["weights"][BACKBONE]
-    here = {**facts, "gpus_seen": 1, "clock_off": 0.0}
+    assert said in facts.weights[BACKBONE]
+    here = replace(facts, gpus_seen=1)
     found = {finding.what: finding for finding in judge({"n0": here}, {"n0": NODE}, RESOURCES, 0.25)}
     assert found["weights on n0"].verdict == "FAIL" and said in found["weights on n0"].text
 
@@ -178,4 +183,4 @@ def test_a_node_hashes_the_whole_project(tmp_path: Path, monkeypatch: pytest.Mon
     one_each = ("biomass_models/probe.py", "ensembles/rules.py", "orchestration/pool.py", "search_spaces/spaces.py")
     assert len({hash_with(""), *map(hash_with, one_each)}) == 5
     facts = node_facts(study=None, data_dir=None, token="t", cache_dir=str(tmp_path), weights=RANDOM, backbones=())
-    assert facts["code"] == environment.project_hash()
+    assert facts.code == environment.project_hash()

@@ -154,13 +154,17 @@ def test_a_killed_driver_loses_and_repeats_nothing(tmp_path: Path) -> None:
     before = state()
     assert any(finished for _, finished in before.values()) and not all(finished for _, finished in before.values())
 
-    biomass(*arguments, *SEARCH, cwd=tmp_path)
+    biomass(*arguments, *SEARCH, "--weights-gb", "0.000001", cwd=tmp_path)
     after = state()
     assert len(ledger.results()) == 2 and len(ledger.trials()) == 2
     for fold, (begun, finished) in after.items():
         begun_before, finished_before = before.get(fold, (0, False))
         assert finished
         assert begun == (begun_before if finished_before else begun_before + 1)
+    worst, best = sorted(ledger.results(), key=lambda name: ledger.results()[name].score or 0.0)
+    assert all(ledger.model_bytes(worst, fold) == 0 and ledger.dropped_model(worst, fold) for fold in range(folds))
+    assert all(ledger.model_bytes(best, fold) > 0 for fold in range(folds))
+    assert "passed" in biomass("audit", "study", cwd=tmp_path).stdout
 
 
 @pytest.mark.timeout(280)
