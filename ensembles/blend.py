@@ -24,7 +24,7 @@ from ensembles.honest import (
     paired_difference,
     score_estimate,
 )
-from ensembles.library import Library
+from ensembles.members.library import Library
 from ensembles.optimum import simplex_optimum
 from ensembles.recipe import Blender, Recipe, decided, fit_recipe, honest_rows
 from ensembles.rules import Rule, ranking

@@ -17,7 +17,7 @@ from ensembles.blend import fit_blend
 from ensembles.card import Card
 from ensembles.choice import RULES, rule_named
 from ensembles.honest import fit_prefiltered, nest_of, nested_all, paired_difference
-from ensembles.library import Library
+from ensembles.members.library import Library
 from ensembles.recipe import Recipe
 from ensembles.rules import Rule
 

@@ -11,8 +11,8 @@ from types import MappingProxyType
 
 import numpy as np
 
+from biomass_models.data.problems import did_you_mean
 from biomass_models.errors import UserError
-from biomass_models.problems import did_you_mean
 from biomass_models.targets import FloatArray
 from ensembles.gram import ErrorGram
 from ensembles.honest import NestBy, nested_all, paired_difference

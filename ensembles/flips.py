@@ -15,7 +15,7 @@ from biomass_models.errors import UserError
 from biomass_models.targets import FloatArray, project_coherent
 from ensembles.choice import inner_nests
 from ensembles.honest import Estimate, paired_difference
-from ensembles.library import Library
+from ensembles.members.library import Library
 from ensembles.recipe import Recipe, honest_rows
 
 

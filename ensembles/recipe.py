@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from biomass_models.data.problems import did_you_mean
 from biomass_models.errors import UserError
-from biomass_models.problems import did_you_mean
 from biomass_models.targets import FROM_COMPONENTS, TARGETS, FloatArray, project_coherent, weight_T
 from ensembles.choice import inner_nests
 from ensembles.honest import Estimate, NestBy, fit_prefiltered, nests_of, paired_difference
-from ensembles.library import Library
+from ensembles.members.library import Library
 from ensembles.rules import Rule
 
 PRIOR_IMAGES = 50.0  # a calibration's slope is pulled towards 1 as if by so many images that lie on it

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from biomass_models.data.problems import ROW, Level, Problem, errors_of, flag, read_cells, read_header, shown
+from biomass_models.data.table import masses_to_long, read_test_rows, split_sample_id
 from biomass_models.errors import UserError
-from biomass_models.problems import ROW, Level, Problem, errors_of, flag, read_cells, read_header, shown
-from biomass_models.table import masses_to_long, read_test_rows, split_sample_id
 from biomass_models.targets import TARGETS, identity_gap
 
 COLUMNS = ("sample_id", "target")

@@ -18,7 +18,7 @@ from orchestration.commands import blend, dashboard, data, provenance, report, s
 from orchestration.commands.errors import run_guarded, wrong_usage
 from orchestration.commands.options import stopped
 from orchestration.endings import DEBUG
-from orchestration.machine import complete_user
+from orchestration.workers.machine import complete_user
 
 data_app = typer.Typer(name="data", no_args_is_help=True, help="Check, draw and show data directories.")
 data_app.command("check")(data.data_check)

@@ -8,24 +8,24 @@ from pathlib import Path
 
 from rich.console import Console
 
-from biomass_models.pasture import make_pasture
-from biomass_models.table import read_masses
+from biomass_models.backbones.weights import WeightsSource
+from biomass_models.data.table import read_masses
+from biomass_models.pasture.make import make_pasture
 from biomass_models.targets import TARGETS, weighted_r2_score
-from biomass_models.weights import WeightsSource
 from biomass_models.whole_files import write_whole
 from ensembles.card import Card
 from ensembles.card_page import render_card
-from orchestration.blending import BlendOptions, run_ensemble
-from orchestration.leaderboard import leaderboard, render_leaderboard
-from orchestration.ledger import Ledger
-from orchestration.members import FileMembers
-from orchestration.predict import Predictor
+from orchestration.blending.blend import BlendOptions, run_ensemble
+from orchestration.blending.members import FileMembers
+from orchestration.blending.predict import Predictor
+from orchestration.inspect.leaderboard import leaderboard, render_leaderboard
 from orchestration.progress import progress_bar
-from orchestration.recipes import Recipe
-from orchestration.records import Asked
 from orchestration.report.make import make_report
-from orchestration.search import Resources, start_search
-from orchestration.storage import Storage
+from orchestration.search.presets import Recipe
+from orchestration.search.run import Resources, start_search
+from orchestration.study.ledger import Ledger
+from orchestration.study.records import Asked
+from orchestration.study.storage import Storage
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,7 +47,7 @@ def explained(error: BaseException) -> tuple[str, int]:
         remedy = "check bucket, region, credentials and network"
         return f"error: a study on an object store must be reachable, got: {_in_a_line(error)}; {remedy}", BAD_INPUT
     if _is_of_ray(error):
-        from orchestration.cluster import refusal
+        from orchestration.workers.cluster import refusal
 
         return f"error: {refusal(error)}", BAD_INPUT
     kind = f"{type(error).__module__}.{type(error).__name__}".removeprefix("builtins.")

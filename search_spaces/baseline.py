@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from biomass_models.configs import BASELINE_REFERENCE, BaselineConfig
+from biomass_models.families.configs import BASELINE_REFERENCE, BaselineConfig
 from search_spaces.domain import Choice, Domain, Integer, LogUniform, SearchSpace, Uniform, When
 
 SIZES = {"smoke": (64,), "demo": (224,), "cpu": (224, 336), "gpu": (224, 392, 518, 672, 980)}  # px

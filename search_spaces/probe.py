@@ -5,7 +5,7 @@ The penalty is not searched here: each fit chooses it by inner folds grouped by 
 
 from __future__ import annotations
 
-from biomass_models.configs import ProbeConfig
+from biomass_models.families.configs import ProbeConfig
 from search_spaces.domain import Choice, Domain, SearchSpace, When
 
 SIZES = {"smoke": (64,), "demo": (224,), "cpu": (224, 336), "gpu": (224, 336, 448)}  # px of a view

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from biomass_models.configs import known_name
+from biomass_models.families.configs import known_name
 from search_spaces.baseline import baseline_space
 from search_spaces.distilled import distilled_space
 from search_spaces.domain import SearchSpace

@@ -12,7 +12,7 @@ import pytest
 # tests of that path ask for it. Set before Ray starts: its workers inherit it.
 os.environ["BIOMASS_ENCODING"] = "float32"
 
-from biomass_models.pasture import make_pasture
+from biomass_models.pasture.make import make_pasture
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from biomass_models.configs import config_to_params
+from biomass_models.families.configs import config_to_params
 from biomass_models.targets import TARGETS
-from orchestration.ledger import Ledger
-from orchestration.records import FoldMetrics, StudyRecord, TrialRecord, TrialResult
-from orchestration.settings import StudySettings
-from orchestration.storage import Storage
+from orchestration.study.ledger import Ledger
+from orchestration.study.records import FoldMetrics, StudyRecord, TrialRecord, TrialResult
+from orchestration.study.settings import StudySettings
+from orchestration.study.storage import Storage
 from search_spaces.spaces import space_of
 
 FOLDS = 3

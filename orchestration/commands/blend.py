@@ -93,11 +93,11 @@ def ensemble(
     $ biomass ensemble --oof 'runs/*.csv' --truth train.csv --out blend/
     """
     from ensembles.card_page import render_card
-    from orchestration.blending import BlendOptions, run_ensemble
-    from orchestration.members import FileMembers
+    from orchestration.blending.blend import BlendOptions, run_ensemble
+    from orchestration.blending.members import FileMembers
 
     def open_predictor(data_dir: Path) -> Any:
-        from orchestration.predict import Predictor
+        from orchestration.blending.predict import Predictor
 
         return Predictor(data_dir, resources=resources_of(cache, address), weights=weights_source(weights))
 
@@ -144,9 +144,9 @@ def explain(
     """
     picture = out_file(out or Path(Path(f"{image}-{trial}.png").name), ".png")
     from biomass_models.whole_files import whole_file
-    from orchestration.explain import draw_explanation, render_explanation
-    from orchestration.explain import explain as explain_image
-    from orchestration.ledger import open_ledger
+    from orchestration.inspect.explain import draw_explanation, render_explanation
+    from orchestration.inspect.explain import explain as explain_image
+    from orchestration.study.ledger import open_ledger
 
     found = explain_image(
         open_ledger(study), trial, image, data, cache_dir=local_cache(cache), weights=weights_source(weights)
@@ -176,7 +176,7 @@ def export(
     $ biomass export runs/first submission --out bundle/
     """
     out_folder(out)
-    from orchestration.export import export_bundle
+    from orchestration.bundle.export import export_bundle
 
     needed = export_bundle(study, name, out, weights=weights_source(weights), with_weights=with_weights)
     for entry in needed:

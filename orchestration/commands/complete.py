@@ -28,13 +28,13 @@ def scales(incomplete: str) -> list[str]:
 
 
 def schemes(incomplete: str) -> list[str]:
-    from biomass_models.folds import SCHEMES
+    from biomass_models.data.folds import SCHEMES
 
     return _starting(incomplete, (scheme for scheme in SCHEMES if scheme != "file"))
 
 
 def prune_rules(incomplete: str) -> list[str]:
-    from orchestration.pruning import RULES
+    from orchestration.search.pruning import RULES
 
     return _starting(incomplete, RULES)
 
@@ -52,7 +52,7 @@ def follow_ups(incomplete: str) -> list[str]:
 
 
 def recipes(incomplete: str) -> list[str]:
-    from orchestration.recipes import RECIPES
+    from orchestration.search.presets import RECIPES
 
     return _starting(incomplete, RECIPES)
 

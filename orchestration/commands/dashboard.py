@@ -9,7 +9,7 @@ import typer
 from orchestration.commands.options import Json, Study, print_json, say, tell
 
 if TYPE_CHECKING:
-    from orchestration.dashboard import Addresses
+    from orchestration.dashboard.serve import Addresses
 
 
 def dashboard(
@@ -31,7 +31,7 @@ def dashboard(
     Example:
     $ biomass dashboard runs/first
     """
-    from orchestration.dashboard import run_dashboard
+    from orchestration.dashboard.serve import run_dashboard
 
     def show(addresses: Addresses) -> None:
         if as_json:

@@ -19,9 +19,9 @@ def data_check(directory: Directory, as_json: Json = False) -> None:
     Example:
     $ biomass data check csiro-biomass/
     """
-    from biomass_models.check import check_directory
-    from biomass_models.problems import errors_of, grouped
-    from biomass_models.table import TEST_FILE
+    from biomass_models.data.check import check_directory
+    from biomass_models.data.problems import errors_of, grouped
+    from biomass_models.data.table import TEST_FILE
     from orchestration.progress import progress_bar
 
     with progress_bar("Checking images") as update:
@@ -52,7 +52,7 @@ def data_make(
     $ biomass data make pasture/ --images 357
     $ biomass data make pasture/ --like csiro-biomass/train.csv
     """
-    from biomass_models.pasture import make_pasture
+    from biomass_models.pasture.make import make_pasture
     from orchestration.progress import progress_bar
 
     with progress_bar("Drawing pasture") as update:
@@ -78,7 +78,7 @@ def data_show(
     $ biomass data show pasture/ --out sheet.png
     """
     out_file(out, ".png")
-    from biomass_models.pasture import contact_sheet
+    from biomass_models.pasture.make import contact_sheet
 
     contact_sheet(directory, out, images=images)
     tell(f"Wrote {out}")
@@ -96,7 +96,7 @@ def submission_check(
     Example:
     $ biomass submission check submission.csv --data csiro-biomass/
     """
-    from biomass_models.problems import errors_of, grouped
+    from biomass_models.data.problems import errors_of, grouped
     from ensembles.submission import check_submission
 
     problems = check_submission(file, data)
@@ -122,7 +122,7 @@ def score(
     Example:
     $ biomass score submission.csv --truth pasture-truth.csv
     """
-    from biomass_models.table import read_masses
+    from biomass_models.data.table import read_masses
     from biomass_models.targets import TARGETS, weighted_r2_score
 
     measured, predicted = read_masses(truth), read_masses(file)

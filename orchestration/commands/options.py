@@ -14,7 +14,7 @@ import typer
 
 from biomass_models.errors import UserError
 from orchestration.commands import complete
-from orchestration.record import Part
+from orchestration.study.record import Part
 from orchestration.terminal import PlainConsole, no_more_readers
 
 INTERRUPTED = 130
@@ -32,7 +32,7 @@ def existing_data(context: typer.Context, value: Path | None) -> Path | None:
     """A data directory that is there; said at once, before anything heavy loads."""
     if value is None or context.resilient_parsing or any((value / name).exists() for name in ("train.csv", "test.csv")):
         return value
-    from orchestration.storage import nearest_folder
+    from orchestration.study.storage import nearest_folder
 
     hint = nearest_folder(value, "train.csv")
     if value.is_dir() and not hint:
@@ -191,18 +191,18 @@ def stopped() -> NoReturn:
 
 def resources_of(cache: Path, address: str | None, **more: Any) -> Any:
     """Where folds run and what they may use: a search.Resources. A cluster that does not answer is an error at once."""
-    from orchestration.address import is_cluster, require_answer
+    from orchestration.workers.address import is_cluster, require_answer
 
     require_answer(address)
     cache = cache if is_cluster(address) else local_cache(cache)  # on a cluster each node looks for itself
-    from orchestration.search import Resources
+    from orchestration.search.run import Resources
 
     return Resources(cache_dir=cache, address=address, **more)
 
 
 def local_cache(cache: Path) -> Path:
     """The folder in which this machine keeps features, with a note where it is not the one that was asked for."""
-    from biomass_models.cache_folder import usable_cache
+    from biomass_models.features.cache_folder import usable_cache
 
     folder, why = usable_cache(cache)
     if why:
@@ -212,7 +212,7 @@ def local_cache(cache: Path) -> Path:
 
 def weights_source(weights: str) -> Any:
     """Where backbone weights come from: a weights.WeightsSource."""
-    from biomass_models.weights import WeightsSource
+    from biomass_models.backbones.weights import WeightsSource
 
     return WeightsSource(kind=weights) if weights in ("auto", "random") else WeightsSource("folder", Path(weights))
 

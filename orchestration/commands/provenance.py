@@ -43,8 +43,8 @@ def refit(
     Example:
     $ biomass refit runs/first 3f09c1d2ab --data csiro-biomass/
     """
-    from orchestration.ledger import open_ledger
-    from orchestration.refit import refit_trial, restore_models
+    from orchestration.study.ledger import open_ledger
+    from orchestration.workers.refit import refit_trial, restore_models
 
     if restore:
         restored = restore_models(
@@ -81,8 +81,8 @@ def trace(
     Example:
     $ biomass trace submission.csv
     """
-    from orchestration.trace import trace as trace_submission
-    from orchestration.trace_page import render_trace
+    from orchestration.inspect.trace import trace as trace_submission
+    from orchestration.inspect.trace_page import render_trace
 
     found = trace_submission(submission, study or [])
     if as_json:

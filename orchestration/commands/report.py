@@ -28,10 +28,10 @@ def report(
     Example:
     $ biomass report runs/first --data csiro-biomass/ --out report.html
     """
-    from orchestration.data_changes import data_notices
-    from orchestration.ledger import open_ledger
     from orchestration.report.make import make_report
-    from orchestration.storage import Storage
+    from orchestration.study.data_changes import data_notices
+    from orchestration.study.ledger import open_ledger
+    from orchestration.study.storage import Storage
 
     ledger = open_ledger(study)
     path = out or Path(f"{PurePosixPath(ledger.storage.uri).name}-report.html")

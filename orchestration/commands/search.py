@@ -35,7 +35,7 @@ from orchestration.commands.options import (
     tell,
     weights_source,
 )
-from orchestration.recipes import Recipe, overridden
+from orchestration.search.presets import Recipe, overridden
 
 PLAIN = Recipe()  # what a search without a recipe takes; the help shows its values
 BUDGET, FOLDS = "Budget", "Folds"  # headings of the help page
@@ -81,7 +81,7 @@ def doctor(
     asked, _ = overridden(
         None, {"scale": scale, "cpus_per_fold": cpus_per_fold, "gpus_per_fold": gpus_per_fold, "slots": slots}
     )
-    from orchestration.findings import Finding, examine_here
+    from orchestration.doctor.findings import Finding, examine_here
 
     found: list[Finding] = []
 
@@ -93,7 +93,7 @@ def doctor(
     for finding in examine_here(address, cache, study):
         show(finding)
     if not any(finding.what == "address" for finding in found):
-        from orchestration.doctor import Plan, run_doctor, usable_backbones
+        from orchestration.doctor.examine import Plan, run_doctor, usable_backbones
 
         plan = Plan(
             study=study,
@@ -247,7 +247,7 @@ def search(
     study_apart(study, data)
     source = weights_source(asked.weights)  # what can be wrong is said before torch and Ray load
     resources = resources_of(cache, address, cache_gb=cache_gb, weights_gb=weights_gb, **asked.resources())
-    from orchestration.search import start_search
+    from orchestration.search.run import start_search
 
     if not start_search(
         study, data, asked, weights=source, resources=resources, say=say, retry_failed=retry_failed, made_with=made_with
@@ -258,8 +258,8 @@ def search(
 
 def _families_of_study(study: str) -> tuple[str, ...]:
     """What an old command may name although it is not installed here any more."""
-    from orchestration.ledger import Ledger
-    from orchestration.storage import Storage
+    from orchestration.study.ledger import Ledger
+    from orchestration.study.storage import Storage
 
     record = Ledger(Storage(study)).find_study()
     return () if record is None else record.settings.families

@@ -42,7 +42,7 @@ def demo(
     Example:
     $ biomass demo
     """
-    from orchestration.recipes import overridden
+    from orchestration.search.presets import overridden
 
     asked, made_with = overridden(recipe, {"seed": seed})
     if asked.images is None:
@@ -73,7 +73,7 @@ def recipes(
     $ biomass recipes cpu_overnight
     $ biomass search runs/first --data csiro-biomass/ --recipe cpu_overnight
     """
-    from orchestration.recipes import RECIPES, RecipeRow, recipe_named, render_recipe, render_recipes
+    from orchestration.search.presets import RECIPES, RecipeRow, recipe_named, render_recipe, render_recipes
 
     if name is not None:
         recipe_named(name)

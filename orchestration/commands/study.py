@@ -32,8 +32,8 @@ def status(study: Study, as_json: Json = False) -> None:
     Example:
     $ biomass status runs/first
     """
-    from orchestration.ledger import open_ledger
-    from orchestration.status import render_status, status_of
+    from orchestration.inspect.status import render_status, status_of
+    from orchestration.study.ledger import open_ledger
 
     found = status_of(open_ledger(study))
     if as_json:
@@ -55,15 +55,15 @@ def leaderboard(
     $ biomass leaderboard runs/first
     $ biomass leaderboard runs/first --json | jq '.rows[0]'
     """
-    from orchestration.leaderboard import (
+    from orchestration.inspect.leaderboard import (
         best_rows,
         family_rows,
         leaderboard_notices,
         render_families,
         render_leaderboard,
     )
-    from orchestration.leaderboard import leaderboard as make_leaderboard
-    from orchestration.ledger import open_ledger
+    from orchestration.inspect.leaderboard import leaderboard as make_leaderboard
+    from orchestration.study.ledger import open_ledger
 
     ledger = open_ledger(study)
     rows, notices = make_leaderboard(ledger), leaderboard_notices(ledger)
@@ -95,12 +95,12 @@ def audit(
     $ biomass audit runs/first
     $ biomass audit runs/first --refit 3 --data csiro-biomass/
     """
-    from biomass_models.feature_store import damaged_chunks
-    from orchestration.audit import Problem
-    from orchestration.audit import audit as audit_study
-    from orchestration.audit import refit as refit_trials
-    from orchestration.ledger import open_ledger
+    from biomass_models.features.store import damaged_chunks
+    from orchestration.inspect.audit import Problem
+    from orchestration.inspect.audit import audit as audit_study
+    from orchestration.inspect.audit import refit as refit_trials
     from orchestration.progress import progress_bar
+    from orchestration.study.ledger import open_ledger
 
     if refit and data is None:
         raise typer.BadParameter("--refit needs the photographs: give --data DIR")
@@ -136,9 +136,9 @@ def repair(
     $ biomass repair runs/first
     $ biomass repair runs/first --yes
     """
-    from orchestration.ledger import open_ledger
-    from orchestration.repair import plan_repair
-    from orchestration.repair import repair as repair_study
+    from orchestration.inspect.repair import plan_repair
+    from orchestration.inspect.repair import repair as repair_study
+    from orchestration.study.ledger import open_ledger
 
     ledger = open_ledger(study)
     found = repair_study(ledger, say) if yes else plan_repair(ledger)
@@ -164,9 +164,9 @@ def replay(
     Example:
     $ biomass replay runs/first --prune strict
     """
-    from orchestration.ledger import open_ledger
-    from orchestration.replay import render_replay
-    from orchestration.replay import replay as replay_study
+    from orchestration.inspect.replay import render_replay
+    from orchestration.inspect.replay import replay as replay_study
+    from orchestration.study.ledger import open_ledger
 
     found = replay_study(open_ledger(study), prune, say)
     if as_json:

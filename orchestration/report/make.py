@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from orchestration.ledger import Ledger
-from orchestration.report.ensemble_section import ensemble_section
-from orchestration.report.folds_section import folds_section
+from orchestration.report.data.story import tell
 from orchestration.report.page import page
-from orchestration.report.photographs import Photographs
-from orchestration.report.predictions_section import predictions_section
-from orchestration.report.provenance import provenance_section
-from orchestration.report.search_section import search_section
-from orchestration.report.standing import standing_section
-from orchestration.report.story import tell
+from orchestration.report.sections.ensemble import ensemble_section
+from orchestration.report.sections.folds import folds_section
+from orchestration.report.sections.photographs import Photographs
+from orchestration.report.sections.predictions import predictions_section
+from orchestration.report.sections.provenance import provenance_section
+from orchestration.report.sections.search import search_section
+from orchestration.report.sections.standing import standing_section
+from orchestration.study.ledger import Ledger
 
 
 def make_report(

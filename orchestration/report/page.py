@@ -11,10 +11,10 @@ from importlib.resources import files
 
 import vl_convert
 
-from orchestration.report.answers import answers, facts_line, headline, run_line
 from orchestration.report.charts import CONFIG
+from orchestration.report.data.story import Story
 from orchestration.report.html import Html, Section, embed_json, join, tag
-from orchestration.report.story import Story
+from orchestration.report.sections.answers import answers, facts_line, headline, run_line
 from orchestration.report.words import moment
 
 # Vega compiles its expressions into functions, hence 'unsafe-eval'; nothing may come from elsewhere

@@ -19,9 +19,9 @@ from threadpoolctl import threadpool_limits
 
 from biomass_models.targets import FloatArray, weight_T, weighted_sst
 from ensembles.choice import DEFAULT, RULES
-from ensembles.duplicates import duplicates_of
 from ensembles.gram import error_gram
 from ensembles.honest import nested
+from ensembles.members.duplicates import duplicates_of
 from ensembles.rules import Greedy, Rule
 
 STEPS = 25

@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from biomass_models.configs import ProbeConfig, baseline_twin
-from biomass_models.folds import assign_folds
-from biomass_models.inputs import ImageSet, Inputs
-from biomass_models.pasture import make_pasture
-from biomass_models.table import read_masses, read_test, read_train
+from biomass_models.backbones.weights import WeightsSource
+from biomass_models.data.folds import assign_folds
+from biomass_models.data.table import read_masses, read_test, read_train
+from biomass_models.families.configs import ProbeConfig, baseline_twin
+from biomass_models.families.registry import FAMILIES
+from biomass_models.features.inputs import ImageSet, Inputs
+from biomass_models.pasture.make import make_pasture
 from biomass_models.targets import TARGETS, weighted_r2_score
-from biomass_models.weights import WeightsSource
-from biomass_models.zoo import FAMILIES
 
 BACKBONE, WEIGHTS = "tf_efficientnet_lite0", WeightsSource(kind="auto")
 MODELS: dict[str, Any] = {

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from biomass_models.backbones import parameter_groups
-from biomass_models.baseline import BaselineNet
-from biomass_models.fit import FoldRows, Schedule, train_epochs
-from biomass_models.heads import mlp_head
-from biomass_models.losses import weighted_mse_loss
-from biomass_models.many_heads import HeadFold, train_heads
-from biomass_models.sources import FeatureSource
+from biomass_models.backbones.adapter import parameter_groups
+from biomass_models.families.baseline.model import BaselineNet
+from biomass_models.training.fit import FoldRows, Schedule, train_epochs
+from biomass_models.training.heads import mlp_head
+from biomass_models.training.losses import weighted_mse_loss
+from biomass_models.training.many_heads import HeadFold, train_heads
+from biomass_models.training.sources import FeatureSource
 
 IMAGES, FOLDS, REPEATS = 357, 5, 5
 SCHEDULE = Schedule(epochs=20, batch_size=32, min_lr=1e-6, clip_norm=5.0, ema_decay=0.0)

@@ -16,20 +16,20 @@ from typing import Any
 import numpy as np
 import optuna
 
-from biomass_models.configs import config_to_params
-from biomass_models.folds import assign_folds, fold_hash
-from biomass_models.pasture import make_pasture
-from biomass_models.table import read_train
+from biomass_models.data.folds import assign_folds, fold_hash
+from biomass_models.data.table import read_train
+from biomass_models.families.configs import config_to_params
+from biomass_models.pasture.make import make_pasture
 from biomass_models.targets import TARGETS
-from orchestration.ids import make_trial_id
-from orchestration.leaderboard import leaderboard, render_leaderboard
-from orchestration.ledger import Ledger
-from orchestration.records import TrialRecord, TrialResult
-from orchestration.searcher import Proposer
-from orchestration.settings import StudySettings
-from orchestration.status import render_status, status_of
-from orchestration.storage import Storage
-from orchestration.study import open_study
+from orchestration.inspect.leaderboard import leaderboard, render_leaderboard
+from orchestration.inspect.status import render_status, status_of
+from orchestration.search.opening import open_study
+from orchestration.search.searcher import Proposer
+from orchestration.study.ids import make_trial_id
+from orchestration.study.ledger import Ledger
+from orchestration.study.records import TrialRecord, TrialResult
+from orchestration.study.settings import StudySettings
+from orchestration.study.storage import Storage
 from search_spaces.domain import SearchSpace
 from search_spaces.spaces import space_of
 from search_spaces.to_optuna import suggest

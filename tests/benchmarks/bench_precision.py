@@ -21,16 +21,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from biomass_models.backbones import build_backbone
-from biomass_models.configs import BaselineConfig, ProbeConfig, baseline_twin
-from biomass_models.devices import ENCODING, autocast, encoding_precision, pick_device
-from biomass_models.folds import assign_folds
-from biomass_models.inputs import ImageSet, Inputs
-from biomass_models.pasture import make_pasture
-from biomass_models.table import read_train
+from biomass_models.backbones.adapter import build_backbone
+from biomass_models.backbones.devices import ENCODING, autocast, encoding_precision, pick_device
+from biomass_models.backbones.weights import WeightsSource
+from biomass_models.data.folds import assign_folds
+from biomass_models.data.table import read_train
+from biomass_models.families.configs import BaselineConfig, ProbeConfig, baseline_twin
+from biomass_models.families.registry import FAMILIES
+from biomass_models.features.inputs import ImageSet, Inputs
+from biomass_models.pasture.make import make_pasture
 from biomass_models.targets import TARGETS, weighted_r2_score
-from biomass_models.weights import WeightsSource
-from biomass_models.zoo import FAMILIES
 
 BACKBONE = "tf_efficientnet_lite0"
 PROBE = ProbeConfig(backbone=BACKBONE, size=224, flips=8)

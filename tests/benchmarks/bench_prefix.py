@@ -18,13 +18,13 @@ from pathlib import Path
 import torch
 from peer_tune import fit_fold
 
-from biomass_models import baseline
-from biomass_models.configs import BaselineConfig
-from biomass_models.folds import assign_folds
-from biomass_models.inputs import ImageSet, Inputs
-from biomass_models.pasture import make_pasture
-from biomass_models.table import read_train
-from biomass_models.weights import WeightsSource
+from biomass_models.backbones.weights import WeightsSource
+from biomass_models.data.folds import assign_folds
+from biomass_models.data.table import read_train
+from biomass_models.families.baseline import model as baseline
+from biomass_models.families.configs import BaselineConfig
+from biomass_models.features.inputs import ImageSet, Inputs
+from biomass_models.pasture.make import make_pasture
 
 CONFIG = BaselineConfig(
     backbone="vit_small_patch14_dinov2", size=224, trained_blocks=4, batch_size=16, epochs=2, flips=1,

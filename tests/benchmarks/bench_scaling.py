@@ -13,12 +13,12 @@ import time
 import numpy as np
 import torch
 
-from biomass_models.configs import ProbeConfig
-from biomass_models.fit import FoldRows, Schedule
-from biomass_models.heads import mlp_head
-from biomass_models.many_heads import HeadFold, train_heads
-from biomass_models.probe import Ridge, inner_errors
-from biomass_models.sources import FeatureSource
+from biomass_models.families.configs import ProbeConfig
+from biomass_models.families.probe.model import Ridge, inner_errors
+from biomass_models.training.fit import FoldRows, Schedule
+from biomass_models.training.heads import mlp_head
+from biomass_models.training.many_heads import HeadFold, train_heads
+from biomass_models.training.sources import FeatureSource
 
 FEATURES, FOLDS, EPOCHS, DATES = 1280, 5, 10, 30
 

@@ -18,18 +18,18 @@ import ray
 sys.path.insert(0, str(Path(__file__).parents[1] / "orchestration"))
 import stand_ins
 
-from biomass_models.folds import fold_hash
+from biomass_models.backbones.weights import WeightsSource
+from biomass_models.data.folds import fold_hash
 from biomass_models.targets import FROM_COMPONENTS, TARGETS
-from biomass_models.weights import WeightsSource
-from orchestration import search
-from orchestration.broker import Broker, Slots
-from orchestration.cluster import ON_HEAD
-from orchestration.context import WorkerContext
-from orchestration.ledger import Ledger
-from orchestration.records import StudyRecord
-from orchestration.searcher import Proposer, TuneSearcher, live_trials
-from orchestration.settings import StudySettings
-from orchestration.storage import Storage
+from orchestration.search import run as search
+from orchestration.search.searcher import Proposer, TuneSearcher, live_trials
+from orchestration.study.ledger import Ledger
+from orchestration.study.records import StudyRecord
+from orchestration.study.settings import StudySettings
+from orchestration.study.storage import Storage
+from orchestration.workers.broker import Broker, Slots
+from orchestration.workers.cluster import ON_HEAD
+from orchestration.workers.context import WorkerContext
 from search_spaces.spaces import space_of
 
 BUSY, OVERHEAD_MS = 0.95, 20.0

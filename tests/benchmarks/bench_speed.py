@@ -24,16 +24,16 @@ from typing import Any
 
 import numpy as np
 
-from biomass_models.configs import BaselineConfig, baseline_twin
-from biomass_models.folds import assign_folds
-from biomass_models.pasture import make_pasture
-from biomass_models.table import read_train
-from biomass_models.weights import WeightsSource
-from orchestration.ledger import Ledger
-from orchestration.search import Resources, available_backbones, run_search
-from orchestration.seeds import derive_seed
-from orchestration.settings import StudySettings
-from orchestration.storage import Storage
+from biomass_models.backbones.weights import WeightsSource
+from biomass_models.data.folds import assign_folds
+from biomass_models.data.table import read_train
+from biomass_models.families.configs import BaselineConfig, baseline_twin
+from biomass_models.pasture.make import make_pasture
+from orchestration.search.run import Resources, available_backbones, run_search
+from orchestration.study.ledger import Ledger
+from orchestration.study.seeds import derive_seed
+from orchestration.study.settings import StudySettings
+from orchestration.study.storage import Storage
 from search_spaces.domain import Choice, LogUniform, SearchSpace, Uniform
 
 BACKBONE, SLOTS, FOLDS, EPOCHS = "tf_efficientnet_lite0", 2, 5, 50

@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from biomass_models.pasture import make_pasture
+from biomass_models.pasture.make import make_pasture
 
 REPEATS = 3
 BIOMASS = [sys.executable, "-m", "orchestration"]

@@ -17,26 +17,26 @@ import subprocess
 import sys
 from pathlib import Path
 
-from biomass_models.pasture import make_pasture
+from biomass_models.pasture.make import make_pasture
 
 ROOT = Path(__file__).parents[2]
 FILL = """
 import sys, time
 from dataclasses import replace
 from pathlib import Path
-from biomass_models.features import FeatureSpec
-from biomass_models.images import views_for
-from biomass_models.inputs import ImageSet, Inputs
-from biomass_models.table import read_train
-from biomass_models.weights import WeightsSource
+from biomass_models.features.spec import FeatureSpec
+from biomass_models.data.images import views_for
+from biomass_models.features.inputs import ImageSet, Inputs
+from biomass_models.data.table import read_train
+from biomass_models.backbones.weights import WeightsSource
 data, cache, alone = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "alone"
 inputs = Inputs(ImageSet.from_table(data, read_train(data)), cache_dir=cache, weights=WeightsSource(kind="auto"))
 spec = FeatureSpec(backbone="tf_efficientnet_lite0", views=views_for("whole", 224), flips=2)
 backbone = inputs.backbone(spec.backbone)
 started = time.time()
 if alone:
-    from biomass_models.encoding import batch_size, encode
-    from biomass_models.features import needed_arrays
+    from biomass_models.features.encoding import batch_size, encode
+    from biomass_models.features.spec import needed_arrays
     paths, digests, size = inputs.images.paths, inputs.images.digests, batch_size(spec.views, inputs.device)
     for _ in encode(backbone, spec, paths, digests, needed_arrays(spec), inputs.device, size):
         pass

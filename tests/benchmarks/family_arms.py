@@ -13,7 +13,7 @@ import pandas as pd
 
 from biomass_models.targets import TARGETS, FloatArray, weighted_r2_score
 from ensembles.blend import apply_blend, fit_blend
-from ensembles.library import library_from_frames
+from ensembles.members.library import library_from_frames
 
 
 @dataclass(frozen=True)

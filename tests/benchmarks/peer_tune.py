@@ -24,14 +24,14 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from biomass_models.backbones import Backbone, build_backbone, parameter_groups, weightless
-from biomass_models.baseline import head_of
-from biomass_models.configs import BaselineConfig
-from biomass_models.fit import cosine_lr
-from biomass_models.losses import weighted_mse_loss
-from biomass_models.scaling import TargetScaler
+from biomass_models.backbones.adapter import Backbone, build_backbone, parameter_groups, weightless
+from biomass_models.backbones.weights import WeightsSource
+from biomass_models.families.baseline.model import head_of
+from biomass_models.families.configs import BaselineConfig
 from biomass_models.targets import TARGETS, weighted_r2_score
-from biomass_models.weights import WeightsSource
+from biomass_models.training.fit import cosine_lr
+from biomass_models.training.losses import weighted_mse_loss
+from biomass_models.training.scaling import TargetScaler
 
 
 class Photographs(Dataset[tuple[Tensor, Tensor]]):

@@ -19,18 +19,18 @@ import numpy as np
 from family_arms import Member, Scores, scores_of, study_table, teacher_gain
 from safetensors.torch import load as load_tensors
 
-from biomass_models.configs import config_from_params
-from biomass_models.inputs import ImageSet, Inputs
-from biomass_models.pasture import make_pasture
-from biomass_models.table import read_masses, read_test
+from biomass_models.backbones.weights import WeightsSource
+from biomass_models.data.table import read_masses, read_test
+from biomass_models.families.configs import config_from_params
+from biomass_models.families.registry import FAMILIES as FAMILY
+from biomass_models.features.inputs import ImageSet, Inputs
+from biomass_models.pasture.make import make_pasture
 from biomass_models.targets import TARGETS, FloatArray
-from biomass_models.weights import WeightsSource
-from biomass_models.zoo import FAMILIES as FAMILY
-from orchestration.ledger import Ledger
-from orchestration.records import TrialRecord
-from orchestration.search import Resources, available_backbones, run_search
-from orchestration.settings import StudySettings
-from orchestration.storage import Storage
+from orchestration.search.run import Resources, available_backbones, run_search
+from orchestration.study.ledger import Ledger
+from orchestration.study.records import TrialRecord
+from orchestration.study.settings import StudySettings
+from orchestration.study.storage import Storage
 from search_spaces.distilled import TAUGHT
 from search_spaces.domain import Choice, SearchSpace
 from search_spaces.spaces import space_of

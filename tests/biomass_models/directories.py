@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from biomass_models.problems import Problem, grouped
-from biomass_models.table import TRAIN_COLUMNS
+from biomass_models.data.problems import Problem, grouped
+from biomass_models.data.table import TRAIN_COLUMNS
 from biomass_models.targets import TARGETS, from_components
 
 # State, date, species, NDVI, height, (green, dead, clover)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from biomass_models.augment import TURNS, Draw, change, draw_changes, turn
+from biomass_models.features.augment import TURNS, Draw, change, draw_changes, turn
 
 
 def draw(**values: float) -> Draw:

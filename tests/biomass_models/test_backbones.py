@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from biomass_models.backbones import BackboneError, build_backbone, parameter_groups, weightless
-from biomass_models.heads import mlp_head
-from biomass_models.weights import WeightsSource
+from biomass_models.backbones.adapter import BackboneError, build_backbone, parameter_groups, weightless
+from biomass_models.backbones.weights import WeightsSource
+from biomass_models.training.heads import mlp_head
 
 RANDOM = WeightsSource(kind="random")
 # class token; a register and mean pooling; a register and attention pooling; four kinds of CNN

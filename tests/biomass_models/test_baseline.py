@@ -15,17 +15,17 @@ from hypothesis.extra import numpy as hnp
 from tiny_inputs import RANDOM, inputs_for, tiny_quadrats
 from torch import Tensor, nn
 
-from biomass_models import baseline
-from biomass_models.backbones import weightless
-from biomass_models.chunks import SUFFIX, read_chunk
+from biomass_models.backbones.adapter import weightless
+from biomass_models.backbones.devices import MicroBatch
 from biomass_models.config_rules import TRANSFORMS
-from biomass_models.configs import BaselineConfig, baseline_twin
-from biomass_models.devices import MicroBatch
-from biomass_models.fit import Ema, FitError, Schedule, cosine_lr, seed_for, seeded, split_rows, train_epochs
-from biomass_models.heads import mlp_head
-from biomass_models.inputs import Inputs
-from biomass_models.losses import weighted_mse_loss
-from biomass_models.scaling import TargetScaler
+from biomass_models.families.baseline import model as baseline
+from biomass_models.families.configs import BaselineConfig, baseline_twin
+from biomass_models.features.chunks import SUFFIX, read_chunk
+from biomass_models.features.inputs import Inputs
+from biomass_models.training.fit import Ema, FitError, Schedule, cosine_lr, seed_for, seeded, split_rows, train_epochs
+from biomass_models.training.heads import mlp_head
+from biomass_models.training.losses import weighted_mse_loss
+from biomass_models.training.scaling import TargetScaler
 
 pytestmark = pytest.mark.slow
 

@@ -9,9 +9,9 @@ import pytest
 from directories import change, photograph, write_directory
 from PIL import Image, ImageFile
 
-from biomass_models.check import check_directory, require_clean
-from biomass_models.problems import Problem, errors_of
-from biomass_models.table import DataError
+from biomass_models.data.check import check_directory, require_clean
+from biomass_models.data.problems import Problem, errors_of
+from biomass_models.data.table import DataError
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from biomass_models.configs import (
+from biomass_models.families.configs import (
     BASELINE_REFERENCE,
     CONFIGS,
     BaselineConfig,
@@ -87,5 +87,5 @@ def test_whole_numbers_are_fine_for_float_fields() -> None:
 
 
 def test_configs_load_without_torch() -> None:
-    code = "import sys, biomass_models.configs; sys.exit('torch' in sys.modules)"
+    code = "import sys, biomass_models.families.configs; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

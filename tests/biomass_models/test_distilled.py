@@ -12,18 +12,18 @@ import timm
 import torch
 from tiny_inputs import inputs_for, tiny_quadrats, write_photographs
 
-from biomass_models import distilled
-from biomass_models.attention import ATTENTION_COLUMNS, FINEST, coarse_map
-from biomass_models.backbones import Backbone, parameter_groups
-from biomass_models.configs import DistilledConfig
-from biomass_models.feature_store import Rows
-from biomass_models.fit import FitError
-from biomass_models.losses import distillation_losses, ratio_terms
-from biomass_models.scaling import TargetScaler
-from biomass_models.sources import PixelSource, ViewSource
-from biomass_models.student import Student
+from biomass_models.backbones.adapter import Backbone, parameter_groups
+from biomass_models.families.configs import DistilledConfig
+from biomass_models.families.distilled import model as distilled
+from biomass_models.families.distilled.attention import ATTENTION_COLUMNS, FINEST, coarse_map
+from biomass_models.families.distilled.student import Student
+from biomass_models.families.distilled.teacher import Taught
+from biomass_models.features.store import Rows
 from biomass_models.targets import CLOVER, DEAD, GDM, GREEN, TARGETS, TOTAL, from_components, identity_gap
-from biomass_models.teacher import Taught
+from biomass_models.training.fit import FitError
+from biomass_models.training.losses import distillation_losses, ratio_terms
+from biomass_models.training.scaling import TargetScaler
+from biomass_models.training.sources import PixelSource, ViewSource
 
 pytestmark = pytest.mark.slow
 

@@ -21,10 +21,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from biomass_models import chunks, claims, eviction, feature_store
-from biomass_models.chunks import SUFFIX
-from biomass_models.eviction import stored_bytes
-from biomass_models.feature_store import SPAN_ROWS, CacheError, FeatureStore, Rows, damaged_chunks
+from biomass_models.features import chunks, claims, eviction
+from biomass_models.features import store as feature_store
+from biomass_models.features.chunks import SUFFIX
+from biomass_models.features.eviction import stored_bytes
+from biomass_models.features.store import SPAN_ROWS, CacheError, FeatureStore, Rows, damaged_chunks
 from biomass_models.hashes import hash_of
 from biomass_models.interrupt import StopRequested
 

@@ -14,14 +14,14 @@ import pytest
 import torch
 from tiny_inputs import RANDOM, inputs_for, tiny_quadrats
 
-from biomass_models import encoding
-from biomass_models import inputs as inputs_module
-from biomass_models.augment import turn
-from biomass_models.backbones import build_backbone
-from biomass_models.devices import encoding_precision
-from biomass_models.encoding import copy_of, encode, to_image
-from biomass_models.features import FeatureSpec
-from biomass_models.images import load_views, views_for
+from biomass_models.backbones.adapter import build_backbone
+from biomass_models.backbones.devices import encoding_precision
+from biomass_models.data.images import load_views, views_for
+from biomass_models.features import encoding
+from biomass_models.features import inputs as inputs_module
+from biomass_models.features.augment import turn
+from biomass_models.features.encoding import copy_of, encode, to_image
+from biomass_models.features.spec import FeatureSpec
 from biomass_models.interrupt import StopRequested
 
 SPEC = FeatureSpec(backbone="test_efficientnet", views=views_for("whole", 64))
@@ -43,7 +43,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], int]]:
         return encode(*args)
 
     monkeypatch.setattr(inputs_module, "encode", counting)
-    monkeypatch.setattr("biomass_models.encoding.PIXELS_AT_ONCE", {"cpu": 8 * 64**2})  # batches of 8
+    monkeypatch.setattr("biomass_models.features.encoding.PIXELS_AT_ONCE", {"cpu": 8 * 64**2})  # batches of 8
     return calls
 
 
@@ -181,7 +181,7 @@ def test_sizes_that_patches_do_not_divide_are_noted(data: Any, tmp_path: Path) -
 def test_pixels_are_decoded_once(data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, table = data
     first = inputs_for(folder, table, tmp_path).pixels(SPEC.views[0], stamp="keep")
-    monkeypatch.setattr("biomass_models.encoding.load_views", None)
+    monkeypatch.setattr("biomass_models.features.encoding.load_views", None)
     again = inputs_for(folder, table, tmp_path).pixels(SPEC.views[0], stamp="keep")
     np.testing.assert_array_equal(first.read(), again.read())
     np.testing.assert_array_equal(first.take(np.array([4]))[0], load_views(folder / "q4.jpg", SPEC.views)[0])

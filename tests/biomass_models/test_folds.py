@@ -11,7 +11,7 @@ from directories import field_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from biomass_models.folds import FoldError, assign_folds, fold_hash
+from biomass_models.data.folds import FoldError, assign_folds, fold_hash
 
 
 @pytest.fixture(scope="module")

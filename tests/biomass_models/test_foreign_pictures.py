@@ -13,9 +13,9 @@ import pytest
 from directories import change, one, write_directory
 from PIL import Image
 
-from biomass_models.check import check_directory, check_test_directory
-from biomass_models.images import ImageError, load_views, views_for
-from biomass_models.problems import errors_of
+from biomass_models.data.check import check_directory, check_test_directory
+from biomass_models.data.images import ImageError, load_views, views_for
+from biomass_models.data.problems import errors_of
 
 pytestmark = pytest.mark.slow
 

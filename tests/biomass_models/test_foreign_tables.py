@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 from directories import IMAGES, change, one, train_rows, write_directory, write_rows
 
-from biomass_models.check import check_directory
-from biomass_models.problems import Problem, errors_of, grouped
-from biomass_models.table import TRAIN_COLUMNS, DataError, check_train_table, read_test, read_test_rows, read_train
+from biomass_models.data.check import check_directory
+from biomass_models.data.problems import Problem, errors_of, grouped
+from biomass_models.data.table import TRAIN_COLUMNS, DataError, check_train_table, read_test, read_test_rows, read_train
 from biomass_models.targets import TARGETS
 
 pytestmark = pytest.mark.slow

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from biomass_models.images import (
+from biomass_models.data.images import (
     ImageError,
     View,
     file_digest,
@@ -19,7 +19,7 @@ from biomass_models.images import (
     probe_image,
     views_for,
 )
-from biomass_models.pasture_draw import Quadrat, draw_quadrat
+from biomass_models.pasture.draw import Quadrat, draw_quadrat
 
 
 def _textured(width: int, height: int, seed: int = 0) -> Image.Image:

@@ -11,12 +11,12 @@ import pytest
 import torch
 from tiny_inputs import inputs_for, tiny_quadrats
 
-from biomass_models import baseline
-from biomass_models.configs import BaselineConfig, baseline_twin
-from biomass_models.fit import FitError
-from biomass_models.heads import mlp_head
+from biomass_models.families.baseline import model as baseline
+from biomass_models.families.configs import BaselineConfig, baseline_twin
 from biomass_models.interrupt import StopRequested
-from biomass_models.many_heads import ManyHeads
+from biomass_models.training.fit import FitError
+from biomass_models.training.heads import mlp_head
+from biomass_models.training.many_heads import ManyHeads
 
 PLAIN = replace(baseline_twin("test_vit", 64), epochs=6, batch_size=8, head_lr=3e-3, head_width=32, head_width_2=16)
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from tiny_inputs import RANDOM, inputs_for, tiny_quadrats
 
-from biomass_models import baseline
-from biomass_models.backbones import build_backbone
-from biomass_models.baseline import BaselineNet
-from biomass_models.configs import BaselineConfig
-from biomass_models.heads import mlp_head
-from biomass_models.network import Network
-from biomass_models.prefix import BackboneTail
+from biomass_models.backbones.adapter import build_backbone
+from biomass_models.backbones.trunk import BackboneTail
+from biomass_models.families.baseline import model as baseline
+from biomass_models.families.baseline.model import BaselineNet
+from biomass_models.families.configs import BaselineConfig
+from biomass_models.training.heads import mlp_head
+from biomass_models.training.network import Network
 
 TRAINED = BaselineConfig(
     backbone="test_vit", size=64, trained_blocks=2, epochs=2, batch_size=8, head_lr=1e-3, backbone_lr=1e-3

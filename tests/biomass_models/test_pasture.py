@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from biomass_models import references
+from biomass_models.data import references
+from biomass_models.data.folds import assign_folds
+from biomass_models.data.table import DataError, read_masses, read_test, read_train
 from biomass_models.errors import UserError
-from biomass_models.folds import assign_folds
-from biomass_models.pasture import contact_sheet, make_pasture
-from biomass_models.pasture_draw import Quadrat, draw_quadrat
-from biomass_models.pasture_facts import held_out_plan, read_fact, share_out, training_plan
-from biomass_models.pasture_files import training_table
-from biomass_models.pasture_light import Look, draw_look
-from biomass_models.table import DataError, read_masses, read_test, read_train
+from biomass_models.pasture.draw import Quadrat, draw_quadrat
+from biomass_models.pasture.facts import held_out_plan, read_fact, share_out, training_plan
+from biomass_models.pasture.files import training_table
+from biomass_models.pasture.light import Look, draw_look
+from biomass_models.pasture.make import contact_sheet, make_pasture
 from biomass_models.targets import TARGETS, identity_gap, weighted_r2_score
 
 pytestmark = pytest.mark.slow

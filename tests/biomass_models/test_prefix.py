@@ -12,14 +12,14 @@ import pytest
 import torch
 from tiny_inputs import RANDOM, inputs_for, tiny_quadrats
 
-from biomass_models.backbones import build_backbone
-from biomass_models.chunks import SUFFIX, read_chunk
-from biomass_models.configs import BaselineConfig, DistilledConfig
-from biomass_models.features import FeatureSpec
-from biomass_models.images import views_for
-from biomass_models.inputs import Inputs
-from biomass_models.prefix import BackboneTail, prefix_of
-from biomass_models.zoo import FAMILIES
+from biomass_models.backbones.adapter import build_backbone
+from biomass_models.backbones.trunk import BackboneTail, prefix_of
+from biomass_models.data.images import views_for
+from biomass_models.families.configs import BaselineConfig, DistilledConfig
+from biomass_models.families.registry import FAMILIES
+from biomass_models.features.chunks import SUFFIX, read_chunk
+from biomass_models.features.inputs import Inputs
+from biomass_models.features.spec import FeatureSpec
 
 KINDS = ("test_vit", "test_vit2", "test_vit3", "test_convnext", "test_efficientnet", "test_resnet", "test_mambaout")
 PUBLISHED = ("vit_small_patch16_dinov3", "vit_small_patch14_reg4_dinov2", "eva02_tiny_patch14_224")

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from sklearn import linear_model
 
-from biomass_models import probe
-from biomass_models.configs import ProbeConfig
-from biomass_models.fit import FitError
-from biomass_models.probe import FURTHEST, Ridge, inner_errors, ridge_path, shrinkage, standardiser
+from biomass_models.families.configs import ProbeConfig
+from biomass_models.families.probe import model as probe
+from biomass_models.families.probe.model import FURTHEST, Ridge, inner_errors, ridge_path, shrinkage, standardiser
+from biomass_models.training.fit import FitError
 
 
 @pytest.mark.parametrize("shape", [(30, 7), (12, 40)])

@@ -9,8 +9,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from biomass_models import references
-from biomass_models.references import COLOUR_NAMES, colour_ridge, colour_statistics, metadata_trees, per_target_mean
+from biomass_models.data import references
+from biomass_models.data.references import (
+    COLOUR_NAMES,
+    colour_ridge,
+    colour_statistics,
+    metadata_trees,
+    per_target_mean,
+)
 from biomass_models.targets import TARGETS, from_components, weighted_r2_score
 
 N_DATES, PER_DATE = 12, 8

@@ -9,18 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from biomass_models import distilled
-from biomass_models.configs import DistilledConfig
-from biomass_models.losses import (
+from biomass_models.families.configs import DistilledConfig
+from biomass_models.families.distilled import model as distilled
+from biomass_models.targets import CLOVER, GDM, GREEN, TOTAL, from_components, identity_gap
+from biomass_models.training.losses import (
     distillation_losses,
     gdm_ratio_losses,
     green_ratio_losses,
     ratio_terms,
     total_losses,
 )
-from biomass_models.ratios import log_z, reconstruct
-from biomass_models.scaling import TargetScaler
-from biomass_models.targets import CLOVER, GDM, GREEN, TOTAL, from_components, identity_gap
+from biomass_models.training.ratios import log_z, reconstruct
+from biomass_models.training.scaling import TargetScaler
 
 PLAIN = TargetScaler("log1p", np.zeros(5), np.ones(5), np.full(5, 1e3))  # z is log1p of grams
 

@@ -13,8 +13,8 @@ from directories import IMAGES, change, train_rows, write_directory, write_rows
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from biomass_models.problems import errors_of
-from biomass_models.table import (
+from biomass_models.data.problems import errors_of
+from biomass_models.data.table import (
     METADATA,
     TRAIN_COLUMNS,
     DataError,

@@ -8,7 +8,7 @@ from importlib import resources
 import numpy as np
 import pytest
 
-from biomass_models.taxonomy import OTHER, TAG_COLUMNS, TAGS, species_tags, tag_matrix, unknown_names
+from biomass_models.data.taxonomy import OTHER, TAG_COLUMNS, TAGS, species_tags, tag_matrix, unknown_names
 
 
 def test_there_are_nineteen_tags_and_other() -> None:

@@ -12,12 +12,12 @@ import torch
 from sklearn.model_selection import GroupKFold
 from tiny_inputs import tiny_quadrats
 
-from biomass_models.configs import TeacherConfig
-from biomass_models.fit import FitError
+from biomass_models.data.taxonomy import TAG_COLUMNS
+from biomass_models.families.configs import TeacherConfig
+from biomass_models.families.distilled.teacher import TeacherNet, fit_teacher, metadata_features, sample_weights
 from biomass_models.interrupt import StopRequested
 from biomass_models.targets import TARGETS, identity_gap, weighted_r2_score
-from biomass_models.taxonomy import TAG_COLUMNS
-from biomass_models.teacher import TeacherNet, fit_teacher, metadata_features, sample_weights
+from biomass_models.training.fit import FitError
 
 pytestmark = pytest.mark.slow
 

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from biomass_models import weights
-from biomass_models.backbones import create_timm
-from biomass_models.checkpoints import read_checkpoint
-from biomass_models.weights import WeightsError, WeightsSource, canonical_name, fingerprint, load_weights
+from biomass_models.backbones import weights
+from biomass_models.backbones.adapter import create_timm
+from biomass_models.backbones.checkpoints import read_checkpoint
+from biomass_models.backbones.weights import WeightsError, WeightsSource, canonical_name, fingerprint, load_weights
 
 LITE = "tf_efficientnet_lite0"
 NAME = "test_vit.r160_in1k"

@@ -12,8 +12,8 @@ import safetensors.torch
 import timm
 import torch
 
-from biomass_models.backbones import create_timm, weightless
-from biomass_models.weights import (
+from biomass_models.backbones.adapter import create_timm, weightless
+from biomass_models.backbones.weights import (
     WeightsError,
     WeightsFileError,
     WeightsSource,

@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from tiny_inputs import inputs_for, tiny_quadrats
 
-from biomass_models.configs import (
+from biomass_models.families.configs import (
     BASELINE_REFERENCE,
     CONFIGS,
     BaselineConfig,
@@ -23,10 +23,10 @@ from biomass_models.configs import (
     baseline_twin,
     batches_folds,
 )
-from biomass_models.estimate import forward_seconds
+from biomass_models.families.costs import forward_seconds
+from biomass_models.families.registry import FAMILIES
 from biomass_models.interrupt import StopRequested
 from biomass_models.targets import TARGETS
-from biomass_models.zoo import FAMILIES
 
 pytestmark = pytest.mark.slow
 

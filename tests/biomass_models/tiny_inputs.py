@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from biomass_models.eviction import Area
-from biomass_models.inputs import ImageSet, Inputs
+from biomass_models.backbones.weights import WeightsSource
+from biomass_models.features.eviction import Area
+from biomass_models.features.inputs import ImageSet, Inputs
 from biomass_models.targets import GDM, TARGETS, TOTAL, from_components
-from biomass_models.weights import WeightsSource
 
 IMAGES, GROUPS = 20, 5
 RANDOM = WeightsSource(kind="random")

@@ -21,8 +21,8 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 
-from orchestration.events import write_events
-from orchestration.ledger import Ledger
+from orchestration.study.events import write_events
+from orchestration.study.ledger import Ledger
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 40  # seconds, on a busy machine

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from biomass_models.table import masses_to_long
+from biomass_models.data.table import masses_to_long
 from biomass_models.targets import FROM_COMPONENTS, TARGETS, FloatArray, project_coherent
 
 IMAGES, TESTS, DATES, SOUND = 80, 24, 16, 10

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from biomass_models.targets import FROM_COMPONENTS, TARGETS, FloatArray
-from ensembles.library import Library
+from ensembles.members.library import Library
 
 
 def truth_frame(images: int = 60, groups: int = 10, folds: int = 5, seed: int = 0) -> pd.DataFrame:

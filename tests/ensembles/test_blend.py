@@ -19,7 +19,7 @@ from ensembles.candidates import choose_candidates
 from ensembles.card import Card
 from ensembles.choice import RULES, SINGLE_BEST, TOP_MEAN
 from ensembles.honest import nested, paired_difference
-from ensembles.library import library_from_arrays
+from ensembles.members.library import library_from_arrays
 from ensembles.recipe import (
     FOLLOW_UPS,
     PRIOR_IMAGES,

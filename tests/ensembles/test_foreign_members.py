@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 from foreign_files import WRONG, Field, Wrong, array, make_field, wide
 
-from biomass_models.table import masses_to_long
+from biomass_models.data.table import masses_to_long
 from biomass_models.targets import TARGETS
-from orchestration.blending import BlendOptions, run_ensemble
-from orchestration.members import FileMembers, gather
+from orchestration.blending.blend import BlendOptions, run_ensemble
+from orchestration.blending.members import FileMembers, gather
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,6 @@ from small_libraries import small_library
 from biomass_models.targets import FROM_COMPONENTS, weight_T, weighted_r2_score, weighted_sst
 from ensembles.blend import fit_blend
 from ensembles.choice import DEFAULT, SINGLE_BEST, TOP_MEAN
-from ensembles.duplicates import duplicates_of
 from ensembles.gram import ErrorGram, error_gram
 from ensembles.honest import (
     bias_corrected_bootstrap,
@@ -23,6 +22,7 @@ from ensembles.honest import (
     paired_difference,
     score_estimate,
 )
+from ensembles.members.duplicates import duplicates_of
 from ensembles.rules import Greedy, Pruned, TopMean
 
 

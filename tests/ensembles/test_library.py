@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from small_libraries import member_predictions, truth_frame
 
 from biomass_models.targets import TARGETS, identity_gap, weighted_r2_score
-from ensembles.duplicates import duplicates_of
 from ensembles.gram import error_gram
-from ensembles.library import LibraryError, library_from_arrays, library_from_frames
+from ensembles.members.duplicates import duplicates_of
+from ensembles.members.library import LibraryError, library_from_arrays, library_from_frames
 
 
 def frame_of(truth: pd.DataFrame, pred_NT: np.ndarray) -> pd.DataFrame:

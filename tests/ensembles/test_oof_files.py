@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 from small_libraries import member_predictions, truth_frame
 
-from biomass_models.table import masses_to_long
+from biomass_models.data.table import masses_to_long
 from biomass_models.targets import TARGETS
-from ensembles.file_names import named_files
-from ensembles.library import Library, LibraryError, library_from_arrays, library_from_frames
-from ensembles.matched_tests import match_tests
-from ensembles.oof_files import read_members, read_truth
+from ensembles.members.file_names import named_files
+from ensembles.members.library import Library, LibraryError, library_from_arrays, library_from_frames
+from ensembles.members.matched_tests import match_tests
+from ensembles.members.oof_files import read_members, read_truth
 
 
 def library_from_files(paths: list[Path], truth_path: Path) -> Library:

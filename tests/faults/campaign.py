@@ -28,11 +28,11 @@ from pathlib import Path
 from drive import FOLDS
 from processes import CampaignError, alive, command_of, descendants, end_of, kill, raylets, wait_for
 
-from biomass_models.feature_store import damaged_chunks
-from biomass_models.pasture import make_pasture
-from orchestration.ledger import Ledger
-from orchestration.records import FoldStart
-from orchestration.storage import Storage
+from biomass_models.features.store import damaged_chunks
+from biomass_models.pasture.make import make_pasture
+from orchestration.study.ledger import Ledger
+from orchestration.study.records import FoldStart
+from orchestration.study.storage import Storage
 
 ROOT = Path(__file__).parents[2]
 KINDS = ("driver", "worker", "raylet")

@@ -13,9 +13,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from biomass_models.weights import WeightsSource, canonical_name, fingerprint
-from orchestration.recipes import Recipe
-from orchestration.search import Resources, run_search
+from biomass_models.backbones.weights import WeightsSource, canonical_name, fingerprint
+from orchestration.search.presets import Recipe
+from orchestration.search.run import Resources, run_search
 from search_spaces.domain import Choice, SearchSpace
 from search_spaces.spaces import space_of
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from tiny_study import RANDOM, make_study
 
 from biomass_models.targets import TARGETS
-from orchestration.context import WorkerContext
-from orchestration.jobs import Job, Outcome
-from orchestration.ledger import Ledger
-from orchestration.pool import InlinePool, Pool
-from orchestration.predict import Predictor
-from orchestration.search import Resources
-from orchestration.trial import run_trial
+from orchestration.blending.predict import Predictor
+from orchestration.search.run import Resources
+from orchestration.search.trial import run_trial
+from orchestration.study.ledger import Ledger
+from orchestration.workers.context import WorkerContext
+from orchestration.workers.jobs import Job, Outcome
+from orchestration.workers.pool import InlinePool, Pool
 
 
 def finished_study(folder: Path, data_dir: Path, cache: Path) -> Ledger:

@@ -7,16 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from biomass_models.weights import WeightsSource
-from orchestration.context import WorkerContext
-from orchestration.ledger import Ledger
-from orchestration.pool import InlinePool
-from orchestration.recipes import overridden
-from orchestration.records import TrialResult
-from orchestration.search import Resources, prepare_search, resolve
-from orchestration.searcher import Proposer
-from orchestration.storage import Storage
-from orchestration.trial import run_trial
+from biomass_models.backbones.weights import WeightsSource
+from orchestration.search.presets import overridden
+from orchestration.search.run import Resources, prepare_search, resolve
+from orchestration.search.searcher import Proposer
+from orchestration.search.trial import run_trial
+from orchestration.study.ledger import Ledger
+from orchestration.study.records import TrialResult
+from orchestration.study.storage import Storage
+from orchestration.workers.context import WorkerContext
+from orchestration.workers.pool import InlinePool
 
 STUDIES = Path(__file__).parents[1] / "studies" / "0.1.0"
 DATA = STUDIES / "data"

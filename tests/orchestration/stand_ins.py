@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from biomass_models.targets import FROM_COMPONENTS, TARGETS
-from orchestration.actor import SignOfLife
-from orchestration.jobs import FoldJob, Outcome
-from orchestration.ledger import Ledger
-from orchestration.records import FoldMetrics
-from orchestration.storage import Storage
+from orchestration.study.ledger import Ledger
+from orchestration.study.records import FoldMetrics
+from orchestration.study.storage import Storage
+from orchestration.workers.actor import SignOfLife
+from orchestration.workers.jobs import FoldJob, Outcome
 
 
 @dataclass(frozen=True, kw_only=True)

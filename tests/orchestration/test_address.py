@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from commands import environment
 
-from orchestration import address
-from orchestration.address import AddressError, cluster_address, is_cluster, require_answer
+from orchestration.workers import address
+from orchestration.workers.address import AddressError, cluster_address, is_cluster, require_answer
 
 JOB_SERVER = r"is the address of the job server; submit the command to it \(ray job submit --address "
 

@@ -10,10 +10,10 @@ import pytest
 from tiny_study import make_study
 from typer.testing import CliRunner
 
-from biomass_models.chunks import SUFFIX, read_chunk, write_chunk
+from biomass_models.features.chunks import SUFFIX, read_chunk, write_chunk
 from orchestration.cli import app
-from orchestration.pool import InlinePool
-from orchestration.trial import run_trial
+from orchestration.search.trial import run_trial
+from orchestration.workers.pool import InlinePool
 
 
 def _swap_rows(store: Path) -> None:

@@ -18,16 +18,16 @@ from blended_study import InlinePredictor, finished_study
 from PIL import Image, ImageOps
 from tiny_study import BACKBONE, RANDOM
 
-from biomass_models.backbones import create_timm
+from biomass_models.backbones.adapter import create_timm
+from biomass_models.backbones.weights import WeightsError, WeightsSource, canonical_name, find_weights, load_weights
 from biomass_models.errors import UserError
-from biomass_models.weights import WeightsError, WeightsSource, canonical_name, find_weights, load_weights
-from ensembles.library import LibraryError
-from orchestration import export as export_module
-from orchestration.blending import BlendOptions, run_ensemble
-from orchestration.bundle import BundleError, predict_bundle
-from orchestration.export import export_bundle
-from orchestration.ledger import LedgerError
-from orchestration.members import FileMembers
+from ensembles.members.library import LibraryError
+from orchestration.blending.blend import BlendOptions, run_ensemble
+from orchestration.blending.members import FileMembers
+from orchestration.bundle import export as export_module
+from orchestration.bundle.export import export_bundle
+from orchestration.bundle.predict import BundleError, predict_bundle
+from orchestration.study.ledger import LedgerError
 from orchestration.wheel import PACKAGES, project_wheel
 
 pytestmark = pytest.mark.slow
@@ -91,7 +91,7 @@ def test_a_fresh_environment_without_network_gets_the_same_numbers(exported, tin
     code = (
         f"import runpy, sys; sys.argv = ['predict.py', {str(tiny_pasture)!r}, 'out/mine.csv']; "
         f"runpy.run_path({str(moved / 'predict.py')!r}, run_name='__main__'); "
-        "print({'ray', 'optuna'} & set(sys.modules), sys.modules['orchestration.bundle'].__file__)"
+        "print({'ray', 'optuna'} & set(sys.modules), sys.modules['orchestration.bundle.predict'].__file__)"
     )
     result = run(str(python), "-c", code)
     assert result.returncode == 0, result.stderr
@@ -113,7 +113,7 @@ def test_the_bundle_holds_what_it_says_and_no_pickle(exported):
     assert len((bundle / "predict.py").read_text().splitlines()) < 15
     with zipfile.ZipFile(next(bundle.glob("*.whl"))) as wheel:
         names = set(wheel.namelist())
-    assert {"biomass_models/targets.py", "orchestration/bundle.py"} <= names
+    assert {"biomass_models/targets.py", "orchestration/bundle/predict.py"} <= names
     assert not any(name.endswith((".pyc", ".pkl")) for name in names)
     with pytest.raises(LedgerError, match="new or empty folder"):
         export_bundle(ledger.storage.uri, "submission", bundle, weights=RANDOM)
@@ -155,7 +155,7 @@ def test_what_is_odd_about_the_photographs_is_said(exported, own_pasture, tmp_pa
 
 
 def test_a_submission_that_is_not_valid_never_has_its_name(exported, tiny_pasture, tmp_path, monkeypatch):
-    from orchestration import bundle as module
+    from orchestration.bundle import predict as module
 
     _, _, bundle = exported
     whole = module.submission_bytes

@@ -20,16 +20,16 @@ from ray.exceptions import RayTaskError
 from ray.tune.error import TuneError
 from tiny_study import make_study
 
-from biomass_models.problems import ROW, flag
+from biomass_models.data.problems import ROW, flag
+from biomass_models.families.registry import family_named
 from biomass_models.targets import project_coherent
-from biomass_models.zoo import family_named
-from orchestration.cluster import ray_cluster
 from orchestration.commands.errors import run_guarded
 from orchestration.endings import BUG, REMEDIES, explained
-from orchestration.ledger import LedgerError
-from orchestration.pool import InlinePool
-from orchestration.shards import spans
-from orchestration.trial import run_trial
+from orchestration.search.trial import run_trial
+from orchestration.study.ledger import LedgerError
+from orchestration.workers.cluster import ray_cluster
+from orchestration.workers.pool import InlinePool
+from orchestration.workers.shards import spans
 from search_spaces.spaces import known_family
 
 pytestmark = pytest.mark.slow

@@ -22,10 +22,10 @@ from pathlib import Path
 import pytest
 from object_store import s3_server, without_proxy
 
-from biomass_models.pasture import make_pasture
-from orchestration.audit import audit
-from orchestration.ledger import Ledger
-from orchestration.storage import Storage
+from biomass_models.pasture.make import make_pasture
+from orchestration.inspect.audit import audit
+from orchestration.study.ledger import Ledger
+from orchestration.study.storage import Storage
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
 from campaign import descendants

@@ -12,10 +12,10 @@ from tiny_study import make_study
 from typer.testing import CliRunner
 
 from orchestration.cli import app
-from orchestration.ledger import Ledger, LedgerError
-from orchestration.pool import InlinePool
-from orchestration.storage import Storage
-from orchestration.trial import fail_trial, run_trial
+from orchestration.search.trial import fail_trial, run_trial
+from orchestration.study.ledger import Ledger, LedgerError
+from orchestration.study.storage import Storage
+from orchestration.workers.pool import InlinePool
 
 pytestmark = pytest.mark.slow
 

@@ -13,21 +13,21 @@ from blended_study import InlinePredictor, finished_study
 from PIL import Image, ImageOps
 from tiny_study import RANDOM
 
-from biomass_models.folds import assign_folds, fold_hash
-from biomass_models.images import digest_of, file_digest
-from biomass_models.photographs import common_size, stretched
-from biomass_models.table import TEST_FILE, DataError, read_train
+from biomass_models.data.folds import assign_folds, fold_hash
+from biomass_models.data.images import digest_of, file_digest
+from biomass_models.data.photographs import common_size, stretched
+from biomass_models.data.table import TEST_FILE, DataError, read_train
 from biomass_models.targets import TARGETS
 from orchestration import cli
-from orchestration.blending import BlendOptions, run_ensemble
-from orchestration.data_changes import data_fingerprint, data_notices
-from orchestration.explain import explain
-from orchestration.ledger import Ledger
-from orchestration.members import FileMembers
+from orchestration.blending.blend import BlendOptions, run_ensemble
+from orchestration.blending.members import FileMembers
+from orchestration.inspect.explain import explain
 from orchestration.report.make import make_report
-from orchestration.settings import StudySettings
-from orchestration.storage import Storage
-from orchestration.study import open_study
+from orchestration.search.opening import open_study
+from orchestration.study.data_changes import data_fingerprint, data_notices
+from orchestration.study.ledger import Ledger
+from orchestration.study.settings import StudySettings
+from orchestration.study.storage import Storage
 
 pytestmark = pytest.mark.slow
 

@@ -11,16 +11,16 @@ import timm
 from safetensors.torch import save_file
 from tiny_study import BACKBONE, RANDOM
 
-from biomass_models import weights
-from biomass_models.features import FeatureSpec
-from biomass_models.images import views_for
-from biomass_models.weights import WeightsError, WeightsFileError, WeightsSource
-from orchestration import environment
-from orchestration.cluster import refusal
-from orchestration.doctor import bank_gb, judge
-from orchestration.node_facts import NodeFacts, node_facts
-from orchestration.search import Resources, available_backbones
-from orchestration.storage import Storage
+from biomass_models.backbones import weights
+from biomass_models.backbones.weights import WeightsError, WeightsFileError, WeightsSource
+from biomass_models.data.images import views_for
+from biomass_models.features.spec import FeatureSpec
+from orchestration.doctor.examine import bank_gb, judge
+from orchestration.doctor.node_facts import NodeFacts, node_facts
+from orchestration.search.run import Resources, available_backbones
+from orchestration.study import environment
+from orchestration.study.storage import Storage
+from orchestration.workers.cluster import refusal
 from search_spaces.spaces import DEFAULT_BACKBONES
 
 RESOURCES = Resources(cpus_per_fold=2.0)
@@ -180,7 +180,12 @@ def test_a_node_hashes_the_whole_project(tmp_path: Path, monkeypatch: pytest.Mon
         environment.project_hash.cache_clear()
         return str(found)
 
-    one_each = ("biomass_models/probe.py", "ensembles/rules.py", "orchestration/pool.py", "search_spaces/spaces.py")
+    one_each = (
+        "biomass_models/families/probe/model.py",
+        "ensembles/rules.py",
+        "orchestration/workers/pool.py",
+        "search_spaces/spaces.py",
+    )
     assert len({hash_with(""), *map(hash_with, one_each)}) == 5
     facts = node_facts(study=None, data_dir=None, token="t", cache_dir=str(tmp_path), weights=RANDOM, backbones=())
     assert facts.code == environment.project_hash()

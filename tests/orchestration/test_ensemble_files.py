@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from biomass_models.data.table import masses_to_long
 from biomass_models.errors import UserError
-from biomass_models.table import masses_to_long
 from biomass_models.targets import FROM_COMPONENTS, TARGETS, weighted_r2_score
 from ensembles.card import Card
 from ensembles.submission import check_submission
-from orchestration.blending import BlendOptions, make_cards, run_ensemble, submission_of, write_outputs
-from orchestration.members import FileMembers, gather
+from orchestration.blending.blend import BlendOptions, make_cards, run_ensemble, submission_of, write_outputs
+from orchestration.blending.members import FileMembers, gather
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from released import STUDIES, copy_of
 from tiny_study import make_study
 
-from orchestration.event_file import VERSION, Scalar, crc32c, event_file
-from orchestration.events import write_events
-from orchestration.ledger import Ledger
-from orchestration.pool import InlinePool
-from orchestration.storage import Storage
-from orchestration.trial import run_trial
+from orchestration.search.trial import run_trial
+from orchestration.study.event_file import VERSION, Scalar, crc32c, event_file
+from orchestration.study.events import write_events
+from orchestration.study.ledger import Ledger
+from orchestration.study.storage import Storage
+from orchestration.workers.pool import InlinePool
 
 pytest.importorskip("tensorboard", reason="TensorBoard itself reads what is written (dashboard extra)")
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
@@ -122,8 +122,8 @@ def test_events_are_written_without_torch(tmp_path: Path) -> None:
     study = Ledger(Storage(STUDIES / "finished"))
     trial = study.trials()[0].trial_id
     code = (
-        "import sys; from orchestration.events import write_events; from orchestration.ledger import Ledger;"
-        "from orchestration.storage import Storage; found, made = (Ledger(Storage(at)) for at in sys.argv[1:3]);"
+        "import sys; from orchestration.study.events import write_events; from orchestration.study.ledger import Ledger;"
+        "from orchestration.study.storage import Storage; found, made = (Ledger(Storage(at)) for at in sys.argv[1:3]);"
         "write_events(made, sys.argv[3], {0: found.fold_metrics(sys.argv[3], 0)});"
         "print(sorted({'torch', 'tensorboard', 'tensorboardX', 'scipy'} & set(sys.modules)))"
     )

@@ -14,15 +14,15 @@ from safetensors.torch import save_file
 from tiny_study import RANDOM, make_study
 from typer.testing import CliRunner
 
-from biomass_models.backbones import build_backbone
-from biomass_models.table import read_test
+from biomass_models.backbones.adapter import build_backbone
+from biomass_models.backbones.weights import WeightsSource
+from biomass_models.data.table import read_test
 from biomass_models.targets import TARGETS
-from biomass_models.weights import WeightsSource
 from orchestration.cli import app
-from orchestration.explain import PANEL, Explanation, Look, draw_explanation, explain, render_explanation
-from orchestration.ledger import LedgerError
-from orchestration.pool import InlinePool
-from orchestration.trial import run_trial
+from orchestration.inspect.explain import PANEL, Explanation, Look, draw_explanation, explain, render_explanation
+from orchestration.search.trial import run_trial
+from orchestration.study.ledger import LedgerError
+from orchestration.workers.pool import InlinePool
 
 
 @pytest.fixture(scope="module")

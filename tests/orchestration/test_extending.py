@@ -13,22 +13,23 @@ import numpy as np
 import pytest
 from tiny_study import BACKBONE, RANDOM
 
-from biomass_models import configs, zoo
-from biomass_models.folds import assign_folds, fold_hash
-from biomass_models.inputs import ImageSet, Inputs
-from biomass_models.table import read_train
+from biomass_models.backbones.weights import fingerprint
+from biomass_models.data.folds import assign_folds, fold_hash
+from biomass_models.data.table import read_train
+from biomass_models.families import configs
+from biomass_models.families import registry as zoo
+from biomass_models.features.inputs import ImageSet, Inputs
 from biomass_models.targets import from_components
-from biomass_models.weights import fingerprint
 from ensembles.gram import ErrorGram, error_gram
 from ensembles.honest import nested
-from orchestration.context import WorkerContext
-from orchestration.ledger import Ledger
-from orchestration.pool import InlinePool
-from orchestration.searcher import Proposer
-from orchestration.settings import StudySettings
-from orchestration.storage import Storage
-from orchestration.study import open_study
-from orchestration.trial import run_trial
+from orchestration.search.opening import open_study
+from orchestration.search.searcher import Proposer
+from orchestration.search.trial import run_trial
+from orchestration.study.ledger import Ledger
+from orchestration.study.settings import StudySettings
+from orchestration.study.storage import Storage
+from orchestration.workers.context import WorkerContext
+from orchestration.workers.pool import InlinePool
 from search_spaces import spaces
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"

@@ -13,19 +13,19 @@ from safetensors.torch import save_file
 from test_searcher import LINE, proposer
 from tiny_study import BACKBONE, RANDOM, make_study
 
-from biomass_models.weights import WeightsSource, canonical_name, fingerprint
-from orchestration.audit import audit, refit
-from orchestration.context import WorkerContext
-from orchestration.jobs import FoldJob
-from orchestration.ledger import Ledger
-from orchestration.pool import UNDER_WAY, InlinePool
-from orchestration.recipes import Recipe
-from orchestration.records import COMPLETE, FAILED, PRUNED, TrialResult
-from orchestration.search import _reopen_failed, _require_a_success, prepare_search
-from orchestration.searcher import ALIKE_FAILURES, TuneSearcher
-from orchestration.storage import Storage
-from orchestration.study import StudyError
-from orchestration.trial import BlockedError, fail_trial, run_trial
+from biomass_models.backbones.weights import WeightsSource, canonical_name, fingerprint
+from orchestration.inspect.audit import audit, refit
+from orchestration.search.opening import StudyError
+from orchestration.search.presets import Recipe
+from orchestration.search.run import _reopen_failed, _require_a_success, prepare_search
+from orchestration.search.searcher import ALIKE_FAILURES, TuneSearcher
+from orchestration.search.trial import BlockedError, fail_trial, run_trial
+from orchestration.study.ledger import Ledger
+from orchestration.study.records import COMPLETE, FAILED, PRUNED, TrialResult
+from orchestration.study.storage import Storage
+from orchestration.workers.context import WorkerContext
+from orchestration.workers.jobs import FoldJob
+from orchestration.workers.pool import UNDER_WAY, InlinePool
 
 pytestmark = pytest.mark.slow
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from tiny_study import make_study
 
-from orchestration.pool import InlinePool
-from orchestration.trial import run_trial
+from orchestration.search.trial import run_trial
+from orchestration.workers.pool import InlinePool
 
 SCORES = {"baseline": 0.15387, "probe": 0.19428, "distilled": 0.17376}
 

@@ -13,18 +13,19 @@ import pytest
 from released import DATA, copy_of, files_of, finish, go_on
 from typer.testing import CliRunner
 
-from biomass_models import configs, introduced, zoo
-from biomass_models.configs import CONFIGS, ProbeConfig
-from biomass_models.weights import WeightsError
-from orchestration import search
-from orchestration.audit import audit
+from biomass_models.backbones.weights import WeightsError
+from biomass_models.families import configs, introduced
+from biomass_models.families import registry as zoo
+from biomass_models.families.configs import CONFIGS, ProbeConfig
 from orchestration.cli import app
-from orchestration.ids import make_trial_id, trial_id_of
-from orchestration.ledger import Ledger, LedgerError, open_ledger
-from orchestration.record import SCHEMA
-from orchestration.records import TrialResult
-from orchestration.settings import StudyError
-from orchestration.status import status_of
+from orchestration.inspect.audit import audit
+from orchestration.inspect.status import status_of
+from orchestration.search import run as search
+from orchestration.study.ids import make_trial_id, trial_id_of
+from orchestration.study.ledger import Ledger, LedgerError, open_ledger
+from orchestration.study.record import SCHEMA
+from orchestration.study.records import TrialResult
+from orchestration.study.settings import StudyError
 from search_spaces import probe as probe_ranges
 from search_spaces import spaces
 
@@ -153,7 +154,7 @@ def test_an_open_trial_outside_of_the_ranges_still_ends(tmp_path: Path) -> None:
 
 
 def test_one_more_family_in_a_release_changes_nothing_for_an_old_command(tmp_path: Path, monkeypatch: Any) -> None:
-    from orchestration import recipes
+    from orchestration.search import presets as recipes
 
     for table in (CONFIGS, spaces.SPACES, zoo.FAMILIES):
         monkeypatch.setitem(table, "newest", table["probe"])  # type: ignore[index]

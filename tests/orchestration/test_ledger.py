@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 
 from biomass_models.targets import TARGETS
-from orchestration.ledger import Ledger, LedgerError, open_ledger
-from orchestration.records import FoldMetrics, StudyRecord, TrialRecord, TrialResult
-from orchestration.settings import StudySettings
-from orchestration.storage import Storage
+from orchestration.study.ledger import Ledger, LedgerError, open_ledger
+from orchestration.study.records import FoldMetrics, StudyRecord, TrialRecord, TrialResult
+from orchestration.study.settings import StudySettings
+from orchestration.study.storage import Storage
 
 RECORD = TrialRecord(
     trial_id="abc",

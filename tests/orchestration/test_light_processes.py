@@ -15,12 +15,12 @@ from ray import cloudpickle
 from released import copy_of
 from tiny_study import RANDOM
 
-from orchestration.context import WorkerContext
-from orchestration.coordinator import make_coordinator
-from orchestration.ledger import Ledger
-from orchestration.pool import Broker, FoldWorker, Slots
-from orchestration.pruning import RULES
-from orchestration.storage import Storage
+from orchestration.search.coordinator import make_coordinator
+from orchestration.search.pruning import RULES
+from orchestration.study.ledger import Ledger
+from orchestration.study.storage import Storage
+from orchestration.workers.context import WorkerContext
+from orchestration.workers.pool import Broker, FoldWorker, Slots
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
 from processes import command_of, descendants, wait_for
@@ -66,10 +66,10 @@ def test_a_trial_is_begun_and_ended_without_torch(status: str, tmp_path: Path) -
     ended = study.results()
     trial = next(record for record in study.trials() if record.family == "baseline" and record.trial_id not in ended)
     code = (
-        "from unittest.mock import Mock; from orchestration.jobs import Outcome;"
-        "from orchestration.ledger import Ledger; from orchestration.storage import Storage;"
-        "from orchestration.pruning import RULES;"
-        "from orchestration.trial import run_trial;"
+        "from unittest.mock import Mock; from orchestration.workers.jobs import Outcome;"
+        "from orchestration.study.ledger import Ledger; from orchestration.study.storage import Storage;"
+        "from orchestration.search.pruning import RULES;"
+        "from orchestration.search.trial import run_trial;"
         "pool = Mock(run=lambda jobs, priority: [(job, Outcome(status=sys.argv[3], reason='?')) for job in jobs]);"
         "ledger = Ledger(Storage(sys.argv[1]));"
         "run_trial(ledger, pool, sys.argv[2], rule=RULES['default'], together=True)"

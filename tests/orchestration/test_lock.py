@@ -18,11 +18,11 @@ from typing import Any
 
 import pytest
 
-from orchestration import layout, lock
-from orchestration.ledger import Ledger
-from orchestration.lock import LockError, is_alive, read_owner, study_lock
-from orchestration.records import SearchFacts
-from orchestration.storage import Storage
+from orchestration.study import layout, lock
+from orchestration.study.ledger import Ledger
+from orchestration.study.lock import LockError, is_alive, read_owner, study_lock
+from orchestration.study.records import SearchFacts
+from orchestration.study.storage import Storage
 
 HOUR = 3600.0
 

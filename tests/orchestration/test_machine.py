@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestration import machine
-from orchestration.machine import (
+from orchestration.workers import machine
+from orchestration.workers.machine import (
     SOCKET_BYTES,
     SOCKET_TAIL,
     MachineError,
@@ -102,7 +102,7 @@ def test_without_a_quota_the_affinity_counts(group: str, files: dict[str, str], 
 
 
 def test_one_core_of_many_is_one_core(tmp_path: Path) -> None:
-    code = "from orchestration.machine import usable_cores as u; c = u(); print(c.count, c.whole, c.reason)"
+    code = "from orchestration.workers.machine import usable_cores as u; c = u(); print(c.count, c.whole, c.reason)"
     core = min(os.sched_getaffinity(0))
     pinned = f"import os; os.sched_setaffinity(0, {{{core}}}); {code}"
     said = subprocess.run([sys.executable, "-c", pinned], capture_output=True, text=True, check=True).stdout

@@ -16,23 +16,23 @@ from hypothesis import strategies as st
 from tiny_study import RANDOM
 from typer.testing import CliRunner
 
-from biomass_models.inputs import ImageSet
-from biomass_models.table import read_test, read_train
-from orchestration.audit import audit
-from orchestration.blending import BlendOptions, make_cards
+from biomass_models.data.table import read_test, read_train
+from biomass_models.features.inputs import ImageSet
+from orchestration.blending.blend import BlendOptions, make_cards
+from orchestration.blending.members import FileMembers, gather
 from orchestration.cli import app
-from orchestration.context import WorkerContext
-from orchestration.data_changes import data_fingerprint
-from orchestration.ledger import Ledger, LedgerError
-from orchestration.members import FileMembers, gather
-from orchestration.model_room import BROKEN, GB, HOPELESS, USEFUL, Held, ModelRoom, trials_to_drop
-from orchestration.pool import InlinePool
-from orchestration.records import TrialRef
-from orchestration.refit import dropped_folds, restore_models
-from orchestration.repair import plan_repair
-from orchestration.standing import Standing
-from orchestration.storage import Storage
-from orchestration.trial import fail_trial, run_trial
+from orchestration.inspect.audit import audit
+from orchestration.inspect.repair import plan_repair
+from orchestration.search.incumbent import Standing
+from orchestration.search.model_room import BROKEN, GB, HOPELESS, USEFUL, Held, ModelRoom, trials_to_drop
+from orchestration.search.trial import fail_trial, run_trial
+from orchestration.study.data_changes import data_fingerprint
+from orchestration.study.ledger import Ledger, LedgerError
+from orchestration.study.records import TrialRef
+from orchestration.study.storage import Storage
+from orchestration.workers.context import WorkerContext
+from orchestration.workers.pool import InlinePool
+from orchestration.workers.refit import dropped_folds, restore_models
 
 pytestmark = pytest.mark.slow
 

@@ -11,15 +11,15 @@ import pytest
 from object_store import s3_server
 from tiny_study import make_study
 
-from orchestration import lock
-from orchestration.audit import audit
-from orchestration.jobs import FoldJob
-from orchestration.ledger import Ledger
-from orchestration.lock import LockError, read_owner, study_lock
-from orchestration.pool import InlinePool
-from orchestration.status import render_status, status_of
-from orchestration.storage import Storage
-from orchestration.trial import run_trial
+from orchestration.inspect.audit import audit
+from orchestration.inspect.status import render_status, status_of
+from orchestration.search.trial import run_trial
+from orchestration.study import lock
+from orchestration.study.ledger import Ledger
+from orchestration.study.lock import LockError, read_owner, study_lock
+from orchestration.study.storage import Storage
+from orchestration.workers.jobs import FoldJob
+from orchestration.workers.pool import InlinePool
 
 pytest.importorskip("moto", reason="the object store of the tests is moto's server (dev extra)")
 

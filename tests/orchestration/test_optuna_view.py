@@ -13,11 +13,11 @@ import pytest
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
-from orchestration.events import write_events
-from orchestration.lock import Heartbeat
-from orchestration.optuna_view import LedgerView
-from orchestration.read_only_storage import ReadOnlyError
-from orchestration.tensorboard_events import EventFolder
+from orchestration.dashboard.optuna_view import LedgerView
+from orchestration.dashboard.read_only_storage import ReadOnlyError
+from orchestration.dashboard.tensorboard_events import EventFolder
+from orchestration.study.events import write_events
+from orchestration.study.lock import Heartbeat
 
 ROOT = Path(__file__).parents[2]
 PROBE, BASELINE = 0, 1
@@ -168,6 +168,6 @@ def test_events_are_the_studys_own_or_a_temporary_copy(tmp_path: Path) -> None:
 
 
 def test_the_view_needs_neither_ray_nor_torch() -> None:
-    code = "import sys, orchestration.dashboard, orchestration.optuna_view; print({'ray', 'torch'} & set(sys.modules))"
+    code = "import sys, orchestration.dashboard.serve, orchestration.dashboard.optuna_view; print({'ray', 'torch'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert result.stdout.strip() == "set()"

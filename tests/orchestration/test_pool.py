@@ -14,11 +14,11 @@ import ray
 import stand_ins
 from stand_ins import Loadable, Scripted, ScriptedJob, Unstartable
 
-from orchestration.actor import SignOfLife
-from orchestration.broker import STOP_SECONDS, STOPPED, Broker, Slots, slots_of
-from orchestration.cluster import ON_HEAD
-from orchestration.jobs import Outcome
-from orchestration.pool import PILOT, RETRY, UNDER_WAY, Priority, RayPool
+from orchestration.workers.actor import SignOfLife
+from orchestration.workers.broker import STOP_SECONDS, STOPPED, Broker, Slots, slots_of
+from orchestration.workers.cluster import ON_HEAD
+from orchestration.workers.jobs import Outcome
+from orchestration.workers.pool import PILOT, RETRY, UNDER_WAY, Priority, RayPool
 
 pytestmark = pytest.mark.ray
 

@@ -13,20 +13,20 @@ from blended_study import InlinePredictor, finished_study
 from safetensors.torch import load as load_tensors
 from tiny_study import RANDOM
 
-from biomass_models import images
-from biomass_models.configs import config_from_params
-from biomass_models.images import DecodeOnce, load_views, views_for
-from biomass_models.inputs import ImageSet, Inputs
-from biomass_models.table import read_test
+from biomass_models.data import images
+from biomass_models.data.images import DecodeOnce, load_views, views_for
+from biomass_models.data.table import read_test
+from biomass_models.families.configs import config_from_params
+from biomass_models.families.registry import FAMILIES
+from biomass_models.features.inputs import ImageSet, Inputs
 from biomass_models.targets import TARGETS
-from biomass_models.zoo import FAMILIES
 from ensembles.submission import check_submission
-from orchestration import shards
-from orchestration.blending import BlendOptions, run_ensemble
-from orchestration.ledger import Ledger, LedgerError
-from orchestration.members import FileMembers, gather
-from orchestration.predict import Predictor
-from orchestration.records import TrialRef
+from orchestration.blending.blend import BlendOptions, run_ensemble
+from orchestration.blending.members import FileMembers, gather
+from orchestration.blending.predict import Predictor
+from orchestration.study.ledger import Ledger, LedgerError
+from orchestration.study.records import TrialRef
+from orchestration.workers import shards
 
 pytestmark = pytest.mark.slow
 

@@ -12,8 +12,8 @@ from scipy.stats import ttest_1samp
 from biomass_models.targets import FROM_COMPONENTS, FloatArray, weighted_r2_score, weighted_sst
 from ensembles.gram import error_gram
 from ensembles.optimum import simplex_optimum
-from orchestration.pruning import NEVER_FIRST, RULES, PruneRule, convex_gain, decide, paired_p, spared
-from orchestration.records import Decision
+from orchestration.search.pruning import NEVER_FIRST, RULES, PruneRule, convex_gain, decide, paired_p, spared
+from orchestration.study.records import Decision
 
 DEFAULT = RULES["default"]
 assert DEFAULT is not None

@@ -10,13 +10,13 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from biomass_models.configs import BaselineConfig, DistilledConfig
+from biomass_models.families.configs import BaselineConfig, DistilledConfig
 from orchestration.cli import app
-from orchestration.ledger import Ledger
-from orchestration.recipes import RECIPES, Recipe, overridden, recipe_named
-from orchestration.records import Asked
-from orchestration.storage import Storage
-from orchestration.study import open_study
+from orchestration.search.opening import open_study
+from orchestration.search.presets import RECIPES, Recipe, overridden, recipe_named
+from orchestration.study.ledger import Ledger
+from orchestration.study.records import Asked
+from orchestration.study.storage import Storage
 from search_spaces.spaces import DEFAULT_BACKBONES, space_of
 
 

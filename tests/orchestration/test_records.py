@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestration.record import SCHEMA, Part, Record, RecordError
-from orchestration.records import (
+from orchestration.study.record import SCHEMA, Part, Record, RecordError
+from orchestration.study.records import (
     EnsembleRecord,
     FoldMetrics,
     FoldStart,

@@ -11,16 +11,16 @@ import pytest
 from tiny_study import RANDOM, make_study
 from typer.testing import CliRunner
 
-from biomass_models.inputs import ImageSet
-from biomass_models.problems import DataError
-from biomass_models.table import read_train
+from biomass_models.data.problems import DataError
+from biomass_models.data.table import read_train
+from biomass_models.features.inputs import ImageSet
 from orchestration.cli import app
-from orchestration.data_changes import data_fingerprint
-from orchestration.environment import code_version, differences, environment
-from orchestration.ledger import Ledger, LedgerError
-from orchestration.pool import InlinePool
-from orchestration.refit import Refit, refit_trial
-from orchestration.trial import run_trial
+from orchestration.search.trial import run_trial
+from orchestration.study.data_changes import data_fingerprint
+from orchestration.study.environment import code_version, differences, environment
+from orchestration.study.ledger import Ledger, LedgerError
+from orchestration.workers.pool import InlinePool
+from orchestration.workers.refit import Refit, refit_trial
 
 
 @pytest.fixture(scope="module")

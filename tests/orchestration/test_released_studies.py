@@ -11,14 +11,14 @@ from commands import biomass
 from released import DATA, RANDOM, STUDIES, copy_of, files_of, finish, go_on
 from typer.testing import CliRunner
 
-from orchestration.audit import audit
 from orchestration.cli import app
-from orchestration.environment import differences, environment
-from orchestration.ids import trial_id_of
-from orchestration.ledger import Ledger
-from orchestration.refit import refit_trial
-from orchestration.status import status_of
-from orchestration.storage import Storage
+from orchestration.inspect.audit import audit
+from orchestration.inspect.status import status_of
+from orchestration.study.environment import differences, environment
+from orchestration.study.ids import trial_id_of
+from orchestration.study.ledger import Ledger
+from orchestration.study.storage import Storage
+from orchestration.workers.refit import refit_trial
 from search_spaces.spaces import space_of
 
 pytestmark = pytest.mark.slow

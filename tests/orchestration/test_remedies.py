@@ -24,18 +24,18 @@ from biomass_models.targets import TARGETS
 from ensembles.blend import apply_blend, fit_blend
 from ensembles.card import Card
 from ensembles.choice import rule_named
-from ensembles.library import library_from_frames
+from ensembles.members.library import library_from_frames
 from ensembles.recipe import Recipe
-from orchestration.blending import BlendOptions, make_cards
-from orchestration.bundle import BundleError, predict_bundle
+from orchestration.blending.blend import BlendOptions, make_cards
+from orchestration.blending.members import FileMembers, gather
+from orchestration.bundle.export import export_bundle
+from orchestration.bundle.predict import BundleError, predict_bundle
 from orchestration.cli import app
-from orchestration.export import export_bundle
-from orchestration.ledger import LedgerError, open_ledger
-from orchestration.members import FileMembers, gather
-from orchestration.pool import InlinePool
-from orchestration.records import TrialRef
-from orchestration.refit import refit_trial
-from orchestration.trial import run_trial
+from orchestration.search.trial import run_trial
+from orchestration.study.ledger import LedgerError, open_ledger
+from orchestration.study.records import TrialRef
+from orchestration.workers.pool import InlinePool
+from orchestration.workers.refit import refit_trial
 
 pytestmark = pytest.mark.slow
 

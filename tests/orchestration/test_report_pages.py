@@ -15,13 +15,16 @@ from told_study import told_study
 from typer.testing import CliRunner
 
 from ensembles.blend import fit_blend
+from orchestration.blending.members import FileMembers, gather
 from orchestration.cli import app
-from orchestration.ledger import LedgerError
-from orchestration.members import FileMembers, gather
-from orchestration.records import TrialRef
-from orchestration.report import ended_tables, ensemble_section, evidence, search_section, slots_chart, standing
+from orchestration.report.data import evidence
+from orchestration.report.data.story import tell
 from orchestration.report.make import make_report
-from orchestration.report.story import tell
+from orchestration.report.sections import ended_tables, slots_chart, standing
+from orchestration.report.sections import ensemble as ensemble_section
+from orchestration.report.sections import search as search_section
+from orchestration.study.ledger import LedgerError
+from orchestration.study.records import TrialRef
 
 pytestmark = pytest.mark.slow
 
@@ -174,7 +177,7 @@ def test_the_command_writes_one_file_and_says_what_is_wrong(tmp_path: Path) -> N
 def test_a_report_needs_neither_torch_nor_ray(tmp_path: Path) -> None:
     told_study(tmp_path, statuses=("complete",) * 5)
     code = (
-        "import sys; from orchestration.ledger import open_ledger; from orchestration.report.make import make_report; "
+        "import sys; from orchestration.study.ledger import open_ledger; from orchestration.report.make import make_report; "
         "make_report(open_ledger(sys.argv[1])); print(sorted({'torch', 'ray', 'timm'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, cwd=ROOT)

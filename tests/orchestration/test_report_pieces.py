@@ -14,15 +14,14 @@ from told_study import told_study
 
 from biomass_models.targets import TARGETS, weighted_r2_score
 from ensembles.honest import Estimate, paired_bootstrap
-from orchestration.records import TrialResult
 from orchestration.report.charts import RAMP, ink_on, luminance, ramp_colour
-from orchestration.report.evidence import Evidence, read_evidence
+from orchestration.report.data.evidence import Evidence, read_evidence
+from orchestration.report.data.importance import importance_of, what_the_best_share
+from orchestration.report.data.judge import Judge, binned_mean, parts
+from orchestration.report.data.timeline import Clock, Work, busy_share, lanes_of
 from orchestration.report.html import Cell, Column, Html, Table, as_html, embed_json, tag
-from orchestration.report.importance import importance_of, what_the_best_share
-from orchestration.report.judge import Judge, binned_mean, parts
-from orchestration.report.photographs import Photographs, lit, whole_map
-from orchestration.report.scheme_gap import pairs_of
-from orchestration.report.timeline import Clock, Work, busy_share, lanes_of
+from orchestration.report.sections.photographs import Photographs, lit, whole_map
+from orchestration.report.sections.scheme_gap import pairs_of
 from orchestration.report.words import (
     CLEAR,
     SHORT,
@@ -35,6 +34,7 @@ from orchestration.report.words import (
     setting,
     verdict,
 )  # fmt: skip
+from orchestration.study.records import TrialResult
 
 HOSTILE = "</script><img src=x onerror=alert(1)>&\"'"
 

@@ -13,10 +13,10 @@ import pytest
 from commands import biomass, environment
 from readme import commands
 
-from biomass_models.pasture import make_pasture
-from orchestration.ledger import Ledger
-from orchestration.records import Asked
-from orchestration.storage import Storage
+from biomass_models.pasture.make import make_pasture
+from orchestration.study.ledger import Ledger
+from orchestration.study.records import Asked
+from orchestration.study.storage import Storage
 
 pytestmark = pytest.mark.ray
 

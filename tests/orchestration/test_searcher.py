@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from biomass_models.configs import ProbeConfig
-from orchestration.ledger import Ledger
-from orchestration.records import TrialResult
-from orchestration.searcher import Proposer, TuneSearcher
-from orchestration.storage import Storage
+from biomass_models.families.configs import ProbeConfig
+from orchestration.search.searcher import Proposer, TuneSearcher
+from orchestration.study.ledger import Ledger
+from orchestration.study.records import TrialResult
+from orchestration.study.storage import Storage
 from search_spaces.domain import Choice, SearchSpace, Uniform
 from search_spaces.spaces import space_of
 from search_spaces.to_optuna import STARTUP_TRIALS

@@ -12,10 +12,10 @@ from pathlib import Path
 from rich.console import Console
 from tiny_study import make_study
 
-from orchestration.leaderboard import leaderboard, render_families, render_leaderboard
-from orchestration.pool import InlinePool
-from orchestration.status import render_status, status_of
-from orchestration.trial import fail_trial, run_trial
+from orchestration.inspect.leaderboard import leaderboard, render_families, render_leaderboard
+from orchestration.inspect.status import render_status, status_of
+from orchestration.search.trial import fail_trial, run_trial
+from orchestration.workers.pool import InlinePool
 
 
 def test_status_of_a_running_and_of_a_killed_search(tmp_path: Path, tiny_pasture: Path) -> None:

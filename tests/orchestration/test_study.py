@@ -10,13 +10,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from orchestration.ids import make_trial_id
-from orchestration.ledger import Ledger
-from orchestration.lock import LockError, study_lock
-from orchestration.seeds import derive_seed
-from orchestration.settings import StudyError, StudySettings
-from orchestration.storage import Storage
-from orchestration.study import open_study
+from orchestration.search.opening import open_study
+from orchestration.study.ids import make_trial_id
+from orchestration.study.ledger import Ledger
+from orchestration.study.lock import LockError, study_lock
+from orchestration.study.seeds import derive_seed
+from orchestration.study.settings import StudyError, StudySettings
+from orchestration.study.storage import Storage
 
 SETTINGS = StudySettings(families=("probe",), backbones=("net",))
 FACTS = {"data_fingerprint": "d", "fold_hash": "f", "weights": {"net": "w"}}
@@ -34,8 +34,8 @@ def test_a_study_is_resumed_with_the_same_settings_only(tmp_path: Path) -> None:
 
 def test_a_second_driver_is_told_who_holds_the_study(tmp_path: Path) -> None:
     code = (
-        "import sys; from orchestration.ledger import Ledger; from orchestration.storage import Storage\n"
-        "from orchestration.lock import study_lock\n"
+        "import sys; from orchestration.study.ledger import Ledger; from orchestration.study.storage import Storage\n"
+        "from orchestration.study.lock import study_lock\n"
         f"with study_lock(Ledger(Storage({str(tmp_path)!r}))): print('held', flush=True); sys.stdin.read()"
     )
     holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

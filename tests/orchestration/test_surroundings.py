@@ -12,19 +12,19 @@ from typing import Any
 import pytest
 from commands import environment
 
-from orchestration import cluster
-from orchestration.audit import audit
-from orchestration.cluster import slot_limit
-from orchestration.ledger import Ledger
-from orchestration.machine import Cores
-from orchestration.storage import Storage
+from orchestration.inspect.audit import audit
+from orchestration.study.ledger import Ledger
+from orchestration.study.storage import Storage
+from orchestration.workers import cluster
+from orchestration.workers.cluster import slot_limit
+from orchestration.workers.machine import Cores
 
 pytestmark = pytest.mark.ray
 
 EMBED = """
 import json, os, sys
 import ray
-from orchestration.cluster import ray_cluster
+from orchestration.workers.cluster import ray_cluster
 said = []
 for _ in range(2):  # each with a token of its own
     with ray_cluster(say=said.append):
@@ -44,7 +44,7 @@ for _ in range(2):  # each with a token of its own
 
 HOOK = """
 from ray._private.worker import _maybe_modify_runtime_env as runtime_env
-from orchestration.cluster import without_uv_hook
+from orchestration.workers.cluster import without_uv_hook
 with without_uv_hook(keep=False):
     print(runtime_env(None, False))
 with without_uv_hook(keep=True):
@@ -172,7 +172,7 @@ def half_a_core() -> Any:
 
 
 def test_a_real_quota_is_found(half_a_core: Path) -> None:
-    code = "from orchestration.machine import usable_cores as u; c = u(); print(c.count, c.whole, c.reason)"
+    code = "from orchestration.workers.machine import usable_cores as u; c = u(); print(c.count, c.whole, c.reason)"
     line = f"echo $$ > {half_a_core} && exec {sys.executable} -c '{code}'"
     result = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=environment(Path.cwd()))
     assert result.stdout.strip() == "0.5 1 a quota of 0.5 cores", result.stderr

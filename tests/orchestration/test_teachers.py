@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from tiny_study import make_study
 
-from biomass_models.configs import DistilledConfig, TeacherConfig
+from biomass_models.families.configs import DistilledConfig, TeacherConfig
 from biomass_models.targets import TARGETS
-from orchestration.leaderboard import leaderboard
-from orchestration.ledger import Ledger
-from orchestration.pool import InlinePool
-from orchestration.storage import Storage
-from orchestration.teachers import teacher_id, teacher_of
-from orchestration.trial import run_trial
+from orchestration.inspect.leaderboard import leaderboard
+from orchestration.search.trial import run_trial
+from orchestration.study.ledger import Ledger
+from orchestration.study.storage import Storage
+from orchestration.workers.pool import InlinePool
+from orchestration.workers.teachers import teacher_id, teacher_of
 
 SMALL = TeacherConfig(width=8, width_2=8, epochs=5)
 

@@ -15,19 +15,19 @@ from tiny_study import make_study
 from typer.testing import CliRunner
 
 from biomass_models.targets import TARGETS
-from ensembles.library import LibraryError
-from orchestration.audit import audit
+from ensembles.members.library import LibraryError
+from orchestration.blending.members import FileMembers, gather
 from orchestration.cli import app
-from orchestration.context import WorkerContext
-from orchestration.jobs import FoldJob, Outcome
-from orchestration.ledger import Ledger, LedgerError
-from orchestration.lock import LockError, study_lock
-from orchestration.members import FileMembers, gather
-from orchestration.pool import InlinePool, Job, Priority
-from orchestration.repair import plan_repair
-from orchestration.standing import Standing
-from orchestration.storage import Storage
-from orchestration.trial import fail_trial, run_trial
+from orchestration.inspect.audit import audit
+from orchestration.inspect.repair import plan_repair
+from orchestration.search.incumbent import Standing
+from orchestration.search.trial import fail_trial, run_trial
+from orchestration.study.ledger import Ledger, LedgerError
+from orchestration.study.lock import LockError, study_lock
+from orchestration.study.storage import Storage
+from orchestration.workers.context import WorkerContext
+from orchestration.workers.jobs import FoldJob, Outcome
+from orchestration.workers.pool import InlinePool, Job, Priority
 
 pytestmark = pytest.mark.slow
 

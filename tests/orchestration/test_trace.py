@@ -13,16 +13,16 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from biomass_models.table import masses_to_long
+from biomass_models.data.table import masses_to_long
 from biomass_models.targets import FROM_COMPONENTS, TARGETS
-from orchestration.blending import BlendOptions, run_ensemble
+from orchestration.blending.blend import BlendOptions, run_ensemble
+from orchestration.blending.members import FileMembers
 from orchestration.cli import app
-from orchestration.environment import code_version
-from orchestration.ledger import Ledger, LedgerError
-from orchestration.members import FileMembers
-from orchestration.records import Origin, TrialRef
-from orchestration.trace import TraceError, trace
-from orchestration.trace_page import render_trace
+from orchestration.inspect.trace import TraceError, trace
+from orchestration.inspect.trace_page import render_trace
+from orchestration.study.environment import code_version
+from orchestration.study.ledger import Ledger, LedgerError
+from orchestration.study.records import Origin, TrialRef
 
 IDS, TEST_IDS = [f"ID{row:02d}" for row in range(40)], [f"T{row}" for row in range(6)]
 

@@ -11,14 +11,14 @@ import pytest
 from tiny_study import RANDOM, make_study
 
 from biomass_models.targets import TARGETS, weighted_r2_score
-from orchestration.audit import audit
-from orchestration.context import WorkerContext
-from orchestration.jobs import FoldJob, Outcome
-from orchestration.ledger import Ledger, LedgerError
-from orchestration.pool import InlinePool
-from orchestration.pruning import RULES
-from orchestration.storage import Storage
-from orchestration.trial import BlockedError, run_trial
+from orchestration.inspect.audit import audit
+from orchestration.search.pruning import RULES
+from orchestration.search.trial import BlockedError, run_trial
+from orchestration.study.ledger import Ledger, LedgerError
+from orchestration.study.storage import Storage
+from orchestration.workers.context import WorkerContext
+from orchestration.workers.jobs import FoldJob, Outcome
+from orchestration.workers.pool import InlinePool
 
 
 class Counting(InlinePool):

@@ -10,19 +10,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from biomass_models.folds import fold_hash
+from biomass_models.data.folds import fold_hash
 from biomass_models.targets import FROM_COMPONENTS, TARGETS, weighted_r2_score
-from orchestration.audit import audit
-from orchestration.ids import make_trial_id
-from orchestration.jobs import FoldJob, Outcome
-from orchestration.ledger import Ledger
-from orchestration.pool import PILOT, UNDER_WAY, Priority
-from orchestration.pruning import RULES
-from orchestration.records import FoldMetrics, StudyRecord, TrialRecord, TrialResult
-from orchestration.replay import render_replay, replay
-from orchestration.settings import StudySettings
-from orchestration.storage import Storage
-from orchestration.trial import fold_order, run_trial
+from orchestration.inspect.audit import audit
+from orchestration.inspect.replay import render_replay, replay
+from orchestration.search.pruning import RULES
+from orchestration.search.trial import fold_order, run_trial
+from orchestration.study.ids import make_trial_id
+from orchestration.study.ledger import Ledger
+from orchestration.study.records import FoldMetrics, StudyRecord, TrialRecord, TrialResult
+from orchestration.study.settings import StudySettings
+from orchestration.study.storage import Storage
+from orchestration.workers.jobs import FoldJob, Outcome
+from orchestration.workers.pool import PILOT, UNDER_WAY, Priority
 
 N, FOLDS, GROUPS = 200, 5, 40
 DEFAULT = RULES["default"]

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 from hand_made_study import complete, empty_study, propose
 
-from biomass_models.table import masses_to_long, read_test_rows, read_train
+from biomass_models.data.table import masses_to_long, read_test_rows, read_train
 from biomass_models.targets import TARGETS
 from orchestration import cli
 

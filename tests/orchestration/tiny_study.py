@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from biomass_models.folds import assign_folds, fold_hash
-from biomass_models.table import read_train
-from biomass_models.weights import WeightsSource, fingerprint
-from orchestration.context import WorkerContext
-from orchestration.ledger import Ledger
-from orchestration.records import TrialRecord
-from orchestration.searcher import Proposer
-from orchestration.settings import StudySettings
-from orchestration.storage import Storage
-from orchestration.study import open_study
+from biomass_models.backbones.weights import WeightsSource, fingerprint
+from biomass_models.data.folds import assign_folds, fold_hash
+from biomass_models.data.table import read_train
+from orchestration.search.opening import open_study
+from orchestration.search.searcher import Proposer
+from orchestration.study.ledger import Ledger
+from orchestration.study.records import TrialRecord
+from orchestration.study.settings import StudySettings
+from orchestration.study.storage import Storage
+from orchestration.workers.context import WorkerContext
 from search_spaces.spaces import space_of
 
 BACKBONE = "test_vit"

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from biomass_models.configs import config_to_params
-from biomass_models.references import per_target_mean
+from biomass_models.data.references import per_target_mean
+from biomass_models.families.configs import config_to_params
 from biomass_models.targets import TARGETS, FloatArray, from_components, project_coherent, weighted_r2_score
-from orchestration.ledger import Ledger
-from orchestration.records import Decision, FoldMetrics, StudyRecord, TrialRecord, TrialResult
-from orchestration.settings import StudySettings
-from orchestration.storage import Storage
+from orchestration.study.ledger import Ledger
+from orchestration.study.records import Decision, FoldMetrics, StudyRecord, TrialRecord, TrialResult
+from orchestration.study.settings import StudySettings
+from orchestration.study.storage import Storage
 from search_spaces.domain import SearchSpace
 from search_spaces.spaces import space_of
 from search_spaces.to_optuna import new_study, suggest

@@ -7,7 +7,7 @@ import json
 import optuna
 import pytest
 
-from biomass_models.configs import BaselineConfig, ProbeConfig
+from biomass_models.families.configs import BaselineConfig, ProbeConfig
 from search_spaces.domain import Choice, Integer, LogUniform, SearchSpace, Uniform, When
 from search_spaces.spaces import SCALES, SPACES, space_of
 from search_spaces.to_optuna import encode, finished_trial, new_study, suggest

@@ -1,0 +1,237 @@
+"""Photographs to arrays: decoded once, no larger than needed, cut into views.
+
+Pixels are uint8 RGB [height, width, 3]; x runs right and y down; boxes are (left, top, right, bottom).
+Fractions of the whole upright image place a view, so one layout serves photographs of every size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from biomass_models.data.stamps import find_date_stamp as find_date_stamp
+from biomass_models.data.stamps import paint_out_stamp as paint_out_stamp
+from biomass_models.errors import UserError
+
+RgbArray = NDArray[np.uint8]
+Stamp = Literal["keep", "remove"]
+
+FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP")  # a closed list: PIL would hand PostScript to another program
+_EIGHT_BIT = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")  # PIL's modes
+_DEEPEST = 65535  # of a channel of 16 bits
+_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF tag, and its values that swap width and height
+_GAP = 2.0  # a draft keeps this many times the pixels asked for, so that the resize filter sets the result
+_STAMP_WIDTH = 1000  # px; strokes of a date stamp are lost in smaller drafts
+
+
+class ImageError(UserError):
+    """A file that is not a whole photograph; `args` are the rule, what was got, and the remedy."""
+
+    def __str__(self) -> str:
+        rule, got, remedy = self.args
+        return f"{rule}; got {got}; {remedy}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class View:
+    """A part of the photograph and the size at which a network sees it."""
+
+    name: str  # where the part lies: whole, left, top-right, tile-r0-c1
+    box: tuple[float, float, float, float]  # left, top, right, bottom as fractions of the whole image
+    height: int  # px, output
+    width: int  # px, output
+
+    def __post_init__(self) -> None:
+        left, top, right, bottom = self.box
+        if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+            raise ValueError(f"a view's box is left < right and top < bottom within [0, 1], got {self.box}")
+        if self.height < 1 or self.width < 1:
+            raise ValueError(f"a view is at least 1 x 1 px, got {self.width} x {self.height}")
+
+
+def views_for(layout: str, size: int, *, crop: tuple[float, float] = (0.112, 0.224)) -> tuple[View, ...]:
+    """Square views of size x size px: `whole`, `halves` (left, right), `corners4` (whole, four corners), `tiles-RxC`.
+
+    crop: width and height of a corner as fractions of the image; the default is 224 px of 2000 x 1000 (SPEC 5).
+    """
+    tiles = re.fullmatch(r"tiles-([1-9]\d?)x([1-9]\d?)", layout)
+    boxes: dict[str, tuple[float, float, float, float]]
+    if layout == "whole":
+        boxes = {"whole": (0, 0, 1, 1)}
+    elif layout == "halves":
+        boxes = {"left": (0, 0, 0.5, 1), "right": (0.5, 0, 1, 1)}
+    elif layout == "corners4":
+        across, down = crop
+        boxes = {
+            "whole": (0, 0, 1, 1),
+            "top-left": (0, 0, across, down),
+            "top-right": (1 - across, 0, 1, down),
+            "bottom-left": (0, 1 - down, across, 1),
+            "bottom-right": (1 - across, 1 - down, 1, 1),
+        }
+    elif tiles:
+        rows, columns = int(tiles[1]), int(tiles[2])
+        boxes = {
+            f"tile-r{r}-c{c}": (c / columns, r / rows, (c + 1) / columns, (r + 1) / rows)
+            for r in range(rows)
+            for c in range(columns)
+        }
+    else:
+        raise UserError(f"a layout is whole, halves, corners4 or tiles-RxC (such as tiles-2x4), got {layout!r}")
+    return tuple(View(name=name, box=box, height=size, width=size) for name, box in boxes.items())
+
+
+class Load(Protocol):
+    """What `load_views` does."""
+
+    def __call__(self, path: Path, views: Sequence[View], *, stamp: Stamp = "keep") -> list[RgbArray]: ...
+
+
+def load_views(path: Path, views: Sequence[View], *, stamp: Stamp = "keep") -> list[RgbArray]:
+    """The views of one photograph, each uint8 [height, width, 3]; decoded once and turned upright.
+
+    JPEGs are decoded at the smallest of the scales 1, 1/2, 1/4, 1/8 that leaves every view twice its size, then
+    resized with an antialiased bicubic filter. stamp "remove" paints an orange date stamp over first.
+    Raises ImageError.
+    """
+    return _views_of(path, views, stamp, load_photograph)
+
+
+class DecodeOnce:
+    """A `load_views` that keeps what it decodes, for many models over the same few photographs.
+
+    A file is decoded once for each scale at which views ask for it: a smaller draft is not a larger one resized, and
+    a model must see the very pixels that it was trained on. Drop the object to free its memory (6 MB a photograph of
+    2000 x 1000 px at full scale).
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[Path, tuple[int, int]], Image.Image] = {}
+        self.decoded = 0  # files, times scales
+
+    def __call__(self, path: Path, views: Sequence[View], *, stamp: Stamp = "keep") -> list[RgbArray]:
+        """As load_views."""
+        return _views_of(path, views, stamp, self._decode)
+
+    def _decode(self, path: Path, width: int, height: int) -> Image.Image:
+        with open_photograph(path) as image:
+            _draft(image, width, height)
+            key = (path, image.size)
+            if key not in self._kept:
+                self._kept[key] = upright_rgb(image, path)
+                self.decoded += 1
+        return self._kept[key]
+
+
+def _views_of(
+    path: Path, views: Sequence[View], stamp: Stamp, decode: Callable[[Path, int, int], Image.Image]
+) -> list[RgbArray]:
+    if not views:
+        raise ValueError("at least one view is needed, got none")
+    needed_width = max(view.width / (view.box[2] - view.box[0]) for view in views)
+    needed_height = max(view.height / (view.box[3] - view.box[1]) for view in views)
+    if stamp == "remove":
+        needed_width = max(needed_width, _STAMP_WIDTH / _GAP)
+    image = decode(path, math.ceil(needed_width * _GAP), math.ceil(needed_height * _GAP))
+    if stamp == "remove":
+        image = Image.fromarray(paint_out_stamp(np.asarray(image)))
+    return [_cut(image, view) for view in views]
+
+
+def probe_image(path: Path) -> tuple[int, int]:
+    """Width and height in px of the upright photograph, all of which has been decoded. Raises ImageError."""
+    with open_photograph(path) as image:
+        size = upright_size(image)
+        image.draft(None, (1, 1))
+        _load(image, path)
+    return size
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height in px of an opened file as it is seen, from its header."""
+    turned = image.getexif().get(_ORIENTATION) in _TURNED
+    return (image.height, image.width) if turned else (image.width, image.height)
+
+
+def file_digest(path: Path) -> str:
+    """Hash of a file's content: 32 hex digits of BLAKE2b."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def digest_of(digests: Sequence[str]) -> str:
+    """Hash of many files' contents in order: 32 hex digits."""
+    return hashlib.blake2b("\n".join(digests).encode(), digest_size=16).hexdigest()
+
+
+def load_photograph(path: Path, width: int, height: int) -> Image.Image:
+    """The upright RGB photograph, at least width x height px where the file has as many. Raises ImageError."""
+    with open_photograph(path) as image:
+        _draft(image, width, height)
+        return upright_rgb(image, path)
+
+
+def _draft(image: Image.Image, width: int, height: int) -> None:
+    """Ask a JPEG for the smallest scale that is at least width x height px when upright."""
+    turned = image.getexif().get(_ORIENTATION) in _TURNED
+    image.draft(None, (height, width) if turned else (width, height))
+
+
+def upright_rgb(image: Image.Image, path: Path) -> Image.Image:
+    """An opened file decoded, turned upright, as 8-bit RGB. Raises ImageError."""
+    _load(image, path)
+    return as_rgb(ImageOps.exif_transpose(image), path)
+
+
+def as_rgb(image: Image.Image, path: Path) -> Image.Image:
+    """A decoded picture as 8-bit RGB, not turned. Raises ImageError for what has no such form.
+
+    Channels of 16 bits are scaled by their range (65535 becomes 255): PIL would cut them off at 255. Transparent pixels
+    keep the colour that the file gives them.
+    """
+    if image.mode in _EIGHT_BIT:
+        return image.convert("RGB")
+    rule = "a photograph has 8 or 16 bits a channel"
+    deep = np.asarray(image) if image.mode.startswith("I") else None
+    if deep is None or deep.min() < 0 or deep.max() > _DEEPEST:
+        got = f"{path} with PIL's mode {image.mode}" + ("" if deep is None else f" and values up to {deep.max()}")
+        raise ImageError(rule, got, "export it as 8-bit JPEG or PNG in sRGB")
+    return Image.fromarray(np.rint(deep * (255 / _DEEPEST)).astype(np.uint8)).convert("RGB")
+
+
+def open_photograph(path: Path) -> Image.Image:
+    """A file of one of FORMATS, its header read. Raises ImageError."""
+    try:
+        if not Path(path).is_file():  # opening a pipe or a device would wait for ever
+            raise ImageError("a photograph is needed", f"no file {path}", "check image_path and the folder")
+        return Image.open(path, formats=FORMATS)
+    except UnidentifiedImageError as reason:
+        formats = ", ".join(FORMATS)
+        remedy = "export it as 8-bit JPEG or PNG"
+        raise ImageError(f"a photograph is one of {formats}", f"another file {path}", remedy) from reason
+    except (OSError, SyntaxError, Image.DecompressionBombError) as reason:
+        raise ImageError("a photograph can be opened", f"{path} ({reason})", "copy or export it again") from reason
+
+
+def _load(image: Image.Image, path: Path) -> None:
+    try:
+        image.load()
+    except (OSError, ValueError, SyntaxError, EOFError) as reason:
+        raise ImageError("a photograph is whole", f"{path} ({reason})", "copy it again") from reason
+
+
+def _cut(image: Image.Image, view: View) -> RgbArray:
+    left, top, right, bottom = view.box
+    box = (left * image.width, top * image.height, right * image.width, bottom * image.height)
+    # no reducing_gap: its pre-reduction aliases patterns as fine as a pixel
+    resized = image.resize((view.width, view.height), Image.Resampling.BICUBIC, box=box)
+    return np.asarray(resized)

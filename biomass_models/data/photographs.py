@@ -1,0 +1,156 @@
+"""What a check learns from one photograph, and which photographs show the same.
+
+N photographs. A thumbnail is float32 [16, 16, 3], the whole upright photograph; two photographs are the same when their
+thumbnails, or one of them turned or mirrored, correlate above SAME in the parts that differ from place to place.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from biomass_models.data.images import open_photograph, upright_rgb, upright_size
+
+SIDE = 16  # px of a thumbnail
+SAME = 0.96  # correlation of two thumbnails above which they show the same; other quadrats reach 0.84, turned ones too
+_COARSE, _MAYBE = 8, 0.97  # px and correlation of the first pass, which compares all with all
+_FLATTEST = 2.0  # grey levels of spread below which a picture shows nothing
+_SHAPE = np.log(1.1)  # of width over height, beyond which a photograph counts as of another shape
+_BLOCK = 512  # photographs compared with all others at once
+_GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
+
+FloatArray = NDArray[np.float32]
+# what of the second picture gives the first: quarter turns counter-clockwise, mirrored before
+TURNS = (
+    (0, False, "again"),
+    (2, False, "turned by 180 degrees"),
+    (0, True, "mirrored"),
+    (2, True, "mirrored upside down"),
+    (1, False, "turned by 90 degrees"),
+    (3, False, "turned by 270 degrees"),
+    (1, True, "mirrored and turned"),
+    (3, True, "mirrored and turned"),
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Seen:
+    """A decoded photograph: its size in px, a thumbnail, and what is odd about it."""
+
+    width: int
+    height: int
+    thumbnail: FloatArray
+    remarks: tuple[tuple[str, str, str], ...]  # rule, what was got, remedy
+
+
+def look_at(path: Path) -> Seen:
+    """Decode a whole photograph. Raises ImageError."""
+    with open_photograph(path) as image:
+        (width, height), mode, frames = upright_size(image), image.mode, getattr(image, "n_frames", 1)
+        image.draft(None, (4 * SIDE, 4 * SIDE))  # mostly an eighth: all of the file is read, a thumbnail needs no more
+        small = upright_rgb(image, path)
+        clear = _least_alpha(image) < 255
+    remarks = []
+    if frames > 1:
+        got = f"{path.name} with {frames} pictures"
+        remarks.append(("a file holds one picture", got, "the first one is used; export it alone"))
+    if clear:
+        remedy = "its hidden colours are used; export it without an alpha channel"
+        remarks.append(("a photograph is opaque", f"{path.name} with transparent parts", remedy))
+    if mode == "CMYK":
+        got, remedy = f"{path.name} in CMYK", "its colours are approximated; export it as sRGB"
+        remarks.append(("a photograph is RGB", got, remedy))
+    if mode in _GREY:
+        remarks.append(("a photograph is in colour", f"{path.name} in grey", "use the colour original"))
+    pixels = np.asarray(small)
+    if np.ptp(pixels.reshape(-1, 3), axis=0).max() < 3 * _FLATTEST or pixels.std() < _FLATTEST:
+        low, high = int(pixels.min()), int(pixels.max())
+        got = f"{path.name} whose pixels lie between {low} and {high} of 255"
+        remarks.append(("a photograph shows something", got, "look at it; 10 or 12 bits in a file of 16? scale them"))
+    thumbnail = np.asarray(small.resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float32)
+    return Seen(width=width, height=height, thumbnail=thumbnail, remarks=tuple(remarks))
+
+
+def common_size(paths: Sequence[Path]) -> tuple[int, int] | None:
+    """The most common width and height in px of upright photographs, from their headers; None without photographs."""
+    sizes = Counter(_header_size(path) for path in paths)
+    return sizes.most_common(1)[0][0] if sizes else None
+
+
+def stretched(paths: Sequence[Path], trained_on: tuple[int, int]) -> str | None:
+    """A sentence on photographs of another shape than those trained on: a view makes them that shape."""
+    shape = trained_on[0] / trained_on[1]
+    odd = {}
+    for path in paths:
+        width, height = _header_size(path)
+        if abs(np.log(width / height / shape)) > _SHAPE:
+            odd[path] = f"{width} x {height}"
+    if not odd:
+        return None
+    first, size = next(iter(odd.items()))
+    return (
+        f"{len(odd)} of {len(paths)} photographs have another shape than the {trained_on[0]} x {trained_on[1]} px "
+        f"trained on, such as {first.name} with {size}: they are stretched to it; crop them"
+    )
+
+
+def _header_size(path: Path) -> tuple[int, int]:
+    with open_photograph(path) as image:
+        return upright_size(image)
+
+
+def _least_alpha(image: Image.Image) -> int:
+    """Of a decoded picture; 255 where it is opaque."""
+    if image.mode in ("P", "L", "RGB", "1") and "transparency" not in image.info:
+        return 255
+    if not (image.mode.endswith(("A", "a")) or "transparency" in image.info):
+        return 255
+    return int(np.asarray(image.convert("RGBA"))[..., 3].min())
+
+
+def same_pictures(thumbnails: Sequence[FloatArray]) -> list[tuple[int, int, str]]:
+    """(place, place of an earlier one that shows the same, how), each photograph at most once.
+
+    Pictures without any detail are left out: they are alike because they are empty.
+    """
+    if len(thumbnails) < 2:
+        return []
+    whole_N = np.stack(thumbnails)
+    detailed_N = whole_N.std(axis=(1, 2)).max(axis=1) > _FLATTEST
+    at_N = np.flatnonzero(detailed_N)
+    whole_N = whole_N[at_N]
+    coarse_N = _unit(whole_N.reshape(-1, _COARSE, SIDE // _COARSE, _COARSE, SIDE // _COARSE, 3).mean(axis=(2, 4)))
+    found: dict[int, tuple[int, str]] = {}
+    for quarters, mirrored, how in TURNS:
+        turned_N = _unit(_turned(_square(coarse_N), quarters, mirrored))
+        for start in range(0, len(at_N), _BLOCK):
+            likeness = coarse_N[start : start + _BLOCK] @ turned_N.T
+            for row, other in zip(*np.nonzero(likeness > _MAYBE), strict=True):
+                place = start + int(row)
+                if other < place and at_N[place] not in found:
+                    fine = _unit(whole_N[[place]]) @ _unit(_turned(whole_N[[other]], quarters, mirrored)).T
+                    if fine[0, 0] > SAME:
+                        found[int(at_N[place])] = int(at_N[other]), how
+    return sorted((place, earlier, how) for place, (earlier, how) in found.items())
+
+
+def _turned(picture_N: FloatArray, quarters: int, mirrored: bool) -> FloatArray:
+    return np.rot90(picture_N[:, :, ::-1] if mirrored else picture_N, quarters, axes=(1, 2))
+
+
+def _square(flat_NF: FloatArray) -> FloatArray:
+    side = round((flat_NF.shape[1] / 3) ** 0.5)
+    return flat_NF.reshape(len(flat_NF), side, side, 3)
+
+
+def _unit(picture_N: FloatArray) -> FloatArray:
+    """[N, F] of length 1, without each picture's mean colour."""
+    centred_NF = (picture_N - picture_N.mean(axis=(1, 2), keepdims=True)).reshape(len(picture_N), -1)
+    length_N = np.sqrt((centred_NF**2).sum(axis=1, keepdims=True))
+    return centred_NF / np.maximum(length_N, 1e-6)

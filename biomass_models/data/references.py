@@ -1,0 +1,139 @@
+"""Reference predictions that cost next to nothing and put every score in proportion.
+
+N images, F colour statistics. pred_NT are out-of-fold predictions [N, 5] in grams, columns as TARGETS, clipped at 0,
+rows as in `quadrats` (the wide table of table.read_train). `folds` comes from folds.assign_folds, same row order.
+
+per_target_mean   the mean of the training folds
+metadata_trees    NDVI, height, season, state, species; needs metadata, so it cannot predict the test set
+colour_ridge      ridge regression on colour statistics: what a photograph tells without any shape
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.ensemble import ExtraTreesRegressor
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import GroupKFold
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from biomass_models.data.images import as_rgb, open_photograph
+from biomass_models.errors import UserError
+from biomass_models.targets import TARGETS, weighted_r2_score
+
+FloatArray = NDArray[np.float64]
+
+COLOUR_SIZE = (128, 64)  # px to which a photograph is reduced before its colours are counted
+PERCENTILES = (5, 25, 50, 75, 95)
+CHANNELS = ("red", "green", "blue", "hue_cos", "hue_sin", "saturation", "value", "excess_green", "excess_red")
+COLOUR_NAMES: tuple[str, ...] = tuple(
+    f"{channel}_{statistic}" for channel in CHANNELS for statistic in ("mean", "sd", *(f"p{p}" for p in PERCENTILES))
+)
+ALPHAS = 10.0 ** np.arange(-1, 5.5, 0.5)  # ridge penalties tried on standardised statistics
+INNER_FOLDS = 4
+LONE_DATE_ALPHA = 100.0  # where the training rows have one date only, no inner fold can choose
+
+
+def per_target_mean(quadrats: pd.DataFrame, folds: pd.DataFrame) -> FloatArray:
+    """Each target's mean over the training folds, [N, 5] grams. It scores above 0: the metric has one grand mean."""
+    mass_NT = quadrats[list(TARGETS)].to_numpy(dtype=np.float64)
+    return _out_of_fold(quadrats, folds, lambda train, held: np.tile(mass_NT[train].mean(axis=0), (len(held), 1)))
+
+
+def metadata_trees(quadrats: pd.DataFrame, folds: pd.DataFrame, seed: int = 0) -> FloatArray:
+    """Extremely randomised trees on NDVI, height, season (sine and cosine), state and species, [N, 5] grams."""
+    mass_NT = quadrats[list(TARGETS)].to_numpy(dtype=np.float64)
+    angle = 2 * np.pi * quadrats["Sampling_Date"].dt.day_of_year.to_numpy(dtype=np.float64) / 365.25
+    numbers = quadrats[["Pre_GSHH_NDVI", "Height_Ave_cm"]].to_numpy(dtype=np.float64)
+    names = pd.get_dummies(quadrats[["State", "Species"]]).to_numpy(dtype=np.float64)
+    metadata_NF = np.column_stack([numbers, np.sin(angle), np.cos(angle), names])
+
+    def fit_predict(train: NDArray[np.intp], held: NDArray[np.intp]) -> FloatArray:
+        trees = ExtraTreesRegressor(n_estimators=200, min_samples_leaf=2, max_features=0.6, random_state=seed)
+        return trees.fit(metadata_NF[train], mass_NT[train]).predict(metadata_NF[held])
+
+    return _out_of_fold(quadrats, folds, fit_predict)
+
+
+def colour_ridge(colour_NF: FloatArray, quadrats: pd.DataFrame, folds: pd.DataFrame) -> FloatArray:
+    """Ridge regression on standardised colour statistics, [N, 5] grams.
+
+    The penalty is chosen within the training folds, by inner folds that keep a state's sampling date together.
+    Raises ValueError unless colour_NF has one finite row for each quadrat.
+    """
+    colour_NF = np.asarray(colour_NF, dtype=np.float64)
+    if colour_NF.ndim != 2 or len(colour_NF) != len(quadrats) or not np.isfinite(colour_NF).all():
+        raise ValueError(
+            f"colour statistics must be finite, one row for each of {len(quadrats)} quadrats, got {colour_NF.shape}"
+        )
+    mass_NT = quadrats[list(TARGETS)].to_numpy(dtype=np.float64)
+    dates = quadrats["State"].astype(str) + "|" + quadrats["Sampling_Date"].dt.strftime("%Y-%m-%d")
+    date_N = pd.factorize(dates)[0]
+
+    def fit_predict(train: NDArray[np.intp], held: NDArray[np.intp]) -> FloatArray:
+        alpha = _choose_alpha(colour_NF[train], mass_NT[train], date_N[train])
+        return _ridge(alpha).fit(colour_NF[train], mass_NT[train]).predict(colour_NF[held])
+
+    return _out_of_fold(quadrats, folds, fit_predict)
+
+
+def colour_statistics(path: Path) -> FloatArray:
+    """Mean, spread and percentiles of colour channels of one photograph, [F] in the order of COLOUR_NAMES.
+
+    Channels lie in [0, 1] (hue as cosine and sine, weighted by saturation); excess green is 2g - r - b and excess
+    red 1.4r - g of the shares of red, green and blue.
+    """
+    with open_photograph(path) as photograph:
+        photograph.draft("RGB", (2 * COLOUR_SIZE[0], 2 * COLOUR_SIZE[1]))
+        photograph.load()
+        small = as_rgb(photograph, path).resize(COLOUR_SIZE, Image.Resampling.BOX)
+    rgb = np.asarray(small, dtype=np.float64).reshape(-1, 3) / 255
+    hue, saturation, value = (np.asarray(small.convert("HSV"), dtype=np.float64).reshape(-1, 3) / 255).T
+    red, green, blue = (rgb / np.maximum(rgb.sum(axis=1, keepdims=True), 1e-3)).T
+    hue_cos, hue_sin = saturation * np.cos(2 * np.pi * hue), saturation * np.sin(2 * np.pi * hue)
+    channel_CP = np.stack([*rgb.T, hue_cos, hue_sin, saturation, value, 2 * green - red - blue, 1.4 * red - green])
+    percentile_CQ = np.percentile(channel_CP, PERCENTILES, axis=1).T
+    return np.column_stack([channel_CP.mean(axis=1), channel_CP.std(axis=1), percentile_CQ]).ravel()
+
+
+def _choose_alpha(colour_NF: FloatArray, mass_NT: FloatArray, date_N: NDArray[np.intp]) -> float:
+    """The penalty with the best pooled score on inner folds by date."""
+    n_dates = len(np.unique(date_N))
+    if n_dates < 2:
+        return LONE_DATE_ALPHA
+    inner = list(GroupKFold(min(INNER_FOLDS, n_dates)).split(colour_NF, groups=date_N))
+    scores = []
+    for alpha in ALPHAS:
+        pred_NT = np.empty_like(mass_NT)
+        for train, held in inner:
+            pred_NT[held] = _ridge(alpha).fit(colour_NF[train], mass_NT[train]).predict(colour_NF[held])
+        scores.append(weighted_r2_score(mass_NT, np.maximum(pred_NT, 0)))
+    return float(ALPHAS[int(np.argmax(scores))])
+
+
+def _ridge(alpha: float) -> Pipeline:
+    return make_pipeline(StandardScaler(), Ridge(alpha=alpha))
+
+
+def _out_of_fold(
+    quadrats: pd.DataFrame,
+    folds: pd.DataFrame,
+    fit_predict: Callable[[NDArray[np.intp], NDArray[np.intp]], FloatArray],
+) -> FloatArray:
+    """Predict every fold from the rows of the other folds, [N, 5] grams, clipped at 0."""
+    if not np.array_equal(quadrats["image_id"].to_numpy(dtype=str), folds["image_id"].to_numpy(dtype=str)):
+        raise ValueError("quadrats and folds must list the same image ids in the same order; assign the folds anew")
+    fold_N = folds["fold"].to_numpy()
+    if len(np.unique(fold_N)) < 2:
+        raise UserError(f"out-of-fold predictions need at least 2 folds, got {len(np.unique(fold_N))}")
+    pred_NT = np.empty((len(quadrats), len(TARGETS)))
+    for fold in np.unique(fold_N):
+        held = np.flatnonzero(fold_N == fold)
+        pred_NT[held] = fit_predict(np.flatnonzero(fold_N != fold), held)
+    return np.maximum(pred_NT, 0.0)

@@ -1,0 +1,56 @@
+"""What a model with attention looked at, as a table: one row for each image and view.
+
+image_id, view   the view's name (images.View)
+weight           of a local view in the crop attention, summing to 1 over them; missing for the whole image
+rows, columns    of the map
+look             share of the attention at each place of the map, row by row from the top left, summing to 1
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from biomass_models.data.images import View
+
+ATTENTION_COLUMNS = ("image_id", "view", "weight", "rows", "columns", "look")
+FINEST = 16  # a stored map has at most so many rows and columns: enough to see where, small enough to keep for all
+
+
+def coarse_map(look_BP: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Attention over patch tokens [B, P] -> maps [B, rows, columns] of at most FINEST a side, each summing to 1."""
+    map_BHW = look_BP.float().unflatten(1, grid)
+    size = (min(grid[0], FINEST), min(grid[1], FINEST))
+    if size != grid:
+        map_BHW = functional.adaptive_avg_pool2d(map_BHW, size)
+    return map_BHW / map_BHW.sum((1, 2), keepdim=True)
+
+
+def attention_table(
+    image_ids: Sequence[str],
+    views: Sequence[View],
+    map_VNHW: Sequence[NDArray[np.float32]],
+    weight_NL: NDArray[np.float32],
+) -> pd.DataFrame:
+    """views: the whole image, then L local ones; map_VNHW: for each view [N, rows, columns]; weight_NL: [N, L]."""
+    frames = []
+    for number, (view, map_NHW) in enumerate(zip(views, map_VNHW, strict=True)):
+        weight = np.full(len(image_ids), np.nan) if number == 0 else weight_NL[:, number - 1]
+        frames.append(
+            pd.DataFrame(
+                {
+                    "image_id": list(image_ids),
+                    "view": view.name,
+                    "weight": weight.astype(np.float32),
+                    "rows": map_NHW.shape[1],
+                    "columns": map_NHW.shape[2],
+                    "look": list(map_NHW.reshape(len(image_ids), -1).astype(np.float32)),
+                }
+            )
+        )
+    return pd.concat(frames, ignore_index=True)[list(ATTENTION_COLUMNS)]

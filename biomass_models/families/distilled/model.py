@@ -1,0 +1,258 @@
+"""Model 2 (SPEC 5): a student that sees the photograph and learns from labels and from a metadata teacher.
+
+It predicts from images alone; metadata weigh the rows and teach while it trains. With no block trained it learns on
+cached tokens of every view, otherwise pictures are decoded once per node and all views pass the shared backbone.
+N images, T = 5 targets, V views: the whole image, then the local ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from biomass_models.backbones.adapter import Backbone, Tokens, weightless
+from biomass_models.backbones.trunk import BackboneTail
+from biomass_models.data.images import View, views_for
+from biomass_models.families.configs import DistilledConfig
+from biomass_models.families.distilled.attention import attention_table, coarse_map
+from biomass_models.families.distilled.student import Student, StudentOutput
+from biomass_models.families.distilled.teacher import Taught, fit_teacher, sample_weights
+from biomass_models.features.inputs import Inputs
+from biomass_models.features.spec import FeatureSpec, fitted
+from biomass_models.interrupt import OnEpoch, ShouldStop
+from biomass_models.training.fit import FloatArray, FoldResult, FoldRows, IntArray, Terms, as_arrays, seed_for, seeded
+from biomass_models.training.losses import distillation_losses, ratio_terms
+from biomass_models.training.network import outputs_of, predict_rows, train_network
+from biomass_models.training.ratios import reconstruct
+from biomass_models.training.scaling import TargetScaler
+from biomass_models.training.sources import PrefixSource, Source, TokenSource, ViewSource, bank_of, open_pixels
+
+PHOTOGRAPH = (2000, 1000)  # px, of the competition
+
+
+def view_parts(config: DistilledConfig) -> tuple[tuple[View, ...], ...]:
+    """The whole image, then the local views if the layout has any."""
+    whole = views_for("whole", config.size)
+    if config.layout == "none":
+        return (whole,)
+    # corners are cut at native resolution of the competition's photographs (SPEC 5): larger views show more
+    crop = (min(0.5, config.local_size / PHOTOGRAPH[0]), min(0.5, config.local_size / PHOTOGRAPH[1]))
+    local = views_for(config.layout, config.local_size, crop=crop)
+    return whole, tuple(view for view in local if view.name != "whole")
+
+
+def feature_specs(config: DistilledConfig) -> list[FeatureSpec]:
+    """A bank for each part of the views; empty when the backbone trains on pictures."""
+    banks = (bank_of(config, views, "global", f"grid-{config.grid}") for views in view_parts(config))
+    return [bank for bank in banks if bank]
+
+
+def fit(
+    config: DistilledConfig,
+    quadrats: pd.DataFrame,
+    fold_N: NDArray[np.int64],
+    fold: int,
+    inputs: Inputs,
+    *,
+    seed: int,
+    taught: Taught | None = None,
+    on_epoch: OnEpoch | None = None,
+    should_stop: ShouldStop | None = None,
+) -> FoldResult:
+    """Train on the rows outside `fold`, predict those inside; nothing is fitted on the latter.
+
+    quadrats: image_id, group, metadata and the five targets [grams]. taught: by `fit_teacher` for this fold; None
+    fits it here where the configuration distils. Raises FitError, StopRequested.
+    """
+    rows = FoldRows.of(quadrats, fold_N, fold, inputs.images.rows(list(quadrats["image_id"])))
+    if taught is not None and taught.mass_MT.shape != rows.train_mass_MT.shape:
+        raise ValueError(f"a teacher teaches the {len(rows.train_M)} training rows, got {taught.mass_MT.shape}")
+    teacher = config.teacher_config()
+    if teacher is not None and taught is None:
+        taught = fit_teacher(teacher, quadrats, fold_N, fold, seed=seed_for(seed, "teacher"), should_stop=should_stop)
+    scaler = TargetScaler.fit(rows.train_mass_MT, "log1p")
+    weight = sample_weights(quadrats.iloc[rows.train_M]) if config.group_weights else np.ones(len(rows.train_M))
+    mass_MT, weight_M = _on(inputs.device, rows.train_mass_MT), _on(inputs.device, weight)
+    taught_MT = _on(inputs.device, taught.mass_MT) if teacher is not None and taught is not None else None
+    opened = _open(config, inputs, should_stop)
+    with seeded(seed, "initial weights", torch.device("cpu")):
+        net = opened.student(config)
+
+    def losses(output: StudentOutput, index_B: Tensor) -> Terms:
+        taught_BT = None if taught_MT is None else taught_MT[index_B]
+        return student_terms(config, output.output_BT, mass_MT[index_B], weight_M[index_B], taught_BT, scaler)
+
+    result = train_network(
+        config,
+        net,
+        opened.source,
+        scaler,
+        rows,
+        inputs,
+        losses=losses,
+        grams=lambda output: _grams(output, scaler),
+        notes=opened.notes,
+        seed=seed,
+        on_epoch=on_epoch,
+        should_stop=should_stop,
+    )
+    if taught_MT is not None and taught is not None:
+        result.info["teacher_score"] = None if np.isnan(taught.score) else taught.score
+    held_out = [str(quadrats["image_id"].iloc[row]) for row in rows.valid_M]
+    attention = _attention(config, net, opened, inputs, rows.held_out_images, held_out, should_stop)
+    return replace(result, attention=attention)
+
+
+def student_terms(
+    config: DistilledConfig,
+    output_BT: Tensor,
+    mass_BT: Tensor,
+    weight_B: Tensor,
+    taught_BT: Tensor | None,
+    scaler: TargetScaler,
+) -> Terms:
+    """The student's loss by term (SPEC 5, Loss): weighted by sample, averaged over the batch, times the term's weight.
+
+    mass_BT, taught_BT: labels and the teacher's masses in grams; None where nothing is distilled.
+    """
+    delta = config.huber_delta
+    terms = ratio_terms(
+        output_BT, mass_BT, weight_B, scaler, total=config.total_weight, ratio=config.ratio_weight, delta=delta
+    )
+    if taught_BT is not None:
+        apart_B = distillation_losses(output_BT, taught_BT, scaler, delta=delta)
+        terms["distillation"] = config.distillation_weight * (weight_B * apart_B).mean()
+    return terms
+
+
+def predict(
+    config: DistilledConfig,
+    tensors: Mapping[str, Tensor],
+    inputs: Inputs,
+    *,
+    flips: int = 1,
+    should_stop: ShouldStop | None = None,
+) -> FloatArray:
+    """Masses in grams [N, 5] of all images of `inputs`, from a fit's tensors; no metadata is needed.
+
+    flips: predictions are averaged over the first 1, 2, 4 or 8 turns and mirrors. Raises StopRequested.
+    """
+    scaler = TargetScaler.from_arrays(as_arrays(tensors, "scaler."), "log1p")
+    opened, net = _restored(config, tensors, inputs, flips, should_stop)
+    return predict_rows(
+        net,
+        opened.source,
+        np.arange(len(inputs.images.paths)),
+        lambda output: _grams(output, scaler),
+        inputs.device,
+        config.batch_size,
+        flips=flips,
+        should_stop=should_stop,
+    )
+
+
+def attention(config: DistilledConfig, tensors: Mapping[str, Tensor], inputs: Inputs) -> pd.DataFrame:
+    """Which views mattered and where the model looked, for all images of `inputs`: attention.ATTENTION_COLUMNS."""
+    opened, net = _restored(config, tensors, inputs, 1, None)
+    return _attention(config, net, opened, inputs, np.arange(len(inputs.images.paths)), inputs.images.image_ids, None)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    source: Source
+    backbone: Backbone | BackboneTail | None  # if some of it trains
+    global_width: int
+    patch_width: int
+    grids: tuple[tuple[int, int], ...]  # rows and columns of patch tokens, for each part of the views
+    notes: tuple[str, ...]
+
+    def student(self, config: DistilledConfig) -> Student:
+        return Student(config, self.backbone, global_width=self.global_width, patch_width=self.patch_width)
+
+
+def _open(
+    config: DistilledConfig, inputs: Inputs, should_stop: ShouldStop | None, *, flips: int | None = None
+) -> _Opened:
+    """Inputs of the student; flips: of pictures that are only predicted, None while training."""
+    specs = [spec if flips is None else spec.unchanged(flips) for spec in feature_specs(config)]
+    banks = tuple(inputs.features(spec, should_stop=should_stop) for spec in specs)
+    shape = weightless(config.backbone)
+    parts, notes = zip(*(fitted(views, shape) for views in view_parts(config)), strict=True)
+    seen = [shape.shapes(part[0].height, part[0].width) for part in parts]
+    backbone: Backbone | BackboneTail | None = None
+    source: Source
+    if config.trained_blocks == 0:
+        source = TokenSource(banks, inputs.device, config.grid)
+    elif banks:
+        backbone = BackboneTail(inputs.backbone(config.backbone), config.trained_blocks)
+        source = PrefixSource(banks, inputs.device)
+    else:
+        backbone = inputs.backbone(config.backbone)
+        backbone.train_last(config.trained_blocks)
+        pixels = (tuple(open_pixels(config, inputs, view, should_stop) for view in part) for part in parts)
+        source = ViewSource(tuple(pixels))
+    return _Opened(
+        source,
+        backbone,
+        seen[0].global_BD.shape[-1],
+        seen[0].patch_BPD.shape[-1],
+        tuple((config.grid, config.grid) if config.grid else tokens.grid for tokens in seen),
+        tuple(dict.fromkeys((*chain.from_iterable(notes), *_finer(config, seen)))),
+    )
+
+
+def _finer(config: DistilledConfig, seen: Sequence[Tokens]) -> list[str]:
+    """Notes where the grid asked for only repeats tokens."""
+    return [
+        f"grid {config.grid} is finer than the {rows} x {columns} tokens of {config.backbone}: tokens repeat"
+        for rows, columns in (tokens.grid for tokens in seen)
+        if config.grid > min(rows, columns)
+    ]
+
+
+def _restored(
+    config: DistilledConfig,
+    tensors: Mapping[str, Tensor],
+    inputs: Inputs,
+    flips: int,
+    should_stop: ShouldStop | None,
+) -> tuple[_Opened, Student]:
+    opened = _open(config, inputs, should_stop, flips=flips)
+    net = opened.student(config)
+    net.load_trained_state(tensors)
+    return opened, net.to(inputs.device)
+
+
+def _grams(output: StudentOutput, scaler: TargetScaler) -> FloatArray:
+    return reconstruct(output.output_BT.double(), scaler).cpu().numpy()
+
+
+def _attention(
+    config: DistilledConfig,
+    net: Student,
+    opened: _Opened,
+    inputs: Inputs,
+    row_N: IntArray,
+    image_ids: Sequence[str],
+    should_stop: ShouldStop | None,
+) -> pd.DataFrame:
+    parts = view_parts(config)
+    maps: list[list[Tensor]] = [[] for _ in parts]
+    weights = []
+    for output in outputs_of(net, opened.source, row_N, inputs.device, config.batch_size, should_stop=should_stop):
+        weights.append(output.weight_BL.cpu())
+        for kept, look_BVP, grid in zip(maps, output.look_BVP, opened.grids, strict=True):
+            kept.append(torch.stack([coarse_map(look_BP, grid) for look_BP in look_BVP.cpu().unbind(1)], dim=1))
+    map_VNHW = [map_NHW.numpy() for kept in maps for map_NHW in torch.cat(kept).unbind(1)]
+    return attention_table(image_ids, list(chain.from_iterable(parts)), map_VNHW, torch.cat(weights).numpy())
+
+
+def _on(device: torch.device, array: FloatArray) -> Tensor:
+    return torch.tensor(array, dtype=torch.float32, device=device)

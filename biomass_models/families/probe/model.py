@@ -1,0 +1,242 @@
+"""Probe: ridge regression on embeddings of a frozen backbone. numpy only, once the features are there.
+
+N images, F features (views, layers and poolings side by side), T = 5 targets, A penalties of the grid.
+feature_NF   embeddings, standardised by the training rows' mean and spread, then divided by sqrt(F)
+alpha        penalty: mean squared error + alpha * |coefficient|^2, so its scale depends neither on N nor on F
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.model_selection import GroupKFold
+from torch import Tensor
+
+from biomass_models.data.images import views_for
+from biomass_models.families.configs import ProbeConfig
+from biomass_models.features.inputs import Inputs
+from biomass_models.features.spec import FeatureBank, FeatureSpec
+from biomass_models.interrupt import OnEpoch, ShouldStop, check_stop
+from biomass_models.targets import TARGETS, weight_T, weighted_sst
+from biomass_models.training.fit import (
+    FitError,
+    FloatArray,
+    FoldResult,
+    FoldRows,
+    as_arrays,
+    as_tensors,
+    score_or_nan,
+)
+from biomass_models.training.scaling import TargetScaler
+
+OUTPUTS = {
+    "global": ("global",),
+    "mean": ("patch_mean",),
+    "mean+std": ("patch_mean", "patch_std"),
+    "global+mean+std": ("global", "patch_mean", "patch_std"),
+}
+FURTHEST = 5.0  # spreads from the mean at which a standardised feature is cut off
+CONSTANT = 1e-6  # spread below which a feature says nothing (a dead unit) and is left at 0
+
+
+def feature_specs(config: ProbeConfig) -> list[FeatureSpec]:
+    """The one bank that a fit and a prediction need."""
+    return [
+        FeatureSpec(
+            backbone=config.backbone,
+            views=views_for(config.layout, config.size),
+            flips=config.flips,
+            stamp=config.stamp,  # type: ignore[arg-type]
+            outputs=OUTPUTS[config.pooling],
+            layers=config.layers,
+        )
+    ]
+
+
+def fit(
+    config: ProbeConfig,
+    quadrats: pd.DataFrame,
+    fold_N: NDArray[np.int64],
+    fold: int,
+    inputs: Inputs,
+    *,
+    seed: int,
+    on_epoch: OnEpoch | None = None,
+    should_stop: ShouldStop | None = None,
+) -> FoldResult:
+    """Fit on the rows outside `fold`, predict those inside.
+
+    quadrats: image_id, group and the five targets [grams]. The penalty is chosen by inner folds of the training
+    rows that keep groups together. Raises FitError (fewer than two groups in the training rows), StopRequested.
+    """
+    started = time.perf_counter()
+    rows = FoldRows.of(quadrats, fold_N, fold, inputs.images.rows(list(quadrats["image_id"])))
+    train_M, valid_M, mass_NT = rows.train_M, rows.valid_M, rows.mass_NT
+    bank = inputs.features(feature_specs(config)[0], should_stop=should_stop)
+    feature_NF = embeddings(config, bank)[rows.image_N]
+    group_M = quadrats["group"].to_numpy()[train_M]
+    error_AT = inner_errors(config, feature_NF[train_M], mass_NT[train_M], group_M, seed=seed, should_stop=should_stop)
+    alpha_A = alpha_grid(config)
+    if config.alpha_per_target:
+        chosen_T = error_AT.argmin(0)
+    else:
+        chosen_T = np.full(len(TARGETS), error_AT.sum(1).argmin())
+    scaler = TargetScaler.fit(mass_NT[train_M], config.transform)
+    ridge = Ridge.fit(feature_NF[train_M], scaler.scale(mass_NT[train_M]), alpha_A[chosen_T])
+    pred_NT = scaler.grams(ridge.predict(feature_NF[valid_M]))
+    chosen_error = float(error_AT[chosen_T, np.arange(len(TARGETS))].sum())
+    sst = weighted_sst(mass_NT[train_M])
+    record = {
+        "epoch": 1.0,
+        "inner_score": 1 - chosen_error / sst if sst > 0 else np.nan,
+        "score": score_or_nan(mass_NT[valid_M], pred_NT),
+        "seconds": time.perf_counter() - started,
+    }
+    if on_epoch is not None:
+        on_epoch(dict(record))
+    info = {
+        "train_rows": len(train_M),
+        "features": feature_NF.shape[1],
+        "alpha": alpha_A[chosen_T].tolist(),
+        "alpha_at_edge": bool(np.isin(chosen_T, (0, len(alpha_A) - 1)).any() and len(alpha_A) > 1),
+        "notes": list(bank.notes),
+        "weights": inputs.fingerprint(config.backbone),
+        "seconds": record["seconds"],
+    }
+    return FoldResult(valid_M, pred_NT, as_tensors(ridge.arrays() | scaler.arrays()), [record], info)
+
+
+def predict(
+    config: ProbeConfig,
+    tensors: Mapping[str, Tensor],
+    inputs: Inputs,
+    *,
+    flips: int = 1,
+    should_stop: ShouldStop | None = None,
+) -> FloatArray:
+    """Masses in grams [N, 5] of all images of `inputs`, from a fit's tensors; no metadata is needed.
+
+    flips: embeddings are averaged over this many turns and mirrors where the fit had fewer. Raises StopRequested.
+    """
+    arrays = as_arrays(tensors)
+    spec = feature_specs(config)[0].unchanged(max(flips, config.flips))
+    feature_NF = embeddings(config, inputs.features(spec, should_stop=should_stop))
+    ridge = Ridge(*(arrays[f"ridge.{part}"] for part in ("mean", "scale", "coefficient", "intercept")))
+    return TargetScaler.from_arrays(arrays, config.transform).grams(ridge.predict(feature_NF))
+
+
+def embeddings(config: ProbeConfig, bank: FeatureBank) -> FloatArray:
+    """Embeddings of all images, float64 [N, F]: copies averaged, then layers, poolings and views side by side."""
+    parts = []
+    for layer in range(config.layers):
+        for output in OUTPUTS[config.pooling]:
+            feature_NVD = bank.stack(output, layer=layer).numpy().astype(np.float64).mean(1)
+            merged = feature_NVD.mean(1) if config.view_merge == "mean" else feature_NVD.reshape(len(feature_NVD), -1)
+            parts.append(merged)
+    return np.concatenate(parts, axis=1)
+
+
+def alpha_grid(config: ProbeConfig) -> FloatArray:
+    """Penalties [A] of the grid, ascending."""
+    return np.logspace(config.log10_alpha_low, config.log10_alpha_high, config.alphas)
+
+
+def inner_errors(
+    config: ProbeConfig,
+    feature_NF: FloatArray,
+    mass_NT: FloatArray,
+    group_N: NDArray[np.object_],
+    *,
+    seed: int,
+    should_stop: ShouldStop | None = None,
+) -> FloatArray:
+    """Weighted squared error [A, T] in g^2 of the training rows' own out-of-fold predictions, for each penalty.
+
+    Everything is fitted anew inside each inner fold, scalers included.
+    """
+    groups = len(set(group_N))
+    if groups < 2:
+        raise FitError(
+            f"choosing a penalty needs training rows of at least 2 groups (sampling dates), got {groups}; "
+            "use another fold scheme or more data"
+        )
+    alpha_A = alpha_grid(config)
+    error_AT = np.zeros((len(alpha_A), len(TARGETS)))
+    folds = GroupKFold(min(config.inner_folds, groups), shuffle=True, random_state=seed % 2**32)
+    for fold, (inner, outer) in enumerate(folds.split(feature_NF, groups=group_N)):
+        check_stop(should_stop, f"{fold} of {folds.n_splits} inner folds")
+        scaler = TargetScaler.fit(mass_NT[inner], config.transform)
+        path_ANT = ridge_path(feature_NF[inner], scaler.scale(mass_NT[inner]), feature_NF[outer], alpha_A)
+        error_AT += (weight_T * (scaler.grams(path_ANT) - mass_NT[outer]) ** 2).sum(1)
+    return error_AT
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """Coefficients on standardised features."""
+
+    mean_F: FloatArray
+    scale_F: FloatArray  # 0 for features without spread
+    coefficient_FT: FloatArray
+    intercept_T: FloatArray
+
+    @classmethod
+    def fit(cls, feature_NF: FloatArray, goal_NT: FloatArray, alpha_T: FloatArray) -> Ridge:
+        """One penalty per target, [T]."""
+        mean_F, scale_F = standardiser(feature_NF)
+        u_NR, s_R, v_RF = np.linalg.svd(standardised(feature_NF, mean_F, scale_F), full_matrices=False)
+        intercept_T = goal_NT.mean(0)
+        shrunk_RT = shrinkage(s_R, alpha_T, len(goal_NT)).T * (u_NR.T @ (goal_NT - intercept_T))
+        return cls(mean_F, scale_F, v_RF.T @ shrunk_RT, intercept_T)
+
+    def predict(self, feature_NF: FloatArray) -> FloatArray:
+        """[N, F] -> [N, T]."""
+        return standardised(feature_NF, self.mean_F, self.scale_F) @ self.coefficient_FT + self.intercept_T
+
+    def arrays(self) -> dict[str, FloatArray]:
+        """What a prediction needs, by name."""
+        parts = (self.mean_F, self.scale_F, self.coefficient_FT, self.intercept_T)
+        return {
+            f"ridge.{name}": part
+            for name, part in zip(("mean", "scale", "coefficient", "intercept"), parts, strict=True)
+        }
+
+
+def ridge_path(train_NF: FloatArray, goal_NT: FloatArray, test_MF: FloatArray, alpha_A: FloatArray) -> FloatArray:
+    """Predictions [A, M, T] of one ridge regression per penalty, from a single SVD."""
+    mean_F, scale_F = standardiser(train_NF)
+    u_NR, s_R, v_RF = np.linalg.svd(standardised(train_NF, mean_F, scale_F), full_matrices=False)
+    intercept_T = goal_NT.mean(0)
+    goal_RT = u_NR.T @ (goal_NT - intercept_T)
+    test_MR = standardised(test_MF, mean_F, scale_F) @ v_RF.T
+    return (
+        np.einsum("mr,ar,rt->amt", test_MR, shrinkage(s_R, alpha_A, len(goal_NT)), goal_RT, optimize=True) + intercept_T
+    )
+
+
+def standardised(feature_NF: FloatArray, mean_F: FloatArray, scale_F: FloatArray) -> FloatArray:
+    """Features in units of their spread over sqrt(F), no further than FURTHEST spreads from the mean.
+
+    Some units of a frozen network are all but silent on the training dates and loud on another: unbounded, a handful
+    of rows then ruins the pooled score of an otherwise sound fold.
+    """
+    limit = FURTHEST / np.sqrt(len(mean_F))
+    return np.clip((feature_NF - mean_F) * scale_F, -limit, limit)
+
+
+def standardiser(feature_NF: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Mean [F], and the factor [F] that takes a feature to unit spread over sqrt(F)."""
+    spread_F = feature_NF.std(0)
+    safe_F = np.where(spread_F > CONSTANT, spread_F, 1.0)
+    return feature_NF.mean(0), (spread_F > CONSTANT) / (safe_F * np.sqrt(feature_NF.shape[1]))
+
+
+def shrinkage(s_R: FloatArray, alpha_A: FloatArray, rows: int) -> FloatArray:
+    """s / (s^2 + rows * alpha) for each penalty and singular value, [A, R]; 0 where s is 0."""
+    s_R = np.where(s_R > 1e-10 * s_R.max(initial=0.0), s_R, 0.0)
+    return s_R / np.maximum(s_R**2 + rows * alpha_A[:, None], 1e-300)

@@ -1,0 +1,123 @@
+"""Features of the frozen backbone: computed once per node and photograph, memory-mapped by every fold.
+
+N images, C copies of each (turned, mirrored, jittered), V views, D features, G x G a pooled token grid.
+Arrays are stored per copy, layer and output, so a larger bank only computes the copies that are new:
+global       [N, V, D]       class token or pooled vector
+patch_mean   [N, V, D]       mean of the patch tokens; patch_std their standard deviation
+grid-G       [N, V, G*G, D]  patch tokens, average-pooled to G x G
+prefix-T     [N, V, ...]     what enters the first of the last T blocks (prefix.py); stands alone
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from biomass_models.backbones.adapter import Backbone
+from biomass_models.config_rules import FLIPS, STAMPS
+from biomass_models.data.images import Stamp, View
+from biomass_models.features.store import Rows
+
+CHEAP = ("global", "patch_mean", "patch_std")  # always stored: they cost nothing beside the forward pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSpec:
+    """Which features of which pictures; everything here that changes the numbers is part of the cache key."""
+
+    backbone: str  # timm name
+    views: tuple[View, ...]
+    flips: int = 1  # copies by turning and mirroring: 1, 2, 4 or 8; the first is the picture as it is
+    jittered: int = 0  # further copies with random turn, colour and blur
+    colour_jitter: float = 0.05
+    blur: float = 1.0
+    bank_seed: int = 0
+    stamp: Stamp = "keep"
+    outputs: tuple[str, ...] = ("global",)
+    layers: int = 1  # last n layers, the final features first
+    dtype: str = "float32"  # as stored: float32 or float16
+
+    def __post_init__(self) -> None:
+        if not self.views or not self.outputs:
+            raise ValueError(f"at least one view and one output are needed, got {self.views} and {self.outputs}")
+        for output in self.outputs:
+            if output not in CHEAP and not re.fullmatch(r"(grid|prefix)-[1-9]\d?", output):
+                raise ValueError(f"outputs must be of {', '.join(CHEAP)}, grid-G and prefix-T, got {output!r}")
+        if self.is_prefix and (len(self.outputs) > 1 or self.layers > 1):
+            raise ValueError(f"a prefix stands alone, got {self.outputs} of {self.layers} layers")
+        for name, allowed in (("flips", FLIPS), ("stamp", STAMPS), ("dtype", ("float32", "float16"))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
+        if self.layers < 1 or self.jittered < 0:
+            raise ValueError(f"layers must be >= 1 and jittered >= 0, got {self.layers} and {self.jittered}")
+
+    @property
+    def is_prefix(self) -> bool:
+        """What is stored is what the frozen blocks say, not what the whole backbone says."""
+        return self.outputs[0].startswith("prefix-")
+
+    def copies(self) -> tuple[str, ...]:
+        """Names of the copies in the order of the bank; they say all that makes the copy."""
+        turned = [f"turn{index}" for index in range(self.flips)]
+        strength = f"c{self.colour_jitter:g}-b{self.blur:g}-f{self.flips}-s{self.bank_seed}"
+        return (*turned, *(f"jitter{index}-{strength}" for index in range(self.jittered)))
+
+    def unchanged(self, flips: int = 1) -> FeatureSpec:
+        """The same features of the pictures as they are, or of the first `flips` turns: what predictions need."""
+        return replace(self, flips=flips, jittered=0)
+
+
+@dataclass(frozen=True)
+class FeatureBank:
+    """Arrays of a spec, memory-mapped; `stack` puts what a head needs into memory, once per process."""
+
+    spec: FeatureSpec
+    arrays: Mapping[str, Rows]  # by array_name
+    notes: tuple[str, ...]  # changes of size that the backbone's patches forced
+    _stacked: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+
+    def stack(self, output: str, *, layer: int = 0) -> Tensor:
+        """One output of all copies, float32 on the CPU: [N, C, V, D], or [N, C, V, G*G, D] for a grid."""
+        if (output, layer) not in self._stacked:
+            parts = [self.arrays[array_name(copy, layer, output)].read() for copy in self.spec.copies()]
+            stacked = np.stack(parts, axis=1).astype(np.float32, copy=False)
+            self._stacked[output, layer] = torch.from_numpy(stacked)
+        return self._stacked[output, layer]
+
+    def width(self, output: str) -> int:
+        """Length D of an output's vectors."""
+        return int(self.arrays[array_name(self.spec.copies()[0], 0, output)].shape[-1])
+
+    def rows(self, output: str, row_B: NDArray[np.int64], copy_B: NDArray[np.int64]) -> Tensor:
+        """One output of the final layer for some rows, each of the copy asked for, as stored: [B, V, ...]."""
+        copies = self.spec.copies()
+        arrays = {copy: self.arrays[array_name(copies[copy], 0, output)] for copy in np.unique(copy_B).tolist()}
+        first = next(iter(arrays.values()))
+        picked = np.empty((len(row_B), *first.shape[1:]), dtype=first.dtype)
+        for copy, array in arrays.items():
+            chosen = copy_B == copy
+            picked[chosen] = array.take(row_B[chosen])
+        return torch.from_numpy(picked)
+
+
+def array_name(copy: str, layer: int, output: str) -> str:
+    """Name of a stored array; layer 0 is the final one."""
+    return f"{copy}.layer{layer}.{output}"
+
+
+def needed_arrays(spec: FeatureSpec) -> list[str]:
+    """Names of all arrays of a spec."""
+    return [array_name(c, layer, o) for c in spec.copies() for layer in range(spec.layers) for o in spec.outputs]
+
+
+def fitted(views: Sequence[View], backbone: Backbone) -> tuple[tuple[View, ...], tuple[str, ...]]:
+    """The views at sizes that the backbone takes, and notes about the changes."""
+    sizes = [backbone.fit_size(view.height, view.width) for view in views]
+    changed = tuple(replace(v, height=h, width=w) for v, (h, w, _) in zip(views, sizes, strict=True))
+    return changed, tuple(dict.fromkeys(note for *_, note in sizes if note))

@@ -1,0 +1,266 @@
+"""How the families that train by gradient are trained, scored and stored: one way for all of them.
+
+A family brings its network, its source of inputs, its loss and its way from outputs to grams.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from biomass_models.backbones.adapter import Backbone, parameter_groups
+from biomass_models.backbones.devices import MicroBatch, autocast
+from biomass_models.backbones.trunk import BackboneTail
+from biomass_models.families.configs import NetworkConfig
+from biomass_models.features.inputs import Inputs
+from biomass_models.interrupt import OnEpoch, ShouldStop, check_stop
+from biomass_models.training.fit import (
+    FloatArray,
+    FoldResult,
+    FoldRows,
+    IntArray,
+    Schedule,
+    Terms,
+    as_tensors,
+    generator_for,
+    score_or_nan,
+    seeded,
+    train_epochs,
+)
+from biomass_models.training.scaling import TargetScaler
+from biomass_models.training.sources import Source
+
+
+def schedule_of(config: NetworkConfig) -> Schedule:
+    """How long and how fast a configuration trains."""
+    return Schedule(
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        min_lr=config.min_lr,
+        clip_norm=config.clip_norm,
+        ema_decay=config.ema_decay,
+    )
+
+
+class Network(nn.Module):
+    """A backbone or its trained end (None when frozen: features come from the cache), and new layers: all else."""
+
+    def __init__(self, backbone: Backbone | BackboneTail | None) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.recomputes = False
+
+    def new_layers(self) -> nn.ModuleDict:
+        """Everything but the backbone."""
+        return nn.ModuleDict({name: child for name, child in self.named_children() if name != "backbone"})
+
+    def recompute(self) -> bool:
+        """Keep no activations of the backbone's blocks, compute them again for the gradient: less memory for more time.
+
+        False where there is nothing to save, or it is done already. The end of a backbone on cached prefixes has few
+        activations, and running its blocks again would need the prefixes of that time.
+        """
+        model = self.backbone.model if isinstance(self.backbone, Backbone) else None
+        if model is None or self.recomputes or not hasattr(model, "set_grad_checkpointing"):
+            return False
+        model.set_grad_checkpointing(True)
+        self.recomputes = True
+        return True
+
+    def trained_tensors(self) -> dict[str, Tensor]:
+        """What training changes: the new layers, and the freed part of the backbone. Live, not copies."""
+        free = {} if self.backbone is None else self.backbone.trained_state()
+        return dict(self.new_layers().state_dict()) | {f"backbone.{name}": part.detach() for name, part in free.items()}
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """Copies of the trained tensors on the CPU, as they are stored."""
+        return {name: tensor.cpu().clone().contiguous() for name, tensor in self.trained_tensors().items()}
+
+    def load_trained_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Inverse of `trained_state`."""
+        for name, tensor in self.trained_tensors().items():
+            tensor.copy_(tensors[name])
+
+
+@dataclass
+class Best:
+    """The epoch whose predictions and weights are handed back: the last, or the best if the configuration says so."""
+
+    choose: bool  # by the score of the held-out rows: biased, and recorded as such
+    epoch: int = 0
+    score: float = -np.inf
+    pred_NT: FloatArray = field(default_factory=lambda: np.empty((0, 5)))
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+    def take(
+        self, record: Mapping[str, float], pred_NT: FloatArray, state: Callable[[], dict[str, Tensor]], last: bool
+    ) -> None:
+        """state(): copies of the trained tensors; only called for an epoch that may be handed back."""
+        if self.choose and self.epoch and not record["score"] > self.score:
+            return
+        self.epoch, self.score, self.pred_NT = int(record["epoch"]), record["score"], pred_NT
+        self.tensors = state() if last or self.choose else {}
+
+    def result(
+        self,
+        config: NetworkConfig,
+        rows: FoldRows,
+        scaler: TargetScaler,
+        inputs: Inputs,
+        epochs: list[dict[str, float]],
+        **info: Any,
+    ) -> FoldResult:
+        """The fold's result; info: what is to be told beside the usual facts."""
+        facts = {
+            "train_rows": len(rows.train_M),
+            "scored_epoch": self.epoch,
+            "epoch_chosen_on_validation": self.choose,
+            "device": str(inputs.device),
+            "weights": inputs.fingerprint(config.backbone),
+            **info,
+        }
+        return FoldResult(rows.valid_M, self.pred_NT, self.tensors | as_tensors(scaler.arrays()), epochs, facts)
+
+
+def train_network(
+    config: NetworkConfig,
+    net: Network,
+    source: Source,
+    scaler: TargetScaler,
+    rows: FoldRows,
+    inputs: Inputs,
+    *,
+    losses: Callable[[Any, Tensor], Terms],
+    grams: Callable[[Any], FloatArray],
+    notes: tuple[str, ...],
+    seed: int,
+    on_epoch: OnEpoch | None,
+    should_stop: ShouldStop | None,
+) -> FoldResult:
+    """Train `net` on the fold's training rows and predict the held-out ones.
+
+    losses(output, index_B)   mean of each term of the loss over training rows with these positions (on the device)
+    grams(output)             masses [B, 5] of the net's output
+    The last weights (or their moving average) are scored and left in `net`, unless config.select_best_epoch.
+    Raises FitError, StopRequested.
+    """
+    started = time.perf_counter()
+    net.to(inputs.device)
+    draws = generator_for(seed, "augmentation")
+    epochs: list[dict[str, float]] = []
+    best = Best(choose=config.select_best_epoch)
+    trains_backbone = net.backbone is not None
+    compiles = inputs.compiles and trains_backbone  # small heads are over before a compiler is done
+    forward: Callable[[Any], Any] = torch.compile(net) if compiles else net
+
+    def loss_of(index_B: Tensor) -> Terms:
+        input_B = source.augmented(rows.image_N[rows.train_M[index_B.numpy()]], draws)
+        with autocast(inputs.device):
+            output = forward(input_B)
+        return losses(output, index_B.to(inputs.device))
+
+    def after_epoch(record: dict[str, float], last: bool) -> None:
+        # a pass over the held-out pictures costs as much as training on them, one over cached features nothing
+        if last or not trains_backbone or config.select_best_epoch:
+            held_out = rows.held_out_images
+            pred_NT = predict_rows(
+                net, source, held_out, grams, inputs.device, config.batch_size, should_stop=should_stop
+            )
+            record["score"] = score_or_nan(rows.held_out_mass_NT, pred_NT)
+            best.take(record, pred_NT, net.trained_state, last)
+        epochs.append(record)
+        if on_epoch is not None:
+            on_epoch(dict(record))
+
+    with seeded(seed, "dropout", inputs.device):
+        micro = train_epochs(
+            net,
+            list(net.trained_tensors().values()),
+            parameter_groups(
+                net.backbone or nn.Identity(),
+                net.new_layers(),
+                backbone_lr=config.backbone_lr,
+                head_lr=config.head_lr,
+                weight_decay=config.weight_decay,
+            ),
+            len(rows.train_M),
+            schedule_of(config),
+            loss_of,
+            after_epoch,
+            device=inputs.device,
+            seed=seed,
+            should_stop=should_stop,
+            last_resort=net.recompute,
+        )
+    net.load_trained_state(best.tensors)
+    return best.result(
+        config,
+        rows,
+        scaler,
+        inputs,
+        epochs,
+        micro_batch=micro.size,
+        recomputed=net.recomputes,
+        **({"compiled": True} if compiles else {}),
+        notes=list(notes),
+        seconds=time.perf_counter() - started,
+    )
+
+
+@torch.inference_mode()
+def outputs_of(
+    net: Network,
+    source: Source,
+    row_N: IntArray,
+    device: torch.device,
+    batch_size: int,
+    copy: int = 0,
+    *,
+    should_stop: ShouldStop | None = None,
+) -> list[Any]:
+    """The net's outputs for rows of the image set, batch by batch; the net is in prediction mode afterwards.
+
+    Raises StopRequested.
+    """
+    net.eval()
+    outputs: list[Any] = []
+    micro = MicroBatch(batch_size)
+
+    def work() -> None:
+        outputs.clear()
+        for part in micro.slices(len(row_N)):
+            check_stop(should_stop, f"{part.start} of {len(row_N)} images are predicted")
+            with autocast(device):
+                outputs.append(net(source.plain(row_N[part], copy)))
+
+    micro.attempts(work)
+    return outputs
+
+
+def predict_rows(
+    net: Network,
+    source: Source,
+    row_N: IntArray,
+    grams: Callable[[Any], FloatArray],
+    device: torch.device,
+    batch_size: int,
+    *,
+    flips: int = 1,
+    should_stop: ShouldStop | None = None,
+) -> FloatArray:
+    """Masses [N, 5] in grams, averaged over the first `flips` turns of each picture (augment.TURNS).
+
+    Raises StopRequested.
+    """
+
+    def outputs(copy: int) -> list[Any]:
+        return outputs_of(net, source, row_N, device, batch_size, copy, should_stop=should_stop)
+
+    pred_FNT = [np.concatenate([grams(output) for output in outputs(copy)]) for copy in range(flips)]
+    return np.mean(pred_FNT, axis=0)

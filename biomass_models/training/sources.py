@@ -1,0 +1,188 @@
+"""Where a network's inputs come from while it trains: cached features, or pixels that are augmented on the device.
+
+B images of a batch, C copies in a bank, V views, P patch tokens, D features. `plain(row_B, copy)` gives the pictures
+as they are (copy 0) or turned as augment.TURNS[copy] says.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from biomass_models.backbones.devices import onto
+from biomass_models.data.images import View
+from biomass_models.families.configs import NetworkConfig
+from biomass_models.features.augment import Draw, change, draw_changes, turn
+from biomass_models.features.encoding import to_image
+from biomass_models.features.inputs import Inputs
+from biomass_models.features.spec import FeatureBank, FeatureSpec
+from biomass_models.features.store import Rows
+from biomass_models.interrupt import ShouldStop
+
+IntArray = NDArray[np.int64]
+
+
+class Source(Protocol):
+    """Where a net's inputs come from, by row of the image set."""
+
+    def augmented(self, row_B: IntArray, draws: torch.Generator) -> Any: ...
+
+    def plain(self, row_B: IntArray, copy: int = 0) -> Any: ...
+
+
+class ViewTokens(NamedTuple):
+    """Views of one size, encoded."""
+
+    global_BVD: Tensor
+    patch_BVPD: Tensor
+
+
+@dataclass(frozen=True)
+class FeatureSource:
+    """Copies of a feature bank, held on the device; copy 0 is the picture as it is."""
+
+    feature_NCD: Tensor
+
+    def augmented(self, row_B: IntArray, draws: torch.Generator) -> Tensor:
+        """One copy of each row at random: features [B, D]."""
+        copy_B = torch.randint(self.feature_NCD.shape[1], (len(row_B),), generator=draws)
+        device = self.feature_NCD.device
+        return self.feature_NCD[torch.from_numpy(row_B).to(device), copy_B.to(device)]
+
+    def plain(self, row_B: IntArray, copy: int = 0) -> Tensor:
+        """One copy of each row: features [B, D]."""
+        return self.feature_NCD[torch.from_numpy(row_B).to(self.feature_NCD.device), copy]
+
+
+@dataclass(frozen=True)
+class BankSource(ABC):
+    """Banks read from the memory map a batch at a time: one for each part of the views, all with the same copies.
+
+    Banks of tokens and prefixes are large: the map's pages are shared by all workers of a node, copies of their own
+    would not be.
+    """
+
+    banks: tuple[FeatureBank, ...]
+    device: torch.device
+
+    def augmented(self, row_B: IntArray, draws: torch.Generator) -> tuple[Any, ...]:
+        """One copy of each row at random, the same of all its views."""
+        copies = len(self.banks[0].spec.copies())
+        return self._read(row_B, torch.randint(copies, (len(row_B),), generator=draws).numpy())
+
+    def plain(self, row_B: IntArray, copy: int = 0) -> tuple[Any, ...]:
+        """One copy of each row."""
+        return self._read(row_B, np.full(len(row_B), copy))
+
+    def _read(self, row_B: IntArray, copy_B: IntArray) -> tuple[Any, ...]:
+        return tuple(self.part(bank, row_B, copy_B) for bank in self.banks)
+
+    @abstractmethod
+    def part(self, bank: FeatureBank, row_B: IntArray, copy_B: IntArray) -> Any:
+        """What the net takes of one part of the views."""
+
+    def _stored(self, bank: FeatureBank, output: str, row_B: IntArray, copy_B: IntArray) -> Tensor:
+        return onto(bank.rows(output, row_B, copy_B), self.device).float()
+
+
+@dataclass(frozen=True)
+class TokenSource(BankSource):
+    """Views of a frozen backbone, with their tokens on a grid: the whole image, then the local views."""
+
+    grid: int
+
+    def part(self, bank: FeatureBank, row_B: IntArray, copy_B: IntArray) -> ViewTokens:
+        outputs = ("global", f"grid-{self.grid}")
+        return ViewTokens(*(self._stored(bank, output, row_B, copy_B) for output in outputs))
+
+
+class Prefix(NamedTuple):
+    """What the frozen blocks say of views of one size."""
+
+    value_BV: Tensor  # [B, V, ...], whatever enters the first trained block
+    size: tuple[int, int]  # height and width of the views in px
+
+
+@dataclass(frozen=True)
+class PrefixSource(BankSource):
+    """What the frozen blocks of a partly trained backbone say."""
+
+    def part(self, bank: FeatureBank, row_B: IntArray, copy_B: IntArray) -> Prefix:
+        view = bank.spec.views[0]
+        return Prefix(self._stored(bank, bank.spec.outputs[0], row_B, copy_B), (view.height, view.width))
+
+
+@dataclass(frozen=True)
+class PixelSource:
+    """Decoded pictures, memory-mapped; augmentation happens on the device, a batch at a time."""
+
+    pixel_NHWC: Rows
+    device: torch.device
+    flips: int
+    colour: float
+    blur: float
+
+    def draw(self, count: int, draws: torch.Generator) -> Draw:
+        if self.colour == 0 and self.blur == 0:  # the very draws of a bank of turns
+            one_B = torch.ones(count)
+            return Draw(torch.randint(self.flips, (count,), generator=draws), one_B, one_B, one_B, 0 * one_B)
+        return draw_changes(count, draws, flips=self.flips, colour=self.colour, blur=self.blur)
+
+    def augmented(self, row_B: IntArray, draws: torch.Generator) -> Tensor:
+        """Turned, recoloured, blurred pictures [B, 3, H, W] in [0, 1]."""
+        return change(self.plain(row_B), self.draw(len(row_B), draws))
+
+    def plain(self, row_B: IntArray, copy: int = 0) -> Tensor:
+        """Pictures [B, 3, H, W] in [0, 1]."""
+        return turn(to_image(self.pixel_NHWC.take(row_B), self.device), copy)
+
+
+@dataclass(frozen=True)
+class ViewSource:
+    """Pictures of several views: parts of one size each, all views of an image changed alike."""
+
+    parts: tuple[tuple[PixelSource, ...], ...]
+
+    def augmented(self, row_B: IntArray, draws: torch.Generator) -> tuple[Tensor, ...]:
+        """For each part pictures [B, V, 3, H, W] in [0, 1]."""
+        draw = self.parts[0][0].draw(len(row_B), draws)
+        return tuple(torch.stack([change(view.plain(row_B), draw) for view in part], dim=1) for part in self.parts)
+
+    def plain(self, row_B: IntArray, copy: int = 0) -> tuple[Tensor, ...]:
+        """For each part pictures [B, V, 3, H, W] in [0, 1]."""
+        return tuple(torch.stack([view.plain(row_B, copy) for view in part], dim=1) for part in self.parts)
+
+
+def bank_of(config: NetworkConfig, views: tuple[View, ...], *outputs: str) -> FeatureSpec | None:
+    """The bank of views that a fit draws from: `outputs` of a frozen backbone, or the prefix of a partly trained one.
+
+    None where the backbone trains on pictures.
+    """
+    if config.trained_blocks > 0 and config.prefix_bank == "none":
+        return None
+    stored: dict[str, Any] = {"outputs": outputs}
+    if config.trained_blocks > 0:
+        stored = {"outputs": (f"prefix-{config.trained_blocks}",), "dtype": config.prefix_bank}
+    return FeatureSpec(
+        backbone=config.backbone,
+        views=views,
+        flips=config.flips,
+        jittered=config.jittered,
+        colour_jitter=config.colour_jitter,
+        blur=config.blur,
+        bank_seed=config.bank_seed,
+        stamp=config.stamp,  # type: ignore[arg-type]
+        **stored,
+    )
+
+
+def open_pixels(config: NetworkConfig, inputs: Inputs, view: View, should_stop: ShouldStop | None) -> PixelSource:
+    """One view of all images, decoded once per node."""
+    pixel_NHWC = inputs.pixels(view, stamp=config.stamp, should_stop=should_stop)  # type: ignore[arg-type]
+    return PixelSource(pixel_NHWC, inputs.device, flips=config.flips, colour=config.colour_jitter, blur=config.blur)

@@ -1,0 +1,211 @@
+"""A library of members: aligned, coherent out-of-fold predictions and the truth they are judged by.
+
+M members, N images, T = 5 targets; masses in grams per quadrat, float64.
+pred_MNT          out-of-fold predictions, projected onto the identities      truth_NT   measured masses
+fold_N, group_N   fold and sampling group (date and state) of each image
+Nothing is dropped in silence: what is broken is in `left_out` with its reason, what repeats another is in `merged`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from biomass_models.errors import UserError
+from biomass_models.targets import TARGETS, FloatArray, project_coherent, weight_T, weighted_r2_score
+from ensembles.gram import ErrorGram, IntArray, cells_of, error_gram, target_gram
+from ensembles.members.duplicates import duplicates_of
+from ensembles.members.image_ids import matched_ids
+from ensembles.members.misfits import Yardstick, misfit_reason
+from ensembles.members.too_good import far_better, holds_labels
+
+_CHUNK = 64  # members projected at once
+
+
+class LibraryError(UserError):
+    """There is nothing to blend, or the truth cannot judge it."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Library:
+    """Members that may enter a blend, and those that may not with the reason."""
+
+    names: tuple[str, ...]
+    pred_MNT: FloatArray
+    truth_NT: FloatArray
+    image_id_N: NDArray[np.str_]
+    fold_N: IntArray
+    group_N: NDArray[np.str_]
+    state_N: NDArray[np.str_] | None = None
+    left_out: tuple[tuple[str, str], ...] = ()  # (name, reason)
+    merged: tuple[tuple[str, str], ...] = ()  # (name, the better member that it repeats)
+
+    @cached_property
+    def gram(self) -> ErrorGram:
+        """Error Gram factors per (fold, group) cell."""
+        return error_gram(self.pred_MNT, self.truth_NT, self.fold_N, self.group_N)
+
+    @cached_property
+    def target_grams(self) -> tuple[ErrorGram, ...]:
+        """One Gram per target, for weights of its own; R2 around that target's mean."""
+        return tuple(
+            target_gram(self.pred_MNT[:, :, target], self.truth_NT[:, target], self.fold_N, self.group_N)
+            for target in range(len(TARGETS))
+        )
+
+    @cached_property
+    def rows_of_cell(self) -> list[IntArray]:
+        """Row indices of each of the Gram's cells."""
+        return cells_of(self.fold_N, self.group_N)[0]
+
+    def loss_by_cell(self, pred_NT: FloatArray) -> FloatArray:
+        """Weighted squared error of any predictions [N, 5] in grams, rows as the library's: [C] g^2."""
+        square_N = (weight_T * (self.truth_NT - pred_NT) ** 2).sum(-1)
+        return np.array([square_N[rows].sum() for rows in self.rows_of_cell])
+
+
+def library_from_frames(
+    members: Mapping[str, pd.DataFrame], truth: pd.DataFrame, *, left_out: Sequence[tuple[str, str]] = ()
+) -> Library:
+    """Align members by image id, project them, leave out what is broken, merge duplicates (the better one stays).
+
+    members: by name, columns image_id and the five TARGETS in grams; truth: image_id, fold, group, TARGETS, [State];
+    left_out: members known to be broken already, with reasons, to be told along.
+    Raises LibraryError when the truth is unusable or no member is left.
+    """
+    checked = check_members(members, truth)
+    broken = [*left_out, *checked.left_out]
+    return library_from_arrays(list(checked.sound), list(checked.sound.values()), truth, left_out=broken, checked=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedMembers:
+    """Predictions [N, 5] in grams by member, rows as the truth's; who is left out and why; what is only suspected."""
+
+    sound: dict[str, FloatArray]
+    left_out: tuple[tuple[str, str], ...]
+    remarks: tuple[tuple[str, str], ...]
+
+
+def check_members(
+    members: Mapping[str, pd.DataFrame], truth: pd.DataFrame, *, files: Collection[str] = ()
+) -> CheckedMembers:
+    """Align members by image id and leave out what is broken, each with its reason; as library_from_frames.
+
+    files: members that came as files: those are left out as well when they hold labels or score far out of line.
+    """
+    truth_NT, image_id_N, fold_N, group_N = _checked_truth(truth)
+    yardstick = Yardstick.of(truth_NT, fold_N, image_id_N)
+    groups = {"group": group_N, "fold": fold_N.astype(np.str_)}
+    groups |= {"State": truth["State"].to_numpy().astype(np.str_)} if "State" in truth else {}
+    sound: dict[str, FloatArray] = {}
+    broken: list[tuple[str, str]] = []
+    for name, frame in members.items():
+        found = aligned_rows(frame, pd.Index(image_id_N), "labelled images")
+        reason = found if isinstance(found, str) else None
+        if not isinstance(found, str):
+            finite = bool(np.isfinite(found).all())
+            labels = holds_labels(found, truth_NT, groups) if finite and name in files else None
+            reason = labels or misfit_reason(found, yardstick)
+        if reason is not None:
+            broken.append((name, reason))
+        elif not isinstance(found, str):
+            sound[name] = found
+    remarks: list[tuple[str, str]] = []
+    if own := set(files) & set(sound):
+        scores = {name: weighted_r2_score(truth_NT, project_coherent(pred_NT)) for name, pred_NT in sound.items()}
+        for name, (leave, text) in far_better(scores, {name: scores[name] for name in sound if name in own}).items():
+            (broken if leave else remarks).append((name, text))
+            if leave:
+                del sound[name]
+    return CheckedMembers(sound=sound, left_out=tuple(broken), remarks=tuple(remarks))
+
+
+def library_from_arrays(
+    names: Sequence[str],
+    pred_MNT: Sequence[FloatArray] | FloatArray,
+    truth: pd.DataFrame,
+    *,
+    left_out: Sequence[tuple[str, str]] = (),
+    checked: bool = False,
+) -> Library:
+    """As library_from_frames, for predictions [N, 5] in grams whose rows stand in the truth's order.
+
+    checked: the members are what check_members found sound.
+    """
+    if len(names) != len(pred_MNT) or len(set(names)) != len(names):
+        raise LibraryError(f"each member needs a name of its own, got {len(names)} names for {len(pred_MNT)} members")
+    truth_NT, image_id_N, fold_N, group_N = _checked_truth(truth)
+    yardstick = Yardstick.of(truth_NT, fold_N, image_id_N)
+    broken = list(left_out)
+    sound: list[int] = []
+    for member, pred_NT in enumerate(pred_MNT):
+        if np.shape(pred_NT) != truth_NT.shape:
+            raise LibraryError(f"predictions must be {truth_NT.shape}, {names[member]} is {np.shape(pred_NT)}")
+        reason = None if checked else misfit_reason(np.asarray(pred_NT, dtype=np.float64), yardstick)
+        if reason is None:
+            sound.append(member)
+        else:
+            broken.append((names[member], reason))
+    if not sound:
+        more = f"; and {len(broken) - 1} more" if len(broken) > 1 else ""
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in broken[:1]) or "none was given"
+        raise LibraryError(f"a blend needs at least one sound member, got none ({reasons}{more})")
+    coherent_MNT = np.empty((len(sound), *truth_NT.shape))
+    for start in range(0, len(sound), _CHUNK):
+        part = sound[start : start + _CHUNK]
+        coherent_MNT[start : start + _CHUNK] = project_coherent(np.stack([pred_MNT[member] for member in part]))
+    twin = duplicates_of(error_gram(coherent_MNT, truth_NT, fold_N, group_N))
+    kept = [row for row in range(len(sound)) if row not in twin]
+    return Library(
+        names=tuple(names[sound[row]] for row in kept),
+        pred_MNT=coherent_MNT[kept] if twin else coherent_MNT,
+        truth_NT=truth_NT,
+        image_id_N=image_id_N,
+        fold_N=fold_N,
+        group_N=group_N,
+        state_N=truth["State"].to_numpy().astype(np.str_) if "State" in truth else None,
+        left_out=tuple(broken),
+        merged=tuple((names[sound[row]], names[sound[better]]) for row, better in twin.items()),
+    )
+
+
+def _checked_truth(
+    truth: pd.DataFrame,
+) -> tuple[FloatArray, NDArray[np.str_], IntArray, NDArray[np.str_]]:
+    absent = [column for column in ("image_id", "fold", "group", *TARGETS) if column not in truth]
+    if absent:
+        raise LibraryError(f"the truth needs the columns {', '.join(absent)}; got {', '.join(map(str, truth.columns))}")
+    image_id_N = truth["image_id"].to_numpy().astype(np.str_)
+    if len(set(image_id_N)) != len(image_id_N):
+        raise LibraryError("the truth must have one row an image, got some image twice")
+    truth_NT = truth[list(TARGETS)].to_numpy(dtype=np.float64)
+    if not np.isfinite(truth_NT).all():
+        raise LibraryError("measured masses must be finite; drop the images that have none")
+    return truth_NT, image_id_N, truth["fold"].to_numpy(dtype=np.int64), truth["group"].to_numpy().astype(np.str_)
+
+
+def aligned_rows(frame: pd.DataFrame, image_ids: pd.Index, of: str) -> FloatArray | str:
+    """Predictions [N, 5] in the order of image_ids (what they are, for the message), or the reason why not."""
+    absent = [column for column in ("image_id", *TARGETS) if column not in frame]
+    if absent:
+        return f"columns missing: {', '.join(absent)}"
+    own = matched_ids(pd.Index(frame["image_id"].astype(str)), image_ids)
+    if own.has_duplicates:
+        twice = own[own.duplicated()].unique()
+        return f"{len(twice)} images have more than one row, such as {twice[0]}"
+    place_N = own.get_indexer(image_ids)
+    if (place_N < 0).any():
+        missing = image_ids[place_N < 0]
+        strange = len(own.difference(image_ids))
+        also = f", and {strange} of its images are unknown" if strange else ""
+        return f"{len(missing)} of {len(image_ids)} {of} have no prediction, such as {missing[0]}{also}"
+    try:
+        return frame[list(TARGETS)].to_numpy(dtype=np.float64)[place_N]
+    except (TypeError, ValueError):
+        return "predictions must be numbers, got text"

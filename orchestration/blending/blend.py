@@ -1,0 +1,247 @@
+"""From studies and files to cards and submissions: gather, blend, predict, write.
+
+The ensembles package knows neither ledger nor Ray; this module hands it arrays and writes down what it says. Workers,
+and with them torch and Ray, are only started when a study's trials must predict something.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from biomass_models.data.table import TEST_FILE, TRAIN_FILE, masses_to_long, read_test, read_test_rows
+from biomass_models.errors import UserError
+from biomass_models.targets import TARGETS, FloatArray
+from ensembles.blend import apply_blend, fit_blend
+from ensembles.candidates import Candidate, choose_candidates
+from ensembles.card import Card
+from ensembles.card_page import WIDTH, render_card
+from ensembles.choice import rule_named
+from ensembles.flips import flips_gain
+from ensembles.recipe import Recipe
+from ensembles.submission import require_valid, submission_bytes
+from orchestration.blending.members import FileMembers, Gathered, gather
+from orchestration.blending.origin import origin_of
+from orchestration.study.data_changes import data_notices
+from orchestration.study.ledger import Ledger, open_ledger
+from orchestration.study.records import Origin
+from orchestration.study.storage import Storage
+from orchestration.terminal import PlainConsole
+
+if TYPE_CHECKING:  # it loads torch and Ray
+    from orchestration.blending.predict import Predictor
+
+OTHER_FILES = (".txt", ".json", ".html", ".png", ".jpg", ".jpeg", ".zip", ".parquet", ".npy", ".tsv", ".md", ".xlsx")
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlendOptions:
+    """What kind of blend is asked for."""
+
+    rule: str = "default"
+    candidates: int = 1
+    follow_ups: tuple[str, ...] = ()  # on trial: used where their nested gain exceeds one standard error
+    flips: int = 1  # test-time turns and mirrors, on trial as well
+
+    def __post_init__(self) -> None:
+        rule_named(self.rule)
+        Recipe(rule=rule_named(self.rule), on_trial=self.follow_ups)
+        if self.candidates < 1:
+            raise UserError(f"at least one candidate must be asked for, got {self.candidates}")
+        if self.flips not in (1, 2, 4, 8):
+            raise UserError(f"flips must be 1 (none), 2, 4 or 8, got {self.flips}")
+
+
+def run_ensemble(
+    studies: list[str],
+    files: FileMembers,
+    *,
+    data_dir: Path | None,
+    out: Path,
+    options: BlendOptions,
+    seed: int,
+    open_predictor: Callable[[Path], Predictor],
+    say: Say,
+    show: Callable[[Card], None],
+) -> list[Path]:
+    """Gather, blend, show the cards, predict and write; returns the paths of the submissions.
+
+    What cannot work is refused before anything is computed. Raises ValueError (LedgerError, LibraryError, DataError).
+    """
+    _refuse(studies, files, data_dir, out, options)
+    test_ids = [str(image_id) for image_id in read_test(data_dir)["image_id"]] if data_dir is not None else None
+    if data_dir is not None:
+        changes = [change for study in studies for change in data_notices(open_ledger(study), data_dir)]
+        for change in dict.fromkeys(changes):
+            say(f"warning: {change}")
+    gathered = gather(studies, files, test_ids=test_ids, seed=seed, say=say)
+    predictor = open_predictor(data_dir) if gathered.trials and data_dir is not None else None
+    cards = make_cards(gathered, options, predictor, say)
+    for card in cards:
+        show(card)
+    submissions: list[bytes] = []
+    image_ids: list[str] | None = None
+    if predictor is not None or gathered.tests is not None:
+        image_ids = test_ids or list(gathered.tests.image_ids if gathered.tests else ())
+        for card, predictions in zip(cards, member_predictions(cards, gathered, predictor), strict=True):
+            submissions.append(submission_of(card, predictions, image_ids, data_dir))
+    photographs = predictor.fingerprint if predictor is not None else None
+
+    def origin(card: Card, submission: tuple[str, bytes] | None) -> Origin:
+        return origin_of(card, gathered, files, image_ids=image_ids, photographs=photographs, submission=submission)
+
+    study = studies[0] if studies else None
+    return write_outputs(gathered, cards, submissions, out, study=study, data_dir=data_dir, origin=origin)
+
+
+def _refuse(studies: list[str], files: FileMembers, data_dir: Path | None, out: Path, options: BlendOptions) -> None:
+    """Combinations that cannot work, each with what to give instead."""
+    if not studies and not files.oof:
+        raise UserError("a blend needs members; give STUDY, or --oof 'runs/*.csv' and --truth train.csv")
+    if strays := [study for study in studies if Path(study).is_file()]:
+        raise UserError(f"a study is a folder, {strays[0]} is a file; put the pattern of --oof in quotes")
+    if files.tests and not files.oof:
+        raise UserError("test predictions belong to members that come as files; give their --oof as well")
+    if studies and files.tests and data_dir is None:
+        raise UserError("a study's trials predict photographs; give --data as well as --test-predictions")
+    if files.oof and data_dir is not None and not files.tests:
+        raise UserError("a submission needs test predictions of the members that come as files: --test-predictions")
+    if (out.suffix and out.suffix.lower() in OTHER_FILES) or out.suffix == ".CSV":
+        raise UserError(
+            f"--out is a submission .csv or a folder, got {out}; give {out.with_suffix('.csv')} or a folder"
+        )
+    tables = (TRAIN_FILE, TEST_FILE, "sample_submission.csv")
+    if data_dir is not None and out.name in tables and out.parent.resolve() == data_dir.resolve():
+        raise UserError(f"a submission must not overwrite a table of the data directory, got {out}; name another file")
+    if not studies and out.suffix == ".csv":
+        raise UserError(f"members that come as files are blended into a folder; give --out DIR, got {out}")
+    if options.flips > 1 and (not studies or data_dir is None):
+        raise UserError("flips need the photographs and a study's trials: give STUDY and --data, or leave --flips out")
+    if data_dir is None and not files.tests and out.suffix == ".csv":
+        raise UserError(f"a submission {out} needs test images; give --data, or a folder as --out for the card alone")
+
+
+def make_cards(gathered: Gathered, options: BlendOptions, predictor: Predictor | None, say: Say) -> list[Card]:
+    """Blend, and try flips where they are asked for and trials can show them. Best candidate first."""
+    library = gathered.library
+    say(f"Blending {len(library.names)} members")
+    recipe = Recipe(rule=rule_named(options.rule), on_trial=options.follow_ups)
+    if options.candidates == 1:
+        found = [
+            Candidate(
+                rule=options.rule,
+                card=fit_blend(library, recipe, gathered.seed, references=gathered.references),
+                distance=0.0,
+            )
+        ]
+    else:
+        found = choose_candidates(
+            library,
+            options.candidates,
+            first=None if options.rule == "default" else options.rule,
+            follow_ups=options.follow_ups,
+            seed=gathered.seed,
+            references=gathered.references,
+        )
+        for place, candidate in enumerate(found, start=1):
+            apart = f", {candidate.distance:.1f} g from those before" if place > 1 else ""
+            say(f"Candidate {place}: {candidate.rule}, nested {candidate.card.nested_score:.4f}{apart}")
+        if len(found) < options.candidates:
+            say(f"No other rule within one standard error of the best blends differently: {len(found)} in all")
+    cards = [candidate.card for candidate in found]
+    if options.flips == 1:
+        return cards
+    assert predictor is not None
+    return [_with_flips(card, gathered, options, predictor) for card in cards]
+
+
+def _with_flips(card: Card, gathered: Gathered, options: BlendOptions, predictor: Predictor) -> Card:
+    members = {name: gathered.trials[name] for name in card.members if name in gathered.trials}
+    if not members:
+        return card
+    library = gathered.library
+    shown = {name: library.pred_MNT[library.names.index(name)] for name in card.members}
+    shown |= predictor.out_of_fold(members, pd.Series(library.image_id_N), flips=options.flips)
+    recipe = Recipe(rule=rule_named(card.rule)).using(*card.follow_ups)
+    gain = flips_gain(library, shown, recipe, seed=gathered.seed)
+    return replace(card, flips=options.flips if gain.value > gain.se else 1, flips_gain=gain)
+
+
+def member_predictions(
+    cards: list[Card], gathered: Gathered, predictor: Predictor | None
+) -> list[dict[str, FloatArray]]:
+    """Test predictions [N, 5] in grams of each card's members; workers start only for what is not there.
+
+    The trials of all cards predict together, so that candidates do not decode the photographs again.
+    """
+    files = dict(gathered.tests.pred_NT) if gathered.tests else {}
+    predicted: dict[int, dict[str, FloatArray]] = {}
+    for flips in sorted({card.flips for card in cards}):
+        members = [name for card in cards if card.flips == flips for name in card.members if name in gathered.trials]
+        if members:
+            assert predictor is not None
+            predicted[flips] = predictor.test({name: gathered.trials[name] for name in members}, flips=flips)
+    found = [files | predicted.get(card.flips, {}) for card in cards]
+    return [{name: one[name] for name in card.members} for card, one in zip(cards, found, strict=True)]
+
+
+def submission_of(card: Card, predictions: dict[str, FloatArray], image_ids: list[str], data_dir: Path | None) -> bytes:
+    """The CSV `sample_id,target`: in test.csv's order, or image by image where there is no data directory."""
+    masses = pd.DataFrame(apply_blend(card, predictions), columns=list(TARGETS))
+    masses.insert(0, "image_id", image_ids)
+    return submission_bytes(read_test_rows(data_dir) if data_dir is not None else masses_to_long(masses), masses)
+
+
+def write_outputs(
+    gathered: Gathered,
+    cards: list[Card],
+    submissions: list[bytes],
+    out: Path,
+    *,
+    study: str | None,
+    data_dir: Path | None,
+    origin: Callable[[Card, tuple[str, bytes] | None], Origin],
+) -> list[Path]:
+    """Cards, pages and submissions, each file whole; returns the submissions' paths.
+
+    origin: what a card records about a submission of a name and a content, or about itself alone.
+    out: a submission file (`.csv`, the cards are then in the study only) or a folder. Raises UserError, before the
+    first file is written, for a submission that the validator refuses.
+    """
+    folder, stem = (out.parent, out.stem) if out.suffix == ".csv" else (out, "submission")
+    names = [f"{stem}-{number}.csv" if number > 1 else f"{stem}.csv" for number in range(1, len(submissions) + 1)]
+    if data_dir is not None:
+        for name, submission in zip(names, submissions, strict=True):
+            require_valid(submission, name, data_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    storage, paths = Storage(folder), []
+    for number, card in enumerate(cards, start=1):
+        mark = f"-{number}" if number > 1 else ""
+        written = (names[number - 1], submissions[number - 1]) if submissions else None
+        made = origin(card, written)
+        if written is not None:
+            storage.write(*written)
+            paths.append(folder / written[0])
+        if study is not None and submissions:
+            name = (out.stem if out.suffix == ".csv" else out.name) + mark
+            trials = {member: ref for member, ref in gathered.trials.items() if member in card.members}
+            Ledger(Storage(study)).write_ensemble(name, card.to_json(), trials, submissions[number - 1], origin=made)
+        if out.suffix != ".csv":
+            storage.write(f"ensemble{mark}.txt", page_of(card).encode())
+            content = card.to_json() | {"origin": made.to_json()}
+            storage.write(f"ensemble{mark}.json", (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+    return paths
+
+
+def page_of(card: Card) -> str:
+    """The readable page as text of 80 columns."""
+    console = PlainConsole(file=StringIO(), width=WIDTH, record=True, color_system=None)
+    console.print(render_card(card))
+    return console.export_text()

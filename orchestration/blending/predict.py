@@ -1,0 +1,143 @@
+"""Test images through the chosen members, on the same pool that fitted them; and what flips would gain.
+
+Work is sharded by image: a shard goes to one worker, which predicts it with every member. What is finished is kept
+in the members' studies, so that the same command goes on, and a second blend needs no second inference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+
+from biomass_models.backbones.weights import WeightsError, WeightsSource, fingerprint
+from biomass_models.data.table import read_test
+from biomass_models.features.inputs import ImageSet
+from biomass_models.targets import TARGETS, FloatArray
+from orchestration.progress import progress_bar
+from orchestration.search.run import Resources, start_broker
+from orchestration.study.ledger import Ledger, LedgerError
+from orchestration.study.records import TrialRef
+from orchestration.study.seeds import content_id
+from orchestration.study.storage import Storage
+from orchestration.workers.cluster import ray_cluster
+from orchestration.workers.context import WorkerContext
+from orchestration.workers.jobs import FlipsJob, Job, PredictJob, RestoreJob
+from orchestration.workers.pool import PREDICT, Pool, RayPool
+from orchestration.workers.refit import dropped_folds
+from orchestration.workers.shards import spans
+
+
+class Predictor:
+    """Predictions of trials on one data directory; starts workers only when something is missing."""
+
+    def __init__(self, data_dir: Path, *, resources: Resources, weights: WeightsSource) -> None:
+        self._data_dir, self._resources, self._weights = data_dir, resources, weights
+        self.fingerprint: str | None = None  # of the test photographs and their ids, once they were predicted
+
+    def test(self, members: Mapping[str, TrialRef], *, flips: int) -> dict[str, FloatArray]:
+        """Masses [N, 5] in grams of test.csv's images by member, each a mean over its folds and flips.
+
+        Raises LedgerError when a member's weights are not those it was trained on, or a prediction fails.
+        """
+        table = read_test(self._data_dir)
+        images = ImageSet.from_table(self._data_dir, table)
+        name, self.fingerprint = test_name(images, flips), test_fingerprint(images)
+        missing = {
+            member: ref for member, ref in members.items() if _ledger(ref).member_prediction(name, ref.trial_id) is None
+        }
+        shards = spans(len(table))
+        refs = tuple(missing.values())
+        jobs: list[Job] = [PredictJob(members=refs, ensemble=name, span=span, flips=flips) for span in shards]
+        self._run(missing, jobs, "Predicting test images")
+        for ref in missing.values():
+            _ledger(ref).join_member_shards(name, ref.trial_id, shards)
+        return {member: _kept(ref, name, table["image_id"]) for member, ref in members.items()}
+
+    def out_of_fold(self, members: Mapping[str, TrialRef], image_id: pd.Series, *, flips: int) -> dict[str, FloatArray]:
+        """Out-of-fold masses [N, 5] in grams by member as means over flips, rows in the order of image_id."""
+        name = f"oof-flips-{flips}"
+        missing = {
+            member: ref for member, ref in members.items() if _ledger(ref).member_prediction(name, ref.trial_id) is None
+        }
+        jobs: list[Job] = [
+            FlipsJob(study=ref.study, trial_id=ref.trial_id, ensemble=name, flips=flips) for ref in missing.values()
+        ]
+        self._run(missing, jobs, f"Training images, {flips} flips")
+        return {member: _kept(ref, name, image_id) for member, ref in members.items()}
+
+    def _run(self, members: Mapping[str, TrialRef], jobs: list[Job], label: str) -> None:
+        if not members:
+            return
+        for ref in members.values():
+            check_weights(ref, self._weights)
+        restores: list[Job] = [
+            RestoreJob(study=ref.study, trial_id=ref.trial_id)
+            for ref in members.values()
+            if dropped_folds(_ledger(ref), ref.trial_id)
+        ]
+        with self.pool(next(iter(members.values())).study) as pool:
+            _do(pool, restores, "Fitting models again that were dropped")
+            _do(pool, jobs, label)
+
+    @contextmanager
+    def pool(self, study: str) -> Iterator[Pool]:
+        """Warm workers, for as long as there is something to predict."""
+        context = WorkerContext(
+            study=study,
+            data_dir=str(self._data_dir.resolve()),
+            cache_dir=str(self._resources.cache_dir.expanduser()),
+            weights=self._weights,
+        )
+        with ray_cluster(self._resources.address):
+            broker, _ = start_broker(context, self._resources)
+            yield RayPool(broker)
+
+
+def _do(pool: Pool, jobs: list[Job], label: str) -> None:
+    if not jobs:
+        return
+    with progress_bar(label) as update:
+        for done, (_, outcome) in enumerate(pool.run(jobs, PREDICT), start=1):
+            if outcome.status != "done":
+                reason = outcome.reason or "it was stopped"
+                raise LedgerError(f"{label.lower()} came to an end: {reason}; what is done is kept")
+            update(done, len(jobs), "")
+
+
+def test_name(images: ImageSet, flips: int) -> str:
+    """Folder of a test set's predictions: other photographs, ids or flips are other predictions."""
+    return f"test-{test_fingerprint(images)}" + f"-flips-{flips}" * (flips > 1)
+
+
+def test_fingerprint(images: ImageSet) -> str:
+    """Of a test set: ids and contents of its photographs in order."""
+    return content_id(images.image_ids, images.digest)
+
+
+def check_weights(ref: TrialRef, weights: WeightsSource) -> None:
+    """A member predicts with the very backbone that it was trained on; LedgerError says what to give."""
+    record = _ledger(ref).trial(ref.trial_id)
+    backbone = record.config["backbone"]
+    try:
+        got = fingerprint(backbone, weights)
+    except WeightsError as error:
+        got = f"none ({error})"
+    if got != record.weights:
+        raise LedgerError(
+            f"member {record.trial_id} was trained on {backbone} with weights {record.weights}, "
+            f"--weights {weights.kind} gives {got}; give the --weights of the search"
+        )
+
+
+def _kept(ref: TrialRef, name: str, image_id: pd.Series) -> FloatArray:
+    frame = _ledger(ref).member_prediction(name, ref.trial_id)
+    if frame is None:
+        raise LedgerError(f"the predictions of member {ref.trial_id} are missing in {ref.study}; run the command again")
+    return frame.set_index("image_id").loc[list(image_id), list(TARGETS)].to_numpy()
+
+
+def _ledger(ref: TrialRef) -> Ledger:
+    return Ledger(Storage(ref.study))

@@ -1,0 +1,190 @@
+"""Predicting from a bundle (export.py): what its predict.py calls. Needs neither Ray nor Optuna, nor a network."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from biomass_models.backbones.weights import WeightsError, WeightsSource, fingerprint
+from biomass_models.data.check import check_test_directory
+from biomass_models.data.photographs import stretched
+from biomass_models.data.problems import grouped
+from biomass_models.data.table import read_test, read_test_rows
+from biomass_models.errors import UserError
+from biomass_models.features.inputs import ImageSet
+from biomass_models.targets import TARGETS
+from biomass_models.visible import visible
+from biomass_models.whole_files import write_whole
+from ensembles.blend import apply_blend
+from ensembles.card import Card
+from ensembles.submission import require_valid, submission_bytes
+from orchestration.endings import debugging, explained
+from orchestration.study.record import Part, RecordError
+from orchestration.workers.shards import mean_prediction, shard_inputs, spans
+
+MARKER, WEIGHTS = "bundle.json", "weights"
+FORMAT = 1
+TRAINED_ON = (2000, 1000)  # px of the competition's photographs, for bundles of studies that did not note theirs
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleFile(Part):
+    """A file that the marker vouches for."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleMember(Part):
+    """A member of the blend and its models, one a fold."""
+
+    name: str
+    family: str
+    config: Mapping[str, Any]
+    weights: str  # fingerprint of its backbone's
+    models: tuple[str, ...]  # paths within the bundle
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeededWeights(Part):
+    """Weights of a backbone that a bundle needs beside itself; random ones need no file."""
+
+    backbone: str
+    fingerprint: str
+    file: str | None = None  # name within the weights folder
+    sha256: str | None = None
+    bytes: int | None = None
+    origin: str | None = None  # where the exporter had it from
+    published_at: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle(Part):
+    """bundle.json, the marker of a bundle."""
+
+    format: int
+    study: str
+    ensemble: str
+    card: Mapping[str, Any]  # of ensembles.card
+    members: tuple[BundleMember, ...]
+    backbones: tuple[NeededWeights, ...]
+    files: Mapping[str, BundleFile]  # by path
+    photograph_size: tuple[int, int] | None = None  # width and height in px that it was trained on
+
+
+class BundleError(UserError):
+    """A bundle that cannot predict here; the text says what to put where."""
+
+
+def main(bundle: Path) -> None:
+    """The command line of a bundle's predict.py."""
+    parser = argparse.ArgumentParser(description="Predict the photographs of a test.csv.")
+    parser.add_argument("data", type=Path, help="data directory: test.csv and its photographs")
+    parser.add_argument("out", type=Path, help="submission to write")
+    parser.add_argument("--weights", type=Path, default=bundle / WEIGHTS, help="folder of backbone weights")
+    arguments = parser.parse_args()
+    try:
+        predict_bundle(bundle, arguments.data, arguments.out, weights=arguments.weights, say=_say)
+    except Exception as error:  # the boundary to the user
+        if debugging():
+            raise
+        text, code = explained(error)
+        print(visible(text), file=sys.stderr)
+        sys.exit(code)
+
+
+def _say(text: str) -> None:
+    print(visible(text), flush=True)
+
+
+def predict_bundle(bundle: Path, data_dir: Path, out: Path, *, weights: Path, say: Callable[[str], None]) -> None:
+    """Predict test.csv's images with all members, blend, write and validate the submission.
+
+    weights: folder of backbone weights; installed weights packages count as well. Raises BundleError for a damaged
+    bundle and for missing or other weights, before any photograph is read.
+    """
+    marker = _read(bundle)
+    card, source = Card.from_json(marker.card), _source(marker.backbones, weights)
+    table = read_test(data_dir)
+    for problem in grouped(check_test_directory(data_dir)):
+        if problem.level == "error":
+            raise BundleError(str(problem))
+        say(str(problem))
+    trained_on = marker.photograph_size or TRAINED_ON
+    if odd := stretched([data_dir / str(path) for path in table["image_path"]], trained_on):
+        say(f"warning: {odd}")
+    images = ImageSet.from_table(data_dir, table)
+    pred_MNT = np.empty((len(marker.members), len(table), len(TARGETS)))
+    for span in spans(len(table)):
+        # features are of use to the members of this shard only: the disk need not hold more than one shard's
+        with tempfile.TemporaryDirectory() as cache:
+            inputs, _ = shard_inputs(images, span, cache_dir=Path(cache), weights=source)
+            for row, member in enumerate(marker.members):
+                models = ((bundle / path).read_bytes() for path in member.models)
+                pred_MNT[row, slice(*span)] = mean_prediction(
+                    member.family, member.config, models, inputs, flips=card.flips
+                )
+        say(f"{span[1]} of {len(table)} images")
+    predictions = {member.name: pred_NT for member, pred_NT in zip(marker.members, pred_MNT, strict=True)}
+    masses = pd.DataFrame(apply_blend(card, predictions), columns=list(TARGETS))
+    masses.insert(0, "image_id", table["image_id"].to_numpy())
+    content = submission_bytes(read_test_rows(data_dir), masses)
+    require_valid(content, out.name, data_dir)
+    write_whole(out, content)
+    say(f"Submission, valid: {out}")
+
+
+def _read(bundle: Path) -> Bundle:
+    """The marker, once every file that it vouches for is there unchanged."""
+    try:
+        content = json.loads((bundle / MARKER).read_text(encoding="utf-8"))
+        if isinstance(content, dict) and content.get("format") != FORMAT:
+            found = content.get("format")
+            raise BundleError(f"{bundle} must be of format {FORMAT}, got {found}; export it again")
+        marker = Bundle.from_json(content)
+    except (OSError, ValueError, RecordError) as error:
+        raise BundleError(f"{bundle} is no whole bundle, {MARKER} cannot be read ({error}); export it again") from error
+    damaged = [path for path, file in marker.files.items() if _digest(bundle / path) != file.sha256]
+    if damaged:
+        raise BundleError(f"{len(damaged)} files of {bundle} are missing or changed, such as {damaged[0]}; copy again")
+    return marker
+
+
+def _digest(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _source(backbones: Sequence[NeededWeights], folder: Path) -> WeightsSource:
+    """Where the weights are; BundleError that lists every backbone whose weights are missing or others."""
+    if all(entry.file is None for entry in backbones):
+        return WeightsSource("random")
+    source = WeightsSource("auto", folder if folder.is_dir() else None)
+    wrong = []
+    for entry in backbones:
+        try:
+            got = fingerprint(entry.backbone, source)
+        except WeightsError:
+            got = "none"
+        if got != entry.fingerprint:
+            wrong.append(
+                f"put {entry.file} ({entry.bytes} bytes, sha256 {entry.sha256}, published at {entry.published_at}) "
+                f"into {folder}: {entry.backbone} needs weights {entry.fingerprint}, "
+                f"got {got}"
+            )
+    if wrong:
+        raise BundleError("; ".join(wrong))
+    return source

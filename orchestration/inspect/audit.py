@@ -1,0 +1,227 @@
+"""`biomass audit`: proves from the ledger alone that nothing was lost, repeated or half-written; refits a sample.
+
+Every trial must be complete, pruned or failed with a reason; every fold there once, of the size and hash that its
+marker vouches for; pooled rows, scores and ids must follow from what lies below them. What `biomass repair` can reopen
+is said with each problem.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from biomass_models.backbones.weights import WeightsSource
+from biomass_models.data.folds import fold_hash
+from biomass_models.targets import TARGETS, weighted_r2_score
+from orchestration.study import layout
+from orchestration.study.ids import trial_id_of
+from orchestration.study.ledger import Ledger, LedgerError, folds_of
+from orchestration.study.records import COMPLETE, FAILED, TrialRecord, TrialResult
+from orchestration.study.seeds import derive_seed
+from orchestration.workers.refit import Refitter, same_rows
+
+LATE_SECONDS = 2.0  # clocks of two nodes may differ by so much before a start counts as one after the end
+FOLD, RESULT, TRIAL, ENSEMBLE, REFERENCES = "fold", "result", "trial", "ensemble", "references"
+
+
+class Reopening(NamedTuple):
+    """What `biomass repair` takes back: a fold's marker, a trial's end or record, an ensemble, the references."""
+
+    kind: str  # FOLD, RESULT, TRIAL, ENSEMBLE or REFERENCES
+    name: str = ""  # trial id or name of the ensemble
+    fold: int = -1
+
+
+class Problem(NamedTuple):
+    """A rule that is broken; reopening: what mends it, None where nothing in the study does."""
+
+    text: str
+    reopening: Reopening | None = None
+
+
+@dataclass
+class Audit:
+    """What was found. `problems` break a rule; `unfinished` trials only need the search to go on."""
+
+    trials: Counter[str] = field(default_factory=Counter)  # by status
+    folds: int = 0  # finished and verified
+    dropped: int = 0  # of these, folds whose model was deleted to keep --weights-gb
+    restarts: int = 0  # folds begun again because a driver, worker or node was lost
+    unfinished: list[str] = field(default_factory=list)
+    found: list[Problem] = field(default_factory=list)
+
+    @property
+    def problems(self) -> list[str]:
+        return [problem.text for problem in self.found]
+
+    @property
+    def clean(self) -> bool:
+        return not self.found and not self.unfinished
+
+    def to_json(self) -> dict[str, Any]:
+        """The counts, the texts, and whether the audit passed."""
+        fields = {name: value for name, value in vars(self).items() if name != "found"}
+        return {"clean": self.clean, **fields, "problems": self.problems}
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{count} {status}" for status, count in sorted(self.trials.items())) or "none"
+        without = f" ({self.dropped} without their model, as recorded)" if self.dropped else ""
+        lines = [f"trials: {counts}; folds verified: {self.folds}{without}; begun again after a loss: {self.restarts}"]
+        lines += [f"problem: {problem}" for problem in self.problems]
+        if self.unfinished:
+            lines.append(f"unfinished: {', '.join(self.unfinished)}; the command of the search goes on with them")
+        if self.clean:
+            lines.append("audit passed")
+        elif self.found:
+            mended = any(problem.reopening is not None for problem in self.found)
+            lines.append(f"audit found {len(self.found)} problems" + ("; see biomass repair STUDY" if mended else ""))
+        else:
+            lines.append(f"audit found no problem, and {len(self.unfinished)} unfinished trials")
+        return "\n".join(lines)
+
+
+def audit(ledger: Ledger) -> Audit:
+    """Read every file of a study's trials and ensembles and verify it. Writes nothing."""
+    audit, study, quadrats = Audit(), ledger.study(), ledger.quadrats()
+    if fold_hash(quadrats[["image_id", "fold", "group"]]) != study.fold_hash:
+        audit.found.append(Problem("quadrats.parquet does not hold the folds that study.json names"))
+    records = ledger.trials()
+    for name in ledger.torn_trials({record.trial_id for record in records}):
+        audit.found.append(Problem(f"trials/{name} has no readable trial.json", Reopening(TRIAL, name)))
+    for record in records:
+        name = record.trial_id
+        identity = trial_id_of(record, study.fold_hash)
+        if identity != name:
+            text = f"trial {name}: its trial.json describes trial {identity}"
+            audit.found.append(Problem(text, Reopening(TRIAL, name)))
+        for text, reopening in _trial(ledger, record, quadrats, audit):
+            audit.found.append(Problem(f"trial {name}: {text}", reopening))
+    audit.found += _others(ledger)
+    if audit.trials[FAILED] and not audit.trials[COMPLETE]:
+        reasons = Counter(str(result.reason) for result in ledger.results().values() if result.status == FAILED)
+        reason, times = reasons.most_common(1)[0]
+        text = (
+            f"no trial is complete, got {audit.trials[FAILED]} failed, most often ({times}) for: {reason}; mend it, "
+            "then give the command of the search with --retry-failed"
+        )
+        audit.found.append(Problem(text))
+    return audit
+
+
+def refit(
+    ledger: Ledger,
+    data_dir: Path,
+    *,
+    sample: int,
+    cache_dir: Path | None,
+    weights: WeightsSource,
+    say: Callable[[str], None],
+) -> list[Problem]:
+    """Fit a sample of the complete trials again from their trial.json; the problems are folds that come out otherwise.
+
+    cache_dir: a feature store to take features from; None computes them afresh, so that a wrong feature shows.
+    Out-of-fold rows must be the same bit for bit, which holds on the same kind of machine and packages.
+    """
+    results = ledger.results()
+    complete = sorted(name for name, result in results.items() if result.status == COMPLETE)
+    order = np.random.default_rng(derive_seed("audit", complete)).permutation(len(complete))
+    problems = []
+    with tempfile.TemporaryDirectory() as folder:
+        refitter = Refitter(ledger, data_dir, Path(folder), cache_dir, weights)
+        for name in [complete[place] for place in order[:sample]]:
+            again = refitter.folds(name, range(len(results[name].fold_scores)))
+            problems += [
+                Problem(f"trial {name}: fold {fold.fold} {fold.problem or 'fitted again has other out-of-fold rows'}")
+                for fold in again
+                if not fold.same
+            ]
+            say(f"refitted {name}")
+    return problems
+
+
+def _trial(ledger: Ledger, record: TrialRecord, quadrats: pd.DataFrame, audit: Audit) -> Iterator[Problem]:
+    name, result = record.trial_id, ledger.result(record.trial_id)
+    whole: dict[int, pd.DataFrame] = {}
+    for fold in folds_of(quadrats):
+        starts = ledger.fold_starts(name, fold)
+        audit.restarts += max(0, len(starts) - 1)
+        if (text := ledger.fold_problem(name, fold)) is not None:
+            yield Problem(f"fold {fold}: {text}", Reopening(FOLD, name, fold))
+        elif (metrics := ledger.fold_metrics(name, fold)) is not None:
+            whole[fold] = ledger.fold_oof(name, fold)
+            audit.folds += 1
+            audit.dropped += ledger.dropped_model(name, fold) is not None
+            if any(start.started_at > metrics.finished_at for start in starts):
+                yield Problem(f"fold {fold} was begun again after it had been finished")
+            if not starts:
+                yield Problem(f"fold {fold} is finished but was never begun")
+        if result is not None and any(start.started_at > result.ended_at + LATE_SECONDS for start in starts):
+            yield Problem(f"fold {fold} was begun after the trial had ended")
+    reopening = Reopening(RESULT, name)
+    if result is None:
+        audit.unfinished.append(name)
+        if ledger.storage.size(layout.result(name)) is not None:
+            yield Problem("its result.json cannot be read", reopening)
+        return
+    audit.trials[result.status] += 1
+    texts: Iterator[str]
+    match result.status:
+        case "complete":
+            texts = _complete(ledger, name, result, whole, quadrats)
+        case "pruned":
+            texts = _pruned(result, len(whole), quadrats["fold"].nunique())
+        case "failed":
+            texts = iter(() if result.reason else ("it failed without a reason",))
+        case other:
+            texts = iter((f"its status must be complete, pruned or failed, got {other!r}",))
+    yield from (Problem(text, reopening) for text in texts)
+
+
+def _complete(
+    ledger: Ledger, name: str, result: TrialResult, whole: dict[int, pd.DataFrame], quadrats: pd.DataFrame
+) -> Iterator[str]:
+    if missing := sorted(set(quadrats["fold"]) - set(whole)):
+        yield f"it is complete without the folds {missing}"
+    try:
+        pooled = ledger.oof(name)
+    except LedgerError as error:
+        yield str(error).rpartition(";")[0]
+        return
+    if missing:
+        return
+    rows = pd.concat(list(whole.values())).set_index("image_id")
+    if rows.index.has_duplicates or set(rows.index) != set(quadrats["image_id"]):
+        yield "its folds do not hold every image once"
+        return
+    if not same_rows(pooled, rows.loc[quadrats["image_id"]].reset_index()):
+        yield "its pooled out-of-fold rows are not those of its folds"
+    score = weighted_r2_score(quadrats[list(TARGETS)], pooled[list(TARGETS)])
+    if result.score is None or abs(score - result.score) > 1e-9:
+        yield f"its score is recorded as {result.score}, its rows give {score:.6f}"
+
+
+def _pruned(result: TrialResult, whole: int, folds: int) -> Iterator[str]:
+    if not result.reason or not result.decisions or not result.decisions[-1].prune:
+        yield "it is pruned without a decision that says so"
+    if not 0 < whole < folds:
+        yield f"it is pruned with {whole} folds of {folds}"
+    elif whole < result.folds_done:
+        yield f"it was pruned with {result.folds_done} folds, {whole} are there whole"
+
+
+def _others(ledger: Ledger) -> Iterator[Problem]:
+    """What lies beside the trials and cannot be read."""
+    if ledger.references() is None and ledger.storage.size(layout.REFERENCES) is not None:
+        yield Problem(f"{layout.REFERENCES} is no whole table", Reopening(REFERENCES))
+    for name in ledger.ensemble_names():
+        try:
+            ledger.submission(name)
+        except LedgerError as error:
+            yield Problem(f"ensemble {name}: {str(error).rpartition(';')[0]}", Reopening(ENSEMBLE, name))

@@ -1,0 +1,237 @@
+"""`biomass explain`: what a trial says about one image, which view mattered, and where it looked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageDraw, ImageFont
+from rich.console import Group
+from rich.table import Table
+from safetensors.torch import load as load_tensors
+
+from biomass_models.backbones.weights import WeightsSource
+from biomass_models.config_rules import did_you_mean
+from biomass_models.data.images import View, load_views, probe_image
+from biomass_models.data.table import read_test
+from biomass_models.families.introduced import config_from_stored
+from biomass_models.families.registry import family_named
+from biomass_models.features.inputs import ImageSet, Inputs
+from biomass_models.targets import TARGETS, FloatArray
+from orchestration.blending.predict import check_weights
+from orchestration.study import layout
+from orchestration.study.ledger import Ledger, LedgerError, folds_of
+from orchestration.study.records import COMPLETE, TrialRef
+
+PANEL = 900  # px, width of one panel of the picture
+TALLEST = 900  # px, of a panel: a portrait is drawn narrower
+MARGIN, TEXT = 12, 18  # px
+UNSEEN = 0.15  # brightness that is left where the model did not look
+
+
+class Look(NamedTuple):
+    """Where a model looked in one view."""
+
+    view: str
+    weight: float  # of a local view in the crop attention; NaN for the whole image
+    map_HW: FloatArray  # share of the attention at each place, summing to 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """One image through one trial. Masses in grams, in the order of TARGETS."""
+
+    image_id: str
+    path: Path  # of the photograph
+    trial_id: str
+    how: str  # which fold models spoke
+    pred_T: FloatArray
+    truth_T: FloatArray | None  # None for a test image
+    looks: tuple[Look, ...]  # one for each view, the whole image first; none for a family without attention
+    views: tuple[View, ...]  # where the parts lie that the trial's model sees
+
+    def to_json(self) -> dict[str, Any]:
+        """Masses by target, and each view with its weight and its map as rows of shares."""
+        measured = [None] * len(TARGETS) if self.truth_T is None else list(self.truth_T)
+        pairs = zip(TARGETS, self.pred_T, measured, strict=True)
+        return {
+            "image_id": self.image_id,
+            "trial": self.trial_id,
+            "how": self.how,
+            "masses_g": {target: {"predicted": pred, "measured": truth} for target, pred, truth in pairs},
+            "looks": [{"view": look.view, "weight": look.weight, "map": look.map_HW} for look in self.looks],
+        }
+
+
+def explain(
+    ledger: Ledger, trial_id: str, image_id: str, data_dir: Path, *, cache_dir: Path, weights: WeightsSource
+) -> Explanation:
+    """A training image from the ledger (by the fold model that never saw it), a test image by running the fold models.
+
+    Raises LedgerError for a trial without this fold, an image of neither table, and weights of another backbone.
+    """
+    record, quadrats = ledger.trial(trial_id), ledger.quadrats()
+    family, config = family_named(record.family), config_from_stored(record.family, record.config)
+    views = tuple(family.views(config))
+    trained = quadrats[quadrats["image_id"] == image_id]
+    if len(trained):
+        row = trained.iloc[0]
+        fold = int(row["fold"])
+        result = ledger.result(trial_id)
+        begun = layout.METRICS not in ledger.lost_fold_files(trial_id, fold)
+        if result is not None and result.status != COMPLETE and not begun:
+            raise LedgerError(
+                f"trial {trial_id} is {result.status} and has no fold {fold}, which holds {image_id}; choose a "
+                "complete trial (biomass leaderboard)"
+            )
+        oof = ledger.fold_oof(trial_id, fold).set_index("image_id")
+        attention = ledger.fold_attention(trial_id, fold)
+        return Explanation(
+            image_id=image_id,
+            path=data_dir / str(row["image_path"]),
+            trial_id=trial_id,
+            how=f"fold {fold}, whose model never saw this image",
+            pred_T=oof.loc[image_id, list(TARGETS)].to_numpy(np.float64),
+            truth_T=row[list(TARGETS)].to_numpy(np.float64),
+            looks=() if attention is None else _looks(attention[attention["image_id"] == image_id]),
+            views=views,
+        )
+    test = read_test(data_dir)
+    asked = test[test["image_id"] == image_id].reset_index(drop=True)
+    if not len(asked):
+        known = [*quadrats["image_id"].astype(str), *test["image_id"].astype(str)]
+        hint = did_you_mean(image_id, known) or f"; train.csv has such as {', '.join(known[:3])}"
+        raise LedgerError(f"an image is one of train.csv or test.csv, got {image_id!r}{hint}")
+    check_weights(TrialRef(ledger.storage.uri, trial_id), weights)
+    inputs = Inputs(ImageSet.from_table(data_dir, asked), cache_dir=cache_dir, weights=weights)
+    folds = folds_of(quadrats)
+    models = [load_tensors(ledger.fold_model(trial_id, fold)) for fold in folds]
+    looks = [_looks(family.attention(config, model, inputs)) for model in models] if family.attention else []
+    return Explanation(
+        image_id=image_id,
+        path=inputs.images.paths[0],
+        trial_id=trial_id,
+        how=f"mean of {len(folds)} fold models",
+        pred_T=np.mean([family.predict(config, model, inputs)[0] for model in models], axis=0),
+        truth_T=None,
+        looks=tuple(_mean(views) for views in zip(*looks, strict=True)),
+        views=views,
+    )
+
+
+def render_explanation(explanation: Explanation) -> Group:
+    """Masses, and the weights of the views, as terminal tables."""
+    truth_T = explanation.truth_T
+    masses = Table(title=f"{explanation.image_id} by trial {explanation.trial_id}", title_justify="left")
+    for column in ("target", "predicted g") + (() if truth_T is None else ("measured g", "difference g")):
+        masses.add_column(column, justify="left" if column == "target" else "right")
+    for index, target in enumerate(TARGETS):
+        pred = explanation.pred_T[index]
+        measured = () if truth_T is None else (f"{truth_T[index]:.1f}", f"{pred - truth_T[index]:+.1f}")
+        masses.add_row(target, f"{pred:.1f}", *measured)
+    masses.caption, masses.caption_justify = explanation.how, "left"
+    if not explanation.looks:
+        return Group(masses, "This family has no attention: nothing to draw but the photograph.")
+    views = Table(title="Where it looked", title_justify="left")
+    views.add_column("view")
+    views.add_column("weight of the view", justify="right")
+    views.add_column("strongest place (row, column)", justify="right")
+    for look in explanation.looks:
+        down, right = np.unravel_index(look.map_HW.argmax(), look.map_HW.shape)
+        rows, columns = look.map_HW.shape
+        place = f"{look.map_HW.max():.0%} at {down + 1}, {right + 1} of {rows} x {columns}"
+        views.add_row(look.view, "" if np.isnan(look.weight) else f"{look.weight:.2f}", place)
+    return Group(masses, views)
+
+
+def draw_explanation(explanation: Explanation) -> Image.Image:
+    """The photograph, then the same lit where the model looked: in the whole image, and in each local view."""
+    width, height = probe_image(explanation.path)
+    scale = min(PANEL / width, TALLEST / height)
+    everything = View(name="whole", box=(0, 0, 1, 1), height=round(height * scale), width=round(width * scale))
+    photograph = load_views(explanation.path, [everything])[0].astype(np.float32)
+    captions, panels = [_caption(explanation)], [photograph]
+    boxes = {view.name: view.box for view in explanation.views}
+    if explanation.looks:
+        whole, *local = explanation.looks
+        captions.append("Where it looked in the whole image (the brightest place had the most attention)")
+        panels.append(_lit(photograph, [_Lamp(boxes[whole.view], whole.map_HW / whole.map_HW.max())]))
+        if local:
+            strongest = max(look.weight for look in local)
+            captions.append(
+                "Where it looked in the local views, brighter where they weigh more (numbers: their weights)"
+            )
+            scaled = [look.map_HW / look.map_HW.max() * look.weight / strongest for look in local]
+            lamps = [
+                _Lamp(boxes[look.view], map_HW, f"{look.weight:.2f}")
+                for look, map_HW in zip(local, scaled, strict=True)
+            ]
+            panels.append(_lit(photograph, lamps))
+    line = TEXT + MARGIN
+    step = everything.height + line
+    sheet = Image.new("RGB", (PANEL + 2 * MARGIN, len(panels) * step + MARGIN), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(TEXT - 3)
+    for number, (caption, panel) in enumerate(zip(captions, panels, strict=True)):
+        top = MARGIN // 2 + number * step
+        pen.text((MARGIN, top), caption, fill="black", font=font)
+        sheet.paste(Image.fromarray(panel.clip(0, 255).astype(np.uint8)), (MARGIN, top + line - MARGIN // 2))
+    return sheet
+
+
+def _looks(attention: pd.DataFrame) -> tuple[Look, ...]:
+    """Rows of one image."""
+    shapes = zip(attention["rows"].astype(int), attention["columns"].astype(int), strict=True)
+    maps = [np.reshape(look, shape).astype(np.float64) for look, shape in zip(attention["look"], shapes, strict=True)]
+    return tuple(map(Look, attention["view"].astype(str), attention["weight"].astype(float), maps))
+
+
+def _mean(looks: Sequence[Look]) -> Look:
+    """Fold models' looks at the same view."""
+    weight, map_HW = np.mean([look.weight for look in looks]), np.mean([look.map_HW for look in looks], axis=0)
+    return Look(looks[0].view, float(weight), map_HW)
+
+
+def _caption(explanation: Explanation) -> str:
+    truth_T = explanation.truth_T
+    parts = [
+        f"{target.removesuffix('_g').removeprefix('Dry_')} {explanation.pred_T[index]:.0f}"
+        + ("" if truth_T is None else f" ({truth_T[index]:.0f})")
+        for index, target in enumerate(TARGETS)
+    ]
+    unit = "g predicted" if truth_T is None else "g predicted (measured)"
+    return f"{explanation.image_id}: {', '.join(parts)} {unit}"
+
+
+class _Lamp(NamedTuple):
+    """What lights up a part of the photograph."""
+
+    box: tuple[float, float, float, float]  # left, top, right, bottom as fractions
+    map_HW: FloatArray  # brightness in [0, 1]
+    label: str = ""
+
+
+def _lit(photograph: np.ndarray, lamps: Sequence[_Lamp]) -> np.ndarray:
+    """The photograph, dark but for what the lamps light; labelled ones are outlined."""
+    height, width = photograph.shape[:2]
+    light_HW = np.zeros((height, width), np.float32)
+    edges = []
+    for lamp in lamps:
+        left, top, right, bottom = lamp.box
+        x0, x1 = round(left * width), round(right * width)
+        y0, y1 = round(top * height), round(bottom * height)
+        smooth = Image.fromarray(lamp.map_HW.astype(np.float32)).resize((x1 - x0, y1 - y0), Image.Resampling.BICUBIC)
+        light_HW[y0:y1, x0:x1] = np.maximum(light_HW[y0:y1, x0:x1], np.asarray(smooth).clip(0, 1))
+        edges.append((x0, y0, x1 - 1, y1 - 1))
+    lit = Image.fromarray((photograph * (UNSEEN + (1 - UNSEEN) * light_HW[..., None])).clip(0, 255).astype(np.uint8))
+    pen, font = ImageDraw.Draw(lit), ImageFont.load_default(TEXT - 3)
+    for lamp, edge in zip(lamps, edges, strict=True):
+        if lamp.label:
+            pen.rectangle(edge, outline="white", width=2)
+            pen.text(
+                (edge[0] + 5, edge[1] + 3), lamp.label, fill="white", font=font, stroke_width=2, stroke_fill="black"
+            )
+    return np.asarray(lit).astype(np.float32)

@@ -1,0 +1,150 @@
+"""`biomass status`: how a search stands, from the ledger alone; any terminal or machine that sees the study can ask."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from orchestration.search.incumbent import Standing
+from orchestration.study.ledger import Ledger, folds_of
+from orchestration.study.lock import is_alive, read_owner, who
+from orchestration.study.records import COMPLETE, FAILED, PRUNED, SearchFacts
+from orchestration.study.torn import lost_files, torn_notices
+
+
+class Best(NamedTuple):
+    trial: str
+    score: float
+
+
+class Pruned(NamedTuple):
+    trial: str
+    reason: str
+
+
+class Failure(NamedTuple):
+    reason: str
+    trials: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """Counts and scores of one moment."""
+
+    driver: str  # who drives the search, or that nobody does
+    running: bool  # whether a driver is alive
+    trials: dict[str, int]  # by status: complete, pruned, failed, open
+    max_trials: int | None
+    folds_done: int
+    folds_running: int
+    folds_queued: int
+    slots: int | None
+    busy: float | None  # share of the slots' time spent working, 0 .. 1
+    best: Best | None
+    blend: float | None  # nested, mean of the best five
+    seconds_left: float | None
+    reasons: tuple[Failure, ...]  # of failed trials, the most common ones
+    pruned: tuple[Pruned, ...]  # the latest decisions
+    notices: tuple[str, ...] = ()  # trials whose files are torn, and what to do
+    cannot_start: int = 0  # slots whose worker does not come up
+    start_failure: str | None = None  # why
+
+
+def status_of(ledger: Ledger, now: float | None = None) -> Status:
+    """Read the ledger once; now: seconds since 1970."""
+    now = time.time() if now is None else now
+    records, results = ledger.trials(), ledger.results()
+    ids = {record.trial_id for record in records}
+    results = {name: result for name, result in results.items() if name in ids}
+    owner = read_owner(ledger.storage)
+    alive = owner is not None and is_alive(owner, ledger.storage)
+    facts = owner.facts if owner is not None and alive else SearchFacts()
+    folds = folds_of(ledger.quadrats())
+    lost, done, begun = lost_files(ledger, results, folds), 0, 0
+    for record in records:
+        result = results.get(record.trial_id)
+        if result is not None:
+            done += result.folds_done - len(lost.get(record.trial_id, ()))
+            continue
+        for fold in folds:
+            if ledger.fold_metrics(record.trial_id, fold) is not None:
+                done += 1
+            elif owner is not None and alive:
+                starts = ledger.fold_starts(record.trial_id, fold)
+                begun += any(start.started_at >= owner.since for start in starts)
+    standing = Standing(ledger)
+    standing.refresh()
+    best = max(
+        (Best(name, one.score or 0.0) for name, one in results.items() if one.status == COMPLETE),
+        key=lambda best: best.score,
+        default=None,
+    )
+    trials = Counter(result.status for result in results.values())
+    lately = sum(owner is not None and result.ended_at >= owner.since for result in results.values())
+    wanted = facts.max_trials
+    left = None
+    if owner is not None and alive and wanted and lately:
+        left = max(0, wanted - len(results)) * (now - owner.since) / lately
+    reasons = Counter(result.reason or "" for result in results.values() if result.status == FAILED)
+    pruned = [(name, one) for name, one in results.items() if one.status == PRUNED]
+    pruned.sort(key=lambda pair: pair[1].ended_at)
+    if owner is None:
+        driver = "no search is running"
+    elif alive:
+        driver = f"driven by {who(owner)}"
+    else:
+        driver = f"no search is running; {who(owner)} was killed, the same command goes on"
+    blend = standing.blend_score()
+    notices = torn_notices(ledger, records, results, folds)
+    notices += [f"trial {name} is left out of the blend: {reason}" for name, reason in standing.torn.items()]
+    return Status(
+        driver=driver,
+        running=alive,
+        trials={
+            **{kind: trials[kind] for kind in (COMPLETE, PRUNED, FAILED)},
+            "open": len(records) - len(results),
+        },
+        max_trials=wanted,
+        folds_done=done,
+        folds_running=begun,
+        folds_queued=facts.queued,
+        slots=facts.slots,
+        busy=facts.busy,
+        best=best,
+        blend=blend,
+        seconds_left=left,
+        reasons=tuple(Failure(*pair) for pair in reasons.most_common(3)),
+        pruned=tuple(Pruned(name, result.reason or "") for name, result in pruned[-3:]),
+        notices=tuple(notices),
+        cannot_start=facts.cannot_start,
+        start_failure=facts.start_failure,
+    )
+
+
+def render_status(status: Status) -> str:
+    """As lines for a terminal."""
+    total = "" if status.max_trials is None else f" of {status.max_trials}"
+    ended = sum(count for kind, count in status.trials.items() if kind != "open")
+    kinds = ", ".join(f"{count} {kind}" for kind, count in status.trials.items())
+    lines = [
+        status.driver,
+        f"trials  {ended}{total} ended: {kinds}",
+        f"folds   {status.folds_done} done, {status.folds_running} running, {status.folds_queued} queued",
+    ]
+    if status.slots is not None:
+        busy = "" if status.busy is None else f", busy {100 * status.busy:.0f} % of their time"
+        lines.append(f"slots   {status.slots}{busy}")
+    if status.cannot_start:
+        lines.append(f"        {status.cannot_start} more have no worker, it does not start: {status.start_failure}")
+    if status.best is not None:
+        blend = "" if status.blend is None else f"; blend so far {status.blend:.4f} (nested, mean of the best five)"
+        lines.append(f"score   best {status.best.score:.4f} ({status.best.trial}){blend}")
+    if status.seconds_left is not None:
+        minutes = status.seconds_left / 60
+        lines.append(f"left    about {minutes / 60:.1f} h" if minutes > 90 else f"left    about {minutes:.0f} min")
+    lines += [f"{name}  {text}" for name, text in status.pruned]
+    lines += [f"failed {count} times: {reason}" for reason, count in status.reasons]
+    lines += [f"note: {notice}" for notice in status.notices]
+    return "\n".join(lines)

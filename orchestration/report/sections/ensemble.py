@@ -1,0 +1,130 @@
+"""The blend: who is in it, how alike its members err, and how much of its score is only in-sample."""
+
+from __future__ import annotations
+
+import math
+
+from orchestration.report.data.blended import Blend
+from orchestration.report.data.evidence import MOST_MEMBERS
+from orchestration.report.data.story import Story
+from orchestration.report.html import Cell, Column, Figure, Html, Section, Table, join, paragraph, tag
+from orchestration.report.sections.members_charts import alike_figure, growth_figure, members_figure
+from orchestration.report.words import NONE, count, number, plus_minus, verdict
+
+
+def ensemble_section(story: Story) -> Section:
+    blocks: list[Html | Table | Figure | None] = []
+    if story.blend is None:
+        blocks.append(paragraph(f"There is no blend: {story.no_blend}."))
+    else:
+        blend = story.blend
+        blocks += [
+            _source(story, blend),
+            members_figure(story, blend),
+            growth_figure(blend),
+            alike_figure(story, blend),
+            _against(blend),
+        ]
+    blocks.append(_stored(story))
+    return Section(
+        anchor="ensemble",
+        title="The blend",
+        short="Blend",
+        blocks=tuple(block for block in blocks if block is not None),
+    )
+
+
+def _source(story: Story, blend: Blend) -> Html:
+    card = blend.card
+    if blend.name is None:
+        command = tag("code", "biomass ensemble")
+        where = join("made for this report with the default rule; ", command, " makes it again and predicts with it")
+    else:
+        where = join(f"the study's ensemble “{blend.name}”")
+    settled = "" if card.chosen_rule == card.rule else f", which settled on {card.chosen_rule}"
+    complete = len(story.evidence.of("complete"))
+    capped = f" Only the {MOST_MEMBERS} best of {count(complete, 'complete trial')} were considered." if complete > len(
+        story.evidence.pred) + len(story.evidence.unread) else ""  # fmt: skip
+    left_out = f" {count(len(card.left_out), 'model')} left out as broken." if card.left_out else ""
+    merged = f" {count(len(card.merged), 'model')} merged as repetitions of others." if card.merged else ""
+    return paragraph(
+        "A blend predicts the weighted mean of its members. This one is ", where, ". Rule: ",
+        tag("code", card.rule), settled,
+        ".", left_out, merged, capped,
+    )  # fmt: skip
+
+
+def _against(blend: Blend) -> Table:
+    card = blend.card
+    rows: list[list[Cell | str]] = [
+        [
+            name,
+            Cell(plus_minus(gain, sign=True), gain.value),
+            Cell(f"{number(gain.low, sign=True)} to {number(gain.high, sign=True)}", gain.low),
+            verdict(gain),
+        ]
+        for name, gain in card.versus.items()
+    ]
+    scores = (
+        ("nested by fold" if card.nested_by == "fold" else "nested by day", card.nested_score, "trust this"),
+        ("in sample", card.in_sample_score, "too good: chosen and scored on the same rows"),
+        (
+            "ceiling",
+            card.ceiling_score,
+            "in sample, the best weights there are; no blend of these members can show more",
+        ),
+    )
+    listing = "; ".join(f"{name} {number(value, 4)} ({what})" for name, value, what in scores)
+    return Table(
+        title="What the blend gains over simpler choices",
+        columns=(
+            Column(name="instead of"),
+            Column(
+                name="gain",
+                gloss="nested score of the blend minus that of the other, ± one standard error",
+                numeric=True,
+            ),
+            Column(name="95 % interval", numeric=True),
+            Column(name="which is"),
+        ),
+        rows=rows,
+        how=f"Differences are paired over sampling days. Scores of the blend: {listing}.",
+    )
+
+
+def _stored(story: Story) -> Table | None:
+    if not story.stored:
+        return None
+    rows: list[list[Cell | str]] = []
+    for each in story.stored:
+        card = each.card
+        if card is None:
+            rows.append([each.name, NONE, Cell(NONE), Cell(NONE), "written by another version: blend again to see it"])
+            continue
+        shown = story.blend is not None and story.blend.name == each.name
+        state = (
+            "shown in this report"
+            if shown
+            else "fits the study"
+            if each.fits
+            else "made of other trials, or with flips"
+        )
+        nested = number(card.nested_score, 4) + (
+            "" if math.isnan(card.nested_se) else f" ± {number(card.nested_se, 4)}"
+        )
+        rows.append(
+            [
+                each.name,
+                card.rule,
+                Cell(nested, card.nested_score),
+                Cell(str(len(card.members)), len(card.members)),
+                state,
+            ]
+        )
+    return Table(
+        title=f"Stored: {count(len(rows), 'ensemble')}",
+        columns=(Column(name="name"), Column(name="rule"), Column(name="nested score", numeric=True),
+                 Column(name="members", numeric=True), Column(name="state")),
+        rows=rows,
+        how="What biomass ensemble has written. One that was made before the search ended is out of date.",
+    )  # fmt: skip

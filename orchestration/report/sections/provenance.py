@@ -1,0 +1,96 @@
+"""What was run: data, folds, settings, versions, time. And the words that the page uses."""
+
+from __future__ import annotations
+
+import sys
+
+from orchestration.report.data.story import Story
+from orchestration.report.html import Section, tag
+from orchestration.report.words import count, duration, moment, number
+from orchestration.study.records import TrialResult
+
+GLOSSARY: tuple[tuple[str, str, str], ...] = (
+    ("r2", "Weighted R²", "the score: the share of the variation of the masses that is predicted. 1 is perfect, 0 is "
+     "as good as saying the mean mass for everything, below 0 is worse. All images and the five targets count "
+     "together; total has half the weight, green + clover a fifth, green, dead and clover a tenth each."),
+    ("oof", "Out-of-fold", "predicted by a model that was trained without the image, as all scores here are."),
+    ("fold", "Fold", "one part of the images; each part is predicted by a model trained on the others."),
+    ("date", "Folds by date", "all photographs of one day in one state are in the same fold. Photographs of a day "
+     "resemble each other, so a model must not be tested on a day that it has seen."),
+    ("trial", "Trial", "one configuration of one family, trained once for each fold."),
+    ("family", "Family", "a kind of model: baseline (a network and a head), distilled (a network taught by metadata), "
+     "probe (a linear model on features of a ready network)."),
+    ("pruned", "Stopped early (pruned)", "a trial that its first folds showed to be clearly "
+     "worse than the best and of no use to a blend."),
+    ("nested", "Nested", "members and weights are chosen without the fold that is scored, fold after fold: "
+     "the honest score of a blend."),
+    ("se", "Standard error (±)", "how much a score would vary with other sampling days, from drawing the days again "
+     "many times. A difference below one standard error says nothing; above two it is seldom chance."),
+    ("blend", "Blend, ensemble", "the weighted mean of several models."),
+    ("reference", "Reference", "a prediction that costs next to nothing: the mean of each target, a linear model on "
+     "the colours of the photograph (colour ridge), trees on metadata such as height and species "
+     "(metadata trees, which cannot predict new photographs)."),
+    ("residual", "Residual", "predicted minus measured."),
+    ("ndvi", "NDVI", "a greenness index from reflected light, between 0 and 1 here."),
+)  # fmt: skip
+
+
+def provenance_section(story: Story) -> Section:
+    pairs = [part for name, value in facts(story) if value for part in (tag("dt", name), tag("dd", value))]
+    how = (
+        "Two studies with the same data fingerprint saw the same photographs and labels; with the same fold hash they "
+        "held out the same images. The seed makes a run repeatable."
+    )
+    run = tag(
+        "figure",
+        tag("h3", "What was run"),
+        tag("dl", *pairs, class_="facts-list"),
+        tag("p", tag("b", "How to read this. "), how, class_="how"),
+    )
+    words = [tag("div", tag("dt", name), tag("dd", gloss), id=f"word-{anchor}") for anchor, name, gloss in GLOSSARY]
+    glossary = tag("figure", tag("h3", "Words"), tag("dl", *words), class_="glossary")
+    return Section(
+        anchor="provenance",
+        title="What was run, and what the words mean",
+        short="Facts and words",
+        blocks=(run, glossary),
+    )
+
+
+def facts(story: Story) -> list[tuple[str, str]]:
+    """Name and value; the value is empty where nothing was recorded."""
+    evidence, study = story.evidence, story.evidence.study
+    settings = study.settings
+    quadrats = evidence.quadrats
+    results = [trial.result for trial in evidence.trials if trial.result]
+    folds = sum(result.folds_done for result in results)
+    gpu_hours = sum(result.gpu_seconds for result in results) / 3600
+    hosts = sorted({one.host for one in story.work})
+    dates = list(quadrats["Sampling_Date"].dropna()) if "Sampling_Date" in quadrats else []
+    return [
+        ("study", evidence.ledger.storage.uri),
+        ("made", "" if study.created_at is None else moment(study.created_at)),
+        ("photographs", f"{count(len(quadrats), 'image')}, {count(quadrats['group'].nunique(), 'sampling day')}"
+         + (f", {min(dates):%Y-%m-%d} to {max(dates):%Y-%m-%d}" if len(dates) else "")),
+        ("data fingerprint", study.data_fingerprint),
+        ("folds", f"{settings.n_folds} by {settings.scheme}, hash {study.fold_hash}"),
+        ("families", ", ".join(settings.families)),
+        ("backbones", ", ".join(settings.backbones)),
+        ("weights", ", ".join(f"{name}: {mark}" for name, mark in study.weights.items())),
+        ("scale of the search", settings.scale),
+        ("seed", str(settings.seed)),
+        ("work", f"{count(len(evidence.trials), 'trial')}, {count(folds, 'fold')} trained"),
+        ("search time", duration(story.clock.seconds) + ", pauses left out" if story.work else ""),
+        ("time of all folds", duration(sum(result.seconds for result in results))),
+        ("GPU hours", number(gpu_hours, 2) if gpu_hours else "0 (processors only)"),
+        ("machines", f"{count(len(hosts), 'machine')}: {', '.join(hosts[:8])}" if hosts else ""),
+        ("most memory of a fold", _memory(results)),
+        ("versions", ", ".join(f"{name} {version}" for name, version in study.versions.items())),
+        ("report made with", f"python {sys.version.split()[0]}"),
+        ("rows that could not be read", "; ".join(f"{name}: {why}" for name, why in evidence.unread[:5])),
+    ]  # fmt: skip
+
+
+def _memory(results: list[TrialResult]) -> str:
+    peak = max((result.peak_memory_mb for result in results), default=0.0)
+    return f"{number(peak / 1024, 1)} GB" if peak else ""

@@ -1,0 +1,157 @@
+"""What the errors depend on: predicted minus measured total against what is known of each quadrat."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from biomass_models.targets import TOTAL, FloatArray
+from orchestration.report.charts import SOFT, colour, data, legend, panel, shape
+from orchestration.report.data.judge import binned_mean
+from orchestration.report.data.story import Story
+from orchestration.report.html import Figure, Panel
+from orchestration.report.words import count, number
+
+MOST_IMAGES = 3000  # drawn one by one
+MOST_SPECIES = 20
+
+
+def residual_figure(story: Story) -> Figure | None:
+    """Predicted minus measured total against what is known of each quadrat."""
+    assert story.shown is not None
+    quadrats = story.evidence.quadrats
+    residual_N = story.shown.pred_NT[:, TOTAL] - story.judge.truth_NT[:, TOTAL]
+    panels: list[Panel] = [
+        _trend(story, residual_N, story.judge.truth_NT[:, TOTAL], "measured total [g]", "Measured total")
+    ]
+    findings = []
+    if "Sampling_Date" in quadrats and quadrats["Sampling_Date"].notna().any():
+        panels.append(_trend(story, residual_N, quadrats["Sampling_Date"], "sampling date", "Date"))
+    for column, title, caption in (
+        ("Height_Ave_cm", "mean sward height [cm]", "Height"),
+        ("Pre_GSHH_NDVI", "NDVI (greenness seen by a sensor, 0 to 1)", "NDVI"),
+    ):
+        if column in quadrats and quadrats[column].notna().sum() > 1:
+            panels.append(_trend(story, residual_N, quadrats[column], title, caption))
+    if "Species" in quadrats and quadrats["Species"].notna().any():
+        bias = pd.Series(residual_N).groupby(quadrats["Species"].astype(str).to_numpy()).agg(["mean", "size"])
+        enough = bias[bias["size"] >= 5]
+        if len(enough):
+            worst = str(enough["mean"].abs().idxmax())
+            off = number(float(enough["mean"].loc[worst]), 1, sign=True)
+            findings.append(f"{worst} is off most, {off} g on average")
+        panels.append(_species(residual_N, quadrats["Species"].astype(str), bias))
+    absent = [name for name in ("Sampling_Date", "Height_Ave_cm", "Pre_GSHH_NDVI", "Species") if name not in quadrats]
+    note = f"This study has no {', '.join(absent)}. " if absent else ""
+    return Figure(
+        title="Errors of the total" + (f": {findings[0]}" if findings else " against what is known of each quadrat"),
+        how="Up is predicted too high, down too low. The line is the mean of neighbouring quadrats: where it leaves "
+        "zero, the error is systematic and more data or another model could remove it. No model reads these columns; "
+        "they only explain its errors.",
+        panels=tuple(panels),
+        note=note + left_note(story),
+        across=2,
+        legend=legend("state", sorted(state_of(story).unique())),
+    )
+
+
+def _trend(story: Story, residual_N: FloatArray, values: Any, title: str, caption: str) -> Panel:
+    """Residuals over a number or a date, with the mean of eight bins."""
+    series = pd.Series(np.asarray(values))
+    dates = pd.api.types.is_datetime64_any_dtype(series)
+    states, state_N = sorted(state_of(story).unique()), state_of(story)
+    ids = story.evidence.quadrats["image_id"]
+    known = series.notna().to_numpy()
+    shown = [row for row in drawn_rows(story) if known[row]]
+
+    def place(value: Any) -> Any:
+        return value.strftime("%Y-%m-%d") if dates else float(value)
+
+    rows = [
+        {
+            "image": str(ids.iloc[row]),
+            "x": place(series.iloc[row]),
+            "residual": float(residual_N[row]),
+            "state": state_N.iloc[row],
+        }
+        for row in shown
+    ]
+    line_rows: list[dict[str, Any]] = []
+    if dates:
+        means = pd.Series(residual_N[known]).groupby(series[known].to_numpy()).mean()
+        line_rows = [
+            {"x": place(pd.Timestamp(day)), "residual": float(mean)}
+            for day, mean in zip(means.index, means, strict=True)
+        ]
+    else:
+        numbers = series[known].to_numpy(dtype=np.float64)
+        line_rows = [{"x": x, "residual": y} for x, y, _ in binned_mean(numbers, residual_N[known])]
+    kind = "T" if dates else "Q"
+    axis = alt.Axis(format="%b %Y", tickCount=6, labelOverlap=True) if dates else alt.Axis(tickCount=6)
+    x = alt.X(f"x:{kind}", title=title, axis=axis, scale=alt.Scale(nice=False) if dates else alt.Scale(zero=False))
+    y = alt.Y("residual:Q", title="predicted − measured [g]")
+    dots = (
+        alt.Chart(data(rows))
+        .mark_point(filled=True, size=30, opacity=0.6)
+        .encode(
+            x=x, y=y, color=colour("state", states, None, legend=False), shape=shape("state", states),
+            tooltip=["image:N", "state:N", f"x:{kind}", alt.Tooltip("residual:Q", format="+.1f")],
+        )
+    )  # fmt: skip
+    zero = alt.Chart(data([{"residual": 0.0}])).mark_rule(color=SOFT, strokeDash=[4, 3]).encode(y=y)
+    means_mark = alt.Chart(data(line_rows)).mark_point(
+        filled=True, color="var(--ink)", size=60, shape="diamond", opacity=1
+    )
+    line = alt.Chart(data(line_rows)).mark_line(color="var(--ink)", strokeWidth=2)
+    mean_layer = means_mark if dates else line
+    return panel(
+        alt.layer(zero, dots, mean_layer.encode(x=x, y=y)),
+        height=230,
+        caption=f"{caption}{', diamonds: mean of a day' if dates else ''}",
+    )
+
+
+def _species(residual_N: FloatArray, species_N: pd.Series, bias: pd.DataFrame) -> Panel:
+    order = list(bias.sort_values("size", ascending=False).index[:MOST_SPECIES])
+    order.sort(key=lambda name: float(bias["mean"][name]))
+    rows = [
+        {"species": name, "residual": float(residual)}
+        for name, residual in zip(species_N, residual_N, strict=True)
+        if name in order
+    ][:MOST_IMAGES]
+    means = [
+        {"species": name, "residual": float(bias["mean"][name]), "images": int(bias["size"][name])} for name in order
+    ]
+    y = alt.Y("species:N", sort=order, title=None, axis=alt.Axis(labelLimit=280))
+    x = alt.X("residual:Q", title="predicted − measured [g]")
+    ticks = alt.Chart(data(rows)).mark_tick(thickness=1.5, color="var(--c1)", opacity=0.5).encode(x=x, y=y)
+    dots = alt.Chart(data(means)).mark_point(filled=True, size=60, shape="diamond", color="var(--ink)", opacity=1)
+    mean = dots.encode(x=x, y=y, tooltip=["species:N", "images:Q", alt.Tooltip("residual:Q", format="+.1f")])
+    zero = alt.Chart(data([{"residual": 0.0}])).mark_rule(color=SOFT, strokeDash=[4, 3]).encode(x=x)
+    left = f", {MOST_SPECIES} most frequent" if len(bias) > MOST_SPECIES else ""
+    return panel(
+        alt.layer(zero, ticks, mean),
+        height=max(80, 22 * len(order)),
+        caption=f"Species, diamonds: mean{left}",
+        least_width=560,
+        wide=True,
+    )
+
+
+def drawn_rows(story: Story) -> list[int]:
+    """Rows that are drawn: all of them, or as many as a page can hold, evenly chosen."""
+    images = len(story.judge.truth_NT)
+    return list(range(0, images, -(-images // MOST_IMAGES)))
+
+
+def state_of(story: Story) -> pd.Series:
+    quadrats = story.evidence.quadrats
+    return quadrats["State"].astype(str) if "State" in quadrats else pd.Series(["all"] * len(quadrats))
+
+
+def left_note(story: Story) -> str:
+    drawn, images = len(drawn_rows(story)), len(story.judge.truth_NT)
+    return f"Drawn are {drawn} of {count(images, 'image')}." if drawn < images else ""

@@ -1,0 +1,146 @@
+"""The images with the largest errors: photograph, what was measured, what was predicted, where a model looked."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from biomass_models.targets import TARGETS, TOTAL
+from orchestration.report.data.evidence import Trial
+from orchestration.report.data.story import Story
+from orchestration.report.html import Html, tag
+from orchestration.report.sections.photographs import Photographs, data_uri, lit, whole_map
+from orchestration.report.words import NONE, SHORT, number, percent
+from orchestration.study import layout
+from orchestration.study.ledger import LedgerError
+
+MOST = 24
+
+
+def worst_images(story: Story, photographs: Photographs) -> Html:
+    """A gallery of the images with the largest weighted squared error, worst first."""
+    assert story.shown is not None
+    quadrats, loss_N = story.evidence.quadrats, story.judge.loss_N(story.shown.pred_NT)
+    order = [int(row) for row in np.argsort(-loss_N, kind="stable")[:MOST]]
+    looking = looking_trial(story)
+    attention = (
+        {} if looking is None else _attention(story, looking, [int(quadrats["fold"].iloc[row]) for row in order])
+    )
+    total = float(loss_N.sum()) or 1.0
+    cards, seen, missing = [], 0, 0
+    for rank, row in enumerate(order, start=1):
+        pixels = photographs.thumbnail(str(quadrats["image_path"].iloc[row])) if "image_path" in quadrats else None
+        missing += pixels is None
+        table = attention.get(int(quadrats["fold"].iloc[row]))
+        looked = None if table is None else whole_map(table, str(quadrats["image_id"].iloc[row]))
+        seen += looked is not None and pixels is not None
+        cards.append(_card(story, row, rank, loss_N[row] / total, pixels, looked))
+    held = percent(float(loss_N[order].sum()) / total)
+    low = sum(story.shown.pred_NT[row, TOTAL] < story.judge.truth_NT[row, TOTAL] for row in order)
+    title = (
+        f"The {len(order)} worst of {len(loss_N)} images hold {held} of the error; {low} of them are predicted too low"
+    )
+    how = (
+        "The rank is by squared error, weighted as the score weighs it. Predictions come from models that had not "
+        "seen the image. Look for what the photographs have in common: shadow, seed heads, a date stamp, one species."
+    )
+    notes = []
+    if photographs.folder is None:
+        notes.append("There are no photographs because the report was made without --data.")
+    elif missing:
+        notes.append(f"{missing} photographs are not in the data directory or cannot be read.")
+    if seen and looking is not None and photographs.folder is not None:
+        notes.append(
+            f"Second pictures: bright where {looking.family} {looking.name} looked (its attention over the image)."
+        )
+    elif not attention:
+        notes.append("No complete trial has stored an attention map.")
+    return tag(
+        "figure",
+        tag("h3", title),
+        tag("p", tag("b", "How to read this. "), how, class_="how"),
+        tag("p", " ".join(notes), class_="note") if notes else "",
+        tag("div", *cards, class_="gallery"),
+        class_="worst",
+    )
+
+
+def looking_trial(story: Story) -> Trial | None:
+    """The best complete trial that stored what it looked at; members of the blend first."""
+    members = {} if story.blend is None else story.blend.card.members
+    ranked = sorted(story.evidence.ranked, key=lambda trial: -members.get(trial.name, 0.0))
+    return next((trial for trial in ranked if _has_attention(story, trial)), None)
+
+
+def _has_attention(story: Story, trial: Trial) -> bool:
+    fold = story.evidence.folds[0]
+    metrics = trial.folds.get(fold)
+    if metrics is None and trial.name in story.evidence.pred and not trial.folds:
+        metrics = story.evidence.ledger.fold_metrics(trial.name, fold)
+    return metrics is not None and layout.ATTENTION in metrics.files
+
+
+def _attention(story: Story, trial: Trial, folds: list[int]) -> dict[int, pd.DataFrame]:
+    found = {}
+    for fold in set(folds):
+        try:
+            table = story.evidence.ledger.fold_attention(trial.name, fold)
+        except LedgerError:  # a picture less, not a report less
+            continue
+        if table is not None:
+            found[fold] = table
+    return found
+
+
+def _card(
+    story: Story, row: int, rank: int, share: float, pixels: np.ndarray | None, looked: np.ndarray | None
+) -> Html:
+    assert story.shown is not None
+    quadrats, truth_T, pred_T = story.evidence.quadrats, story.judge.truth_NT[row], story.shown.pred_NT[row]
+    image_id = str(quadrats["image_id"].iloc[row])
+    pictures = []
+    if pixels is not None:
+        pictures.append(
+            tag(
+                "img", src=data_uri(pixels), alt=f"photograph {image_id}", width=pixels.shape[1], height=pixels.shape[0]
+            )
+        )
+        if looked is not None:
+            pictures.append(
+                tag(
+                    "img",
+                    src=data_uri(lit(pixels, looked)),
+                    alt="where the model looked",
+                    width=pixels.shape[1],
+                    height=pixels.shape[0],
+                )
+            )
+    masses = [
+        tag(
+            "tr",
+            tag("th", SHORT[name], scope="row"),
+            tag("td", number(truth, 1)),
+            tag("td", number(pred, 1)),
+            tag("td", number(pred - truth, 1, sign=True), class_="off" if name == TARGETS[TOTAL] else None),
+        )
+        for name, truth, pred in zip(TARGETS, map(float, truth_T), map(float, pred_T), strict=True)
+    ]
+    head = tag("tr", *(tag("th", text, scope="col") for text in ("grams", "measured", "predicted", "off by")))
+    about = [_text(quadrats, column, row) for column in ("State", "Sampling_Date", "Species")]
+    known = " · ".join(text for text in about if text != NONE)
+    cost = f"{percent(share, 1)} of the error"
+    return tag(
+        "div",
+        tag("p", tag("b", f"{rank}. "), tag("code", image_id), tag("span", cost), class_="who"),
+        tag("div", *pictures, class_="pictures") if pictures else "",
+        tag("p", known, class_="about") if known else "",
+        tag("table", tag("thead", head), tag("tbody", *masses)),
+        class_="shot",
+    )  # fmt: skip
+
+
+def _text(quadrats: pd.DataFrame, column: str, row: int) -> str:
+    if column not in quadrats or pd.isna(quadrats[column].iloc[row]):
+        return NONE
+    value = quadrats[column].iloc[row]
+    return value.strftime("%Y-%m-%d") if isinstance(value, pd.Timestamp) else str(value)

@@ -1,0 +1,41 @@
+"""What Tune runs for a trial. Light to import: there are more coordinators than slots, and none needs torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ray import tune
+from ray.exceptions import RayError
+
+from orchestration.search.incumbent import Standing
+from orchestration.search.pruning import PruneRule
+from orchestration.search.trial import BlockedError, fail_trial, run_trial
+from orchestration.study.ledger import Ledger, LedgerError
+from orchestration.study.storage import Storage
+from orchestration.workers.pool import RayPool
+
+
+def make_coordinator(
+    study: str, broker: Any, rule: PruneRule | None, *, together: bool
+) -> Callable[[dict[str, Any]], None]:
+    """The function trainable of a study (folder or URI): it brings the trial of `config["trial_id"]` to its end.
+
+    It is pickled with all that it names, and a process that unpickles it imports their modules: nothing of a module
+    that loads torch may be among them.
+    """
+    standing = Standing(Ledger(Storage(study)))  # pickled along: each coordinator process keeps its own
+
+    def coordinate(config: dict[str, Any]) -> None:
+        own, trial_id = Ledger(Storage(study)), config["trial_id"]
+        try:
+            result = run_trial(own, RayPool(broker), trial_id, rule=rule, standing=standing, together=together)
+        # the store is full, away or torn, the broker is gone: the trial is not to blame
+        except (OSError, BlockedError, LedgerError, RayError) as error:
+            tune.report({"status": "stopped", "reason": str(error)})
+            return
+        except Exception as error:  # the boundary of a trial: whatever else goes wrong is its recorded reason
+            result = fail_trial(own, trial_id, f"coordinator: {type(error).__name__}: {error}")
+        tune.report({"status": result.status if result else "stopped"})
+
+    return coordinate

@@ -1,0 +1,160 @@
+"""How a study is made, and what it takes to go on with one. What is fixed here never changes while it lives."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from importlib.metadata import version
+
+import pandas as pd
+
+from orchestration.search.presets import Recipe, recipe_named
+from orchestration.search.trial import fail_trial
+from orchestration.study.environment import code_version
+from orchestration.study.ledger import Ledger, folds_of
+from orchestration.study.records import Asked, Params, StudyRecord
+from orchestration.study.settings import StudyError, StudySettings
+
+PACKAGES = ("torch", "timm", "ray", "optuna", "numpy", "pandas", "pillow", "scikit-learn")
+
+
+def open_study(
+    ledger: Ledger,
+    settings: StudySettings,
+    *,
+    quadrats: pd.DataFrame,
+    data_fingerprint: str,
+    fold_hash: str,
+    weights: Mapping[str, str],
+    spaces: Mapping[str, Params] | None = None,
+    made_with: Asked | None = None,
+    photograph_size: tuple[int, int] | None = None,
+) -> StudyRecord:
+    """Make the study, or return the record of the one that is there if all of this is the same.
+
+    quadrats: one row an image with labels, metadata, fold and group; weights: fingerprint by backbone; spaces: ranges
+    by family; made_with: what the command asked for; photograph_size: the most common width and height in px, so that a
+    prediction knows what it was trained on. The last three are stored with a new study and never compared.
+    Raises StudyError naming every setting that would change results.
+    """
+    existing = ledger.find_study()
+    if existing is not None:
+        facts = {"data_fingerprint": data_fingerprint, "fold_hash": fold_hash, "weights": dict(weights)}
+        require_same(ledger, [(key, existing.to_json()[key], value) for key, value in facts.items()], settings)
+        return existing
+    record = StudyRecord(
+        settings=settings,
+        data_fingerprint=data_fingerprint,
+        fold_hash=fold_hash,
+        weights=weights,
+        spaces=spaces or {},
+        versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        code=code_version(),
+        created_at=time.time(),
+        made_with=made_with or Asked(),
+        photograph_size=photograph_size,
+    )
+    ledger.write_study(record, quadrats)
+    return record
+
+
+def require_same(
+    ledger: Ledger, more: Sequence[tuple[str, object, object]] = (), settings: StudySettings | None = None
+) -> None:
+    """Raises StudyError that names what differs: settings from the study's, and (name, stored, asked) of `more`."""
+    pairs = list(more)
+    if settings is not None:
+        stored = ledger.study().settings.to_json()
+        pairs = [(key, stored.get(key), value) for key, value in settings.to_json().items()] + pairs
+    changed = [f"{key}: {stored!r} -> {asked!r}" for key, stored, asked in pairs if stored != asked]
+    if changed:
+        raise StudyError(
+            f"a study is resumed with the settings it was made with; {ledger.storage.uri} differs in "
+            + "; ".join(changed)
+            + ". Give the old settings, or start a new study in another folder"
+        )
+
+
+# -- what was typed ----------------------------------------------------------------------------------------------------
+
+
+def typed_fields(asked: Asked, stored: Asked) -> set[str]:
+    """Fields of a recipe that the command names: its options, and all that a recipe sets which is not the study's.
+
+    What the study's own recipe sets today does not count: a release may change a recipe.
+    """
+    typed = set(asked.overrides)
+    if asked.recipe is not None and asked.recipe != stored.recipe:
+        plain, own = Recipe(), recipe_named(asked.recipe)
+        typed |= {one.name for one in fields(Recipe) if getattr(own, one.name) != getattr(plain, one.name)}
+    return typed
+
+
+def require_typed(ledger: Ledger, asked: Recipe, made_with: Asked) -> None:
+    """Compare what was typed with the study; raises StudyError naming what differs.
+
+    Everything else is the study's, whatever is installed, reachable or the default today.
+    """
+    record = ledger.study()
+    typed, settings = typed_fields(made_with, record.made_with), record.settings
+    pairs: list[tuple[str, object, object]] = []
+    if "families" in typed:
+        pairs.append(("families", _shares(settings.families, settings.shares), _shares(asked.families, asked.shares)))
+    if "backbones" in typed and asked.backbones:
+        from biomass_models.backbones.weights import canonical_name  # here, because it loads timm
+
+        one, other = ({canonical_name(name) for name in names} for names in (settings.backbones, asked.backbones))
+        pairs.append(("backbones", sorted(one), sorted(other)))
+    if "weights" in typed:  # a folder may have moved: what it holds is compared by its contents
+        pairs.append(("weights", _kind(settings.weights), _kind(asked.weights)))
+    if "scale" in typed and asked.scale != "auto":
+        pairs.append(("scale", settings.scale, asked.scale))
+    if "fold_file" in typed or "scheme" in typed:
+        pairs.append(("scheme", settings.scheme, "file" if asked.fold_file else asked.scheme))
+    for name, stored, given in (
+        ("folds", settings.n_folds, asked.folds),
+        ("seed", settings.seed, asked.seed),
+        ("max_fold_seconds", settings.max_fold_seconds, asked.max_fold_seconds),
+    ):
+        if name in typed:
+            pairs.append((name, stored, given))
+    require_same(ledger, pairs)
+
+
+def _shares(families: Sequence[str], shares: Sequence[float]) -> dict[str, float]:
+    given = shares or (1.0,) * len(families)
+    return {name: share / sum(given) for name, share in sorted(zip(families, given, strict=True))}
+
+
+def _kind(weights: str) -> str:
+    return "random" if weights == "random" else "trained"
+
+
+# -- weights of backbones ----------------------------------------------------------------------------------------------
+
+
+def take_new_weights(ledger: Ledger, here: Mapping[str, str]) -> list[str]:
+    """Note in the study which backbones have other weights here than they had; returns a sentence for each.
+
+    here: fingerprint of each backbone of the study whose weights are here. An open trial of which nothing is computed
+    is closed, since it is another trial with other weights. Raises StudyError where a finished fold was trained with
+    what was there before: its trials and new ones would not be comparable.
+    """
+    record, ended = ledger.study(), ledger.results()
+    others = [one for one in ledger.trials() if here.get(str(one.config.get("backbone")), one.weights) != one.weights]
+    folds = folds_of(ledger.quadrats()) if others else []
+    for one in others:
+        name = str(one.config["backbone"])
+        if any(ledger.fold_metrics(one.trial_id, fold) is not None for fold in folds):
+            raise StudyError(
+                f"the weights of {name} must stay those of the finished folds, {one.weights} in trial {one.trial_id}, "
+                f"got {here[name]}; give the old file (--weights), or search in another folder"
+            )
+        if one.trial_id not in ended:
+            fail_trial(ledger, one.trial_id, f"the weights of {name} changed before a fold was finished")
+    changed = {name: mark for name, mark in here.items() if record.weights.get(name, mark) != mark}
+    if changed:
+        ledger.update_study(replace(record, weights={**record.weights, **changed}))
+    return [f"The weights of {name} are others than before; nothing was trained with those" for name in changed]

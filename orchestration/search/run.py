@@ -1,0 +1,527 @@
+"""Assembles a search and runs it: checks, study, references, Ray, pool, Tuner."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+import ray
+from ray import tune
+
+from biomass_models.backbones.weights import (
+    WeightsError,
+    WeightsFileError,
+    WeightsSource,
+    canonical_name,
+    fingerprint,
+    verify_weights,
+)
+from biomass_models.config_rules import known_name
+from biomass_models.data.check import require_clean
+from biomass_models.data.folds import assign_folds, fold_hash
+from biomass_models.data.photographs import common_size
+from biomass_models.data.problems import grouped
+from biomass_models.data.references import colour_ridge, colour_statistics, metadata_trees, per_target_mean
+from biomass_models.data.table import read_train
+from biomass_models.families.registry import FAMILIES
+from biomass_models.features.inputs import ImageSet
+from biomass_models.targets import TARGETS
+from orchestration.inspect.leaderboard import leaderboard_notices
+from orchestration.progress import progress_bar
+from orchestration.search.coordinator import make_coordinator
+from orchestration.search.incumbent import Standing
+from orchestration.search.model_room import ModelRoom
+from orchestration.search.opening import open_study, require_same, require_typed, take_new_weights, typed_fields
+from orchestration.search.presets import Recipe
+from orchestration.search.pruning import RULES, PruneRule
+from orchestration.search.searcher import ALIKE_FAILURES, Proposer, TuneSearcher, live_trials
+from orchestration.search.watch import Watch
+from orchestration.study import layout
+from orchestration.study.data_changes import data_fingerprint, photograph_table, require_same_data
+from orchestration.study.ledger import Ledger
+from orchestration.study.lock import Heartbeat, study_lock
+from orchestration.study.record import SCHEMA
+from orchestration.study.records import COMPLETE, FAILED, Asked, StudyRecord, TrialResult
+from orchestration.study.seeds import derive_seed
+from orchestration.study.settings import StudyError, StudySettings
+from orchestration.study.spaces import open_spaces, spaces_of, stored_space, to_json
+from orchestration.study.storage import Storage
+from orchestration.workers.actor import FoldWorker
+from orchestration.workers.address import is_cluster, require_answer
+from orchestration.workers.broker import Broker, Slots, slots_of
+from orchestration.workers.cluster import ON_HEAD, ray_cluster, slot_limit
+from orchestration.workers.context import WorkerContext
+from search_spaces.domain import SearchSpace
+from search_spaces.spaces import DEFAULT_BACKBONES, known_family
+
+Say = Callable[[str], None]
+MOST_LIVE = 1000  # Tune's own limit of trials under way; the searcher's, which follows the slots, is far below
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """Where and with what a search runs; none of it changes a result but for the rounding of sums."""
+
+    address: str | None = None  # of a Ray cluster; None embeds one
+    cpus_per_fold: float = 1.0
+    gpus_per_fold: float | None = None  # None: 1 where the cluster has a GPU, else 0
+    max_slots: int | None = None
+    fold_timeout: float | None = None  # seconds without a sign of life
+    cache_dir: Path = Path("~/.cache/biomass")
+    cache_gb: float | None = None  # None: no limit
+    weights_gb: float | None = None  # of trained models in the study; None: no limit
+    folds_together: bool | None = None  # frozen heads: all folds in one batch; None: on a GPU, where launches cost most
+    compiles: bool = (
+        False  # networks whose backbone trains go through torch.compile: pays on GPUs; other rounding and dropout
+    )
+
+
+def available_backbones(asked: tuple[str, ...], source: WeightsSource, say: Say) -> dict[str, str]:
+    """Fingerprint of the weights of each backbone; those the user named must all be there, of the default ones some.
+
+    Raises WeightsError that says which file to put where.
+    """
+    found, missing = _fingerprints(asked or DEFAULT_BACKBONES, source)
+    if missing and (asked or not found):
+        raise WeightsError("\n".join(missing.values()))
+    for reason in missing.values():
+        say(f"Left out of the search, because its weights are not here: {reason}")
+    return found
+
+
+def backbones_of_study(record: StudyRecord, source: WeightsSource, say: Say) -> dict[str, str]:
+    """Fingerprint of each of a study's backbones whose weights are here.
+
+    What is not here waits: its open trials stay open, and no trial with it is proposed. Raises WeightsError where
+    none is here.
+    """
+    found, missing = _fingerprints(record.settings.backbones, source)
+    if not found:
+        raise WeightsError("\n".join(missing.values()))
+    for name, reason in missing.items():
+        say(f"Weights of {name} are not here: its open trials wait, the others go on ({reason})")
+    return found
+
+
+def _fingerprints(names: Sequence[str], source: WeightsSource) -> tuple[dict[str, str], dict[str, str]]:
+    """By backbone: the fingerprint of its weights, or why they are not here.
+
+    Raises WeightsFileError for a file without them: one that was put there is meant to be used.
+    """
+    found: dict[str, str] = {}
+    missing: dict[str, str] = {}
+    for name in names:
+        canonical = canonical_name(name)
+        try:
+            verify_weights(canonical, source)
+            found[canonical] = fingerprint(canonical, source)
+        except WeightsFileError:
+            raise
+        except WeightsError as error:
+            missing[canonical] = str(error)
+    return found, missing
+
+
+def source_of_study(record: StudyRecord, asked: Recipe, made_with: Asked, given: WeightsSource) -> WeightsSource:
+    """Where a study's weights come from: as typed, else as when it was made, if that is still there."""
+    if "weights" in typed_fields(made_with, record.made_with) or record.settings.weights == "auto":
+        return given
+    if record.settings.weights == "random":
+        return WeightsSource("random")
+    folder = record.made_with.overrides.get("weights")
+    return WeightsSource("folder", Path(folder)) if folder and Path(folder).is_dir() else given
+
+
+def has_gpu(resources: Resources) -> bool:
+    """Whether folds will run on GPUs: as asked for, else as this machine or the cluster has them now."""
+    if resources.gpus_per_fold is not None:
+        return resources.gpus_per_fold > 0
+    if is_cluster(resources.address):
+        with ray_cluster(resources.address):
+            return bool(ray.cluster_resources().get("GPU", 0) >= 1)
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def start_search(
+    study: str,
+    data_dir: Path,
+    asked: Recipe,
+    *,
+    weights: WeightsSource,
+    resources: Resources,
+    say: Say,
+    retry_failed: bool = False,
+    made_with: Asked,
+) -> bool:
+    """`run_search` as a command asks for it, with the backbones whose weights are here and the scale of the machine.
+
+    A study that is there goes on with what it was made with; only what was typed is compared (study.require_typed).
+    """
+    ledger = Ledger(Storage(study))
+    wanted = resolve(ledger, asked, made_with, weights=weights, resources=resources, say=say)
+    return run_search(
+        study,
+        data_dir,
+        wanted.settings,
+        fold_file=Path(asked.fold_file) if asked.fold_file else None,
+        weights=wanted.weights,
+        fingerprints=wanted.fingerprints,
+        resources=resources,
+        max_trials=asked.trials,
+        hours=asked.hours,
+        say=say,
+        prune=asked.prune,
+        retry_failed=retry_failed,
+        made_with=made_with,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a command comes to: a study's settings, and the weights that are here."""
+
+    settings: StudySettings
+    weights: WeightsSource
+    fingerprints: Mapping[str, str]  # by backbone
+
+
+def resolve(
+    ledger: Ledger, asked: Recipe, made_with: Asked, *, weights: WeightsSource, resources: Resources, say: Say
+) -> Wanted:
+    """The settings of the study that is there, or those of a new one. Starts nothing, unless a cluster is asked.
+
+    Raises StudyError where something typed is not the study's, WeightsError where no weights are here.
+    """
+    record = ledger.find_study()
+    if record is None:
+        for family in asked.families:
+            known_family(family)
+        found = available_backbones(asked.backbones, weights, say)
+        gpu = asked.scale == "auto" and has_gpu(resources)
+        settings = asked.settings(tuple(found), weights=weights.kind, gpu=gpu)
+        return Wanted(settings=settings, weights=weights, fingerprints=found)
+    require_typed(ledger, asked, made_with)
+    source = source_of_study(record, asked, made_with, weights)
+    return Wanted(settings=record.settings, weights=source, fingerprints=backbones_of_study(record, source, say))
+
+
+def run_search(
+    study: str,
+    data_dir: Path,
+    settings: StudySettings,
+    *,
+    fold_file: Path | None = None,
+    weights: WeightsSource,
+    fingerprints: Mapping[str, str],
+    resources: Resources,
+    max_trials: int | None,
+    hours: float | None,
+    say: Say,
+    prune: str = "default",
+    retry_failed: bool = False,
+    made_with: Asked | None = None,
+    spaces: dict[str, SearchSpace] | None = None,
+) -> bool:
+    """Search until the study holds max_trials or the hours are over; True when it came to its end, False when stopped.
+
+    fingerprints: of the weights that are here, by backbone. spaces: by family, where a new study shall have other
+    ranges than the scale's (comparisons of configurations). Everything that can be checked is checked before Ray
+    starts. The same call goes on with an unfinished study. prune: a name of pruning.RULES; retry_failed: failed trials
+    are taken up again, with the folds that they have. made_with: see open_study.
+    """
+    known_name("a pruning rule", prune, RULES, StudyError)
+    require_answer(resources.address)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    ledger = Ledger(Storage(study))
+    with study_lock(ledger, say) as heartbeat:
+        proposer = prepare_search(
+            ledger,
+            data_dir,
+            settings,
+            fold_file=fold_file,
+            fingerprints=fingerprints,
+            max_trials=max_trials,
+            hours=hours,
+            say=say,
+            retry_failed=retry_failed,
+            made_with=made_with,
+            spaces=spaces,
+        )
+        for notice in leaderboard_notices(ledger):
+            say(f"note: {notice}")
+        if is_cluster(resources.address):  # this machine says nothing about the workers
+            say("Each worker refuses folds above --max-fold-seconds by its own estimate; biomass doctor times a pilot")
+        else:
+            _say_estimates(proposer.spaces, settings, fingerprints, ledger, say)
+        context = WorkerContext(
+            study=ledger.storage.uri,
+            data_dir=str(data_dir.resolve()),
+            cache_dir=str(resources.cache_dir.expanduser()),
+            weights=weights,
+        )
+        with ray_cluster(resources.address, say=say):
+            return _run(ledger, context, proposer, RULES[prune], resources, max_trials, heartbeat, say)
+
+
+def prepare_search(
+    ledger: Ledger,
+    data_dir: Path,
+    settings: StudySettings,
+    *,
+    fold_file: Path | None = None,
+    fingerprints: Mapping[str, str],
+    max_trials: int | None,
+    hours: float | None = None,
+    say: Say,
+    retry_failed: bool = False,
+    made_with: Asked | None = None,
+    spaces: dict[str, SearchSpace] | None = None,
+) -> Proposer:
+    """Check the data, make or find the study, and rebuild what comes next from its ledger. Needs the study's lock."""
+    record = _prepare(ledger, data_dir, settings, fold_file, fingerprints, spaces, made_with, say)
+    if retry_failed:
+        _reopen_failed(ledger, say)
+    for sentence in take_new_weights(ledger, fingerprints):
+        say(sentence)
+    proposer = Proposer(
+        open_spaces(record, say),
+        ledger,
+        seed=settings.seed,
+        fold_hash=record.fold_hash,
+        weights=fingerprints,
+        shares=dict(zip(settings.families, settings.shares, strict=True)) if settings.shares else None,
+        max_trials=max_trials,
+        deadline=None if hours is None else time.time() + 3600 * hours,
+    )
+    _say_what_waits(proposer, say)
+    return proposer
+
+
+def _say_what_waits(proposer: Proposer, say: Say) -> None:
+    """Trials of the study that this search cannot learn from or go on with."""
+    if count := len(proposer.unobserved):
+        say(f"{count} trials lie outside of the study's ranges; they are kept, proposals do not learn from them")
+    if aside := proposer.set_aside:
+        say(f"{len(aside)} open trials wait for their family or their weights, such as {aside[0].trial_id}")
+
+
+def _reopen_failed(ledger: Ledger, say: Say) -> None:
+    failed = [name for name, result in ledger.results().items() if result.status == FAILED]
+    for name in failed:
+        ledger.reopen(name)
+    say(f"{len(failed)} failed trials are taken up again")
+
+
+def gpus_of_a_slot(resources: Resources) -> float:
+    """As asked for, else one where Ray has any; needs Ray."""
+    if resources.gpus_per_fold is not None:
+        return resources.gpus_per_fold
+    return 1.0 if ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
+
+
+def start_broker(context: WorkerContext, resources: Resources, worker_class: type = FoldWorker) -> tuple[Any, int]:
+    """The broker actor and how many slots it has now. Raises StudyError when the machine can hold none."""
+    gpus = gpus_of_a_slot(resources)
+    slots = Slots(
+        cpus=resources.cpus_per_fold,
+        gpus=gpus,
+        most=slot_limit(resources.max_slots, resources.cpus_per_fold, resources.address),
+        grows=is_cluster(resources.address),
+        timeout=resources.fold_timeout,
+    )
+    has = ray.cluster_resources()
+    if not slots.grows and slots_of(ray.nodes(), slots) < 1:
+        raise StudyError(
+            f"a slot needs {slots.cpus:g} CPUs and {slots.gpus:g} GPUs, this machine has {has.get('CPU', 0):g} and "
+            f"{has.get('GPU', 0):g}; lower --cpus-per-fold or --gpus-per-fold"
+        )
+    # A waiting job holds a call open. On the head: a worker node may leave at any time, and must not take the broker.
+    actor = ray.remote(Broker).options(num_cpus=0, max_concurrency=100_000, resources=ON_HEAD)
+    broker: Any = actor.remote(
+        replace(context, gpus=gpus, cache_gb=resources.cache_gb, compiles=resources.compiles), slots, worker_class
+    )
+    return broker, ray.get(broker.start.remote())
+
+
+def _prepare(
+    ledger: Ledger,
+    data_dir: Path,
+    settings: StudySettings,
+    fold_file: Path | None,
+    fingerprints: Mapping[str, str],
+    spaces: dict[str, SearchSpace] | None,
+    made_with: Asked | None,
+    say: Say,
+) -> StudyRecord:
+    """The study's record, made now or found; what a study of 0.1.0 did not store is resolved and stored."""
+    with progress_bar("Checking data") as update:
+        warnings = require_clean(data_dir, on_progress=lambda done, total: update(done, total, ""))
+    for warning in grouped(warnings):
+        say(str(warning))
+    here = read_train(data_dir)
+    images = ImageSet.from_table(data_dir, here)
+    record = ledger.find_study()
+    if record is None:
+        seed = derive_seed(settings.seed, "folds")
+        folds = assign_folds(here, scheme=settings.scheme, n_folds=settings.n_folds, seed=seed, file=fold_file)
+        quadrats = here.merge(folds, on="image_id", validate="one_to_one")
+        ledger.write_photographs(photograph_table(here, images.digests))
+        record = open_study(
+            ledger,
+            settings,
+            quadrats=quadrats,
+            data_fingerprint=data_fingerprint(quadrats, images.digest),
+            fold_hash=fold_hash(folds),
+            weights=fingerprints,
+            spaces=to_json(spaces or spaces_of(settings)),
+            made_with=made_with,
+            photograph_size=common_size(images.paths),
+        )
+    else:
+        require_same(ledger, _folds_of_file(record, here, fold_file), settings)
+        require_same_data(ledger, data_dir, here, images.digests)
+        if not record.spaces:
+            known = spaces or {name: one for name in settings.families if (one := stored_space(record, name))}
+            record = replace(record, schema=SCHEMA, spaces=to_json(known))
+            ledger.update_study(record)
+    if ledger.references() is None:
+        ledger.write_references(_references(ledger.quadrats(), ImageSet.from_table(data_dir, ledger.quadrats())))
+    return record
+
+
+def _folds_of_file(record: StudyRecord, here: pd.DataFrame, fold_file: Path | None) -> list[tuple[str, object, object]]:
+    """What require_same compares where the user gives folds."""
+    if fold_file is None:
+        return []
+    given = assign_folds(here, scheme="file", n_folds=record.settings.n_folds, seed=0, file=fold_file)
+    return [("fold_hash", record.fold_hash, fold_hash(given))]
+
+
+def _references(quadrats: pd.DataFrame, images: ImageSet) -> pd.DataFrame:
+    """Out-of-fold predictions of what costs nothing, on the study's own folds."""
+    folds = quadrats[["image_id", "fold", "group"]]
+    colour = []
+    with progress_bar("Reference scores") as update:
+        for row, path in enumerate(images.paths):
+            colour.append(colour_statistics(path))
+            update(row + 1, len(images.paths), "")
+    predictions = {
+        "per-target mean": per_target_mean(quadrats, folds),
+        "colour ridge": colour_ridge(pd.DataFrame(colour).to_numpy(), quadrats, folds),
+        "metadata trees": metadata_trees(quadrats, folds),
+    }
+    frames = []
+    for name, pred_NT in predictions.items():
+        frame = pd.DataFrame(pred_NT, columns=list(TARGETS))
+        frame.insert(0, "image_id", quadrats["image_id"].to_numpy())
+        frame.insert(0, "reference", name)
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
+
+
+def _say_estimates(
+    spaces: Mapping[str, SearchSpace], settings: StudySettings, here: Mapping[str, str], ledger: Ledger, say: Say
+) -> None:
+    """Print what a fold of each family's first trial will cost; refuse the study when that is above the limit.
+
+    here: backbones whose weights are here.
+    """
+    images = len(ledger.quadrats())
+    n_train = round(images * (1 - 1 / settings.n_folds))
+    for name, space in spaces.items():
+        first = [config for params in space.first_trials if (config := space.config(params)).backbone in here]
+        if not first:
+            continue
+        family, config = FAMILIES[name], first[0]
+        fold, bank = family.fold_seconds(config, n_train, "auto"), family.estimate_feature_seconds(config, images)
+        once = f", and {bank:.0f} s once for its features" if bank else ""
+        say(f"Estimated cost of a {name} fold here (first trial): {fold:.1f} s{once}")
+        if fold > settings.max_fold_seconds:
+            raise StudyError(
+                f"a fold may take {settings.max_fold_seconds:.0f} s, the first {name} trial is estimated at "
+                f"{fold:.0f} s here; use --scale cpu, or raise --max-fold-seconds"
+            )
+
+
+def _run(
+    ledger: Ledger,
+    context: WorkerContext,
+    proposer: Proposer,
+    rule: PruneRule | None,
+    resources: Resources,
+    max_trials: int | None,
+    heartbeat: Heartbeat,
+    say: Say,
+) -> bool:
+    broker, slots = start_broker(context, resources)
+    waits = "" if slots else ", folds wait for a node that has what a slot asks for (biomass doctor)"
+    before = frozenset(ledger.results())
+    say(f"{slots} slots{waits}; {proposer.finished} trials are finished already")
+    searcher = TuneSearcher(proposer, live=live_trials(max(slots, 1)))
+    stop = threading.Event()
+    room = None if resources.weights_gb is None else ModelRoom(ledger, resources.weights_gb, say)
+    watch = Watch(broker, searcher, Standing(ledger), max_trials, heartbeat, say, room)
+    watcher = threading.Thread(target=watch.run, args=(stop,), daemon=True)
+    together = gpus_of_a_slot(resources) > 0 if resources.folds_together is None else resources.folds_together
+    tuner = _tuner(ledger, searcher, broker, rule, together)
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    watcher.start()
+    try:
+        tuner.fit()
+    finally:
+        stop.set()
+        watcher.join()
+        ray.kill(broker)
+    if searcher.stop_reason:
+        raise StudyError(f"{searcher.stop_reason}. Every finished fold is kept")
+    if proposer.unfinished:
+        return False
+    _require_a_success(ledger.results(), before)
+    return True
+
+
+def _require_a_success(results: Mapping[str, TrialResult], before: Container[str]) -> None:
+    """Raise StudyError where the study has no complete trial, or where many trials of this run have all failed."""
+    now = {name: result for name, result in results.items() if name not in before}
+    complete = any(result.status == COMPLETE for result in results.values())
+    broken = len(now) >= ALIKE_FAILURES and all(result.status == FAILED for result in now.values())
+    if not results or (complete and not broken):
+        return
+    failed = [result.reason for result in (now if complete else results).values() if result.status == FAILED]
+    reason, times = Counter(failed).most_common(1)[0]
+    raise StudyError(
+        f"a search must complete a trial, got {len(failed)} failed, most often ({times}) for: {reason}. Mend it, then "
+        "give the same command with --retry-failed"
+    )
+
+
+def _tuner(ledger: Ledger, searcher: TuneSearcher, broker: Any, rule: PruneRule | None, together: bool) -> tune.Tuner:
+    coordinate = make_coordinator(ledger.storage.uri, broker, rule, together=together)
+    where: dict[str, Any] = {"storage_path": ledger.storage.uri}
+    if not ledger.storage.is_local:
+        where = {"storage_path": ledger.storage.base, "storage_filesystem": ledger.storage.filesystem}
+    return tune.Tuner(
+        tune.with_resources(coordinate, ON_HEAD),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher, num_samples=-1, max_concurrent_trials=MOST_LIVE, reuse_actors=True
+        ),
+        run_config=tune.RunConfig(
+            name=layout.TUNE,
+            verbose=0,
+            callbacks=[],
+            # A coordinator that loses its process starts again and goes on from the ledger. Many times, because what
+            # kills it is never the trial's fault, and a machine that goes down takes all of them at once.
+            failure_config=tune.FailureConfig(max_failures=100),
+            **where,
+        ),
+    )

@@ -1,0 +1,283 @@
+"""What a study's JSON files hold, as types. Stored names never change; `record.py` says how they are read.
+
+Times are seconds since 1970, UTC; memory is in MiB; scores are weighted R2. Defaults are what a file lacks that an
+earlier version wrote, so that no reader asks which version it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
+
+from orchestration.study.record import Part, Record
+from orchestration.study.settings import StudySettings
+
+Params: TypeAlias = Mapping[str, Any]  # field of a family's configuration -> plain JSON value
+COMPLETE, PRUNED, FAILED = "complete", "pruned", "failed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileMark(Part):
+    """What a marker vouches for about one file."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundFile(FileMark):
+    """A file outside of a study, as it was when it was read."""
+
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrittenFile(FileMark):
+    """A file that was written for the user."""
+
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodeVersion(Part):
+    """Of the code that ran."""
+
+    version: str
+    source: str | None = None  # hash of all its files; None for code that ran from a wheel
+    commit: str | None = None  # where git tracked the code
+    changed: bool | None = None  # whether the files differed from the commit
+
+
+# -- the study ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked(Part):
+    """What the command that made a study named: a recipe and the options over it."""
+
+    recipe: str | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)  # by field of recipes.Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyRecord(Record):
+    """study.json: what a study was asked for, resolved once, and what it was made with."""
+
+    settings: StudySettings
+    data_fingerprint: str
+    fold_hash: str
+    weights: Mapping[str, str] = field(default_factory=dict)  # fingerprint of each backbone's weights
+    spaces: Mapping[str, Params] = field(default_factory=dict)  # ranges by family (SearchSpace.to_json)
+    versions: Mapping[str, str] = field(default_factory=dict)  # of packages
+    code: CodeVersion | None = None
+    created_at: float | None = None
+    made_with: Asked = Asked()
+    photograph_size: tuple[int, int] | None = None  # px, the most common width and height; None before it was noted
+
+
+# -- trials ------------------------------------------------------------------------------------------------------------
+
+
+class TrialRef(NamedTuple):
+    """A trial and the study that it lies in."""
+
+    study: str  # folder or URI
+    trial_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRecord(Record):
+    """trial.json: one proposed configuration. `ids.py` derives `trial_id` from it, by its schema."""
+
+    trial_id: str
+    number: int  # order of proposal in the study
+    family: str
+    params: Params  # what the search drew: a point of the family's space
+    config: Params  # every field of the family's configuration
+    weights: str  # fingerprint of the backbone's weights
+    seed: int
+    why: str  # first trial | proposed
+    proposed_at: float
+    spared: str | None = None  # why it is never pruned
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision(Part):
+    """What a pruning rule decided after a fold, and the numbers that decided it."""
+
+    rule: str
+    prune: bool
+    after_fold: int  # index of the fold that had just finished
+    folds_done: int
+    against: str  # trial id of the incumbent
+    p: float  # chance of such a disadvantage if the trial were as good as the incumbent
+    groups: int  # that the test compared
+    gain: float  # relative fall of the ensemble's loss, 0 .. 1
+    estimate: float  # fold-corrected score: the incumbent's, moved by the mean paired difference on the shared rows
+
+    def __str__(self) -> str:
+        verdict = "pruned" if self.prune else "kept"
+        return (
+            f"{verdict} after fold {self.after_fold}: p = {self.p:.2g} against {self.against[:4]}, "
+            f"blend gain {100 * self.gain:.2f} %"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialResult(Record):
+    """result.json: how a trial ended, with what it cost over all its folds."""
+
+    status: str  # complete | pruned | failed
+    score: float | None = None  # of a complete trial: its pooled out-of-fold rows
+    estimate: float | None = None  # of a pruned one: fold-corrected
+    reason: str | None = None  # of one that is not complete
+    fold_scores: tuple[float | None, ...] = ()  # of a complete one, by fold; None for a fold without spread
+    teacher_score: float | None = None  # mean over folds
+    target_rmse_g: Mapping[str, float] = field(default_factory=dict)
+    decisions: tuple[Decision, ...] = ()
+    ended_at: float = 0.0
+    folds_done: int = 0
+    seconds: float = 0.0
+    gpu_seconds: float = 0.0
+    peak_memory_mb: float = 0.0
+    peak_gpu_memory_mb: float = 0.0
+    files: Mapping[str, FileMark] = field(default_factory=dict)
+
+    @property
+    def reported_value(self) -> float | None:
+        """What the search learns: the score, the fold-corrected one of a pruned trial, None for a failure."""
+        return self.estimate if self.status == PRUNED else self.score
+
+
+# -- folds -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class DroppedModel(Record):
+    """model-dropped.json: a fold's model was deleted, and why; its marker keeps size and hash."""
+
+    dropped_at: float
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestoredModel(Part):
+    """A model that was fitted again after it had been dropped."""
+
+    restored_at: float
+    largest_difference_g: float  # between its out-of-fold rows and those that the study keeps; 0: bit for bit
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldStart(Record):
+    """start-<when>-<pid>.json: a fold was begun."""
+
+    started_at: float
+    host: str
+    pid: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldMetrics(Record):
+    """metrics.json: the marker of a finished fold, with its score, course and cost."""
+
+    fold: int
+    images: int = 0  # held out
+    score: float | None = None  # None where the held-out masses have no spread
+    started_at: float = 0.0
+    finished_at: float = 0.0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    gpu_seconds: float = 0.0
+    peak_memory_mb: float = 0.0
+    peak_gpu_memory_mb: float = 0.0
+    host: str = "?"
+    pid: int = 0
+    epochs: tuple[Mapping[str, float | None], ...] = ()
+    info: Mapping[str, Any] = field(default_factory=dict)  # what the family notes: teacher_score, folds_together, ...
+    environment: Mapping[str, Any] = field(default_factory=dict)  # environment.environment
+    restored: RestoredModel | None = None  # where the model is not the one that predicted the rows
+    files: Mapping[str, FileMark] = field(default_factory=dict)
+
+    @property
+    def teacher_score(self) -> float | None:
+        return self.info.get("teacher_score")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherRecord(Record):
+    """teacher.json: the marker of one fold's teacher."""
+
+    settings: Params
+    fold: int
+    score: float | None = None
+    files: Mapping[str, FileMark] = field(default_factory=dict)
+
+
+# -- ensembles ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestSet(Part):
+    """Which images a submission predicts."""
+
+    images: int
+    rows: str  # hash of their ids
+    photographs: str | None = None  # hash of their contents, where trials predicted them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin(Part):
+    """Where a submission comes from, so that `biomass trace` finds the way back from the file."""
+
+    created_at: float | None = None
+    code: CodeVersion | None = None
+    submission: WrittenFile | None = None  # None for a card alone
+    test: TestSet | None = None
+    truth: FoundFile | None = None  # measured masses, where they came as a file
+    trials: Mapping[str, TrialRef] = field(default_factory=dict)  # by member
+    files: Mapping[str, Mapping[str, FoundFile]] = field(default_factory=dict)  # member -> oof, test; where it came so
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleRecord(Record):
+    """ensemble.json: the marker of a submission, with the card of its blend (ensembles.card)."""
+
+    card: Mapping[str, Any]  # ensembles.card.Card as JSON
+    trials: Mapping[str, TrialRef] = field(default_factory=dict)  # by member; "." is the study itself
+    origin: Origin | None = None
+    files: Mapping[str, FileMark] = field(default_factory=dict)
+
+
+# -- the driver --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchFacts(Part):
+    """How a running search stands: counts of the pool, and what its driver adds."""
+
+    slots: int | None = None
+    slots_pending: int = 0
+    running: int = 0  # jobs
+    queued: int = 0
+    done: int = 0
+    busy: float | None = None  # share of the slots' time spent working, 0 .. 1
+    workers_lost: int = 0
+    encoding: tuple[int, int] = (0, 0)  # images of the bank that is being filled: done, of all
+    cannot_start: int = 0  # slots whose worker does not come up now
+    start_failure: str | None = None  # why, of the latest one
+    max_trials: int | None = None
+    looked_at: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Owner(Record):
+    """owner.json: who drives the study now."""
+
+    host: str
+    pid: int
+    since: float
+    beat: float  # last sign of life
+    token: str
+    facts: SearchFacts = SearchFacts()

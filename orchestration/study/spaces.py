@@ -1,0 +1,68 @@
+"""The ranges that a study draws from: resolved when it is made, stored with it, and read by whoever shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+
+from biomass_models.families.configs import CONFIGS
+from biomass_models.families.introduced import INTRODUCED
+from orchestration.study.records import Params, StudyRecord
+from orchestration.study.settings import StudyError, StudySettings
+from search_spaces.domain import SearchSpace
+from search_spaces.spaces import space_of
+
+
+def spaces_of(settings: StudySettings) -> dict[str, SearchSpace]:
+    """This version's ranges of each family, for a new study."""
+    return {family: space_of(family, settings.backbones, settings.scale) for family in settings.families}
+
+
+def stored_space(record: StudyRecord, family: str) -> SearchSpace | None:
+    """A family's ranges in a study; None where this version does not know the family, or cannot hold its ranges.
+
+    A study of 0.1.0 stored none: it goes on with today's, and with the defaults that it was begun with.
+    """
+    if family not in CONFIGS:
+        return None
+    try:
+        stored = record.spaces.get(family)
+        if stored is None:
+            stored = {**space_of(family, record.settings.backbones, record.settings.scale).to_json(), "defaults": {}}
+        return SearchSpace.from_json(family, CONFIGS[family], _with_defaults(family, stored))
+    except ValueError:
+        return None
+
+
+def open_spaces(record: StudyRecord, say: Callable[[str], None]) -> dict[str, SearchSpace]:
+    """The ranges of each of a study's families that this version can go on with; `say` is told of the others.
+
+    Raises StudyError where none is left.
+    """
+    found = {}
+    for family in record.settings.families:
+        if (space := stored_space(record, family)) is not None:
+            found[family] = space
+        else:
+            say(
+                f"Family {family} cannot be searched by this version (install what brings it, or upgrade); its trials "
+                "stay as they are, the others go on"
+            )
+    if not found:
+        raise StudyError(
+            f"a search needs a family that this version knows, got {', '.join(record.settings.families)}; install "
+            "the package that brings one of them"
+        )
+    return found
+
+
+def to_json(spaces: dict[str, SearchSpace]) -> dict[str, Params]:
+    return {family: space.to_json() for family, space in spaces.items()}
+
+
+def _with_defaults(family: str, stored: Params) -> Params:
+    """A field that is newer than the ranges has its default at introduction; one that went from there is left out."""
+    introduced, known = INTRODUCED.get(family, {}), {one.name for one in fields(CONFIGS[family])}
+    defaults = {**introduced, **stored.get("defaults", {})}
+    gone = {name for name in defaults if name not in known and defaults[name] == introduced.get(name)}
+    return {**stored, "defaults": {name: value for name, value in defaults.items() if name not in gone}}

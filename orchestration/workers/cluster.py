@@ -1,0 +1,166 @@
+"""Ray: attach to a cluster where one is named, else embed one in this process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import ray
+from ray._private import ray_constants
+
+from orchestration.workers.address import ClusterError, cluster_address, is_cluster, require_answer
+from orchestration.workers.machine import close_token_file, loopback_hosts, ray_temp_folder, usable_cores
+
+ON_HEAD = {"node:__internal_head__": 0.001}  # costs nothing; the node that a cluster cannot lose
+# Set for some cluster, they would change an embedded Ray: its token, store, resources and environment.
+FOREIGN = (
+    "RAY_ADDRESS",
+    "RAY_AUTH_MODE",
+    "RAY_AUTH_TOKEN_PATH",
+    "RAY_JOB_CONFIG_JSON_ENV_VAR",
+    "RAY_OVERRIDE_LABELS",
+    "RAY_OVERRIDE_RESOURCES",
+    "RAY_REDIS_ADDRESS",
+    "RAY_RUNTIME_ENV_HOOK",
+)
+UV_HOOK = "RAY_ENABLE_UV_RUN_RUNTIME_ENV"
+
+
+@contextmanager
+def ray_cluster(
+    address: str | None = None, num_cpus: int | None = None, say: Callable[[str], None] = lambda text: None
+) -> Iterator[None]:
+    """Hold a Ray connection.
+
+    num_cpus: what an embedded Ray believes this machine has; None counts the cores that this process may use.
+
+    address: of a running cluster; without it, and without RAY_ADDRESS, Ray is embedded ("local", because plain
+    `ray.init()` would join any cluster whose address lies in the temporary folder), with a token of its own.
+    say: is given notes on what differs from what was asked for.
+    Raises ClusterError where Ray does not start or answer, MachineError where this machine lacks what it needs.
+    """
+    # Tune would move each trial into a folder of its own, and relative study paths with it.
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    # Tune's newer output prints tables and a wrong TensorBoard folder whatever the verbosity.
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    more: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    # Events are written by events.py; Tune's loggers would add a CSV, a JSON and a pickle for each trial.
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    close_token_file()
+    if is_cluster(address):
+        require_answer(address)
+        with without_uv_hook(keep=UV_HOOK in os.environ):
+            _start(address=cluster_address(address), **more)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+        return
+    folder, cores = ray_temp_folder(), usable_cores()
+    if folder.reason:
+        say(f"note: {folder.reason}")
+    if num_cpus is None and cores.missing:
+        say(f"note: this process has {cores.reason}; a slot may be less than a core, its folds take longer")
+    if folder.spill is not None:
+        more["object_spilling_directory"] = folder.spill
+    with _own_environment(), without_uv_hook(keep=False):
+        # No dashboard: its agent must answer within seconds or the raylet dies, too much to ask of a small machine.
+        _start(
+            address="local",
+            include_dashboard=False,
+            num_cpus=cores.whole if num_cpus is None else num_cpus,
+            _temp_dir=folder.folder,
+            **more,
+        )
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def slot_limit(most: int | None, cpus: float, address: str | None) -> int | None:
+    """Most slots of so many CPUs: as asked, and under a quota no more than its fraction of Ray's last CPU allows."""
+    cores = usable_cores()
+    if is_cluster(address) or not cores.missing or not cpus:
+        return most
+    here = max(1, int((ray.cluster_resources().get("CPU", 0) - cores.missing) / cpus + 1e-9))
+    return min(most or here, here)
+
+
+@contextmanager
+def _own_environment() -> Iterator[None]:
+    """Variables of an embedded Ray, which nobody else's settings reach, while it runs.
+
+    A token of its own, in its processes only: Ray would write one into the home directory, readable by all, or fail
+    where that cannot be written.
+    """
+    before = dict(os.environ)
+    for name in FOREIGN:
+        os.environ.pop(name, None)
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    for name in ("no_proxy", "NO_PROXY"):
+        hosts = [host for host in os.environ.get(name, "").split(",") if host]
+        os.environ[name] = ",".join(dict.fromkeys([*hosts, *loopback_hosts()]))
+    _forget_token()
+    try:
+        yield
+    finally:
+        for name in (*FOREIGN, "RAY_AUTH_TOKEN", "no_proxy", "NO_PROXY"):
+            os.environ.pop(name, None)
+            if name in before:
+                os.environ[name] = before[name]
+        _forget_token()
+
+
+def refusal(error: BaseException) -> ClusterError:
+    """Why Ray does not start or answer any more, in words, with what to do."""
+    said = str(error).strip()
+    low = said.lower()
+    if "401" in low or "unauth" in low or "token" in low:
+        remedy = (
+            "set RAY_AUTH_MODE=token and give the cluster's token in RAY_AUTH_TOKEN or ~/.ray/auth_token (the head "
+            "node has it there)"
+        )
+    elif "version" in low and "mismatch" in low:
+        remedy = "install the same Ray and Python here as on the cluster (same image, or constraints.txt)"
+    else:
+        remedy = (
+            "check the address (host:port of `ray start --head`, or nothing for an embedded Ray), that `ray status` "
+            "answers there, and that no firewall lies between; on a small machine RAY_agent_register_timeout_ms=60000"
+        )
+    return ClusterError(said.splitlines()[0] if said else type(error).__name__, remedy)
+
+
+def _start(**settings: Any) -> None:
+    try:
+        ray.init(**settings)
+    except Exception as error:  # Ray raises many kinds: for a connection, a time-out, a version, a token, a process
+        raise refusal(error) from error
+
+
+def _forget_token() -> None:
+    """Ray keeps the first token that it saw in a process, even for another cluster."""
+    with suppress(ImportError, AttributeError):
+        from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
+
+        AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextmanager
+def without_uv_hook(keep: bool) -> Iterator[None]:
+    """Under `uv run` Ray would upload the working directory and run workers by uv: no folder of photographs fits, and
+    workers have this environment already.
+
+    keep: leave Ray's setting as it is.
+    """
+    before = ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV
+    if not keep:
+        ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False
+    try:
+        yield
+    finally:
+        ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = before

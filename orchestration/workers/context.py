@@ -1,0 +1,20 @@
+"""What a worker is made with. Light to import: the broker hands it on, and needs no torch for that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from biomass_models.backbones.weights import WeightsSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerContext:
+    """Where a worker finds things; the same for every job of a study."""
+
+    study: str  # folder or URI
+    data_dir: str
+    cache_dir: str  # on the node's own disk
+    weights: WeightsSource
+    gpus: float = 0.0  # of one slot
+    cache_gb: float | None = None  # what the cache may hold; None is no limit
+    compiles: bool = False  # networks whose backbone trains go through torch.compile

@@ -1,0 +1,69 @@
+"""What the pool is given and what it answers. Light to import: coordinators need no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from orchestration.study.records import FoldMetrics, TrialRef
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialJob:
+    """Work on a trial."""
+
+    trial_id: str
+    attempt: str = ""  # of the trial's coordinator, which has another one when it starts again; `Pool.drop` names it
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldJob(TrialJob):
+    """Fit one fold of a trial; together: all folds in one batch, of which the missing ones are written."""
+
+    fold: int
+    together: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictJob(TrialJob):
+    """Test images [span) with every member of a blend."""
+
+    members: tuple[TrialRef, ...]
+    ensemble: str  # folder of the predictions
+    span: tuple[int, int]
+    flips: int
+    trial_id: str = ""  # of no single trial
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlipsJob(TrialJob):
+    """A trial's out-of-fold rows as means over flips."""
+
+    study: str
+    ensemble: str
+    flips: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestoreJob(TrialJob):
+    """Fit the folds of a trial again whose models were dropped to keep --weights-gb."""
+
+    study: str
+
+
+Job: TypeAlias = FoldJob | PredictJob | FlipsJob | RestoreJob
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a job ended: done, failed or blocked (with the reason), or stopped.
+
+    Failed is the trial's own fault. Blocked is not, such as a full disk or workers that cannot start: the trial stays
+    open, the search ends, and the reason says what to mend.
+    """
+
+    status: str
+    reason: str | None = None
+    metrics: FoldMetrics | None = None  # of a fold
+    members: int = 0  # that predicted a shard now
+    decoded: int = 0  # photographs of a shard that were read

@@ -1,0 +1,251 @@
+"""Folds fitted again from their record: the same configuration, seed, rows and folds; are the numbers the same?
+
+For `biomass refit` (one trial, with what may explain a difference) and `biomass audit --refit` (a sample).
+"""
+
+from __future__ import annotations
+
+import socket
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from biomass_models.backbones.weights import WeightsSource, fingerprint
+from biomass_models.data.folds import fold_hash
+from biomass_models.data.table import read_train
+from biomass_models.features.inputs import ImageSet
+from biomass_models.interrupt import ShouldStop, StopRequested
+from biomass_models.targets import TARGETS
+from orchestration.study.data_changes import data_changes
+from orchestration.study.environment import differences, environment
+from orchestration.study.ledger import Ledger, LedgerError, folds_of
+from orchestration.study.records import RestoredModel, TrialRecord
+from orchestration.study.storage import Storage
+from orchestration.workers.jobs import FoldJob, Outcome
+
+NO_LIMIT = 1e12  # seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldAgain:
+    """One fold, fitted again."""
+
+    trial_id: str
+    fold: int
+    same: bool  # out-of-fold rows bit for bit
+    largest_difference_g: float | None  # of any mass of any row; None where it cannot be said
+    problem: str | None  # why it could not be fitted or compared
+
+    def __str__(self) -> str:
+        if self.problem is not None:
+            return f"fold {self.fold} {self.problem}"
+        if self.same:
+            return f"fold {self.fold} has the same rows, bit for bit"
+        return f"fold {self.fold} has other rows, up to {self.largest_difference_g:.3g} g apart"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refit:
+    """A trial, fitted again."""
+
+    trial_id: str
+    folds: tuple[FoldAgain, ...]
+    different_here: tuple[str, ...]  # what is not as it was recorded: where to look if rows differ
+
+    @property
+    def same(self) -> bool:
+        return all(fold.same for fold in self.folds)
+
+    def __str__(self) -> str:
+        verdict = "the same rows" if self.same else "OTHER ROWS"
+        lines = [f"trial {self.trial_id}: {verdict} in {len(self.folds)} folds fitted again"]
+        lines += [f"  {fold}" for fold in self.folds]
+        if self.different_here:
+            lines.append("Not as recorded:" if self.same else "What is not as recorded, and may be why:")
+            lines += [f"  {difference}" for difference in self.different_here]
+        elif not self.same:
+            lines.append("All that was recorded is the same here.")
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"same": self.same, **asdict(self)}
+
+
+def refit_trial(
+    ledger: Ledger, trial_id: str, data_dir: Path, *, cache_dir: Path | None, weights: WeightsSource
+) -> Refit:
+    """Fit all finished folds of a trial again, and compare what it was made with.
+
+    cache_dir: a feature store to take features from; None computes them afresh.
+    Raises LedgerError for an unknown trial, one without finished folds, or a data directory without its images;
+    DataError for one that cannot be read; WeightsError where the backbone's weights are not here.
+    """
+    record = ledger.trial(trial_id)
+    metrics = {fold: one for fold in _folds(ledger) if (one := ledger.fold_metrics(trial_id, fold)) is not None}
+    if not metrics:
+        raise LedgerError(
+            f"a refit compares with finished folds, trial {trial_id} has none; the command of the search finishes open "
+            "trials, and failed ones with --retry-failed"
+        )
+    different = [*_data(ledger, data_dir), *_weights(record, weights)]
+    with tempfile.TemporaryDirectory() as folder:
+        folds = tuple(Refitter(ledger, data_dir, Path(folder), cache_dir, weights).folds(trial_id, list(metrics)))
+    now = environment()
+    for one in metrics.values():
+        then = one.environment
+        different += differences(then, now | {"threads": then.get("threads")})  # a refit takes as many as there were
+    hosts = sorted({one.host for one in metrics.values()} - {socket.gethostname()})
+    if hosts:
+        different.append(f"fitted on {', '.join(hosts)}, this is {socket.gethostname()}")
+    return Refit(trial_id=trial_id, folds=folds, different_here=tuple(dict.fromkeys(different)))
+
+
+def dropped_folds(ledger: Ledger, trial_id: str) -> list[int]:
+    """Folds of a trial whose model was deleted to keep --weights-gb."""
+    return [fold for fold in _folds(ledger) if ledger.dropped_model(trial_id, fold) is not None]
+
+
+def restore_models(
+    ledger: Ledger,
+    trial_id: str,
+    data_dir: Path,
+    *,
+    cache_dir: Path,
+    weights: WeightsSource,
+    should_stop: ShouldStop | None = None,
+) -> list[FoldAgain]:
+    """Fit the folds of a trial again whose models were dropped, from its record and under the same seeds.
+
+    Raises LedgerError for an unknown trial, one that lacks no model, other data or weights than the study's, and a
+    fold that cannot be fitted; DataError and WeightsError as `refit_trial`; StopRequested.
+    """
+    record, folds = ledger.trial(trial_id), dropped_folds(ledger, trial_id)
+    if not folds:
+        raise LedgerError(f"a model is restored that was dropped, trial {trial_id} has all its models; leave --restore")
+    if different := [*_data(ledger, data_dir), *_weights(record, weights)]:
+        raise LedgerError(f"a model is restored from what it was made of; {'; '.join(different)}; give those")
+    with tempfile.TemporaryDirectory() as folder:
+        restored = list(
+            Refitter(ledger, data_dir, Path(folder), cache_dir, weights, should_stop).restore(trial_id, folds)
+        )
+    if broken := [str(again) for again in restored if again.largest_difference_g is None]:
+        raise LedgerError(f"trial {trial_id}: {'; '.join(broken)}; mend that, then give the same command again")
+    return restored
+
+
+class Refitter:
+    """Fits folds of a study into an empty folder beside it."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        data_dir: Path,
+        folder: Path,
+        cache_dir: Path | None,
+        weights: WeightsSource,
+        should_stop: ShouldStop | None = None,
+    ) -> None:
+        """folder: an empty one; cache_dir: a feature store to take features from, None computes them afresh."""
+        from orchestration.workers.context import WorkerContext
+        from orchestration.workers.runner import FoldRunner
+
+        self._ledger, self._again, self._should_stop = ledger, Ledger(Storage(folder)), should_stop
+        study = ledger.study()
+        # a fold that was fitted once is not refused for what it is estimated to take here
+        settings = replace(study.settings, max_fold_seconds=NO_LIMIT)
+        self._again.write_study(replace(study, settings=settings), ledger.quadrats())
+        context = WorkerContext(
+            study=str(folder),
+            data_dir=str(data_dir.resolve()),
+            cache_dir=str(folder / "features" if cache_dir is None else cache_dir.expanduser()),
+            weights=weights,
+        )
+        # networks that were compiled are compiled again: they round otherwise
+        self._runners = {compiled: FoldRunner(replace(context, compiles=compiled)) for compiled in (False, True)}
+
+    def folds(self, trial_id: str, folds: Sequence[int]) -> Iterator[FoldAgain]:
+        """Each as soon as it is fitted, with as many threads as it had."""
+        import torch
+
+        self._again.write_trial(self._ledger.trial(trial_id))
+        before = torch.get_num_threads()
+        try:
+            for fold in folds:
+                metrics = self._ledger.fold_metrics(trial_id, fold)
+                info = {} if metrics is None else metrics.info
+                torch.set_num_threads(before if metrics is None else metrics.environment.get("threads", before))
+                job = FoldJob(trial_id=trial_id, fold=fold, together="folds_together" in info)
+                outcome = self._runners["compiled" in info].run(job, self._should_stop)
+                if outcome.status == "stopped":
+                    raise StopRequested(f"stopped on request: fold {fold} of trial {trial_id} was fitted again")
+                yield self._compare(trial_id, fold, outcome)
+        finally:
+            torch.set_num_threads(before)
+
+    def restore(self, trial_id: str, folds: Sequence[int]) -> Iterator[FoldAgain]:
+        """Put the models of folds back that were dropped, each as soon as it is fitted."""
+        for again in self.folds(trial_id, folds):
+            if again.largest_difference_g is not None:
+                model = self._again.fold_model(trial_id, again.fold)
+                restored = RestoredModel(restored_at=time.time(), largest_difference_g=again.largest_difference_g)
+                self._ledger.restore_model(trial_id, again.fold, model, restored)
+            yield again
+
+    def _compare(self, trial_id: str, fold: int, outcome: Outcome) -> FoldAgain:
+        about: dict[str, Any] = {"trial_id": trial_id, "fold": fold}
+        if outcome.status != "done":
+            problem = f"could not be fitted again: {outcome.reason}"
+            return FoldAgain(**about, same=False, largest_difference_g=None, problem=problem)
+        try:
+            then, now = self._ledger.fold_oof(trial_id, fold), self._again.fold_oof(trial_id, fold)
+        except LedgerError as error:
+            return FoldAgain(
+                **about, same=False, largest_difference_g=None, problem=f"has no sound rows to compare with: {error}"
+            )
+        if list(then["image_id"]) != list(now["image_id"]):
+            problem = f"has other images: {len(then)} then, {len(now)} here"
+            return FoldAgain(**about, same=False, largest_difference_g=None, problem=problem)
+        gap = float(np.abs(_masses(then) - _masses(now)).max(initial=0.0))
+        return FoldAgain(**about, same=same_rows(then, now), largest_difference_g=gap, problem=None)
+
+
+def same_rows(one: pd.DataFrame, other: pd.DataFrame) -> bool:
+    """Whether two tables hold the same images in the same order with the same masses, bit for bit."""
+    return list(one["image_id"]) == list(other["image_id"]) and _masses(one).tobytes() == _masses(other).tobytes()
+
+
+def _masses(frame: pd.DataFrame) -> np.ndarray:
+    return np.ascontiguousarray(frame[list(TARGETS)].to_numpy(dtype=np.float64))
+
+
+def _folds(ledger: Ledger) -> list[int]:
+    return folds_of(ledger.quadrats())
+
+
+def _data(ledger: Ledger, data_dir: Path) -> Iterator[str]:
+    """What is not as the study recorded it, of its table and its photographs."""
+    recorded, here = ledger.quadrats(), read_train(data_dir)
+    study = ledger.study()
+    if absent := sorted(set(recorded["image_id"]) - set(here["image_id"])):
+        raise LedgerError(
+            f"a refit needs the study's images, {data_dir} lacks {len(absent)} of {len(recorded)}, such as "
+            f"{absent[0]}; give the --data of the search"
+        )
+    missing = [path for path in here["image_path"] if not (data_dir / path).is_file()]
+    if missing:
+        raise LedgerError(f"a refit needs the study's photographs, {data_dir} lacks {missing[0]}; get it back")
+    if fold_hash(recorded[["image_id", "fold", "group"]]) != study.fold_hash:
+        yield "quadrats.parquet does not hold the folds that study.json names"
+    yield from data_changes(ledger, here, ImageSet.from_table(data_dir, here).digests)
+
+
+def _weights(record: TrialRecord, weights: WeightsSource) -> Iterator[str]:
+    found = fingerprint(record.config["backbone"], weights)
+    if found != record.weights:
+        yield f"weights of {record.config['backbone']} {record.weights} then, {found} here"

@@ -1,0 +1,250 @@
+"""What a slot does: one fold, or one member's predictions. Ray-free; the pool gives it a process and a device.
+
+A worker stays warm: backbones, feature banks and the table are loaded once and serve every later job.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+from safetensors.torch import save as save_tensors
+
+from biomass_models.data.table import read_test
+from biomass_models.families.configs import Config, TeacherConfig
+from biomass_models.families.distilled.teacher import Taught
+from biomass_models.families.introduced import config_from_stored
+from biomass_models.families.registry import FAMILIES, family_named
+from biomass_models.features.cache_folder import require_usable, usable_cache
+from biomass_models.features.inputs import ImageSet, Inputs
+from biomass_models.features.store import CacheError
+from biomass_models.interrupt import OnProgress, ShouldStop, StopRequested, check_stop
+from biomass_models.targets import TARGETS, weighted_r2_score, weighted_sst
+from biomass_models.training.fit import FitError, FoldResult
+from orchestration.study.environment import environment
+from orchestration.study.ledger import Ledger, LedgerError, folds_of
+from orchestration.study.records import FoldMetrics, TrialRecord
+from orchestration.study.seeds import derive_seed
+from orchestration.study.storage import Storage
+from orchestration.workers.context import WorkerContext
+from orchestration.workers.cost import Cost, Meter
+from orchestration.workers.jobs import FlipsJob, FoldJob, Job, Outcome, PredictJob, RestoreJob
+from orchestration.workers.shards import predict_out_of_fold, predict_shard, shard_inputs
+from orchestration.workers.teachers import teacher_id, teacher_of
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+class FoldRunner:
+    """Runs jobs of one study in this process, one at a time."""
+
+    def __init__(self, context: WorkerContext, on_progress: OnProgress | None = None) -> None:
+        self._context, self._on_progress = context, on_progress
+        self._has_cache = False  # whether the context's cache is the one that this node can use
+        self._ledger = Ledger(Storage(context.study))
+        self._inputs: dict[str, Inputs] = {}
+        self._quadrats: pd.DataFrame | None = None
+        self._test: ImageSet | None = None
+
+    def run(self, job: Job, should_stop: ShouldStop | None = None) -> Outcome:
+        """Do one job. Never raises for what a model does."""
+        try:
+            self._require_cache()
+            match job:
+                case FoldJob():
+                    return self._fold(job.trial_id, job.fold, job.together, should_stop)
+                case FlipsJob():
+                    return self._flips(job, should_stop)
+                case PredictJob():
+                    return self._predict(job, should_stop)
+                case RestoreJob():
+                    return self._restore(job, should_stop)
+        except StopRequested:
+            return Outcome(status="stopped")
+        except (CacheError, LedgerError) as error:  # says nothing about the configuration: the trial stays open
+            return Outcome(status="blocked", reason=f"{error}")
+        except OSError as error:
+            if error.errno in NO_ROOM or self._is_ours(error.filename):
+                reason = f"the study and the feature cache must have room and answer, got {error}; make room"
+                return Outcome(status="blocked", reason=reason)
+            return Outcome(status="failed", reason=f"{type(error).__name__}: {error}")
+        except Exception as error:
+            # The boundary of a trial: whatever a model, an image or a disk does becomes the trial's recorded reason.
+            return Outcome(status="failed", reason=f"{type(error).__name__}: {error}")
+
+    def _require_cache(self) -> None:
+        """The first job chooses the folder, for this node may lack what the driver's has; later ones stay with it."""
+        if self._has_cache:
+            require_usable(Path(self._context.cache_dir))
+            return
+        folder, _ = usable_cache(Path(self._context.cache_dir))
+        self._context, self._has_cache = replace(self._context, cache_dir=str(folder)), True
+
+    def _is_ours(self, filename: object) -> bool:
+        """Whether a file lies in the study or in the feature cache: what goes wrong there is not the trial's fault."""
+        roots = (self._context.study, self._context.cache_dir)
+        return isinstance(filename, str) and any(Path(filename).is_relative_to(root) for root in roots)
+
+    def _fold(self, trial_id: str, fold: int, together: bool, should_stop: ShouldStop | None) -> Outcome:
+        """One fold; together: all folds of the trial in one batch, of which those that are missing are written."""
+        done = self._ledger.fold_metrics(trial_id, fold)
+        if done is not None:
+            return Outcome(status="done", metrics=done)
+        check_stop(should_stop, f"fold {fold} had not begun")
+        record, quadrats = self._ledger.trial(trial_id), self._train_table()
+        # always all of them: what else is in a batch may change the rounding, and a resumed trial must not differ
+        folds = folds_of(quadrats) if together else [fold]
+        missing = [own for own in folds if self._ledger.fold_metrics(trial_id, own) is None]
+        for own in missing:
+            self._ledger.note_fold_start(trial_id, own)
+        meter = Meter(self._context.gpus)
+        results = self._fit(record, folds, together, should_stop)
+        cost = meter.read()
+        written = {own: self._write(record, own, results[own], cost, share=1 / len(folds)) for own in missing}
+        return Outcome(status="done", metrics=written[fold])
+
+    def _fit(
+        self, record: TrialRecord, folds: list[int], together: bool, should_stop: ShouldStop | None
+    ) -> dict[int, FoldResult]:
+        family, quadrats, inputs = family_named(record.family), self._train_table(), self._train_inputs()
+        config = config_from_stored(record.family, record.config)
+        fold_N = quadrats["fold"].to_numpy()
+        self._refuse_dear(record.family, config, int((fold_N != folds[0]).sum()))
+        for spec in family.feature_specs(config):  # here, because a fit reports no such progress
+            inputs.features(spec, on_progress=self._on_progress, should_stop=should_stop)
+        seeds = [derive_seed(record.seed, record.trial_id, fold, "fit") for fold in folds]
+        if together and family.fit_folds is not None:
+            results = family.fit_folds(config, quadrats, fold_N, folds, inputs, seeds=seeds, should_stop=should_stop)
+            return dict(zip(folds, results, strict=True))
+        (fold,), (seed,) = folds, seeds
+        teacher = family.teacher(config)
+        taught = {} if teacher is None else {"taught": self._taught(teacher, fold, should_stop)}
+        result = family.fit(config, quadrats, fold_N, fold, inputs, seed=seed, should_stop=should_stop, **taught)
+        if teacher is not None:
+            result.info["teacher"] = teacher_id(teacher)
+        return {fold: result}
+
+    def _write(self, record: TrialRecord, fold: int, result: FoldResult, cost: Cost, share: float) -> FoldMetrics:
+        """share: of the cost, where several folds were one batch."""
+        rows = self._train_table().iloc[result.row_N]
+        truth_NT = rows[list(TARGETS)].to_numpy()
+        oof = rows[["image_id", "fold", "group"]].reset_index(drop=True)
+        oof[list(TARGETS)] = result.pred_NT
+        metrics = FoldMetrics(
+            fold=fold,
+            images=len(rows),
+            # one image, or images all alike, have no spread and so no R2 of their own; the pooled score has
+            score=weighted_r2_score(truth_NT, result.pred_NT) if weighted_sst(truth_NT) > 0 else None,
+            started_at=cost.started_at,
+            finished_at=cost.finished_at,
+            seconds=cost.seconds * share,
+            cpu_seconds=cost.cpu_seconds * share,
+            gpu_seconds=cost.gpu_seconds * share,
+            peak_memory_mb=cost.peak_memory_mb,
+            peak_gpu_memory_mb=cost.peak_gpu_memory_mb,
+            host=cost.host,
+            pid=cost.pid,
+            epochs=tuple(_finite(epoch) for epoch in result.epochs),
+            info=result.info,
+            environment=environment(),
+        )
+        self._ledger.write_fold(
+            record.trial_id,
+            oof=oof,
+            model=save_tensors(result.tensors),
+            metrics=metrics,
+            attention=result.attention,
+        )
+        return metrics
+
+    def _taught(self, teacher: TeacherConfig, fold: int, should_stop: ShouldStop | None) -> Taught:
+        return teacher_of(
+            self._ledger,
+            teacher,
+            self._train_table(),
+            fold,
+            study_seed=self._ledger.study().settings.seed,
+            lock_dir=Path(self._context.cache_dir),
+            should_stop=should_stop,
+        )
+
+    def _refuse_dear(self, family: str, config: Config, n_train: int) -> None:
+        """Raise FitError when the estimate of a fold, its features apart, is above the study's limit."""
+        limit = self._ledger.study().settings.max_fold_seconds
+        seconds = FAMILIES[family].fold_seconds(config, n_train, "auto")
+        if seconds > limit:
+            raise FitError(
+                f"a fold may take {limit:.0f} s (--max-fold-seconds), this one is estimated at {seconds:.0f} s"
+            )
+
+    def _predict(self, job: PredictJob, should_stop: ShouldStop | None) -> Outcome:
+        """One shard of the test images with all members of a blend."""
+        if self._test is None:
+            self._test = ImageSet.from_table(Path(self._context.data_dir), read_test(Path(self._context.data_dir)))
+        inputs, decoder = shard_inputs(
+            self._test,
+            job.span,
+            cache_dir=Path(self._context.cache_dir),
+            weights=self._context.weights,
+            cache_gb=self._context.cache_gb,
+        )
+        done = predict_shard(job.members, job.ensemble, job.span, inputs, flips=job.flips, should_stop=should_stop)
+        return Outcome(status="done", members=done, decoded=decoder.decoded)
+
+    def _flips(self, job: FlipsJob, should_stop: ShouldStop | None) -> Outcome:
+        """A member's out-of-fold rows as means over flips."""
+        ledger = Ledger(Storage(job.study))
+        if job.study not in self._inputs:
+            self._inputs[job.study] = self._inputs_of(ledger.quadrats())
+        predict_out_of_fold(
+            ledger,
+            job.trial_id,
+            job.ensemble,
+            self._inputs[job.study],
+            flips=job.flips,
+            should_stop=should_stop,
+        )
+        return Outcome(status="done")
+
+    def _restore(self, job: RestoreJob, should_stop: ShouldStop | None) -> Outcome:
+        """The models of a trial that were dropped."""
+        from orchestration.workers.refit import restore_models  # which fits with a runner of its own
+
+        ledger, context = Ledger(Storage(job.study)), self._context
+        restore_models(
+            ledger,
+            job.trial_id,
+            Path(context.data_dir),
+            cache_dir=Path(context.cache_dir),
+            weights=context.weights,
+            should_stop=should_stop,
+        )
+        return Outcome(status="done")
+
+    def _train_table(self) -> pd.DataFrame:
+        if self._quadrats is None:
+            self._quadrats = self._ledger.quadrats()
+        return self._quadrats
+
+    def _train_inputs(self) -> Inputs:
+        if "train" not in self._inputs:
+            self._inputs["train"] = self._inputs_of(self._train_table())
+        return self._inputs["train"]
+
+    def _inputs_of(self, table: pd.DataFrame) -> Inputs:
+        return Inputs(
+            ImageSet.from_table(Path(self._context.data_dir), table),
+            cache_dir=Path(self._context.cache_dir),
+            weights=self._context.weights,
+            cache_gb=self._context.cache_gb,
+            compiles=self._context.compiles,
+        )
+
+
+def _finite(record: Mapping[str, float]) -> Mapping[str, float | None]:
+    """JSON has no NaN: a fold without spread has no score."""
+    return {name: value if math.isfinite(value) else None for name, value in record.items()}

@@ -1,0 +1,149 @@
+"""Predictions of members, photograph by photograph: what a worker does for one shard. Ray-free.
+
+A shard is a run of test images. All members of a blend predict it in one go, so that each photograph is decoded once
+(images.DecodeOnce) whatever the number of members, folds, views and sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from safetensors.torch import load as load_tensors
+
+from biomass_models.backbones.weights import WeightsSource
+from biomass_models.data.images import DecodeOnce
+from biomass_models.errors import UserError
+from biomass_models.families.configs import Config
+from biomass_models.families.introduced import config_from_stored
+from biomass_models.families.registry import family_named
+from biomass_models.features.inputs import ImageSet, Inputs
+from biomass_models.interrupt import ShouldStop, StopRequested, check_stop
+from biomass_models.targets import TARGETS, FloatArray
+from orchestration.study.ledger import Ledger, folds_of
+from orchestration.study.records import Params, TrialRef
+from orchestration.study.storage import Storage
+
+SHARD_IMAGES = 48  # one worker's piece; decoded at full scale they take 300 MB
+
+
+class MemberError(UserError):
+    """A member that cannot predict; the text says which and why."""
+
+
+def spans(images: int) -> list[tuple[int, int]]:
+    """(first, last + 1) of each shard."""
+    return [(start, min(start + SHARD_IMAGES, images)) for start in range(0, images, SHARD_IMAGES)]
+
+
+def shard_inputs(
+    images: ImageSet, span: tuple[int, int], *, cache_dir: Path, weights: WeightsSource, cache_gb: float | None = None
+) -> tuple[Inputs, DecodeOnce]:
+    """Inputs of one shard, whose photographs are decoded once; and who counts the decodings.
+
+    Their features count for the predictions' quota of the store: training banks never make room for them.
+    """
+    decoder = DecodeOnce()
+    part = images.take(np.arange(*span))
+    inputs = Inputs(part, cache_dir=cache_dir, weights=weights, load=decoder, cache_gb=cache_gb, area="prediction")
+    return inputs, decoder
+
+
+def mean_prediction(
+    family: str,
+    params: Params,
+    models: Iterable[bytes],
+    inputs: Inputs,
+    *,
+    flips: int,
+    should_stop: ShouldStop | None = None,
+) -> FloatArray:
+    """Mean masses [N, 5] in grams over a member's fold models (safetensors bytes) for all images of `inputs`.
+
+    Raises StopRequested.
+    """
+    config = config_from_stored(family, params)
+    folds = [_predict(family, config, model, inputs, flips, should_stop) for model in models]
+    return np.mean(folds, axis=0)
+
+
+def predict_shard(
+    members: Sequence[TrialRef],
+    ensemble: str,
+    span: tuple[int, int],
+    inputs: Inputs,
+    *,
+    flips: int,
+    should_stop: ShouldStop | None = None,
+) -> int:
+    """Predict one shard with every member that has not done so; returns how many did it now.
+
+    Each member's rows are kept in its own study at once, so that a stop or a crash loses one member of one shard.
+    Raises StopRequested, MemberError.
+    """
+    done = 0
+    for study, trial_id in members:
+        check_stop(should_stop, f"{done} of {len(members)} members have predicted images {span[0]} to {span[1]}")
+        ledger = Ledger(Storage(study))
+        if ledger.member_shard(ensemble, trial_id, span) is not None:
+            continue
+        record = ledger.trial(trial_id)
+        folds = folds_of(ledger.quadrats())
+        try:
+            models = (ledger.fold_model(trial_id, fold) for fold in folds)
+            pred_NT = mean_prediction(
+                record.family, record.config, models, inputs, flips=flips, should_stop=should_stop
+            )
+        except StopRequested:
+            raise
+        except Exception as error:
+            raise MemberError(f"member {trial_id}: {type(error).__name__}: {error}") from error
+        ledger.write_member_shard(ensemble, trial_id, span, _frame(inputs.images.image_ids, pred_NT))
+        done += 1
+    return done
+
+
+def predict_out_of_fold(
+    ledger: Ledger,
+    trial_id: str,
+    ensemble: str,
+    inputs: Inputs,
+    *,
+    flips: int,
+    should_stop: ShouldStop | None = None,
+) -> None:
+    """Predict each training image with the model of its own fold, as a mean over flips, and keep the rows.
+
+    inputs: of the study's training images, in the order of its quadrats. Raises StopRequested, MemberError.
+    """
+    record, quadrats = ledger.trial(trial_id), ledger.quadrats()
+    config, fold_N = config_from_stored(record.family, record.config), quadrats["fold"].to_numpy()
+    pred_NT = np.empty((len(quadrats), len(TARGETS)))
+    for fold in np.unique(fold_N):
+        check_stop(should_stop, f"fold {fold} of trial {trial_id}")
+        rows = np.flatnonzero(fold_N == fold)
+        try:
+            model = ledger.fold_model(trial_id, int(fold))
+            if family_named(record.family).feature_specs(config):  # one bank holds all images: share it between folds
+                pred_NT[rows] = _predict(record.family, config, model, inputs, flips, should_stop)[rows]
+            else:
+                pred_NT[rows] = _predict(record.family, config, model, inputs.of(rows), flips, should_stop)
+        except StopRequested:
+            raise
+        except Exception as error:
+            raise MemberError(f"member {trial_id}: {type(error).__name__}: {error}") from error
+    ledger.write_member_prediction(ensemble, trial_id, _frame(inputs.images.image_ids, pred_NT))
+
+
+def _predict(
+    family: str, config: Config, model: bytes, inputs: Inputs, flips: int, should_stop: ShouldStop | None
+) -> FloatArray:
+    return family_named(family).predict(config, load_tensors(model), inputs, flips=flips, should_stop=should_stop)
+
+
+def _frame(image_ids: Sequence[str], pred_NT: FloatArray) -> pd.DataFrame:
+    frame = pd.DataFrame(pred_NT, columns=list(TARGETS))
+    frame.insert(0, "image_id", list(image_ids))
+    return frame
