@@ -1,10 +1,16 @@
-"""Imports point one way (DESIGN, Folders), and importing a numpy module never loads torch."""
+"""Imports point one way (docs/architecture.md), and importing a numpy module never loads torch.
+
+A room is a folder of modules. Every import between two rooms must be in the table; a room, or a module at the top of a
+package, that the table does not know fails, and so does an edge that nothing uses any more.
+"""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,46 +19,150 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("biomass_models", "ensembles", "orchestration", "search_spaces")
-FORBIDDEN = {
-    "biomass_models": {"ensembles", "orchestration", "search_spaces", "ray", "optuna"},
-    "search_spaces": {"ensembles", "orchestration", "ray", "torch"},
-    "ensembles": {"orchestration", "search_spaces", "ray", "torch", "optuna"},
-    "orchestration": set[str](),
+LARGEST = 16  # modules in a folder
+MODEL, RUN, BLEND = "biomass_models", "orchestration", "ensembles"
+FLOOR = (MODEL, f"{MODEL}.data")
+MODELS = (*FLOOR, f"{MODEL}.backbones", f"{MODEL}.features")
+FAMILIES = tuple(f"{MODEL}.families.{name}" for name in ("baseline", "distilled", "probe"))
+STUDY, WORKERS, SEARCH, BLENDING, INSPECT = (
+    f"{RUN}.{name}" for name in ("study", "workers", "search", "blending", "inspect")
+)
+BELOW = (f"{RUN}.endings", f"{RUN}.progress", f"{RUN}.terminal", f"{RUN}.wheel")  # at the top, and used by all
+ABOVE = (f"{RUN}.__main__", f"{RUN}.cli", f"{RUN}.demo")
+REPORT = f"{RUN}.report"
+# room -> rooms that it may import from; a module at the top of orchestration is a room of its own
+EDGES: dict[str, set[str]] = {
+    MODEL: set(),
+    f"{MODEL}.data": {MODEL},
+    f"{MODEL}.pasture": set(FLOOR),
+    f"{MODEL}.backbones": {MODEL},
+    f"{MODEL}.features": {*FLOOR, f"{MODEL}.backbones"},
+    f"{MODEL}.training": {*MODELS, f"{MODEL}.families"},
+    f"{MODEL}.families": {*MODELS, f"{MODEL}.training", *FAMILIES},
+    **{room: {*MODELS, f"{MODEL}.training", f"{MODEL}.families"} for room in FAMILIES if not room.endswith("probe")},
+    f"{MODEL}.families.probe": {*FLOOR, f"{MODEL}.features", f"{MODEL}.training", f"{MODEL}.families"},
+    "search_spaces": {f"{MODEL}.families"},
+    BLEND: {*FLOOR, f"{BLEND}.members"},
+    f"{BLEND}.members": {*FLOOR, BLEND},
+    f"{RUN}.endings": {MODEL, WORKERS},
+    f"{RUN}.progress": {f"{RUN}.terminal"},
+    f"{RUN}.terminal": {MODEL},
+    f"{RUN}.wheel": set(),
+    STUDY: {*FLOOR, f"{MODEL}.backbones", f"{MODEL}.families", "search_spaces", f"{RUN}.wheel"},
+    WORKERS: {*MODELS, f"{MODEL}.training", f"{MODEL}.families", f"{MODEL}.families.distilled", STUDY},
+    SEARCH: {*MODELS, f"{MODEL}.families", "search_spaces", BLEND, STUDY, WORKERS, f"{RUN}.progress"},
+    BLENDING: {*MODELS, BLEND, f"{BLEND}.members", STUDY, WORKERS, SEARCH, f"{RUN}.progress", f"{RUN}.terminal"},
+    INSPECT: {*MODELS, f"{MODEL}.families", BLEND, f"{BLEND}.members", STUDY, WORKERS, SEARCH},
+    f"{RUN}.dashboard": {MODEL, "search_spaces", STUDY, WORKERS},
+    f"{RUN}.bundle": {*MODELS, BLEND, STUDY, WORKERS, f"{RUN}.endings", f"{RUN}.wheel"},
+    f"{RUN}.doctor": {*MODELS, f"{MODEL}.families", "search_spaces", STUDY, WORKERS, SEARCH},
+    REPORT: {MODEL, BLEND, STUDY, f"{REPORT}.data", f"{REPORT}.sections"},
+    f"{REPORT}.data": {MODEL, BLEND, f"{BLEND}.members", "search_spaces", STUDY, REPORT},
+    f"{REPORT}.sections": {*FLOOR, BLEND, STUDY, INSPECT, REPORT, f"{REPORT}.data"},
 }
-TORCH_FREE = ("targets", "configs", "table", "taxonomy", "folds", "images", "check", "pasture", "references")
+ALL = {f"{RUN}.commands", *ABOVE, *BELOW}  # may import from everywhere below them
+NUMPY_ONLY = {"torch", "ray", "timm", "optuna"}
+FORBIDDEN = {  # packages of others, by room and the rooms in it
+    MODEL: {"ray", "optuna"},
+    "search_spaces": {"ray", "torch"},
+    BLEND: NUMPY_ONLY,
+    REPORT: {"torch", "ray", "timm", "pickle"},
+    STUDY: {"ray", "optuna"},
+    INSPECT: {"ray", "optuna"},
+}
+ONLY_HERE = {  # a package of others -> the modules that may import it
+    "ray": (f"{RUN}.workers", f"{RUN}.search", f"{RUN}.doctor", f"{RUN}.endings"),
+    "optuna": ("search_spaces.to_optuna", f"{RUN}.search", f"{RUN}.dashboard", f"{REPORT}.data"),
+}
+TORCH_FREE = (
+    *(f"{MODEL}.{name}" for name in ("targets", "families.configs", "pasture.make")),
+    *(f"{MODEL}.data.{name}" for name in ("table", "taxonomy", "folds", "images", "check", "references")),
+    f"{BLEND}.blend",
+    f"{BLEND}.submission",
+    f"{RUN}.cli",
+    f"{RUN}.report.make",
+)
+
+
+def _modules(*packages: str) -> Iterator[tuple[str, Path]]:
+    for package in packages or PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            if path.name != "__init__.py":
+                yield ".".join(path.relative_to(ROOT).with_suffix("").parts), path
 
 
 def _imports(path: Path) -> set[str]:
+    """Full names of the modules that a file imports, wherever in it."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
+            assert node.level == 0, f"{path}: imports name the whole path"
+            folder = ROOT.joinpath(*node.module.split("."))
+            inner = {f"{node.module}.{alias.name}" for alias in node.names if (folder / f"{alias.name}.py").exists()}
+            names |= inner or {node.module}
     return names
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_imports_point_one_way(package: str) -> None:
-    files = sorted((ROOT / package).glob("*.py"))
-    assert files
-    for path in files:
-        tops = {name.split(".")[0] for name in _imports(path)}
-        assert not tops & FORBIDDEN[package], f"{path.name} imports {tops & FORBIDDEN[package]}"
+def _room(module: str) -> str:
+    """A folder; at the top of orchestration the module itself."""
+    return module if module in (*ABOVE, *BELOW) else module.rpartition(".")[0]
 
 
-def test_ensembles_use_only_the_ground_floor_of_the_models() -> None:
-    allowed = {f"biomass_models.{name}" for name in ("errors", "targets", "table", "problems")}
-    for path in (ROOT / "ensembles").glob("*.py"):
-        used = {name for name in _imports(path) if name.startswith("biomass_models")}
-        assert used <= allowed, f"{path.name} imports {used - allowed}"
+def test_imports_between_rooms_are_those_of_the_table() -> None:
+    used: dict[str, set[str]] = defaultdict(set)
+    for module, path in _modules():
+        room = _room(module)
+        assert room in EDGES or room in ALL, f"{module} lies in a room that the table does not know"
+        own = {_room(name) for name in _imports(path) if name.split(".")[0] in PACKAGES} - {room}
+        if room in EDGES:
+            assert own <= EDGES[room], f"{module} imports from {sorted(own - EDGES[room])}"
+            used[room] |= own
+    unused = {room: rooms - used[room] for room, rooms in EDGES.items() if rooms - used[room]}
+    assert not unused, "edges of the table that nothing uses"
+
+
+def test_no_circle_but_between_a_folder_and_what_lies_in_it() -> None:
+    def reach(room: str, seen: frozenset[str]) -> Iterator[str]:
+        for there in EDGES.get(room, ()):
+            if there.startswith(f"{room}.") or room.startswith(f"{there}.") or there in seen:
+                continue
+            yield there
+            yield from reach(there, seen | {there})
+
+    circles = {room for room in EDGES if room in set(reach(room, frozenset()))}
+    assert circles == {f"{MODEL}.families", f"{MODEL}.training"}
+
+
+def test_folders_stay_small() -> None:
+    count: dict[str, int] = defaultdict(int)
+    for module, _ in _modules():
+        count[module.rpartition(".")[0]] += 1
+    assert {room: number for room, number in count.items() if number > LARGEST} == {}
+
+
+@pytest.mark.parametrize("room", FORBIDDEN)
+def test_a_room_does_without_packages(room: str) -> None:
+    found = [(module, path) for module, path in _modules() if module.startswith(f"{room}.")]
+    assert found
+    for module, path in found:
+        tops = {name.split(".")[0] for name in _imports(path)} & FORBIDDEN[room]
+        assert not tops or module == "search_spaces.to_optuna", f"{module} imports {tops}"
+
+
+@pytest.mark.parametrize("package", ONLY_HERE)
+def test_a_package_is_used_in_few_places(package: str) -> None:
+    for module, path in _modules():
+        if package in {name.split(".")[0] for name in _imports(path)}:
+            assert module.startswith(ONLY_HERE[package]), module
 
 
 def test_errors_are_the_users_to_mend_or_never_leave_the_project() -> None:
     """Whoever adds an error class decides which it is: exit code 1 or 70 hangs on it."""
     inner = {"StopRequested", "_Reached", "ReadOnlyError"}
     bases: dict[str, set[str]] = {}
-    for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
+    for _, path in _modules():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ClassDef):
                 bases[node.name] = {ast.unparse(base).rpartition(".")[2] for base in node.bases}
@@ -64,36 +174,14 @@ def test_errors_are_the_users_to_mend_or_never_leave_the_project() -> None:
     assert {name for name in errors if not derives(name, "UserError")} == inner
 
 
-def test_search_spaces_know_only_configs_and_optuna_in_one_file() -> None:
-    for path in (ROOT / "search_spaces").glob("*.py"):
-        names = _imports(path)
-        assert {name for name in names if name.startswith("biomass_models")} <= {"biomass_models.families.configs"}
-        assert path.name == "to_optuna.py" or not any(name.startswith("optuna") for name in names)
-
-
-@pytest.mark.parametrize("package", PACKAGES)
-def test_package_files_are_empty(package: str) -> None:
-    assert (ROOT / package / "__init__.py").read_text() == ""
+def test_package_files_are_empty() -> None:
+    files = [path for package in PACKAGES for path in (ROOT / package).rglob("__init__.py")]
+    assert len(files) > 20 and all(path.read_text() == "" for path in files)
+    folders = {path.parent for _, path in _modules()}
+    assert folders == {path.parent for path in files}
 
 
 def test_light_modules_load_neither_torch_nor_ray() -> None:
-    modules = [f"biomass_models.{name}" for name in TORCH_FREE]
-    modules += ["ensembles.blend", "ensembles.submission", "orchestration.cli"]
-    code = f"import sys, {', '.join(modules)}; print(sorted({{'torch', 'ray', 'timm', 'optuna'}} & set(sys.modules)))"
+    code = f"import sys, {', '.join(TORCH_FREE)}; print(sorted({NUMPY_ONLY} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert result.stdout.strip() == "[]"
-
-
-def test_a_report_loads_neither_torch_nor_ray_nor_optuna() -> None:
-    """It is read on laptops: the page must be there in seconds (test_report_pages holds it for a whole report)."""
-    code = "import sys, orchestration.report.make; print(sorted({'torch', 'ray', 'timm', 'optuna'} & set(sys.modules)))"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert result.stdout.strip() == "[]"
-
-
-def test_the_files_of_a_report_import_neither_torch_nor_ray() -> None:
-    files = sorted((ROOT / "orchestration" / "report").glob("*.py"))
-    assert files and (ROOT / "orchestration" / "report" / "__init__.py").read_text() == ""
-    for path in files:
-        tops = {name.split(".")[0] for name in _imports(path)}
-        assert not tops & {"torch", "ray", "timm", "pickle"}, path.name

@@ -1,4 +1,4 @@
-"""The README: its tree names every module and no other, its commands and links exist.
+"""The README: its tree names every folder, docs/architecture.md every module; its commands and links exist.
 
 test_road.py runs the commands under 'Your own data' with real Ray.
 """
@@ -15,14 +15,19 @@ from typer.main import get_command
 from orchestration.cli import app
 
 ROOT = Path(__file__).parent.parent
+PACKAGES = ("biomass_models", "search_spaces", "orchestration", "ensembles")
 
 
-def test_the_tree_names_every_module() -> None:
-    text = (ROOT / "README.md").read_text()
-    for package in ("biomass_models", "search_spaces", "orchestration", "ensembles"):
-        block = text.split(f"    {package}/\n")[1]
-        named = set(re.findall(r"^      (\w+\.py) ", re.split(r"\n    \S", block)[0], flags=re.MULTILINE))
-        assert named == {path.name for path in (ROOT / package).glob("*.py")} - {"__init__.py"}
+def test_the_tree_names_every_folder_and_the_page_every_module() -> None:
+    folders = {str(path.parent.relative_to(ROOT)) for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+    shown = set(re.findall(r"^    (\w+(?:/\w+)*)/ ", README.read_text(), flags=re.MULTILINE))
+    assert {folder for folder in folders if folder.count("/") < 2} <= shown
+    blocks = re.split(r"^    (\S+)/ .*$", (ROOT / "docs" / "architecture.md").read_text(), flags=re.MULTILINE)
+    page = dict(zip(blocks[1::2], blocks[2::2], strict=True))
+    assert folders <= set(page)
+    for folder in folders:
+        named = set(re.findall(r"^      (\w+\.py) ", page[folder], flags=re.MULTILINE))
+        assert named == {path.name for path in (ROOT / folder).glob("*.py")} - {"__init__.py"}, folder
 
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from biomass_models.backbones.weights import WeightsError, WeightsSource, fingerprint
+from biomass_models.backbones.weights import WeightsSource
 from biomass_models.data.table import read_test
 from biomass_models.features.inputs import ImageSet
 from biomass_models.targets import TARGETS, FloatArray
@@ -27,7 +27,7 @@ from orchestration.workers.context import WorkerContext
 from orchestration.workers.jobs import FlipsJob, Job, PredictJob, RestoreJob
 from orchestration.workers.pool import PREDICT, Pool, RayPool
 from orchestration.workers.refit import dropped_folds
-from orchestration.workers.shards import spans
+from orchestration.workers.shards import check_weights, spans
 
 
 class Predictor:
@@ -115,21 +115,6 @@ def test_name(images: ImageSet, flips: int) -> str:
 def test_fingerprint(images: ImageSet) -> str:
     """Of a test set: ids and contents of its photographs in order."""
     return content_id(images.image_ids, images.digest)
-
-
-def check_weights(ref: TrialRef, weights: WeightsSource) -> None:
-    """A member predicts with the very backbone that it was trained on; LedgerError says what to give."""
-    record = _ledger(ref).trial(ref.trial_id)
-    backbone = record.config["backbone"]
-    try:
-        got = fingerprint(backbone, weights)
-    except WeightsError as error:
-        got = f"none ({error})"
-    if got != record.weights:
-        raise LedgerError(
-            f"member {record.trial_id} was trained on {backbone} with weights {record.weights}, "
-            f"--weights {weights.kind} gives {got}; give the --weights of the search"
-        )
 
 
 def _kept(ref: TrialRef, name: str, image_id: pd.Series) -> FloatArray:

@@ -21,12 +21,12 @@ from pathlib import Path
 
 from biomass_models.backbones.weights import WeightsSource, canonical_name, find_weights, published_at
 from ensembles.card import Card
-from orchestration.blending.predict import check_weights
 from orchestration.bundle.predict import FORMAT, MARKER, WEIGHTS, Bundle, BundleFile, BundleMember, NeededWeights
 from orchestration.study.ledger import Ledger, LedgerError, folds_of, open_ledger
 from orchestration.study.records import TrialRef
 from orchestration.study.storage import Storage
 from orchestration.wheel import project_wheel
+from orchestration.workers.shards import check_weights
 
 PREDICT = '''"""Predict without network: python predict.py DATA_DIR submission.csv [--weights FOLDER]"""
 

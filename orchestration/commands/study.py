@@ -58,15 +58,15 @@ def leaderboard(
     from orchestration.inspect.leaderboard import (
         best_rows,
         family_rows,
-        leaderboard_notices,
         render_families,
         render_leaderboard,
     )
     from orchestration.inspect.leaderboard import leaderboard as make_leaderboard
     from orchestration.study.ledger import open_ledger
+    from orchestration.study.torn import notices_of
 
     ledger = open_ledger(study)
-    rows, notices = make_leaderboard(ledger), leaderboard_notices(ledger)
+    rows, notices = make_leaderboard(ledger), notices_of(ledger)
     if as_json:
         print_json({"rows": best_rows(rows, top or None), "families": family_rows(rows), "notices": notices})
         return

@@ -17,8 +17,7 @@ from typing import Any
 
 from biomass_models.backbones.weights import WeightsError, WeightsFileError, WeightsSource, fingerprint, verify_weights
 from biomass_models.features.cache_folder import usable_cache
-from orchestration.search.opening import PACKAGES
-from orchestration.study.environment import project_hash
+from orchestration.study.environment import STUDY_PACKAGES, project_hash
 from orchestration.study.record import Part
 from orchestration.study.storage import Storage
 from orchestration.workers.machine import home_problem, usable_cores
@@ -66,7 +65,7 @@ def node_facts(
         host=socket.gethostname(),
         executable=sys.executable,
         python=platform.python_version(),
-        versions={name: _version(name) for name in PACKAGES},
+        versions={name: _version(name) for name in STUDY_PACKAGES},
         code=project_hash() or "a wheel",
         gpus_seen=_gpus_seen(),
         cores=usable_cores().count,

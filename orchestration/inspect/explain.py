@@ -22,10 +22,10 @@ from biomass_models.families.introduced import config_from_stored
 from biomass_models.families.registry import family_named
 from biomass_models.features.inputs import ImageSet, Inputs
 from biomass_models.targets import TARGETS, FloatArray
-from orchestration.blending.predict import check_weights
 from orchestration.study import layout
 from orchestration.study.ledger import Ledger, LedgerError, folds_of
 from orchestration.study.records import COMPLETE, TrialRef
+from orchestration.workers.shards import check_weights
 
 PANEL = 900  # px, width of one panel of the picture
 TALLEST = 900  # px, of a panel: a portrait is drawn narrower

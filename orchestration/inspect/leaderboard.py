@@ -8,9 +8,8 @@ import pandas as pd
 from rich.table import Table
 
 from biomass_models.targets import TARGETS, weighted_r2_score
-from orchestration.study.ledger import Ledger, folds_of
+from orchestration.study.ledger import Ledger
 from orchestration.study.records import TrialRecord, TrialResult
-from orchestration.study.torn import torn_notices
 
 COLOUR_RIDGE = "colour ridge"
 REFERENCE_NOTES = {"metadata trees": "needs metadata, cannot predict the test set"}
@@ -53,11 +52,6 @@ def leaderboard(ledger: Ledger) -> list[Row]:
     results = ledger.results()
     trials = [_trial_row(trial, results.get(trial.trial_id), floor) for trial in ledger.trials()]
     return sorted(references + trials, key=lambda row: (row.score is None, -(row.score or 0.0)))
-
-
-def leaderboard_notices(ledger: Ledger) -> list[str]:
-    """Trials that are not in it as they should be, because their files are torn; one line each."""
-    return torn_notices(ledger, ledger.trials(), ledger.results(), folds_of(ledger.quadrats()))
 
 
 def best_rows(rows: list[Row], top: int | None) -> list[Row]:

@@ -12,12 +12,10 @@ import pandas as pd
 
 from orchestration.search.presets import Recipe, recipe_named
 from orchestration.search.trial import fail_trial
-from orchestration.study.environment import code_version
+from orchestration.study.environment import STUDY_PACKAGES, code_version
 from orchestration.study.ledger import Ledger, folds_of
 from orchestration.study.records import Asked, Params, StudyRecord
 from orchestration.study.settings import StudyError, StudySettings
-
-PACKAGES = ("torch", "timm", "ray", "optuna", "numpy", "pandas", "pillow", "scikit-learn")
 
 
 def open_study(
@@ -50,7 +48,7 @@ def open_study(
         fold_hash=fold_hash,
         weights=weights,
         spaces=spaces or {},
-        versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        versions={"python": platform.python_version(), **{name: version(name) for name in STUDY_PACKAGES}},
         code=code_version(),
         created_at=time.time(),
         made_with=made_with or Asked(),

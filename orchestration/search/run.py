@@ -34,7 +34,6 @@ from biomass_models.data.table import read_train
 from biomass_models.families.registry import FAMILIES
 from biomass_models.features.inputs import ImageSet
 from biomass_models.targets import TARGETS
-from orchestration.inspect.leaderboard import leaderboard_notices
 from orchestration.progress import progress_bar
 from orchestration.search.coordinator import make_coordinator
 from orchestration.search.incumbent import Standing
@@ -54,6 +53,7 @@ from orchestration.study.seeds import derive_seed
 from orchestration.study.settings import StudyError, StudySettings
 from orchestration.study.spaces import open_spaces, spaces_of, stored_space, to_json
 from orchestration.study.storage import Storage
+from orchestration.study.torn import notices_of
 from orchestration.workers.actor import FoldWorker
 from orchestration.workers.address import is_cluster, require_answer
 from orchestration.workers.broker import Broker, Slots, slots_of
@@ -257,7 +257,7 @@ def run_search(
             made_with=made_with,
             spaces=spaces,
         )
-        for notice in leaderboard_notices(ledger):
+        for notice in notices_of(ledger):
             say(f"note: {notice}")
         if is_cluster(resources.address):  # this machine says nothing about the workers
             say("Each worker refuses folds above --max-fold-seconds by its own estimate; biomass doctor times a pilot")

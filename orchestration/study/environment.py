@@ -22,6 +22,7 @@ from orchestration.wheel import PACKAGES as PROJECT_PACKAGES
 from orchestration.wheel import PROJECT, package_files
 
 PACKAGES = ("torch", "timm", "numpy", "pandas", "pillow", "scikit-learn")  # what decides a fold's numbers
+STUDY_PACKAGES = ("torch", "timm", "ray", "optuna", "numpy", "pandas", "pillow", "scikit-learn")  # what a study notes
 
 
 @functools.cache

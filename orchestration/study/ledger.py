@@ -220,7 +220,7 @@ class Ledger:
     ) -> None:
         """Commit one finished fold: its OOF rows, its trained tensors (safetensors bytes), its metrics.
 
-        attention: what the model looked at in the held-out images (biomass_models.families.distilled.attention), if it can say.
+        attention: what the model looked at in the held-out images (families.distilled.attention), if it can say.
         """
         payload = {layout.OOF: _parquet(oof, self._oof_metadata(trial_id)), layout.MODEL: model}
         if attention is not None:

@@ -122,7 +122,8 @@ def test_events_are_written_without_torch(tmp_path: Path) -> None:
     study = Ledger(Storage(STUDIES / "finished"))
     trial = study.trials()[0].trial_id
     code = (
-        "import sys; from orchestration.study.events import write_events; from orchestration.study.ledger import Ledger;"
+        "import sys; from orchestration.study.events import write_events;"
+        "from orchestration.study.ledger import Ledger;"
         "from orchestration.study.storage import Storage; found, made = (Ledger(Storage(at)) for at in sys.argv[1:3]);"
         "write_events(made, sys.argv[3], {0: found.fold_metrics(sys.argv[3], 0)});"
         "print(sorted({'torch', 'tensorboard', 'tensorboardX', 'scipy'} & set(sys.modules)))"

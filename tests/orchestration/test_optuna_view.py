@@ -168,6 +168,7 @@ def test_events_are_the_studys_own_or_a_temporary_copy(tmp_path: Path) -> None:
 
 
 def test_the_view_needs_neither_ray_nor_torch() -> None:
-    code = "import sys, orchestration.dashboard.serve, orchestration.dashboard.optuna_view; print({'ray', 'torch'} & set(sys.modules))"
+    modules = "orchestration.dashboard.serve, orchestration.dashboard.optuna_view"
+    code = f"import sys, {modules}; print({{'ray', 'torch'}} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert result.stdout.strip() == "set()"

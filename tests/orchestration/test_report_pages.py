@@ -177,7 +177,8 @@ def test_the_command_writes_one_file_and_says_what_is_wrong(tmp_path: Path) -> N
 def test_a_report_needs_neither_torch_nor_ray(tmp_path: Path) -> None:
     told_study(tmp_path, statuses=("complete",) * 5)
     code = (
-        "import sys; from orchestration.study.ledger import open_ledger; from orchestration.report.make import make_report; "
+        "import sys; from orchestration.study.ledger import open_ledger;"
+        "from orchestration.report.make import make_report; "
         "make_report(open_ledger(sys.argv[1])); print(sorted({'torch', 'ray', 'timm'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, cwd=ROOT)

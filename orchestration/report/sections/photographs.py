@@ -59,7 +59,7 @@ def lit(pixels: np.ndarray, map_HW: FloatArray) -> np.ndarray:
 
 
 def whole_map(attention: pd.DataFrame, image_id: str) -> FloatArray | None:
-    """The attention over the whole image from a fold's table (biomass_models.families.distilled.attention), [rows, columns]."""
+    """The attention over the whole image from a fold's table (families.distilled.attention), [rows, columns]."""
     own = attention[(attention["image_id"].astype(str) == image_id) & attention["weight"].isna()]
     if own.empty:
         return None
