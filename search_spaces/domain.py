@@ -1,6 +1,6 @@
 """What a search may vary: domains by field name, checked against the family's config when the space is built.
 
-A space is data. It says nothing about how values are drawn (`to_optuna.py`) nor how they are used (the config).
+A space is data. It says nothing about how an engine draws values (`to_optuna.py`) nor how they are used (the config).
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from random import Random
 from typing import Any
 
 
@@ -24,6 +25,9 @@ class Uniform:
     def contains(self, value: Any) -> bool:
         return _is_number(value) and self.low <= value <= self.high
 
+    def draw(self, rng: Random) -> float:
+        return rng.uniform(self.low, self.high)
+
 
 @dataclass(frozen=True, slots=True)
 class LogUniform:
@@ -39,6 +43,10 @@ class LogUniform:
 
     def contains(self, value: Any) -> bool:
         return _is_number(value) and self.low <= value <= self.high
+
+    def draw(self, rng: Random) -> float:
+        drawn = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
+        return min(max(drawn, self.low), self.high)  # rounding may step over an end
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +66,9 @@ class Integer:
         whole = isinstance(value, int) and not isinstance(value, bool)
         return whole and self.low <= value <= self.high and (value - self.low) % self.step == 0
 
+    def draw(self, rng: Random) -> int:
+        return rng.randrange(self.low, self.high + 1, self.step)
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -74,6 +85,9 @@ class Choice:
     def contains(self, value: Any) -> bool:
         return any(value == option and type(value) is type(option) for option in self.options)
 
+    def draw(self, rng: Random) -> Any:
+        return rng.choice(self.options)
+
 
 Plain = Uniform | LogUniform | Integer | Choice
 
@@ -88,6 +102,9 @@ class When:
 
     def contains(self, value: Any) -> bool:
         return self.domain.contains(value)
+
+    def draw(self, rng: Random) -> Any:
+        return self.domain.draw(rng)
 
 
 Domain = Plain | When
@@ -153,6 +170,14 @@ class SearchSpace:
         for name, value in params.items():
             if not self.domains[name].contains(value):
                 raise ValueError(f"{name} lies in {self.domains[name]}, got {value!r}")
+
+    def draw(self, rng: Random, fixed: Mapping[str, Any]) -> dict[str, Any]:
+        """A random point of the space; fields of `fixed` that are active have its values."""
+        params: dict[str, Any] = {}
+        for name, domain in self.domains.items():
+            if self.is_active(name, params):
+                params[name] = fixed[name] if name in fixed else domain.draw(rng)
+        return params
 
     def config(self, params: Mapping[str, Any]) -> Any:
         """The family's config at one point of the space."""

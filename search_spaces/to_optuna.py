@@ -53,12 +53,21 @@ def finished_trial(space: SearchSpace, params: Mapping[str, Any], score: float |
     A study may hold points of other ranges. A field that the space lacks is left out, a number outside of its range is
     kept; with an option that a choice lacks the trial cannot be observed, and None comes back.
     """
+    return _trial(space, params, TrialState.FAIL if score is None else TrialState.COMPLETE, score)
+
+
+def running_trial(space: SearchSpace, params: Mapping[str, Any]) -> FrozenTrial | None:
+    """A trial that runs elsewhere and has not ended; None as for `finished_trial`."""
+    return _trial(space, params, TrialState.RUNNING, None)
+
+
+def _trial(space: SearchSpace, params: Mapping[str, Any], state: TrialState, score: float | None) -> FrozenTrial | None:
     known = {name: value for name, value in params.items() if name in space.domains}
     distributions = {name: _distribution_around(_plain(space.domains[name]), value) for name, value in known.items()}
     if None in distributions.values():
         return None
     return create_trial(
-        state=TrialState.FAIL if score is None else TrialState.COMPLETE,
+        state=state,
         value=score,
         params=encode(space, known),
         distributions={name: one for name, one in distributions.items() if one is not None},
