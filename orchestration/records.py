@@ -266,6 +266,7 @@ class SearchFacts(Part):
     workers_lost: int = 0
     encoding: tuple[int, int] = (0, 0)  # images of the bank that is being filled: done, of all
     max_trials: int | None = None
+    seconds_left: float | None = None  # time_left.seconds_left when the driver looked
     looked_at: float = 0.0
 
 
