@@ -61,7 +61,7 @@ def run_demo(
                 seed=recipe.seed,
                 width=recipe.width,
                 height=recipe.width // 2,
-                on_progress=lambda done, total: update(done, total, ""),
+                on_progress=update,
             )
     weights = WeightsSource(kind=recipe.weights)
     start_search(str(study), data_dir, recipe, weights=weights, resources=resources, say=say, made_with=made_with)

@@ -16,11 +16,12 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
 
-from orchestration.processes import kill_own
+from orchestration.processes import kill_own, note_own
 
 NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
 END_SECONDS = 12.0  # for an end in order; then processes are killed and this one ends
 CUTS_SHORT = 3  # so many signals
+KILL_SECONDS = 1.0  # for killed processes to be gone
 WRITE_SECONDS = 1.0  # for the acknowledgement to be on the terminal
 
 
@@ -80,8 +81,9 @@ class Interrupts:
             if count == 1:
                 self.first = self.first or signal.Signals(received[0])
                 self._write(f"{name}: stopping, within {END_SECONDS:.0f} s; the same command goes on from here")
-                threading.Thread(target=self._limit, name="limit", daemon=True).start()
                 self._acknowledged.set()
+                threading.Thread(target=self._limit, name="limit", daemon=True).start()
+                note_own()
             elif count < CUTS_SHORT:
                 self._write(f"{name}: it is stopping already; once more cuts that short")
             else:
@@ -104,7 +106,7 @@ class Interrupts:
         self._cut_short()
 
     def _cut_short(self) -> NoReturn:
-        kill_own(patience=0.0)
+        kill_own(KILL_SECONDS)
         os._exit(self.exit_code)
 
     def _forget(self) -> None:

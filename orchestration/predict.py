@@ -121,7 +121,7 @@ def _do(pool: Pool, jobs: list[Job], label: str) -> None:
             if outcome.status != "done":
                 reason = outcome.reason or "it was stopped"
                 raise LedgerError(f"{label.lower()} came to an end: {reason}; what is done is kept")
-            update(done, len(jobs), "")
+            update(done, len(jobs))
 
 
 def test_name(images: ImageSet, flips: int) -> str:

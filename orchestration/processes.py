@@ -21,7 +21,7 @@ class Process(NamedTuple):
     born: str
 
 
-started: set[Process] = set()  # by Ray for this process; they may have lost their parent
+started: set[Process] = set()  # by this process, as far as it was noted
 
 
 class _Row(NamedTuple):
@@ -58,9 +58,20 @@ def kill(processes: Iterable[Process], patience: float = 0.0) -> None:
     _wait(lambda: not running(victims), patience)
 
 
+def note_own() -> None:
+    """Remember all that this process has started: what loses its parent is not found any more."""
+    started.update(descendants(os.getpid()))
+
+
 def kill_own(patience: float) -> None:
-    """End all that this process has started."""
-    kill(descendants(os.getpid()) | started, patience)
+    """End all that this process has started, within so many seconds."""
+    end = time.monotonic() + patience
+    while True:
+        note_own()
+        kill(started)
+        if not running(started) or time.monotonic() > end:
+            return
+        time.sleep(LOOK_SECONDS)
 
 
 def command_of(pid: int) -> str:

@@ -306,7 +306,7 @@ def _prepare(
 ) -> StudyRecord:
     """The study's record, made now or found; what a study of 0.1.0 did not store is resolved and stored."""
     with progress_bar("Checking data") as update:
-        warnings = require_clean(data_dir, on_progress=lambda done, total: update(done, total, ""))
+        warnings = require_clean(data_dir, on_progress=update)
     for warning in grouped(warnings):
         say(str(warning))
     here = read_train(data_dir)
@@ -355,7 +355,7 @@ def _references(quadrats: pd.DataFrame, images: ImageSet) -> pd.DataFrame:
     with progress_bar("Reference scores") as update:
         for row, path in enumerate(images.paths):
             colour.append(colour_statistics(path))
-            update(row + 1, len(images.paths), "")
+            update(row + 1, len(images.paths))
     predictions = {
         "per-target mean": per_target_mean(quadrats, folds),
         "colour ridge": colour_ridge(pd.DataFrame(colour).to_numpy(), quadrats, folds),

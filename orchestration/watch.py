@@ -67,7 +67,7 @@ class Watch:
             thread.join(LEAVE_SECONDS)
 
     def _run(self) -> None:
-        proposer = self._searcher.proposer
+        proposer, shown = self._searcher.proposer, None
         with progress_bar("Search") as update:
             while True:
                 ended = self._ended.wait(LOOK_SECONDS)
@@ -76,7 +76,8 @@ class Watch:
                 if facts is not None:
                     self._searcher.live = live_trials(max(facts.slots or 0, 1))
                     self._heartbeat.publish(facts)
-                update(proposer.finished, proposer.max_trials, self._note(facts))
+                shown = facts or shown  # a broker that does not answer at once changes nothing of what is shown
+                update(proposer.finished, proposer.max_trials, self._notes(shown), shown and shown.seconds_left)
                 if ended:
                     return
                 self._pass_on()
@@ -136,19 +137,22 @@ class Watch:
             looked_at=now,
         )
 
-    def _note(self, facts: SearchFacts | None) -> str:
+    def _notes(self, facts: SearchFacts | None) -> list[str]:
+        """What is known beside count and time, the most important first: a narrow terminal shows the first ones."""
         proposer = self._searcher.proposer
-        parts = []
-        if proposer.best_score is not None:
-            parts.append(f"best {proposer.best_score:.3f}")
-            parts += [f"blend {self._blend:.3f}"] if self._blend is not None else []
+        best, failed, pruned = proposer.best_score, proposer.count(FAILED), proposer.count(PRUNED)
+        notes = [f"best {best:.3f}"] if best is not None else []
+        notes += [f"{failed} {FAILED}"] if failed else []
+        if facts is not None and facts.encoding[0] < facts.encoding[1]:
+            notes.append("encoding {}/{}".format(*facts.encoding))
         if facts is not None:
-            parts.append(f"live {self._searcher.under_way} folds {facts.done}/{facts.running}/{facts.queued}")
-            parts += [f"busy {100 * facts.busy:.0f} %"] if facts.busy is not None else []
-            done, total = facts.encoding
-            parts += [f"encoding {done}/{total}"] if done < total else []
-        parts += [f"{count} {kind}" for kind in (PRUNED, FAILED) if (count := proposer.count(kind))]
-        return " ".join(parts)
+            notes.append(f"folds {facts.done}/{facts.running}/{facts.queued}")
+        notes += [f"blend {self._blend:.3f}"] if self._blend is not None else []
+        notes += [f"{pruned} {PRUNED}"] if pruned else []
+        if facts is not None:
+            notes += [f"busy {100 * facts.busy:.0f} %"] if facts.busy is not None else []
+            notes.append(f"live {self._searcher.under_way}")
+        return notes
 
 
 def _no_broker(what: str) -> ClusterError:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from commands import biomass, environment
@@ -17,40 +17,31 @@ from commands import biomass, environment
 from orchestration.processes import Process, command_of, descendants, kill, running
 
 PATIENCE = 200.0  # seconds for what must happen, on a machine that others use as well
-SEARCH = [
-    "--family",
-    "probe",
-    "--backbone",
-    "test_vit",
-    "--weights",
-    "random",
-    "--scale",
-    "smoke",
-    "--trials",
-    "400",
-    "--folds",
-    "3",
-    "--slots",
-    "2",
-]
 
 
-def search_command(data: Path, study: str = "study") -> list[str]:
-    """A search that lasts longer than any test."""
-    return ["search", study, "--data", str(data), *SEARCH]
+def search_command(data: Path, study: str = "study", trials: int = 400) -> list[str]:
+    """A search that lasts longer than any test, unless with fewer trials."""
+    ranges = ["--family", "probe", "--backbone", "test_vit", "--weights", "random", "--scale", "smoke"]
+    return ["search", study, "--data", str(data), *ranges, "--trials", str(trials), "--folds", "3", "--slots", "2"]
 
 
 class Running:
     """A command under way, in a session of its own as a terminal has it. A context: nothing of it stays."""
 
     def __init__(
-        self, command: list[str], cwd: Path, *, ignored: signal.Signals | None = None, **variables: str
+        self,
+        command: list[str],
+        cwd: Path,
+        *,
+        program: Sequence[str] = ("-m", "orchestration"),
+        ignored: signal.Signals | None = None,
+        **variables: str,
     ) -> None:
-        """command: of biomass. ignored: a signal that its parent ignores, as nohup does."""
+        """command: of biomass, or of another Python program. ignored: what the parent ignores, as nohup does."""
         before = signal.signal(ignored, signal.SIG_IGN) if ignored else None
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "orchestration", *command],
+                [sys.executable, *program, *command],
                 cwd=cwd,
                 env={**environment(cwd), "PYTHONUNBUFFERED": "1", **variables},
                 stdout=subprocess.PIPE,
