@@ -27,7 +27,9 @@ FAMILIES = tuple(f"{MODEL}.families.{name}" for name in ("baseline", "distilled"
 STUDY, WORKERS, SEARCH, BLENDING, INSPECT = (
     f"{RUN}.{name}" for name in ("study", "workers", "search", "blending", "inspect")
 )
-BELOW = (f"{RUN}.endings", f"{RUN}.progress", f"{RUN}.terminal", f"{RUN}.wheel")  # at the top, and used by all
+BELOW = tuple(
+    f"{RUN}.{name}" for name in ("endings", "interrupts", "processes", "progress", "terminal", "time_left", "wheel")
+)  # at the top, and used by all
 ABOVE = (f"{RUN}.__main__", f"{RUN}.cli", f"{RUN}.demo")
 REPORT = f"{RUN}.report"
 # room -> rooms that it may import from; a module at the top of orchestration is a room of its own
@@ -45,12 +47,31 @@ EDGES: dict[str, set[str]] = {
     BLEND: {*FLOOR, f"{BLEND}.members"},
     f"{BLEND}.members": {*FLOOR, BLEND},
     f"{RUN}.endings": {MODEL, WORKERS},
-    f"{RUN}.progress": {f"{RUN}.terminal"},
+    f"{RUN}.interrupts": {f"{RUN}.processes"},
+    f"{RUN}.processes": set(),
+    f"{RUN}.progress": {f"{RUN}.terminal", f"{RUN}.time_left"},
+    f"{RUN}.time_left": set(),
     f"{RUN}.terminal": {MODEL},
     f"{RUN}.wheel": set(),
     STUDY: {*FLOOR, f"{MODEL}.backbones", f"{MODEL}.families", "search_spaces", f"{RUN}.wheel"},
-    WORKERS: {*MODELS, f"{MODEL}.training", f"{MODEL}.families", f"{MODEL}.families.distilled", STUDY},
-    SEARCH: {*MODELS, f"{MODEL}.families", "search_spaces", BLEND, STUDY, WORKERS, f"{RUN}.progress"},
+    WORKERS: {
+        *MODELS,
+        f"{MODEL}.training",
+        f"{MODEL}.families",
+        f"{MODEL}.families.distilled",
+        STUDY,
+        f"{RUN}.processes",
+    },
+    SEARCH: {
+        *MODELS,
+        f"{MODEL}.families",
+        "search_spaces",
+        BLEND,
+        STUDY,
+        WORKERS,
+        f"{RUN}.progress",
+        f"{RUN}.time_left",
+    },
     BLENDING: {*MODELS, BLEND, f"{BLEND}.members", STUDY, WORKERS, SEARCH, f"{RUN}.progress", f"{RUN}.terminal"},
     INSPECT: {*MODELS, f"{MODEL}.families", BLEND, f"{BLEND}.members", STUDY, WORKERS, SEARCH},
     f"{RUN}.dashboard": {MODEL, "search_spaces", STUDY, WORKERS},

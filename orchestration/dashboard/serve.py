@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from biomass_models.errors import UserError
+from orchestration.dashboard.ray_dashboard import find_ray_dashboard
 from orchestration.study.ledger import Ledger, open_ledger
-from orchestration.workers.ray_dashboard import find_ray_dashboard
 
 if TYPE_CHECKING:  # the view loads optuna
     from orchestration.dashboard.optuna_view import LedgerView

@@ -23,7 +23,8 @@ from biomass_models.families.registry import FAMILIES
 from biomass_models.features.spec import FeatureSpec
 from orchestration.doctor.findings import Finding
 from orchestration.doctor.node_facts import NodeFacts, stored_node_facts
-from orchestration.search.run import Resources, available_backbones, gpus_of_a_slot
+from orchestration.search.run import available_backbones
+from orchestration.search.running import gpus_of_a_slot
 from orchestration.study.record import RecordError
 from orchestration.study.storage import Storage
 from orchestration.workers.address import is_cluster
@@ -31,6 +32,7 @@ from orchestration.workers.broker import Slots, slots_of
 from orchestration.workers.cluster import ClusterError, ray_cluster, refusal, slot_limit
 from orchestration.workers.machine import MachineError
 from orchestration.workers.ray_errors import innermost_cause
+from orchestration.workers.resources import Resources
 from search_spaces.spaces import space_of
 
 SLOT_MEMORY_GB = 2.0  # a worker with torch, one backbone and its banks mapped needs 1 to 1.5 GB

@@ -26,11 +26,12 @@ from biomass_models.families.registry import FAMILIES as FAMILY
 from biomass_models.features.inputs import ImageSet, Inputs
 from biomass_models.pasture.make import make_pasture
 from biomass_models.targets import TARGETS, FloatArray
-from orchestration.search.run import Resources, available_backbones, run_search
+from orchestration.search.run import available_backbones, run_search
 from orchestration.study.ledger import Ledger
 from orchestration.study.records import TrialRecord
 from orchestration.study.settings import StudySettings
 from orchestration.study.storage import Storage
+from orchestration.workers.resources import Resources
 from search_spaces.distilled import TAUGHT
 from search_spaces.domain import Choice, SearchSpace
 from search_spaces.spaces import space_of
@@ -92,8 +93,8 @@ def run_study(
     fingerprints: dict[str, str],
     resources: Resources,
 ) -> None:
-    """`trials` of each family; ends the program where it was stopped."""
-    finished = run_search(
+    """`trials` of each family."""
+    run_search(
         str(folder / name),
         folder / "data",
         StudySettings(families=tuple(spaces), backbones=tuple(fingerprints), scale="demo", seed=seed),
@@ -106,8 +107,6 @@ def run_study(
         prune="off",  # a comparison of configurations needs all their folds
         spaces=spaces,
     )
-    if not finished:
-        raise SystemExit("Stopped; the same command goes on from here.")
 
 
 def measure_seed(folder: Path, seed: int, cache: Path) -> dict[str, Scores]:

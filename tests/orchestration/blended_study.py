@@ -10,12 +10,12 @@ from tiny_study import RANDOM, make_study
 
 from biomass_models.targets import TARGETS
 from orchestration.blending.predict import Predictor
-from orchestration.search.run import Resources
 from orchestration.search.trial import run_trial
 from orchestration.study.ledger import Ledger
 from orchestration.workers.context import WorkerContext
 from orchestration.workers.jobs import Job, Outcome
 from orchestration.workers.pool import InlinePool, Pool
+from orchestration.workers.resources import Resources
 
 
 def finished_study(folder: Path, data_dir: Path, cache: Path) -> Ledger:

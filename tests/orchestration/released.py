@@ -9,7 +9,7 @@ from typing import Any
 
 from biomass_models.backbones.weights import WeightsSource
 from orchestration.search.presets import overridden
-from orchestration.search.run import Resources, prepare_search, resolve
+from orchestration.search.run import prepare_search, resolve
 from orchestration.search.searcher import Proposer
 from orchestration.search.trial import run_trial
 from orchestration.study.ledger import Ledger
@@ -17,6 +17,7 @@ from orchestration.study.records import TrialResult
 from orchestration.study.storage import Storage
 from orchestration.workers.context import WorkerContext
 from orchestration.workers.pool import InlinePool
+from orchestration.workers.resources import Resources
 
 STUDIES = Path(__file__).parents[1] / "studies" / "0.1.0"
 DATA = STUDIES / "data"

@@ -14,9 +14,9 @@ from typing import Any
 import hand_made_study as made
 import pytest
 
+from orchestration.dashboard import ray_dashboard
 from orchestration.dashboard.serve import DashboardError, is_loopback, run_dashboard
 from orchestration.study.ledger import LedgerError
-from orchestration.workers import ray_dashboard
 
 
 def start(study: str | Path, **options: Any) -> None:

@@ -17,10 +17,11 @@ from biomass_models.data.images import views_for
 from biomass_models.features.spec import FeatureSpec
 from orchestration.doctor.examine import bank_gb, judge
 from orchestration.doctor.node_facts import NodeFacts, node_facts
-from orchestration.search.run import Resources, available_backbones
+from orchestration.search.run import available_backbones
 from orchestration.study import environment
 from orchestration.study.storage import Storage
 from orchestration.workers.cluster import refusal
+from orchestration.workers.resources import Resources
 from search_spaces.spaces import DEFAULT_BACKBONES
 
 RESOURCES = Resources(cpus_per_fold=2.0)

@@ -17,7 +17,8 @@ from biomass_models.backbones.weights import WeightsSource, canonical_name, fing
 from orchestration.inspect.audit import audit, refit
 from orchestration.search.opening import StudyError
 from orchestration.search.presets import Recipe
-from orchestration.search.run import _reopen_failed, _require_a_success, prepare_search
+from orchestration.search.run import _reopen_failed, prepare_search
+from orchestration.search.running import _require_a_success
 from orchestration.search.searcher import ALIKE_FAILURES, TuneSearcher
 from orchestration.search.trial import BlockedError, fail_trial, run_trial
 from orchestration.study.ledger import Ledger

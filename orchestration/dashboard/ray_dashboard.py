@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
-import urllib.request
-from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from orchestration.workers.address import is_ray_dashboard
 
 PORT = 8265  # Ray's own default
 ADDRESS_FILE = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir())) / "ray" / "ray_current_cluster"
@@ -32,14 +31,3 @@ def _hosts() -> list[str]:
     # host:6379, ray://host:10001 and http://host:8265 alike
     hosts = [urlsplit(address if "://" in address else f"//{address}").hostname for address in named if address]
     return [host for host in hosts if host and host not in ("auto", "local")]
-
-
-def is_ray_dashboard(address: str, seconds: float) -> bool:
-    """Whether Ray's dashboard, which is the job server too, is there; it answers this question without a token."""
-    try:
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"{address}/api/authentication_mode", timeout=seconds) as response:
-            answer = json.loads(response.read(10_000))
-    except (OSError, ValueError, HTTPException):  # nobody, or a program that speaks otherwise
-        return False
-    return isinstance(answer, dict) and "authentication_mode" in answer
