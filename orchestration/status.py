@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -48,11 +47,12 @@ class Status:
     reasons: tuple[Failure, ...]  # of failed trials, the most common ones
     pruned: tuple[Pruned, ...]  # the latest decisions
     notices: tuple[str, ...] = ()  # trials whose files are torn, and what to do
+    cannot_start: int = 0  # slots whose worker does not come up
+    start_failure: str | None = None  # why
 
 
-def status_of(ledger: Ledger, now: float | None = None) -> Status:
-    """Read the ledger once; now: seconds since 1970."""
-    now = time.time() if now is None else now
+def status_of(ledger: Ledger) -> Status:
+    """Read the ledger once."""
     records, results = ledger.trials(), ledger.results()
     ids = {record.trial_id for record in records}
     results = {name: result for name, result in results.items() if name in ids}
@@ -80,11 +80,6 @@ def status_of(ledger: Ledger, now: float | None = None) -> Status:
         default=None,
     )
     trials = Counter(result.status for result in results.values())
-    lately = sum(owner is not None and result.ended_at >= owner.since for result in results.values())
-    wanted = facts.max_trials
-    left = None
-    if owner is not None and alive and wanted and lately:
-        left = max(0, wanted - len(results)) * (now - owner.since) / lately
     reasons = Counter(result.reason or "" for result in results.values() if result.status == FAILED)
     pruned = [(name, one) for name, one in results.items() if one.status == PRUNED]
     pruned.sort(key=lambda pair: pair[1].ended_at)
@@ -104,7 +99,7 @@ def status_of(ledger: Ledger, now: float | None = None) -> Status:
             **{kind: trials[kind] for kind in (COMPLETE, PRUNED, FAILED)},
             "open": len(records) - len(results),
         },
-        max_trials=wanted,
+        max_trials=facts.max_trials,
         folds_done=done,
         folds_running=begun,
         folds_queued=facts.queued,
@@ -112,10 +107,12 @@ def status_of(ledger: Ledger, now: float | None = None) -> Status:
         busy=facts.busy,
         best=best,
         blend=blend,
-        seconds_left=left,
+        seconds_left=facts.seconds_left,
         reasons=tuple(Failure(*pair) for pair in reasons.most_common(3)),
         pruned=tuple(Pruned(name, result.reason or "") for name, result in pruned[-3:]),
         notices=tuple(notices),
+        cannot_start=facts.cannot_start,
+        start_failure=facts.start_failure,
     )
 
 
@@ -132,6 +129,8 @@ def render_status(status: Status) -> str:
     if status.slots is not None:
         busy = "" if status.busy is None else f", busy {100 * status.busy:.0f} % of their time"
         lines.append(f"slots   {status.slots}{busy}")
+    if status.cannot_start:
+        lines.append(f"        {status.cannot_start} more have no worker, it does not start: {status.start_failure}")
     if status.best is not None:
         blend = "" if status.blend is None else f"; blend so far {status.blend:.4f} (nested, mean of the best five)"
         lines.append(f"score   best {status.best.score:.4f} ({status.best.trial}){blend}")
