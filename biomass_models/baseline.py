@@ -159,13 +159,20 @@ def fit_folds(
     ]
 
 
-def predict(config: BaselineConfig, tensors: Mapping[str, Tensor], inputs: Inputs, *, flips: int = 1) -> FloatArray:
+def predict(
+    config: BaselineConfig,
+    tensors: Mapping[str, Tensor],
+    inputs: Inputs,
+    *,
+    flips: int = 1,
+    should_stop: ShouldStop | None = None,
+) -> FloatArray:
     """Masses in grams [N, 5] of all images of `inputs`, from a fit's tensors; no metadata is needed.
 
-    flips: predictions are averaged over the first 1, 2, 4 or 8 turns and mirrors.
+    flips: predictions are averaged over the first 1, 2, 4 or 8 turns and mirrors. Raises StopRequested.
     """
     scaler = TargetScaler.from_arrays(as_arrays(tensors, "scaler."), config.transform)
-    opened = _open(config, inputs, None, flips=flips)
+    opened = _open(config, inputs, should_stop, flips=flips)
     net = BaselineNet(opened.backbone, head_of(config, opened.features))
     net.load_trained_state(tensors)
     return predict_rows(
@@ -176,6 +183,7 @@ def predict(config: BaselineConfig, tensors: Mapping[str, Tensor], inputs: Input
         inputs.device,
         config.batch_size,
         flips=flips,
+        should_stop=should_stop,
     )
 
 

@@ -106,7 +106,7 @@ def fit(
     if taught_MT is not None and taught is not None:
         result.info["teacher_score"] = None if np.isnan(taught.score) else taught.score
     held_out = [str(quadrats["image_id"].iloc[row]) for row in rows.valid_M]
-    attention = _attention(config, net, opened, inputs, rows.held_out_images, held_out)
+    attention = _attention(config, net, opened, inputs, rows.held_out_images, held_out, should_stop)
     return replace(result, attention=attention)
 
 
@@ -132,13 +132,20 @@ def student_terms(
     return terms
 
 
-def predict(config: DistilledConfig, tensors: Mapping[str, Tensor], inputs: Inputs, *, flips: int = 1) -> FloatArray:
+def predict(
+    config: DistilledConfig,
+    tensors: Mapping[str, Tensor],
+    inputs: Inputs,
+    *,
+    flips: int = 1,
+    should_stop: ShouldStop | None = None,
+) -> FloatArray:
     """Masses in grams [N, 5] of all images of `inputs`, from a fit's tensors; no metadata is needed.
 
-    flips: predictions are averaged over the first 1, 2, 4 or 8 turns and mirrors.
+    flips: predictions are averaged over the first 1, 2, 4 or 8 turns and mirrors. Raises StopRequested.
     """
     scaler = TargetScaler.from_arrays(as_arrays(tensors, "scaler."), "log1p")
-    opened, net = _restored(config, tensors, inputs, flips)
+    opened, net = _restored(config, tensors, inputs, flips, should_stop)
     return predict_rows(
         net,
         opened.source,
@@ -147,13 +154,14 @@ def predict(config: DistilledConfig, tensors: Mapping[str, Tensor], inputs: Inpu
         inputs.device,
         config.batch_size,
         flips=flips,
+        should_stop=should_stop,
     )
 
 
 def attention(config: DistilledConfig, tensors: Mapping[str, Tensor], inputs: Inputs) -> pd.DataFrame:
     """Which views mattered and where the model looked, for all images of `inputs`: attention.ATTENTION_COLUMNS."""
-    opened, net = _restored(config, tensors, inputs, 1)
-    return _attention(config, net, opened, inputs, np.arange(len(inputs.images.paths)), inputs.images.image_ids)
+    opened, net = _restored(config, tensors, inputs, 1, None)
+    return _attention(config, net, opened, inputs, np.arange(len(inputs.images.paths)), inputs.images.image_ids, None)
 
 
 @dataclass(frozen=True)
@@ -210,9 +218,13 @@ def _finer(config: DistilledConfig, seen: Sequence[Tokens]) -> list[str]:
 
 
 def _restored(
-    config: DistilledConfig, tensors: Mapping[str, Tensor], inputs: Inputs, flips: int
+    config: DistilledConfig,
+    tensors: Mapping[str, Tensor],
+    inputs: Inputs,
+    flips: int,
+    should_stop: ShouldStop | None,
 ) -> tuple[_Opened, Student]:
-    opened = _open(config, inputs, None, flips=flips)
+    opened = _open(config, inputs, should_stop, flips=flips)
     net = opened.student(config)
     net.load_trained_state(tensors)
     return opened, net.to(inputs.device)
@@ -223,12 +235,18 @@ def _grams(output: StudentOutput, scaler: TargetScaler) -> FloatArray:
 
 
 def _attention(
-    config: DistilledConfig, net: Student, opened: _Opened, inputs: Inputs, row_N: IntArray, image_ids: Sequence[str]
+    config: DistilledConfig,
+    net: Student,
+    opened: _Opened,
+    inputs: Inputs,
+    row_N: IntArray,
+    image_ids: Sequence[str],
+    should_stop: ShouldStop | None,
 ) -> pd.DataFrame:
     parts = view_parts(config)
     maps: list[list[Tensor]] = [[] for _ in parts]
     weights = []
-    for output in outputs_of(net, opened.source, row_N, inputs.device, config.batch_size):
+    for output in outputs_of(net, opened.source, row_N, inputs.device, config.batch_size, should_stop=should_stop):
         weights.append(output.weight_BL.cpu())
         for kept, look_BVP, grid in zip(maps, output.look_BVP, opened.grids, strict=True):
             kept.append(torch.stack([coarse_map(look_BP, grid) for look_BP in look_BVP.cpu().unbind(1)], dim=1))

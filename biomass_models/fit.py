@@ -161,7 +161,6 @@ def train_epochs(
     device: torch.device,
     seed: int,
     should_stop: ShouldStop | None,
-    stop_each_step: bool,
     last_resort: Callable[[], bool] = lambda: False,
 ) -> MicroBatch:
     """AdamW over `rows` training rows; returns the micro-batch that fitted into memory.
@@ -201,13 +200,11 @@ def train_epochs(
             sums[name] = sums.get(name, 0) + total
 
     for epoch in range(schedule.epochs):
-        check_stop(should_stop, f"{epoch} of {schedule.epochs} epochs")
         start = time.perf_counter()
         module.train()
         sums: Terms = {}
         for place, index_B in enumerate(torch.randperm(rows, generator=order).split(schedule.batch_size)):
-            if stop_each_step:
-                check_stop(should_stop, f"{epoch} of {schedule.epochs} epochs")
+            check_stop(should_stop, f"{epoch} of {schedule.epochs} epochs")
             for group, peak in zip(optimiser.param_groups, peaks, strict=True):
                 group["lr"] = cosine_lr(epoch * steps_an_epoch + place, steps, peak, schedule.min_lr)
             accumulate(index_B, sums)

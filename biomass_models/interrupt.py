@@ -1,4 +1,8 @@
-"""How long work reports progress and is told to stop; shared by all that computes. Torch-free."""
+"""How long work reports progress and is told to stop; shared by all that computes. Torch-free.
+
+Looking at `should_stop` between two epochs, batches or folds is also how work shows that it does not hang: whoever
+passes it counts each look as a sign of life.
+"""
 
 from __future__ import annotations
 

@@ -135,10 +135,10 @@ def _train_alike(
     weight = torch.as_tensor(weight_T, dtype=torch.float32, device=device)
     batches = _Batches(many, source, folds, schedule.batch_size)
     for epoch in range(schedule.epochs):
-        check_stop(should_stop, f"{epoch} of {schedule.epochs} epochs")
         start, rate = time.perf_counter(), head_lr
         loss_K = torch.zeros(len(folds), device=device)
         for place, batch in enumerate(batches.epoch()):
+            check_stop(should_stop, f"{epoch} of {schedule.epochs} epochs")
             rate = cosine_lr(epoch * batches.steps + place, batches.steps * schedule.epochs, head_lr, schedule.min_lr)
             for group in optimiser.param_groups:
                 group["lr"] = rate

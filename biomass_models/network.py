@@ -31,7 +31,7 @@ from biomass_models.fit import (
     train_epochs,
 )
 from biomass_models.inputs import Inputs
-from biomass_models.interrupt import OnEpoch, ShouldStop
+from biomass_models.interrupt import OnEpoch, ShouldStop, check_stop
 from biomass_models.prefix import BackboneTail
 from biomass_models.scaling import TargetScaler
 from biomass_models.sources import Source
@@ -168,7 +168,10 @@ def train_network(
     def after_epoch(record: dict[str, float], last: bool) -> None:
         # a pass over the held-out pictures costs as much as training on them, one over cached features nothing
         if last or not trains_backbone or config.select_best_epoch:
-            pred_NT = predict_rows(net, source, rows.held_out_images, grams, inputs.device, config.batch_size)
+            held_out = rows.held_out_images
+            pred_NT = predict_rows(
+                net, source, held_out, grams, inputs.device, config.batch_size, should_stop=should_stop
+            )
             record["score"] = score_or_nan(rows.held_out_mass_NT, pred_NT)
             best.take(record, pred_NT, net.trained_state, last)
         epochs.append(record)
@@ -193,7 +196,6 @@ def train_network(
             device=inputs.device,
             seed=seed,
             should_stop=should_stop,
-            stop_each_step=trains_backbone,
             last_resort=net.recompute,
         )
     net.load_trained_state(best.tensors)
@@ -213,9 +215,19 @@ def train_network(
 
 @torch.inference_mode()
 def outputs_of(
-    net: Network, source: Source, row_N: IntArray, device: torch.device, batch_size: int, copy: int = 0
+    net: Network,
+    source: Source,
+    row_N: IntArray,
+    device: torch.device,
+    batch_size: int,
+    copy: int = 0,
+    *,
+    should_stop: ShouldStop | None = None,
 ) -> list[Any]:
-    """The net's outputs for rows of the image set, batch by batch; the net is in prediction mode afterwards."""
+    """The net's outputs for rows of the image set, batch by batch; the net is in prediction mode afterwards.
+
+    Raises StopRequested.
+    """
     net.eval()
     outputs: list[Any] = []
     micro = MicroBatch(batch_size)
@@ -223,6 +235,7 @@ def outputs_of(
     def work() -> None:
         outputs.clear()
         for part in micro.slices(len(row_N)):
+            check_stop(should_stop, f"{part.start} of {len(row_N)} images are predicted")
             with autocast(device):
                 outputs.append(net(source.plain(row_N[part], copy)))
 
@@ -239,10 +252,15 @@ def predict_rows(
     batch_size: int,
     *,
     flips: int = 1,
+    should_stop: ShouldStop | None = None,
 ) -> FloatArray:
-    """Masses [N, 5] in grams, averaged over the first `flips` turns of each picture (augment.TURNS)."""
-    pred_FNT = [
-        np.concatenate([grams(output) for output in outputs_of(net, source, row_N, device, batch_size, copy)])
-        for copy in range(flips)
-    ]
+    """Masses [N, 5] in grams, averaged over the first `flips` turns of each picture (augment.TURNS).
+
+    Raises StopRequested.
+    """
+
+    def outputs(copy: int) -> list[Any]:
+        return outputs_of(net, source, row_N, device, batch_size, copy, should_stop=should_stop)
+
+    pred_FNT = [np.concatenate([grams(output) for output in outputs(copy)]) for copy in range(flips)]
     return np.mean(pred_FNT, axis=0)

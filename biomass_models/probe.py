@@ -111,14 +111,21 @@ def fit(
     return FoldResult(valid_M, pred_NT, as_tensors(ridge.arrays() | scaler.arrays()), [record], info)
 
 
-def predict(config: ProbeConfig, tensors: Mapping[str, Tensor], inputs: Inputs, *, flips: int = 1) -> FloatArray:
+def predict(
+    config: ProbeConfig,
+    tensors: Mapping[str, Tensor],
+    inputs: Inputs,
+    *,
+    flips: int = 1,
+    should_stop: ShouldStop | None = None,
+) -> FloatArray:
     """Masses in grams [N, 5] of all images of `inputs`, from a fit's tensors; no metadata is needed.
 
-    flips: embeddings are averaged over this many turns and mirrors where the fit had fewer.
+    flips: embeddings are averaged over this many turns and mirrors where the fit had fewer. Raises StopRequested.
     """
     arrays = as_arrays(tensors)
     spec = feature_specs(config)[0].unchanged(max(flips, config.flips))
-    feature_NF = embeddings(config, inputs.features(spec))
+    feature_NF = embeddings(config, inputs.features(spec, should_stop=should_stop))
     ridge = Ridge(*(arrays[f"ridge.{part}"] for part in ("mean", "scale", "coefficient", "intercept")))
     return TargetScaler.from_arrays(arrays, config.transform).grams(ridge.predict(feature_NF))
 

@@ -118,15 +118,21 @@ def fit_teacher(
         )
     taught_MT = np.empty_like(mass_MT)
     for number, (inner, held) in enumerate(GroupKFold(folds).split(feature_MF, groups=groups)):
-        check_stop(should_stop, f"teacher {number} of {folds} inner folds")
         weight = sample_weights(table.iloc[inner])
         with one_thread(), seeded(seed, f"teacher {number}", torch.device("cpu")):
-            taught_MT[held] = _fit_predict(config, feature_MF[inner], mass_MT[inner], weight, feature_MF[held])
+            taught_MT[held] = _fit_predict(
+                config, feature_MF[inner], mass_MT[inner], weight, feature_MF[held], should_stop
+            )
     return Taught(taught_MT, score_or_nan(mass_MT, taught_MT))
 
 
 def _fit_predict(
-    config: TeacherConfig, feature_NF: FloatArray, mass_NT: FloatArray, weight_N: FloatArray, asked_MF: FloatArray
+    config: TeacherConfig,
+    feature_NF: FloatArray,
+    mass_NT: FloatArray,
+    weight_N: FloatArray,
+    asked_MF: FloatArray,
+    should_stop: ShouldStop | None,
 ) -> FloatArray:
     """Full-batch training on the CPU (25 features: a GPU would wait for launches), then masses [M, 5] in grams."""
     scaler = TargetScaler.fit(mass_NT, "log1p")
@@ -139,7 +145,8 @@ def _fit_predict(
     net = TeacherNet(config)
     optimiser = torch.optim.AdamW(net.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
     feature, mass, weight = scaled(feature_NF), torch.from_numpy(mass_NT).float(), torch.from_numpy(weight_N).float()
-    for _ in range(config.epochs):
+    for epoch in range(config.epochs):
+        check_stop(should_stop, f"{epoch} of the teacher's {config.epochs} epochs")
         optimiser.zero_grad()
         terms = ratio_terms(
             net(feature), mass, weight, scaler, total=TOTAL_WEIGHT, ratio=RATIO_WEIGHT, delta=HUBER_DELTA

@@ -26,9 +26,11 @@ RIDGE_SECONDS = 4e-10  # of one SVD per row, row and feature on one CPU core
 class Family:
     """One kind of model. `fit` and `predict` are pure: configuration, table and inputs in, numbers out.
 
+    They look at `should_stop` between epochs, batches and inner folds (interrupt.check_stop).
+
     fit(config, quadrats, fold_N, fold, inputs, *, seed, on_epoch=None, should_stop=None) -> FoldResult
-    predict(config, tensors, inputs, *, flips=1) -> pred_NT          grams, rows as in inputs.images; flips > 1
-                                                                     averages over turns and mirrors
+    predict(config, tensors, inputs, *, flips=1, should_stop=None) -> pred_NT    grams, rows as in inputs.images;
+                                                                     flips > 1 averages over turns and mirrors
     feature_specs(config) -> specs                                   empty when the backbone trains
     views(config) -> views                                           parts of the photograph that the model sees
     fold_seconds(config, n_train, device) -> seconds                 the fold alone, features being there

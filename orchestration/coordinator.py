@@ -13,7 +13,7 @@ from orchestration.pool import RayPool
 from orchestration.pruning import PruneRule
 from orchestration.standing import Standing
 from orchestration.storage import Storage
-from orchestration.trial import StorageFull, fail_trial, run_trial
+from orchestration.trial import BlockedError, fail_trial, run_trial
 
 
 def make_coordinator(
@@ -31,7 +31,7 @@ def make_coordinator(
         try:
             result = run_trial(own, RayPool(broker), trial_id, rule=rule, standing=standing, together=together)
         # the store is full, away or torn, the broker is gone: the trial is not to blame
-        except (OSError, StorageFull, LedgerError, RayError) as error:
+        except (OSError, BlockedError, LedgerError, RayError) as error:
             tune.report({"status": "stopped", "reason": str(error)})
             return
         except Exception as error:  # the boundary of a trial: whatever else goes wrong is its recorded reason

@@ -22,11 +22,12 @@ from biomass_models.table import read_train
 from biomass_models.weights import WeightsError, WeightsSource
 from biomass_models.zoo import FAMILIES
 from orchestration.address import is_cluster
+from orchestration.broker import Slots, slots_of
 from orchestration.cluster import ClusterError, ray_cluster, refusal, slot_limit
 from orchestration.findings import Finding
 from orchestration.machine import MachineError
 from orchestration.node_facts import NodeFacts, stored_node_facts
-from orchestration.pool import Slots, slots_of
+from orchestration.ray_errors import innermost_cause
 from orchestration.record import RecordError
 from orchestration.resources import Resources
 from orchestration.run import gpus_of_a_slot
@@ -230,10 +231,8 @@ def _ask(node: Mapping[str, Any], plan: Plan, resources: Resources, token: str) 
             timeout=ASK_SECONDS,
         )
     except RayError as error:
-        lines = [line for line in str(error).strip().splitlines() if line.strip()]
-        text = lines[-1] if lines else type(error).__name__
         remedy = "the node must be able to import this project: `ray job submit --working-dir .`, or an image with it"
-        return Finding("FAIL", f"node {_name(node)}", f"does not answer: {text}", remedy)
+        return Finding("FAIL", f"node {_name(node)}", f"does not answer: {innermost_cause(error)}", remedy)
     try:
         found = NodeFacts.from_json(stored)
     except RecordError as error:
@@ -260,7 +259,7 @@ def _cost(
         try:
             fold, features = ray.get(timed.remote(family, config, images, plan.folds), timeout=10 * ASK_SECONDS)
         except RayError as error:
-            yield Finding("FAIL", f"pilot of {family}", str(error).strip().splitlines()[-1], "see the text")
+            yield Finding("FAIL", f"pilot of {family}", innermost_cause(error), "see the text")
             continue
         trials = plan.trials * share / sum(plan.shares.values())
         hours = (trials * plan.folds * fold + features) / 3600

@@ -9,16 +9,23 @@ from orchestration.records import FoldMetrics, TrialRef
 
 
 @dataclass(frozen=True, kw_only=True)
-class FoldJob:
-    """Fit one fold of a trial; together: all folds in one batch, of which the missing ones are written."""
+class TrialJob:
+    """Work on a trial."""
 
     trial_id: str
+    attempt: str = ""  # of the trial's coordinator, which has another one when it starts again; `Pool.drop` names it
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldJob(TrialJob):
+    """Fit one fold of a trial; together: all folds in one batch, of which the missing ones are written."""
+
     fold: int
     together: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictJob:
+class PredictJob(TrialJob):
     """Test images [span) with every member of a blend."""
 
     members: tuple[TrialRef, ...]
@@ -29,21 +36,19 @@ class PredictJob:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlipsJob:
+class FlipsJob(TrialJob):
     """A trial's out-of-fold rows as means over flips."""
 
     study: str
-    trial_id: str
     ensemble: str
     flips: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class RestoreJob:
+class RestoreJob(TrialJob):
     """Fit the folds of a trial again whose models were dropped to keep --weights-gb."""
 
     study: str
-    trial_id: str
 
 
 Job: TypeAlias = FoldJob | PredictJob | FlipsJob | RestoreJob
@@ -51,7 +56,11 @@ Job: TypeAlias = FoldJob | PredictJob | FlipsJob | RestoreJob
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a job ended: done, failed or no room (with the reason), or stopped."""
+    """How a job ended: done, failed or blocked (with the reason), or stopped.
+
+    Failed is the trial's own fault. Blocked is not, such as a full disk or workers that cannot start: the trial stays
+    open, the search ends, and the reason says what to mend.
+    """
 
     status: str
     reason: str | None = None

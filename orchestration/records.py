@@ -265,6 +265,8 @@ class SearchFacts(Part):
     busy: float | None = None  # share of the slots' time spent working, 0 .. 1
     workers_lost: int = 0
     encoding: tuple[int, int] = (0, 0)  # images of the bank that is being filled: done, of all
+    cannot_start: int = 0  # slots whose worker does not come up now
+    start_failure: str | None = None  # why, of the latest one
     max_trials: int | None = None
     seconds_left: float | None = None  # time_left.seconds_left when the driver looked
     looked_at: float = 0.0

@@ -18,6 +18,7 @@ import pandas as pd
 
 from biomass_models.folds import fold_hash
 from biomass_models.inputs import ImageSet
+from biomass_models.interrupt import ShouldStop, StopRequested
 from biomass_models.table import read_train
 from biomass_models.targets import TARGETS
 from biomass_models.weights import WeightsSource, fingerprint
@@ -111,12 +112,18 @@ def dropped_folds(ledger: Ledger, trial_id: str) -> list[int]:
 
 
 def restore_models(
-    ledger: Ledger, trial_id: str, data_dir: Path, *, cache_dir: Path, weights: WeightsSource
+    ledger: Ledger,
+    trial_id: str,
+    data_dir: Path,
+    *,
+    cache_dir: Path,
+    weights: WeightsSource,
+    should_stop: ShouldStop | None = None,
 ) -> list[FoldAgain]:
     """Fit the folds of a trial again whose models were dropped, from its record and under the same seeds.
 
     Raises LedgerError for an unknown trial, one that lacks no model, other data or weights than the study's, and a
-    fold that cannot be fitted; DataError and WeightsError as `refit_trial`.
+    fold that cannot be fitted; DataError and WeightsError as `refit_trial`; StopRequested.
     """
     record, folds = ledger.trial(trial_id), dropped_folds(ledger, trial_id)
     if not folds:
@@ -124,7 +131,9 @@ def restore_models(
     if different := [*_data(ledger, data_dir), *_weights(record, weights)]:
         raise LedgerError(f"a model is restored from what it was made of; {'; '.join(different)}; give those")
     with tempfile.TemporaryDirectory() as folder:
-        restored = list(Refitter(ledger, data_dir, Path(folder), cache_dir, weights).restore(trial_id, folds))
+        restored = list(
+            Refitter(ledger, data_dir, Path(folder), cache_dir, weights, should_stop).restore(trial_id, folds)
+        )
     if broken := [str(again) for again in restored if again.largest_difference_g is None]:
         raise LedgerError(f"trial {trial_id}: {'; '.join(broken)}; mend that, then give the same command again")
     return restored
@@ -134,13 +143,19 @@ class Refitter:
     """Fits folds of a study into an empty folder beside it."""
 
     def __init__(
-        self, ledger: Ledger, data_dir: Path, folder: Path, cache_dir: Path | None, weights: WeightsSource
+        self,
+        ledger: Ledger,
+        data_dir: Path,
+        folder: Path,
+        cache_dir: Path | None,
+        weights: WeightsSource,
+        should_stop: ShouldStop | None = None,
     ) -> None:
         """folder: an empty one; cache_dir: a feature store to take features from, None computes them afresh."""
         from orchestration.context import WorkerContext
         from orchestration.worker import FoldRunner
 
-        self._ledger, self._again = ledger, Ledger(Storage(folder))
+        self._ledger, self._again, self._should_stop = ledger, Ledger(Storage(folder)), should_stop
         study = ledger.study()
         # a fold that was fitted once is not refused for what it is estimated to take here
         settings = replace(study.settings, max_fold_seconds=NO_LIMIT)
@@ -166,7 +181,9 @@ class Refitter:
                 info = {} if metrics is None else metrics.info
                 torch.set_num_threads(before if metrics is None else metrics.environment.get("threads", before))
                 job = FoldJob(trial_id=trial_id, fold=fold, together="folds_together" in info)
-                outcome = self._runners["compiled" in info].run(job)
+                outcome = self._runners["compiled" in info].run(job, self._should_stop)
+                if outcome.status == "stopped":
+                    raise StopRequested(f"stopped on request: fold {fold} of trial {trial_id} was fitted again")
                 yield self._compare(trial_id, fold, outcome)
         finally:
             torch.set_num_threads(before)

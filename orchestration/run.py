@@ -13,14 +13,15 @@ import ray
 from ray import tune
 
 from orchestration import layout
+from orchestration.actor import FoldWorker
 from orchestration.address import is_cluster
+from orchestration.broker import Broker, Slots, slots_of
 from orchestration.cluster import ON_HEAD, slot_limit
 from orchestration.context import WorkerContext
 from orchestration.coordinator import make_coordinator
 from orchestration.ledger import Ledger
 from orchestration.lock import Heartbeat
 from orchestration.model_room import ModelRoom
-from orchestration.pool import Broker, FoldWorker, Slots, slots_of
 from orchestration.pruning import PruneRule
 from orchestration.pulse import Pulse
 from orchestration.records import COMPLETE, FAILED, TrialResult

@@ -6,7 +6,7 @@ A shard is a run of test images. All members of a blend predict it in one go, so
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from biomass_models.configs import Config
 from biomass_models.errors import UserError
 from biomass_models.images import DecodeOnce
 from biomass_models.inputs import ImageSet, Inputs
-from biomass_models.interrupt import StopRequested, check_stop
+from biomass_models.interrupt import ShouldStop, StopRequested, check_stop
 from biomass_models.introduced import config_from_stored
 from biomass_models.targets import TARGETS, FloatArray
 from biomass_models.weights import WeightsSource
@@ -27,7 +27,6 @@ from orchestration.records import Params, TrialRef
 from orchestration.storage import Storage
 
 SHARD_IMAGES = 48  # one worker's piece; decoded at full scale they take 300 MB
-ShouldStop = Callable[[], bool]
 
 
 class MemberError(UserError):
@@ -52,10 +51,21 @@ def shard_inputs(
     return inputs, decoder
 
 
-def mean_prediction(family: str, params: Params, models: Iterable[bytes], inputs: Inputs, *, flips: int) -> FloatArray:
-    """Mean masses [N, 5] in grams over a member's fold models (safetensors bytes) for all images of `inputs`."""
+def mean_prediction(
+    family: str,
+    params: Params,
+    models: Iterable[bytes],
+    inputs: Inputs,
+    *,
+    flips: int,
+    should_stop: ShouldStop | None = None,
+) -> FloatArray:
+    """Mean masses [N, 5] in grams over a member's fold models (safetensors bytes) for all images of `inputs`.
+
+    Raises StopRequested.
+    """
     config = config_from_stored(family, params)
-    folds = [_predict(family, config, model, inputs, flips) for model in models]
+    folds = [_predict(family, config, model, inputs, flips, should_stop) for model in models]
     return np.mean(folds, axis=0)
 
 
@@ -83,7 +93,9 @@ def predict_shard(
         folds = folds_of(ledger.quadrats())
         try:
             models = (ledger.fold_model(trial_id, fold) for fold in folds)
-            pred_NT = mean_prediction(record.family, record.config, models, inputs, flips=flips)
+            pred_NT = mean_prediction(
+                record.family, record.config, models, inputs, flips=flips, should_stop=should_stop
+            )
         except StopRequested:
             raise
         except Exception as error:
@@ -115,9 +127,9 @@ def predict_out_of_fold(
         try:
             model = ledger.fold_model(trial_id, int(fold))
             if family_named(record.family).feature_specs(config):  # one bank holds all images: share it between folds
-                pred_NT[rows] = _predict(record.family, config, model, inputs, flips)[rows]
+                pred_NT[rows] = _predict(record.family, config, model, inputs, flips, should_stop)[rows]
             else:
-                pred_NT[rows] = _predict(record.family, config, model, inputs.of(rows), flips)
+                pred_NT[rows] = _predict(record.family, config, model, inputs.of(rows), flips, should_stop)
         except StopRequested:
             raise
         except Exception as error:
@@ -125,8 +137,10 @@ def predict_out_of_fold(
     ledger.write_member_prediction(ensemble, trial_id, _frame(inputs.images.image_ids, pred_NT))
 
 
-def _predict(family: str, config: Config, model: bytes, inputs: Inputs, flips: int) -> FloatArray:
-    return family_named(family).predict(config, load_tensors(model), inputs, flips=flips)
+def _predict(
+    family: str, config: Config, model: bytes, inputs: Inputs, flips: int, should_stop: ShouldStop | None
+) -> FloatArray:
+    return family_named(family).predict(config, load_tensors(model), inputs, flips=flips, should_stop=should_stop)
 
 
 def _frame(image_ids: Sequence[str], pred_NT: FloatArray) -> pd.DataFrame:

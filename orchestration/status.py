@@ -47,6 +47,8 @@ class Status:
     reasons: tuple[Failure, ...]  # of failed trials, the most common ones
     pruned: tuple[Pruned, ...]  # the latest decisions
     notices: tuple[str, ...] = ()  # trials whose files are torn, and what to do
+    cannot_start: int = 0  # slots whose worker does not come up
+    start_failure: str | None = None  # why
 
 
 def status_of(ledger: Ledger) -> Status:
@@ -109,6 +111,8 @@ def status_of(ledger: Ledger) -> Status:
         reasons=tuple(Failure(*pair) for pair in reasons.most_common(3)),
         pruned=tuple(Pruned(name, result.reason or "") for name, result in pruned[-3:]),
         notices=tuple(notices),
+        cannot_start=facts.cannot_start,
+        start_failure=facts.start_failure,
     )
 
 
@@ -125,6 +129,8 @@ def render_status(status: Status) -> str:
     if status.slots is not None:
         busy = "" if status.busy is None else f", busy {100 * status.busy:.0f} % of their time"
         lines.append(f"slots   {status.slots}{busy}")
+    if status.cannot_start:
+        lines.append(f"        {status.cannot_start} more have no worker, it does not start: {status.start_failure}")
     if status.best is not None:
         blend = "" if status.blend is None else f"; blend so far {status.blend:.4f} (nested, mean of the best five)"
         lines.append(f"score   best {status.best.score:.4f} ({status.best.trial}){blend}")

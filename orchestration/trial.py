@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,8 +22,8 @@ from orchestration.records import COMPLETE, FAILED, PRUNED, Decision, FoldMetric
 from orchestration.standing import Standing
 
 
-class StorageFull(UserError):
-    """Study or feature cache take nothing: nothing is wrong with the trial, but the search cannot go on."""
+class BlockedError(UserError):
+    """Study, feature cache or workers are out of order: nothing is wrong with the trial, but the search must end."""
 
 
 def fold_order(number: int, folds: list[int]) -> list[int]:
@@ -48,7 +49,7 @@ def run_trial(
     Folds that are in the ledger are not computed again. The score is that of the pooled OOF rows (SPEC 2).
     rule: how to prune, None for not at all; standing: what it compares with (one that outlives the trial reads less).
     together: train the folds as one batched problem where the family can; pruning then has nothing left to save.
-    Raises StorageFull.
+    Raises BlockedError.
     """
     if (result := ledger.result(trial_id)) is not None:
         return result
@@ -83,6 +84,8 @@ class _Trial:
         self._decisions: list[Decision] = []
         self._reason: str | None = None
         self._stopped = False
+        # of this life of the coordinator: what an earlier one dropped must not stop this one
+        self._attempt = secrets.token_hex(8)
 
     @property
     def _missing(self) -> list[int]:
@@ -121,7 +124,7 @@ class _Trial:
                 self._metrics[fold] = found
 
     def _work(self, folds: list[int], priority: Priority) -> None:
-        jobs = [FoldJob(trial_id=self._id, fold=fold, together=self._together) for fold in folds]
+        jobs = [FoldJob(trial_id=self._id, attempt=self._attempt, fold=fold, together=self._together) for fold in folds]
         for job, outcome in self._pool.run(jobs, priority):
             self._take(job.fold, outcome)
 
@@ -132,11 +135,11 @@ class _Trial:
                 self._metrics[fold] = outcome.metrics
                 if not (self._pruned or self._reason):
                     self._decide(fold)
-            case "failed" if self._reason is None:
+            case "failed" if not (self._pruned or self._reason):  # what a pruned one still computes changes nothing
                 self._reason = f"fold {fold}: {outcome.reason}"
-                self._pool.drop(self._id)
-            case "no room":
-                raise StorageFull(f"{outcome.reason}, then give the same command again")
+                self._pool.drop(self._attempt)
+            case "blocked":
+                raise BlockedError(f"{outcome.reason}, then give the same command again")
             case "stopped":
                 self._stopped = self._stopped or not (self._pruned or self._reason)
 
@@ -150,7 +153,7 @@ class _Trial:
             return
         self._decisions.append(decision)
         if decision.prune:
-            self._pool.drop(self._id)
+            self._pool.drop(self._attempt)
 
     def _close(self) -> TrialResult | None:
         oof: pd.DataFrame | None = None

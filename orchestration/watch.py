@@ -52,7 +52,7 @@ class Watch:
         self._asked: Any = None  # the question to the broker that is under way
         self._finished = -1
         self._blend: float | None = None
-        self._named: set[str] = set()  # torn trials that were said
+        self._named: set[str] = set()  # torn trials and failed starts that were said
         self.lost: UserError | None = None  # why nobody should wait for the end of the search any more
 
     @contextlib.contextmanager
@@ -76,6 +76,9 @@ class Watch:
                 if facts is not None:
                     self._searcher.live = live_trials(max(facts.slots or 0, 1))
                     self._heartbeat.publish(facts)
+                if facts is not None and (why := facts.start_failure) and why not in self._named:
+                    self._named.add(why)
+                    self._say(f"note: {facts.cannot_start} slots have no worker, it does not start: {why}")
                 shown = facts or shown  # a broker that does not answer at once changes nothing of what is shown
                 update(proposer.finished, proposer.max_trials, self._notes(shown), shown and shown.seconds_left)
                 if ended:

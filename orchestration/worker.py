@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from biomass_models.configs import Config, TeacherConfig
 from biomass_models.feature_store import CacheError
 from biomass_models.fit import FitError, FoldResult
 from biomass_models.inputs import ImageSet, Inputs
-from biomass_models.interrupt import OnProgress, StopRequested, check_stop
+from biomass_models.interrupt import OnProgress, ShouldStop, StopRequested, check_stop
 from biomass_models.introduced import config_from_stored
 from biomass_models.table import read_test
 from biomass_models.targets import TARGETS, weighted_r2_score, weighted_sst
@@ -50,7 +50,7 @@ class FoldRunner:
         self._quadrats: pd.DataFrame | None = None
         self._test: ImageSet | None = None
 
-    def run(self, job: Job, should_stop: Callable[[], bool] | None = None) -> Outcome:
+    def run(self, job: Job, should_stop: ShouldStop | None = None) -> Outcome:
         """Do one job. Never raises for what a model does."""
         try:
             self._require_cache()
@@ -62,15 +62,15 @@ class FoldRunner:
                 case PredictJob():
                     return self._predict(job, should_stop)
                 case RestoreJob():
-                    return self._restore(job)
+                    return self._restore(job, should_stop)
         except StopRequested:
             return Outcome(status="stopped")
         except (CacheError, LedgerError) as error:  # says nothing about the configuration: the trial stays open
-            return Outcome(status="no room", reason=f"{error}")
+            return Outcome(status="blocked", reason=f"{error}")
         except OSError as error:
             if error.errno in NO_ROOM or self._is_ours(error.filename):
                 reason = f"the study and the feature cache must have room and answer, got {error}; make room"
-                return Outcome(status="no room", reason=reason)
+                return Outcome(status="blocked", reason=reason)
             return Outcome(status="failed", reason=f"{type(error).__name__}: {error}")
         except Exception as error:
             # The boundary of a trial: whatever a model, an image or a disk does becomes the trial's recorded reason.
@@ -89,7 +89,7 @@ class FoldRunner:
         roots = (self._context.study, self._context.cache_dir)
         return isinstance(filename, str) and any(Path(filename).is_relative_to(root) for root in roots)
 
-    def _fold(self, trial_id: str, fold: int, together: bool, should_stop: Callable[[], bool] | None) -> Outcome:
+    def _fold(self, trial_id: str, fold: int, together: bool, should_stop: ShouldStop | None) -> Outcome:
         """One fold; together: all folds of the trial in one batch, of which those that are missing are written."""
         done = self._ledger.fold_metrics(trial_id, fold)
         if done is not None:
@@ -108,7 +108,7 @@ class FoldRunner:
         return Outcome(status="done", metrics=written[fold])
 
     def _fit(
-        self, record: TrialRecord, folds: list[int], together: bool, should_stop: Callable[[], bool] | None
+        self, record: TrialRecord, folds: list[int], together: bool, should_stop: ShouldStop | None
     ) -> dict[int, FoldResult]:
         family, quadrats, inputs = family_named(record.family), self._train_table(), self._train_inputs()
         config = config_from_stored(record.family, record.config)
@@ -161,7 +161,7 @@ class FoldRunner:
         )
         return metrics
 
-    def _taught(self, teacher: TeacherConfig, fold: int, should_stop: Callable[[], bool] | None) -> Taught:
+    def _taught(self, teacher: TeacherConfig, fold: int, should_stop: ShouldStop | None) -> Taught:
         return teacher_of(
             self._ledger,
             teacher,
@@ -181,7 +181,7 @@ class FoldRunner:
                 f"a fold may take {limit:.0f} s (--max-fold-seconds), this one is estimated at {seconds:.0f} s"
             )
 
-    def _predict(self, job: PredictJob, should_stop: Callable[[], bool] | None) -> Outcome:
+    def _predict(self, job: PredictJob, should_stop: ShouldStop | None) -> Outcome:
         """One shard of the test images with all members of a blend."""
         if self._test is None:
             self._test = ImageSet.from_table(Path(self._context.data_dir), read_test(Path(self._context.data_dir)))
@@ -195,7 +195,7 @@ class FoldRunner:
         done = predict_shard(job.members, job.ensemble, job.span, inputs, flips=job.flips, should_stop=should_stop)
         return Outcome(status="done", members=done, decoded=decoder.decoded)
 
-    def _flips(self, job: FlipsJob, should_stop: Callable[[], bool] | None) -> Outcome:
+    def _flips(self, job: FlipsJob, should_stop: ShouldStop | None) -> Outcome:
         """A member's out-of-fold rows as means over flips."""
         ledger = Ledger(Storage(job.study))
         if job.study not in self._inputs:
@@ -210,7 +210,7 @@ class FoldRunner:
         )
         return Outcome(status="done")
 
-    def _restore(self, job: RestoreJob) -> Outcome:
+    def _restore(self, job: RestoreJob, should_stop: ShouldStop | None) -> Outcome:
         """The models of a trial that were dropped."""
         from orchestration.refit import restore_models  # which fits with a runner of its own
 
@@ -221,6 +221,7 @@ class FoldRunner:
             Path(context.data_dir),
             cache_dir=Path(context.cache_dir),
             weights=context.weights,
+            should_stop=should_stop,
         )
         return Outcome(status="done")
 

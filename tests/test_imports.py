@@ -84,13 +84,6 @@ def test_light_modules_load_neither_torch_nor_ray() -> None:
     assert result.stdout.strip() == "[]"
 
 
-def test_a_coordinator_loads_no_torch() -> None:
-    """There are more coordinators than slots, all on the head node: torch in each would be gigabytes for nothing."""
-    code = "import sys, orchestration.trial, orchestration.pool, orchestration.standing; print('torch' in sys.modules)"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert result.stdout.strip() == "False"
-
-
 def test_a_report_loads_neither_torch_nor_ray_nor_optuna() -> None:
     """It is read on laptops: the page must be there in seconds (test_report_pages holds it for a whole report)."""
     code = "import sys, orchestration.report.make; print(sorted({'torch', 'ray', 'timm', 'optuna'} & set(sys.modules)))"

@@ -50,7 +50,7 @@ def one_fold(features: int) -> float:
     started = time.process_time()
     train_epochs(
         net, [], groups, len(fold.rows.train_M), SCHEDULE, loss_of, lambda *_: None,
-        device=torch.device("cpu"), seed=0, should_stop=None, stop_each_step=False,
+        device=torch.device("cpu"), seed=0, should_stop=None,
     )  # fmt: skip
     return (time.process_time() - started) / SCHEDULE.epochs * 1e3
 

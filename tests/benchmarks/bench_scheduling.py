@@ -22,10 +22,10 @@ import stand_ins
 from biomass_models.folds import fold_hash
 from biomass_models.targets import FROM_COMPONENTS, TARGETS
 from biomass_models.weights import WeightsSource
+from orchestration.broker import Broker, Slots
 from orchestration.cluster import ON_HEAD, ray_cluster
 from orchestration.context import WorkerContext
 from orchestration.ledger import Ledger
-from orchestration.pool import Broker, Slots
 from orchestration.records import StudyRecord
 from orchestration.run import make_tuner
 from orchestration.searcher import Proposer, TuneSearcher, live_trials

@@ -111,7 +111,7 @@ def small_training(loss_wrapper: Callable[[Tensor], None], *, epochs: int = 3) -
     groups = [{"params": list(module.parameters()), "lr": 1e-2}]
     micro = train_epochs(
         module, [], groups, 24, schedule, loss_of, lambda record, last: None,
-        device=CPU, seed=0, should_stop=None, stop_each_step=False,
+        device=CPU, seed=0, should_stop=None,
     )  # fmt: skip
     return module, micro
 

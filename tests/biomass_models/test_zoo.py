@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,50 @@ def test_stop_is_honoured(case: Any, world: Any) -> None:
     inputs, quadrats, fold_N, _ = world
     with pytest.raises(StopRequested):
         family.fit(config, quadrats, fold_N, 0, inputs, seed=0, should_stop=lambda: True)
+
+
+class Looks:
+    """A `should_stop` that counts how often work looks at it, and is true after so many looks."""
+
+    def __init__(self, most: int | None = None) -> None:
+        self.count, self._most = 0, most
+
+    def __call__(self) -> bool:
+        self.count += 1
+        return self._most is not None and self.count > self._most
+
+
+def test_every_batch_of_a_fit_and_of_a_prediction_is_a_sign_of_life(case: Any, world: Any) -> None:
+    """--fold-timeout ends what gives none: a fold may take as long as it likes as long as it goes on."""
+    family, config = case
+    inputs, quadrats, fold_N, _ = world
+    held_out, train = int((fold_N == 0).sum()), int((fold_N != 0).sum())
+    fit = {"config": config, "quadrats": quadrats, "fold_N": fold_N, "fold": 0, "inputs": inputs, "seed": 0}
+    cached = family.fit(**fit)  # features give their own
+    looks, predicting = Looks(), Looks()
+    family.fit(**fit, should_stop=looks)
+    with pytest.raises(StopRequested):
+        family.fit(**fit, should_stop=Looks(looks.count // 2))
+    flips = min(2, config.flips)
+    family.predict(config, cached.tensors, inputs, flips=flips, should_stop=predicting)
+    if isinstance(config, ProbeConfig):  # its prediction is one product of two matrices
+        assert looks.count >= min(config.inner_folds, quadrats.loc[fold_N != 0, "group"].nunique()) > 1
+        return
+    size = config.batch_size
+    assert looks.count >= config.epochs * math.ceil(train / size) + math.ceil(held_out / size)
+    assert predicting.count >= flips * math.ceil(len(inputs.images.paths) / size)
+    with pytest.raises(StopRequested):
+        family.predict(config, cached.tensors, inputs, flips=flips, should_stop=Looks(predicting.count // 2))
+
+
+def test_every_batch_of_folds_in_one_batch_is_a_sign_of_life(case: Any, world: Any) -> None:
+    family, config = case
+    inputs, quadrats, fold_N, _ = world
+    if not batches_folds(config):
+        return
+    looks = Looks()
+    family.fit_folds(config, quadrats, fold_N, [0, 1, 2], inputs, seeds=[1, 2, 3], should_stop=looks)
+    assert looks.count >= config.epochs * math.ceil((fold_N != 0).sum() / config.batch_size)
 
 
 def test_folds_are_batched_by_the_families_whose_configuration_says_so(case: Any, world: Any) -> None:

@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 import ray
 import stand_ins
-from stand_ins import Scripted, ScriptedJob
+from stand_ins import Loadable, Scripted, ScriptedJob, Unstartable
 
+from orchestration.actor import SignOfLife
+from orchestration.broker import STOP_SECONDS, STOPPED, Broker, Slots, slots_of
 from orchestration.cluster import ON_HEAD
 from orchestration.jobs import Outcome
-from orchestration.pool import PILOT, RETRY, UNDER_WAY, Broker, Priority, RayPool, Slots, slots_of
+from orchestration.pool import PILOT, RETRY, UNDER_WAY, Priority, RayPool
 
 pytestmark = pytest.mark.ray
 
@@ -38,9 +40,9 @@ def start(cluster: None) -> Iterator[Start]:
     """start(Slots fields) -> broker whose slots are ready."""
     brokers = []
 
-    def begin(*, ready: int, **fields: Any) -> Any:
+    def begin(*, ready: int, workers: type = Scripted, context: Any = None, **fields: Any) -> Any:
         actor = ray.remote(Broker).options(num_cpus=0, max_concurrency=1000, resources=ON_HEAD)
-        broker: Any = actor.remote(None, Slots(**{"cpus": 1.0, "gpus": 0.0, **fields}), Scripted)
+        broker: Any = actor.remote(context, Slots(**{"cpus": 1.0, "gpus": 0.0, **fields}), workers)
         brokers.append(broker)
         ray.get(broker.start.remote())
         _until(lambda: ray.get(broker.status.remote()).slots == ready)
@@ -111,15 +113,126 @@ def test_retries_go_before_survivors_and_those_best_first_before_pilots(start: S
 
 def test_after_a_drop_nothing_of_the_trial_starts_and_the_rest_goes_on(start: Start) -> None:
     broker = start(most=1, ready=1)
-    running = broker.run.remote(ScriptedJob(trial_id="pruned", seconds=60.0), PILOT)
+    running = broker.run.remote(ScriptedJob(trial_id="pruned", attempt="a", seconds=60.0), PILOT)
     _until(lambda: ray.get(broker.status.remote()).running == 1)
-    queued = broker.run.remote(ScriptedJob(trial_id="pruned"), UNDER_WAY)
-    other = broker.run.remote(ScriptedJob(trial_id="other"), PILOT)
-    RayPool(broker).drop("pruned")
-    assert ray.get([running, queued], timeout=20) == [Outcome(status="stopped")] * 2
+    queued = broker.run.remote(ScriptedJob(trial_id="pruned", attempt="a"), UNDER_WAY)
+    other = broker.run.remote(ScriptedJob(trial_id="other", attempt="b"), PILOT)
+    RayPool(broker).drop("a")
+    assert ray.get([running, queued], timeout=20) == [STOPPED] * 2
+    assert run(broker, [ScriptedJob(trial_id="pruned", attempt="a")]) == [STOPPED]
     assert ray.get(other).status == "done"
-    ray.get(broker.close.remote())
-    assert run(broker, [ScriptedJob(trial_id="late")]) == [Outcome(status="stopped")]
+
+
+def test_a_later_attempt_is_not_what_an_earlier_one_dropped(start: Start) -> None:
+    broker = start(most=1, ready=1)
+    for life in ("first", "second", "third"):  # each coordinator drops its trial and dies before it can end it
+        job = ScriptedJob(trial_id="pruned", attempt=life, seconds=60.0)
+        running = broker.run.remote(job, PILOT)
+        _until(lambda: ray.get(broker.status.remote()).running == 1)
+        RayPool(broker).drop(life)
+        assert ray.get(running, timeout=20) == STOPPED
+    assert [one.status for one in run(broker, [ScriptedJob(trial_id="pruned", attempt="fourth")])] == ["done"]
+
+
+def test_a_coordinator_that_starts_again_takes_over_what_its_earlier_life_left(start: Start, tmp_path: Path) -> None:
+    broker = start(most=1, ready=1)
+
+    def job(attempt: str, seconds: float) -> ScriptedJob:
+        return ScriptedJob(trial_id="t", attempt=attempt, seconds=seconds, log=str(tmp_path))
+
+    running = broker.run.remote(job("first", 3.0), PILOT)
+    _until(lambda: ray.get(broker.status.remote()).running == 1)
+    queued = broker.run.remote(job("first", 0.0), PILOT)
+    again = run(broker, [job("second", 3.0), job("second", 0.0)])
+    assert again == ray.get([running, queued]) and [one.status for one in again] == ["done", "done"]
+    assert len(list(tmp_path.iterdir())) == 2  # nothing was done twice
+    last = broker.run.remote(job("third", 60.0), PILOT)
+    _until(lambda: ray.get(broker.status.remote()).running == 1)
+    taken_over = broker.run.remote(job("fourth", 60.0), PILOT)
+    RayPool(broker).drop("third")  # which is nobody's any more
+    RayPool(broker).drop("fourth")
+    assert ray.get([last, taken_over], timeout=20) == [STOPPED] * 2
+
+
+@pytest.mark.parametrize("do", ["sleep", "hang"])
+def test_a_pool_that_is_closed_answers_every_job(start: Start, do: str) -> None:
+    broker = start(most=1, ready=1)
+    running = broker.run.remote(ScriptedJob(trial_id="runs", do=do, seconds=3600.0), PILOT)
+    _until(lambda: ray.get(broker.status.remote()).running == 1)
+    queued = [broker.run.remote(ScriptedJob(trial_id=f"t{n}"), PILOT) for n in range(20)]
+    closed = broker.close.remote()
+    late = [broker.run.remote(ScriptedJob(trial_id=f"late{n}"), RETRY) for n in range(20)]
+    assert ray.get(queued + late, timeout=10) == [STOPPED] * 40  # a slot that hangs holds none of them up
+    ray.get(closed, timeout=3 * STOP_SECONDS)
+    assert ray.get(running, timeout=1) == STOPPED
+    facts = ray.get(broker.status.remote())
+    assert facts.queued == 0 and facts.slots_pending == 0
+
+
+def test_a_pool_whose_slots_are_still_coming_up_answers_every_job_when_it_is_closed(start: Start) -> None:
+    broker = start(ready=0, workers=Unstartable, context=stand_ins.Start(why="never comes up"))
+    queued = [broker.run.remote(ScriptedJob(trial_id=f"t{n}"), PILOT) for n in range(20)]
+    closed = broker.close.remote()
+    assert ray.get(queued, timeout=10) == [STOPPED] * 20
+    ray.get(closed, timeout=STOP_SECONDS)
+    _until(lambda: ray.available_resources().get("CPU", 0) == 2)  # and gives back what it had leased
+
+
+STARTS = {
+    "raises": "RuntimeError: the CUDA driver is too old, got 11.4",
+    "wraps": "ValueError: no room for the context",
+    "lacks a package": "ModuleNotFoundError: No module named 'a_package_that_is_not_there'",
+    "exits": "its process died: Worker",
+    "is refused": "its process died: Worker",
+    "dies in ready": "its process died: Worker",
+    "raises in ready": "ConnectionError: the licence server hung up",
+}
+
+
+@pytest.mark.parametrize("why", STARTS)
+def test_workers_that_cannot_start_end_the_pool_with_the_reason(start: Start, why: str) -> None:
+    broker = start(most=1, ready=0, workers=Unstartable, context=stand_ins.Start(why=why))
+    first, second = run(broker, [ScriptedJob(trial_id="one"), ScriptedJob(trial_id="two")])
+    assert first == second and first.status == "blocked" and first.reason is not None
+    assert first.reason.startswith(f"no worker can start, tried 3 times: {STARTS[why]}") and "\n" not in first.reason
+    assert first.reason.endswith("mend that (biomass doctor looks at every node)") and "\x1b" not in first.reason
+    assert run(broker, [ScriptedJob(trial_id="late")]) == [first]
+    facts = ray.get(broker.status.remote())
+    assert facts.workers_lost == 3 and facts.cannot_start == 1 and facts.start_failure in first.reason
+
+
+def test_a_class_that_a_worker_cannot_load_ends_the_pool_with_the_reason(start: Start, tmp_path: Path) -> None:
+    elsewhere = type("Elsewhere", (Scripted,), {"needs": Loadable(str(tmp_path / "loaded"))})
+    broker = start(ready=0, workers=elsewhere)
+    (outcome,) = run(broker, [ScriptedJob(trial_id="one")])
+    assert outcome.status == "blocked" and outcome.reason is not None
+    assert (
+        "tried 3 times on each of 2 slots: ModuleNotFoundError: No module named 'a_package_of_the_head'"
+        in outcome.reason
+    )
+
+
+def test_a_slot_that_never_comes_up_is_shown_beside_one_that_works(start: Start) -> None:
+    broker = start(ready=1, workers=Unstartable, context=stand_ins.Start(why="raises", good=(2,)))
+    _until(lambda: ray.get(broker.status.remote()).workers_lost > 3)  # it goes on trying, less and less often
+    assert {one.status for one in run(broker, [ScriptedJob(trial_id=f"t{n}") for n in range(8)])} == {"done"}
+    facts = ray.get(broker.status.remote())
+    assert (facts.slots, facts.cannot_start) == (1, 1) and facts.start_failure.startswith("RuntimeError: the CUDA")
+
+
+def test_a_worker_that_comes_up_at_the_third_try_is_none_that_cannot_start(start: Start, tmp_path: Path) -> None:
+    context = stand_ins.Start(why="exits", marks=str(tmp_path), until=2)
+    broker = start(most=1, ready=1, workers=Unstartable, context=context)
+    assert run(broker, [ScriptedJob(trial_id="one")])[0].status == "done"
+    facts = ray.get(broker.status.remote())
+    assert facts.workers_lost == 2 and facts.cannot_start == 0 and facts.start_failure is None
+
+
+def test_a_slot_that_cannot_be_made_again_leaves_its_trial_open(start: Start, tmp_path: Path) -> None:
+    context = stand_ins.Start(why="lacks a package", marks=str(tmp_path), after=1)
+    broker = start(most=1, ready=1, workers=Unstartable, context=context)
+    (outcome,) = run(broker, [ScriptedJob(trial_id="one", do="die")])
+    assert outcome.status == "blocked" and "a_package_that_is_not_there" in outcome.reason
 
 
 def test_a_dead_worker_costs_its_job_one_more_try_and_three_deaths_the_trial(start: Start, tmp_path: Path) -> None:
@@ -143,12 +256,31 @@ def test_a_hanging_worker_is_ended_and_its_slot_works_again(start: Start) -> Non
         broker,
         [
             ScriptedJob(trial_id="hung", do="hang"),
-            ScriptedJob(trial_id="encodes", seconds=2.0, reports=True),  # features take long, but report progress
+            ScriptedJob(trial_id="fits", seconds=3.0, looks=True),  # takes its time, but looks at its stop flag
             ScriptedJob(trial_id="after"),
         ],
     )
     assert hung.status == "failed" and "--fold-timeout" in hung.reason
     assert patient.status == after.status == "done"
+
+
+@pytest.mark.parametrize("timeout", [2.0, 30.0, 7200.0, None])
+def test_signs_of_life_cost_a_look_at_a_clock_and_come_in_time(timeout: float | None) -> None:
+    slots = Slots(cpus=1.0, gpus=0.0, timeout=timeout)
+    reports: list[float] = []
+    life = SignOfLife(lambda: False, lambda: reports.append(time.monotonic()), slots.life_seconds)
+    looks = 200_000  # of a fit with as many batches, in a second
+    assert not any(life() for _ in range(looks))
+    assert len(reports) < 100 and bool(reports) == (timeout is not None)
+    assert timeout is None or (slots.life_seconds is not None and slots.life_seconds <= timeout / 4)
+
+
+def test_a_stop_is_seen_at_the_next_look() -> None:
+    stopped: set[int] = set()
+    life = SignOfLife(lambda: 7 in stopped, lambda: None, 3600.0)
+    assert not life() and not life()
+    stopped.add(7)
+    assert life()
 
 
 def test_waiting_jobs_are_a_demand_that_an_autoscaler_sees(start: Start) -> None:

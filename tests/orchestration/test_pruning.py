@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import t as student
 from scipy.stats import ttest_1samp
 
 from biomass_models.targets import FROM_COMPONENTS, FloatArray, weighted_r2_score, weighted_sst
@@ -77,6 +78,14 @@ def test_groups_are_the_unit_of_the_test() -> None:
     assert groups == 6 and p == pytest.approx(ttest_1samp(means, 0.0, alternative="greater").pvalue, rel=1e-9)
     assert paired_p(difference[:3], group[:3]) == (1.0, 1)
     assert paired_p([1.0, 1.0], ["a", "b"]) == (0.0, 2) and paired_p([0.0, 0.0], ["a", "b"]) == (1.0, 2)
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=40))
+def test_p_is_the_survival_function_of_students_t_to_the_last_bit(mean_G: list[float]) -> None:
+    p, groups = paired_p(mean_G, np.arange(len(mean_G)))
+    error = float(np.std(mean_G, ddof=1)) / groups**0.5
+    if error > 0:
+        assert p == student.sf(float(np.mean(mean_G)) / error, groups - 1)
 
 
 def test_six_dates_alike_prune_at_the_stated_rate() -> None:

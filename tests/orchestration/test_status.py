@@ -23,6 +23,7 @@ def test_status_of_a_running_and_of_a_killed_search(tmp_path: Path, tiny_pasture
     nobody = status_of(ledger)
     assert not nobody.running and nobody.best is None and nobody.trials["open"] == len(records)
     facts = {"queued": 4, "slots": 2, "busy": 0.97, "max_trials": 6, "seconds_left": 120.0}
+    facts |= {"cannot_start": 1, "start_failure": "OSError: x"}
     owner = {"host": socket.gethostname(), "pid": os.getpid(), "token": "t", "facts": facts}
     owner |= {"since": time.time() - 5, "beat": time.time()}
     ledger.storage.write("owner.json", json.dumps(owner).encode())
@@ -40,6 +41,7 @@ def test_status_of_a_running_and_of_a_killed_search(tmp_path: Path, tiny_pasture
         "2 of 6 ended",
         "about 2 min",
         "busy 97 %",
+        "1 more have no worker, it does not start: OSError: x",
         "failed 1 times: fold 0: no such file",
         f"process {os.getpid()}",
     ):

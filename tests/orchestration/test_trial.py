@@ -18,7 +18,7 @@ from orchestration.ledger import Ledger, LedgerError
 from orchestration.pool import InlinePool
 from orchestration.pruning import RULES
 from orchestration.storage import Storage
-from orchestration.trial import StorageFull, run_trial
+from orchestration.trial import BlockedError, run_trial
 
 
 class Counting(InlinePool):
@@ -27,6 +27,7 @@ class Counting(InlinePool):
     def __init__(self, context: WorkerContext, stop_after: int | None = None) -> None:
         super().__init__(context)
         self.asked: list[int] = []
+        self.attempts: list[str] = []
         self.dropped: list[str] = []
         self._stop_after = stop_after
 
@@ -35,11 +36,36 @@ class Counting(InlinePool):
             if self._stop_after is not None and count >= self._stop_after:
                 return
             self.asked.append(pair[0].fold)
+            self.attempts.append(pair[0].attempt)
             yield pair
 
-    def drop(self, trial_id: str) -> None:
-        super().drop(trial_id)
-        self.dropped.append(trial_id)
+    def drop(self, attempt: str) -> None:
+        super().drop(attempt)
+        self.dropped.append(attempt)
+
+
+class Closed(InlinePool):
+    """Stops every job, as a pool does that is being closed."""
+
+    def run(self, jobs: list[FoldJob], priority: int) -> Iterator[tuple[FoldJob, Outcome]]:
+        for job in jobs:
+            self.drop(job.attempt)
+        yield from super().run(jobs, priority)
+
+
+class ProcessDied(BaseException):
+    """Ends a coordinator as a kill does: nothing of it runs afterwards."""
+
+
+class Dying(InlinePool):
+    """The first attempt's process dies right after it has dropped its trial."""
+
+    def run(self, jobs: list[FoldJob], priority: int) -> Iterator[tuple[FoldJob, Outcome]]:
+        if not self._dropped:
+            self.drop(jobs[0].attempt)
+            assert [outcome.status for _, outcome in super().run(jobs, priority)] == ["stopped"] * len(jobs)
+            raise ProcessDied
+        yield from super().run(jobs, priority)
 
 
 @pytest.mark.parametrize("family", [0, 1])
@@ -89,16 +115,27 @@ def test_a_failing_fold_fails_its_trial_with_the_reason(tmp_path: Path, tiny_pas
     result = run_trial(ledger, pool, records[0].trial_id)
     assert result is not None and result.status == "failed" and result.score is None
     assert "fold 0" in result.reason and "moved" in result.reason
-    assert pool.dropped == [records[0].trial_id]
+    assert pool.dropped == pool.attempts[:1] != [""]
     assert ledger.result(records[0].trial_id) is not None
 
 
 def test_a_stopped_trial_stays_open(tmp_path: Path, tiny_pasture: Path) -> None:
     ledger, context, records = make_study(tmp_path / "study", tiny_pasture, tmp_path / "cache")
-    pool = InlinePool(context)
-    pool.drop(records[1].trial_id)
-    assert run_trial(ledger, pool, records[1].trial_id) is None
+    assert run_trial(ledger, Closed(context), records[1].trial_id) is None
     assert ledger.result(records[1].trial_id) is None
+
+
+@pytest.mark.parametrize("family", [0, 1, 2])
+def test_a_coordinator_that_starts_again_ends_the_trial_that_its_earlier_life_dropped(
+    tmp_path: Path, tiny_pasture: Path, family: int
+) -> None:
+    ledger, context, records = make_study(tmp_path / "study", tiny_pasture, tmp_path / "cache")
+    trial_id, pool = records[family].trial_id, Dying(context)
+    with pytest.raises(ProcessDied):
+        run_trial(ledger, pool, trial_id)
+    assert ledger.result(trial_id) is None
+    result = run_trial(ledger, pool, trial_id)  # the same pool, in which that attempt is still dropped
+    assert result is not None and result.status == "complete"
 
 
 def test_a_full_disk_leaves_the_trial_open(tmp_path: Path, tiny_pasture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +146,7 @@ def test_a_full_disk_leaves_the_trial_open(tmp_path: Path, tiny_pasture: Path, m
             raise OSError(errno.ENOSPC, "No space left on device")
 
         full.setattr("biomass_models.whole_files.os.fsync", no_room)
-        with pytest.raises(StorageFull, match="make room"):
+        with pytest.raises(BlockedError, match="make room"):
             run_trial(ledger, InlinePool(context), records[1].trial_id)
     assert ledger.result(records[1].trial_id) is None
     result = run_trial(ledger, InlinePool(context), records[1].trial_id)

@@ -38,14 +38,14 @@ class Drawn:
 
     def run(self, jobs: list[FoldJob], priority: Priority) -> Iterator[tuple[FoldJob, Outcome]]:
         for job in jobs:
-            if job.trial_id in self._dropped:
+            if job.attempt in self._dropped:
                 yield job, Outcome(status="stopped")
                 continue
             self.asked.append((job.trial_id, job.fold, priority))
             yield job, self._fold(self._ledger.trial(job.trial_id), job.fold)
 
-    def drop(self, trial_id: str) -> None:
-        self._dropped.add(trial_id)
+    def drop(self, attempt: str) -> None:
+        self._dropped.add(attempt)
 
     def _fold(self, record: TrialRecord, fold: int) -> Outcome:
         quadrats = self._ledger.quadrats()

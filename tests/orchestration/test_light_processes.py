@@ -1,0 +1,124 @@
+"""Which processes load torch: workers and the driver. Coordinators (more of them than slots), the broker and `biomass
+status` do without: it would be half a gigabyte and seconds of CPU time for each."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import ROOT, environment
+from ray import cloudpickle
+from released import copy_of
+from tiny_study import RANDOM
+
+from orchestration.context import WorkerContext
+from orchestration.coordinator import make_coordinator
+from orchestration.ledger import Ledger
+from orchestration.pool import Broker, FoldWorker, Slots
+from orchestration.pruning import RULES
+from orchestration.storage import Storage
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
+from processes import command_of, descendants, wait_for
+
+# Every Python process that finds this module at its start notes itself when it begins to import torch.
+NOTES = """
+import os, sys
+def note(event, arguments):
+    if event == "import" and arguments[0] == "torch":
+        open(os.path.join(os.environ["TORCH_NOTES"], str(os.getpid())), "w").close()
+sys.addaudithook(note)
+"""
+TITLES = {"ray::Broker": "broker", "ray::ImplicitFunc": "coordinator", "ray::FoldWorker": "worker"}  # Ray's and Tune's
+CONTEXT = WorkerContext(study="/study", data_dir="/data", cache_dir="/cache", weights=RANDOM)
+LOADED = "print(sorted({'torch', 'timm', 'sklearn', 'optuna', 'PIL', 'tensorboardX'} & set(sys.modules)))"
+
+
+def loaded(code: str, *arguments: str, stdin: bytes = b"") -> str:
+    """What of the heavy packages a fresh process has after some code."""
+    command = [sys.executable, "-c", f"import sys; {code}; {LOADED}", *arguments]
+    return subprocess.run(command, input=stdin, capture_output=True, check=True, cwd=ROOT).stdout.decode().strip()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "carried",
+    [
+        pytest.param(make_coordinator("/study", None, RULES["default"], together=True), id="coordinator"),
+        pytest.param((Broker, CONTEXT, Slots(cpus=1.0, gpus=0.0), FoldWorker), id="broker"),
+    ],
+)
+def test_what_an_actor_is_sent_brings_no_torch_along(carried: Any) -> None:
+    """An object brings the module of its class with it, wherever it is unpickled."""
+    code = "import pickle; pickle.loads(sys.stdin.buffer.read())"
+    assert loaded(code, stdin=cloudpickle.dumps(carried)) == "[]"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("status", ["stopped", "failed"])
+def test_a_trial_is_begun_and_ended_without_torch(status: str, tmp_path: Path) -> None:
+    """Whether its folds are one batch, which folds are there, its result and its events."""
+    study = copy_of("killed", tmp_path)
+    ended = study.results()
+    trial = next(record for record in study.trials() if record.family == "baseline" and record.trial_id not in ended)
+    code = (
+        "from unittest.mock import Mock; from orchestration.jobs import Outcome;"
+        "from orchestration.ledger import Ledger; from orchestration.storage import Storage;"
+        "from orchestration.pruning import RULES;"
+        "from orchestration.trial import run_trial;"
+        "pool = Mock(run=lambda jobs, priority: [(job, Outcome(status=sys.argv[3], reason='?')) for job in jobs]);"
+        "ledger = Ledger(Storage(sys.argv[1]));"
+        "run_trial(ledger, pool, sys.argv[2], rule=RULES['default'], together=True)"
+    )
+    assert loaded(code, study.storage.uri, trial.trial_id, status) == "[]"
+    result = study.result(trial.trial_id)
+    assert (result.status if result else "stopped") == status
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(280)
+def test_in_a_search_only_driver_and_workers_load_torch(tmp_path: Path, tiny_pasture: Path) -> None:
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(NOTES)
+    noted = environment(tmp_path) | {"TORCH_NOTES": str(notes)}
+    noted["PYTHONPATH"] = os.pathsep.join([str(tmp_path / "site"), str(ROOT)])
+    biomass = [sys.executable, "-m", "orchestration"]
+    options = ["--family", "baseline", "--family", "probe", "--trials", "4", "--backbone", "test_vit"]
+    options += ["--weights", "random", "--scale", "smoke", "--slots", "1"]
+    driver = subprocess.Popen(
+        [*biomass, "search", "study", "--data", str(tiny_pasture), *options],
+        cwd=tmp_path, env=noted, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    roles: dict[int, str] = {}
+    statuses: list[subprocess.Popen[bytes]] = []
+
+    def over() -> bool:
+        for pid in descendants(driver.pid):
+            title = command_of(pid).split(".")[0].strip()  # a method at work is part of it
+            if title in TITLES:
+                roles[pid] = TITLES[title]
+        if not statuses and "worker" in roles.values():
+            statuses.append(subprocess.Popen([*biomass, "status", "study"], cwd=tmp_path, env=noted))
+        return driver.poll() is not None
+
+    try:
+        wait_for(over, "the search must end", every=0.05)
+    finally:
+        driver.kill()
+        _, said = driver.communicate()
+    assert driver.returncode == 0, said
+    ledger = Ledger(Storage(tmp_path / "study"))
+    assert len(ledger.results()) == 4 and [status.wait() for status in statuses] == [0]
+
+    loaded_torch = {int(path.name) for path in notes.iterdir()}
+    folds = [(trial.trial_id, fold) for trial in ledger.trials() for fold in range(ledger.study().settings.n_folds)]
+    began = {start.pid for trial_id, fold in folds for start in ledger.fold_starts(trial_id, fold)}
+    assert began and began <= loaded_torch and driver.pid in loaded_torch
+    assert {roles.get(pid, "another") for pid in loaded_torch - {driver.pid}} == {"worker"}
+    assert set(roles.values()) == set(TITLES.values()) and statuses[0].pid not in loaded_torch
