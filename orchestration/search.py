@@ -243,7 +243,7 @@ def run_search(
             study=ledger.storage.uri,
             data_dir=str(data_dir.resolve()),
             cache_dir=str(resources.cache_dir.expanduser().resolve()),
-            weights=weights,
+            weights=weights.absolute(),
         )
         with ray_cluster(resources.address, say=say) as pulse:
             return run(ledger, context, proposer, RULES[prune], resources, heartbeat, pulse, say)

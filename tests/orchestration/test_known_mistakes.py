@@ -1,4 +1,4 @@
-"""Known mistakes are told before torch, timm, Ray or Optuna load: seen in the modules of a process that makes them all."""
+"""Known mistakes are told before torch, timm, Ray or Optuna load: seen in the modules of one process that makes all."""
 
 from __future__ import annotations
 
