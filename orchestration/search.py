@@ -51,7 +51,7 @@ from orchestration.pruning import RULES, PruneRule
 from orchestration.recipes import Recipe
 from orchestration.record import SCHEMA
 from orchestration.records import COMPLETE, FAILED, Asked, StudyRecord, TrialResult
-from orchestration.searcher import ALIKE_FAILURES, Proposer, TuneSearcher, live_trials
+from orchestration.searcher import ALIKE_FAILURES, BreakNotes, Proposer, TuneSearcher, live_trials
 from orchestration.seeds import derive_seed
 from orchestration.settings import StudyError, StudySettings
 from orchestration.standing import Standing
@@ -63,6 +63,7 @@ from search_spaces.domain import SearchSpace
 from search_spaces.spaces import DEFAULT_BACKBONES, known_family
 
 Say = Callable[[str], None]
+COORDINATOR_STARTS = 10  # of one trial
 MOST_LIVE = 1000  # Tune's own limit of trials under way; the searcher's, which follows the slots, is far below
 
 
@@ -482,8 +483,8 @@ def _run(
         stop.set()
         watcher.join()
         ray.kill(broker)
-    if searcher.stop_reason:
-        raise StudyError(f"{searcher.stop_reason}. Every finished fold is kept")
+    if (why := searcher.end_reason) is not None:
+        raise StudyError(f"{why}. Every finished fold is kept")
     if proposer.unfinished:
         return False
     _require_a_success(ledger.results(), before)
@@ -518,10 +519,10 @@ def _tuner(ledger: Ledger, searcher: TuneSearcher, broker: Any, rule: PruneRule 
         run_config=tune.RunConfig(
             name=layout.TUNE,
             verbose=0,
-            callbacks=[],
-            # A coordinator that loses its process starts again and goes on from the ledger. Many times, because what
-            # kills it is never the trial's fault, and a machine that goes down takes all of them at once.
-            failure_config=tune.FailureConfig(max_failures=100),
+            callbacks=[BreakNotes(searcher)],
+            # A coordinator that loses its process starts again and goes on from the ledger. What kills it is never the
+            # trial's fault: in the end the searcher leaves the trial open.
+            failure_config=tune.FailureConfig(max_failures=COORDINATOR_STARTS - 1),
             **where,
         ),
     )
