@@ -52,7 +52,6 @@ from search_spaces.domain import SearchSpace
 from search_spaces.spaces import DEFAULT_BACKBONES, known_family
 
 Say = Callable[[str], None]
-MOST_LIVE = 1000  # Tune's own limit of trials under way; the searcher's, which follows the slots, is far below
 
 
 def available_backbones(asked: tuple[str, ...], source: WeightsSource, say: Say) -> dict[str, str]:

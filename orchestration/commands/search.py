@@ -185,7 +185,7 @@ def search(
         float | None,
         typer.Option(
             min=1,
-            help="Seconds without a sign of life (features apart) until a fold counts as hung.",
+            help="Seconds without a sign of life (an epoch, a batch) until a fold counts as hung.",
             show_default=f"{PLAIN.fold_timeout:g}",
             rich_help_panel=SLOTS,
         ),
