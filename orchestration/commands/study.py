@@ -95,16 +95,17 @@ def audit(
     $ biomass audit runs/first
     $ biomass audit runs/first --refit 3 --data csiro-biomass/
     """
+    if refit and data is None:
+        raise typer.BadParameter("--refit needs the photographs: give --data DIR")
+    from orchestration.study.ledger import open_ledger
+
+    ledger = open_ledger(study)
     from biomass_models.features.store import damaged_chunks
     from orchestration.inspect.audit import Problem
     from orchestration.inspect.audit import audit as audit_study
     from orchestration.inspect.audit import refit as refit_trials
     from orchestration.progress import progress_bar
-    from orchestration.study.ledger import open_ledger
 
-    if refit and data is None:
-        raise typer.BadParameter("--refit needs the photographs: give --data DIR")
-    ledger = open_ledger(study)
     found = audit_study(ledger)
     with progress_bar("Feature banks") as update:
         damaged = damaged_chunks(cache.expanduser(), update)
@@ -164,11 +165,13 @@ def replay(
     Example:
     $ biomass replay runs/first --prune strict
     """
-    from orchestration.inspect.replay import render_replay
-    from orchestration.inspect.replay import replay as replay_study
     from orchestration.study.ledger import open_ledger
 
-    found = replay_study(open_ledger(study), prune, say)
+    ledger = open_ledger(study)
+    from orchestration.inspect.replay import render_replay
+    from orchestration.inspect.replay import replay as replay_study
+
+    found = replay_study(ledger, prune, say)
     if as_json:
         print_json(found)
     else:

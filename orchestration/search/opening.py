@@ -11,7 +11,6 @@ from importlib.metadata import version
 import pandas as pd
 
 from orchestration.search.presets import Recipe, recipe_named
-from orchestration.search.trial import fail_trial
 from orchestration.study.environment import STUDY_PACKAGES, code_version
 from orchestration.study.ledger import Ledger, folds_of
 from orchestration.study.records import Asked, Params, StudyRecord
@@ -140,6 +139,8 @@ def take_new_weights(ledger: Ledger, here: Mapping[str, str]) -> list[str]:
     is closed, since it is another trial with other weights. Raises StudyError where a finished fold was trained with
     what was there before: its trials and new ones would not be comparable.
     """
+    from orchestration.search.trial import fail_trial  # here, because it loads Ray
+
     record, ended = ledger.study(), ledger.results()
     others = [one for one in ledger.trials() if here.get(str(one.config.get("backbone")), one.weights) != one.weights]
     folds = folds_of(ledger.quadrats()) if others else []

@@ -19,8 +19,9 @@ from orchestration.search.coordinator import make_coordinator
 from orchestration.search.pruning import RULES
 from orchestration.study.ledger import Ledger
 from orchestration.study.storage import Storage
+from orchestration.workers.actor import FoldWorker
+from orchestration.workers.broker import Broker, Slots
 from orchestration.workers.context import WorkerContext
-from orchestration.workers.pool import Broker, FoldWorker, Slots
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
 from processes import command_of, descendants, wait_for
