@@ -7,6 +7,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+# Source that only reads differently from an earlier one: its hash, and the one under which banks were made before. A
+# source that is not here has banks of its own. A line goes in where a test has shown that no number moved, and a change
+# of the numbers takes its line out.
+SAME_NUMBERS = {
+    "7e1549626cd6e665": "adad69201ac13989",
+    "2c0d2ccbc1dd87ab": "4e3796a7ea2bd5f0",
+}
+
 
 def hash_of(description: Mapping[str, Any]) -> str:
     """16 hex digits of a JSON-able description; the order of its keys does not matter."""
@@ -15,6 +23,12 @@ def hash_of(description: Mapping[str, Any]) -> str:
 
 
 def source_hash(*modules: Any) -> str:
-    """Hash of the source of modules whose code decides the numbers: a bank never outlives a change of them."""
+    """Hash of the source of modules."""
     sources = [module.__loader__.get_source(module.__name__).encode() for module in modules]  # files, or a wheel
     return hashlib.blake2b(b"\0".join(sources), digest_size=8).hexdigest()
+
+
+def code_hash(*modules: Any) -> str:
+    """Names the code that decides the numbers: a bank never outlives a change of it that could change them."""
+    found = source_hash(*modules)
+    return SAME_NUMBERS.get(found, found)

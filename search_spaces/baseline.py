@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from biomass_models.families.configs import BASELINE_REFERENCE, BaselineConfig
+from biomass_models.families.baseline.config import BaselineConfig
 from search_spaces.domain import Choice, Domain, Integer, LogUniform, SearchSpace, Uniform, When
 
 SIZES = {"smoke": (64,), "demo": (224,), "cpu": (224, 336), "gpu": (224, 392, 518, 672, 980)}  # px
@@ -17,9 +17,9 @@ TRAINED_BLOCKS = {"smoke": (0,), "demo": (0,), "cpu": (0,), "gpu": (4, 0, 2, 6)}
 EPOCHS = {"smoke": (2, 4, 1), "demo": (20, 60, 10), "cpu": (20, 80, 10), "gpu": (20, 80, 10)}
 
 
-def baseline_space(backbones: tuple[str, ...], scale: str) -> SearchSpace:
+def space(backbones: tuple[str, ...], scale: str) -> SearchSpace:
     """The space at one scale: smoke (tests), demo, cpu (all frozen) or gpu (blocks trained, large images)."""
-    blocks = TRAINED_BLOCKS[scale]
+    blocks, reference = TRAINED_BLOCKS[scale], BaselineConfig()
     domains: dict[str, Domain] = {
         "backbone": Choice(backbones),
         "size": Choice(SIZES[scale]),
@@ -39,17 +39,17 @@ def baseline_space(backbones: tuple[str, ...], scale: str) -> SearchSpace:
         "backbone": backbones[0],
         "size": SIZES[scale][-1] if scale == "gpu" else SIZES[scale][0],
         "trained_blocks": blocks[0],
-        "head_lr": BASELINE_REFERENCE.head_lr if blocks[0] else 3e-4,
-        "transform": BASELINE_REFERENCE.transform,
-        "head_width": BASELINE_REFERENCE.head_width,
-        "dropout": BASELINE_REFERENCE.dropout,
-        "weight_decay": BASELINE_REFERENCE.weight_decay,
-        "batch_size": BASELINE_REFERENCE.batch_size,
-        "epochs": min(BASELINE_REFERENCE.epochs, EPOCHS[scale][1]),
-        "ema_decay": BASELINE_REFERENCE.ema_decay,
+        "head_lr": reference.head_lr if blocks[0] else 3e-4,
+        "transform": reference.transform,
+        "head_width": reference.head_width,
+        "dropout": reference.dropout,
+        "weight_decay": reference.weight_decay,
+        "batch_size": reference.batch_size,
+        "epochs": min(reference.epochs, EPOCHS[scale][1]),
+        "ema_decay": reference.ema_decay,
     }
     if blocks[0]:
-        published |= {"backbone_lr": BASELINE_REFERENCE.backbone_lr, "prefix_bank": BASELINE_REFERENCE.prefix_bank}
+        published |= {"backbone_lr": reference.backbone_lr, "prefix_bank": reference.prefix_bank}
     return SearchSpace(
         family="baseline",
         config_class=BaselineConfig,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from biomass_models.families.configs import DistilledConfig
+from biomass_models.families.distilled.config import DistilledConfig
 from search_spaces.domain import Choice, Domain, Integer, LogUniform, SearchSpace, Uniform, When
 
 SIZES = {"smoke": (64,), "demo": (224,), "cpu": (224, 336), "gpu": (224, 448, 672)}  # px, of the whole image
@@ -27,7 +27,7 @@ FLIPS = {"smoke": 2, "demo": 4, "cpu": 4, "gpu": 8}
 TAUGHT = (0.5, 0.25, 1.0, 2.0)  # weights of the distillation term
 
 
-def distilled_space(backbones: tuple[str, ...], scale: str) -> SearchSpace:
+def space(backbones: tuple[str, ...], scale: str) -> SearchSpace:
     """The space at one scale: smoke (tests), demo, cpu (all frozen, tokens cached) or gpu (blocks trained)."""
     blocks, published = TRAINED_BLOCKS[scale], DistilledConfig()
     trained = tuple(count for count in blocks if count)

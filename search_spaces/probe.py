@@ -5,7 +5,7 @@ The penalty is not searched here: each fit chooses it by inner folds grouped by 
 
 from __future__ import annotations
 
-from biomass_models.families.configs import ProbeConfig
+from biomass_models.families.probe.config import ProbeConfig
 from search_spaces.domain import Choice, Domain, SearchSpace, When
 
 SIZES = {"smoke": (64,), "demo": (224,), "cpu": (224, 336), "gpu": (224, 336, 448)}  # px of a view
@@ -17,7 +17,7 @@ LAYOUTS = {
 }
 
 
-def probe_space(backbones: tuple[str, ...], scale: str) -> SearchSpace:
+def space(backbones: tuple[str, ...], scale: str) -> SearchSpace:
     """The space at one scale: smoke (tests), demo, cpu or gpu."""
     layouts = LAYOUTS[scale]  # each layout, and each further layer and flip, costs a pass over all images, once
     domains: dict[str, Domain] = {

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from biomass_models.families.configs import known_name
-from search_spaces.baseline import baseline_space
-from search_spaces.distilled import distilled_space
+from biomass_models.config_rules import known_name
+from biomass_models.families import registry
 from search_spaces.domain import SearchSpace
-from search_spaces.probe import probe_space
 
 SCALES = ("smoke", "demo", "cpu", "gpu")
-SPACES: dict[str, Callable[[tuple[str, ...], str], SearchSpace]] = {
-    "baseline": baseline_space,
-    "probe": probe_space,
-    "distilled": distilled_space,
-}
 
 # Where the user names none: the published ones of the baseline and of the distilled family, and one that pip brings.
 DEFAULT_BACKBONES = (
@@ -25,12 +16,8 @@ DEFAULT_BACKBONES = (
 )
 
 
-def known_family(family: str) -> str:
-    """The name itself; ValueError with the nearest name where no family is called so."""
-    return known_name("a family", family, SPACES)
-
-
 def space_of(family: str, backbones: tuple[str, ...], scale: str) -> SearchSpace:
-    """Raises ValueError for an unknown family or scale."""
+    """Raises UserError for an unknown family or scale."""
     known_name("a scale", scale, SCALES)
-    return SPACES[known_family(family)](backbones, scale)
+    space: SearchSpace = registry.space_module(registry.known(family)).space(backbones, scale)
+    return space

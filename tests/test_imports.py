@@ -39,11 +39,11 @@ EDGES: dict[str, set[str]] = {
     f"{MODEL}.pasture": set(FLOOR),
     f"{MODEL}.backbones": {MODEL},
     f"{MODEL}.features": {*FLOOR, f"{MODEL}.backbones"},
-    f"{MODEL}.training": {*MODELS, f"{MODEL}.families"},
-    f"{MODEL}.families": {*MODELS, f"{MODEL}.training", *FAMILIES},
+    f"{MODEL}.training": set(MODELS),
+    f"{MODEL}.families": {*MODELS, f"{MODEL}.training"},
     **{room: {*MODELS, f"{MODEL}.training", f"{MODEL}.families"} for room in FAMILIES if not room.endswith("probe")},
     f"{MODEL}.families.probe": {*FLOOR, f"{MODEL}.features", f"{MODEL}.training", f"{MODEL}.families"},
-    "search_spaces": {f"{MODEL}.families"},
+    "search_spaces": {MODEL, f"{MODEL}.families", *FAMILIES},
     BLEND: {*FLOOR, f"{BLEND}.members"},
     f"{BLEND}.members": {*FLOOR, BLEND},
     f"{RUN}.endings": {MODEL, WORKERS},
@@ -58,7 +58,6 @@ EDGES: dict[str, set[str]] = {
         *MODELS,
         f"{MODEL}.training",
         f"{MODEL}.families",
-        f"{MODEL}.families.distilled",
         STUDY,
         f"{RUN}.processes",
     },
@@ -75,11 +74,11 @@ EDGES: dict[str, set[str]] = {
     BLENDING: {*MODELS, BLEND, f"{BLEND}.members", STUDY, WORKERS, SEARCH, f"{RUN}.progress", f"{RUN}.terminal"},
     INSPECT: {*MODELS, f"{MODEL}.families", BLEND, f"{BLEND}.members", STUDY, WORKERS, SEARCH},
     f"{RUN}.dashboard": {MODEL, "search_spaces", STUDY, WORKERS},
-    f"{RUN}.bundle": {*MODELS, BLEND, STUDY, WORKERS, f"{RUN}.endings", f"{RUN}.wheel"},
+    f"{RUN}.bundle": {*MODELS, f"{MODEL}.families", BLEND, STUDY, WORKERS, f"{RUN}.endings", f"{RUN}.wheel"},
     f"{RUN}.doctor": {*MODELS, f"{MODEL}.families", "search_spaces", STUDY, WORKERS, SEARCH},
     REPORT: {MODEL, BLEND, STUDY, f"{REPORT}.data", f"{REPORT}.sections"},
     f"{REPORT}.data": {MODEL, BLEND, f"{BLEND}.members", "search_spaces", STUDY, REPORT},
-    f"{REPORT}.sections": {*FLOOR, BLEND, STUDY, INSPECT, REPORT, f"{REPORT}.data"},
+    f"{REPORT}.sections": {*FLOOR, f"{MODEL}.families", BLEND, STUDY, INSPECT, REPORT, f"{REPORT}.data"},
 }
 ALL = {f"{RUN}.commands", *ABOVE, *BELOW}  # may import from everywhere below them
 NUMPY_ONLY = {"torch", "ray", "timm", "optuna"}
@@ -96,7 +95,7 @@ ONLY_HERE = {  # a package of others -> the modules that may import it
     "optuna": ("search_spaces.to_optuna", f"{RUN}.search", f"{RUN}.dashboard", f"{REPORT}.data"),
 }
 TORCH_FREE = (
-    *(f"{MODEL}.{name}" for name in ("targets", "families.configs", "pasture.make")),
+    *(f"{MODEL}.{name}" for name in ("targets", "families.configs", "families.readable", "pasture.make")),
     *(f"{MODEL}.data.{name}" for name in ("table", "taxonomy", "folds", "images", "check", "references")),
     f"{BLEND}.blend",
     f"{BLEND}.submission",
@@ -152,8 +151,19 @@ def test_no_circle_but_between_a_folder_and_what_lies_in_it() -> None:
             yield there
             yield from reach(there, seen | {there})
 
-    circles = {room for room in EDGES if room in set(reach(room, frozenset()))}
-    assert circles == {f"{MODEL}.families", f"{MODEL}.training"}
+    assert [room for room in EDGES if room in set(reach(room, frozenset()))] == []
+
+
+def test_nothing_lists_the_families_by_hand() -> None:
+    """The registry does; presets and a study's settings choose some."""
+    chosen = {f"{MODEL}.families.registry", f"{SEARCH}.presets"}
+    names = {folder.rpartition(".")[2] for folder in FAMILIES}
+    for module, path in _modules():
+        texts = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
+        imported = {name for name in _imports(path) if name.startswith(FAMILIES) and _room(module) not in FAMILIES}
+        own = {module} if module.startswith("search_spaces.") else set()
+        assert len(names & texts) < 2 or module in chosen, f"{module} names families: {names & texts}"
+        assert not imported or own, f"{module} imports {imported}: it goes through the registry"
 
 
 def test_folders_stay_small() -> None:

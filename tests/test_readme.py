@@ -12,6 +12,7 @@ import pytest
 from readme import README, commands
 from typer.main import get_command
 
+from biomass_models.families import registry
 from orchestration.cli import app
 
 ROOT = Path(__file__).parent.parent
@@ -28,6 +29,11 @@ def test_the_tree_names_every_folder_and_the_page_every_module() -> None:
     for folder in folders:
         named = set(re.findall(r"^      (\w+\.py) ", page[folder], flags=re.MULTILINE))
         assert named == {path.name for path in (ROOT / folder).glob("*.py")} - {"__init__.py"}, folder
+
+
+@pytest.mark.parametrize("name", registry.BUILT_IN)
+def test_families_are_described_as_they_describe_themselves(name: str) -> None:
+    assert f"| `{name}` | {registry.family(name).describe} |" in README.read_text()
 
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)

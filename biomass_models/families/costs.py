@@ -6,8 +6,9 @@ device, so a 980 px estimate takes milliseconds). Estimates are for this machine
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -19,9 +20,10 @@ from biomass_models.backbones.adapter import Backbone, create_timm, weightless
 from biomass_models.backbones.devices import autocast, encoding_precision, pick_device, precision
 from biomass_models.backbones.weights import canonical_name
 from biomass_models.data.images import View
-from biomass_models.families.configs import BaselineConfig, DistilledConfig
 from biomass_models.features.encoding import PIXELS_AT_ONCE
+from biomass_models.features.outputs import Output
 from biomass_models.features.spec import FeatureSpec
+from biomass_models.training.config import NetworkConfig
 
 TIMED_SIZE = 224  # px; the pass that is really run
 TIMED_PIXELS = 8 * TIMED_SIZE**2
@@ -47,9 +49,12 @@ def feature_seconds(spec: FeatureSpec, images: int, device: str) -> float:
     return images * len(spec.copies()) * one_copy
 
 
-def trained_fold_seconds(
-    config: BaselineConfig | DistilledConfig, views: Sequence[View], n_train: int, device: str
-) -> float:
+def all_feature_seconds(specs: Iterable[FeatureSpec], images: int, device: str = "auto") -> float:
+    """Seconds to fill all banks of a configuration, once per node and none if they are cached."""
+    return sum(feature_seconds(spec, images, device) for spec in specs)
+
+
+def trained_fold_seconds(config: NetworkConfig, views: Sequence[View], n_train: int, device: str) -> float:
     """Seconds of one fold whose backbone trains: all epochs, and a prediction of the held-out rows (a quarter)."""
     forward = sum(forward_seconds(config.backbone, view.height, view.width, device) for view in views)
     share = min(1.0, config.trained_blocks / len(weightless(config.backbone).blocks()))
@@ -60,7 +65,7 @@ def trained_fold_seconds(
 
 
 def head_fold_seconds(
-    config: BaselineConfig | DistilledConfig,
+    config: NetworkConfig,
     net: nn.Module,
     inputs_of: Callable[[int, torch.device], Any],
     n_train: int,
@@ -122,6 +127,13 @@ def feature_widths(backbone: str, size: int) -> tuple[int, int]:
     """Lengths of the global vector and of a patch token for square pictures."""
     shape = weightless(backbone)
     return shape.widths(*shape.fit_size(size, size)[:2])
+
+
+@lru_cache(maxsize=256)
+def output_numbers(output: Output, backbone: str, size: int) -> int:
+    """Numbers of one output for a square picture."""
+    shape = weightless(backbone)
+    return math.prod(output.shape(shape, *shape.fit_size(size, size)[:2]))
 
 
 def _wait(device: torch.device) -> None:

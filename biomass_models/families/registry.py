@@ -1,149 +1,95 @@
-"""The model families by name: the one table that search, prediction and tests go through."""
+"""The model families by name: ours, and those of installed packages. Names only; modules are loaded when asked for.
+
+A package of others offers a family by an entry point of the group `biomass.families`: its name is the family's, its
+value the folder (a Python package with config.py, model.py and space.py).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import chain
-from typing import Any
+from functools import cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
+from typing import TypeVar
 
-import pandas as pd
-import torch
-
-from biomass_models.data.images import View, views_for
+from biomass_models.config_rules import did_you_mean, known_name
 from biomass_models.errors import UserError
-from biomass_models.families import costs as estimate
-from biomass_models.families.baseline import model as baseline
-from biomass_models.families.configs import BaselineConfig, DistilledConfig, ProbeConfig, TeacherConfig
-from biomass_models.families.distilled import model as distilled
-from biomass_models.families.distilled.student import Student
-from biomass_models.families.probe import model as probe
-from biomass_models.features.spec import FeatureSpec
-from biomass_models.training.fit import FloatArray, FoldResult
-from biomass_models.training.sources import ViewTokens
+from biomass_models.families.base import Family, Model
 
-RIDGE_SECONDS = 4e-10  # of one SVD per row, row and feature on one CPU core
+T = TypeVar("T")
+GROUP = "biomass.families"
+BUILT_IN = (
+    "baseline",
+    "distilled",
+    "probe",
+)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Family:
-    """One kind of model. `fit` and `predict` are pure: configuration, table and inputs in, numbers out.
-
-    They look at `should_stop` between epochs, batches and inner folds (interrupt.check_stop).
-
-    fit(config, quadrats, fold_N, fold, inputs, *, seed, on_epoch=None, should_stop=None) -> FoldResult
-    predict(config, tensors, inputs, *, flips=1, should_stop=None) -> pred_NT    grams, rows as in inputs.images;
-                                                                     flips > 1 averages over turns and mirrors
-    feature_specs(config) -> specs                                   empty when the backbone trains
-    views(config) -> views                                           parts of the photograph that the model sees
-    fold_seconds(config, n_train, device) -> seconds                 the fold alone, features being there
-    fit_folds(config, quadrats, fold_N, folds, inputs, *, seeds, should_stop=None) -> results of several folds at once;
-                                                                     None: it cannot. For configurations that say so
-                                                                     (configs.batches_folds, which needs no torch)
-    teacher(config) -> settings or None                              then fit takes `taught` of teacher.fit_teacher
-    attention(config, tensors, inputs) -> table                      attention.ATTENTION_COLUMNS; None: it has none
-    """
-
-    name: str
-    config_class: type[Any]
-    feature_specs: Callable[[Any], list[FeatureSpec]]
-    views: Callable[[Any], Sequence[View]]
-    fit: Callable[..., FoldResult]
-    predict: Callable[..., FloatArray]
-    fold_seconds: Callable[[Any, int, str], float]
-    fit_folds: Callable[..., list[FoldResult]] | None = None
-    teacher: Callable[[Any], TeacherConfig | None] = lambda _: None
-    attention: Callable[..., pd.DataFrame] | None = None
-
-    def estimate_feature_seconds(self, config: Any, n_images: int, device: str = "auto") -> float:
-        """Seconds to fill the feature banks of a configuration, once per node and none if they are cached."""
-        return sum(estimate.feature_seconds(spec, n_images, device) for spec in self.feature_specs(config))
-
-    def estimate_fold_seconds(
-        self, config: Any, n_train: int, device: str = "auto", *, include_features: bool = True
-    ) -> float:
-        """Seconds of the first fold here: nothing is cached, so the features of 5/4 n_train images come first."""
-        features = self.estimate_feature_seconds(config, n_train * 5 // 4, device) if include_features else 0.0
-        return features + self.fold_seconds(config, n_train, device)
+@cache
+def folders() -> dict[str, str]:
+    """Python package of each family by name. One of ours goes before one of others that has the same name."""
+    others = {name: point.value for name, point in installed().items()}
+    return {**others, **{name: f"{__package__}.{name}" for name in BUILT_IN}}
 
 
-def _baseline_seconds(config: BaselineConfig, n_train: int, device: str) -> float:
-    if config.trained_blocks > 0:
-        return estimate.trained_fold_seconds(config, views_for("whole", config.size), n_train, device)
-    features, _ = estimate.feature_widths(config.backbone, config.size)
-
-    def features_of(count: int, where: torch.device) -> torch.Tensor:
-        return torch.zeros(count, features, device=where)
-
-    net = baseline.BaselineNet(None, baseline.head_of(config, features))
-    return estimate.head_fold_seconds(config, net, features_of, n_train, device)
+def installed() -> dict[str, EntryPoint]:
+    """Entry points of the families of installed packages, by name."""
+    return {point.name: point for point in sorted(entry_points(group=GROUP)) if point.name not in BUILT_IN}
 
 
-def _distilled_seconds(config: DistilledConfig, n_train: int, device: str) -> float:
-    """The teacher's second or two, paid by the first trial that asks for it, are left out."""
-    parts = distilled.view_parts(config)
-    if config.trained_blocks > 0:
-        return estimate.trained_fold_seconds(config, list(chain.from_iterable(parts)), n_train, device)
-    whole, token = estimate.feature_widths(config.backbone, config.size)
-
-    def tokens_of(count: int, where: torch.device) -> tuple[ViewTokens, ...]:
-        shapes = [((count, len(part), whole), (count, len(part), config.grid**2, token)) for part in parts]
-        return tuple(ViewTokens(*(torch.zeros(shape, device=where) for shape in pair)) for pair in shapes)
-
-    net = Student(config, None, global_width=whole, patch_width=token)
-    return estimate.head_fold_seconds(config, net, tokens_of, n_train, device)
+def names() -> list[str]:
+    """Names of all families that are here, sorted."""
+    return sorted(folders())
 
 
-def _probe_seconds(config: ProbeConfig, n_train: int, device: str) -> float:
-    del device  # numpy
-    views = 1 if config.view_merge == "mean" else len(probe.feature_specs(config)[0].views)
-    width = max(estimate.feature_widths(config.backbone, config.size))
-    features = width * config.layers * len(probe.OUTPUTS[config.pooling]) * views
-    return (config.inner_folds + 1) * RIDGE_SECONDS * n_train * n_train * features
+def known(name: str) -> str:
+    """The name itself; UserError with the nearest name where no family is called so."""
+    return known_name("a family", name, names())
 
 
-FAMILIES: dict[str, Family] = {
-    family.name: family
-    for family in (
-        Family(
-            name="baseline",
-            config_class=BaselineConfig,
-            feature_specs=baseline.feature_specs,
-            views=lambda config: views_for("whole", config.size),
-            fit=baseline.fit,
-            predict=baseline.predict,
-            fold_seconds=_baseline_seconds,
-            fit_folds=baseline.fit_folds,
-        ),
-        Family(
-            name="probe",
-            config_class=ProbeConfig,
-            feature_specs=probe.feature_specs,
-            views=lambda config: views_for(config.layout, config.size),
-            fit=probe.fit,
-            predict=probe.predict,
-            fold_seconds=_probe_seconds,
-        ),
-        Family(
-            name="distilled",
-            config_class=DistilledConfig,
-            feature_specs=distilled.feature_specs,
-            views=lambda config: list(chain.from_iterable(distilled.view_parts(config))),
-            fit=distilled.fit,
-            predict=distilled.predict,
-            fold_seconds=_distilled_seconds,
-            teacher=DistilledConfig.teacher_config,
-            attention=distilled.attention,
-        ),
-    )
-}
+def family(name: str) -> Family:
+    """What is known without torch. Raises UserError for a family that is not here, or cannot be loaded."""
+    return _part(name, "config", "FAMILY", Family)
 
 
-def family_named(name: str) -> Family:
-    """Raises UserError for a family that is not known here, such as one of a package that is not installed."""
-    if name not in FAMILIES:
+def model(name: str) -> Model:
+    """What fits and predicts; loads torch. Raises UserError for a family that is not here, or cannot be loaded."""
+    return _part(name, "model", "MODEL", Model)
+
+
+def space_module(name: str) -> ModuleType:
+    """The module whose `space(backbones, scale)` has the family's ranges. Raises UserError as `family` does."""
+    return _module(name, f"search_spaces.{name}" if name in BUILT_IN else f"{_folder(name)}.space")
+
+
+def _part(name: str, module: str, member: str, kind: type[T]) -> T:
+    found = getattr(_module(name, f"{_folder(name)}.{module}"), member, None)
+    if not isinstance(found, kind):
         raise UserError(
-            f"family {name} is not known here, this version has {', '.join(FAMILIES)}; install the package that "
-            "brings it, or upgrade"
+            f"family {name} cannot be used: {_folder(name)}.{module} must define {member}, a families.base."
+            f"{kind.__name__}, got {found!r}; install another version of the package that brings it"
         )
-    return FAMILIES[name]
+    return found
+
+
+def _folder(name: str) -> str:
+    if name not in folders():
+        raise UserError(
+            f"family {name} is not known here, this version has {', '.join(names())}{did_you_mean(name, names())}; "
+            "install the package that brings it, or upgrade"
+        )
+    return folders()[name]
+
+
+def _module(name: str, path: str) -> ModuleType:
+    try:
+        return import_module(path)
+    except UserError:
+        raise
+    except Exception as error:  # the boundary to packages of others: whatever their import does costs their family only
+        if name in BUILT_IN:
+            raise
+        raise UserError(
+            f"family {name} cannot be loaded from {path} ({type(error).__name__}: {error}); repair the package that "
+            "brings it, or uninstall it"
+        ) from error

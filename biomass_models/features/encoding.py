@@ -8,6 +8,7 @@ a batch, in the last bit: they see one picture at a time (`places_are_alike`).
 from __future__ import annotations
 
 import hashlib
+import inspect
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,15 +25,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from biomass_models.backbones import adapter as backbones
-from biomass_models.backbones import trunk as prefix
-from biomass_models.backbones.adapter import Backbone, BackboneError, Tokens
+from biomass_models.backbones import trunk
+from biomass_models.backbones.adapter import Backbone, BackboneError
 from biomass_models.backbones.devices import autocast, encoding_precision, onto, precision
 from biomass_models.data import images, stamps
 from biomass_models.data.images import Load, Stamp, View, load_views
-from biomass_models.features import augment
-from biomass_models.features.spec import CHEAP, FeatureSpec, array_name
+from biomass_models.features import augment, outputs
+from biomass_models.features.spec import FeatureSpec, array_name
 from biomass_models.features.store import SPAN_ROWS
-from biomass_models.hashes import source_hash
+from biomass_models.hashes import code_hash, hash_of
 
 PIXELS_AT_ONCE = {"cpu": 8 * 224**2, "cuda": 128 * 224**2}  # small batches stay in a CPU core's cache
 MOST_AT_ONCE = {"cpu": SPAN_ROWS, "cuda": 128}  # pictures, however small
@@ -41,7 +42,7 @@ _ALIKE: dict[tuple[Any, ...], bool] = {}  # what `places_are_alike` has found in
 
 def decoder_facts() -> dict[str, str]:
     """What decides pixels besides the file: part of every cache key."""
-    return {"pillow": PIL.__version__, "code": source_hash(images, stamps)}
+    return {"pillow": PIL.__version__, "code": code_hash(images, stamps)}
 
 
 def describe(spec: FeatureSpec, fingerprint: str, device: torch.device, size: int) -> dict[str, Any]:
@@ -58,18 +59,25 @@ def describe(spec: FeatureSpec, fingerprint: str, device: torch.device, size: in
         "views": [asdict(view) for view in spec.views],
         "stamp": spec.stamp,
         "decoder": decoder_facts(),
-        "code": source_hash(backbones, augment, prefix, sys.modules[__name__]),
+        "code": code_hash(backbones, augment, trunk, outputs, sys.modules[__name__]),
         "dtype": spec.dtype,
         "batch": size,
         "device": device.type,
         "threads": torch.get_num_threads() if device.type == "cpu" else 0,
         "precision": str(computed_in(spec, device)),
+        **({"outputs": others} if (others := _code_of_others(spec)) else {}),
     }
 
 
+def _code_of_others(spec: FeatureSpec) -> dict[str, str]:
+    """Code of the outputs that a package of others defines, by their names."""
+    others = [output for output in spec.outputs if type(output).__module__ != outputs.__name__]
+    return {one.name: hash_of({"source": inspect.getsource(sys.modules[type(one).__module__])}) for one in others}
+
+
 def computed_in(spec: FeatureSpec, device: torch.device) -> torch.dtype:
-    """Precision of the passes that fill a bank. A prefix is what training would compute itself, so it is as exact."""
-    return precision(device) if spec.is_prefix else encoding_precision(device)
+    """Precision of the passes that fill a bank. A trunk's is what training computes too: as exact."""
+    return precision(device) if spec.trunk else encoding_precision(device)
 
 
 def batch_size(views: Sequence[View], device: torch.device) -> int:
@@ -188,23 +196,7 @@ def _outputs(
 ) -> dict[tuple[int, str], Tensor]:
     """(layer, output) -> [B, ...] of one pass, float32."""
     with autocast(image_BCHW.device, half):
-        if spec.is_prefix:
-            blocks = int(spec.outputs[0].removeprefix("prefix-"))
-            return {(0, spec.outputs[0]): prefix.prefix_of(backbone, image_BCHW, blocks).float()}
+        if spec.trunk is not None:
+            return {(0, spec.trunk.name): spec.trunk.of_pictures(backbone, image_BCHW)}
         tokens = backbone.layers(image_BCHW, layers)
-    outputs = dict.fromkeys((*CHEAP, *spec.outputs))
-    return {(layer, output): reduced(token, output) for layer, token in enumerate(tokens) for output in outputs}
-
-
-def reduced(token: Tokens, output: str) -> Tensor:
-    """One output of a bank, float32, from a layer's tokens: [B, D], or [B, G*G, D] for a grid."""
-    patch_BPD = token.patch_BPD.float()
-    if output == "global":
-        return token.global_BD.float()
-    if output == "patch_mean":
-        return patch_BPD.mean(1)
-    if output == "patch_std":
-        return patch_BPD.std(1, correction=0)
-    side = int(output.removeprefix("grid-"))
-    map_BDHW = patch_BPD.transpose(1, 2).unflatten(2, token.grid)
-    return functional.adaptive_avg_pool2d(map_BDHW, side).flatten(2).transpose(1, 2)
+    return {(layer, one.name): one.reduce(token) for layer, token in enumerate(tokens) for one in spec.stored}

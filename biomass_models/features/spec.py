@@ -1,16 +1,12 @@
 """Features of the frozen backbone: computed once per node and photograph, memory-mapped by every fold.
 
-N images, C copies of each (turned, mirrored, jittered), V views, D features, G x G a pooled token grid.
-Arrays are stored per copy, layer and output, so a larger bank only computes the copies that are new:
-global       [N, V, D]       class token or pooled vector
-patch_mean   [N, V, D]       mean of the patch tokens; patch_std their standard deviation
-grid-G       [N, V, G*G, D]  patch tokens, average-pooled to G x G
-prefix-T     [N, V, ...]     what enters the first of the last T blocks (prefix.py); stands alone
+N images, C copies of each (turned, mirrored, jittered), V views, D features. Arrays [N, V, ...] are stored per copy,
+layer and output (outputs.py), so a larger bank only computes the copies that are new.
 """
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -19,12 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from biomass_models.backbones.adapter import Backbone
+from biomass_models.backbones.adapter import Backbone, weightless
 from biomass_models.config_rules import FLIPS, STAMPS
 from biomass_models.data.images import Stamp, View
+from biomass_models.features.outputs import ALWAYS, GLOBAL, Output, Trunk
 from biomass_models.features.store import Rows
-
-CHEAP = ("global", "patch_mean", "patch_std")  # always stored: they cost nothing beside the forward pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +34,7 @@ class FeatureSpec:
     blur: float = 1.0
     bank_seed: int = 0
     stamp: Stamp = "keep"
-    outputs: tuple[str, ...] = ("global",)
+    outputs: tuple[Output, ...] = (GLOBAL,)
     layers: int = 1  # last n layers, the final features first
     dtype: str = "float32"  # as stored: float32 or float16
 
@@ -47,10 +42,14 @@ class FeatureSpec:
         if not self.views or not self.outputs:
             raise ValueError(f"at least one view and one output are needed, got {self.views} and {self.outputs}")
         for output in self.outputs:
-            if output not in CHEAP and not re.fullmatch(r"(grid|prefix)-[1-9]\d?", output):
-                raise ValueError(f"outputs must be of {', '.join(CHEAP)}, grid-G and prefix-T, got {output!r}")
-        if self.is_prefix and (len(self.outputs) > 1 or self.layers > 1):
-            raise ValueError(f"a prefix stands alone, got {self.outputs} of {self.layers} layers")
+            if not isinstance(output, Output):
+                raise ValueError(f"outputs are objects of features.outputs, got {output!r}")
+        if len({output.name for output in self.stored}) < len(self.stored):
+            raise ValueError(f"outputs of one name are one output, got {self.stored}")
+        if self.trunk is None and any(isinstance(output, Trunk) for output in self.outputs):
+            raise ValueError(f"a trunk stands alone, got {self.outputs}")
+        if self.trunk is not None and (len(self.outputs) > 1 or self.layers > 1):
+            raise ValueError(f"a trunk stands alone, got {self.outputs} of {self.layers} layers")
         for name, allowed in (("flips", FLIPS), ("stamp", STAMPS), ("dtype", ("float32", "float16"))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
@@ -58,9 +57,22 @@ class FeatureSpec:
             raise ValueError(f"layers must be >= 1 and jittered >= 0, got {self.layers} and {self.jittered}")
 
     @property
-    def is_prefix(self) -> bool:
-        """What is stored is what the frozen blocks say, not what the whole backbone says."""
-        return self.outputs[0].startswith("prefix-")
+    def trunk(self) -> Trunk | None:
+        """The output of the frozen blocks, where that is stored and not the whole backbone's."""
+        return self.outputs[0] if isinstance(self.outputs[0], Trunk) else None
+
+    @property
+    def stored(self) -> tuple[Output, ...]:
+        """The outputs, each once, with those that come with any forward pass."""
+        return self.outputs if self.trunk else tuple(dict.fromkeys((*ALWAYS, *self.outputs)))
+
+    def gigabytes(self, images: int) -> float:
+        """Size of the bank of that many images on disk; inner layers are taken to be as wide as the last."""
+        shape = weightless(self.backbone)
+        views, _ = fitted(self.views, shape)
+        sizes = [math.prod(one.shape(shape, view.height, view.width)) for view in views for one in self.stored]
+        numbers = images * len(self.copies()) * self.layers * sum(sizes)
+        return numbers * np.dtype(self.dtype).itemsize / 2**30
 
     def copies(self) -> tuple[str, ...]:
         """Names of the copies in the order of the bank; they say all that makes the copy."""
@@ -80,24 +92,24 @@ class FeatureBank:
     spec: FeatureSpec
     arrays: Mapping[str, Rows]  # by array_name
     notes: tuple[str, ...]  # changes of size that the backbone's patches forced
-    _stacked: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    _stacked: dict[tuple[Output, int], Tensor] = field(default_factory=dict)
 
-    def stack(self, output: str, *, layer: int = 0) -> Tensor:
+    def stack(self, output: Output, *, layer: int = 0) -> Tensor:
         """One output of all copies, float32 on the CPU: [N, C, V, D], or [N, C, V, G*G, D] for a grid."""
         if (output, layer) not in self._stacked:
-            parts = [self.arrays[array_name(copy, layer, output)].read() for copy in self.spec.copies()]
+            parts = [self.arrays[array_name(copy, layer, output.name)].read() for copy in self.spec.copies()]
             stacked = np.stack(parts, axis=1).astype(np.float32, copy=False)
             self._stacked[output, layer] = torch.from_numpy(stacked)
         return self._stacked[output, layer]
 
-    def width(self, output: str) -> int:
+    def width(self, output: Output) -> int:
         """Length D of an output's vectors."""
-        return int(self.arrays[array_name(self.spec.copies()[0], 0, output)].shape[-1])
+        return int(self.arrays[array_name(self.spec.copies()[0], 0, output.name)].shape[-1])
 
-    def rows(self, output: str, row_B: NDArray[np.int64], copy_B: NDArray[np.int64]) -> Tensor:
+    def rows(self, output: Output, row_B: NDArray[np.int64], copy_B: NDArray[np.int64]) -> Tensor:
         """One output of the final layer for some rows, each of the copy asked for, as stored: [B, V, ...]."""
         copies = self.spec.copies()
-        arrays = {copy: self.arrays[array_name(copies[copy], 0, output)] for copy in np.unique(copy_B).tolist()}
+        arrays = {copy: self.arrays[array_name(copies[copy], 0, output.name)] for copy in np.unique(copy_B).tolist()}
         first = next(iter(arrays.values()))
         picked = np.empty((len(row_B), *first.shape[1:]), dtype=first.dtype)
         for copy, array in arrays.items():
@@ -113,7 +125,7 @@ def array_name(copy: str, layer: int, output: str) -> str:
 
 def needed_arrays(spec: FeatureSpec) -> list[str]:
     """Names of all arrays of a spec."""
-    return [array_name(c, layer, o) for c in spec.copies() for layer in range(spec.layers) for o in spec.outputs]
+    return [array_name(c, layer, o.name) for c in spec.copies() for layer in range(spec.layers) for o in spec.outputs]
 
 
 def fitted(views: Sequence[View], backbone: Backbone) -> tuple[tuple[View, ...], tuple[str, ...]]:

@@ -42,7 +42,7 @@ class FoldResult:
     tensors: dict[str, Tensor]  # trained tensors only; with the config enough to predict
     epochs: list[dict[str, float]]  # one entry an epoch
     info: dict[str, Any] = field(default_factory=dict)  # JSON-able facts for the record
-    attention: pd.DataFrame | None = None  # attention.ATTENTION_COLUMNS, of the validation rows
+    maps: pd.DataFrame | None = None  # where the model looked (maps.MAP_COLUMNS), of the validation rows
 
 
 @dataclass(frozen=True, kw_only=True)

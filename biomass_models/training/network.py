@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from biomass_models.backbones.adapter import Backbone, parameter_groups
 from biomass_models.backbones.devices import MicroBatch, autocast
 from biomass_models.backbones.trunk import BackboneTail
-from biomass_models.families.configs import NetworkConfig
 from biomass_models.features.inputs import Inputs
 from biomass_models.interrupt import OnEpoch, ShouldStop, check_stop
+from biomass_models.training.config import NetworkConfig
 from biomass_models.training.fit import (
     FloatArray,
     FoldResult,

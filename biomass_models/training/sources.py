@@ -17,13 +17,14 @@ from torch import Tensor
 
 from biomass_models.backbones.devices import onto
 from biomass_models.data.images import View
-from biomass_models.families.configs import NetworkConfig
 from biomass_models.features.augment import Draw, change, draw_changes, turn
 from biomass_models.features.encoding import to_image
 from biomass_models.features.inputs import Inputs
+from biomass_models.features.outputs import GLOBAL, Grid, Output, Trunk
 from biomass_models.features.spec import FeatureBank, FeatureSpec
 from biomass_models.features.store import Rows
 from biomass_models.interrupt import ShouldStop
+from biomass_models.training.config import NetworkConfig
 
 IntArray = NDArray[np.int64]
 
@@ -87,7 +88,7 @@ class BankSource(ABC):
     def part(self, bank: FeatureBank, row_B: IntArray, copy_B: IntArray) -> Any:
         """What the net takes of one part of the views."""
 
-    def _stored(self, bank: FeatureBank, output: str, row_B: IntArray, copy_B: IntArray) -> Tensor:
+    def _stored(self, bank: FeatureBank, output: Output, row_B: IntArray, copy_B: IntArray) -> Tensor:
         return onto(bank.rows(output, row_B, copy_B), self.device).float()
 
 
@@ -98,7 +99,7 @@ class TokenSource(BankSource):
     grid: int
 
     def part(self, bank: FeatureBank, row_B: IntArray, copy_B: IntArray) -> ViewTokens:
-        outputs = ("global", f"grid-{self.grid}")
+        outputs = (GLOBAL, Grid(self.grid))
         return ViewTokens(*(self._stored(bank, output, row_B, copy_B) for output in outputs))
 
 
@@ -159,7 +160,7 @@ class ViewSource:
         return tuple(torch.stack([view.plain(row_B, copy) for view in part], dim=1) for part in self.parts)
 
 
-def bank_of(config: NetworkConfig, views: tuple[View, ...], *outputs: str) -> FeatureSpec | None:
+def bank_of(config: NetworkConfig, views: tuple[View, ...], *outputs: Output) -> FeatureSpec | None:
     """The bank of views that a fit draws from: `outputs` of a frozen backbone, or the prefix of a partly trained one.
 
     None where the backbone trains on pictures.
@@ -168,7 +169,7 @@ def bank_of(config: NetworkConfig, views: tuple[View, ...], *outputs: str) -> Fe
         return None
     stored: dict[str, Any] = {"outputs": outputs}
     if config.trained_blocks > 0:
-        stored = {"outputs": (f"prefix-{config.trained_blocks}",), "dtype": config.prefix_bank}
+        stored = {"outputs": (Trunk(config.trained_blocks),), "dtype": config.prefix_bank}
     return FeatureSpec(
         backbone=config.backbone,
         views=views,

@@ -10,9 +10,9 @@ def _starting(incomplete: str, names: Iterable[str]) -> list[str]:
 
 
 def families(incomplete: str) -> list[str]:
-    from search_spaces.spaces import SPACES
+    from biomass_models.families import registry
 
-    return _starting(incomplete, SPACES)
+    return _starting(incomplete, registry.names())
 
 
 def backbones(incomplete: str) -> list[str]:

@@ -120,7 +120,7 @@ Families = Annotated[
     list[str] | None,
     typer.Option(
         "--family",
-        help="Family, or FAMILY=SHARE of the trials; repeat. All without it.",
+        help="Family, or FAMILY=SHARE of the trials; repeat. This project's without it.",
         autocompletion=complete.families,
         rich_help_panel=WHAT,
     ),
@@ -214,14 +214,14 @@ def weights_source(weights: str) -> Any:
 def families_of(
     asked: list[str] | None, of_study: Callable[[], Collection[str]] = tuple
 ) -> tuple[tuple[str, ...], tuple[float, ...]]:
-    """Families and their shares of the trials; all families where none was named, no shares where none was given.
+    """Families and their shares of the trials; without a name this project's, without a share no shares.
 
     of_study: families that may be named although they are not known here. Raises ValueError for a family that does not
     exist or a share that is no number.
     """
-    from search_spaces.spaces import SPACES, known_family
+    from biomass_models.families import registry
 
-    asked = asked or sorted(SPACES)
+    asked = asked or sorted(registry.BUILT_IN)
     pairs = {name: share for name, _, share in (text.partition("=") for text in asked)}
     try:
         shares = tuple(float(share or 1) for share in pairs.values())
@@ -229,9 +229,9 @@ def families_of(
             raise ValueError
     except ValueError:
         raise UserError(f"a family is given as NAME or NAME=SHARE, such as probe=2, got {asked}") from None
-    strange = [name for name in pairs if name not in SPACES]
+    strange = [name for name in pairs if name not in registry.names()]
     known = of_study() if strange else ()
     for name in strange:
         if name not in known:
-            known_family(name)
+            registry.known(name)
     return tuple(pairs), shares if any(pairs.values()) else ()

@@ -60,6 +60,7 @@ def leaderboard(
         family_rows,
         render_families,
         render_leaderboard,
+        render_summaries,
     )
     from orchestration.inspect.leaderboard import leaderboard as make_leaderboard
     from orchestration.study.ledger import open_ledger
@@ -73,6 +74,8 @@ def leaderboard(
     for notice in notices:
         say(f"note: {notice}")
     out_console.print(render_leaderboard(rows, 20 if top is None else top or None))
+    if any(row.family is not None and row.score is not None for row in rows):
+        out_console.print(render_summaries(rows))
     out_console.print(render_families(rows))
 
 

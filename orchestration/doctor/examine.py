@@ -17,10 +17,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from biomass_models.backbones.weights import WeightsError, WeightsSource
 from biomass_models.data.problems import DataError
 from biomass_models.data.table import read_train
-from biomass_models.families.configs import Config
-from biomass_models.families.costs import feature_widths
-from biomass_models.families.registry import FAMILIES
-from biomass_models.features.spec import FeatureSpec
+from biomass_models.families import registry
+from biomass_models.families.base import Config
+from biomass_models.families.costs import all_feature_seconds
 from orchestration.doctor.findings import Finding
 from orchestration.doctor.node_facts import NodeFacts, stored_node_facts
 from orchestration.search.run import available_backbones
@@ -175,15 +174,6 @@ def _judge_machine(name: str, fact: NodeFacts, cpus: float) -> Iterator[Finding]
         )
 
 
-def bank_gb(spec: FeatureSpec, images: int) -> float:
-    """Size of a feature bank on a node's disk."""
-    whole, patch = feature_widths(spec.backbone, max(spec.views[0].height, spec.views[0].width))
-    grids = sum(int(output.removeprefix("grid-")) ** 2 for output in spec.outputs if output.startswith("grid-"))
-    numbers = whole + (2 + grids) * patch  # global, mean and spread are always stored
-    bytes_each = 2 if spec.dtype == "float16" else 4
-    return images * len(spec.copies()) * len(spec.views) * spec.layers * numbers * bytes_each / 2**30
-
-
 def _equal(what: str, values: Mapping[str, str]) -> Iterator[Finding]:
     """One finding: the nodes agree, or which ones do not."""
     by_value: dict[str, list[str]] = {}
@@ -264,7 +254,7 @@ def _cost(
         trials = plan.trials * share / sum(plan.shares.values())
         hours = (trials * plan.folds * fold + features) / 3600
         slot_hours += hours
-        disk += sum(bank_gb(spec, images) for spec in FAMILIES[family].feature_specs(config))
+        disk += sum(spec.gigabytes(images) for spec in registry.model(family).feature_specs(config))
         once = f", features once a node {features:.0f} s" if features else ""
         yield Finding("ok", f"pilot of {family}", f"{fold:.1f} s a fold on a slot{once}")
     gpu_hours = f", {slot_hours * gpus:.2g} GPU-hours" if gpus else ""
@@ -285,10 +275,8 @@ def _cost(
 def timed_pilot(family: str, config: Config, images: int, folds: int) -> tuple[float, float]:
     """Seconds of a fold and of its features, timed where this runs."""
     n_train = round(images * (1 - 1 / folds))
-    return (
-        FAMILIES[family].fold_seconds(config, n_train, "auto"),
-        FAMILIES[family].estimate_feature_seconds(config, images),
-    )
+    model = registry.model(family)
+    return model.fold_seconds(config, n_train, "auto"), all_feature_seconds(model.feature_specs(config), images)
 
 
 def _name(node: Mapping[str, Any]) -> str:

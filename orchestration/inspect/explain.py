@@ -18,8 +18,9 @@ from biomass_models.backbones.weights import WeightsSource
 from biomass_models.config_rules import did_you_mean
 from biomass_models.data.images import View, load_views, probe_image
 from biomass_models.data.table import read_test
+from biomass_models.families import registry
 from biomass_models.families.introduced import config_from_stored
-from biomass_models.families.registry import family_named
+from biomass_models.families.readable import map_unit_of
 from biomass_models.features.inputs import ImageSet, Inputs
 from biomass_models.targets import TARGETS, FloatArray
 from orchestration.study import layout
@@ -37,8 +38,8 @@ class Look(NamedTuple):
     """Where a model looked in one view."""
 
     view: str
-    weight: float  # of a local view in the crop attention; NaN for the whole image
-    map_HW: FloatArray  # share of the attention at each place, summing to 1
+    weight: float  # of a local view beside the others; NaN for the whole image
+    map_HW: FloatArray  # share of each place, summing to 1; see Explanation.map_unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,8 @@ class Explanation:
     how: str  # which fold models spoke
     pred_T: FloatArray
     truth_T: FloatArray | None  # None for a test image
-    looks: tuple[Look, ...]  # one for each view, the whole image first; none for a family without attention
+    looks: tuple[Look, ...]  # one for each view, the whole image first; none for a family without maps
+    map_unit: str  # of the looks, such as share of the attention
     views: tuple[View, ...]  # where the parts lie that the trial's model sees
 
     def to_json(self) -> dict[str, Any]:
@@ -75,8 +77,8 @@ def explain(
     Raises LedgerError for a trial without this fold, an image of neither table, and weights of another backbone.
     """
     record, quadrats = ledger.trial(trial_id), ledger.quadrats()
-    family, config = family_named(record.family), config_from_stored(record.family, record.config)
-    views = tuple(family.views(config))
+    model, config = registry.model(record.family), config_from_stored(record.family, record.config)
+    views = tuple(model.views(config))
     trained = quadrats[quadrats["image_id"] == image_id]
     if len(trained):
         row = trained.iloc[0]
@@ -89,7 +91,7 @@ def explain(
                 "complete trial (biomass leaderboard)"
             )
         oof = ledger.fold_oof(trial_id, fold).set_index("image_id")
-        attention = ledger.fold_attention(trial_id, fold)
+        maps = ledger.fold_maps(trial_id, fold)
         return Explanation(
             image_id=image_id,
             path=data_dir / str(row["image_path"]),
@@ -97,7 +99,8 @@ def explain(
             how=f"fold {fold}, whose model never saw this image",
             pred_T=oof.loc[image_id, list(TARGETS)].to_numpy(np.float64),
             truth_T=row[list(TARGETS)].to_numpy(np.float64),
-            looks=() if attention is None else _looks(attention[attention["image_id"] == image_id]),
+            looks=() if maps is None else _looks(maps[maps["image_id"] == image_id]),
+            map_unit=map_unit_of(record.family),
             views=views,
         )
     test = read_test(data_dir)
@@ -109,16 +112,17 @@ def explain(
     check_weights(TrialRef(ledger.storage.uri, trial_id), weights)
     inputs = Inputs(ImageSet.from_table(data_dir, asked), cache_dir=cache_dir, weights=weights)
     folds = folds_of(quadrats)
-    models = [load_tensors(ledger.fold_model(trial_id, fold)) for fold in folds]
-    looks = [_looks(family.attention(config, model, inputs)) for model in models] if family.attention else []
+    tensors = [load_tensors(ledger.fold_model(trial_id, fold)) for fold in folds]
+    looks = [_looks(model.maps(config, one, inputs)) for one in tensors] if model.maps else []
     return Explanation(
         image_id=image_id,
         path=inputs.images.paths[0],
         trial_id=trial_id,
         how=f"mean of {len(folds)} fold models",
-        pred_T=np.mean([family.predict(config, model, inputs)[0] for model in models], axis=0),
+        pred_T=np.mean([model.predict(config, one, inputs)[0] for one in tensors], axis=0),
         truth_T=None,
         looks=tuple(_mean(views) for views in zip(*looks, strict=True)),
+        map_unit=map_unit_of(record.family),
         views=views,
     )
 
@@ -135,7 +139,7 @@ def render_explanation(explanation: Explanation) -> Group:
         masses.add_row(target, f"{pred:.1f}", *measured)
     masses.caption, masses.caption_justify = explanation.how, "left"
     if not explanation.looks:
-        return Group(masses, "This family has no attention: nothing to draw but the photograph.")
+        return Group(masses, "This family has no maps of where it looked: nothing to draw but the photograph.")
     views = Table(title="Where it looked", title_justify="left")
     views.add_column("view")
     views.add_column("weight of the view", justify="right")
@@ -158,7 +162,7 @@ def draw_explanation(explanation: Explanation) -> Image.Image:
     boxes = {view.name: view.box for view in explanation.views}
     if explanation.looks:
         whole, *local = explanation.looks
-        captions.append("Where it looked in the whole image (the brightest place had the most attention)")
+        captions.append(f"Where it looked in the whole image (brightest: the largest {explanation.map_unit})")
         panels.append(_lit(photograph, [_Lamp(boxes[whole.view], whole.map_HW / whole.map_HW.max())]))
         if local:
             strongest = max(look.weight for look in local)
@@ -182,11 +186,11 @@ def draw_explanation(explanation: Explanation) -> Image.Image:
     return sheet
 
 
-def _looks(attention: pd.DataFrame) -> tuple[Look, ...]:
+def _looks(maps: pd.DataFrame) -> tuple[Look, ...]:
     """Rows of one image."""
-    shapes = zip(attention["rows"].astype(int), attention["columns"].astype(int), strict=True)
-    maps = [np.reshape(look, shape).astype(np.float64) for look, shape in zip(attention["look"], shapes, strict=True)]
-    return tuple(map(Look, attention["view"].astype(str), attention["weight"].astype(float), maps))
+    shapes = zip(maps["rows"].astype(int), maps["columns"].astype(int), strict=True)
+    arrays = [np.reshape(look, shape).astype(np.float64) for look, shape in zip(maps["look"], shapes, strict=True)]
+    return tuple(map(Look, maps["view"].astype(str), maps["weight"].astype(float), arrays))
 
 
 def _mean(looks: Sequence[Look]) -> Look:

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import pandas as pd
 from rich.table import Table
 
+from biomass_models.families.readable import summary_of
 from biomass_models.targets import TARGETS, weighted_r2_score
 from orchestration.study.ledger import Ledger
 from orchestration.study.records import TrialRecord, TrialResult
 
 COLOUR_RIDGE = "colour ridge"
+SUMMARIES = 5  # trials whose settings are shown
 REFERENCE_NOTES = {"metadata trees": "needs metadata, cannot predict the test set"}
 
 
@@ -28,6 +30,7 @@ class Row:
     peak_gb: float | None = None  # of the fold that needed most, in GB of the process
     status: str = "reference"
     notes: tuple[str, ...] = ()
+    summary: str = ""  # what tells a trial's settings from the published ones
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +114,17 @@ def render_leaderboard(rows: list[Row], top: int | None = None) -> Table:
     return view
 
 
+def render_summaries(rows: list[Row]) -> Table:
+    """What the best trials are, by their settings, as a terminal table of at most 80 columns."""
+    view = Table(title="What tells the best from their family's published setting", title_justify="left", width=80)
+    view.add_column("name", no_wrap=True)
+    view.add_column("family", no_wrap=True)
+    view.add_column("settings", ratio=1)
+    for row in [row for row in rows if row.family is not None and row.score is not None][:SUMMARIES]:
+        view.add_row(row.name, row.family, row.summary or "as published")
+    return view
+
+
 def render_families(rows: list[Row]) -> Table:
     """What each family's trials cost together, as a terminal table of at most 80 columns."""
     gpus = any(row.gpu_seconds for row in rows)
@@ -142,15 +156,15 @@ def _references(ledger: Ledger) -> list[Row]:
 
 def _trial_row(trial: TrialRecord, result: TrialResult | None, floor: float | None) -> Row:
     if result is None:
-        return Row(name=trial.trial_id, family=trial.family, score=None, status="unfinished")
+        summary = summary_of(trial.family, trial.config)
+        return Row(name=trial.trial_id, family=trial.family, score=None, status="unfinished", summary=summary)
     notes = []
     if trial.weights.startswith("random"):
         notes.append("random weights")
     if result.score is not None and floor is not None and result.score < floor:
         notes.append(f"below the {COLOUR_RIDGE}")
-    if "distillation_weight" in trial.config:
-        score = result.teacher_score or float("nan")
-        notes.append("no teacher" if not trial.config["distillation_weight"] else f"teacher {score:.2f}")
+    if result.teacher_score is not None:
+        notes.append(f"teacher {result.teacher_score:.2f}")
     if trial.config.get("select_best_epoch"):
         notes.append("best epoch chosen on the scored fold: biased")
     if result.reason is not None:
@@ -165,4 +179,5 @@ def _trial_row(trial: TrialRecord, result: TrialResult | None, floor: float | No
         peak_gb=result.peak_memory_mb / 1024,
         status=result.status,
         notes=tuple(notes),
+        summary=summary_of(trial.family, trial.config),
     )

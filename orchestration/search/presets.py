@@ -13,9 +13,10 @@ from typing import Any
 from rich.table import Table
 
 from biomass_models.config_rules import known_name
+from biomass_models.families import registry
 from orchestration.study.records import Asked
 from orchestration.study.settings import StudySettings
-from search_spaces.spaces import SCALES, SPACES
+from search_spaces.spaces import SCALES
 
 BASELINE_BACKBONE, DISTILLED_BACKBONE = "vit_small_patch14_dinov2.lvd142m", "vit_small_patch16_dinov3.lvd1689m"
 
@@ -24,7 +25,7 @@ BASELINE_BACKBONE, DISTILLED_BACKBONE = "vit_small_patch14_dinov2.lvd142m", "vit
 class Recipe:
     """What decides a search: settings, budget and slots. All but the last three are options of `biomass search`."""
 
-    families: tuple[str, ...] = tuple(sorted(SPACES))
+    families: tuple[str, ...] = tuple(sorted(registry.BUILT_IN))
     shares: tuple[float, ...] = ()  # of the trials, by family; () = equal
     backbones: tuple[str, ...] = ()  # timm names; () = the default ones whose weights are here
     weights: str = "auto"  # auto, random, or a folder
@@ -249,7 +250,7 @@ def render_recipes(rows: Sequence[RecipeRow]) -> Table:
         view.add_column(column, no_wrap=column != "what it searches")
     for row in rows:
         asked = row.settings
-        families = "all" if set(asked.families) == set(SPACES) else ", ".join(asked.families)
+        families = "all" if set(asked.families) == set(registry.BUILT_IN) else ", ".join(asked.families)
         searched = [row.summary, f"families: {families}"]
         searched.append(f"backbones: {', '.join(asked.backbones) or 'the default ones that are here'}")
         budget = [f"{asked.trials} trials" if asked.trials else "", f"{asked.hours:g} h" if asked.hours else ""]

@@ -24,7 +24,8 @@ from biomass_models.data.folds import assign_folds, fold_hash
 from biomass_models.data.photographs import common_size
 from biomass_models.data.references import colour_ridge, colour_statistics, metadata_trees, per_target_mean
 from biomass_models.data.table import read_train
-from biomass_models.families.registry import FAMILIES
+from biomass_models.families import registry
+from biomass_models.families.costs import all_feature_seconds
 from biomass_models.features.inputs import ImageSet
 from biomass_models.targets import TARGETS
 from orchestration.progress import progress_bar
@@ -49,7 +50,7 @@ from orchestration.workers.cluster import ray_cluster
 from orchestration.workers.context import WorkerContext
 from orchestration.workers.resources import Resources
 from search_spaces.domain import SearchSpace
-from search_spaces.spaces import DEFAULT_BACKBONES, known_family
+from search_spaces.spaces import DEFAULT_BACKBONES
 
 Say = Callable[[str], None]
 
@@ -177,7 +178,7 @@ def resolve(
     record = ledger.find_study()
     if record is None:
         for family in asked.families:
-            known_family(family)
+            registry.known(family)
         found = available_backbones(asked.backbones, weights, say)
         gpu = asked.scale == "auto" and has_gpu(resources)
         settings = asked.settings(tuple(found), weights=weights.kind, gpu=gpu)
@@ -386,8 +387,9 @@ def _say_estimates(
         first = [config for params in space.first_trials if (config := space.config(params)).backbone in here]
         if not first:
             continue
-        family, config = FAMILIES[name], first[0]
-        fold, bank = family.fold_seconds(config, n_train, "auto"), family.estimate_feature_seconds(config, images)
+        model, config = registry.model(name), first[0]
+        fold = model.fold_seconds(config, n_train, "auto")
+        bank = all_feature_seconds(model.feature_specs(config), images)
         once = f", and {bank:.0f} s once for its features" if bank else ""
         say(f"Estimated cost of a {name} fold here (first trial): {fold:.1f} s{once}")
         if fold > settings.max_fold_seconds:

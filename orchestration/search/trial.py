@@ -10,7 +10,7 @@ from dataclasses import replace
 import pandas as pd
 
 from biomass_models.errors import UserError
-from biomass_models.families.configs import batches_folds
+from biomass_models.families import registry
 from biomass_models.families.introduced import config_from_stored
 from biomass_models.targets import TARGETS, weighted_r2_score
 from orchestration.search.incumbent import Standing
@@ -76,7 +76,8 @@ class _Trial:
     ) -> None:
         self._ledger, self._pool, self._id, self._standing = ledger, pool, trial_id, standing
         record = ledger.trial(trial_id)
-        self._together = together and batches_folds(config_from_stored(record.family, record.config))
+        config = config_from_stored(record.family, record.config)
+        self._together = together and registry.family(record.family).batches_folds(config)
         self._rule = None if record.spared or self._together else rule
         folds = folds_of(standing.quadrats)
         self._order = fold_order(record.number, folds)

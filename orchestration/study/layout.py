@@ -4,7 +4,7 @@ study.json, quadrats.parquet, photographs.parquet, references.parquet
 owner.json                                   who drives the study now (lock.py); .lock beside it on a local path
 trials/<id>/trial.json                       what was proposed
 trials/<id>/fold-<k>/start-<when>-<pid>.json each time that the fold began
-trials/<id>/fold-<k>/oof.parquet, model.safetensors, attention.parquet if any, then metrics.json (the marker)
+trials/<id>/fold-<k>/oof.parquet, model.safetensors, attention.parquet (maps) if any, then metrics.json (the marker)
 trials/<id>/oof.parquet, then result.json    (the marker)
 trials/<id>/reopened-<when>.json             a result that was taken back
 trials/<id>/torn-<when>.json                 a record that was not to be read, set aside; in fold-<k>/ a marker
@@ -12,6 +12,7 @@ trials/<id>/fold-<k>/model-dropped.json      the model was deleted to keep --wei
 tensorboard/<id>/events...                   derived: for people's eyes
 tune/                                        Ray Tune's own files, never read
 teachers/<id>/fold-<k>/targets.parquet, then teacher.json (the marker)
+shared/<name>/<id>/fold-<k>/...              other artefacts that trials share, <name>.json the marker
 ensembles/<name>/submission.csv, then ensemble.json (the marker)
 ensembles/test-<id>/members/<trial>.parquet  test predictions, kept for the next blend; shards/ until all are there
 ensembles/oof-flips-<n>/members/<trial>.parquet
@@ -27,17 +28,17 @@ OWNER = "owner.json"
 LOCK = ".lock"
 TRIALS = "trials"
 TEACHERS = "teachers"
+SHARED = "shared"
 ENSEMBLES = "ensembles"
 TUNE = "tune"
 
 TRIAL = "trial.json"
 RESULT = "result.json"  # marker of an ended trial
 METRICS = "metrics.json"  # marker of a finished fold
-TEACHER = "teacher.json"  # marker of a teacher
 ENSEMBLE = "ensemble.json"  # marker of a submission
 OOF = "oof.parquet"
 MODEL = "model.safetensors"
-ATTENTION = "attention.parquet"
+MAPS = "attention.parquet"  # the first maps were of attention
 TARGETS = "targets.parquet"
 SUBMISSION = "submission.csv"
 DROPPED = "model-dropped.json"
@@ -87,9 +88,10 @@ def events(trial_id: str) -> str:
     return f"tensorboard/{trial_id}/events.out.tfevents.0.{trial_id}"
 
 
-def teacher(teacher_id: str, number: int) -> str:
-    """Folder of one fold's teacher."""
-    return f"{TEACHERS}/{teacher_id}/fold-{number}"
+def shared(name: str, identity: str, number: int) -> str:
+    """Folder of what trials share of one fold; the teacher, which was the first, keeps its place."""
+    place = TEACHERS if name == "teacher" else f"{SHARED}/{name}"
+    return f"{place}/{identity}/fold-{number}"
 
 
 def ensemble(name: str) -> str:

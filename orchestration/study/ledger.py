@@ -33,8 +33,8 @@ from orchestration.study.records import (
     FoldStart,
     Origin,
     RestoredModel,
+    SharedRecord,
     StudyRecord,
-    TeacherRecord,
     TrialRecord,
     TrialRef,
     TrialResult,
@@ -43,7 +43,7 @@ from orchestration.study.storage import Storage, nearest_folder
 
 OOF_COLUMNS = ("image_id", "fold", "group", *TARGETS)
 Stored = TypeVar("Stored", bound=Record)
-Marker = TypeVar("Marker", TrialResult, FoldMetrics, TeacherRecord, EnsembleRecord)
+Marker = TypeVar("Marker", TrialResult, FoldMetrics, SharedRecord, EnsembleRecord)
 
 
 class LedgerError(UserError):
@@ -83,7 +83,8 @@ class Ledger:
         if record is not None:
             return record
         there = self.storage.size(layout.STUDY) is not None
-        beside = [name for name in (layout.TRIALS, layout.TEACHERS, layout.ENSEMBLES) if self.storage.children(name)]
+        folders = (layout.TRIALS, layout.TEACHERS, layout.SHARED, layout.ENSEMBLES)
+        beside = [name for name in folders if self.storage.children(name)]
         if not there and not beside:
             return None
         what = "cannot be read" if there else "is missing"
@@ -216,15 +217,15 @@ class Ledger:
         oof: pd.DataFrame,
         model: bytes,
         metrics: FoldMetrics,
-        attention: pd.DataFrame | None = None,
+        maps: pd.DataFrame | None = None,
     ) -> None:
         """Commit one finished fold: its OOF rows, its trained tensors (safetensors bytes), its metrics.
 
-        attention: what the model looked at in the held-out images (families.distilled.attention), if it can say.
+        maps: where the model looked in the held-out images (training.maps), if it can say.
         """
         payload = {layout.OOF: _parquet(oof, self._oof_metadata(trial_id)), layout.MODEL: model}
-        if attention is not None:
-            payload[layout.ATTENTION] = _parquet(attention)
+        if maps is not None:
+            payload[layout.MAPS] = _parquet(maps)
         self.storage.remove(layout.dropped_model(trial_id, metrics.fold))
         self._commit(layout.fold(trial_id, metrics.fold), payload, layout.METRICS, metrics)
 
@@ -274,12 +275,12 @@ class Ledger:
         """safetensors bytes of a fold's trained tensors, verified against the fold's marker."""
         return self._payload(layout.fold(trial_id, fold), layout.METRICS, FoldMetrics, layout.MODEL)
 
-    def fold_attention(self, trial_id: str, fold: int) -> pd.DataFrame | None:
-        """What the model looked at in the fold's held-out images, or None for a family without attention."""
+    def fold_maps(self, trial_id: str, fold: int) -> pd.DataFrame | None:
+        """Where the model looked in the fold's held-out images, or None for a family without maps."""
         metrics = self.fold_metrics(trial_id, fold)
-        if metrics is None or layout.ATTENTION not in metrics.files:
+        if metrics is None or layout.MAPS not in metrics.files:
             return None
-        return self._payload_frame(layout.fold(trial_id, fold), layout.METRICS, FoldMetrics, layout.ATTENTION)
+        return self._payload_frame(layout.fold(trial_id, fold), layout.METRICS, FoldMetrics, layout.MAPS)
 
     def drop_model(self, trial_id: str, fold: int, why: str) -> None:
         """Delete a fold's model, on record; the fold stays finished."""
@@ -306,21 +307,21 @@ class Ledger:
             self._write(layout.metrics(trial_id, fold), replace(marker, files=files, restored=restored))
         self.storage.remove(layout.dropped_model(trial_id, fold))
 
-    # -- teachers --------------------------------------------------------------------------------------------------
+    # -- what trials share -----------------------------------------------------------------------------------------
 
-    def write_teacher(self, teacher_id: str, targets: pd.DataFrame, record: TeacherRecord) -> None:
-        """What the teacher of one fold says about its training rows [grams], and its settings and score."""
-        folder = layout.teacher(teacher_id, record.fold)
-        self._commit(folder, {layout.TARGETS: _parquet(targets)}, layout.TEACHER, record)
+    def write_shared(self, name: str, identity: str, table: pd.DataFrame, record: SharedRecord) -> None:
+        """An artefact of one fold (families.base.Shared `name`): its rows, and its settings and score."""
+        folder, marker = layout.shared(name, identity, record.fold), f"{name}.json"
+        self._commit(folder, {layout.TARGETS: _parquet(table)}, marker, record)
 
-    def teacher(self, teacher_id: str, fold: int) -> tuple[pd.DataFrame, TeacherRecord] | None:
-        """Targets and record of a teacher, or None where they are not there whole: it is fitted again then."""
-        folder = layout.teacher(teacher_id, fold)
-        record = self._read(f"{folder}/{layout.TEACHER}", TeacherRecord)
+    def shared(self, name: str, identity: str, fold: int) -> tuple[pd.DataFrame, SharedRecord] | None:
+        """Rows and record of an artefact, or None where they are not there whole: it is fitted again then."""
+        folder, marker = layout.shared(name, identity, fold), f"{name}.json"
+        record = self._read(f"{folder}/{marker}", SharedRecord)
         if record is None:
             return None
         try:
-            return self._payload_frame(folder, layout.TEACHER, TeacherRecord, layout.TARGETS), record
+            return self._payload_frame(folder, marker, SharedRecord, layout.TARGETS), record
         except LedgerError:
             return None
 

@@ -206,8 +206,8 @@ class FoldMetrics(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeacherRecord(Record):
-    """teacher.json: the marker of one fold's teacher."""
+class SharedRecord(Record):
+    """teacher.json, or <name>.json: the marker of what trials share of one fold (families.base.Shared)."""
 
     settings: Params
     fold: int

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import fields
 
-from biomass_models.families.configs import CONFIGS
-from biomass_models.families.introduced import INTRODUCED
+from biomass_models.errors import UserError
+from biomass_models.families import registry
+from biomass_models.families.introduced import introduced
 from orchestration.study.records import Params, StudyRecord
 from orchestration.study.settings import StudyError, StudySettings
 from search_spaces.domain import SearchSpace
@@ -23,13 +24,15 @@ def stored_space(record: StudyRecord, family: str) -> SearchSpace | None:
 
     A study of 0.1.0 stored none: it goes on with today's, and with the defaults that it was begun with.
     """
-    if family not in CONFIGS:
+    try:
+        config_class = registry.family(family).config_class
+    except UserError:
         return None
     try:
         stored = record.spaces.get(family)
         if stored is None:
             stored = {**space_of(family, record.settings.backbones, record.settings.scale).to_json(), "defaults": {}}
-        return SearchSpace.from_json(family, CONFIGS[family], _with_defaults(family, stored))
+        return SearchSpace.from_json(family, config_class, _with_defaults(family, config_class, stored))
     except ValueError:
         return None
 
@@ -60,9 +63,9 @@ def to_json(spaces: dict[str, SearchSpace]) -> dict[str, Params]:
     return {family: space.to_json() for family, space in spaces.items()}
 
 
-def _with_defaults(family: str, stored: Params) -> Params:
+def _with_defaults(family: str, config_class: type, stored: Params) -> Params:
     """A field that is newer than the ranges has its default at introduction; one that went from there is left out."""
-    introduced, known = INTRODUCED.get(family, {}), {one.name for one in fields(CONFIGS[family])}
-    defaults = {**introduced, **stored.get("defaults", {})}
-    gone = {name for name in defaults if name not in known and defaults[name] == introduced.get(name)}
+    first, known = introduced(family), {one.name for one in fields(config_class)}
+    defaults = {**first, **stored.get("defaults", {})}
+    gone = {name for name in defaults if name not in known and defaults[name] == first.get(name)}
     return {**stored, "defaults": {name: value for name, value in defaults.items() if name not in gone}}

@@ -10,15 +10,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from safetensors.torch import save as save_tensors
 
 from biomass_models.data.table import read_test
-from biomass_models.families.configs import Config, TeacherConfig
-from biomass_models.families.distilled.teacher import Taught
+from biomass_models.families import registry
+from biomass_models.families.base import Artefact, Config, Shared
 from biomass_models.families.introduced import config_from_stored
-from biomass_models.families.registry import FAMILIES, family_named
 from biomass_models.features.cache_folder import require_usable, usable_cache
 from biomass_models.features.inputs import ImageSet, Inputs
 from biomass_models.features.store import CacheError
@@ -34,7 +34,7 @@ from orchestration.workers.context import WorkerContext
 from orchestration.workers.cost import Cost, Meter
 from orchestration.workers.jobs import FlipsJob, FoldJob, Job, Outcome, PredictJob, RestoreJob
 from orchestration.workers.shards import predict_out_of_fold, predict_shard, shard_inputs
-from orchestration.workers.teachers import teacher_id, teacher_of
+from orchestration.workers.shared import artefact_id, artefact_of
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -110,22 +110,24 @@ class FoldRunner:
     def _fit(
         self, record: TrialRecord, folds: list[int], together: bool, should_stop: ShouldStop | None
     ) -> dict[int, FoldResult]:
-        family, quadrats, inputs = family_named(record.family), self._train_table(), self._train_inputs()
+        model, quadrats, inputs = registry.model(record.family), self._train_table(), self._train_inputs()
         config = config_from_stored(record.family, record.config)
         fold_N = quadrats["fold"].to_numpy()
         self._refuse_dear(record.family, config, int((fold_N != folds[0]).sum()))
-        for spec in family.feature_specs(config):  # here, because a fit reports no such progress
+        for spec in model.feature_specs(config):  # here, because a fit reports no such progress
             inputs.features(spec, on_progress=self._on_progress, should_stop=should_stop)
         seeds = [derive_seed(record.seed, record.trial_id, fold, "fit") for fold in folds]
-        if together and family.fit_folds is not None:
-            results = family.fit_folds(config, quadrats, fold_N, folds, inputs, seeds=seeds, should_stop=should_stop)
+        if together and model.fit_folds is not None:
+            results = model.fit_folds(config, quadrats, fold_N, folds, inputs, seeds=seeds, should_stop=should_stop)
             return dict(zip(folds, results, strict=True))
         (fold,), (seed,) = folds, seeds
-        teacher = family.teacher(config)
-        taught = {} if teacher is None else {"taught": self._taught(teacher, fold, should_stop)}
-        result = family.fit(config, quadrats, fold_N, fold, inputs, seed=seed, should_stop=should_stop, **taught)
-        if teacher is not None:
-            result.info["teacher"] = teacher_id(teacher)
+        settings = None if model.shared is None else model.shared.settings(config)
+        if model.shared is None or settings is None:
+            return {fold: model.fit(config, quadrats, fold_N, fold, inputs, seed=seed, should_stop=should_stop)}
+        made = self._shared(model.shared, settings, fold, should_stop)
+        result = model.fit(config, quadrats, fold_N, fold, inputs, seed=seed, should_stop=should_stop, shared=made)
+        result.info[model.shared.name] = artefact_id(model.shared, settings)
+        result.info[f"{model.shared.name}_score"] = made.score if math.isfinite(made.score) else None
         return {fold: result}
 
     def _write(self, record: TrialRecord, fold: int, result: FoldResult, cost: Cost, share: float) -> FoldMetrics:
@@ -157,14 +159,15 @@ class FoldRunner:
             oof=oof,
             model=save_tensors(result.tensors),
             metrics=metrics,
-            attention=result.attention,
+            maps=result.maps,
         )
         return metrics
 
-    def _taught(self, teacher: TeacherConfig, fold: int, should_stop: ShouldStop | None) -> Taught:
-        return teacher_of(
+    def _shared(self, shared: Shared, settings: Any, fold: int, should_stop: ShouldStop | None) -> Artefact:
+        return artefact_of(
             self._ledger,
-            teacher,
+            shared,
+            settings,
             self._train_table(),
             fold,
             study_seed=self._ledger.study().settings.seed,
@@ -175,7 +178,7 @@ class FoldRunner:
     def _refuse_dear(self, family: str, config: Config, n_train: int) -> None:
         """Raise FitError when the estimate of a fold, its features apart, is above the study's limit."""
         limit = self._ledger.study().settings.max_fold_seconds
-        seconds = FAMILIES[family].fold_seconds(config, n_train, "auto")
+        seconds = registry.model(family).fold_seconds(config, n_train, "auto")
         if seconds > limit:
             raise FitError(
                 f"a fold may take {limit:.0f} s (--max-fold-seconds), this one is estimated at {seconds:.0f} s"

@@ -16,9 +16,9 @@ from safetensors.torch import load as load_tensors
 from biomass_models.backbones.weights import WeightsError, WeightsSource, fingerprint
 from biomass_models.data.images import DecodeOnce
 from biomass_models.errors import UserError
-from biomass_models.families.configs import Config
+from biomass_models.families import registry
+from biomass_models.families.base import Config
 from biomass_models.families.introduced import config_from_stored
-from biomass_models.families.registry import family_named
 from biomass_models.features.inputs import ImageSet, Inputs
 from biomass_models.interrupt import ShouldStop, StopRequested, check_stop
 from biomass_models.targets import TARGETS, FloatArray
@@ -126,7 +126,7 @@ def predict_out_of_fold(
         rows = np.flatnonzero(fold_N == fold)
         try:
             model = ledger.fold_model(trial_id, int(fold))
-            if family_named(record.family).feature_specs(config):  # one bank holds all images: share it between folds
+            if registry.model(record.family).feature_specs(config):  # one bank holds all images: share it between folds
                 pred_NT[rows] = _predict(record.family, config, model, inputs, flips, should_stop)[rows]
             else:
                 pred_NT[rows] = _predict(record.family, config, model, inputs.of(rows), flips, should_stop)
@@ -140,7 +140,7 @@ def predict_out_of_fold(
 def _predict(
     family: str, config: Config, model: bytes, inputs: Inputs, flips: int, should_stop: ShouldStop | None
 ) -> FloatArray:
-    return family_named(family).predict(config, load_tensors(model), inputs, flips=flips, should_stop=should_stop)
+    return registry.model(family).predict(config, load_tensors(model), inputs, flips=flips, should_stop=should_stop)
 
 
 def _frame(image_ids: Sequence[str], pred_NT: FloatArray) -> pd.DataFrame:

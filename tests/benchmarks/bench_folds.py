@@ -19,8 +19,9 @@ import numpy as np
 from biomass_models.backbones.weights import WeightsSource
 from biomass_models.data.folds import assign_folds
 from biomass_models.data.table import read_masses, read_test, read_train
-from biomass_models.families.configs import ProbeConfig, baseline_twin
-from biomass_models.families.registry import FAMILIES
+from biomass_models.families.baseline.config import BaselineConfig
+from biomass_models.families.probe.config import ProbeConfig
+from biomass_models.families.registry import model
 from biomass_models.features.inputs import ImageSet, Inputs
 from biomass_models.pasture.make import make_pasture
 from biomass_models.targets import TARGETS, weighted_r2_score
@@ -28,7 +29,7 @@ from biomass_models.targets import TARGETS, weighted_r2_score
 BACKBONE, WEIGHTS = "tf_efficientnet_lite0", WeightsSource(kind="auto")
 MODELS: dict[str, Any] = {
     "probe": ProbeConfig(backbone=BACKBONE, layout="halves", view_merge="mean", pooling="mean+std", transform="sqrt"),
-    "baseline": baseline_twin(BACKBONE),
+    "baseline": BaselineConfig(backbone=BACKBONE, size=224, trained_blocks=0, head_lr=3e-4),
 }
 
 
@@ -41,9 +42,9 @@ def scores(family: str, scheme: str, data_dir: Path, truth: Path, cache: Path, s
     fold_N, truth_NT = quadrats["fold"].to_numpy(), quadrats[list(TARGETS)].to_numpy()
     oof_NT, test_FNT = np.empty_like(truth_NT), []
     for fold in np.unique(fold_N):
-        result = FAMILIES[family].fit(MODELS[family], quadrats, fold_N, fold, own, seed=seed)
+        result = model(family).fit(MODELS[family], quadrats, fold_N, fold, own, seed=seed)
         oof_NT[result.row_N] = result.pred_NT
-        test_FNT.append(FAMILIES[family].predict(MODELS[family], result.tensors, unseen))
+        test_FNT.append(model(family).predict(MODELS[family], result.tensors, unseen))
     true_NT = measured.loc[list(unseen.images.image_ids), list(TARGETS)].to_numpy()
     return weighted_r2_score(truth_NT, oof_NT), weighted_r2_score(true_NT, np.mean(test_FNT, axis=0))
 

@@ -26,15 +26,16 @@ from biomass_models.backbones.devices import ENCODING, autocast, encoding_precis
 from biomass_models.backbones.weights import WeightsSource
 from biomass_models.data.folds import assign_folds
 from biomass_models.data.table import read_train
-from biomass_models.families.configs import BaselineConfig, ProbeConfig, baseline_twin
-from biomass_models.families.registry import FAMILIES
+from biomass_models.families import registry
+from biomass_models.families.baseline.config import BaselineConfig
+from biomass_models.families.probe.config import ProbeConfig
 from biomass_models.features.inputs import ImageSet, Inputs
 from biomass_models.pasture.make import make_pasture
 from biomass_models.targets import TARGETS, weighted_r2_score
 
 BACKBONE = "tf_efficientnet_lite0"
 PROBE = ProbeConfig(backbone=BACKBONE, size=224, flips=8)
-TWIN = baseline_twin(BACKBONE)
+TWIN = BaselineConfig(backbone=BACKBONE, size=224, trained_blocks=0, head_lr=3e-4)
 TAIL = replace(
     BaselineConfig(), backbone=BACKBONE, size=224, trained_blocks=1, epochs=6, flips=2, head_lr=1e-3, backbone_lr=1e-4,
     prefix_bank="float32",
@@ -49,7 +50,7 @@ def score(family: str, config: Any, data_dir: Path, cache: Path, seed: int) -> f
     fold_N, truth_NT = quadrats["fold"].to_numpy(), quadrats[list(TARGETS)].to_numpy()
     pred_NT = np.empty_like(truth_NT)
     for fold in np.unique(fold_N):
-        result = FAMILIES[family].fit(config, quadrats, fold_N, fold, inputs, seed=seed)
+        result = registry.model(family).fit(config, quadrats, fold_N, fold, inputs, seed=seed)
         pred_NT[result.row_N] = result.pred_NT
     return weighted_r2_score(truth_NT, pred_NT)
 

@@ -22,7 +22,7 @@ from biomass_models.backbones.weights import WeightsSource
 from biomass_models.data.folds import assign_folds
 from biomass_models.data.table import read_train
 from biomass_models.families.baseline import model as baseline
-from biomass_models.families.configs import BaselineConfig
+from biomass_models.families.baseline.config import BaselineConfig
 from biomass_models.features.inputs import ImageSet, Inputs
 from biomass_models.pasture.make import make_pasture
 

@@ -13,7 +13,7 @@ import time
 import numpy as np
 import torch
 
-from biomass_models.families.configs import ProbeConfig
+from biomass_models.families.probe.config import ProbeConfig
 from biomass_models.families.probe.model import Ridge, inner_errors
 from biomass_models.training.fit import FoldRows, Schedule
 from biomass_models.training.heads import mlp_head

@@ -27,7 +27,7 @@ import numpy as np
 from biomass_models.backbones.weights import WeightsSource
 from biomass_models.data.folds import assign_folds
 from biomass_models.data.table import read_train
-from biomass_models.families.configs import BaselineConfig, baseline_twin
+from biomass_models.families.baseline.config import BaselineConfig
 from biomass_models.pasture.make import make_pasture
 from orchestration.search.run import available_backbones, run_search
 from orchestration.study.ledger import Ledger
@@ -44,7 +44,7 @@ PEER_EPOCHS = 2
 def configurations(count: int) -> list[BaselineConfig]:
     """Frozen heads at 224 px that differ in what a search would vary."""
     rng = np.random.default_rng(0)
-    twin = replace(baseline_twin(BACKBONE), epochs=EPOCHS)
+    twin = BaselineConfig(backbone=BACKBONE, size=224, trained_blocks=0, head_lr=3e-4, epochs=EPOCHS)
     return [
         replace(twin, head_lr=float(10 ** rng.uniform(-4, -2.5)), dropout=float(rng.uniform(0, 0.6)))
         for _ in range(count)

@@ -26,8 +26,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from biomass_models.backbones.adapter import Backbone, build_backbone, parameter_groups, weightless
 from biomass_models.backbones.weights import WeightsSource
+from biomass_models.families.baseline.config import BaselineConfig
 from biomass_models.families.baseline.model import head_of
-from biomass_models.families.configs import BaselineConfig
 from biomass_models.targets import TARGETS, weighted_r2_score
 from biomass_models.training.fit import cosine_lr
 from biomass_models.training.losses import weighted_mse_loss

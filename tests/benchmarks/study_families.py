@@ -22,7 +22,7 @@ from safetensors.torch import load as load_tensors
 from biomass_models.backbones.weights import WeightsSource
 from biomass_models.data.table import read_masses, read_test
 from biomass_models.families.configs import config_from_params
-from biomass_models.families.registry import FAMILIES as FAMILY
+from biomass_models.families.registry import model
 from biomass_models.features.inputs import ImageSet, Inputs
 from biomass_models.pasture.make import make_pasture
 from biomass_models.targets import TARGETS, FloatArray
@@ -135,7 +135,7 @@ def predict(ledger: Ledger, record: TrialRecord, inputs: Inputs) -> FloatArray:
     config = config_from_params(record.family, record.config)
     folds = sorted(int(fold) for fold in ledger.quadrats()["fold"].unique())
     models = (load_tensors(ledger.fold_model(record.trial_id, fold)) for fold in folds)
-    return np.mean([FAMILY[record.family].predict(config, model, inputs) for model in models], axis=0)
+    return np.mean([model(record.family).predict(config, one, inputs) for one in models], axis=0)
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from biomass_models.backbones.adapter import weightless
 from biomass_models.backbones.devices import MicroBatch
 from biomass_models.config_rules import TRANSFORMS
 from biomass_models.families.baseline import model as baseline
-from biomass_models.families.configs import BaselineConfig, baseline_twin
+from biomass_models.families.baseline.config import BaselineConfig
 from biomass_models.features.chunks import SUFFIX, read_chunk
 from biomass_models.features.inputs import Inputs
 from biomass_models.training.fit import Ema, FitError, Schedule, cosine_lr, seed_for, seeded, split_rows, train_epochs
@@ -30,7 +30,7 @@ from biomass_models.training.scaling import TargetScaler
 pytestmark = pytest.mark.slow
 
 CPU = torch.device("cpu")
-FROZEN = replace(baseline_twin("test_efficientnet", 64), epochs=30, flips=2, head_lr=3e-3)
+FROZEN = BaselineConfig(backbone="test_efficientnet", size=64, trained_blocks=0, epochs=30, flips=2, head_lr=3e-3)
 grams = hnp.arrays(np.float64, (6, 5), elements=st.floats(0, 300))
 
 

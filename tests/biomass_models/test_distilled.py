@@ -13,15 +13,15 @@ import torch
 from tiny_inputs import inputs_for, tiny_quadrats, write_photographs
 
 from biomass_models.backbones.adapter import Backbone, parameter_groups
-from biomass_models.families.configs import DistilledConfig
+from biomass_models.families.base import Artefact
 from biomass_models.families.distilled import model as distilled
-from biomass_models.families.distilled.attention import ATTENTION_COLUMNS, FINEST, coarse_map
+from biomass_models.families.distilled.config import DistilledConfig
 from biomass_models.families.distilled.student import Student
-from biomass_models.families.distilled.teacher import Taught
 from biomass_models.features.store import Rows
 from biomass_models.targets import CLOVER, DEAD, GDM, GREEN, TARGETS, TOTAL, from_components, identity_gap
 from biomass_models.training.fit import FitError
 from biomass_models.training.losses import distillation_losses, ratio_terms
+from biomass_models.training.maps import FINEST, MAP_COLUMNS, coarse_map
 from biomass_models.training.scaling import TargetScaler
 from biomass_models.training.sources import PixelSource, ViewSource
 
@@ -141,7 +141,7 @@ def test_missing_metadata_and_a_teacher_of_others_are_named(world: Any) -> None:
     with pytest.raises(FitError, match="need the column Species"):
         distilled.fit(FROZEN, quadrats.drop(columns="Species"), fold_N, 0, inputs, seed=0)
     with pytest.raises(ValueError, match="training rows"):
-        distilled.fit(FROZEN, quadrats, fold_N, 0, inputs, seed=0, taught=Taught(np.ones((3, 5)), 0.5))
+        distilled.fit(FROZEN, quadrats, fold_N, 0, inputs, seed=0, shared=Artefact(quadrats.head(3), 0.5))
 
 
 def test_terms_are_logged_for_each_epoch(world: Any) -> None:
@@ -153,7 +153,6 @@ def test_terms_are_logged_for_each_epoch(world: Any) -> None:
         assert record["loss/distillation"] > 0
     alone = distilled.fit(replace(FROZEN, distillation_weight=0.0), quadrats, fold_N, 0, inputs, seed=0)
     assert "loss/distillation" not in alone.epochs[0]
-    assert "teacher_score" in result.info and "teacher_score" not in alone.info
     assert np.abs(alone.pred_NT - result.pred_NT).max() > 1e-3
 
 
@@ -161,10 +160,10 @@ def test_terms_are_logged_for_each_epoch(world: Any) -> None:
 def test_attention_of_held_out_images_is_what_prediction_says(config: DistilledConfig, world: Any) -> None:
     inputs, quadrats, fold_N = world
     result = distilled.fit(config, quadrats, fold_N, 0, inputs, seed=0)
-    assert result.attention is not None
-    assert tuple(result.attention.columns) == ATTENTION_COLUMNS
-    assert set(result.attention["image_id"]) == set(quadrats["image_id"][fold_N == 0])
-    for _, views in result.attention.groupby("image_id"):
+    assert result.maps is not None
+    assert tuple(result.maps.columns) == MAP_COLUMNS
+    assert set(result.maps["image_id"]) == set(quadrats["image_id"][fold_N == 0])
+    for _, views in result.maps.groupby("image_id"):
         assert views["view"].tolist() == ["whole", "left", "right"]
         assert views["weight"].sum() == pytest.approx(1, abs=1e-5)
         assert np.isnan(views["weight"].iloc[0])
@@ -172,9 +171,9 @@ def test_attention_of_held_out_images_is_what_prediction_says(config: DistilledC
             assert len(row.look) == row.rows * row.columns  # type: ignore[arg-type, operator]
             assert np.sum(row.look) == pytest.approx(1, abs=1e-4)  # type: ignore[arg-type]
     side = 2 if config.grid else 64 // 16
-    assert result.attention["rows"].iloc[0] == side
-    again = distilled.attention(config, result.tensors, inputs).set_index(["image_id", "view"])
-    for row in result.attention.itertuples():
+    assert result.maps["rows"].iloc[0] == side
+    again = distilled.maps(config, result.tensors, inputs).set_index(["image_id", "view"])
+    for row in result.maps.itertuples():
         same = again.loc[(row.image_id, row.view)]
         np.testing.assert_allclose(same["look"], row.look, atol=1e-5)  # type: ignore[arg-type]
         np.testing.assert_allclose(same["weight"], row.weight, atol=1e-5)  # type: ignore[arg-type]
@@ -197,8 +196,8 @@ def test_the_published_network_trains(world: Any) -> None:
     result = distilled.fit(config, quadrats, fold_N, 0, inputs, seed=0)
     blocks = {name.split(".")[2] for name in result.tensors if name.startswith("backbone.blocks.")}
     assert blocks == {"7", "8", "9", "10", "11"}
-    assert result.attention is not None
-    assert result.attention["view"].unique().tolist() == [
+    assert result.maps is not None
+    assert result.maps["view"].unique().tolist() == [
         "whole",
         "top-left",
         "top-right",

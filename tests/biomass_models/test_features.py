@@ -4,7 +4,7 @@ import json
 import shutil
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,17 @@ import pytest
 import torch
 from tiny_inputs import RANDOM, inputs_for, tiny_quadrats
 
-from biomass_models.backbones.adapter import build_backbone
+from biomass_models.backbones.adapter import Tokens, build_backbone
 from biomass_models.backbones.devices import encoding_precision
 from biomass_models.data.images import load_views, views_for
 from biomass_models.features import encoding
 from biomass_models.features import inputs as inputs_module
 from biomass_models.features.augment import turn
+from biomass_models.features.chunks import SUFFIX, read_chunk
 from biomass_models.features.encoding import copy_of, encode, to_image
-from biomass_models.features.spec import FeatureSpec
+from biomass_models.features.outputs import GLOBAL, PATCH_MEAN, PATCH_STD, Grid, Output, Trunk
+from biomass_models.features.spec import FeatureSpec, array_name
+from biomass_models.hashes import hash_of
 from biomass_models.interrupt import StopRequested
 
 SPEC = FeatureSpec(backbone="test_efficientnet", views=views_for("whole", 64))
@@ -49,21 +52,21 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], int]]:
 
 def test_bank_holds_what_the_backbone_says_of_each_turned_picture(data: Any, tmp_path: Path) -> None:
     folder, table = data
-    spec = replace(SPEC, backbone="test_vit", flips=8, outputs=("global", "patch_mean", "patch_std", "grid-2"))
+    spec = replace(SPEC, backbone="test_vit", flips=8, outputs=(GLOBAL, PATCH_MEAN, PATCH_STD, Grid(2)))
     bank = inputs_for(folder, table, tmp_path).features(spec)
     backbone = build_backbone("test_vit", RANDOM)
     picture = to_image(np.stack(load_views(folder / "q3.jpg", spec.views)), torch.device("cpu"))
-    assert bank.stack("global").shape == (len(table), 8, 1, 64)
+    assert bank.stack(GLOBAL).shape == (len(table), 8, 1, 64)
     for copy in (0, 5):
         with torch.inference_mode():
             tokens = backbone(turn(picture, copy))
-        torch.testing.assert_close(bank.stack("global")[3, copy, 0], tokens.global_BD[0], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(bank.stack(GLOBAL)[3, copy, 0], tokens.global_BD[0], atol=1e-5, rtol=1e-4)
         patch_PD = tokens.patch_BPD[0]
-        torch.testing.assert_close(bank.stack("patch_mean")[3, copy, 0], patch_PD.mean(0), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(bank.stack(PATCH_MEAN)[3, copy, 0], patch_PD.mean(0), atol=1e-5, rtol=1e-4)
         spread = patch_PD.std(0, correction=0)
-        torch.testing.assert_close(bank.stack("patch_std")[3, copy, 0], spread, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(bank.stack(PATCH_STD)[3, copy, 0], spread, atol=1e-5, rtol=1e-4)
         quarters = patch_PD.view(2, 2, 2, 2, -1).mean((1, 3)).flatten(0, 1)  # 4 x 4 tokens -> 2 x 2
-        torch.testing.assert_close(bank.stack("grid-2")[3, copy, 0], quarters, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(bank.stack(Grid(2))[3, copy, 0], quarters, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("native", [True, False])
@@ -73,16 +76,16 @@ def test_a_cpu_that_multiplies_bfloat16_encodes_in_it(
     """Features in their own arrays, near the exact ones; prefixes, which training would compute itself, stay exact."""
     folder, table = data
     inputs = inputs_for(folder, table, tmp_path)
-    exact = inputs.features(SPEC).stack("global")
-    prefix = replace(SPEC, outputs=("prefix-1",), dtype="float32")
-    exact_prefix = inputs.features(prefix).rows("prefix-1", np.arange(4), np.zeros(4, int))
+    exact = inputs.features(SPEC).stack(GLOBAL)
+    prefix = replace(SPEC, outputs=(Trunk(1),), dtype="float32")
+    exact_prefix = inputs.features(prefix).rows(Trunk(1), np.arange(4), np.zeros(4, int))
     monkeypatch.setenv("BIOMASS_ENCODING", "auto")
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native})
     again = inputs_for(folder, table, tmp_path)
-    found = again.features(SPEC).stack("global")
+    found = again.features(SPEC).stack(GLOBAL)
     error = float((found - exact).norm() / exact.norm())
     assert 1e-5 < error < 0.1 if native else error == 0
-    np.testing.assert_array_equal(again.features(prefix).rows("prefix-1", np.arange(4), np.zeros(4, int)), exact_prefix)
+    np.testing.assert_array_equal(again.features(prefix).rows(Trunk(1), np.arange(4), np.zeros(4, int)), exact_prefix)
 
 
 def test_a_precision_that_does_not_exist_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,20 +98,20 @@ def test_views_and_layers_have_their_own_arrays(data: Any, tmp_path: Path) -> No
     folder, table = data
     spec = replace(SPEC, views=views_for("halves", 32), layers=2, jittered=1, dtype="float16")
     bank = inputs_for(folder, table, tmp_path).features(spec)
-    assert bank.stack("global").shape == (len(table), 2, 2, 256)
-    assert bank.stack("global", layer=1).shape == (len(table), 2, 2, 48)
+    assert bank.stack(GLOBAL).shape == (len(table), 2, 2, 256)
+    assert bank.stack(GLOBAL, layer=1).shape == (len(table), 2, 2, 48)
     assert bank.arrays["turn0.layer0.global"].dtype == np.float16
-    assert bank.stack("global").dtype == torch.float32
-    left, right = bank.stack("global")[:, 0, 0], bank.stack("global")[:, 0, 1]
+    assert bank.stack(GLOBAL).dtype == torch.float32
+    left, right = bank.stack(GLOBAL)[:, 0, 0], bank.stack(GLOBAL)[:, 0, 1]
     assert (left - right).abs().max() > 1e-3
-    assert (bank.stack("global")[:, 0] - bank.stack("global")[:, 1]).abs().max() > 1e-3
+    assert (bank.stack(GLOBAL)[:, 0] - bank.stack(GLOBAL)[:, 1]).abs().max() > 1e-3
 
 
 def test_only_new_copies_are_computed_and_other_processes_find_them(data: Any, tmp_path: Path, counted: Any) -> None:
     folder, table = data
     inputs_for(folder, table, tmp_path).features(replace(SPEC, flips=2))
     inputs_for(folder, table, tmp_path).features(SPEC)
-    inputs_for(folder, table, tmp_path).features(replace(SPEC, flips=4, outputs=("global", "patch_mean")))
+    inputs_for(folder, table, tmp_path).features(replace(SPEC, flips=4, outputs=(GLOBAL, PATCH_MEAN)))
     asked = [sorted({name.split(".")[0] for name in names}) for names, _ in counted]
     assert asked == [["turn0", "turn1"], ["turn2", "turn3"]]
 
@@ -141,7 +144,7 @@ def test_stop_is_honoured_and_resumed_where_it_stopped(data: Any, tmp_path: Path
     assert seen == [(8, 20), (16, 20), (20, 20)]
     assert [photographs for _, photographs in counted] == [20, 12]
     fresh = inputs_for(folder, table, tmp_path / "other").features(SPEC)
-    assert torch.equal(whole.stack("global"), fresh.stack("global"))
+    assert torch.equal(whole.stack(GLOBAL), fresh.stack(GLOBAL))
 
 
 def test_processes_of_one_node_do_not_compute_the_same(data: Any, tmp_path: Path, counted: Any) -> None:
@@ -155,16 +158,16 @@ def test_processes_of_one_node_do_not_compute_the_same(data: Any, tmp_path: Path
     for thread in threads:
         thread.join()
     assert len(counted) == 1
-    assert torch.equal(banks[0].stack("global"), banks[1].stack("global"))
+    assert torch.equal(banks[0].stack(GLOBAL), banks[1].stack(GLOBAL))
 
 
 def test_jittered_copies_depend_on_seed_and_picture_alone(data: Any, tmp_path: Path) -> None:
     folder, table = data
     spec = replace(SPEC, jittered=1)
-    many = inputs_for(folder, table, tmp_path / "a").features(spec).stack("global")
-    few = inputs_for(folder, table.iloc[[5, 2]], tmp_path / "b").features(spec).stack("global")
+    many = inputs_for(folder, table, tmp_path / "a").features(spec).stack(GLOBAL)
+    few = inputs_for(folder, table.iloc[[5, 2]], tmp_path / "b").features(spec).stack(GLOBAL)
     assert torch.equal(few[1], many[2])
-    other = inputs_for(folder, table, tmp_path / "a").features(replace(spec, bank_seed=1)).stack("global")
+    other = inputs_for(folder, table, tmp_path / "a").features(replace(spec, bank_seed=1)).stack(GLOBAL)
     assert torch.equal(other[:, 0], many[:, 0])
     assert not torch.allclose(other[:, 1], many[:, 1], atol=1e-3)
 
@@ -195,9 +198,9 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
 
 
 FAMILIES_OF_SPECS = {
-    "transformer": replace(SPEC, backbone="test_vit", flips=2, jittered=1, outputs=("global", "grid-2"), layers=2),
+    "transformer": replace(SPEC, backbone="test_vit", flips=2, jittered=1, outputs=(GLOBAL, Grid(2)), layers=2),
     "convolutional": replace(SPEC, views=views_for("halves", 32)),
-    "trunk": replace(SPEC, backbone="test_vit", outputs=("prefix-1",)),
+    "trunk": replace(SPEC, backbone="test_vit", outputs=(Trunk(1),)),
     "half": replace(SPEC, backbone="test_vit", dtype="float16"),
     "by place": replace(SPEC, backbone="efficientnet_b0", views=views_for("whole", 64)),
 }
@@ -223,6 +226,54 @@ def test_a_photograph_has_the_same_bytes_alone_among_30_and_among_357(
             expected = array.take(np.array([row])).tobytes()
             assert alone.arrays[name].read().tobytes() == expected
             assert few.arrays[name].take(np.array([row - 100])).tobytes() == expected
+
+
+@dataclass(frozen=True)
+class Loudest(Output):
+    """What a package of others may keep: the largest value of each feature over the patches."""
+
+    name = "loudest"
+
+    def reduce(self, tokens: Tokens) -> torch.Tensor:
+        return tokens.patch_BPD.float().amax(1)
+
+
+@dataclass(frozen=True)
+class Impostor(Loudest):
+    """Another output under the same name."""
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [*FAMILIES_OF_SPECS.values(), replace(SPEC, outputs=(Loudest(),)), replace(SPEC, outputs=(Grid(3),), flips=2)],
+)
+def test_a_spec_knows_the_size_of_its_bank(spec: FeatureSpec, data: Any, tmp_path: Path) -> None:
+    folder, table = data
+    inputs_for(folder, table, tmp_path).features(spec)
+    chunks = [read_chunk(path) for path in tmp_path.rglob(f"*{SUFFIX}")]
+    written = sum(place.nbytes for chunk in chunks for place in chunk.arrays.values())
+    inner = spec.layers > 1  # whose widths may be others
+    assert written == pytest.approx(spec.gigabytes(len(table)) * 2**30, rel=0.2 if inner else 1e-9)
+    names = {name for chunk in chunks for name in chunk.arrays}
+    assert {array_name(copy, 0, output.name) for copy in spec.copies() for output in spec.stored} <= names
+
+
+def test_banks_keep_the_names_that_they_had(data: Any) -> None:
+    """A bank with another name is encoded again by everybody. If this fails after an edit that moves no number, the
+    hash of the new source gets a line in hashes.SAME_NUMBERS; if a number moved, its line goes, and this changes."""
+    made = encoding.describe(FAMILIES_OF_SPECS["transformer"], "weights", torch.device("cpu"), 8)
+    assert (made["code"], made["decoder"]["code"]) == ("adad69201ac13989", "4e3796a7ea2bd5f0")
+    versions = {"timm": "t", "torch": "t", "threads": 1, "decoder": {**made["decoder"], "pillow": "p"}}
+    assert hash_of({**made, **versions}) == "b97e4ca361035373"
+
+
+def test_code_of_others_that_makes_an_output_is_in_the_name_of_its_bank() -> None:
+    plain, other = (replace(SPEC, outputs=outputs) for outputs in ((GLOBAL,), (GLOBAL, Loudest())))
+    names = [encoding.describe(spec, "weights", torch.device("cpu"), 8) for spec in (plain, other)]
+    assert "outputs" not in names[0]
+    assert names[1] == {**names[0], "outputs": {"loudest": hash_of({"source": Path(__file__).read_text()})}}
+    with pytest.raises(ValueError, match="one output"):
+        replace(SPEC, outputs=(Loudest(), Impostor()))
 
 
 def test_networks_whose_products_depend_on_the_place_see_one_picture_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,13 +12,15 @@ import torch
 from tiny_inputs import inputs_for, tiny_quadrats
 
 from biomass_models.families.baseline import model as baseline
-from biomass_models.families.configs import BaselineConfig, baseline_twin
+from biomass_models.families.baseline.config import BaselineConfig
 from biomass_models.interrupt import StopRequested
 from biomass_models.training.fit import FitError
 from biomass_models.training.heads import mlp_head
 from biomass_models.training.many_heads import ManyHeads
 
-PLAIN = replace(baseline_twin("test_vit", 64), epochs=6, batch_size=8, head_lr=3e-3, head_width=32, head_width_2=16)
+PLAIN = BaselineConfig(
+    backbone="test_vit", size=64, trained_blocks=0, epochs=6, batch_size=8, head_lr=3e-3, head_width=32, head_width_2=16
+)
 
 
 @pytest.fixture(scope="module")

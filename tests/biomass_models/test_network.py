@@ -11,8 +11,8 @@ from tiny_inputs import RANDOM, inputs_for, tiny_quadrats
 from biomass_models.backbones.adapter import build_backbone
 from biomass_models.backbones.trunk import BackboneTail
 from biomass_models.families.baseline import model as baseline
+from biomass_models.families.baseline.config import BaselineConfig
 from biomass_models.families.baseline.model import BaselineNet
-from biomass_models.families.configs import BaselineConfig
 from biomass_models.training.heads import mlp_head
 from biomass_models.training.network import Network
 

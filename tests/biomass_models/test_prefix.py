@@ -15,10 +15,12 @@ from tiny_inputs import RANDOM, inputs_for, tiny_quadrats
 from biomass_models.backbones.adapter import build_backbone
 from biomass_models.backbones.trunk import BackboneTail, prefix_of
 from biomass_models.data.images import views_for
-from biomass_models.families.configs import BaselineConfig, DistilledConfig
-from biomass_models.families.registry import FAMILIES
+from biomass_models.families.baseline.config import BaselineConfig
+from biomass_models.families.distilled.config import DistilledConfig
+from biomass_models.families.registry import model
 from biomass_models.features.chunks import SUFFIX, read_chunk
 from biomass_models.features.inputs import Inputs
+from biomass_models.features.outputs import GLOBAL, Trunk
 from biomass_models.features.spec import FeatureSpec
 
 KINDS = ("test_vit", "test_vit2", "test_vit3", "test_convnext", "test_efficientnet", "test_resnet", "test_mambaout")
@@ -66,31 +68,29 @@ def test_front_and_end_are_the_whole(name: str) -> None:
 def test_cached_and_uncached_training_have_one_loss_curve(family: str, config: Any, world: Any) -> None:
     """Same draws of the same turns: what the frozen blocks say of a picture does not depend on when they say it."""
     inputs, quadrats, fold_N = world
-    fresh = FAMILIES[family].fit(config, quadrats, fold_N, 0, inputs, seed=4)
+    fresh = model(family).fit(config, quadrats, fold_N, 0, inputs, seed=4)
     cached_config = replace(config, prefix_bank="float32")
-    cached = FAMILIES[family].fit(cached_config, quadrats, fold_N, 0, inputs, seed=4)
+    cached = model(family).fit(cached_config, quadrats, fold_N, 0, inputs, seed=4)
     losses, expected = ([record["loss"] for record in result.epochs] for result in (cached, fresh))
     np.testing.assert_allclose(losses, expected, rtol=2e-4)
     np.testing.assert_allclose(cached.pred_NT, fresh.pred_NT, rtol=1e-2, atol=1e-2)
     assert set(cached.tensors) == set(fresh.tensors)
-    crossed = FAMILIES[family].predict(config, cached.tensors, inputs)[cached.row_N]
+    crossed = model(family).predict(config, cached.tensors, inputs)[cached.row_N]
     np.testing.assert_allclose(crossed, cached.pred_NT, rtol=1e-4, atol=1e-3)  # a fit of one predicts through the other
-    half = FAMILIES[family].fit(replace(config, prefix_bank="float16"), quadrats, fold_N, 0, inputs, seed=4)
+    half = model(family).fit(replace(config, prefix_bank="float16"), quadrats, fold_N, 0, inputs, seed=4)
     np.testing.assert_allclose([record["loss"] for record in half.epochs], expected, rtol=2e-2)
 
 
 def test_a_prefix_bank_holds_its_precision_and_nothing_else(world: Any, tmp_path: Path) -> None:
     inputs, quadrats, _ = world
     inputs = inputs_for(inputs.images.paths[0].parent, quadrats, tmp_path)
-    spec = FeatureSpec(
-        backbone="test_vit", views=views_for("whole", 64), flips=2, outputs=("prefix-1",), dtype="float16"
-    )
+    spec = FeatureSpec(backbone="test_vit", views=views_for("whole", 64), flips=2, outputs=(Trunk(1),), dtype="float16")
     bank = inputs.features(spec)
     assert {array.dtype for array in bank.arrays.values()} == {np.dtype(np.float16)}
     (chunk,) = map(read_chunk, tmp_path.rglob(f"*{SUFFIX}"))
     assert set(chunk.arrays) == {f"turn{copy}.layer0.prefix-1" for copy in range(2)}
     with pytest.raises(ValueError, match="stands alone"):
-        replace(spec, outputs=("prefix-1", "global"))
+        replace(spec, outputs=(Trunk(1), GLOBAL))
 
 
 @pytest.mark.slow
@@ -103,11 +103,11 @@ def test_a_compiled_network_trains_and_stores_as_it_is(
     # the graphs of both passes are captured and run; to have them translated to C++ as well takes half a minute
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     compiling = Inputs(inputs.images, cache_dir=tmp_path, weights=RANDOM, device="cpu", compiles=True)
-    plain = FAMILIES["baseline"].fit(config, quadrats, fold_N, 0, inputs, seed=4)
-    compiled = FAMILIES["baseline"].fit(config, quadrats, fold_N, 0, compiling, seed=4)
+    plain = model("baseline").fit(config, quadrats, fold_N, 0, inputs, seed=4)
+    compiled = model("baseline").fit(config, quadrats, fold_N, 0, compiling, seed=4)
     assert compiled.info["compiled"] and "compiled" not in plain.info
     losses, expected = ([record["loss"] for record in result.epochs] for result in (compiled, plain))
     np.testing.assert_allclose(losses, expected, rtol=1e-3)
     assert set(compiled.tensors) == set(plain.tensors)
-    restored = FAMILIES["baseline"].predict(config, compiled.tensors, inputs)[compiled.row_N]
+    restored = model("baseline").predict(config, compiled.tensors, inputs)[compiled.row_N]
     np.testing.assert_allclose(restored, compiled.pred_NT, rtol=1e-4, atol=1e-3)

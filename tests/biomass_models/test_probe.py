@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn import linear_model
 
-from biomass_models.families.configs import ProbeConfig
 from biomass_models.families.probe import model as probe
+from biomass_models.families.probe.config import ProbeConfig
 from biomass_models.families.probe.model import FURTHEST, Ridge, inner_errors, ridge_path, shrinkage, standardiser
 from biomass_models.training.fit import FitError
 

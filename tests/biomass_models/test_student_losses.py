@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from biomass_models.families.configs import DistilledConfig
 from biomass_models.families.distilled import model as distilled
+from biomass_models.families.distilled.config import DistilledConfig
 from biomass_models.targets import CLOVER, GDM, GREEN, TOTAL, from_components, identity_gap
 from biomass_models.training.losses import (
     distillation_losses,

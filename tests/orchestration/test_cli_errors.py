@@ -21,7 +21,7 @@ from ray.tune.error import TuneError
 from tiny_study import make_study
 
 from biomass_models.data.problems import ROW, flag
-from biomass_models.families.registry import family_named
+from biomass_models.families.registry import model
 from biomass_models.targets import project_coherent
 from orchestration.commands.errors import run_guarded
 from orchestration.endings import BUG, REMEDIES, explained
@@ -218,7 +218,7 @@ def test_only_what_the_user_can_mend_is_a_message_to_the_user() -> None:
 
 
 def test_a_family_that_is_not_installed_is_no_bug() -> None:
-    text, code = ending(lambda: family_named("rain"))
+    text, code = ending(lambda: model("rain"))
     assert code == 1 and "family rain is not known here" in text and "install the package" in text
 
 

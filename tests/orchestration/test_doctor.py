@@ -13,9 +13,7 @@ from tiny_study import BACKBONE, RANDOM
 
 from biomass_models.backbones import weights
 from biomass_models.backbones.weights import WeightsError, WeightsFileError, WeightsSource
-from biomass_models.data.images import views_for
-from biomass_models.features.spec import FeatureSpec
-from orchestration.doctor.examine import bank_gb, judge
+from orchestration.doctor.examine import judge
 from orchestration.doctor.node_facts import NodeFacts, node_facts
 from orchestration.search.run import available_backbones
 from orchestration.study import environment
@@ -107,16 +105,6 @@ def test_a_node_says_what_it_has(tmp_path: Path, tiny_pasture: Path) -> None:
     assert facts.study == facts.data == "" and facts.weights[BACKBONE].startswith("random")
     assert facts.free_memory_gb > 0 and facts.free_cache_gb > 0
     assert len(Storage(tmp_path).children("doctor")) == 2
-
-
-def test_the_size_of_a_bank_counts_all_that_is_stored() -> None:
-    spec = FeatureSpec(backbone=BACKBONE, views=views_for("whole", 32), flips=2)
-    small, large = bank_gb(spec, 1000), bank_gb(FeatureSpec(**{**_fields(spec), "outputs": ("grid-4",)}), 1000)
-    assert small * 2**30 == 1000 * 2 * 3 * 64 * 4 and large > 5 * small
-
-
-def _fields(spec: FeatureSpec) -> dict[str, Any]:
-    return {name: getattr(spec, name) for name in spec.__dataclass_fields__}
 
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1224960\n"

@@ -105,7 +105,7 @@ def test_a_family_without_attention_says_so(family: str, world: Any) -> None:
     image_id = str(world[0].quadrats()["image_id"].iloc[0])
     found = ask(world, family, image_id)
     assert found.looks == ()
-    assert "no attention" in page(found)
+    assert "no maps" in page(found)
     assert draw_explanation(found).height < PANEL
 
 

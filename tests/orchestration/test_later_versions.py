@@ -14,9 +14,11 @@ from released import DATA, copy_of, files_of, finish, go_on
 from typer.testing import CliRunner
 
 from biomass_models.backbones.weights import WeightsError
-from biomass_models.families import configs, introduced
-from biomass_models.families import registry as zoo
-from biomass_models.families.configs import CONFIGS, ProbeConfig
+from biomass_models.families import configs, registry
+from biomass_models.families.introduced import introduced
+from biomass_models.families.probe import config as probe_config
+from biomass_models.families.probe import introduced as probe_defaults
+from biomass_models.families.probe.config import ProbeConfig
 from orchestration.cli import app
 from orchestration.inspect.audit import audit
 from orchestration.inspect.status import status_of
@@ -27,7 +29,6 @@ from orchestration.study.record import SCHEMA
 from orchestration.study.records import TrialResult
 from orchestration.study.settings import StudyError
 from search_spaces import probe as probe_ranges
-from search_spaces import spaces
 
 pytestmark = pytest.mark.slow
 
@@ -45,12 +46,22 @@ class LaterProbe(ProbeConfig):
         ProbeConfig.__post_init__(self)
 
 
+def release_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe_config, "FAMILY", replace(probe_config.FAMILY, config_class=LaterProbe))
+    monkeypatch.setattr(probe_ranges, "ProbeConfig", LaterProbe)
+    monkeypatch.setattr(probe_defaults, "INTRODUCED", {**probe_defaults.INTRODUCED, "shrink": 0.0})
+
+
+def only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """An installation that has these families and no other."""
+    found = {name: folder for name, folder in registry.folders().items() if name in names}
+    monkeypatch.setattr(registry, "folders", lambda: found)
+
+
 @pytest.fixture
 def later(monkeypatch: pytest.MonkeyPatch) -> None:
     """A release whose probe has one more field and another default."""
-    monkeypatch.setitem(CONFIGS, "probe", LaterProbe)
-    monkeypatch.setattr(probe_ranges, "ProbeConfig", LaterProbe)
-    monkeypatch.setitem(introduced.INTRODUCED, "probe", {**introduced.INTRODUCED["probe"], "shrink": 0.0})
+    release_probe(monkeypatch)
 
 
 def cli(*arguments: str) -> tuple[int, str]:
@@ -69,14 +80,14 @@ def test_defaults_at_introduction_cover_every_field_and_never_change() -> None:
     """This snapshot grows and is never edited: a changed line would give stored trials other ids."""
     snapshot = json.loads((Path(__file__).parents[1] / "studies" / "introduced.json").read_text())
     for family, defaults in snapshot.items():
-        assert {name: introduced.INTRODUCED[family][name] for name in defaults} == defaults
-    for family, kind in CONFIGS.items():
-        names = {one.name for one in dataclasses.fields(kind)}
-        assert names <= set(introduced.INTRODUCED[family]) == set(snapshot[family])
+        assert {name: introduced(family)[name] for name in defaults} == defaults
+    for family in registry.BUILT_IN:
+        names = {one.name for one in dataclasses.fields(registry.family(family).config_class)}
+        assert names <= set(introduced(family)) == set(snapshot[family])
 
 
 def test_neither_a_new_field_nor_a_changed_default_moves_or_takes_over_an_id(later: None) -> None:
-    config = {**introduced.INTRODUCED["probe"], "backbone": NETWORK}
+    config = {**introduced("probe"), "backbone": NETWORK}
     del config["shrink"]
     before = make_trial_id("probe", config, "w", 0, "f")
     assert make_trial_id("probe", {**config, "shrink": 0.0}, "w", 0, "f") == before
@@ -105,9 +116,7 @@ def test_a_study_of_this_version_re_proposes_nothing_in_a_later_one(tmp_path: Pa
     ledger = copy_of("killed", tmp_path)
     finish(go_on(ledger, trials=7), tmp_path / "cache")
     drawn = [record.params for record in ledger.trials()]
-    monkeypatch.setitem(CONFIGS, "probe", LaterProbe)
-    monkeypatch.setattr(probe_ranges, "ProbeConfig", LaterProbe)
-    monkeypatch.setitem(introduced.INTRODUCED, "probe", {**introduced.INTRODUCED["probe"], "shrink": 0.0})
+    release_probe(monkeypatch)
     record = ledger.trials()[0]
     assert trial_id_of(record, ledger.study().fold_hash) == record.trial_id
     found = [one for _ in range(4) if (one := go_on(ledger, trials=11).propose())]
@@ -123,7 +132,7 @@ def test_an_option_out_of_a_range_and_numbers_outside_are_no_crash(tmp_path: Pat
     """0.1.0 stored no ranges: its studies go on with today's, whatever they are."""
     ledger = copy_of("finished", tmp_path)
     gone = ledger.trials()[1].params["transform"]
-    ranges = spaces.SPACES["probe"]
+    ranges = probe_ranges.space
 
     def fewer(backbones: tuple[str, ...], scale: str) -> Any:
         space = ranges(backbones, scale)
@@ -134,7 +143,7 @@ def test_an_option_out_of_a_range_and_numbers_outside_are_no_crash(tmp_path: Pat
     def spaces_choice(options: tuple[Any, ...]) -> Any:
         return type(ranges((NETWORK,), "smoke").domains["transform"])(options)
 
-    monkeypatch.setitem(spaces.SPACES, "probe", fewer)
+    monkeypatch.setattr(probe_ranges, "space", fewer)
     said: list[str] = []
     proposer = go_on(ledger, trials=8, say=said.append)
     lost = [one for one in proposer.unobserved if one.family == "probe"]
@@ -156,8 +165,8 @@ def test_an_open_trial_outside_of_the_ranges_still_ends(tmp_path: Path) -> None:
 def test_one_more_family_in_a_release_changes_nothing_for_an_old_command(tmp_path: Path, monkeypatch: Any) -> None:
     from orchestration.search import presets as recipes
 
-    for table in (CONFIGS, spaces.SPACES, zoo.FAMILIES):
-        monkeypatch.setitem(table, "newest", table["probe"])  # type: ignore[index]
+    folders = {**registry.folders(), "newest": registry.folders()["probe"]}
+    monkeypatch.setattr(registry, "folders", lambda: folders)
     bigger = replace(recipes.smoke(), families=("baseline", "probe", "distilled", "newest"), trials=40)
     monkeypatch.setitem(recipes.RECIPES, "smoke", lambda: bigger)
     ledger = copy_of("finished", tmp_path)
@@ -168,8 +177,7 @@ def test_one_more_family_in_a_release_changes_nothing_for_an_old_command(tmp_pat
 def test_a_family_that_is_not_installed_is_read_by_all_and_waits(tmp_path: Path, monkeypatch: Any) -> None:
     ledger = copy_of("finished", tmp_path)
     shutil.copy(DATA.parent / "submission.csv", tmp_path)
-    for table in (CONFIGS, spaces.SPACES, zoo.FAMILIES):
-        monkeypatch.delitem(table, "distilled")  # type: ignore[arg-type]
+    only(monkeypatch, "baseline", "probe")
     study = ledger.storage.uri
     assert audit(ledger).clean and status_of(ledger).trials["complete"] == 6
     for arguments in (
@@ -186,9 +194,7 @@ def test_a_family_that_is_not_installed_is_read_by_all_and_waits(tmp_path: Path,
     results = finish(proposer, tmp_path / "cache")
     assert len(results) == 2 and {ledger.trial(name).family for name in results} <= {"baseline", "probe"}
     assert sorted(record.number for record in ledger.trials()) == list(range(8))
-    for name in ("baseline", "probe"):
-        for table in (CONFIGS, spaces.SPACES, zoo.FAMILIES):
-            monkeypatch.delitem(table, name)  # type: ignore[arg-type]
+    only(monkeypatch)
     with pytest.raises(StudyError, match="needs a family that this version knows"):
         go_on(ledger, trials=9)
 

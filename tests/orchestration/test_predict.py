@@ -17,7 +17,7 @@ from biomass_models.data import images
 from biomass_models.data.images import DecodeOnce, load_views, views_for
 from biomass_models.data.table import read_test
 from biomass_models.families.configs import config_from_params
-from biomass_models.families.registry import FAMILIES
+from biomass_models.families.registry import model
 from biomass_models.features.inputs import ImageSet, Inputs
 from biomass_models.targets import TARGETS
 from ensembles.submission import check_submission
@@ -61,7 +61,7 @@ def by_hand(ledger: Ledger, data_dir: Path, cache: Path, flips: int) -> dict[str
         record = ledger.trial(name)
         config = config_from_params(record.family, record.config)
         models = [load_tensors(ledger.fold_model(name, fold)) for fold in range(3)]
-        found[name] = np.mean([FAMILIES[record.family].predict(config, m, inputs, flips=flips) for m in models], axis=0)
+        found[name] = np.mean([model(record.family).predict(config, m, inputs, flips=flips) for m in models], axis=0)
     return found
 
 

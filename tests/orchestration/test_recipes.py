@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from biomass_models.families.configs import BaselineConfig, DistilledConfig
+from biomass_models.families.baseline.config import BaselineConfig
+from biomass_models.families.distilled.config import DistilledConfig
 from orchestration.cli import app
 from orchestration.search.opening import open_study
 from orchestration.search.presets import RECIPES, Recipe, overridden, recipe_named

@@ -14,8 +14,8 @@ from orchestration.study.records import (
     FoldMetrics,
     FoldStart,
     Owner,
+    SharedRecord,
     StudyRecord,
-    TeacherRecord,
     TrialRecord,
     TrialRef,
     TrialResult,
@@ -27,7 +27,7 @@ KINDS: dict[str, type[Record]] = {
     "trial.json": TrialRecord,
     "result.json": TrialResult,
     "metrics.json": FoldMetrics,
-    "teacher.json": TeacherRecord,
+    "teacher.json": SharedRecord,
     "ensemble.json": EnsembleRecord,
     "owner.json": Owner,
 }

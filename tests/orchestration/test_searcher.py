@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from ray.tune import TuneError
 
-from biomass_models.families.configs import ProbeConfig
+from biomass_models.families.probe.config import ProbeConfig
 from orchestration.search.searcher import BROKEN_COORDINATORS, BreakNotes, Proposer, TuneSearcher
 from orchestration.study.ledger import Ledger
 from orchestration.study.records import TrialResult

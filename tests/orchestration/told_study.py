@@ -132,7 +132,7 @@ def _fold(
         oof=_frame(table, pred_NT)[rows],
         model=b"",
         metrics=metrics,
-        attention=_attention(table["image_id"][rows]) if looks else None,
+        maps=_attention(table["image_id"][rows]) if looks else None,
     )
     return metrics
 

@@ -7,13 +7,15 @@ import json
 import optuna
 import pytest
 
-from biomass_models.families.configs import BaselineConfig, ProbeConfig
+from biomass_models.families import registry
+from biomass_models.families.baseline.config import BaselineConfig
+from biomass_models.families.probe.config import ProbeConfig
 from search_spaces.domain import Choice, Integer, LogUniform, SearchSpace, Uniform, When
-from search_spaces.spaces import SCALES, SPACES, space_of
+from search_spaces.spaces import SCALES, space_of
 from search_spaces.to_optuna import encode, finished_trial, new_study, suggest
 
 
-@pytest.mark.parametrize("family", SPACES)
+@pytest.mark.parametrize("family", registry.names())
 @pytest.mark.parametrize("scale", SCALES)
 def test_every_draw_is_a_valid_point_of_the_space(family: str, scale: str) -> None:
     space = space_of(family, ("backbone_a", "backbone_b"), scale)
@@ -30,7 +32,7 @@ def test_every_draw_is_a_valid_point_of_the_space(family: str, scale: str) -> No
     assert (len(seen) > 1) == conditional  # a condition shows in which fields are drawn
 
 
-@pytest.mark.parametrize("family", SPACES)
+@pytest.mark.parametrize("family", registry.names())
 @pytest.mark.parametrize("scale", SCALES)
 def test_first_trials_survive_the_way_through_optuna(family: str, scale: str) -> None:
     space = space_of(family, ("backbone_a",), scale)
@@ -97,7 +99,7 @@ def test_optuna_records_hold_plain_values_only() -> None:
 
 
 @pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("family", SPACES)
+@pytest.mark.parametrize("family", registry.names())
 def test_a_space_comes_back_from_json_as_it_was(family: str, scale: str) -> None:
     space = space_of(family, ("one", "two"), scale)
     stored = json.loads(json.dumps(space.to_json()))

@@ -20,8 +20,11 @@ from torch import Tensor, nn
 from biomass_models.backbones.adapter import Backbone, weightless
 from biomass_models.backbones.trunk import BackboneTail
 from biomass_models.data.images import views_for
-from biomass_models.families.configs import BaselineConfig
+from biomass_models.families import costs
+from biomass_models.families.base import Model
+from biomass_models.families.baseline.config import BaselineConfig
 from biomass_models.features.inputs import Inputs
+from biomass_models.features.outputs import GLOBAL
 from biomass_models.features.spec import FeatureSpec, fitted
 from biomass_models.interrupt import OnEpoch, ShouldStop
 from biomass_models.training.fit import FloatArray, FoldResult, FoldRows, Terms, as_arrays, score_or_nan, seeded
@@ -35,7 +38,7 @@ from biomass_models.training.sources import FeatureSource, Prefix, PrefixSource,
 
 def feature_specs(config: BaselineConfig) -> list[FeatureSpec]:
     """The bank that a fit draws from; empty when the backbone trains on pictures."""
-    bank = bank_of(config, views_for("whole", config.size), "global")
+    bank = bank_of(config, views_for("whole", config.size), GLOBAL)
     return [bank] if bank else []
 
 
@@ -202,7 +205,7 @@ def _open(
     for spec in feature_specs(config):
         bank = inputs.features(spec if flips is None else spec.unchanged(flips), should_stop=should_stop)
         if config.trained_blocks == 0:
-            feature_NCD = bank.stack("global")[:, :, 0]
+            feature_NCD = bank.stack(GLOBAL)[:, :, 0]
             return _Opened(FeatureSource(feature_NCD.to(inputs.device)), None, feature_NCD.shape[-1], bank.notes)
         features, _ = weightless(config.backbone).widths(bank.spec.views[0].height, bank.spec.views[0].width)
         tail = BackboneTail(inputs.backbone(config.backbone), config.trained_blocks)
@@ -212,3 +215,24 @@ def _open(
     backbone.train_last(config.trained_blocks)
     features, _ = weightless(config.backbone).widths(view.height, view.width)
     return _Opened(open_pixels(config, inputs, view, should_stop), backbone, features, notes)
+
+
+def _fold_seconds(config: BaselineConfig, n_train: int, device: str) -> float:
+    if config.trained_blocks > 0:
+        return costs.trained_fold_seconds(config, views_for("whole", config.size), n_train, device)
+    features, _ = costs.feature_widths(config.backbone, config.size)
+
+    def features_of(count: int, where: torch.device) -> Tensor:
+        return torch.zeros(count, features, device=where)
+
+    return costs.head_fold_seconds(config, BaselineNet(None, head_of(config, features)), features_of, n_train, device)
+
+
+MODEL = Model(
+    fit=fit,
+    predict=predict,
+    feature_specs=feature_specs,
+    views=lambda config: views_for("whole", config.size),
+    fold_seconds=_fold_seconds,
+    fit_folds=fit_folds,
+)

@@ -20,19 +20,31 @@ from torch import Tensor
 from biomass_models.backbones.adapter import Backbone, Tokens, weightless
 from biomass_models.backbones.trunk import BackboneTail
 from biomass_models.data.images import View, views_for
-from biomass_models.families.configs import DistilledConfig
-from biomass_models.families.distilled.attention import attention_table, coarse_map
+from biomass_models.families import costs
+from biomass_models.families.base import Artefact, Model, Shared
+from biomass_models.families.distilled.config import DistilledConfig
 from biomass_models.families.distilled.student import Student, StudentOutput
-from biomass_models.families.distilled.teacher import Taught, fit_teacher, sample_weights
+from biomass_models.families.distilled.teacher import fit_teacher, sample_weights
 from biomass_models.features.inputs import Inputs
+from biomass_models.features.outputs import GLOBAL, Grid
 from biomass_models.features.spec import FeatureSpec, fitted
 from biomass_models.interrupt import OnEpoch, ShouldStop
+from biomass_models.targets import TARGETS
 from biomass_models.training.fit import FloatArray, FoldResult, FoldRows, IntArray, Terms, as_arrays, seed_for, seeded
 from biomass_models.training.losses import distillation_losses, ratio_terms
+from biomass_models.training.maps import coarse_map, map_table
 from biomass_models.training.network import outputs_of, predict_rows, train_network
 from biomass_models.training.ratios import reconstruct
 from biomass_models.training.scaling import TargetScaler
-from biomass_models.training.sources import PrefixSource, Source, TokenSource, ViewSource, bank_of, open_pixels
+from biomass_models.training.sources import (
+    PrefixSource,
+    Source,
+    TokenSource,
+    ViewSource,
+    ViewTokens,
+    bank_of,
+    open_pixels,
+)
 
 PHOTOGRAPH = (2000, 1000)  # px, of the competition
 
@@ -50,7 +62,8 @@ def view_parts(config: DistilledConfig) -> tuple[tuple[View, ...], ...]:
 
 def feature_specs(config: DistilledConfig) -> list[FeatureSpec]:
     """A bank for each part of the views; empty when the backbone trains on pictures."""
-    banks = (bank_of(config, views, "global", f"grid-{config.grid}") for views in view_parts(config))
+    outputs = (GLOBAL, *([Grid(config.grid)] if config.grid else []))
+    banks = (bank_of(config, views, *outputs) for views in view_parts(config))
     return [bank for bank in banks if bank]
 
 
@@ -62,25 +75,27 @@ def fit(
     inputs: Inputs,
     *,
     seed: int,
-    taught: Taught | None = None,
+    shared: Artefact | None = None,
     on_epoch: OnEpoch | None = None,
     should_stop: ShouldStop | None = None,
 ) -> FoldResult:
     """Train on the rows outside `fold`, predict those inside; nothing is fitted on the latter.
 
-    quadrats: image_id, group, metadata and the five targets [grams]. taught: by `fit_teacher` for this fold; None
+    quadrats: image_id, group, metadata and the five targets [grams]. shared: by `fit_teacher` for this fold; None
     fits it here where the configuration distils. Raises FitError, StopRequested.
     """
     rows = FoldRows.of(quadrats, fold_N, fold, inputs.images.rows(list(quadrats["image_id"])))
-    if taught is not None and taught.mass_MT.shape != rows.train_mass_MT.shape:
-        raise ValueError(f"a teacher teaches the {len(rows.train_M)} training rows, got {taught.mass_MT.shape}")
     teacher = config.teacher_config()
-    if teacher is not None and taught is None:
-        taught = fit_teacher(teacher, quadrats, fold_N, fold, seed=seed_for(seed, "teacher"), should_stop=should_stop)
+    if teacher is not None and shared is None:
+        shared = fit_teacher(teacher, quadrats, fold_N, fold, seed=seed_for(seed, "teacher"), should_stop=should_stop)
+    if shared is not None and len(shared.table) != len(rows.train_M):
+        raise ValueError(f"a teacher's rows are the {len(rows.train_M)} training rows, got {len(shared.table)}")
     scaler = TargetScaler.fit(rows.train_mass_MT, "log1p")
     weight = sample_weights(quadrats.iloc[rows.train_M]) if config.group_weights else np.ones(len(rows.train_M))
     mass_MT, weight_M = _on(inputs.device, rows.train_mass_MT), _on(inputs.device, weight)
-    taught_MT = _on(inputs.device, taught.mass_MT) if teacher is not None and taught is not None else None
+    taught_MT = None
+    if teacher is not None and shared is not None:
+        taught_MT = _on(inputs.device, shared.table[list(TARGETS)].to_numpy(np.float64))
     opened = _open(config, inputs, should_stop)
     with seeded(seed, "initial weights", torch.device("cpu")):
         net = opened.student(config)
@@ -103,11 +118,8 @@ def fit(
         on_epoch=on_epoch,
         should_stop=should_stop,
     )
-    if taught_MT is not None and taught is not None:
-        result.info["teacher_score"] = None if np.isnan(taught.score) else taught.score
     held_out = [str(quadrats["image_id"].iloc[row]) for row in rows.valid_M]
-    attention = _attention(config, net, opened, inputs, rows.held_out_images, held_out, should_stop)
-    return replace(result, attention=attention)
+    return replace(result, maps=_maps(config, net, opened, inputs, rows.held_out_images, held_out, should_stop))
 
 
 def student_terms(
@@ -158,10 +170,10 @@ def predict(
     )
 
 
-def attention(config: DistilledConfig, tensors: Mapping[str, Tensor], inputs: Inputs) -> pd.DataFrame:
-    """Which views mattered and where the model looked, for all images of `inputs`: attention.ATTENTION_COLUMNS."""
+def maps(config: DistilledConfig, tensors: Mapping[str, Tensor], inputs: Inputs) -> pd.DataFrame:
+    """Which views mattered and where the attention lay, for all images of `inputs`: training.maps.MAP_COLUMNS."""
     opened, net = _restored(config, tensors, inputs, 1, None)
-    return _attention(config, net, opened, inputs, np.arange(len(inputs.images.paths)), inputs.images.image_ids, None)
+    return _maps(config, net, opened, inputs, np.arange(len(inputs.images.paths)), inputs.images.image_ids, None)
 
 
 @dataclass(frozen=True)
@@ -234,7 +246,7 @@ def _grams(output: StudentOutput, scaler: TargetScaler) -> FloatArray:
     return reconstruct(output.output_BT.double(), scaler).cpu().numpy()
 
 
-def _attention(
+def _maps(
     config: DistilledConfig,
     net: Student,
     opened: _Opened,
@@ -244,15 +256,41 @@ def _attention(
     should_stop: ShouldStop | None,
 ) -> pd.DataFrame:
     parts = view_parts(config)
-    maps: list[list[Tensor]] = [[] for _ in parts]
+    maps_V: list[list[Tensor]] = [[] for _ in parts]
     weights = []
     for output in outputs_of(net, opened.source, row_N, inputs.device, config.batch_size, should_stop=should_stop):
         weights.append(output.weight_BL.cpu())
-        for kept, look_BVP, grid in zip(maps, output.look_BVP, opened.grids, strict=True):
+        for kept, look_BVP, grid in zip(maps_V, output.look_BVP, opened.grids, strict=True):
             kept.append(torch.stack([coarse_map(look_BP, grid) for look_BP in look_BVP.cpu().unbind(1)], dim=1))
-    map_VNHW = [map_NHW.numpy() for kept in maps for map_NHW in torch.cat(kept).unbind(1)]
-    return attention_table(image_ids, list(chain.from_iterable(parts)), map_VNHW, torch.cat(weights).numpy())
+    map_VNHW = [map_NHW.numpy() for kept in maps_V for map_NHW in torch.cat(kept).unbind(1)]
+    return map_table(image_ids, list(chain.from_iterable(parts)), map_VNHW, torch.cat(weights).numpy())
 
 
 def _on(device: torch.device, array: FloatArray) -> Tensor:
     return torch.tensor(array, dtype=torch.float32, device=device)
+
+
+def _fold_seconds(config: DistilledConfig, n_train: int, device: str) -> float:
+    """The teacher's second or two, paid by the first trial that asks for it, are left out."""
+    parts = view_parts(config)
+    if config.trained_blocks > 0:
+        return costs.trained_fold_seconds(config, list(chain.from_iterable(parts)), n_train, device)
+    whole, token = costs.feature_widths(config.backbone, config.size)
+
+    def tokens_of(count: int, where: torch.device) -> tuple[ViewTokens, ...]:
+        shapes = [((count, len(part), whole), (count, len(part), config.grid**2, token)) for part in parts]
+        return tuple(ViewTokens(*(torch.zeros(shape, device=where) for shape in pair)) for pair in shapes)
+
+    net = Student(config, None, global_width=whole, patch_width=token)
+    return costs.head_fold_seconds(config, net, tokens_of, n_train, device)
+
+
+MODEL = Model(
+    fit=fit,
+    predict=predict,
+    feature_specs=feature_specs,
+    views=lambda config: list(chain.from_iterable(view_parts(config))),
+    fold_seconds=_fold_seconds,
+    shared=Shared(name="teacher", settings=DistilledConfig.teacher_config, fit=fit_teacher),
+    maps=maps,
+)

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from biomass_models.backbones.adapter import Backbone
 from biomass_models.backbones.trunk import BackboneTail
-from biomass_models.families.configs import DistilledConfig
-from biomass_models.features.encoding import reduced
+from biomass_models.families.distilled.config import DistilledConfig
+from biomass_models.features.outputs import Grid
 from biomass_models.training.heads import AttentionPooling, CropAttention, mlp_head
 from biomass_models.training.network import Network
 from biomass_models.training.sources import Prefix, ViewTokens
@@ -70,5 +70,5 @@ class Student(Network):
         value_BV, *size = part if isinstance(part, Prefix) else (part,)
         count = value_BV.shape[:2]
         tokens = self.backbone(value_BV.flatten(0, 1), *size)
-        patch_BPD = reduced(tokens, f"grid-{self.grid}") if self.grid else tokens.patch_BPD
+        patch_BPD = Grid(self.grid).reduce(tokens) if self.grid else tokens.patch_BPD
         return ViewTokens(tokens.global_BD.unflatten(0, count), patch_BPD.unflatten(0, count))

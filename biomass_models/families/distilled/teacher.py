@@ -6,8 +6,6 @@ taught_MT   grams; each row's from a teacher that saw neither the row nor its gr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
 import torch
@@ -16,7 +14,8 @@ from torch import Tensor, nn
 
 from biomass_models.backbones.devices import one_thread
 from biomass_models.data.taxonomy import TAG_COLUMNS, tag_matrix
-from biomass_models.families.configs import TeacherConfig
+from biomass_models.families.base import Artefact
+from biomass_models.families.distilled.config import TeacherConfig
 from biomass_models.interrupt import ShouldStop, check_stop
 from biomass_models.targets import TARGETS
 from biomass_models.training.fit import FitError, FloatArray, score_or_nan, seeded, split_rows
@@ -32,14 +31,6 @@ NUMERIC = ("Pre_GSHH_NDVI", "Height_Ave_cm")
 KIND = ("Sampling_Date", "State", "Species")  # rows alike in these are one kind of sampling
 CLOVER_TAGS = ("clover", "white", "subclover", "dalkeith", "losa")
 SMALLEST_SD = 1e-6
-
-
-@dataclass(frozen=True)
-class Taught:
-    """What the teacher of one fold says, and how good it is."""
-
-    mass_MT: FloatArray  # grams, rows as the fold's training rows
-    score: float  # weighted R2 of mass_MT against the training labels; NaN where these have no spread
 
 
 class TeacherNet(nn.Module):
@@ -101,8 +92,9 @@ def fit_teacher(
     *,
     seed: int,
     should_stop: ShouldStop | None = None,
-) -> Taught:
-    """Teach the rows outside `fold`, each from inner folds by group that leave it out; scalers are fitted inside too.
+) -> Artefact:
+    """Masses [grams] of the rows outside `fold`, each from inner folds by group that leave it out; its score is the
+    weighted R2 against their labels. Scalers are fitted inside too.
 
     quadrats: image_id, group, metadata and the five targets [grams]. Raises FitError, StopRequested.
     """
@@ -123,7 +115,9 @@ def fit_teacher(
             taught_MT[held] = _fit_predict(
                 config, feature_MF[inner], mass_MT[inner], weight, feature_MF[held], should_stop
             )
-    return Taught(taught_MT, score_or_nan(mass_MT, taught_MT))
+    taught = table[["image_id"]].reset_index(drop=True)
+    taught[list(TARGETS)] = taught_MT
+    return Artefact(taught, score_or_nan(mass_MT, taught_MT))
 
 
 def _fit_predict(

@@ -18,8 +18,11 @@ from sklearn.model_selection import GroupKFold
 from torch import Tensor
 
 from biomass_models.data.images import views_for
-from biomass_models.families.configs import ProbeConfig
+from biomass_models.families import costs
+from biomass_models.families.base import Model
+from biomass_models.families.probe.config import ProbeConfig
 from biomass_models.features.inputs import Inputs
+from biomass_models.features.outputs import GLOBAL, PATCH_MEAN, PATCH_STD
 from biomass_models.features.spec import FeatureBank, FeatureSpec
 from biomass_models.interrupt import OnEpoch, ShouldStop, check_stop
 from biomass_models.targets import TARGETS, weight_T, weighted_sst
@@ -35,12 +38,13 @@ from biomass_models.training.fit import (
 from biomass_models.training.scaling import TargetScaler
 
 OUTPUTS = {
-    "global": ("global",),
-    "mean": ("patch_mean",),
-    "mean+std": ("patch_mean", "patch_std"),
-    "global+mean+std": ("global", "patch_mean", "patch_std"),
+    "global": (GLOBAL,),
+    "mean": (PATCH_MEAN,),
+    "mean+std": (PATCH_MEAN, PATCH_STD),
+    "global+mean+std": (GLOBAL, PATCH_MEAN, PATCH_STD),
 }
 FURTHEST = 5.0  # spreads from the mean at which a standardised feature is cut off
+RIDGE_SECONDS = 4e-10  # of one SVD per row, row and feature on one CPU core
 CONSTANT = 1e-6  # spread below which a feature says nothing (a dead unit) and is left at 0
 
 
@@ -240,3 +244,20 @@ def shrinkage(s_R: FloatArray, alpha_A: FloatArray, rows: int) -> FloatArray:
     """s / (s^2 + rows * alpha) for each penalty and singular value, [A, R]; 0 where s is 0."""
     s_R = np.where(s_R > 1e-10 * s_R.max(initial=0.0), s_R, 0.0)
     return s_R / np.maximum(s_R**2 + rows * alpha_A[:, None], 1e-300)
+
+
+def _fold_seconds(config: ProbeConfig, n_train: int, device: str) -> float:
+    del device  # numpy
+    views = 1 if config.view_merge == "mean" else len(feature_specs(config)[0].views)
+    widths = [costs.output_numbers(output, config.backbone, config.size) for output in OUTPUTS[config.pooling]]
+    features = sum(widths) * config.layers * views
+    return (config.inner_folds + 1) * RIDGE_SECONDS * n_train * n_train * features
+
+
+MODEL = Model(
+    fit=fit,
+    predict=predict,
+    feature_specs=feature_specs,
+    views=lambda config: views_for(config.layout, config.size),
+    fold_seconds=_fold_seconds,
+)

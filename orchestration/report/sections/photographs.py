@@ -50,7 +50,7 @@ class Photographs:
 
 
 def lit(pixels: np.ndarray, map_HW: FloatArray) -> np.ndarray:
-    """The photograph, dark but for where the model looked; the brightest place had the most attention."""
+    """The photograph, dark but for where the model looked; the brightest place is the map's largest."""
     height, width = pixels.shape[:2]
     strongest = float(map_HW.max())
     light = Image.fromarray((map_HW / (strongest or 1.0)).astype(np.float32))
@@ -58,9 +58,9 @@ def lit(pixels: np.ndarray, map_HW: FloatArray) -> np.ndarray:
     return (pixels * (UNSEEN + (1 - UNSEEN) * smooth[..., None])).clip(0, 255).astype(np.uint8)
 
 
-def whole_map(attention: pd.DataFrame, image_id: str) -> FloatArray | None:
-    """The attention over the whole image from a fold's table (families.distilled.attention), [rows, columns]."""
-    own = attention[(attention["image_id"].astype(str) == image_id) & attention["weight"].isna()]
+def whole_map(maps: pd.DataFrame, image_id: str) -> FloatArray | None:
+    """Where the model looked in the whole image, from a fold's table (training.maps), [rows, columns]."""
+    own = maps[(maps["image_id"].astype(str) == image_id) & maps["weight"].isna()]
     if own.empty:
         return None
     row = own.iloc[0]

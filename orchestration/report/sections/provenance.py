@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from biomass_models.families.readable import description_of
 from orchestration.report.data.story import Story
 from orchestration.report.html import Section, tag
 from orchestration.report.words import count, duration, moment, number
@@ -18,8 +19,7 @@ GLOSSARY: tuple[tuple[str, str, str], ...] = (
     ("date", "Folds by date", "all photographs of one day in one state are in the same fold. Photographs of a day "
      "resemble each other, so a model must not be tested on a day that it has seen."),
     ("trial", "Trial", "one configuration of one family, trained once for each fold."),
-    ("family", "Family", "a kind of model: baseline (a network and a head), distilled (a network taught by metadata), "
-     "probe (a linear model on features of a ready network)."),
+    ("family", "Family", "a kind of model."),
     ("pruned", "Stopped early (pruned)", "a trial that its first folds showed to be clearly "
      "worse than the best and of no use to a blend."),
     ("nested", "Nested", "members and weights are chosen without the fold that is scored, fold after fold: "
@@ -47,7 +47,11 @@ def provenance_section(story: Story) -> Section:
         tag("dl", *pairs, class_="facts-list"),
         tag("p", tag("b", "How to read this. "), how, class_="how"),
     )
-    words = [tag("div", tag("dt", name), tag("dd", gloss), id=f"word-{anchor}") for anchor, name, gloss in GLOSSARY]
+    of = {"family": _families(story)}  # what the study adds to a word
+    words = [
+        tag("div", tag("dt", name), tag("dd", gloss, of.get(anchor, "")), id=f"word-{anchor}")
+        for anchor, name, gloss in GLOSSARY
+    ]
     glossary = tag("figure", tag("h3", "Words"), tag("dl", *words), class_="glossary")
     return Section(
         anchor="provenance",
@@ -55,6 +59,12 @@ def provenance_section(story: Story) -> Section:
         short="Facts and words",
         blocks=(run, glossary),
     )
+
+
+def _families(story: Story) -> str:
+    """The study's families, each with what it is where it is installed."""
+    described = {family: description_of(family) for family in story.evidence.families}
+    return " Here: " + "; ".join(f"{name} ({text})" if text else name for name, text in described.items()) + "."
 
 
 def facts(story: Story) -> list[tuple[str, str]]:

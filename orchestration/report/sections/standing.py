@@ -7,6 +7,7 @@ from typing import Any
 
 import altair as alt
 
+from biomass_models.families.readable import summary_of
 from ensembles.honest import Estimate
 from orchestration.inspect.leaderboard import REFERENCE_NOTES
 from orchestration.report.charts import SOFT, data, panel
@@ -134,6 +135,7 @@ def _table(story: Story) -> Table:
                     ),
                     Cell(NONE if weight is None else number(weight), weight),
                     Cell(NONE if seconds is None else duration(seconds), seconds),
+                    summary_of(trial.family, trial.record.config) or NONE,
                     _reason(story, trial.name, trial.status, trial.reason),
                 ],
             )
@@ -146,7 +148,7 @@ def _table(story: Story) -> Table:
                 [
                     name, "reference", NONE, Cell(plus_minus(estimate), estimate.value),
                     Cell(NONE if behind is None else plus_minus(behind, sign=True), _value(behind)),
-                    Cell(NONE), Cell(NONE), Cell(NONE), "no network: what costs next to nothing",
+                    Cell(NONE), Cell(NONE), Cell(NONE), NONE, "no network: what costs next to nothing",
                 ],
             )
         )  # fmt: skip
@@ -163,6 +165,7 @@ def _table(story: Story) -> Table:
             Column(name="folds", gloss="worst and best score of a single fold", numeric=True),
             Column(name="weight", gloss="in the blend", numeric=True),
             Column(name="time", gloss="of all its folds", numeric=True),
+            Column(name="settings", gloss="what tells it from its family's published setting, most important first"),
             Column(name="what became of it"),
         ),
         rows=[row for _, row in rows],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from biomass_models.families.readable import map_unit_of
 from biomass_models.targets import TARGETS, TOTAL
 from orchestration.report.data.evidence import Trial
 from orchestration.report.data.story import Story
@@ -23,15 +24,13 @@ def worst_images(story: Story, photographs: Photographs) -> Html:
     quadrats, loss_N = story.evidence.quadrats, story.judge.loss_N(story.shown.pred_NT)
     order = [int(row) for row in np.argsort(-loss_N, kind="stable")[:MOST]]
     looking = looking_trial(story)
-    attention = (
-        {} if looking is None else _attention(story, looking, [int(quadrats["fold"].iloc[row]) for row in order])
-    )
+    maps = {} if looking is None else _maps(story, looking, [int(quadrats["fold"].iloc[row]) for row in order])
     total = float(loss_N.sum()) or 1.0
     cards, seen, missing = [], 0, 0
     for rank, row in enumerate(order, start=1):
         pixels = photographs.thumbnail(str(quadrats["image_path"].iloc[row])) if "image_path" in quadrats else None
         missing += pixels is None
-        table = attention.get(int(quadrats["fold"].iloc[row]))
+        table = maps.get(int(quadrats["fold"].iloc[row]))
         looked = None if table is None else whole_map(table, str(quadrats["image_id"].iloc[row]))
         seen += looked is not None and pixels is not None
         cards.append(_card(story, row, rank, loss_N[row] / total, pixels, looked))
@@ -51,10 +50,10 @@ def worst_images(story: Story, photographs: Photographs) -> Html:
         notes.append(f"{missing} photographs are not in the data directory or cannot be read.")
     if seen and looking is not None and photographs.folder is not None:
         notes.append(
-            f"Second pictures: bright where {looking.family} {looking.name} looked (its attention over the image)."
+            f"Second pictures: bright where {looking.family} {looking.name} looked (by {map_unit_of(looking.family)})."
         )
-    elif not attention:
-        notes.append("No complete trial has stored an attention map.")
+    elif not maps:
+        notes.append("No complete trial has stored a map of where it looked.")
     return tag(
         "figure",
         tag("h3", title),
@@ -69,22 +68,22 @@ def looking_trial(story: Story) -> Trial | None:
     """The best complete trial that stored what it looked at; members of the blend first."""
     members = {} if story.blend is None else story.blend.card.members
     ranked = sorted(story.evidence.ranked, key=lambda trial: -members.get(trial.name, 0.0))
-    return next((trial for trial in ranked if _has_attention(story, trial)), None)
+    return next((trial for trial in ranked if _has_maps(story, trial)), None)
 
 
-def _has_attention(story: Story, trial: Trial) -> bool:
+def _has_maps(story: Story, trial: Trial) -> bool:
     fold = story.evidence.folds[0]
     metrics = trial.folds.get(fold)
     if metrics is None and trial.name in story.evidence.pred and not trial.folds:
         metrics = story.evidence.ledger.fold_metrics(trial.name, fold)
-    return metrics is not None and layout.ATTENTION in metrics.files
+    return metrics is not None and layout.MAPS in metrics.files
 
 
-def _attention(story: Story, trial: Trial, folds: list[int]) -> dict[int, pd.DataFrame]:
+def _maps(story: Story, trial: Trial, folds: list[int]) -> dict[int, pd.DataFrame]:
     found = {}
     for fold in set(folds):
         try:
-            table = story.evidence.ledger.fold_attention(trial.name, fold)
+            table = story.evidence.ledger.fold_maps(trial.name, fold)
         except LedgerError:  # a picture less, not a report less
             continue
         if table is not None:

@@ -1,9 +1,9 @@
-"""What a model with attention looked at, as a table: one row for each image and view.
+"""Where a model looked, as a table: one row for each image and view. The unit is the family's (Family.map_unit).
 
 image_id, view   the view's name (images.View)
-weight           of a local view in the crop attention, summing to 1 over them; missing for the whole image
+weight           of a local view beside the others, summing to 1 over them; missing for the whole image
 rows, columns    of the map
-look             share of the attention at each place of the map, row by row from the top left, summing to 1
+look             share of each place of the map, row by row from the top left, summing to 1
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from biomass_models.data.images import View
 
-ATTENTION_COLUMNS = ("image_id", "view", "weight", "rows", "columns", "look")
+MAP_COLUMNS = ("image_id", "view", "weight", "rows", "columns", "look")
 FINEST = 16  # a stored map has at most so many rows and columns: enough to see where, small enough to keep for all
 
 
@@ -31,7 +31,7 @@ def coarse_map(look_BP: Tensor, grid: tuple[int, int]) -> Tensor:
     return map_BHW / map_BHW.sum((1, 2), keepdim=True)
 
 
-def attention_table(
+def map_table(
     image_ids: Sequence[str],
     views: Sequence[View],
     map_VNHW: Sequence[NDArray[np.float32]],
@@ -53,4 +53,4 @@ def attention_table(
                 }
             )
         )
-    return pd.concat(frames, ignore_index=True)[list(ATTENTION_COLUMNS)]
+    return pd.concat(frames, ignore_index=True)[list(MAP_COLUMNS)]

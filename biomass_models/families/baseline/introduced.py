@@ -1,0 +1,31 @@
+"""Default of every field of the configuration when the field was introduced: only grows (families/introduced.py)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+INTRODUCED: dict[str, Any] = {
+    "backbone": "vit_small_patch14_dinov2.lvd142m",
+    "size": 980,
+    "trained_blocks": 4,
+    "head_width": 256,
+    "head_width_2": 128,
+    "dropout": 0.4,
+    "head_lr": 3e-05,
+    "backbone_lr": 3e-05,
+    "min_lr": 1e-06,
+    "batch_size": 32,
+    "epochs": 50,
+    "weight_decay": 0.05,
+    "clip_norm": 5.0,
+    "ema_decay": 0.0,
+    "select_best_epoch": False,
+    "flips": 8,
+    "prefix_bank": "none",
+    "jittered": 0,
+    "colour_jitter": 0.05,
+    "blur": 1.0,
+    "bank_seed": 0,
+    "stamp": "keep",
+    "transform": "log1p",
+}

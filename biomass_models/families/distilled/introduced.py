@@ -1,0 +1,47 @@
+"""Default of every field of the configuration when the field was introduced: only grows (families/introduced.py)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+INTRODUCED: dict[str, Any] = {
+    "backbone": "vit_small_patch16_dinov3.lvd1689m",
+    "size": 224,
+    "trained_blocks": 5,
+    "head_width": 512,
+    "head_width_2": 128,
+    "dropout": 0.2,
+    "head_lr": 0.0003,
+    "backbone_lr": 0.0001,
+    "min_lr": 2e-06,
+    "batch_size": 20,
+    "epochs": 70,
+    "weight_decay": 0.05,
+    "clip_norm": 5.0,
+    "ema_decay": 0.0,
+    "select_best_epoch": False,
+    "flips": 8,
+    "prefix_bank": "none",
+    "jittered": 0,
+    "colour_jitter": 0.05,
+    "blur": 1.0,
+    "bank_seed": 0,
+    "stamp": "keep",
+    "layout": "corners4",
+    "local_size": 224,
+    "grid": 0,
+    "pooling_heads": 4,
+    "pooling_dropout": 0.1,
+    "crop_width": 128,
+    "total_weight": 3.0,
+    "ratio_weight": 1.2,
+    "distillation_weight": 0.5,
+    "huber_delta": 1.0,
+    "group_weights": True,
+    "teacher_width": 128,
+    "teacher_width_2": 64,
+    "teacher_epochs": 200,
+    "teacher_lr": 0.001,
+    "teacher_weight_decay": 0.01,
+    "teacher_inner_folds": 4,
+}

@@ -1,0 +1,40 @@
+"""The settings that every network shares which trains by gradient. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from biomass_models.config_rules import check_image, check_training, check_types
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NetworkConfig:
+    """Settings of a network that trains by gradient; the defaults are those of its family."""
+
+    backbone: str  # any timm name
+    size: int  # side of the whole image, px; rounded to the patch size with a note
+    trained_blocks: int  # last blocks (and final norm) that train; 0 = all frozen, features are cached
+    head_width: int  # first hidden layer
+    head_width_2: int  # second hidden layer
+    dropout: float  # after the first hidden layer
+    head_lr: float  # peak learning rate of new layers
+    backbone_lr: float  # peak learning rate of trained backbone blocks
+    min_lr: float  # end of the cosine
+    batch_size: int  # images a step, kept when GPU memory forces smaller micro-batches
+    epochs: int  # passes over the training rows
+    weight_decay: float = 0.05  # none on norms and biases
+    clip_norm: float = 5.0  # largest gradient norm
+    ema_decay: float = 0.0  # of the weights, per step; 0 = the last weights are scored
+    select_best_epoch: bool = False  # score the best epoch of the validation fold: biased, and recorded as such
+    flips: int = 8  # 1 none, 2 mirror, 4 also turned by 180 degrees, 8 also by 90; all views of a picture alike
+    prefix_bank: str = "none"  # trained blocks only: copies as the frozen blocks see them, cached as float16 | float32
+    jittered: int = 0  # banks only: further copies with colour jitter and blur
+    colour_jitter: float = 0.05  # largest relative change of brightness, contrast, saturation
+    blur: float = 1.0  # largest standard deviation of the Gaussian blur, px; half of the pictures are blurred
+    bank_seed: int = 0  # banks only: draws of the jittered copies
+    stamp: str = "keep"  # the orange date stamp: keep or remove
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_image(self)
+        check_training(self)
