@@ -11,6 +11,7 @@ import importlib.metadata
 import importlib.util
 import io
 import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 PACKAGES = ("biomass_models", "ensembles", "orchestration", "search_spaces")
@@ -21,9 +22,21 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can hold
 def project_wheel() -> tuple[str, bytes]:
     """File name and content of a pure-Python wheel that pip installs and `sys.path` takes as it is."""
     metadata, version = _metadata()
-    stem = f"{PROJECT.replace('-', '_')}-{version}"
-    files = {name: content for package in PACKAGES for name, content in package_files(package).items()}
-    files[f"{stem}.dist-info/METADATA"] = metadata.encode()
+    return _wheel(PROJECT, version, PACKAGES, {"METADATA": metadata})
+
+
+def wheel_of(point: importlib.metadata.EntryPoint) -> tuple[str, bytes]:
+    """The same of an installed package of others: the top-level package that one of its entry points names."""
+    assert point.dist is not None, "entry points that were looked up know their distribution"
+    parts = {name: text for name in ("METADATA", "entry_points.txt") if (text := point.dist.read_text(name))}
+    return _wheel(point.dist.name, point.dist.version, (point.value.partition(".")[0],), parts)
+
+
+def _wheel(project: str, version: str, packages: Sequence[str], parts: Mapping[str, str]) -> tuple[str, bytes]:
+    """parts: texts of the .dist-info folder beside the two that every wheel has."""
+    stem = f"{project.replace('-', '_')}-{version}"
+    files = {name: content for package in packages for name, content in package_files(package).items()}
+    files |= {f"{stem}.dist-info/{name}": text.encode() for name, text in parts.items()}
     wheel = "Wheel-Version: 1.0\nGenerator: biomass\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     files[f"{stem}.dist-info/WHEEL"] = wheel.encode()
     record = f"{stem}.dist-info/RECORD"

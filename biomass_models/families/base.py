@@ -105,14 +105,15 @@ class Shared:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """What computes. `fit` and `predict` are pure: configuration, table and inputs in, numbers out.
+    """What computes. `fit` and `predict` are pure: configuration, table and inputs in, numbers out. They look at
+    `should_stop` between epochs, batches and inner folds (interrupt.check_stop), which is also a sign of life.
 
     fit(config, quadrats, fold_N, fold, inputs, *, seed, on_epoch=None, should_stop=None) -> FoldResult
         Fits the rows outside `fold` and predicts those inside. quadrats: image_id, group, metadata and the five
         targets [grams]; its images are rows of `inputs`. Same seed, same numbers. Of a model with `shared`, the
         keyword `shared` brings the fold's Artefact where the configuration asks for one; without it the fit makes
         its own. Raises FitError, StopRequested.
-    predict(config, tensors, inputs, *, flips=1) -> pred_NT
+    predict(config, tensors, inputs, *, flips=1, should_stop=None) -> pred_NT
         Grams of all photographs of `inputs`, from a fit's tensors and without metadata; flips > 1 averages over turns
         and mirrors.
     feature_specs(config)   banks of frozen features that a fit needs; empty when the backbone trains on pictures

@@ -1,6 +1,6 @@
 """`biomass export`: a blend as a folder that predicts in a notebook without network, Ray or the study.
 
-bundle/<project>.whl                 the code
+bundle/<project>.whl                 the code; a wheel beside it for each family of an installed package
 bundle/predict.py                    a few lines that use it
 bundle/members/<n>-<trial>/fold-<k>.safetensors
 bundle/weights/                      backbone weights: with --with-weights, or put there by hand
@@ -20,12 +20,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 from biomass_models.backbones.weights import WeightsSource, canonical_name, find_weights, published_at
+from biomass_models.families.registry import installed
 from ensembles.card import Card
 from orchestration.bundle.predict import FORMAT, MARKER, WEIGHTS, Bundle, BundleFile, BundleMember, NeededWeights
 from orchestration.study.ledger import Ledger, LedgerError, folds_of, open_ledger
 from orchestration.study.records import TrialRef
 from orchestration.study.storage import Storage
-from orchestration.wheel import project_wheel
+from orchestration.wheel import project_wheel, wheel_of
 from orchestration.workers.shards import check_weights
 
 PREDICT = '''"""Predict without network: python predict.py DATA_DIR submission.csv [--weights FOLDER]"""
@@ -34,7 +35,7 @@ import sys
 from pathlib import Path
 
 here = Path(__file__).resolve().parent
-sys.path.insert(0, str(next(here.glob("*.whl"))))
+sys.path[:0] = sorted(map(str, here.glob("*.whl")))
 
 from orchestration.bundle.predict import main
 
@@ -113,6 +114,9 @@ def _write(
             )
         )
     put(*project_wheel())
+    others = installed()
+    for family in sorted({member.family for member in members} & others.keys()):
+        put(*wheel_of(others[family]))
     put("predict.py", PREDICT.encode())
     put("requirements.txt", "".join(f"{package}=={version(package)}\n" for package in NEEDED).encode())
     if weights is not None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import shutil
+import subprocess
 import sys
 import types
 from collections.abc import Iterator
@@ -10,14 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+import worked_family
+from commands import environment
 from tiny_study import BACKBONE, RANDOM
 
 from biomass_models.backbones.weights import fingerprint
 from biomass_models.data.folds import assign_folds, fold_hash
 from biomass_models.data.table import read_train
-from biomass_models.families import configs
-from biomass_models.families import registry as zoo
+from biomass_models.errors import UserError
+from biomass_models.families import registry
+from biomass_models.families.configs import config_from_params
 from biomass_models.features.inputs import ImageSet, Inputs
 from biomass_models.targets import from_components
 from ensembles.gram import ErrorGram, error_gram
@@ -30,29 +38,22 @@ from orchestration.study.settings import StudySettings
 from orchestration.study.storage import Storage
 from orchestration.workers.context import WorkerContext
 from orchestration.workers.pool import InlinePool
-from search_spaces import spaces
-
-PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
-TABLES = (configs.CONFIGS, zoo.FAMILIES, spaces.SPACES)
-
-
-def example(number: int) -> types.ModuleType:
-    """One Python block of the page as a module."""
-    source = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)[number]
-    assert len(source.splitlines()) < 60
-    module = types.ModuleType(f"example_{number}")
-    sys.modules[module.__name__] = module  # dataclasses look their module up
-    exec(compile(source, f"{PAGE.name}, example {number}", "exec"), module.__dict__)
-    return module
+from search_spaces.spaces import space_of
 
 
 @pytest.fixture
-def family() -> Iterator[types.ModuleType]:
-    before = [dict(table) for table in TABLES]
-    yield example(0)
-    for table, kept in zip(TABLES, before, strict=True):
-        table.clear()
-        table.update(kept)
+def family(tmp_path: Path) -> Iterator[types.ModuleType]:
+    """The model module of the worked family, which is installed."""
+    worked_family.install(tmp_path)
+    with worked_family.installed(tmp_path):
+        registry.model(worked_family.NAME)
+        yield sys.modules[f"{worked_family.NAME}.model"]
+
+
+def test_the_page_is_short() -> None:
+    files = worked_family.files_of_the_page()
+    assert set(files) == {"neighbours/config.py", "neighbours/model.py", "neighbours/space.py", "pyproject.toml"}
+    assert all(len(content.splitlines()) < 60 for content in files.values())
 
 
 def test_a_new_family_is_searched_stored_and_predicts_what_it_stored(
@@ -64,7 +65,7 @@ def test_a_new_family_is_searched_stored_and_predicts_what_it_stored(
     weights = {BACKBONE: fingerprint(BACKBONE, RANDOM)}
     settings = StudySettings(families=("neighbours",), backbones=(BACKBONE,), n_folds=3, scale="smoke")
     open_study(ledger, settings, quadrats=quadrats, data_fingerprint="d", fold_hash=fold_hash(folds), weights=weights)
-    space = {"neighbours": spaces.space_of("neighbours", (BACKBONE,), "smoke")}
+    space = {"neighbours": space_of("neighbours", (BACKBONE,), "smoke")}
     record = Proposer(space, ledger, seed=0, fold_hash=fold_hash(folds), weights=weights).propose()
     assert record is not None and record.config["neighbours"] == 5
     cache = tmp_path / "cache"
@@ -74,14 +75,114 @@ def test_a_new_family_is_searched_stored_and_predicts_what_it_stored(
     result = run_trial(ledger, InlinePool(context), record.trial_id)
     assert result is not None and result.status == "complete", result
     inputs = Inputs(ImageSet.from_table(tiny_pasture, quadrats), cache_dir=cache, weights=RANDOM)
-    config = configs.config_from_params("neighbours", record.config)
+    config = config_from_params("neighbours", record.config)
     fitted = family.fit(config, quadrats, quadrats["fold"].to_numpy(), 0, inputs, seed=0)
     again = family.predict(config, fitted.tensors, inputs)[fitted.row_N]
     np.testing.assert_allclose(again, fitted.pred_NT)
-    nearest = family.NeighboursConfig(backbone=BACKBONE, size=64, neighbours=1)
+    nearest = config_from_params("neighbours", {"backbone": BACKBONE, "size": 64, "neighbours": 1})
     alone = family.fit(nearest, quadrats, quadrats["fold"].to_numpy(), 0, inputs, seed=0)
     known = quadrats.loc[quadrats["fold"] != 0, ["Dry_Total_g"]]
     assert np.isin(alone.pred_NT[:, 4].round(6), known.to_numpy().round(6)).all()  # a neighbour's own mass
+
+
+def test_a_family_that_cannot_be_loaded_costs_nothing_but_itself(tmp_path: Path) -> None:
+    worked_family.install(tmp_path)
+    (tmp_path / "neighbours" / "config.py").write_text("import a_package_that_nobody_has\n")
+    (tmp_path / "neighbours" / "model.py").write_text("MODEL = 3\n")
+    with worked_family.installed(tmp_path):
+        assert registry.names() == sorted([*registry.BUILT_IN, "neighbours"])
+        assert all(registry.family(name).describe for name in registry.BUILT_IN)
+        with pytest.raises(UserError, match=r"cannot be loaded from neighbours\.config \(ModuleNotFound.*repair"):
+            registry.family("neighbours")
+        with pytest.raises(UserError, match=r"neighbours\.model must define MODEL, a families\.base\.Model, got 3"):
+            registry.model("neighbours")
+    with pytest.raises(UserError, match=r"family neighbours is not known here.*install the package that brings it"):
+        registry.family("neighbours")
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(420)
+def test_an_installed_family_goes_the_whole_road_and_its_study_opens_without_it(
+    tmp_path: Path, tiny_pasture: Path
+) -> None:
+    """The command line in processes of its own, as a user has it: nothing of this project knows the family."""
+    site = tmp_path / "site"
+    site.mkdir()
+    worked_family.install(site)
+    known = environment(tmp_path)
+    known["PYTHONPATH"] = os.pathsep.join([str(site), known["PYTHONPATH"]])
+
+    def biomass(*arguments: str, env: dict[str, str] = known) -> str:
+        command = [sys.executable, "-m", "orchestration", *arguments]
+        result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env)
+        assert result.returncode == 0, (arguments, result.stdout, result.stderr)
+        return result.stdout + result.stderr
+
+    families = ["--family", "neighbours", "--family", "probe", "--backbone", BACKBONE, "--scale", "smoke"]
+    data, random = ["--data", str(tiny_pasture)], ["--weights", "random"]
+    biomass("search", "study", *data, *families, *random, "--folds", "3", "--trials", "4", "--slots", "2")
+    ledger = Ledger(Storage(tmp_path / "study"))
+    assert [record.family for record in ledger.trials()] == ["neighbours", "probe"] * 2
+    assert {result.status for result in ledger.results().values()} == {"complete"}
+    blend_with_skill(ledger)
+    biomass("ensemble", "study", *data, *random, "--rule", "top-5", "--out", "submission.csv")
+    card = ledger.ensemble("submission").card
+    blended = {ledger.trial(ref.trial_id).family for ref in ledger.ensemble("submission").trials.values()}
+    assert blended == {"neighbours", "probe"}, card
+    page = tmp_path / "report.html"
+    biomass("report", "study", "--out", str(page))
+    assert registry_line() in page.read_text()
+    biomass("export", "study", "submission", "--out", "bundle", *random)
+    shutil.move(tmp_path / "bundle", tmp_path / "elsewhere")
+    alone = {**environment(tmp_path), "PYTHONPATH": ""}  # of the family there is the wheel in the bundle, and no more
+    predicted = [sys.executable, "elsewhere/predict.py", str(tiny_pasture), "again.csv"]
+    result = subprocess.run(predicted, capture_output=True, text=True, cwd=tmp_path, env=alone)
+    assert result.returncode == 0, result.stderr
+    first, again = (pd.read_csv(tmp_path / name)["target"] for name in ("submission.csv", "again.csv"))
+    np.testing.assert_allclose(first, again, atol=1e-5)
+
+    gone = environment(tmp_path)
+    board = json.loads(biomass("leaderboard", "study", "--json", env=gone))
+    assert {row["family"] for row in board["rows"] if row["family"]} == {"neighbours", "probe"}
+    biomass("status", "study", env=gone)
+    biomass("audit", "study", env=gone)
+    biomass("trace", "submission.csv", env=gone)
+    biomass("report", "study", "--out", str(page), env=gone)
+    assert registry_line() not in page.read_text() and "neighbours" in page.read_text()
+    biomass("ensemble", "study", "--out", "blend", env=gone)
+    waits = ["search", "study", *data, *random, "--trials", "5", "--slots", "2"]
+    assert "Family neighbours cannot be searched" in " ".join(biomass(*waits, env=gone).split())
+    assert [record.family for record in ledger.trials()] == ["neighbours", "probe"] * 2 + ["probe"]
+
+
+def registry_line() -> str:
+    source = worked_family.files_of_the_page()["neighbours/config.py"]
+    (line,) = re.findall(r'describe="(.*?)"', source)
+    return str(line)
+
+
+def blend_with_skill(ledger: Ledger) -> None:
+    """Random weights on tiny pictures have no skill, and a library leaves such members out: half of the truth is mixed
+    into the pooled rows."""
+    from biomass_models.targets import TARGETS
+
+    truth_NT = ledger.quadrats()[list(TARGETS)].to_numpy()
+    for name, result in ledger.results().items():
+        oof = ledger.oof(name)
+        oof[list(TARGETS)] = (oof[list(TARGETS)].to_numpy() + truth_NT) / 2
+        ledger.write_result(name, result, oof)
+
+
+# -- a blending rule ---------------------------------------------------------------------------------------------------
+
+
+def rule_of_the_page() -> types.ModuleType:
+    """The last Python block of the page as a module."""
+    source = re.findall(r"```python\n(.*?)```", worked_family.PAGE.read_text(), flags=re.DOTALL)[-1]
+    module = types.ModuleType("rule_of_the_page")
+    sys.modules[module.__name__] = module  # dataclasses look their module up
+    exec(compile(source, f"{worked_family.PAGE.name}, the rule", "exec"), module.__dict__)
+    return module
 
 
 def random_gram(members: int) -> ErrorGram:
@@ -93,7 +194,7 @@ def random_gram(members: int) -> ErrorGram:
 
 
 def test_a_new_rule_is_a_rule() -> None:
-    rule, gram = example(1).InverseLoss(), random_gram(12)
+    rule, gram = rule_of_the_page().InverseLoss(), random_gram(12)
     weight_M = rule(gram, 0)
     assert rule.name == "inverse-loss-4" and weight_M.sum() == pytest.approx(1) and (weight_M > 0).all()
     assert weight_M.argmax() == gram.loss_M.argmin()

@@ -1,0 +1,337 @@
+"""One contract for every family: what search and prediction rely on."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import worked_family
+from tiny_inputs import inputs_for, tiny_quadrats
+
+from biomass_models.families import registry
+from biomass_models.families.baseline.config import BaselineConfig
+from biomass_models.families.configs import config_from_params
+from biomass_models.families.costs import all_feature_seconds, forward_seconds
+from biomass_models.families.distilled.config import DistilledConfig
+from biomass_models.families.probe.config import ProbeConfig
+from biomass_models.interrupt import StopRequested
+from biomass_models.targets import TARGETS
+from biomass_models.training.fit import seed_for
+from biomass_models.training.maps import MAP_COLUMNS
+
+pytestmark = pytest.mark.slow
+
+TRAINED = BaselineConfig(
+    backbone="test_efficientnet", size=64, trained_blocks=2, epochs=2, batch_size=8, head_lr=1e-3, backbone_lr=1e-3
+)
+FROZEN = BaselineConfig(backbone="test_vit", size=64, trained_blocks=0, head_lr=3e-4)
+CASES = {
+    "frozen head": ("baseline", replace(FROZEN, epochs=3, jittered=1, ema_decay=0.9)),
+    "trained CNN": ("baseline", TRAINED),
+    "trained ViT": ("baseline", replace(TRAINED, backbone="test_vit3", transform="sqrt", ema_decay=0.9)),
+    "trained on prefixes": (
+        "baseline", replace(TRAINED, backbone="test_vit2", prefix_bank="float16", flips=2, jittered=1)
+    ),
+    "student on prefixes": (
+        "distilled",
+        DistilledConfig(
+            backbone="test_efficientnet", size=64, layout="tiles-1x2", local_size=32, trained_blocks=1, grid=1,
+            epochs=1, batch_size=8, head_width=32, head_width_2=16, teacher_epochs=20, prefix_bank="float32", flips=1,
+        ),
+    ),
+    "student on tokens": (
+        "distilled",
+        DistilledConfig(
+            backbone="test_convnext", size=64, layout="corners4", local_size=32, trained_blocks=0, grid=2, epochs=2,
+            batch_size=8, jittered=1, head_width=32, head_width_2=16, teacher_epochs=20,
+        ),
+    ),
+    "trained student": (
+        "distilled",
+        DistilledConfig(
+            backbone="test_vit2", size=48, layout="halves", local_size=32, trained_blocks=1, epochs=2, batch_size=8,
+            head_width=32, head_width_2=16, ema_decay=0.9, select_best_epoch=True, teacher_epochs=20,
+        ),
+    ),
+    "student alone": (
+        "distilled",
+        DistilledConfig(
+            backbone="test_efficientnet", size=64, layout="none", trained_blocks=1, grid=1, epochs=1,
+            distillation_weight=0.0, ratio_weight=0.0, group_weights=False,
+        ),
+    ),
+    "ridge": ("probe", ProbeConfig(backbone="test_convnext", size=64)),
+    "wide ridge": (
+        "probe",
+        ProbeConfig(
+            backbone="test_vit2", size=32, layout="tiles-1x2", layers=2, pooling="global+mean+std", flips=4,
+            transform="none", alpha_per_target=True,
+        ),
+    ),
+}  # fmt: skip
+WORKED = "worked example of the page"  # its package is there while these tests run
+
+
+@pytest.fixture(scope="module", autouse=True)
+def worked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    site = tmp_path_factory.mktemp("site")
+    worked_family.install(site)
+    with worked_family.installed(site):
+        yield
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("photographs")
+    quadrats, fold_N = tiny_quadrats(folder)
+    return inputs_for(folder, quadrats, tmp_path_factory.mktemp("cache")), quadrats, fold_N, folder
+
+
+def case_of(name: str) -> tuple[str, Any]:
+    if name == WORKED:
+        return worked_family.NAME, config_from_params(worked_family.NAME, {"backbone": "test_vit", "size": 64})
+    return CASES[name]
+
+
+@pytest.fixture(params=[*CASES, WORKED])
+def named(request: pytest.FixtureRequest) -> tuple[str, Any]:
+    """A family's name and a configuration."""
+    return case_of(request.param)
+
+
+@pytest.fixture
+def case(named: tuple[str, Any]) -> Any:
+    """The model of a family, and a configuration."""
+    name, config = named
+    return registry.model(name), config
+
+
+def test_every_family_has_a_case_and_its_config() -> None:
+    cases = [case_of(name) for name in (*CASES, WORKED)]
+    assert {family for family, _ in cases} == set(registry.names()) == {*registry.BUILT_IN, worked_family.NAME}
+    assert all(type(config) is registry.family(name).config_class for name, config in cases)
+
+
+@pytest.mark.parametrize("name", [*registry.BUILT_IN, worked_family.NAME])
+def test_a_family_describes_itself_without_torch(name: str) -> None:
+    family = registry.family(name)
+    assert family.describe and "\n" not in family.describe and len(family.describe) < 120
+    assert family.summary(family.config_class()) == ""
+    code = (
+        f"import sys; from biomass_models.families import registry; registry.family('{name}'); "
+        f"registry.space_module('{name}'); print('torch' in sys.modules)"
+    )
+    path = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | path
+    )
+    assert result.stdout.strip() == "False"
+
+
+def test_a_summary_is_a_line_that_tells_configurations_apart(named: tuple[str, Any]) -> None:
+    name, config = named
+    summary = registry.family(name).summary
+    assert summary(config) and "\n" not in summary(config) and len(summary(config)) < 120
+    assert summary(config).startswith("backbone=") or not getattr(config, "distillation_weight", 1)
+    assert summary(replace(config, size=96)) != summary(config) or "more" in summary(config)
+
+
+@pytest.mark.parametrize("name", [*registry.BUILT_IN, worked_family.NAME])
+def test_optional_parts_come_with_what_they_need(name: str) -> None:
+    family, model = registry.family(name), registry.model(name)
+    assert bool(family.map_unit) == (model.maps is not None)
+    if model.shared is not None:
+        settings = model.shared.settings(family.config_class())
+        assert settings is None or json.dumps(asdict(settings))
+
+
+def test_five_finite_masses_for_each_held_out_row(case: Any, world: Any) -> None:
+    family, config = case
+    inputs, quadrats, fold_N, _ = world
+    seen: list[dict[str, float]] = []
+    result = family.fit(config, quadrats, fold_N, 1, inputs, seed=0, on_epoch=seen.append)
+    assert result.row_N.tolist() == np.flatnonzero(fold_N == 1).tolist()
+    assert result.pred_NT.shape == (len(result.row_N), 5)
+    assert result.pred_NT.dtype == np.float64
+    assert np.isfinite(result.pred_NT).all()
+    assert (result.pred_NT >= 0).all()
+    assert seen == result.epochs
+    assert "score" in seen[-1]
+    json.dumps(result.info)
+
+
+def test_saved_tensors_predict_the_same_without_metadata(case: Any, world: Any, tmp_path: Path) -> None:
+    """Another process, another cache, another order of images; nothing but photographs and tensors."""
+    family, config = case
+    inputs, quadrats, fold_N, folder = world
+    result = family.fit(config, quadrats, fold_N, 0, inputs, seed=0)
+    safetensors.torch.save_file(result.tensors, tmp_path / "model.safetensors")
+    tensors = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    assert all(torch.equal(tensors[name], result.tensors[name]) for name in result.tensors)
+    held_out = quadrats.iloc[result.row_N[::-1]][["image_id", "image_path"]]
+    fresh = inputs_for(folder, held_out, tmp_path / "cache")
+    np.testing.assert_allclose(family.predict(config, tensors, fresh)[::-1], result.pred_NT, atol=1e-3, rtol=1e-4)
+    again = family.predict(config, tensors, inputs)
+    assert again.shape == (len(quadrats), 5)
+    np.testing.assert_allclose(again[result.row_N], result.pred_NT, atol=1e-4)
+
+
+def test_same_seed_same_bytes(case: Any, world: Any) -> None:
+    family, config = case
+    inputs, quadrats, fold_N, _ = world
+    first = family.fit(config, quadrats, fold_N, 0, inputs, seed=5)
+    torch.rand(1)  # what others draw must not matter
+    second = family.fit(config, quadrats, fold_N, 0, inputs, seed=5)
+    assert first.pred_NT.tobytes() == second.pred_NT.tobytes()
+    assert all(torch.equal(first.tensors[name], second.tensors[name]) for name in first.tensors)
+
+
+def test_held_out_labels_touch_nothing(case: Any, world: Any) -> None:
+    family, config = case
+    inputs, quadrats, fold_N, _ = world
+    changed = quadrats.copy()
+    changed.loc[fold_N == 2, list(TARGETS)] = changed.loc[fold_N == 2, list(TARGETS)] * 9 + 50
+    changed.loc[fold_N == 2, ["State", "Species"]] = ["WA", "Lucerne"]
+    changed.loc[fold_N == 2, ["Pre_GSHH_NDVI", "Height_Ave_cm"]] = [0.01, 99.0]
+    first, second = (family.fit(config, table, fold_N, 2, inputs, seed=1) for table in (quadrats, changed))
+    assert first.pred_NT.tobytes() == second.pred_NT.tobytes()
+    assert all(torch.equal(first.tensors[name], second.tensors[name]) for name in first.tensors)
+    changed.loc[fold_N == 1, "Dry_Total_g"] += 30.0  # training labels do matter
+    third = family.fit(config, changed, fold_N, 2, inputs, seed=1)
+    assert np.abs(third.pred_NT - first.pred_NT).max() > 1e-3
+
+
+def test_table_may_be_a_part_of_the_images_in_another_order(case: Any, world: Any) -> None:
+    family, config = case
+    inputs, quadrats, fold_N, _ = world
+    order = np.argsort(quadrats["image_id"].to_numpy())[:15]
+    part, part_fold = quadrats.iloc[order].reset_index(drop=True), fold_N[order]
+    result = family.fit(config, part, part_fold, 0, inputs, seed=0)
+    ids = part["image_id"].to_numpy()[result.row_N]
+    pred_NT = family.predict(config, result.tensors, inputs)[inputs.images.rows(list(ids))]
+    np.testing.assert_allclose(pred_NT, result.pred_NT, atol=1e-4)
+
+
+def test_stop_is_honoured(case: Any, world: Any) -> None:
+    family, config = case
+    inputs, quadrats, fold_N, _ = world
+    with pytest.raises(StopRequested):
+        family.fit(config, quadrats, fold_N, 0, inputs, seed=0, should_stop=lambda: True)
+
+
+def test_folds_are_batched_by_the_families_whose_configuration_says_so(named: tuple[str, Any], world: Any) -> None:
+    """A coordinator decides from the configuration alone, without torch; a worker then calls `fit_folds`."""
+    name, config = named
+    inputs, quadrats, fold_N, _ = world
+    if not registry.family(name).batches_folds(config):
+        return
+    fit_folds = registry.model(name).fit_folds
+    assert fit_folds is not None
+    results = fit_folds(config, quadrats, fold_N, [2, 0], inputs, seeds=[1, 2])
+    assert [set(fold_N[result.row_N]) for result in results] == [{2}, {0}]
+
+
+def test_feature_specs_say_what_is_cached(case: Any) -> None:
+    family, config = case
+    specs = family.feature_specs(config)
+    assert bool(specs) == (getattr(config, "trained_blocks", 0) == 0 or config.prefix_bank != "none")
+    assert all(spec.backbone == config.backbone for spec in specs)
+
+
+def test_a_shared_artefact_is_what_a_fit_makes_itself(case: Any, world: Any) -> None:
+    """Trials that share one, and a fit that has none, differ in the seed of the artefact alone."""
+    model, config = case
+    inputs, quadrats, fold_N, _ = world
+    if model.shared is None or (settings := model.shared.settings(config)) is None:
+        return
+    made = model.shared.fit(settings, quadrats, fold_N, 0, seed=seed_for(3, model.shared.name))
+    assert made.table["image_id"].tolist() == quadrats["image_id"][fold_N != 0].tolist()
+    given, own = (model.fit(config, quadrats, fold_N, 0, inputs, seed=3, **more) for more in ({"shared": made}, {}))
+    assert given.pred_NT.tobytes() == own.pred_NT.tobytes()
+
+
+def test_maps_of_held_out_images_are_stored_and_made_again(case: Any, world: Any) -> None:
+    model, config = case
+    inputs, quadrats, fold_N, _ = world
+    result = model.fit(config, quadrats, fold_N, 0, inputs, seed=0)
+    assert (result.maps is None) == (model.maps is None)
+    if result.maps is None:
+        return
+    assert tuple(result.maps.columns) == MAP_COLUMNS
+    names = {view.name for view in model.views(config)}
+    assert set(result.maps["view"]) == names
+    assert sorted(result.maps["image_id"]) == sorted(list(quadrats["image_id"][fold_N == 0]) * len(names))
+    assert [float(look.sum()) for look in result.maps["look"]] == pytest.approx([1.0] * len(result.maps), abs=1e-5)
+    again = model.maps(config, result.tensors, inputs)
+    assert tuple(again.columns) == MAP_COLUMNS and len(again) == len(quadrats) * len(names)
+
+
+def test_estimates_need_no_images(case: Any) -> None:
+    model, config = case
+    assert 0 < model.fold_seconds(config, 286, "cpu") < 600
+    assert 0 <= all_feature_seconds(model.feature_specs(config), 357, "cpu") < 600
+
+
+def test_estimates_grow_with_what_is_asked() -> None:
+    assert forward_seconds("test_vit", 320, 320, "cpu") > 3 * forward_seconds("test_vit", 160, 160, "cpu")
+    model, half = registry.model("baseline"), replace(TRAINED, epochs=1)
+    assert model.fold_seconds(half, 100, "cpu") < model.fold_seconds(TRAINED, 100, "cpu")
+    # SPEC 4: core-weeks for a study, 12 s for one forward pass of one image
+    assert model.fold_seconds(BaselineConfig(), 286, "cpu") > 3600
+
+
+class Looks:
+    """A `should_stop` that counts how often work looks at it, and is true after so many looks."""
+
+    def __init__(self, most: int | None = None) -> None:
+        self.count, self._most = 0, most
+
+    def __call__(self) -> bool:
+        self.count += 1
+        return self._most is not None and self.count > self._most
+
+
+def test_every_batch_of_a_fit_and_of_a_prediction_is_a_sign_of_life(case: Any, world: Any) -> None:
+    """--fold-timeout ends what gives none: a fold may take as long as it likes as long as it goes on."""
+    family, config = case
+    inputs, quadrats, fold_N, _ = world
+    held_out, train = int((fold_N == 0).sum()), int((fold_N != 0).sum())
+    fit = {"config": config, "quadrats": quadrats, "fold_N": fold_N, "fold": 0, "inputs": inputs, "seed": 0}
+    cached = family.fit(**fit)  # features give their own
+    looks, predicting = Looks(), Looks()
+    family.fit(**fit, should_stop=looks)
+    with pytest.raises(StopRequested):
+        family.fit(**fit, should_stop=Looks(looks.count // 2))
+    flips = min(2, config.flips)
+    family.predict(config, cached.tensors, inputs, flips=flips, should_stop=predicting)
+    if not hasattr(config, "batch_size"):  # no loop: its prediction is one product of two matrices
+        inner = getattr(config, "inner_folds", 1)
+        assert looks.count >= min(inner, quadrats.loc[fold_N != 0, "group"].nunique())
+        return
+    size = config.batch_size
+    assert looks.count >= config.epochs * math.ceil(train / size) + math.ceil(held_out / size)
+    assert predicting.count >= flips * math.ceil(len(inputs.images.paths) / size)
+    with pytest.raises(StopRequested):
+        family.predict(config, cached.tensors, inputs, flips=flips, should_stop=Looks(predicting.count // 2))
+
+
+def test_every_batch_of_folds_in_one_batch_is_a_sign_of_life(named: tuple[str, Any], world: Any) -> None:
+    name, config = named
+    inputs, quadrats, fold_N, _ = world
+    if not registry.family(name).batches_folds(config):
+        return
+    looks, fit_folds = Looks(), registry.model(name).fit_folds
+    assert fit_folds is not None
+    fit_folds(config, quadrats, fold_N, [0, 1, 2], inputs, seeds=[1, 2, 3], should_stop=looks)
+    assert looks.count >= config.epochs * math.ceil((fold_N != 0).sum() / config.batch_size)
