@@ -12,11 +12,12 @@ import importlib.util
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from biomass_models.families import registry
 from orchestration.study.records import CodeVersion
 from orchestration.wheel import PACKAGES as PROJECT_PACKAGES
 from orchestration.wheel import PROJECT, package_files
@@ -36,14 +37,18 @@ def code_version() -> CodeVersion:
 def project_hash() -> str | None:
     """Hash of the project's files; None for code that runs from a wheel, which has no files of its own."""
     files = [item for package in PROJECT_PACKAGES for item in package_files(package).items()]
+    return _hash_of_files(files) if files else None
+
+
+def _hash_of_files(files: Iterable[tuple[str, bytes]]) -> str:
     digest = hashlib.sha256()
     for name, content in files:
         digest.update(f"{name}\0{len(content)}\0".encode() + content)
-    return digest.hexdigest()[:12] if files else None
+    return digest.hexdigest()[:12]
 
 
-def environment() -> dict[str, Any]:
-    """Flat facts of this process. `threads` are torch's in the calling thread."""
+def environment(family: str = "") -> dict[str, Any]:
+    """Flat facts of this process. `threads` are torch's in the calling thread; family: whose package is a fact, too."""
     import torch
 
     from biomass_models.backbones.devices import encoding_precision, pick_device
@@ -57,7 +62,18 @@ def environment() -> dict[str, Any]:
         "gpu": gpu,
         "threads": torch.get_num_threads(),
         "encoding": str(encoding_precision(pick_device("auto"))).removeprefix("torch."),  # of frozen backbones
+        **_package_of(family),
     }
+
+
+@functools.cache
+def _package_of(family: str) -> dict[str, str]:
+    """Version and hash of the code of the installed package that brings a family; nothing for ours."""
+    point = registry.installed().get(family)
+    if point is None or point.dist is None:
+        return {}
+    digest = _hash_of_files(package_files(point.value.partition(".")[0]).items())
+    return {f"package {point.dist.name}": f"{point.dist.version} ({digest})"}
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

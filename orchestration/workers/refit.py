@@ -96,7 +96,7 @@ def refit_trial(
     different = [*_data(ledger, data_dir), *_weights(record, weights)]
     with tempfile.TemporaryDirectory() as folder:
         folds = tuple(Refitter(ledger, data_dir, Path(folder), cache_dir, weights).folds(trial_id, list(metrics)))
-    now = environment()
+    now = environment(record.family)
     for one in metrics.values():
         then = one.environment
         different += differences(then, now | {"threads": then.get("threads")})  # a refit takes as many as there were

@@ -152,7 +152,7 @@ class FoldRunner:
             pid=cost.pid,
             epochs=tuple(_finite(epoch) for epoch in result.epochs),
             info=result.info,
-            environment=environment(),
+            environment=environment(record.family),
         )
         self._ledger.write_fold(
             record.trial_id,

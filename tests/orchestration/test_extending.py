@@ -74,6 +74,8 @@ def test_a_new_family_is_searched_stored_and_predicts_what_it_stored(
     )
     result = run_trial(ledger, InlinePool(context), record.trial_id)
     assert result is not None and result.status == "complete", result
+    metrics = ledger.fold_metrics(record.trial_id, 0)
+    assert metrics is not None and metrics.environment["package neighbours"].startswith("1.0 (")
     inputs = Inputs(ImageSet.from_table(tiny_pasture, quadrats), cache_dir=cache, weights=RANDOM)
     config = config_from_params("neighbours", record.config)
     fitted = family.fit(config, quadrats, quadrats["fold"].to_numpy(), 0, inputs, seed=0)

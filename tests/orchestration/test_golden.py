@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tiny_study import make_study
 
+from biomass_models.families import registry
 from orchestration.search.trial import run_trial
 from orchestration.workers.pool import InlinePool
 
@@ -20,5 +21,6 @@ SCORES = {"baseline": 0.15387, "probe": 0.19428, "distilled": 0.17376}
 def test_scores_of_the_tiny_study_have_not_moved(tmp_path: Path, tiny_pasture: Path) -> None:
     ledger, context, records = make_study(tmp_path / "study", tiny_pasture, tmp_path / "cache")
     results = {record.family: run_trial(ledger, InlinePool(context), record.trial_id) for record in records}
+    assert set(SCORES) == set(registry.BUILT_IN), "a new family has a score of its own here"
     scores = {family: result.score for family, result in results.items() if result is not None}
     assert scores == {family: pytest.approx(score, abs=2e-4) for family, score in SCORES.items()}
