@@ -313,12 +313,12 @@ def test_every_batch_of_a_fit_and_of_a_prediction_is_a_sign_of_life(case: Any, w
     family.fit(**fit, should_stop=looks)
     with pytest.raises(StopRequested):
         family.fit(**fit, should_stop=Looks(looks.count // 2))
-    flips = min(2, config.flips)
-    family.predict(config, cached.tensors, inputs, flips=flips, should_stop=predicting)
     if not hasattr(config, "batch_size"):  # no loop: its prediction is one product of two matrices
         inner = getattr(config, "inner_folds", 1)
         assert looks.count >= min(inner, quadrats.loc[fold_N != 0, "group"].nunique())
         return
+    flips = min(2, config.flips)
+    family.predict(config, cached.tensors, inputs, flips=flips, should_stop=predicting)
     size = config.batch_size
     assert looks.count >= config.epochs * math.ceil(train / size) + math.ceil(held_out / size)
     assert predicting.count >= flips * math.ceil(len(inputs.images.paths) / size)
