@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from biomass_models.errors import UserError
 
 FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 
 TARGETS: tuple[str, ...] = ("Dry_Green_g", "Dry_Dead_g", "Dry_Clover_g", "GDM_g", "Dry_Total_g")
 GREEN, DEAD, CLOVER, GDM, TOTAL = range(5)
@@ -42,7 +43,7 @@ def weighted_r2_score(truth_NT: ArrayLike, pred_NT: ArrayLike) -> float:
     sst = weighted_sst(truth)
     if sst <= 0:
         raise UserError(f"R2 needs masses that differ, got {len(truth)} image(s) without any spread")
-    return float(1.0 - (weight_T * (truth - pred) ** 2).sum() / sst)
+    return float(1.0 - weighted_square(truth - pred).sum() / sst)
 
 
 def weighted_sst(truth_NT: ArrayLike) -> float:
@@ -52,8 +53,20 @@ def weighted_sst(truth_NT: ArrayLike) -> float:
     """
     truth = np.asarray(truth_NT, dtype=np.float64)
     mean = (weight_T * truth).sum() / (weight_T.sum() * len(truth))
-    sst = float((weight_T * (truth - mean) ** 2).sum())
-    return sst if sst > 1e-12 * float((weight_T * truth**2).sum()) else 0.0
+    sst = float(weighted_square(truth - mean).sum())
+    return sst if sst > 1e-12 * float(weighted_square(truth).sum()) else 0.0
+
+
+def weighted_square(residual_NT: FloatArray) -> FloatArray:
+    """What each residual [..., 5] in grams adds to the metric's numerator: [..., 5] g^2."""
+    square_NT: FloatArray = weight_T * residual_NT**2
+    return square_NT
+
+
+def squared_error(truth_NT: FloatArray, pred_NT: FloatArray) -> FloatArray:
+    """Weighted squared error of each image, [...] g^2; the metric's numerator is its sum over the images."""
+    error_N: FloatArray = weighted_square(truth_NT - pred_NT).sum(-1)
+    return error_N
 
 
 def from_components(green: ArrayLike, dead: ArrayLike, clover: ArrayLike) -> FloatArray:
@@ -100,10 +113,10 @@ def project_coherent(pred_NT: ArrayLike) -> FloatArray:
     if not np.isfinite(pred).all():
         raise ValueError("masses must be finite before they are projected; look for NaN or infinite predictions")
     best = np.zeros((*pred.shape[:-1], 3))
-    best_distance = np.asarray((weight_T * pred**2).sum(-1))  # the face where all three components are 0
+    best_distance = np.asarray(weighted_square(pred).sum(-1))  # the face where all three components are 0
     for solver in _SOLVERS[1:]:
         component = pred @ solver.T
-        distance = (weight_T * (pred - component @ FROM_COMPONENTS.T) ** 2).sum(-1)
+        distance = squared_error(pred, component @ FROM_COMPONENTS.T)
         nearer = (component >= 0).all(-1) & (distance < best_distance)
         best[nearer], best_distance[nearer] = component[nearer], distance[nearer]
     return best @ FROM_COMPONENTS.T

@@ -11,7 +11,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from biomass_models.errors import UserError
-from biomass_models.targets import TARGETS, FloatArray, project_coherent, weight_T, weighted_r2_score, weighted_sst
+from biomass_models.targets import (
+    TARGETS,
+    FloatArray,
+    project_coherent,
+    weighted_r2_score,
+    weighted_square,
+    weighted_sst,
+)
 from ensembles.card import Card, TargetScore
 from ensembles.card_page import render_card as render_card  # the page belongs to the card's public face
 from ensembles.choice import SINGLE_BEST, TOP_MEAN, Chosen, rule_named
@@ -184,7 +191,7 @@ def _by_state(library: Library, nested_NT: FloatArray) -> dict[str, float | None
     for state in [] if library.state_N is None else np.unique(library.state_N):
         rows = library.state_N == state
         sst = weighted_sst(library.truth_NT[rows])
-        loss = float((weight_T * (library.truth_NT[rows] - nested_NT[rows]) ** 2).sum())
+        loss = float(weighted_square(library.truth_NT[rows] - nested_NT[rows]).sum())
         scores[str(state)] = 1 - loss / sst if sst > 0 else None
     return scores
 

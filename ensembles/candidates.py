@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from biomass_models.errors import UserError
-from biomass_models.targets import FloatArray, weight_T
+from biomass_models.targets import FloatArray, squared_error
 from ensembles.blend import fit_blend
 from ensembles.card import Card
 from ensembles.choice import RULES, rule_named
@@ -86,4 +86,4 @@ def _blended(library: Library, rule: Rule, seed: int) -> FloatArray:
 
 
 def _distance(left_NT: FloatArray, right_NT: FloatArray) -> float:
-    return float(np.sqrt((weight_T * (left_NT - right_NT) ** 2).sum(-1).mean()))
+    return float(np.sqrt(squared_error(left_NT, right_NT).mean()))

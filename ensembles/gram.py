@@ -22,9 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from biomass_models.errors import UserError
-from biomass_models.targets import FROM_COMPONENTS, TARGETS, FloatArray, weight_T
-
-IntArray = NDArray[np.int64]
+from biomass_models.targets import FROM_COMPONENTS, TARGETS, FloatArray, IntArray, squared_error, weight_T
 
 _METRIC_33 = FROM_COMPONENTS.T @ (weight_T[:, None] * FROM_COMPONENTS)  # the metric's norm, seen by components
 _ROOT_33 = np.linalg.cholesky(_METRIC_33)
@@ -170,7 +168,7 @@ def gram_of_components(
 ) -> ErrorGram:
     """As error_gram, from the three component masses (green, dead, clover) of each member."""
     truth_N3 = truth_NT @ _TO_COMPONENTS_3T.T
-    incoherent_N = (weight_T * (truth_NT - truth_N3 @ FROM_COMPONENTS.T) ** 2).sum(-1)
+    incoherent_N = squared_error(truth_NT, truth_N3 @ FROM_COMPONENTS.T)
     members = len(component_MN3)
 
     def reduce(rows: IntArray) -> FloatArray:

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from biomass_models.errors import UserError
-from biomass_models.targets import FloatArray, weight_T
-from ensembles.gram import ErrorGram, IntArray, cells_of, moments_of, sst_of
+from biomass_models.targets import FloatArray, IntArray, squared_error, weight_T
+from ensembles.gram import ErrorGram, cells_of, moments_of, sst_of
 from ensembles.rules import Rule, ranking
 
 NestBy = Literal["fold", "group"]
@@ -180,9 +180,9 @@ def paired_bootstrap(
 ) -> Estimate:
     """Score gained by one set of predictions [N, 5] (grams) over another, resampled over the rows' groups."""
     rows, _, group_G = cells_of(np.zeros(len(truth_NT)), group_N)
-    square_N = (weight_T * ((truth_NT - against_NT) ** 2 - (truth_NT - pred_NT) ** 2)).sum(-1)
+    gain_N = squared_error(truth_NT, against_NT) - squared_error(truth_NT, pred_NT)
     moment_G3 = np.stack([moments_of(truth_NT[cell], weight_T) for cell in rows])
-    gain_G = np.array([square_N[cell].sum() for cell in rows])
+    gain_G = np.array([gain_N[cell].sum() for cell in rows])
     return _bootstrap_over_groups(group_G, moment_G3, gain_G, 0.0, draws, seed)
 
 

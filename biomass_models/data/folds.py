@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from biomass_models.config_rules import known_name
 from biomass_models.data.problems import errors_of, read_cells
 from biomass_models.errors import UserError
+from biomass_models.targets import IntArray
 
-IntArray = NDArray[np.int64]
 SCHEMES: tuple[str, ...] = ("date", "random", "state", "species", "file")
 
 _DRAWS = 32  # random orders of the groups tried for `date`; the most even outcome is kept

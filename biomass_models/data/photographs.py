@@ -25,7 +25,7 @@ _SHAPE = np.log(1.1)  # of width over height, beyond which a photograph counts a
 _BLOCK = 512  # photographs compared with all others at once
 _GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
 
-FloatArray = NDArray[np.float32]
+Thumbnail = NDArray[np.float32]
 # what of the second picture gives the first: quarter turns counter-clockwise, mirrored before
 TURNS = (
     (0, False, "again"),
@@ -45,7 +45,7 @@ class Seen:
 
     width: int
     height: int
-    thumbnail: FloatArray
+    thumbnail: Thumbnail
     remarks: tuple[tuple[str, str, str], ...]  # rule, what was got, remedy
 
 
@@ -114,7 +114,7 @@ def _least_alpha(image: Image.Image) -> int:
     return int(np.asarray(image.convert("RGBA"))[..., 3].min())
 
 
-def same_pictures(thumbnails: Sequence[FloatArray]) -> list[tuple[int, int, str]]:
+def same_pictures(thumbnails: Sequence[Thumbnail]) -> list[tuple[int, int, str]]:
     """(place, place of an earlier one that shows the same, how), each photograph at most once.
 
     Pictures without any detail are left out: they are alike because they are empty.
@@ -140,16 +140,16 @@ def same_pictures(thumbnails: Sequence[FloatArray]) -> list[tuple[int, int, str]
     return sorted((place, earlier, how) for place, (earlier, how) in found.items())
 
 
-def _turned(picture_N: FloatArray, quarters: int, mirrored: bool) -> FloatArray:
+def _turned(picture_N: Thumbnail, quarters: int, mirrored: bool) -> Thumbnail:
     return np.rot90(picture_N[:, :, ::-1] if mirrored else picture_N, quarters, axes=(1, 2))
 
 
-def _square(flat_NF: FloatArray) -> FloatArray:
+def _square(flat_NF: Thumbnail) -> Thumbnail:
     side = round((flat_NF.shape[1] / 3) ** 0.5)
     return flat_NF.reshape(len(flat_NF), side, side, 3)
 
 
-def _unit(picture_N: FloatArray) -> FloatArray:
+def _unit(picture_N: Thumbnail) -> Thumbnail:
     """[N, F] of length 1, without each picture's mean colour."""
     centred_NF = (picture_N - picture_N.mean(axis=(1, 2), keepdims=True)).reshape(len(picture_N), -1)
     length_N = np.sqrt((centred_NF**2).sum(axis=1, keepdims=True))

@@ -25,9 +25,7 @@ from sklearn.preprocessing import StandardScaler
 
 from biomass_models.data.images import as_rgb, open_photograph
 from biomass_models.errors import UserError
-from biomass_models.targets import TARGETS, weighted_r2_score
-
-FloatArray = NDArray[np.float64]
+from biomass_models.targets import TARGETS, FloatArray, weighted_r2_score
 
 COLOUR_SIZE = (128, 64)  # px to which a photograph is reduced before its colours are counted
 PERCENTILES = (5, 25, 50, 75, 95)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-FloatArray = NDArray[np.float64]
+from biomass_models.targets import FloatArray
 
 SOILS = np.array(  # brown, red, grey, sandy, dark, mossy
     [(124, 96, 72), (146, 96, 66), (108, 102, 94), (162, 138, 106), (82, 68, 56), (104, 112, 62)], dtype=np.float64

@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+from biomass_models.targets import FloatArray
 
 FRAME_CM = (70.0, 35.0)  # what a photograph shows: the 70 x 30 cm quadrat and a little more, 2:1
 LEAF_CM2_PER_G, CLOVER_CM2_PER_G, DEAD_CM2_PER_G = 170.0, 190.0, 130.0  # one-sided area of a gram of dry matter

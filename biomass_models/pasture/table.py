@@ -14,14 +14,11 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy.special import ndtr
 from scipy.stats import gamma
 
 from biomass_models.pasture.facts import read_fact
-from biomass_models.targets import TARGETS, from_components
-
-FloatArray = NDArray[np.float64]
+from biomass_models.targets import TARGETS, FloatArray, from_components
 
 DATE_SHARE = 0.35  # share of a mass latent's variance that all images of a state's date have in common
 SENSOR_SHARE = 0.20  # the same for what height and NDVI show beside the masses (instrument, observer, light)

@@ -22,10 +22,8 @@ from torch import Tensor, nn
 from biomass_models.backbones.devices import MicroBatch, precision
 from biomass_models.errors import UserError
 from biomass_models.interrupt import ShouldStop, check_stop
-from biomass_models.targets import TARGETS, weighted_r2_score, weighted_sst
+from biomass_models.targets import TARGETS, FloatArray, IntArray, weighted_r2_score, weighted_sst
 
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 Terms = dict[str, Tensor]  # of a loss, by name
 
 

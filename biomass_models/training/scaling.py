@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+from biomass_models.targets import FloatArray
 
 SMALLEST_SD = 1e-3  # a target that never varies in the training folds is not blown up (SPEC 4)
 HEADROOM = 2.0  # predictions are capped at this multiple of the heaviest training mass

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from biomass_models.backbones.devices import onto
@@ -24,9 +23,8 @@ from biomass_models.features.outputs import GLOBAL, Grid, Output, Trunk
 from biomass_models.features.spec import FeatureBank, FeatureSpec
 from biomass_models.features.store import Rows
 from biomass_models.interrupt import ShouldStop
+from biomass_models.targets import IntArray
 from biomass_models.training.config import NetworkConfig
-
-IntArray = NDArray[np.int64]
 
 
 class Source(Protocol):

@@ -17,8 +17,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from biomass_models.errors import UserError
-from biomass_models.targets import TARGETS, FloatArray, project_coherent, weight_T, weighted_r2_score
-from ensembles.gram import ErrorGram, IntArray, cells_of, error_gram, target_gram
+from biomass_models.targets import TARGETS, FloatArray, IntArray, project_coherent, squared_error, weighted_r2_score
+from ensembles.gram import ErrorGram, cells_of, error_gram, target_gram
 from ensembles.members.duplicates import duplicates_of
 from ensembles.members.image_ids import matched_ids
 from ensembles.members.misfits import Yardstick, misfit_reason
@@ -65,8 +65,8 @@ class Library:
 
     def loss_by_cell(self, pred_NT: FloatArray) -> FloatArray:
         """Weighted squared error of any predictions [N, 5] in grams, rows as the library's: [C] g^2."""
-        square_N = (weight_T * (self.truth_NT - pred_NT) ** 2).sum(-1)
-        return np.array([square_N[rows].sum() for rows in self.rows_of_cell])
+        loss_N = squared_error(self.truth_NT, pred_NT)
+        return np.array([loss_N[rows].sum() for rows in self.rows_of_cell])
 
 
 def library_from_frames(

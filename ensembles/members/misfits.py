@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from biomass_models.targets import TARGETS, TOTAL, FloatArray, project_coherent, weight_T, weighted_r2_score
-from ensembles.gram import IntArray
+from biomass_models.targets import TARGETS, TOTAL, FloatArray, IntArray, project_coherent, weight_T, weighted_r2_score
 from ensembles.members.spaces import UNITS, size, spaces, unit_text
 
 _FAR = (1000.0, 0.001)  # factors that a single target may be off by, and the ones that must be met closely

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from biomass_models.targets import FloatArray, weight_T
+from biomass_models.targets import FloatArray, weighted_square
 
 QUADRAT_M2 = 0.21  # 70 x 30 cm
 UNITS: dict[float, str] = {  # what a mass in grams is multiplied by
@@ -79,7 +79,7 @@ def unit_text(factor: float) -> str:
 
 def size(mass_NT: FloatArray) -> float:
     """Root mean square of masses in the metric's weights, grams."""
-    return float(np.sqrt((weight_T * mass_NT**2).sum(-1).mean()))
+    return float(np.sqrt(weighted_square(mass_NT).sum(-1).mean()))
 
 
 def _capped(undo: Callable[[FloatArray], FloatArray]) -> Callable[[FloatArray], FloatArray]:

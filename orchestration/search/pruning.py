@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import stdtr
 
-from biomass_models.targets import FloatArray, project_coherent, weight_T
+from biomass_models.targets import FloatArray, project_coherent, squared_error, weight_T, weighted_square
 from orchestration.study.records import Decision
 from orchestration.study.seeds import derive_seed
 
@@ -72,7 +72,7 @@ def decide(
             "a pruning decision needs the same rows of trial, incumbent, ensemble and truth, got shapes "
             f"{trial.shape}, {best.shape}, {ensemble.shape}, {truth.shape}"
         )
-    difference_n = _loss(truth, trial) - _loss(truth, best)
+    difference_n = squared_error(truth, trial) - squared_error(truth, best)
     p, groups = paired_p(difference_n, group_n)
     gain = convex_gain(truth - ensemble, truth - project_coherent(trial))
     return Decision(
@@ -109,7 +109,7 @@ def paired_p(difference_n: ArrayLike, group_n: ArrayLike) -> tuple[float, int]:
 
 def convex_gain(ensemble_residual_nT: FloatArray, residual_nT: FloatArray) -> float:
     """Relative fall of the ensemble's loss through its best mixture (1 - w) ensemble + w trial, 0 <= w <= 1."""
-    own = float((weight_T * ensemble_residual_nT**2).sum())
+    own = float(weighted_square(ensemble_residual_nT).sum())
     step_nT = residual_nT - ensemble_residual_nT
     cross, length = (float((weight_T * part * step_nT).sum()) for part in (ensemble_residual_nT, step_nT))
     if own == 0.0 or length == 0.0:
@@ -130,8 +130,3 @@ def spared(number: int, backbone: str, known_backbones: Collection[str], trial_i
     if derive_seed("survivor", trial_id) % 1000 < 1000 * SURVIVORS:
         return "spared by lot"
     return None
-
-
-def _loss(truth_nT: FloatArray, pred_nT: FloatArray) -> FloatArray:
-    loss_n: FloatArray = (weight_T * (truth_nT - pred_nT) ** 2).sum(-1)
-    return loss_n

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from biomass_models.targets import TARGETS, FloatArray, project_coherent, weight_T, weighted_r2_score, weighted_sst
+from biomass_models.targets import TARGETS, FloatArray, project_coherent, squared_error, weighted_r2_score, weighted_sst
 from ensembles.gram import cells_of, error_gram
 from ensembles.honest import Estimate, paired_difference, score_estimate
 
@@ -31,8 +31,7 @@ class Judge:
 
     def loss_N(self, pred_NT: FloatArray) -> FloatArray:
         """Weighted squared error of each image, [N] g^2: what the metric sums up."""
-        loss: FloatArray = (weight_T * (self.truth_NT - pred_NT) ** 2).sum(-1)
-        return loss
+        return squared_error(self.truth_NT, pred_NT)
 
     def score(self, pred_NT: FloatArray) -> Estimate:
         """The weighted R2 with its standard error."""
@@ -62,7 +61,7 @@ class Part:
 def parts(truth_NT: FloatArray, pred_NT: FloatArray, key_N: ArrayLike) -> list[Part]:
     """One entry for each value of the key, in the order of the values."""
     key = np.asarray(key_N).astype(str)
-    loss_N = (weight_T * (truth_NT - pred_NT) ** 2).sum(-1)
+    loss_N = squared_error(truth_NT, pred_NT)
     found = []
     for name in np.unique(key):
         rows = key == name
