@@ -1,4 +1,4 @@
-"""Local files that appear at their name whole or not at all: a temporary file beside it, then a rename.
+"""Local files and folders that appear at their name whole or not at all: made beside it, then renamed.
 
 A writer holds a lock on its temporary file, which the kernel frees when the process dies: so the leavings of a killed
 writer are told from the work of a living one.
@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import re
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -25,12 +26,18 @@ def whole_file(path: Path) -> Iterator[Path]:
 
     Whatever must be right about the file is checked within the block. Raises OSError that names a file.
     """
+    with unfinished_file(path) as temporary:
+        yield temporary
+        put_in_place(temporary, path)
+
+
+@contextlib.contextmanager
+def unfinished_file(path: Path) -> Iterator[Path]:
+    """As `whole_file`, for a file that gets another name than `path`: the block ends with `put_in_place`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, lock = _locked(path)
     try:
         yield temporary
-        os.fsync(lock)
-        temporary.replace(path)
     except OSError as error:
         error.filename = error.filename or str(path)  # a full disk does not say which
         raise
@@ -39,10 +46,34 @@ def whole_file(path: Path) -> Iterator[Path]:
         os.close(lock)
 
 
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Give an unfinished file its name, after its bytes have reached the disk."""
+    descriptor = os.open(temporary, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    temporary.replace(path)
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Put a whole file in place: a reader sees the old content or the new one, never a part."""
     with whole_file(path) as temporary:
         temporary.write_bytes(content)
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill; it takes the place of `path`, which is new or an empty folder, when the block ends well."""
+    final = path.resolve()
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=final.parent, prefix=f".{final.name}-") as scratch:
+        part = Path(scratch) / final.name
+        part.mkdir()
+        yield part
+        if final.exists():
+            final.rmdir()
+        part.replace(final)
 
 
 def remove_left_over(root: Path) -> list[Path]:

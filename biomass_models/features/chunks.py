@@ -1,6 +1,6 @@
 """A chunk: arrays of a few photographs in one safetensors file that is named by its content.
 
-R rows, one a photograph. A chunk appears whole or not at all (written aside, then renamed) and never changes. Its
+R rows, one a photograph. A chunk appears whole or not at all and never changes. Its
 header lists the photographs by content hash and the arrays [R, ...] by name, so that an index of a bank is made from
 headers alone. Its name is the hash of its bytes and that of its header: a damaged header is found whenever a chunk is
 opened, other damage whenever all bytes are read.
@@ -8,10 +8,8 @@ opened, other damage whenever all bytes are read.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -82,10 +80,10 @@ class Chunk:
             raise ChunkError(self.path)
 
 
-def write_chunk(aside: Path, digests: Sequence[str], batches: Sequence[Mapping[str, Array]]) -> str:
-    """Write batches of arrays [b, ...] of some photographs to the file `aside`; returns the name that it must get.
+def write_chunk(path: Path, digests: Sequence[str], batches: Sequence[Mapping[str, Array]]) -> str:
+    """Write batches of arrays [b, ...] of some photographs to an unfinished file; returns the name that it must get.
 
-    The arrays are written as they are: nothing is copied in memory. The file is deleted when that fails.
+    The arrays are written as they are: nothing is copied in memory.
     """
     header: dict[str, Any] = {"__metadata__": {"digests": " ".join(digests)}}
     end = 0
@@ -96,20 +94,13 @@ def write_chunk(aside: Path, digests: Sequence[str], batches: Sequence[Mapping[s
     text = json.dumps(header, separators=(",", ":")).encode()
     head = struct.pack("<Q", len(text) + -len(text) % 8) + text + b" " * (-len(text) % 8)
     content = _hash(head)
-    try:
-        with aside.open("wb") as stream:
-            stream.write(head)
-            for name in list(header)[1:]:
-                for batch in batches:
-                    part = np.ascontiguousarray(batch[name]).data.cast("B")
-                    content.update(part)
-                    stream.write(part)
-            stream.flush()
-            os.fsync(stream.fileno())
-    except BaseException:
-        with contextlib.suppress(OSError):
-            aside.unlink()
-        raise
+    with path.open("wb") as stream:
+        stream.write(head)
+        for name in list(header)[1:]:
+            for batch in batches:
+                part = np.ascontiguousarray(batch[name]).data.cast("B")
+                content.update(part)
+                stream.write(part)
     return f"{content.hexdigest()}-{_hash(head).hexdigest()}{SUFFIX}"
 
 

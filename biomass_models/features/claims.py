@@ -19,6 +19,7 @@ from pathlib import Path
 import filelock
 
 from biomass_models.interrupt import ShouldStop, check_stop
+from biomass_models.whole_files import remove_left_over, write_whole
 
 WAIT = 0.5  # seconds between two looks at `should_stop` while another process holds a lock
 
@@ -28,12 +29,11 @@ def noted(folder: Path, digests: Sequence[str]) -> Iterator[str]:
     """Hold a note about photographs; yields its name, which begins with this process's id."""
     name = f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
+    remove_left_over(folder)
     note, lock = folder / f"{name}.json", filelock.FileLock(folder / f"{name}.lock")
     lock.acquire()  # before the note is there: a note without a held lock is one of a dead process
     try:
-        aside = folder / f".{name}.aside"
-        aside.write_text(json.dumps(list(digests)))
-        aside.rename(note)
+        write_whole(note, json.dumps(list(digests)).encode())
         yield name
     finally:
         _remove(folder, name)
@@ -43,7 +43,7 @@ def noted(folder: Path, digests: Sequence[str]) -> Iterator[str]:
 def photographs_of(folder: Path, scratch: Sequence[Path] = ()) -> set[str]:
     """Content hashes in the notes of all living processes; removes what dead ones left.
 
-    scratch: folders with unfinished files of the notes' owners, `.<note>.*`.
+    scratch: folders with unfinished files of the notes' owners.
     """
     found: set[str] = set()
     for note in folder.glob("*.json"):
@@ -55,9 +55,8 @@ def photographs_of(folder: Path, scratch: Sequence[Path] = ()) -> set[str]:
                 found.update(json.loads(note.read_text()))
             continue
         try:
-            for place in (folder, *scratch):
-                for unfinished in place.glob(f".{note.stem}.*"):
-                    unfinished.unlink(missing_ok=True)
+            for place in scratch:
+                remove_left_over(place)
             _remove(folder, note.stem)
         finally:
             lock.release()

@@ -45,6 +45,7 @@ from biomass_models.features.eviction import (
 )
 from biomass_models.hashes import hash_of
 from biomass_models.interrupt import OnProgress, ShouldStop, check_stop
+from biomass_models.whole_files import put_in_place, remove_left_over, unfinished_file, write_whole
 
 # (rows of the image set, names of arrays) -> batches of arrays [b, ...] by name, in order; further names are kept too
 Produce = Callable[[Sequence[int], Sequence[str]], Iterator[Mapping[str, Array]]]
@@ -197,9 +198,8 @@ class FeatureStore:
         with self.own_files():
             make_room(self.root, self.area, _nbytes(batches), self.limit, should_stop)
             place = folder / self.area
-            place.mkdir(parents=True, exist_ok=True)
-            aside = place / f".{note}.aside"
-            aside.rename(place / write_chunk(aside, digests, batches))
+            with unfinished_file(place / note) as unfinished:
+                put_in_place(unfinished, place / write_chunk(unfinished, digests, batches))
 
     def require_room(self, needed: int, own: int) -> None:
         """Raise CacheError when bytes fit neither under the limit, beside a request's own, nor on the disk."""
@@ -428,9 +428,8 @@ def damaged_chunks(root: Path, on_progress: OnProgress | None = None) -> Iterato
 
 def _describe(path: Path, description: Mapping[str, Any]) -> None:
     if not path.exists():
-        aside = path.with_name(f".{os.getpid()}.aside")
-        aside.write_text(json.dumps(description, indent=1, sort_keys=True))
-        aside.rename(path)
+        remove_left_over(path.parent)
+        write_whole(path, json.dumps(description, indent=1, sort_keys=True).encode())
 
 
 def _nbytes(batches: Sequence[Mapping[str, Array]]) -> int:

@@ -10,6 +10,7 @@ import functools
 import multiprocessing
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -45,10 +46,11 @@ def held_out_table(images: int, seed: int, *, taken: Iterable[str]) -> pd.DataFr
     return _named(draw_table(held_out_plan(images, rng), rng), "test", seed, taken=taken)
 
 
-def table_like(path: Path, scratch: Path) -> pd.DataFrame:
+def table_like(path: Path) -> pd.DataFrame:
     """The rows of an existing train.csv of any name. Raises DataError with all problems of that table."""
-    shutil.copyfile(path, scratch / TRAIN_FILE)  # read_train wants a directory
-    wide = read_train(scratch)
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copyfile(path, Path(folder) / TRAIN_FILE)  # read_train wants a directory
+        wide = read_train(Path(folder))
     wide["Sampling_Date"] = [f"{date.year}/{date.month}/{date.day}" for date in wide["Sampling_Date"]]
     return wide
 

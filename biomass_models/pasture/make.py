@@ -14,7 +14,6 @@ Tests hold the bands. The constants are not to be changed to make a model look b
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from biomass_models.data.images import load_photograph
 from biomass_models.data.table import TRAIN_FILE, masses_to_long, read_train
 from biomass_models.errors import UserError
 from biomass_models.pasture import files
-from biomass_models.whole_files import whole_file, write_whole
+from biomass_models.whole_files import whole_file, whole_folder, write_whole
 
 SHEET_PURPOSE = 4
 TILE, CAPTION, COLUMNS = (400, 200), 18, 4  # px of a contact sheet's tile, px of the line below it, tiles in a row
@@ -85,12 +84,10 @@ def make_pasture(
     _check_numbers(images=(images, 1), test_images=(test_images, 0), seed=(seed, 0), width=(width, 100))
     _check_numbers(height=(height, 50), workers=(1 if workers is None else workers, 1))
     _check_places(final, truth_path)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=final.parent, prefix=f".{final.name}-") as scratch:
-        train = files.training_table(images, seed) if like is None else files.table_like(Path(like), Path(scratch))
-        test = files.held_out_table(test_images, seed, taken=train["image_id"]) if test_images else None
-        part = Path(scratch) / "data"
-        (part / "train").mkdir(parents=True)
+    train = files.training_table(images, seed) if like is None else files.table_like(Path(like))
+    test = files.held_out_table(test_images, seed, taken=train["image_id"]) if test_images else None
+    with whole_folder(final) as part:
+        (part / "train").mkdir()
         if like is None:
             files.write_train(train, part / TRAIN_FILE)
         else:
@@ -102,9 +99,6 @@ def make_pasture(
         files.draw_all(pictures, seed=seed, width=width, height=height, workers=workers, on_progress=on_progress)
         if test is not None:
             write_whole(truth_path, masses_to_long(test).to_csv(index=False).encode())
-        if final.exists():
-            final.rmdir()  # empty, as checked
-        part.replace(final)
     return PastureSummary(
         out_dir=Path(out_dir),
         truth_path=None if test is None else truth_path,

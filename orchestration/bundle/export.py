@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from biomass_models.backbones.weights import WeightsSource, canonical_name, find_weights, published_at
 from biomass_models.families.registry import installed
+from biomass_models.whole_files import whole_folder
 from ensembles.card import Card
 from orchestration.bundle.predict import FORMAT, MARKER, WEIGHTS, Bundle, BundleFile, BundleMember, NeededWeights
 from orchestration.study.ledger import Ledger, LedgerError, folds_of, open_ledger
@@ -68,14 +68,8 @@ def export_bundle(
     for member in card.members:
         check_weights(refs[member], weights)
     needed = _backbones([refs[member] for member in card.members], weights)
-    final = out.resolve()
-    final.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=final.parent, prefix=f".{final.name}-") as scratch:
-        part = Path(scratch) / "bundle"
+    with whole_folder(out) as part:
         _write(part, ledger.storage.uri, name, card, refs, needed, weights if with_weights else None)
-        if final.exists():
-            final.rmdir()  # empty, as checked
-        part.replace(final)
     return needed
 
 

@@ -104,8 +104,10 @@ def _survive_every_death(folder: str, rows: int, chunk_a_batch: bool) -> None:
     spans = -(-rows // SPAN_ROWS)
     inside = [min(start + SPAN_ROWS // 2, rows - 1) for start in range(0, rows, SPAN_ROWS)]
     points = [_die_at_row(row) for row in (*range(0, rows, SPAN_ROWS), *inside)]
+    points += [_die_at_chunk(file, os, "fsync", after=True) for file in (1, 2)]  # of bank.json, of the request
     for span in range(1, spans + 1):
-        points.append(_die_at_chunk(span, os, "fsync", after=True))  # written, but not in place
+        for file in (2 * span + 1, 2 * span + 2):  # a claim, a chunk: written, but not in place
+            points.append(_die_at_chunk(file, os, "fsync", after=True))
         points.append(_die_at_chunk(span, feature_store.FeatureStore, "write", after=True))  # in place, still claimed
         points.append(_die_at_chunk(span, claims, "_remove", after=False))  # before a claim's files go
         points.append(_die_at_chunk(span, claims, "_remove", after=True))  # its files are gone, its lock is held
@@ -121,7 +123,7 @@ def _survive_every_death(folder: str, rows: int, chunk_a_batch: bool) -> None:
         kept = {digest for path in root.rglob(f"*{SUFFIX}") for digest in chunks.read_chunk(path).digests}
         require_squares(fill(root, digests, again.append), digests)
         assert len(again) == rows - len(kept)  # what was written is not computed again
-        assert not list(root.rglob("*.aside"))
+        assert not list(root.rglob("*.tmp"))
         assert not again or not list(root.rglob("claims/*.json"))  # who computes removes what the dead left
         shutil.rmtree(root)
 
@@ -580,7 +582,7 @@ def test_processes_that_evict_each_others_chunks_never_read_a_broken_one(tmp_pat
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0, 0, 0]
-    assert not list((tmp_path / "store").rglob("*.aside"))
+    assert not list((tmp_path / "store").rglob("*.tmp"))
 
 
 def test_a_disk_with_too_little_room_is_an_error_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -598,7 +600,7 @@ def test_a_disk_that_fills_up_meanwhile_is_the_stores_problem(tmp_path: Path, mo
         patched.setattr(os, "fsync", full)
         with pytest.raises(CacheError, match="make room"):
             fill(tmp_path, digests_of(100))
-    assert not list(tmp_path.rglob("*.aside"))
+    assert not list(tmp_path.rglob("*.tmp"))
     require_squares(fill(tmp_path, digests_of(100)), digests_of(100))
 
 

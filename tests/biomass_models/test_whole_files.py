@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from biomass_models.whole_files import remove_left_over, whole_file, write_whole
+from biomass_models.whole_files import remove_left_over, whole_file, whole_folder, write_whole
 
 WRITER = """
 import sys
@@ -51,6 +51,22 @@ def test_a_file_takes_its_name_when_it_is_done(tmp_path: Path) -> None:
     assert path.read_text() == "first" and names(path.parent) == ["file.txt"]
     write_whole(path, b"third")
     assert path.read_text() == "third" and path.stat().st_mode & 0o777 == 0o666 & ~_umask()
+
+
+def test_a_folder_takes_its_name_when_it_is_full(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "folder"
+    with pytest.raises(ValueError, match="not right"), whole_folder(folder) as unfinished:
+        (unfinished / "file").touch()
+        raise ValueError("not right")
+    assert not names(folder.parent)
+    folder.mkdir()
+    with whole_folder(folder) as unfinished:
+        (unfinished / "file").touch()
+        assert not names(folder)
+    assert names(folder) == ["file"] and names(folder.parent) == ["folder"]
+    with pytest.raises(OSError), whole_folder(folder):
+        pass
+    assert names(folder) == ["file"] and names(folder.parent) == ["folder"]
 
 
 def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
