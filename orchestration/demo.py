@@ -23,6 +23,7 @@ from orchestration.progress import progress_bar
 from orchestration.report.make import make_report
 from orchestration.search.presets import Recipe
 from orchestration.search.run import start_search
+from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger
 from orchestration.study.records import Asked
 from orchestration.study.storage import Storage
@@ -65,7 +66,7 @@ def run_demo(
             )
     weights = WeightsSource(kind=recipe.weights)
     start_search(str(study), data_dir, recipe, weights=weights, resources=resources, say=say, made_with=made_with)
-    console.print(render_leaderboard(leaderboard(Ledger(Storage(study))), top=10))
+    console.print(render_leaderboard(leaderboard(StudyData(Ledger(Storage(study)))), top=10))
     out, cards = folder / "submission.csv", list[Card]()
 
     def show(card: Card) -> None:

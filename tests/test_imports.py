@@ -78,7 +78,7 @@ EDGES: dict[str, set[str]] = {
     f"{RUN}.doctor": {*MODELS, f"{MODEL}.families", "search_spaces", STUDY, WORKERS, SEARCH},
     REPORT: {MODEL, BLEND, STUDY, f"{REPORT}.data", f"{REPORT}.sections"},
     f"{REPORT}.data": {MODEL, BLEND, f"{BLEND}.members", "search_spaces", STUDY, REPORT},
-    f"{REPORT}.sections": {*FLOOR, f"{MODEL}.families", BLEND, STUDY, INSPECT, REPORT, f"{REPORT}.data"},
+    f"{REPORT}.sections": {*FLOOR, f"{MODEL}.families", BLEND, STUDY, REPORT, f"{REPORT}.data"},
 }
 ALL = {f"{RUN}.commands", *ABOVE, *BELOW}  # may import from everywhere below them
 NUMPY_ONLY = {"torch", "ray", "timm", "optuna"}

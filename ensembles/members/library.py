@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from biomass_models.data.alignment import AlignmentError, places_of
 from biomass_models.errors import UserError
 from biomass_models.targets import TARGETS, FloatArray, IntArray, project_coherent, squared_error, weighted_r2_score
 from ensembles.gram import ErrorGram, cells_of, error_gram, target_gram
@@ -93,10 +94,11 @@ class CheckedMembers:
 
 
 def check_members(
-    members: Mapping[str, pd.DataFrame], truth: pd.DataFrame, *, files: Collection[str] = ()
+    members: Mapping[str, pd.DataFrame | FloatArray], truth: pd.DataFrame, *, files: Collection[str] = ()
 ) -> CheckedMembers:
     """Align members by image id and leave out what is broken, each with its reason; as library_from_frames.
 
+    members: tables, or predictions [N, 5] in grams whose rows stand in the truth's order already;
     files: members that came as files: those are left out as well when they hold labels or score far out of line.
     """
     truth_NT, image_id_N, fold_N, group_N = _checked_truth(truth)
@@ -106,7 +108,9 @@ def check_members(
     sound: dict[str, FloatArray] = {}
     broken: list[tuple[str, str]] = []
     for name, frame in members.items():
-        found = aligned_rows(frame, pd.Index(image_id_N), "labelled images")
+        found = (
+            aligned_rows(frame, pd.Index(image_id_N), "labelled images") if isinstance(frame, pd.DataFrame) else frame
+        )
         reason = found if isinstance(found, str) else None
         if not isinstance(found, str):
             finite = bool(np.isfinite(found).all())
@@ -196,15 +200,10 @@ def aligned_rows(frame: pd.DataFrame, image_ids: pd.Index, of: str) -> FloatArra
     if absent:
         return f"columns missing: {', '.join(absent)}"
     own = matched_ids(pd.Index(frame["image_id"].astype(str)), image_ids)
-    if own.has_duplicates:
-        twice = own[own.duplicated()].unique()
-        return f"{len(twice)} images have more than one row, such as {twice[0]}"
-    place_N = own.get_indexer(image_ids)
-    if (place_N < 0).any():
-        missing = image_ids[place_N < 0]
-        strange = len(own.difference(image_ids))
-        also = f", and {strange} of its images are unknown" if strange else ""
-        return f"{len(missing)} of {len(image_ids)} {of} have no prediction, such as {missing[0]}{also}"
+    try:
+        place_N = places_of(own, image_ids, of)
+    except AlignmentError as reason:
+        return str(reason)
     try:
         return frame[list(TARGETS)].to_numpy(dtype=np.float64)[place_N]
     except (TypeError, ValueError):

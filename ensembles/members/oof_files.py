@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from biomass_models.data.alignment import rows_of
 from biomass_models.data.problems import other_separator, read_header
 from biomass_models.data.table import split_sample_id
 from biomass_models.errors import UserError
@@ -66,9 +67,9 @@ def read_truth(path: Path, *, groups: Sequence[str] = DEFAULT_GROUPS, folds: int
             f"the truth has no column {', '.join(absent)} to group by, got {', '.join(table.columns)}; "
             "name other columns, or none to make each image its own group"
         )
-    facts = table.assign(image_id=_image_ids(table)).drop_duplicates("image_id").set_index("image_id")
-    facts = facts.loc[masses["image_id"]]
-    keys = [facts[name].astype(str) for name in groups] or [facts.index.to_series()]
+    facts = table.assign(image_id=_image_ids(table)).drop_duplicates("image_id")
+    facts = rows_of(facts, masses["image_id"])
+    keys = [facts[name].astype(str) for name in groups] or [facts["image_id"]]
     group_N = np.array([" ".join(parts) for parts in zip(*keys, strict=True)])
     masses["group"] = group_N
     masses["fold"] = facts["fold"].to_numpy(dtype=np.int64) if "fold" in facts else _deal(group_N, folds, seed)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from biomass_models.data.alignment import masses_of
 from biomass_models.data.folds import fold_hash
 from biomass_models.targets import TARGETS, FloatArray
 from ensembles.members.file_names import named_files
@@ -21,10 +22,10 @@ from ensembles.members.library import Library, LibraryError, check_members, libr
 from ensembles.members.matched_tests import MatchedTests, match_tests
 from ensembles.members.oof_files import DEFAULT_GROUPS, read_members, read_truth
 from ensembles.members.too_good import splits_groups
-from orchestration.study.ledger import Ledger, LedgerError, open_ledger
+from orchestration.study.data import StudyData
+from orchestration.study.ledger import LedgerError, open_ledger
 from orchestration.study.records import COMPLETE, TrialRef
 from orchestration.study.seeds import derive_seed
-from orchestration.study.storage import Storage
 
 TRUTH_COLUMNS = ("image_id", "fold", "group", "State", *TARGETS)
 
@@ -63,16 +64,18 @@ def gather(
 
     Raises LedgerError and LibraryError: no complete trial, studies of other images, no readable file, no truth.
     """
-    ledgers = list({ledger.storage.uri: ledger for ledger in map(open_ledger, studies)}.values())
-    truth = _common_truth(ledgers, say) if ledgers else None
+    ledgers = {ledger.storage.uri: ledger for ledger in map(open_ledger, studies)}
+    sources = {uri: StudyData(ledger) for uri, ledger in ledgers.items()}
+    first = next(iter(sources.values()), None)
+    truth = _common_truth(list(sources.values()), say) if sources else None
     if truth is None:
         if files.truth is None:
             raise LibraryError("members that come as files need --truth, a table of the measured masses; got none")
         truth = read_truth(files.truth, groups=files.groups, folds=files.folds, seed=seed)
     elif files.truth is not None:
         raise LibraryError("the measured masses are a study's where one is given; leave --truth out")
-    trials = _trials(ledgers)
-    frames, torn_trials = _tables(trials)
+    trials = _trials(sources)
+    pred, torn_trials = _predictions(trials, sources, truth["image_id"])
     for name, reason in torn_trials:
         say(f"note: member {name} is left out: {reason}")
     files_of = named_files(files.oof)
@@ -81,9 +84,9 @@ def gather(
     for remark in joined.remarks:
         say(remark)
     read, unreadable = joined.frames, [*unreadable, *joined.left_out, *torn_trials]
-    if twice := set(read) & set(frames):
+    if twice := set(read) & set(pred):
         raise LibraryError(f"each member needs a name of its own, {', '.join(sorted(twice))} is a trial and a file")
-    checked = check_members(frames | read, truth, files=read)
+    checked = check_members({**pred, **read}, truth, files=read)
     sound, remarks = checked.sound, list(checked.remarks)
     unreadable += checked.left_out
     for name, frame in read.items():
@@ -96,7 +99,7 @@ def gather(
         tests = match_tests(own, found, torn, test_ids, parts=joined.parts)
         unreadable += tests.left_out
         remarks += tests.remarks
-        sound = {name: pred_NT for name, pred_NT in sound.items() if name in tests.pred_NT or name in frames}
+        sound = {name: pred_NT for name, pred_NT in sound.items() if name in tests.pred_NT or name in pred}
     for name, remark in remarks:
         say(f"{name}: {remark}")
     library = library_from_arrays(list(sound), list(sound.values()), truth, left_out=unreadable, checked=True)
@@ -104,66 +107,59 @@ def gather(
         library=library,
         trials={name: ref for name, ref in trials.items() if name in library.names},
         tests=tests,
-        references=_references(ledgers[0], library) if ledgers else {},
-        seed=derive_seed(ledgers[0].study().settings.seed, "blend") if ledgers else seed,
+        references={} if first is None else _references(first),
+        seed=seed if first is None else derive_seed(first.settings.seed, "blend"),
     )
 
 
-def _common_truth(ledgers: Sequence[Ledger], say: Callable[[str], None]) -> pd.DataFrame:
+def _common_truth(studies: Sequence[StudyData], say: Callable[[str], None]) -> pd.DataFrame:
     """Labels, groups and folds of the first study, if all others are about the same images and masses."""
-    first = ledgers[0].quadrats()
-    for ledger in ledgers[1:]:
-        other = ledger.quadrats()
+    uri, first = studies[0].ledger.storage.uri, studies[0].quadrats
+    for study in studies[1:]:
+        here, other = study.ledger.storage.uri, study.quadrats
         if strange := set(other["image_id"]) ^ set(first["image_id"]):
             raise LedgerError(
-                f"studies are blended over the same images; {len(strange)} are in only one of {ledgers[0].storage.uri} "
-                f"and {ledger.storage.uri}, such as {min(strange)}; blend them apart"
+                f"studies are blended over the same images; {len(strange)} are in only one of {uri} "
+                f"and {here}, such as {min(strange)}; blend them apart"
             )
-        aligned = other.set_index("image_id").loc[first["image_id"]]
-        if not np.allclose(aligned[list(TARGETS)], first[list(TARGETS)], atol=1e-6):
-            raise LedgerError(f"studies are blended over the same masses; those of {ledger.storage.uri} differ")
+        if not np.allclose(masses_of(other, first["image_id"]), studies[0].truth_NT, atol=1e-6):
+            raise LedgerError(f"studies are blended over the same masses; those of {here} differ")
         if fold_hash(other) != fold_hash(first):
-            say(f"{ledger.storage.uri} has other folds; nests are those of {ledgers[0].storage.uri}")
+            say(f"{here} has other folds; nests are those of {uri}")
     return first[list(TRUTH_COLUMNS)]
 
 
-def _trials(ledgers: Sequence[Ledger]) -> dict[str, TrialRef]:
-    parts = [ledger.storage.uri.split("/") for ledger in ledgers]
+def _trials(studies: Mapping[str, StudyData]) -> dict[str, TrialRef]:
+    """Complete trials by member name; several studies are named by the ends of their paths that tell them apart."""
+    parts = [uri.split("/") for uri in studies]
     depth = 1
     while len({tuple(part[-depth:]) for part in parts}) < len(parts):
         depth += 1
     found: dict[str, TrialRef] = {}
-    for ledger, part in zip(ledgers, parts, strict=True):
+    for (uri, study), part in zip(studies.items(), parts, strict=True):
         stem = "/".join(part[-depth:])
-        known = {record.trial_id for record in ledger.trials()}
-        complete = [name for name, one in ledger.results().items() if one.status == COMPLETE and name in known]
+        complete = sorted(trial.trial_id for trial in study.of(COMPLETE))
         if not complete:
-            raise LedgerError(
-                f"a blend needs at least one complete trial, {ledger.storage.uri} has none; search until one is"
-            )
+            raise LedgerError(f"a blend needs at least one complete trial, {uri} has none; search until one is")
         for trial_id in complete:
-            found[f"{stem}/{trial_id}" if len(ledgers) > 1 else trial_id] = TrialRef(ledger.storage.uri, trial_id)
+            found[f"{stem}/{trial_id}" if len(studies) > 1 else trial_id] = TrialRef(uri, trial_id)
     return found
 
 
-def _tables(trials: Mapping[str, TrialRef]) -> tuple[dict[str, pd.DataFrame], list[tuple[str, str]]]:
-    """Out-of-fold tables by member, and the members whose table is torn with the reason."""
-    frames: dict[str, pd.DataFrame] = {}
+def _predictions(
+    trials: Mapping[str, TrialRef], studies: Mapping[str, StudyData], image_ids: pd.Series
+) -> tuple[dict[str, FloatArray], list[tuple[str, str]]]:
+    """Out-of-fold predictions by member, and the members whose table is torn with the reason."""
+    found: dict[str, FloatArray] = {}
     torn: list[tuple[str, str]] = []
     for name, ref in trials.items():
         try:
-            frames[name] = Ledger(Storage(ref.study)).oof(ref.trial_id)
+            found[name] = studies[ref.study].pred_NT(ref.trial_id, image_ids)
         except LedgerError as error:
             torn.append((name, str(error)))
-    return frames, torn
+    return found, torn
 
 
-def _references(ledger: Ledger, library: Library) -> dict[str, FloatArray]:
-    """What a blend must beat to be worth its trouble; metadata trees are left out, they cannot predict a test set."""
-    table = ledger.references()
-    found = {} if table is None else dict(iter(table.groupby("reference", sort=False)))
-    return {
-        str(name): frame.set_index("image_id").loc[list(library.image_id_N)][list(TARGETS)].to_numpy()
-        for name, frame in found.items()
-        if name != "metadata trees"
-    }
+def _references(study: StudyData) -> dict[str, FloatArray]:
+    """What a blend must beat to be worth its trouble: those that can predict a test set."""
+    return {name: each.pred_NT for name, each in study.references.items() if each.predicts_tests}

@@ -13,9 +13,10 @@ from pathlib import Path
 import pandas as pd
 
 from biomass_models.backbones.weights import WeightsSource
+from biomass_models.data.alignment import masses_of
 from biomass_models.data.table import read_test
 from biomass_models.features.inputs import ImageSet
-from biomass_models.targets import TARGETS, FloatArray
+from biomass_models.targets import FloatArray
 from orchestration.progress import progress_bar
 from orchestration.search.running import start_broker
 from orchestration.study.ledger import Ledger, LedgerError
@@ -138,7 +139,7 @@ def _kept(ref: TrialRef, name: str, image_id: pd.Series) -> FloatArray:
     frame = _ledger(ref).member_prediction(name, ref.trial_id)
     if frame is None:
         raise LedgerError(f"the predictions of member {ref.trial_id} are missing in {ref.study}; run the command again")
-    return frame.set_index("image_id").loc[list(image_id), list(TARGETS)].to_numpy()
+    return masses_of(frame, image_id)
 
 
 def _ledger(ref: TrialRef) -> Ledger:

@@ -63,11 +63,11 @@ def leaderboard(
         render_summaries,
     )
     from orchestration.inspect.leaderboard import leaderboard as make_leaderboard
+    from orchestration.study.data import StudyData
     from orchestration.study.ledger import open_ledger
-    from orchestration.study.torn import notices_of
 
-    ledger = open_ledger(study)
-    rows, notices = make_leaderboard(ledger), notices_of(ledger)
+    data = StudyData(open_ledger(study))
+    rows, notices = make_leaderboard(data), data.torn
     if as_json:
         print_json({"rows": best_rows(rows, top or None), "families": family_rows(rows), "notices": notices})
         return

@@ -18,12 +18,14 @@ import numpy as np
 import pandas as pd
 
 from biomass_models.backbones.weights import WeightsSource
+from biomass_models.data.alignment import rows_of
 from biomass_models.data.folds import fold_hash
 from biomass_models.targets import TARGETS, weighted_r2_score
 from orchestration.study import layout
+from orchestration.study.data import StudyData, Trial
 from orchestration.study.ids import trial_id_of
-from orchestration.study.ledger import Ledger, LedgerError, folds_of
-from orchestration.study.records import COMPLETE, FAILED, TrialRecord, TrialResult
+from orchestration.study.ledger import Ledger, LedgerError
+from orchestration.study.records import COMPLETE, FAILED, TrialResult
 from orchestration.study.seeds import derive_seed
 from orchestration.workers.refit import Refitter, same_rows
 
@@ -89,23 +91,22 @@ class Audit:
 
 def audit(ledger: Ledger) -> Audit:
     """Read every file of a study's trials and ensembles and verify it. Writes nothing."""
-    audit, study, quadrats = Audit(), ledger.study(), ledger.quadrats()
-    if fold_hash(quadrats[["image_id", "fold", "group"]]) != study.fold_hash:
+    audit, data = Audit(), StudyData(ledger)
+    if fold_hash(data.quadrats[["image_id", "fold", "group"]]) != data.record.fold_hash:
         audit.found.append(Problem("quadrats.parquet does not hold the folds that study.json names"))
-    records = ledger.trials()
-    for name in ledger.torn_trials({record.trial_id for record in records}):
+    for name in ledger.torn_trials(data.by_id):
         audit.found.append(Problem(f"trials/{name} has no readable trial.json", Reopening(TRIAL, name)))
-    for record in records:
-        name = record.trial_id
-        identity = trial_id_of(record, study.fold_hash)
-        if identity != name:
-            text = f"trial {name}: its trial.json describes trial {identity}"
+    for trial in data.trials:
+        name = trial.trial_id
+        described = trial_id_of(trial.record, data.record.fold_hash)
+        if described != name:
+            text = f"trial {name}: its trial.json describes trial {described}"
             audit.found.append(Problem(text, Reopening(TRIAL, name)))
-        for text, reopening in _trial(ledger, record, quadrats, audit):
+        for text, reopening in _trial(data, trial, audit):
             audit.found.append(Problem(f"trial {name}: {text}", reopening))
     audit.found += _others(ledger)
     if audit.trials[FAILED] and not audit.trials[COMPLETE]:
-        reasons = Counter(str(result.reason) for result in ledger.results().values() if result.status == FAILED)
+        reasons = Counter(str(result.reason) for result in data.results.values() if result.status == FAILED)
         reason, times = reasons.most_common(1)[0]
         text = (
             f"no trial is complete, got {audit.trials[FAILED]} failed, most often ({times}) for: {reason}; mend it, "
@@ -129,7 +130,7 @@ def refit(
     cache_dir: a feature store to take features from; None computes them afresh, so that a wrong feature shows.
     Out-of-fold rows must be the same bit for bit, which holds on the same kind of machine and packages.
     """
-    results = ledger.results()
+    results = StudyData(ledger).results
     complete = sorted(name for name, result in results.items() if result.status == COMPLETE)
     order = np.random.default_rng(derive_seed("audit", complete)).permutation(len(complete))
     problems = []
@@ -146,10 +147,11 @@ def refit(
     return problems
 
 
-def _trial(ledger: Ledger, record: TrialRecord, quadrats: pd.DataFrame, audit: Audit) -> Iterator[Problem]:
-    name, result = record.trial_id, ledger.result(record.trial_id)
+def _trial(data: StudyData, trial: Trial, audit: Audit) -> Iterator[Problem]:
+    ledger, name = data.ledger, trial.trial_id
+    result = ledger.result(name)  # anew, because trials of a running search end while others are read
     whole: dict[int, pd.DataFrame] = {}
-    for fold in folds_of(quadrats):
+    for fold in data.folds:
         starts = ledger.fold_starts(name, fold)
         audit.restarts += max(0, len(starts) - 1)
         if (text := ledger.fold_problem(name, fold)) is not None:
@@ -174,9 +176,9 @@ def _trial(ledger: Ledger, record: TrialRecord, quadrats: pd.DataFrame, audit: A
     texts: Iterator[str]
     match result.status:
         case "complete":
-            texts = _complete(ledger, name, result, whole, quadrats)
+            texts = _complete(data, name, result, whole)
         case "pruned":
-            texts = _pruned(result, len(whole), quadrats["fold"].nunique())
+            texts = _pruned(result, len(whole), len(data.folds))
         case "failed":
             texts = iter(() if result.reason else ("it failed without a reason",))
         case other:
@@ -184,25 +186,23 @@ def _trial(ledger: Ledger, record: TrialRecord, quadrats: pd.DataFrame, audit: A
     yield from (Problem(text, reopening) for text in texts)
 
 
-def _complete(
-    ledger: Ledger, name: str, result: TrialResult, whole: dict[int, pd.DataFrame], quadrats: pd.DataFrame
-) -> Iterator[str]:
-    if missing := sorted(set(quadrats["fold"]) - set(whole)):
+def _complete(data: StudyData, name: str, result: TrialResult, whole: dict[int, pd.DataFrame]) -> Iterator[str]:
+    if missing := sorted(set(data.folds) - set(whole)):
         yield f"it is complete without the folds {missing}"
     try:
-        pooled = ledger.oof(name)
+        pooled = data.ledger.oof(name)
     except LedgerError as error:
         yield str(error).rpartition(";")[0]
         return
     if missing:
         return
-    rows = pd.concat(list(whole.values())).set_index("image_id")
-    if rows.index.has_duplicates or set(rows.index) != set(quadrats["image_id"]):
+    rows, image_ids = pd.concat(list(whole.values())), data.quadrats["image_id"]
+    if rows["image_id"].duplicated().any() or set(rows["image_id"]) != set(image_ids):
         yield "its folds do not hold every image once"
         return
-    if not same_rows(pooled, rows.loc[quadrats["image_id"]].reset_index()):
+    if not same_rows(pooled, rows_of(rows, image_ids)):
         yield "its pooled out-of-fold rows are not those of its folds"
-    score = weighted_r2_score(quadrats[list(TARGETS)], pooled[list(TARGETS)])
+    score = weighted_r2_score(data.truth_NT, pooled[list(TARGETS)])
     if result.score is None or abs(score - result.score) > 1e-9:
         yield f"its score is recorded as {result.score}, its rows give {score:.6f}"
 

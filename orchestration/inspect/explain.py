@@ -16,6 +16,7 @@ from safetensors.torch import load as load_tensors
 
 from biomass_models.backbones.weights import WeightsSource
 from biomass_models.config_rules import did_you_mean
+from biomass_models.data.alignment import masses_of
 from biomass_models.data.images import View, load_views, probe_image
 from biomass_models.data.table import read_test
 from biomass_models.families import registry
@@ -90,14 +91,14 @@ def explain(
                 f"trial {trial_id} is {result.status} and has no fold {fold}, which holds {image_id}; choose a "
                 "complete trial (biomass leaderboard)"
             )
-        oof = ledger.fold_oof(trial_id, fold).set_index("image_id")
+        oof = ledger.fold_oof(trial_id, fold)
         maps = ledger.fold_maps(trial_id, fold)
         return Explanation(
             image_id=image_id,
             path=data_dir / str(row["image_path"]),
             trial_id=trial_id,
             how=f"fold {fold}, whose model never saw this image",
-            pred_T=oof.loc[image_id, list(TARGETS)].to_numpy(np.float64),
+            pred_T=masses_of(oof, [image_id])[0],
             truth_T=row[list(TARGETS)].to_numpy(np.float64),
             looks=() if maps is None else _looks(maps[maps["image_id"] == image_id]),
             map_unit=map_unit_of(record.family),

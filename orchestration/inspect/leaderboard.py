@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import pandas as pd
 from rich.table import Table
 
 from biomass_models.families.readable import summary_of
-from biomass_models.targets import TARGETS, weighted_r2_score
-from orchestration.study.ledger import Ledger
-from orchestration.study.records import TrialRecord, TrialResult
+from biomass_models.targets import weighted_r2_score
+from orchestration.study.data import COLOUR_RIDGE, StudyData, Trial
 
-COLOUR_RIDGE = "colour ridge"
 SUMMARIES = 5  # trials whose settings are shown
-REFERENCE_NOTES = {"metadata trees": "needs metadata, cannot predict the test set"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +44,11 @@ class FamilyRow:
     peak_gb: float | None
 
 
-def leaderboard(ledger: Ledger) -> list[Row]:
+def leaderboard(data: StudyData) -> list[Row]:
     """References and trials, best first; what has no score comes last."""
-    references = _references(ledger)
+    references = _references(data)
     floor = next((row.score for row in references if row.name == COLOUR_RIDGE), None)
-    results = ledger.results()
-    trials = [_trial_row(trial, results.get(trial.trial_id), floor) for trial in ledger.trials()]
+    trials = [_trial_row(trial, floor) for trial in data.trials]
     return sorted(references + trials, key=lambda row: (row.score is None, -(row.score or 0.0)))
 
 
@@ -143,29 +138,31 @@ def render_families(rows: list[Row]) -> Table:
     return view
 
 
-def _references(ledger: Ledger) -> list[Row]:
-    table, quadrats = ledger.references(), ledger.quadrats()
-    truth_NT = quadrats[list(TARGETS)].to_numpy()
-    rows = []
-    for name, frame in [] if table is None else table.groupby("reference", sort=False):
-        pred_NT = pd.DataFrame(frame).set_index("image_id").loc[quadrats["image_id"]][list(TARGETS)].to_numpy()
-        notes = (REFERENCE_NOTES[str(name)],) if name in REFERENCE_NOTES else ()
-        rows.append(Row(name=str(name), family=None, score=weighted_r2_score(truth_NT, pred_NT), notes=notes))
-    return rows
+def _references(data: StudyData) -> list[Row]:
+    return [
+        Row(
+            name=name,
+            family=None,
+            score=weighted_r2_score(data.truth_NT, reference.pred_NT),
+            notes=() if reference.predicts_tests else ("needs metadata, cannot predict the test set",),
+        )
+        for name, reference in data.references.items()
+    ]
 
 
-def _trial_row(trial: TrialRecord, result: TrialResult | None, floor: float | None) -> Row:
+def _trial_row(trial: Trial, floor: float | None) -> Row:
+    record, result = trial.record, trial.result
     if result is None:
-        summary = summary_of(trial.family, trial.config)
+        summary = summary_of(record.family, record.config)
         return Row(name=trial.trial_id, family=trial.family, score=None, status="unfinished", summary=summary)
     notes = []
-    if trial.weights.startswith("random"):
+    if record.weights.startswith("random"):
         notes.append("random weights")
     if result.score is not None and floor is not None and result.score < floor:
         notes.append(f"below the {COLOUR_RIDGE}")
     if result.teacher_score is not None:
         notes.append(f"teacher {result.teacher_score:.2f}")
-    if trial.config.get("select_best_epoch"):
+    if record.config.get("select_best_epoch"):
         notes.append("best epoch chosen on the scored fold: biased")
     if result.reason is not None:
         notes.append(result.reason)
@@ -179,5 +176,5 @@ def _trial_row(trial: TrialRecord, result: TrialResult | None, floor: float | No
         peak_gb=result.peak_memory_mb / 1024,
         status=result.status,
         notes=tuple(notes),
-        summary=summary_of(trial.family, trial.config),
+        summary=summary_of(trial.family, record.config),
     )

@@ -6,23 +6,22 @@ a search with one trial at a time would have done. Nothing is computed anew and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from biomass_models.config_rules import known_name
-from biomass_models.targets import TARGETS
 from ensembles.choice import rule_named
 from ensembles.honest import nested
-from ensembles.members.library import library_from_frames
-from orchestration.search.incumbent import Standing
+from ensembles.members.library import library_from_arrays
+from orchestration.search.incumbent import Incumbent
 from orchestration.search.pruning import RULES, PruneRule, spared
 from orchestration.search.trial import fold_order
-from orchestration.study.ledger import Ledger, LedgerError, folds_of
-from orchestration.study.records import COMPLETE, PRUNED, Decision, TrialResult
+from orchestration.study.data import StudyData
+from orchestration.study.ledger import Ledger, LedgerError
+from orchestration.study.records import COMPLETE, PRUNED, Decision
 
 
 class PrunedTrial(NamedTuple):
@@ -53,30 +52,24 @@ def replay(ledger: Ledger, rule_name: str, say: Callable[[str], None]) -> Replay
     """Apply a rule of pruning.RULES to a study; LedgerError unless it has complete trials and none that was pruned."""
     rules = {name: rule for name, rule in RULES.items() if rule is not None}
     rule = rules[known_name("the rule of a replay", rule_name, rules, LedgerError)]
-    results = ledger.results()
+    data = StudyData(ledger)
+    results = data.results
     if any(result.status == PRUNED for result in results.values()):
         raise LedgerError(
             f"a replay needs a study that was searched with --prune off, {ledger.storage.uri} has pruned trials: "
             "nobody knows what their other folds would have scored"
         )
-    ended = {name for name, result in results.items() if result.status == COMPLETE}
-    complete = [record for record in ledger.trials() if record.trial_id in ended]
-    quadrats = ledger.quadrats()
-    folds = folds_of(quadrats)
-    frames: dict[str, pd.DataFrame] = {}
-    for record in complete:
-        try:
-            frames[record.trial_id] = ledger.oof(record.trial_id)
-        except LedgerError as error:
-            say(f"note: trial {record.trial_id} is left out: {error}")
-    complete = [record for record in complete if record.trial_id in frames]
+    folds, pred = data.folds, data.predictions(trial.trial_id for trial in data.of(COMPLETE))
+    for name, reason in data.unread.items():
+        say(f"note: trial {name} is left out: {reason}")
+    complete = [trial.record for trial in data.of(COMPLETE) if trial.trial_id in pred]
     if len(complete) < 2:
         raise LedgerError(
             f"a replay needs at least 2 complete trials, {ledger.storage.uri} has {len(complete)}; search with --prune "
             "off for more"
         )
-    scores = {name: results[name].score or 0.0 for name in frames}
-    run = _Run(rule, ledger, results)
+    scores = {name: results[name].score or 0.0 for name in pred}
+    run = _Run(rule, data)
     seconds_saved, folds_saved, eligible, known_backbones = 0.0, 0, 0, set[str]()
     for record in complete:
         backbone = record.config["backbone"]
@@ -84,23 +77,23 @@ def replay(ledger: Ledger, rule_name: str, say: Callable[[str], None]) -> Replay
         known_backbones.add(backbone)
         eligible += free is None
         done = run.take(record.trial_id, fold_order(record.number, folds), may_prune=free is None)
-        saved = [ledger.fold_metrics(record.trial_id, fold) for fold in set(folds) - set(done)]
+        saved, metrics = set(folds) - set(done), data.fold_metrics(record.trial_id)
         folds_saved += len(saved)
-        seconds_saved += sum(metrics.seconds for metrics in saved if metrics is not None)
+        seconds_saved += sum(metrics[fold].seconds for fold in saved if fold in metrics)
     say(f"Blending {len(scores)} members, and the {len(run.kept)} that the rule keeps")
-    blend = _blend_score(frames, quadrats)
+    blend = _blend_score(data, pred)
     return Replay(
         rule=rule.name,
         trials=len(complete),
         eligible=eligible,
         folds=len(complete) * len(folds),
         folds_saved=folds_saved,
-        seconds=sum(results[name].seconds for name in frames),
+        seconds=sum(results[name].seconds for name in pred),
         seconds_saved=seconds_saved,
         best=max(scores.values()),
         best_lost=max(scores.values()) - max(scores[name] for name in run.kept),
         blend=blend,
-        blend_lost=blend - _blend_score({name: frames[name] for name in run.kept}, quadrats) if run.pruned else 0.0,
+        blend_lost=blend - _blend_score(data, run.kept) if run.pruned else 0.0,
         estimate_error=(
             float(np.mean([abs(decision.estimate - scores[name]) for name, decision in run.pruned]))
             if run.pruned
@@ -128,29 +121,29 @@ def render_replay(replayed: Replay) -> str:
 class _Run:
     """The search as the rule would have had it: which trials are complete, and which it ended."""
 
-    def __init__(self, rule: PruneRule, ledger: Ledger, results: dict[str, TrialResult]) -> None:
-        self._rule, self._results, self._standing = rule, results, Standing(ledger)
-        self._fold_N = self._standing.quadrats["fold"].to_numpy()
+    def __init__(self, rule: PruneRule, data: StudyData) -> None:
+        self._rule, self._data, self._incumbent = rule, data, Incumbent(data)
+        self._fold_N = data.quadrats["fold"].to_numpy()
         self.kept: list[str] = []
         self.pruned: list[PrunedTrial] = []
 
     def take(self, trial_id: str, order: list[int], *, may_prune: bool) -> list[int]:
         """Run one trial fold by fold; returns the folds that it gets."""
-        pred_NT = self._standing.pred_NT(trial_id)
+        pred_NT = self._data.pred_NT(trial_id)
         for done in range(1, len(order)) if may_prune else ():
             row_n = np.flatnonzero(np.isin(self._fold_N, order[:done]))
-            decision = self._standing.compare(
+            decision = self._incumbent.compare(
                 self._rule, pred_NT[row_n], row_n, after_fold=order[done - 1], folds_done=done
             )
             if decision is not None and decision.prune:
                 self.pruned.append(PrunedTrial(trial_id, decision))
                 return order[:done]
-        self._standing.admit(trial_id, self._results[trial_id])
+        self._incumbent.admit(trial_id, self._data.results[trial_id])
         self.kept.append(trial_id)
         return order
 
 
-def _blend_score(frames: dict[str, pd.DataFrame], quadrats: pd.DataFrame) -> float:
-    truth = quadrats[["image_id", "fold", "group", *TARGETS]]
-    library = library_from_frames({name: frame[["image_id", *TARGETS]] for name, frame in frames.items()}, truth)
+def _blend_score(data: StudyData, trial_ids: Iterable[str]) -> float:
+    pred = {trial_id: data.pred_NT(trial_id) for trial_id in trial_ids}
+    library = library_from_arrays(list(pred), list(pred.values()), data.quadrats)
     return nested(library.gram, rule_named("default")).score

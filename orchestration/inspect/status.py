@@ -6,11 +6,12 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from orchestration.search.incumbent import Standing
-from orchestration.study.ledger import Ledger, folds_of
+from orchestration.search.incumbent import Incumbent
+from orchestration.study.data import OPEN, StudyData
+from orchestration.study.ledger import Ledger
 from orchestration.study.lock import is_alive, read_owner, who
 from orchestration.study.records import COMPLETE, FAILED, PRUNED, SearchFacts
-from orchestration.study.torn import lost_files, torn_notices
+from orchestration.study.torn import lost_files
 
 
 class Best(NamedTuple):
@@ -53,32 +54,26 @@ class Status:
 
 def status_of(ledger: Ledger) -> Status:
     """Read the ledger once."""
-    records, results = ledger.trials(), ledger.results()
-    ids = {record.trial_id for record in records}
-    results = {name: result for name, result in results.items() if name in ids}
+    data = StudyData(ledger)
+    results = {trial.trial_id: trial.result for trial in data.trials if trial.result is not None}
     owner = read_owner(ledger.storage)
     alive = owner is not None and is_alive(owner, ledger.storage)
     facts = owner.facts if owner is not None and alive else SearchFacts()
-    folds = folds_of(ledger.quadrats())
-    lost, done, begun = lost_files(ledger, results, folds), 0, 0
-    for record in records:
-        result = results.get(record.trial_id)
-        if result is not None:
-            done += result.folds_done - len(lost.get(record.trial_id, ()))
+    lost, done, begun = lost_files(ledger, results, data.folds), 0, 0
+    for trial in data.trials:
+        if trial.result is not None:
+            done += trial.result.folds_done - len(lost.get(trial.trial_id, ()))
             continue
-        for fold in folds:
-            if ledger.fold_metrics(record.trial_id, fold) is not None:
+        for fold in data.folds:
+            if fold in data.fold_metrics(trial.trial_id):
                 done += 1
             elif owner is not None and alive:
-                starts = ledger.fold_starts(record.trial_id, fold)
+                starts = ledger.fold_starts(trial.trial_id, fold)
                 begun += any(start.started_at >= owner.since for start in starts)
-    standing = Standing(ledger)
-    standing.refresh()
-    best = max(
-        (Best(name, one.score or 0.0) for name, one in results.items() if one.status == COMPLETE),
-        key=lambda best: best.score,
-        default=None,
-    )
+    incumbent = Incumbent(data)
+    for name, result in data.results.items():
+        incumbent.admit(name, result)
+    best = Best(data.ranked[0].trial_id, data.ranked[0].score or 0.0) if data.ranked else None
     trials = Counter(result.status for result in results.values())
     reasons = Counter(result.reason or "" for result in results.values() if result.status == FAILED)
     pruned = [(name, one) for name, one in results.items() if one.status == PRUNED]
@@ -89,15 +84,14 @@ def status_of(ledger: Ledger) -> Status:
         driver = f"driven by {who(owner)}"
     else:
         driver = f"no search is running; {who(owner)} was killed, the same command goes on"
-    blend = standing.blend_score()
-    notices = torn_notices(ledger, records, results, folds)
-    notices += [f"trial {name} is left out of the blend: {reason}" for name, reason in standing.torn.items()]
+    blend = incumbent.blend_score()
+    left_out = [f"trial {name} is left out of the blend: {reason}" for name, reason in incumbent.torn.items()]
     return Status(
         driver=driver,
         running=alive,
         trials={
             **{kind: trials[kind] for kind in (COMPLETE, PRUNED, FAILED)},
-            "open": len(records) - len(results),
+            OPEN: len(data.trials) - len(results),
         },
         max_trials=facts.max_trials,
         folds_done=done,
@@ -110,7 +104,7 @@ def status_of(ledger: Ledger) -> Status:
         seconds_left=facts.seconds_left,
         reasons=tuple(Failure(*pair) for pair in reasons.most_common(3)),
         pruned=tuple(Pruned(name, result.reason or "") for name, result in pruned[-3:]),
-        notices=tuple(notices),
+        notices=(*data.torn, *left_out),
         cannot_start=facts.cannot_start,
         start_failure=facts.start_failure,
     )

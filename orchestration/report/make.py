@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from orchestration.report.data.story import tell
+from orchestration.report.data.context import read_context
 from orchestration.report.page import page
 from orchestration.report.sections.ensemble import ensemble_section
 from orchestration.report.sections.folds import folds_section
 from orchestration.report.sections.photographs import Photographs
 from orchestration.report.sections.predictions import predictions_section
 from orchestration.report.sections.provenance import provenance_section
+from orchestration.report.sections.ranking import ranking_section
 from orchestration.report.sections.search import search_section
-from orchestration.report.sections.standing import standing_section
 from orchestration.study.ledger import Ledger
 
 
@@ -28,16 +28,15 @@ def make_report(
     What is torn is left out, named in the page and passed to `say`. Raises LedgerError for a study that is not there
     or is about other images.
     """
-    story = tell(ledger, compare)
-    for evidence in (story.evidence, *story.others):
-        for notice in evidence.notices:
-            say(f"note: {notice}")
+    context = read_context(ledger, compare)
+    for notice in (*context.notices, *(notice for other in context.others for notice in other.torn)):
+        say(f"note: {notice}")
     sections = (
-        standing_section(story),
-        search_section(story),
-        folds_section(story),
-        predictions_section(story, Photographs(data_dir)),
-        ensemble_section(story),
-        provenance_section(story),
+        ranking_section(context),
+        search_section(context),
+        folds_section(context),
+        predictions_section(context, Photographs(data_dir)),
+        ensemble_section(context),
+        provenance_section(context),
     )
-    return page(story, sections)
+    return page(context, sections)

@@ -12,7 +12,7 @@ from importlib.resources import files
 import vl_convert
 
 from orchestration.report.charts import CONFIG
-from orchestration.report.data.story import Story
+from orchestration.report.data.context import ReportContext
 from orchestration.report.html import Html, Section, embed_json, join, tag
 from orchestration.report.sections.answers import answers, facts_line, headline, run_line
 from orchestration.report.words import moment
@@ -21,9 +21,9 @@ from orchestration.report.words import moment
 POLICY = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data:"
 
 
-def page(story: Story, sections: tuple[Section, ...]) -> str:
+def page(context: ReportContext, sections: tuple[Section, ...]) -> str:
     """The whole document."""
-    title = f"{story.evidence.name}: pasture biomass study"
+    title = f"{context.study.name}: pasture biomass study"
     links = [tag("a", section.short, href=f"#{section.anchor}") for section in sections]
     theme = tag("button", "Theme: automatic", id="theme", type="button", aria_label="Change the colour theme")
     body = join(
@@ -33,12 +33,12 @@ def page(story: Story, sections: tuple[Section, ...]) -> str:
             "main",
             tag(
                 "header",
-                tag("p", f"Study {story.evidence.name}", class_="kicker"),
-                tag("h1", headline(story)),
-                tag("p", facts_line(story), class_="facts"),
-                tag("p", run_line(story), class_="facts"),
-                *(tag("p", f"Note: {notice}", class_="aside") for notice in story.evidence.notices),
-                answers(story),
+                tag("p", f"Study {context.study.name}", class_="kicker"),
+                tag("h1", headline(context)),
+                tag("p", facts_line(context), class_="facts"),
+                tag("p", run_line(context), class_="facts"),
+                *(tag("p", f"Note: {notice}", class_="aside") for notice in context.notices),
+                answers(context),
                 id="answers",
             ),
             tag("noscript", tag("p", "The drawings need JavaScript; words and tables do not.", class_="aside")),

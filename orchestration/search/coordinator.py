@@ -11,9 +11,10 @@ from typing import Any
 from ray import tune
 from ray.exceptions import RayError
 
-from orchestration.search.incumbent import Standing
+from orchestration.search.incumbent import Incumbent
 from orchestration.search.pruning import PruneRule
 from orchestration.search.trial import BlockedError, fail_trial, run_trial
+from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger, LedgerError
 from orchestration.study.storage import Storage
 from orchestration.workers.pool import RayPool
@@ -27,7 +28,7 @@ def make_coordinator(
     It is pickled with all that it names, and a process that unpickles it imports their modules: nothing of a module
     that loads torch may be among them.
     """
-    standing = Standing(Ledger(Storage(study)))  # pickled along: each coordinator process keeps its own
+    standing = Incumbent(StudyData(Ledger(Storage(study))))  # pickled along: each coordinator process keeps its own
 
     def coordinate(config: dict[str, Any]) -> None:
         own, trial_id = Ledger(Storage(study)), config["trial_id"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable
 from typing import NamedTuple
 
-from orchestration.search.incumbent import BEST, Standing
+from orchestration.search.incumbent import BEST, Incumbent
 from orchestration.study import layout
 from orchestration.study.ledger import Ledger, folds_of
 from orchestration.study.records import COMPLETE, PRUNED, TrialResult
@@ -54,15 +54,15 @@ class ModelRoom:
         self._sizes: dict[str, dict[int, int]] = {}  # of ended trials: bytes by fold that has its model
         self._short = False  # whether it was said that the limit cannot be met
 
-    def make(self, standing: Standing) -> None:
-        """Delete models until the limit is met; standing: refreshed."""
-        results = standing.results
+    def make(self, incumbent: Incumbent) -> None:
+        """Delete models until the limit is met; incumbent: refreshed."""
+        results = incumbent.results
         for name in results.keys() - self._sizes.keys():
             self._sizes[name] = self._models(name)
         running = [name for name in self._ledger.storage.children(layout.TRIALS) if name not in results]
         open_bytes = sum(sum(self._models(name).values()) for name in running)
         held = [Held(name, sum(self._sizes[name].values()), _rank(result)) for name, result in results.items()]
-        members = {*standing.best(BEST), *self._blended()}
+        members = {*incumbent.best(BEST), *self._blended()}
         for name in trials_to_drop(held, open_bytes, self._limit, members):
             for fold in self._sizes[name]:
                 self._ledger.drop_model(name, fold, self._why)

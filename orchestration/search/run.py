@@ -35,6 +35,7 @@ from orchestration.search.presets import Recipe
 from orchestration.search.pruning import RULES
 from orchestration.search.running import Ending, run
 from orchestration.search.searcher import Proposer
+from orchestration.study.data import StudyData
 from orchestration.study.data_changes import data_fingerprint, photograph_table, require_same_data
 from orchestration.study.ledger import Ledger
 from orchestration.study.lock import study_lock
@@ -44,7 +45,6 @@ from orchestration.study.seeds import derive_seed
 from orchestration.study.settings import StudyError, StudySettings
 from orchestration.study.spaces import open_spaces, spaces_of, stored_space, to_json
 from orchestration.study.storage import Storage
-from orchestration.study.torn import notices_of
 from orchestration.workers.address import is_cluster, require_answer
 from orchestration.workers.cluster import ray_cluster
 from orchestration.workers.context import WorkerContext
@@ -233,7 +233,7 @@ def run_search(
             spaces=spaces,
             data_checked=data_checked,
         )
-        for notice in notices_of(ledger):
+        for notice in StudyData(ledger).torn:
             say(f"note: {notice}")
         if is_cluster(resources.address):  # this machine says nothing about the workers
             say("Each worker refuses folds above --max-fold-seconds by its own estimate; biomass doctor times a pilot")

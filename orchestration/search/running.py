@@ -13,12 +13,13 @@ import ray
 from ray import tune
 
 from orchestration.search.coordinator import make_coordinator
-from orchestration.search.incumbent import Standing
+from orchestration.search.incumbent import Incumbent
 from orchestration.search.model_room import ModelRoom
 from orchestration.search.pruning import PruneRule
 from orchestration.search.searcher import ALIKE_FAILURES, BreakNotes, Proposer, TuneSearcher, live_trials
 from orchestration.search.watch import Watch
 from orchestration.study import layout
+from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger
 from orchestration.study.lock import Heartbeat
 from orchestration.study.records import COMPLETE, FAILED, TrialResult
@@ -97,7 +98,7 @@ def run(
     say(f"{slots} slots{waits}; {proposer.finished} trials are finished already")
     searcher = TuneSearcher(proposer, live=live_trials(max(slots, 1)))
     room = None if resources.weights_gb is None else ModelRoom(ledger, resources.weights_gb, say)
-    watch = Watch(broker, searcher, Standing(ledger), heartbeat, say, room)
+    watch = Watch(broker, searcher, Incumbent(StudyData(ledger)), heartbeat, say, room)
     together = gpus_of_a_slot(resources) > 0 if resources.folds_together is None else resources.folds_together
     leave = threading.Event()
     tuner = make_tuner(ledger, searcher, broker, rule, together=together, leave=leave)

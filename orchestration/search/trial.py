@@ -9,12 +9,14 @@ from dataclasses import replace
 
 import pandas as pd
 
+from biomass_models.data.alignment import rows_of
 from biomass_models.errors import UserError
 from biomass_models.families import registry
 from biomass_models.families.introduced import config_from_stored
 from biomass_models.targets import TARGETS, weighted_r2_score
-from orchestration.search.incumbent import Standing
+from orchestration.search.incumbent import Incumbent
 from orchestration.search.pruning import PruneRule
+from orchestration.study.data import StudyData
 from orchestration.study.events import write_events
 from orchestration.study.ledger import Ledger, LedgerError, folds_of
 from orchestration.study.records import COMPLETE, FAILED, PRUNED, Decision, FoldMetrics, TrialResult
@@ -41,7 +43,7 @@ def run_trial(
     trial_id: str,
     *,
     rule: PruneRule | None = None,
-    standing: Standing | None = None,
+    standing: Incumbent | None = None,
     together: bool = False,
 ) -> TrialResult | None:
     """Bring a trial to its end and return its result, or None when it was stopped before its end.
@@ -53,7 +55,7 @@ def run_trial(
     """
     if (result := ledger.result(trial_id)) is not None:
         return result
-    trial = _Trial(ledger, pool, trial_id, rule, standing or Standing(ledger), together)
+    trial = _Trial(ledger, pool, trial_id, rule, standing or Incumbent(StudyData(ledger)), together)
     return trial.run()
 
 
@@ -71,7 +73,7 @@ class _Trial:
         pool: Pool,
         trial_id: str,
         rule: PruneRule | None,
-        standing: Standing,
+        standing: Incumbent,
         together: bool,
     ) -> None:
         self._ledger, self._pool, self._id, self._standing = ledger, pool, trial_id, standing
@@ -79,7 +81,7 @@ class _Trial:
         config = config_from_stored(record.family, record.config)
         self._together = together and registry.family(record.family).batches_folds(config)
         self._rule = None if record.spared or self._together else rule
-        folds = folds_of(standing.quadrats)
+        folds = folds_of(standing.data.quadrats)
         self._order = fold_order(record.number, folds)
         self._metrics: dict[int, FoldMetrics] = {}
         self._decisions: list[Decision] = []
@@ -149,7 +151,7 @@ class _Trial:
         if self._rule is None or not self._missing:
             return
         oof = pd.concat([self._ledger.fold_oof(self._id, done) for done in self._metrics])
-        decision = self._standing.judge(self._rule, oof, after_fold=fold, folds_done=len(self._metrics))
+        decision = self._standing.decide(self._rule, oof, after_fold=fold, folds_done=len(self._metrics))
         if decision is None:
             return
         self._decisions.append(decision)
@@ -173,9 +175,9 @@ class _Trial:
         return result
 
     def _pooled(self) -> tuple[pd.DataFrame, TrialResult]:
-        quadrats, folds = self._standing.quadrats, sorted(self._order)
+        quadrats, folds = self._standing.data.quadrats, sorted(self._order)
         oof = pd.concat([self._ledger.fold_oof(self._id, fold) for fold in folds])
-        oof = oof.set_index("image_id").loc[quadrats["image_id"]].reset_index()
+        oof = rows_of(oof, quadrats["image_id"])
         truth_NT, pred_NT = quadrats[list(TARGETS)].to_numpy(), oof[list(TARGETS)].to_numpy()
         return oof, TrialResult(
             status=COMPLETE,

@@ -14,7 +14,7 @@ from ray.exceptions import ActorDiedError, RayError
 
 from biomass_models.errors import UserError
 from orchestration.progress import progress_bar
-from orchestration.search.incumbent import Standing
+from orchestration.search.incumbent import Incumbent
 from orchestration.search.model_room import ModelRoom
 from orchestration.search.searcher import TuneSearcher, live_trials
 from orchestration.study.ledger import LedgerError
@@ -37,7 +37,7 @@ class Watch:
         self,
         broker: Any,
         searcher: TuneSearcher,
-        standing: Standing,
+        standing: Incumbent,
         heartbeat: Heartbeat,
         say: Callable[[str], None],
         room: ModelRoom | None = None,

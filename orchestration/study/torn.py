@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from orchestration.study import layout
-from orchestration.study.ledger import Ledger, folds_of
+from orchestration.study.ledger import Ledger
 from orchestration.study.records import COMPLETE, PRUNED, TrialRecord, TrialResult
 
 
@@ -46,8 +46,3 @@ def torn_notices(
         if what:
             notices.append(f"trial {name} has lost {', '.join(what)}; {remedy}")
     return notices
-
-
-def notices_of(ledger: Ledger) -> list[str]:
-    """Trials of a study that are not compared as they should be, because their files are torn; one line each."""
-    return torn_notices(ledger, ledger.trials(), ledger.results(), folds_of(ledger.quadrats()))

@@ -25,6 +25,7 @@ from orchestration.inspect.leaderboard import leaderboard, render_leaderboard
 from orchestration.inspect.status import render_status, status_of
 from orchestration.search.opening import open_study
 from orchestration.search.searcher import Proposer
+from orchestration.study.data import StudyData
 from orchestration.study.ids import make_trial_id
 from orchestration.study.ledger import Ledger
 from orchestration.study.records import TrialRecord, TrialResult
@@ -99,7 +100,7 @@ def main() -> None:
             return Proposer(spaces, ledger, seed=0, fold_hash=fold_hash(folds), weights={BACKBONE: "w"})
 
         timed(f"{trials} trials written", lambda: fill(ledger, spaces, fold_hash(folds), trials))
-        timed("leaderboard", lambda: render_leaderboard(leaderboard(ledger), 20))
+        timed("leaderboard", lambda: render_leaderboard(leaderboard(StudyData(ledger)), 20))
         timed("status", lambda: render_status(status_of(ledger)))
         rebuilt = timed("searcher rebuilt", searcher)
         timed("one more proposal", rebuilt.propose)

@@ -23,9 +23,10 @@ from orchestration.blending.members import FileMembers, gather
 from orchestration.cli import app
 from orchestration.inspect.audit import audit
 from orchestration.inspect.repair import plan_repair
-from orchestration.search.incumbent import Standing
+from orchestration.search.incumbent import Incumbent
 from orchestration.search.model_room import BROKEN, GB, HOPELESS, USEFUL, Held, ModelRoom, trials_to_drop
 from orchestration.search.trial import fail_trial, run_trial
+from orchestration.study.data import StudyData
 from orchestration.study.data_changes import data_fingerprint
 from orchestration.study.ledger import Ledger, LedgerError
 from orchestration.study.records import TrialRef
@@ -101,9 +102,9 @@ def study(finished: tuple[Path, Path], tmp_path: Path) -> tuple[Ledger, list[str
     """Its ledger, its trials from the worst to the best, and the cache."""
     shutil.copytree(finished[0], tmp_path / "study")
     ledger = Ledger(Storage(tmp_path / "study"))
-    standing = Standing(ledger)
-    standing.refresh()
-    return ledger, standing.complete[::-1], finished[1]
+    incumbent = Incumbent(StudyData(ledger))
+    incumbent.refresh()
+    return ledger, incumbent.complete[::-1], finished[1]
 
 
 def models(ledger: Ledger) -> dict[str, bytes]:
@@ -112,9 +113,9 @@ def models(ledger: Ledger) -> dict[str, bytes]:
 
 
 def make_room(ledger: Ledger, limit: int, say: Callable[[str], None] = lambda text: None) -> None:
-    standing = Standing(ledger)
-    standing.refresh()
-    ModelRoom(ledger, limit / GB, say).make(standing)
+    incumbent = Incumbent(StudyData(ledger))
+    incumbent.refresh()
+    ModelRoom(ledger, limit / GB, say).make(incumbent)
 
 
 def drop(ledger: Ledger, trial: str) -> None:

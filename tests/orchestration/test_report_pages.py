@@ -17,10 +17,10 @@ from typer.testing import CliRunner
 from ensembles.blend import fit_blend
 from orchestration.blending.members import FileMembers, gather
 from orchestration.cli import app
-from orchestration.report.data import evidence
-from orchestration.report.data.story import tell
+from orchestration.report.data import context as report_context
+from orchestration.report.data.context import read_context
 from orchestration.report.make import make_report
-from orchestration.report.sections import ended_tables, slots_chart, standing
+from orchestration.report.sections import ended_tables, ranking, slots_chart
 from orchestration.report.sections import ensemble as ensemble_section
 from orchestration.report.sections import search as search_section
 from orchestration.study.ledger import LedgerError
@@ -60,11 +60,11 @@ def test_a_study_in_any_state_has_a_whole_page(tmp_path: Path, statuses: tuple[s
 def test_the_first_screen_answers_the_four_questions(tmp_path: Path) -> None:
     html = make_report(told_study(tmp_path, statuses=MANY, reason="fold 2: FitError: no room"))
     first = _text(html[html.index("<header") : html.index("</header>")])
-    story = tell(told_study(tmp_path / "again", statuses=MANY))
-    assert story.blend is not None and story.best is not None
+    context = read_context(told_study(tmp_path / "again", statuses=MANY))
+    assert context.blend is not None and context.best is not None
     for words in (
-        f"{story.blend.card.nested_score:.3f} ± {story.blend.card.nested_se:.3f}",
-        f"{story.best.family} {story.best.name}",
+        f"{context.blend.card.nested_score:.3f} ± {context.blend.card.nested_se:.3f}",
+        f"{context.best.family} {context.best.trial_id}",
         "per-target mean",
         "1 trial stopped early",
         "1 trial failed, 1 of them with “fold 2: FitError: no room”",
@@ -78,7 +78,7 @@ def test_the_default_blend_is_the_one_that_the_ensemble_command_makes(tmp_path: 
     ledger = told_study(tmp_path, statuses=MANY)
     gathered = gather([ledger.storage.uri], FileMembers(), test_ids=None, seed=0, say=print)
     card = fit_blend(gathered.library, "default", gathered.seed)
-    shown = tell(ledger).blend
+    shown = read_context(ledger).blend
     assert shown is not None and shown.name is None
     assert shown.card.nested_score == pytest.approx(card.nested_score, abs=1e-12)
     assert shown.card.members == pytest.approx(card.members)
@@ -91,14 +91,14 @@ def test_a_stored_blend_is_shown_while_it_fits_the_study(tmp_path: Path) -> None
     refs = {name: TrialRef(ledger.storage.uri, name) for name in card.members}
     ledger.write_ensemble("mine", card.to_json(), refs, b"sample_id,target\n")
     ledger.storage.write("ensembles/old/ensemble.json", b'{"rule": "of another version"}')
-    story = tell(ledger)
-    assert story.blend is not None and story.blend.name == "mine" and story.blend.card.rule == "top-3"
+    context = read_context(ledger)
+    assert context.blend is not None and context.blend.name == "mine" and context.blend.card.rule == "top-3"
     text = _text(make_report(ledger))
     assert "ensemble “mine”" in text and "written by another version" in text
     left = next(iter(set(gathered.trials) - set(card.members)))
     ledger.reopen(left)  # one trial less: the stored card is about another library
-    story = tell(ledger)
-    assert story.blend is not None and story.blend.name is None
+    context = read_context(ledger)
+    assert context.blend is not None and context.blend.name is None
     assert "made of other trials" in _text(make_report(ledger))
 
 
@@ -124,16 +124,16 @@ def test_an_unreadable_trial_costs_itself_alone(tmp_path: Path) -> None:
     ledger.storage.write(f"trials/{torn}/oof.parquet", b"torn")
     text = _text(make_report(ledger))
     assert "is not the file that result.json vouches for" in text
-    assert tell(ledger).blend is not None
+    assert read_context(ledger).blend is not None
 
 
 def test_what_is_not_drawn_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name in (
-        (evidence, "MOST_MEMBERS"), (ensemble_section, "MOST_MEMBERS"), (evidence, "MOST_TIMED"),
+        (report_context, "MOST_MEMBERS"), (ensemble_section, "MOST_MEMBERS"), (report_context, "MOST_TIMED"),
         (slots_chart, "MOST_TIMED"), (search_section, "MOST_POINTS"), (ended_tables, "MOST_ROWS"),
-        (standing, "MOST_ROWS"),
+        (ranking, "MOST_ROWS"),
     ):  # fmt: skip
-        monkeypatch.setattr(module, name, 6 if module is standing else 4)
+        monkeypatch.setattr(module, name, 6 if module is ranking else 4)
     statuses = ("complete",) * 12 + ("failed",) * 5 + ("pruned",) * 5
     text = _text(make_report(told_study(tmp_path, statuses=statuses)))
     for words in (

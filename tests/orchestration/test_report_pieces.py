@@ -15,9 +15,8 @@ from told_study import told_study
 from biomass_models.targets import TARGETS, weighted_r2_score
 from ensembles.honest import Estimate, paired_bootstrap
 from orchestration.report.charts import RAMP, ink_on, luminance, ramp_colour
-from orchestration.report.data.evidence import Evidence, read_evidence
 from orchestration.report.data.importance import importance_of, what_the_best_share
-from orchestration.report.data.judge import Judge, binned_mean, parts
+from orchestration.report.data.scorer import Scorer, binned_mean, parts
 from orchestration.report.data.timeline import Clock, Work, busy_share, lanes_of
 from orchestration.report.html import Cell, Column, Html, Table, as_html, embed_json, tag
 from orchestration.report.sections.photographs import Photographs, lit, whole_map
@@ -34,6 +33,7 @@ from orchestration.report.words import (
     setting,
     verdict,
 )  # fmt: skip
+from orchestration.study.data import StudyData
 from orchestration.study.records import TrialResult
 
 HOSTILE = "</script><img src=x onerror=alert(1)>&\"'"
@@ -84,14 +84,14 @@ def test_a_verdict_counts_standard_errors() -> None:
     assert says(0.05, float("nan")) == says(0.0, 0.0) == "its error is not known"
 
 
-def test_a_judge_scores_as_the_metric_and_pairs_over_groups(tmp_path: Path) -> None:
-    evidence = read_evidence(told_study(tmp_path))
-    judge = Judge(evidence.quadrats)
-    first, second = list(evidence.pred.values())[:2]
-    assert judge.score(first).value == pytest.approx(weighted_r2_score(judge.truth_NT, first))
-    gain = judge.gain(second, first)
-    oracle = paired_bootstrap(judge.truth_NT, second, first, list(evidence.quadrats["group"]))
-    assert gain.value == pytest.approx(judge.score(second).value - judge.score(first).value)
+def test_a_scorer_scores_as_the_metric_and_pairs_over_groups(tmp_path: Path) -> None:
+    study = StudyData(told_study(tmp_path))
+    scorer = Scorer(study.quadrats)
+    first, second = list(study.predictions(trial.trial_id for trial in study.ranked).values())[:2]
+    assert scorer.score(first).value == pytest.approx(weighted_r2_score(scorer.truth_NT, first))
+    gain = scorer.gain(second, first)
+    oracle = paired_bootstrap(scorer.truth_NT, second, first, list(study.quadrats["group"]))
+    assert gain.value == pytest.approx(scorer.score(second).value - scorer.score(first).value)
     assert gain.value == pytest.approx(oracle.value) and gain.se == pytest.approx(oracle.se, rel=0.2)
 
 
@@ -136,31 +136,31 @@ def test_importance_finds_the_setting_that_decides(tmp_path: Path) -> None:
     for record in ledger.trials():
         score = 0.8 if record.params["head_lr"] > 3e-4 else 0.2
         ledger.write_result(record.trial_id, TrialResult(status="complete", score=score))
-    evidence = read_evidence(ledger)
-    found = importance_of(evidence, "baseline")
+    study = StudyData(ledger)
+    found = importance_of(study, "baseline")
     assert next(iter(found.shares)) == "head_lr" and sum(found.shares.values()) == pytest.approx(1)
-    words = what_the_best_share(evidence.trials, "head_lr")
+    words = what_the_best_share(study.trials, "head_lr")
     assert words is not None and "the best third has a median of 0.00" in words
-    assert importance_of(evidence, "unknown").missing is not None
-    few = read_evidence(told_study(tmp_path / "few", statuses=("complete",)))
+    assert importance_of(study, "unknown").missing is not None
+    few = StudyData(told_study(tmp_path / "few", statuses=("complete",)))
     assert "at least 4" in str(importance_of(few, "probe").missing)
 
 
 def test_pairs_are_the_same_configuration_in_both_studies(tmp_path: Path) -> None:
-    here = read_evidence(told_study(tmp_path / "date"))
+    here = StudyData(told_study(tmp_path / "date"))
     more = told_study(tmp_path / "random", statuses=("complete", "failed", "complete"), scheme="random",
                       quadrats=here.quadrats)  # fmt: skip
     for record in more.trials():  # of a version that knows one setting more
         more.write_trial(replace(record, config={**record.config, "precision": "auto"}))
-    there = read_evidence(more)
+    there = StudyData(more)
     pairs = pairs_of(here, there)
     assert {pair.name: (pair.here, pair.there) for pair in pairs} == {
         f"probe {number}pr": (_score(here, number), _score(there, number)) for number in ("0000", "0002")
     }
 
 
-def _score(evidence: Evidence, number: str) -> float | None:
-    return next(trial.score for trial in evidence.trials if trial.name.startswith(number))
+def _score(study: StudyData, number: str) -> float | None:
+    return next(trial.score for trial in study.trials if trial.trial_id.startswith(number))
 
 
 def test_text_on_any_colour_of_the_ramp_can_be_read() -> None:

@@ -15,6 +15,7 @@ from tiny_study import make_study
 from orchestration.inspect.leaderboard import leaderboard, render_families, render_leaderboard
 from orchestration.inspect.status import render_status, status_of
 from orchestration.search.trial import fail_trial, run_trial
+from orchestration.study.data import StudyData
 from orchestration.workers.pool import InlinePool
 
 
@@ -66,7 +67,7 @@ def test_the_leaderboard_tells_costs_per_trial_and_family(tmp_path: Path, tiny_p
         records[1].trial_id,
         replace(middle, status="pruned", reason=decision, gpu_seconds=7200.0, estimate=0.1),
     )
-    rows = leaderboard(ledger)
+    rows = leaderboard(StudyData(ledger))
     by_name = {row.name: row for row in rows}
     metrics = [ledger.fold_metrics(records[0].trial_id, fold) for fold in range(3)]
     first = by_name[records[0].trial_id]

@@ -15,6 +15,7 @@ from biomass_models.families.registry import model
 from biomass_models.targets import TARGETS
 from orchestration.inspect.leaderboard import leaderboard
 from orchestration.search.trial import run_trial
+from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger
 from orchestration.study.storage import Storage
 from orchestration.workers.pool import InlinePool
@@ -43,7 +44,7 @@ def test_trials_share_the_teachers_of_their_study(tmp_path: Path, tiny_pasture: 
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "study" / "teachers").rglob("*.*")} == files
     teacher = DistilledConfig(**first.config).teacher_config()
     assert teacher is not None
-    board = {row.name: row.notes for row in leaderboard(ledger)}
+    board = {row.name: row.notes for row in leaderboard(StudyData(ledger))}
     assert any(note == f"teacher {result.teacher_score:.2f}" for note in board[twin.trial_id])
     info = ledger.fold_metrics(twin.trial_id, 1).info
     assert info["teacher"] == artefact_id(TEACHER, teacher)

@@ -20,8 +20,9 @@ from orchestration.blending.members import FileMembers, gather
 from orchestration.cli import app
 from orchestration.inspect.audit import audit
 from orchestration.inspect.repair import plan_repair
-from orchestration.search.incumbent import Standing
+from orchestration.search.incumbent import Incumbent
 from orchestration.search.trial import fail_trial, run_trial
+from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger, LedgerError
 from orchestration.study.lock import LockError, study_lock
 from orchestration.study.storage import Storage
@@ -119,7 +120,7 @@ def test_a_torn_file_of_a_trial_is_named_skipped_and_made_again(
     study: tuple[Ledger, WorkerContext], name: str, way: str
 ) -> None:
     ledger, context = study
-    torn = Standing(ledger)
+    torn = Incumbent(StudyData(ledger))
     torn.refresh()
     trial = torn.complete[0]  # the incumbent: all others are compared with it
     if name.endswith("attention.parquet"):  # only one family says where it looked
@@ -168,10 +169,10 @@ def readers_go_on(ledger: Ledger) -> str:
         seen += done.output
     with contextlib.suppress(LibraryError):
         gather([study], FileMembers(), test_ids=None, seed=0, say=lambda line: None)
-    standing = Standing(ledger)
-    standing.refresh()
-    assert set(standing.best(5)) == set(standing.complete)
-    standing.blend_score()
+    incumbent = Incumbent(StudyData(ledger))
+    incumbent.refresh()
+    assert set(incumbent.best(5)) == set(incumbent.complete)
+    incumbent.blend_score()
     return seen
 
 

@@ -19,8 +19,8 @@ from ensembles.honest import nest_of, nested_all
 from ensembles.members.library import Library, LibraryError, library_from_arrays
 from ensembles.recipe import Recipe, honest_rows
 from ensembles.rules import Greedy, Rule, TopMean
-from orchestration.report.data.evidence import Evidence
 from orchestration.study import layout
+from orchestration.study.data import StudyData
 from orchestration.study.ledger import LedgerError
 from orchestration.study.seeds import derive_seed
 
@@ -57,16 +57,19 @@ class Step:
     nested: float
 
 
-def blend_of(evidence: Evidence) -> tuple[Blend | None, tuple[Stored, ...], str | None]:
-    """The blend to show, the ensembles that the study stores, and the reason where there is no blend."""
-    stored = stored_ensembles(evidence)
-    if not evidence.pred:
+def blend_of(study: StudyData, pred: Mapping[str, FloatArray]) -> tuple[Blend | None, tuple[Stored, ...], str | None]:
+    """The blend to show, the ensembles that the study stores, and the reason where there is no blend.
+
+    pred: out-of-fold predictions of the trials that may be members.
+    """
+    stored = stored_ensembles(study, len(pred))
+    if not pred:
         return None, stored, "no trial is complete"
     try:
-        library = library_from_arrays(list(evidence.pred), list(evidence.pred.values()), evidence.quadrats)
+        library = library_from_arrays(list(pred), list(pred.values()), study.quadrats)
         fitting = [each for each in stored if each.fits and each.card is not None]
         best = max(fitting, key=lambda each: each.card.nested_score if each.card else 0.0, default=None)
-        seed = derive_seed(evidence.seed, "blend")
+        seed = derive_seed(study.settings.seed, "blend")
         if best is not None and best.card is not None:
             name, card = best.name, best.card
         else:
@@ -78,10 +81,10 @@ def blend_of(evidence: Evidence) -> tuple[Blend | None, tuple[Stored, ...], str 
     return Blend(name=name, card=card, library=library, honest_NT=rows_NT), stored, None
 
 
-def stored_ensembles(evidence: Evidence) -> tuple[Stored, ...]:
-    """Every ensemble of the study by name."""
-    ledger = evidence.ledger
-    complete = {trial.name for trial in evidence.of("complete")}
+def stored_ensembles(study: StudyData, readable: int) -> tuple[Stored, ...]:
+    """Every ensemble of the study by name; readable: complete trials whose predictions can be read."""
+    ledger = study.ledger
+    complete = {trial.trial_id for trial in study.of("complete")}
     found = []
     for name in ledger.storage.children(layout.ENSEMBLES):
         if name.startswith(layout.PREDICTIONS):
@@ -94,7 +97,7 @@ def stored_ensembles(evidence: Evidence) -> tuple[Stored, ...]:
             continue
         size = card.library_size + len(card.left_out) + len(card.merged)
         own = all(ref.study == ledger.storage.uri and ref.trial_id in complete for ref in refs.values())
-        fits = own and set(refs) == set(card.members) and size == len(complete) == len(evidence.pred)
+        fits = own and set(refs) == set(card.members) and size == len(complete) == readable
         found.append(Stored(name=name, card=card, fits=fits and card.flips == 1))
     return tuple(found)
 

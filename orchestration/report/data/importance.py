@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestration.report.data.evidence import Evidence, Trial
 from orchestration.report.words import setting
+from orchestration.study.data import StudyData, Trial
 from orchestration.study.spaces import stored_space
 from search_spaces.domain import Integer, LogUniform, Plain, SearchSpace, Uniform, When
 
 FEWEST = 4  # trials with a score below which an importance says nothing at all
 FEW = 20  # below which it is a hint
-MOST = 2000  # trials that are told to Optuna, the latest
+MOST = 2000  # trials that Optuna gets, the latest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +29,9 @@ class Importance:
     missing: str | None = None  # why there is none
 
 
-def space_of_family(evidence: Evidence, family: str) -> SearchSpace | None:
+def space_of_family(study: StudyData, family: str) -> SearchSpace | None:
     """The family's search space; None where this version knows no such family or scale."""
-    return stored_space(evidence.study, family)
+    return stored_space(study.record, family)
 
 
 def is_logarithmic(space: SearchSpace | None, name: str, values: Sequence[Any]) -> bool:
@@ -64,42 +64,44 @@ def varied(trials: Sequence[Trial]) -> dict[str, list[Any]]:
     return {name: _in_order(list(values.values())) for name, values in found.items() if len(values) > 1}
 
 
-def importance_of(evidence: Evidence, family: str) -> Importance:
+def importance_of(study: StudyData, family: str) -> Importance:
     """Optuna's importance (PED-ANOVA) over a family's complete and pruned trials."""
-    told = [trial for trial in evidence.trials if trial.family == family and trial.worth is not None][-MOST:]
-    space = space_of_family(evidence, family)
+    scored = [trial for trial in study.trials if trial.family == family and trial.reported_value is not None][-MOST:]
+    space = space_of_family(study, family)
 
     def none(why: str) -> Importance:
-        return Importance(family=family, shares={}, trials=len(told), missing=why)
+        return Importance(family=family, shares={}, trials=len(scored), missing=why)
 
     if space is None:
         return none("this version of the program does not know the family's search space")
-    if len(told) < FEWEST:
+    if len(scored) < FEWEST:
         return none(f"it needs at least {FEWEST} trials with a score")
-    if not varied(told):
+    if not varied(scored):
         return none("no setting was varied")
     import optuna
 
     from search_spaces.to_optuna import finished_trial, new_study
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = new_study(seed=0)
+    sampled = new_study(seed=0)
     try:
-        observed = [finished_trial(space, trial.record.params, trial.worth) for trial in told]
-        study.add_trials([one for one in observed if one is not None])
+        observed = [finished_trial(space, trial.record.params, trial.reported_value) for trial in scored]
+        sampled.add_trials([one for one in observed if one is not None])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that there are few trials: the page says so
-            shares = optuna.importance.get_param_importances(study)
+            shares = optuna.importance.get_param_importances(sampled)
     except (KeyError, ValueError, RuntimeError):  # another version's space: its values are outside of this one's
         return none("the study was made with another version of the search space")
     known = {name: share for name, share in shares.items() if share > 0}
-    return Importance(family=family, shares=known, trials=len(told), missing=None if known else "all trials are alike")
+    return Importance(
+        family=family, shares=known, trials=len(scored), missing=None if known else "all trials are alike"
+    )
 
 
 def what_the_best_share(trials: Sequence[Trial], name: str) -> str | None:
     """How the best third differs from the others in one setting, in words; None where it does not."""
-    having = [trial for trial in trials if trial.worth is not None and name in trial.record.params]
-    having.sort(key=lambda trial: -(trial.worth or 0.0))
+    having = [trial for trial in trials if trial.reported_value is not None and name in trial.record.params]
+    having.sort(key=lambda trial: -(trial.reported_value or 0.0))
     size = len(having) // 3
     if size < 2:
         return None

@@ -6,11 +6,12 @@ at a time does one fold after another. A worker that was replaced leaves its lan
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from orchestration.report.data.evidence import Trial
+from orchestration.study.data import Trial
+from orchestration.study.records import FoldMetrics
 
 LONGEST_GAP = 60.0  # s without any running fold; a longer gap is cut, if it is also a good part of the whole
 GAP_SHARE = 0.05
@@ -56,23 +57,27 @@ class Clock:
         return self.at(self.end)
 
 
-def work_of(trials: Sequence[Trial]) -> list[Work]:
-    """All recorded stretches in the order of their start; folds of one batch are one stretch."""
+def work_of(trials: Sequence[Trial], folds: Mapping[str, Mapping[int, FoldMetrics]]) -> list[Work]:
+    """All recorded stretches in the order of their start; folds of one batch are one stretch.
+
+    folds: metrics of finished folds by trial.
+    """
     found: list[Work] = []
     for trial in trials:
         batches: dict[tuple[float, float, int], list[int]] = {}
-        for fold, metrics in sorted(trial.folds.items()):
+        done = folds.get(trial.trial_id, {})
+        for fold, metrics in sorted(done.items()):
             if metrics.finished_at:
                 batches.setdefault((metrics.started_at, metrics.finished_at, metrics.pid), []).append(fold)
-        for (start, end, pid), folds in batches.items():
-            scores = [score for fold in folds if (score := trial.folds[fold].score) is not None]
+        for (start, end, pid), batch in batches.items():
+            scores = [score for fold in batch if (score := done[fold].score) is not None]
             found.append(
                 Work(
-                    trial=trial.name,
+                    trial=trial.trial_id,
                     family=trial.family,
-                    folds=tuple(folds),
+                    folds=tuple(batch),
                     score=sum(scores) / len(scores) if scores else None,
-                    host=trial.folds[folds[0]].host,
+                    host=done[batch[0]].host,
                     pid=pid,
                     start=start,
                     end=end,

@@ -9,89 +9,91 @@ import numpy as np
 
 from biomass_models.targets import TOTAL
 from ensembles.honest import Estimate
-from orchestration.inspect.leaderboard import REFERENCE_NOTES
-from orchestration.report.data.story import Story
+from orchestration.report.data.context import ReportContext
 from orchestration.report.html import Html, join, paragraph, tag
 from orchestration.report.sections.why import what_fails, why_lost
 from orchestration.report.words import GAP, SCHEMES, count, duration, listed, number, plus_minus, verdict
 
 
-def answers(story: Story) -> Html:
+def answers(context: ReportContext) -> Html:
     """The four questions, each with its answer."""
     asked = (
-        ("What is best?", _best(story)),
-        ("How sure is that?", _sure(story)),
-        ("Why did the others lose?", why_lost(story)),
-        ("Which images fail?", what_fails(story)),
+        ("What is best?", _best(context)),
+        ("How sure is that?", _sure(context)),
+        ("Why did the others lose?", why_lost(context)),
+        ("Which images fail?", what_fails(context)),
     )
     cards = [tag("div", tag("h2", title), *lines, class_="answer") for title, lines in asked]
     return tag("div", *cards, class_="answers")
 
 
-def headline(story: Story) -> str:
+def headline(context: ReportContext) -> str:
     """One line: what the study came to."""
-    if story.blend is not None:
-        size, estimate = len(story.blend.card.members), story.judge.score(story.blend.honest_NT)
-        if size > 1 and story.single is not None and story.single.value >= estimate.value:
-            return f"One model scores {plus_minus(story.single)}; a blend of {size} does not beat it"
-        return f"A blend of {size} models scores {plus_minus(estimate)}" if size > 1 else _alone(story)
-    if story.best is not None:
-        return _alone(story)
-    return "No trial is complete yet" if story.evidence.trials else "Nothing was tried yet"
+    if context.blend is not None:
+        size, estimate = len(context.blend.card.members), context.scorer.score(context.blend.honest_NT)
+        if size > 1 and context.single is not None and context.single.value >= estimate.value:
+            return f"One model scores {plus_minus(context.single)}; a blend of {size} does not beat it"
+        return f"A blend of {size} models scores {plus_minus(estimate)}" if size > 1 else _alone(context)
+    if context.best is not None:
+        return _alone(context)
+    return "No trial is complete yet" if context.study.trials else "Nothing was tried yet"
 
 
-def _alone(story: Story) -> str:
-    assert story.best is not None
-    return f"The best single model scores {plus_minus(story.scores[story.best.name])}"
+def _alone(context: ReportContext) -> str:
+    assert context.best is not None
+    return f"The best single model scores {plus_minus(context.scores[context.best.trial_id])}"
 
 
-def _best(story: Story) -> list[Html]:
-    evidence, lines = story.evidence, []
-    if story.blend is not None:
-        card = story.blend.card
-        complete = len(evidence.of("complete"))
+def _best(context: ReportContext) -> list[Html]:
+    study, lines = context.study, []
+    if context.blend is not None:
+        card = context.blend.card
+        complete = len(study.of("complete"))
         picked = f"{len(card.members)} of {count(complete, 'complete model')}" if complete > 1 else "1 model"
         lines.append(
             paragraph(
                 f"A blend of {picked} with a ", tag("a", "weighted R²", href="#word-r2"), " of ",
-                tag("strong", plus_minus(story.judge.score(story.blend.honest_NT))), ", chosen ",
+                tag("strong", plus_minus(context.scorer.score(context.blend.honest_NT))), ", chosen ",
                 tag("a", "without the images it is scored on", href="#word-nested"), ".",
             )
         )  # fmt: skip
-    if story.best is not None:
+    if context.best is not None:
         honest = ""
-        if story.single is not None and len(evidence.pred) > 1:
-            honest = f", seen in hindsight; {plus_minus(story.single)} when it is chosen in the same way as the blend"
+        if context.single is not None and len(context.pred) > 1:
+            honest = f", seen in hindsight; {plus_minus(context.single)} when it is chosen in the same way as the blend"
         lines.append(
             paragraph(
-                f"Best single model: {story.best.family} ", tag("code", story.best.name), " with ",
-                tag("strong", plus_minus(story.scores[story.best.name])), honest, ".",
+                f"Best single model: {context.best.family} ", tag("code", context.best.trial_id), " with ",
+                tag("strong", plus_minus(context.scores[context.best.trial_id])), honest, ".",
             )
         )  # fmt: skip
-    if story.shown is not None:
-        residual_N = story.shown.pred_NT[:, TOTAL] - story.judge.truth_NT[:, TOTAL]
-        mean = float(story.judge.truth_NT[:, TOTAL].mean())
+    if context.shown is not None:
+        residual_N = context.shown.pred_NT[:, TOTAL] - context.scorer.truth_NT[:, TOTAL]
+        mean = float(context.scorer.truth_NT[:, TOTAL].mean())
         typical = float(np.sqrt((residual_N**2).mean()))
-        text = f"In grams, {story.shown.name} is typically {typical:.1f}{GAP}g off in a quadrat's total, whose mean is "
-        lines.append(paragraph(f"{text}{mean:.0f}{GAP}g."))
-    references = sorted(evidence.references, key=lambda name: -story.scores[name].value)
-    if references:
-        barred = dict.fromkeys(REFERENCE_NOTES, " (cannot predict new photographs)")
-        listing = listed(
-            [f"{name} {plus_minus(story.scores[name])}{barred.get(name, '')}" for name in references], most=4
+        text = (
+            f"In grams, {context.shown.name} is typically {typical:.1f}{GAP}g off in a quadrat's total, whose mean is "
         )
+        lines.append(paragraph(f"{text}{mean:.0f}{GAP}g."))
+    references = sorted(study.references, key=lambda name: -context.scores[name].value)
+    if references:
+        barred = {
+            name: "" if each.predicts_tests else " (cannot predict new photographs)"
+            for name, each in study.references.items()
+        }
+        listing = listed([f"{name} {plus_minus(context.scores[name])}{barred[name]}" for name in references], most=4)
         lines.append(paragraph(tag("a", "Without a network", href="#word-reference"), f": {listing}."))
     return lines or [paragraph("No trial is complete, and no reference was computed.")]
 
 
-def _sure(story: Story) -> list[Html]:
-    if story.best is None:
+def _sure(context: ReportContext) -> list[Html]:
+    if context.best is None:
         return [paragraph("There is nothing to be sure of yet.")]
-    if story.blend is None:
-        interval = _interval(story.scores[story.best.name], story)
-        return [paragraph(interval), paragraph(f"There is no blend: {story.no_blend}.")]
-    card = story.blend.card
-    lines = [paragraph(_interval(story.judge.score(story.blend.honest_NT), story))]
+    if context.blend is None:
+        interval = _interval(context.scores[context.best.trial_id], context)
+        return [paragraph(interval), paragraph(f"There is no blend: {context.no_blend}.")]
+    card = context.blend.card
+    lines = [paragraph(_interval(context.scorer.score(context.blend.honest_NT), context))]
     gain = card.versus.get("best single")
     if gain is not None and card.library_size > 1:
         word = "gains" if gain.value > 0 else "loses"
@@ -111,8 +113,8 @@ def _sure(story: Story) -> list[Html]:
     return lines
 
 
-def _interval(estimate: Estimate, story: Story) -> str:
-    groups = story.evidence.quadrats["group"].nunique()
+def _interval(estimate: Estimate, context: ReportContext) -> str:
+    groups = context.study.quadrats["group"].nunique()
     if np.isnan(estimate.se):
         return "All images are of one day: there is no telling how the score would vary."
     return (
@@ -121,26 +123,26 @@ def _interval(estimate: Estimate, story: Story) -> str:
     )
 
 
-def facts_line(story: Story) -> Html:
+def facts_line(context: ReportContext) -> Html:
     """What ran, in a line under the title."""
-    evidence = story.evidence
-    settings = evidence.study.settings
-    ended = Counter(trial.status for trial in evidence.trials)
+    study = context.study
+    settings = study.settings
+    ended = Counter(trial.status for trial in study.trials)
     kinds = ", ".join(f"{ended[kind]} {kind}" for kind in ("complete", "pruned", "failed", "open") if ended[kind])
     return join(
-        f"{count(len(evidence.trials), 'trial')} ({kinds or 'none'}) of {listed(evidence.families or ['no family'])} "
-        f"on {count(len(evidence.quadrats), 'photograph')}, {settings.n_folds} {SCHEMES[settings.scheme]}"
+        f"{count(len(study.trials), 'trial')} ({kinds or 'none'}) of {listed(study.families or ['no family'])} "
+        f"on {count(len(study.quadrats), 'photograph')}, {settings.n_folds} {SCHEMES[settings.scheme]}"
     )
 
 
-def run_line(story: Story) -> str:
+def run_line(context: ReportContext) -> str:
     """On what and with what it ran, in a line."""
-    study = story.evidence.study
-    gpu_hours = sum(trial.result.gpu_seconds for trial in story.evidence.trials if trial.result is not None) / 3600
-    versions = study.versions
+    record = context.study.record
+    gpu_hours = sum(trial.result.gpu_seconds for trial in context.study.trials if trial.result is not None) / 3600
+    versions = record.versions
     pieces = [
-        f"data {study.data_fingerprint}",
-        f"{duration(story.clock.seconds)} of search" if story.work else "",
+        f"data {record.data_fingerprint}",
+        f"{duration(context.clock.seconds)} of search" if context.work else "",
         f"{number(gpu_hours, 1)} GPU hours" if gpu_hours else "no GPU",
         ", ".join(f"{name} {versions[name]}" for name in ("torch", "ray", "optuna") if name in versions),
     ]

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 
-from orchestration.report.data.story import Story
+from orchestration.report.data.context import ReportContext
 from orchestration.report.html import Cell, Column, Table, join, tag
 from orchestration.report.words import NONE, count, number, percent
 
 MOST_ROWS = 100  # of the tables of pruned and failed trials
 
 
-def pruned_table(story: Story) -> Table | None:
-    trials = story.evidence.of("pruned")
+def pruned_table(context: ReportContext) -> Table | None:
+    trials = context.study.of("pruned")
     if not trials:
         return None
-    folds = len(story.evidence.folds)
+    folds = len(context.study.folds)
     rows: list[list[Cell | str]] = []
     for trial in trials[:MOST_ROWS]:
         assert trial.result is not None
@@ -23,11 +23,11 @@ def pruned_table(story: Story) -> Table | None:
         last = trial.result.decisions[-1] if trial.result.decisions else None
         rows.append(
             [
-                Cell(tag("code", trial.name), trial.name), trial.family,
+                Cell(tag("code", trial.trial_id), trial.trial_id), trial.family,
                 Cell(f"{done} of {folds}", done),
                 Cell(NONE if last is None else f"{last.p:.2g}", None if last is None else last.p),
                 Cell(percent(None if last is None else last.gain, 2), None if last is None else last.gain),
-                Cell(number(trial.worth), trial.worth),
+                Cell(number(trial.reported_value), trial.reported_value),
                 Cell(tag("code", NONE if last is None else last.against)),
             ]
         )  # fmt: skip
@@ -50,14 +50,14 @@ def pruned_table(story: Story) -> Table | None:
     )
 
 
-def failed_table(story: Story) -> Table | None:
-    trials = story.evidence.of("failed")
+def failed_table(context: ReportContext) -> Table | None:
+    trials = context.study.of("failed")
     if not trials:
         return None
     reasons = Counter(trial.reason for trial in trials)
     rows: list[list[Cell | str]] = [
         [
-            Cell(tag("code", trial.name), trial.name),
+            Cell(tag("code", trial.trial_id), trial.trial_id),
             trial.family,
             Cell(f"{0 if trial.result is None else trial.result.folds_done}"),
             trial.reason,

@@ -5,27 +5,26 @@ from __future__ import annotations
 import math
 
 from orchestration.report.data.blended import Blend
-from orchestration.report.data.evidence import MOST_MEMBERS
-from orchestration.report.data.story import Story
+from orchestration.report.data.context import MOST_MEMBERS, ReportContext
 from orchestration.report.html import Cell, Column, Figure, Html, Section, Table, join, paragraph, tag
 from orchestration.report.sections.members_charts import alike_figure, growth_figure, members_figure
 from orchestration.report.words import NONE, count, number, plus_minus, verdict
 
 
-def ensemble_section(story: Story) -> Section:
+def ensemble_section(context: ReportContext) -> Section:
     blocks: list[Html | Table | Figure | None] = []
-    if story.blend is None:
-        blocks.append(paragraph(f"There is no blend: {story.no_blend}."))
+    if context.blend is None:
+        blocks.append(paragraph(f"There is no blend: {context.no_blend}."))
     else:
-        blend = story.blend
+        blend = context.blend
         blocks += [
-            _source(story, blend),
-            members_figure(story, blend),
+            _source(context, blend),
+            members_figure(context, blend),
             growth_figure(blend),
-            alike_figure(story, blend),
+            alike_figure(context, blend),
             _against(blend),
         ]
-    blocks.append(_stored(story))
+    blocks.append(_stored(context))
     return Section(
         anchor="ensemble",
         title="The blend",
@@ -34,7 +33,7 @@ def ensemble_section(story: Story) -> Section:
     )
 
 
-def _source(story: Story, blend: Blend) -> Html:
+def _source(context: ReportContext, blend: Blend) -> Html:
     card = blend.card
     if blend.name is None:
         command = tag("code", "biomass ensemble")
@@ -42,9 +41,9 @@ def _source(story: Story, blend: Blend) -> Html:
     else:
         where = join(f"the study's ensemble “{blend.name}”")
     settled = "" if card.chosen_rule == card.rule else f", which settled on {card.chosen_rule}"
-    complete = len(story.evidence.of("complete"))
+    complete = len(context.study.of("complete"))
     capped = f" Only the {MOST_MEMBERS} best of {count(complete, 'complete trial')} were considered." if complete > len(
-        story.evidence.pred) + len(story.evidence.unread) else ""  # fmt: skip
+        context.pred) + len(context.study.unread) else ""  # fmt: skip
     left_out = f" {count(len(card.left_out), 'model')} left out as broken." if card.left_out else ""
     merged = f" {count(len(card.merged), 'model')} merged as repetitions of others." if card.merged else ""
     return paragraph(
@@ -92,16 +91,16 @@ def _against(blend: Blend) -> Table:
     )
 
 
-def _stored(story: Story) -> Table | None:
-    if not story.stored:
+def _stored(context: ReportContext) -> Table | None:
+    if not context.stored:
         return None
     rows: list[list[Cell | str]] = []
-    for each in story.stored:
+    for each in context.stored:
         card = each.card
         if card is None:
             rows.append([each.name, NONE, Cell(NONE), Cell(NONE), "written by another version: blend again to see it"])
             continue
-        shown = story.blend is not None and story.blend.name == each.name
+        shown = context.blend is not None and context.blend.name == each.name
         state = (
             "shown in this report"
             if shown

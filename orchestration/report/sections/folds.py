@@ -8,20 +8,20 @@ from typing import Any
 import altair as alt
 
 from orchestration.report.charts import RAMP, SOFT, data, ink_on, panel, ramp_colour
-from orchestration.report.data.evidence import Trial
-from orchestration.report.data.judge import Part, parts
-from orchestration.report.data.story import Story
+from orchestration.report.data.context import ReportContext
+from orchestration.report.data.scorer import Part, parts
 from orchestration.report.html import Figure, Html, Section
 from orchestration.report.sections.scheme_gap import gap_blocks
 from orchestration.report.words import count, day_name, number, percent, short_id
+from orchestration.study.data import Trial
 
 MOST_TRIALS = 40  # rows of the heat map
 MOST_DAYS = 45
 LOWEST = -0.5  # a day's R2 is drawn no lower: days that hardly vary have any value below
 
 
-def folds_section(story: Story) -> Section:
-    blocks: list[Html | Figure | None] = [_heat_map(story), *_days(story), _states(story), *gap_blocks(story)]
+def folds_section(context: ReportContext) -> Section:
+    blocks: list[Html | Figure | None] = [_heat_map(context), *_days(context), _states(context), *gap_blocks(context)]
     return Section(
         anchor="folds",
         title="Folds, days and states",
@@ -30,20 +30,20 @@ def folds_section(story: Story) -> Section:
     )
 
 
-def _heat_map(story: Story) -> Figure | None:
-    evidence = story.evidence
-    pruned = sorted(evidence.of("pruned"), key=lambda trial: -(trial.worth or 0.0))
-    having = [trial for trial in [*evidence.ranked, *pruned] if trial.fold_scores(evidence.folds)]
+def _heat_map(context: ReportContext) -> Figure | None:
+    study = context.study
+    pruned = sorted(study.of("pruned"), key=lambda trial: -(trial.reported_value or 0.0))
+    having = [trial for trial in [*study.ranked, *pruned] if context.fold_scores(trial)]
     if not having:
         return None
     shown = having[:MOST_TRIALS]
-    cells = [(trial, fold, score) for trial in shown for fold, score in trial.fold_scores(evidence.folds).items()]
+    cells = [(trial, fold, score) for trial in shown for fold, score in context.fold_scores(trial).items()]
     scores = sorted(score for _, _, score in cells)
     low, high = scores[len(scores) // 20], scores[-1]
     rows = []
     for trial, fold, score in cells:
         share = (score - low) / (high - low) if high > low else 0.5
-        rows.append({"trial": _label(trial), "id": trial.name, "fold": str(fold), "score": score, "share": share,
+        rows.append({"trial": _label(trial), "id": trial.trial_id, "fold": str(fold), "score": score, "share": share,
                      "text": number(score, 2), "ink": ink_on(ramp_colour(share))})  # fmt: skip
     base = alt.Chart(data(rows)).encode(
         x=alt.X("fold:N", title="fold", axis=alt.Axis(orient="top", labelAngle=0, domain=False, ticks=False)),
@@ -59,7 +59,7 @@ def _heat_map(story: Story) -> Figure | None:
     texts = base.mark_text(fontSize=11).encode(text="text:N", color=alt.Color("ink:N", scale=None))
     middle = {
         fold: statistics.median(score for _, own, score in cells if own == fold)
-        for fold in evidence.folds
+        for fold in study.folds
         if any(own == fold for _, own, _ in cells)
     }
     hardest, easiest = min(middle, key=lambda fold: middle[fold]), max(middle, key=lambda fold: middle[fold])
@@ -81,13 +81,13 @@ def _heat_map(story: Story) -> Figure | None:
 
 
 def _label(trial: Trial) -> str:
-    return f"{trial.family} {short_id(trial.name)}{' (stopped)' if trial.status == 'pruned' else ''}"
+    return f"{trial.family} {short_id(trial.trial_id)}{' (stopped)' if trial.status == 'pruned' else ''}"
 
 
-def _days(story: Story) -> list[Figure | None]:
-    if story.shown is None:
+def _days(context: ReportContext) -> list[Figure | None]:
+    if context.shown is None:
         return []
-    every = parts(story.judge.truth_NT, story.shown.pred_NT, story.evidence.quadrats["group"])
+    every = parts(context.scorer.truth_NT, context.shown.pred_NT, context.study.quadrats["group"])
     if len(every) < 2:
         return []
     every.sort(key=lambda part: -part.share)
@@ -103,21 +103,21 @@ def _days(story: Story) -> list[Figure | None]:
     more = f"Shown are {MOST_DAYS} of {len(every)} days, those with the most error." if len(every) > MOST_DAYS else ""
     return [
         Figure(
-            title=f"By day: {day_name(worst.name)} costs {story.shown.name} most ({percent(worst.share)} of the error "
-            f"from {percent(worst.images / len(story.judge.truth_NT))} of the images{within})",
+            title=f"By day: {day_name(worst.name)} costs {context.shown.name} most ({percent(worst.share)} of the "
+            f"error from {percent(worst.images / len(context.scorer.truth_NT))} of the images{within})",
             how=how,
-            panels=(_share_panel(shown, len(story.judge.truth_NT)), _r2_panel(shown)),
+            panels=(_share_panel(shown, len(context.scorer.truth_NT)), _r2_panel(shown)),
             note=more,
             across=2,
         )
     ]
 
 
-def _states(story: Story) -> Figure | None:
-    quadrats = story.evidence.quadrats
-    if story.shown is None or "State" not in quadrats or quadrats["State"].nunique() < 2:
+def _states(context: ReportContext) -> Figure | None:
+    quadrats = context.study.quadrats
+    if context.shown is None or "State" not in quadrats or quadrats["State"].nunique() < 2:
         return None
-    every = parts(story.judge.truth_NT, story.shown.pred_NT, quadrats["State"])
+    every = parts(context.scorer.truth_NT, context.shown.pred_NT, quadrats["State"])
     every.sort(key=lambda part: -part.share)
     scored = [part for part in every if part.r2 is not None]
     best = max(scored, key=lambda part: part.r2 or 0.0, default=None)
@@ -131,7 +131,7 @@ def _states(story: Story) -> Figure | None:
         title=title,
         how="As for the days: the share of the squared error (bar) and of the images (diamond), and R² within the "
         "state. A state with few or similar swards has a low R² of its own.",
-        panels=(_share_panel(every, len(story.judge.truth_NT)), _r2_panel(every)),
+        panels=(_share_panel(every, len(context.scorer.truth_NT)), _r2_panel(every)),
         across=2,
     )
 

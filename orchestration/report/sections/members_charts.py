@@ -9,7 +9,7 @@ import altair as alt
 
 from orchestration.report.charts import RAMP, SOFT, colour, data, ink_on, legend, panel, ramp_colour, shape
 from orchestration.report.data.blended import Blend, Step, growth, heaviest, residual_correlation
-from orchestration.report.data.story import Story
+from orchestration.report.data.context import ReportContext
 from orchestration.report.html import Figure
 from orchestration.report.words import count, number, percent, short_id
 
@@ -18,22 +18,22 @@ MOST_BARS = 30
 KINDS = ("in sample", "nested")
 
 
-def members_figure(story: Story, blend: Blend) -> Figure:
+def members_figure(context: ReportContext, blend: Blend) -> Figure:
     card = blend.card
     names = heaviest(card.members, MOST_BARS)
     rows: list[dict[str, Any]] = []
     for name in names:
-        trial = story.evidence.by_name.get(name)
+        trial = context.study.by_id.get(name)
         family = trial.family if trial else "other"
         rows.append({"member": f"{family} {short_id(name)}", "weight": card.members[name], "family": family,
-                     "text": percent(card.members[name]), "score": _own_score(story, name)})  # fmt: skip
+                     "text": percent(card.members[name]), "score": _own_score(context, name)})  # fmt: skip
     base = alt.Chart(data(rows)).encode(
         y=alt.Y("member:N", sort=[row["member"] for row in rows], title=None),
         x=alt.X("weight:Q", title="weight in the blend", axis=alt.Axis(format="%", tickCount=5),
                 scale=alt.Scale(domain=[0, 1.15 * max(row["weight"] for row in rows)], nice=False)),
     )  # fmt: skip
     bars = base.mark_bar(height={"band": 0.7}).encode(
-        color=colour("family", story.evidence.families, "family"),
+        color=colour("family", context.study.families, "family"),
         tooltip=[
             "member:N",
             alt.Tooltip("weight:Q", format=".3f"),
@@ -42,7 +42,7 @@ def members_figure(story: Story, blend: Blend) -> Figure:
     )
     shares: dict[str, float] = {}
     for name, weight in card.members.items():
-        trial = story.evidence.by_name.get(name)
+        trial = context.study.by_id.get(name)
         shares[trial.family if trial else "other"] = shares.get(trial.family if trial else "other", 0.0) + weight
     listing = ", ".join(
         f"{family} {percent(share)}" for family, share in sorted(shares.items(), key=lambda one: -one[1])
@@ -61,8 +61,8 @@ def members_figure(story: Story, blend: Blend) -> Figure:
     )
 
 
-def _own_score(story: Story, name: str) -> float | None:
-    return story.scores[name].value if name in story.scores else None
+def _own_score(context: ReportContext, name: str) -> float | None:
+    return context.scores[name].value if name in context.scores else None
 
 
 def growth_figure(blend: Blend) -> Figure | None:
@@ -118,7 +118,7 @@ def _growth_panel(lines: list[dict[str, Any]], rule: str, blend: Blend) -> Any:
     return panel(alt.layer(rule_mark, mark, dots), height=240, caption=caption)
 
 
-def alike_figure(story: Story, blend: Blend) -> Figure | None:
+def alike_figure(context: ReportContext, blend: Blend) -> Figure | None:
     names = heaviest(blend.card.members, MOST_MAPPED)
     names = [name for name in names if name in blend.library.names]
     if len(names) < 2:
@@ -126,7 +126,7 @@ def alike_figure(story: Story, blend: Blend) -> Figure | None:
     cosine_KK = residual_correlation(blend.library, names)
     labels = []
     for name in names:
-        trial = story.evidence.by_name.get(name)
+        trial = context.study.by_id.get(name)
         labels.append(f"{trial.family if trial else 'other'} {short_id(name)}")
     off = [float(cosine_KK[i, j]) for i in range(len(names)) for j in range(i) if not math.isnan(cosine_KK[i, j])]
     if not off:

@@ -7,7 +7,7 @@ import numpy as np
 
 from biomass_models.targets import TARGETS, TOTAL
 from orchestration.report.charts import SOFT, colour, data, legend, panel, shape
-from orchestration.report.data.story import Story
+from orchestration.report.data.context import ReportContext
 from orchestration.report.html import Figure, Html, Section, Table, paragraph
 from orchestration.report.sections.photographs import Photographs
 from orchestration.report.sections.residual_charts import drawn_rows, left_note, residual_figure, state_of
@@ -15,30 +15,30 @@ from orchestration.report.sections.worst import worst_images
 from orchestration.report.words import GAP, SHORT, number
 
 
-def predictions_section(story: Story, photographs: Photographs) -> Section:
-    if story.shown is None:
+def predictions_section(context: ReportContext, photographs: Photographs) -> Section:
+    if context.shown is None:
         blocks: tuple[Html | Table | Figure, ...] = (
             paragraph("No trial is complete, so there are no predictions to show."),
         )
     else:
         honest = "Each image was predicted by models that had not seen it"
-        how = ", and blended by weights that were chosen without it" if story.blend is not None else ""
-        lead = paragraph(f"The pictures show {story.shown.name}. {honest}{how}.")
+        how = ", and blended by weights that were chosen without it" if context.blend is not None else ""
+        lead = paragraph(f"The pictures show {context.shown.name}. {honest}{how}.")
         found: list[Html | Figure | None] = [
             lead,
-            _scatter(story),
-            residual_figure(story),
-            worst_images(story, photographs),
+            _scatter(context),
+            residual_figure(context),
+            worst_images(context, photographs),
         ]
         blocks = tuple(block for block in found if block is not None)
     return Section(anchor="predictions", title="Predictions, and where they fail", short="Predictions", blocks=blocks)
 
 
-def _scatter(story: Story) -> Figure:
-    assert story.shown is not None
-    truth_NT, pred_NT, state_N = story.judge.truth_NT, story.shown.pred_NT, state_of(story)
+def _scatter(context: ReportContext) -> Figure:
+    assert context.shown is not None
+    truth_NT, pred_NT, state_N = context.scorer.truth_NT, context.shown.pred_NT, state_of(context)
     states = sorted(state_N.unique())
-    ids, rows = story.evidence.quadrats["image_id"], drawn_rows(story)
+    ids, rows = context.study.quadrats["image_id"], drawn_rows(context)
     panels, r2 = [], {}
     for target, name in sorted(enumerate(TARGETS), key=lambda pair: pair[0] != TOTAL):
         truth_N, pred_N = truth_NT[:, target], pred_NT[:, target]
@@ -82,7 +82,7 @@ def _scatter(story: Story) -> Figure:
         how="Each mark is a photograph that the models had not seen; on the dashed line the prediction would be "
         "exact, below it too low. The R² here is of one target around its own mean; the score mixes all five.",
         panels=tuple(panels),
-        note=left_note(story),
+        note=left_note(context),
         across=3,
         legend=legend("state", states),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from biomass_models.families.readable import description_of
-from orchestration.report.data.story import Story
+from orchestration.report.data.context import ReportContext
 from orchestration.report.html import Section, tag
 from orchestration.report.words import count, duration, moment, number
 from orchestration.study.records import TrialResult
@@ -35,8 +35,8 @@ GLOSSARY: tuple[tuple[str, str, str], ...] = (
 )  # fmt: skip
 
 
-def provenance_section(story: Story) -> Section:
-    pairs = [part for name, value in facts(story) if value for part in (tag("dt", name), tag("dd", value))]
+def provenance_section(context: ReportContext) -> Section:
+    pairs = [part for name, value in facts(context) if value for part in (tag("dt", name), tag("dd", value))]
     how = (
         "Two studies with the same data fingerprint saw the same photographs and labels; with the same fold hash they "
         "held out the same images. The seed makes a run repeatable."
@@ -47,7 +47,7 @@ def provenance_section(story: Story) -> Section:
         tag("dl", *pairs, class_="facts-list"),
         tag("p", tag("b", "How to read this. "), how, class_="how"),
     )
-    of = {"family": _families(story)}  # what the study adds to a word
+    of = {"family": _families(context)}  # what the study adds to a word
     words = [
         tag("div", tag("dt", name), tag("dd", gloss, of.get(anchor, "")), id=f"word-{anchor}")
         for anchor, name, gloss in GLOSSARY
@@ -61,43 +61,43 @@ def provenance_section(story: Story) -> Section:
     )
 
 
-def _families(story: Story) -> str:
+def _families(context: ReportContext) -> str:
     """The study's families, each with what it is where it is installed."""
-    described = {family: description_of(family) for family in story.evidence.families}
+    described = {family: description_of(family) for family in context.study.families}
     return " Here: " + "; ".join(f"{name} ({text})" if text else name for name, text in described.items()) + "."
 
 
-def facts(story: Story) -> list[tuple[str, str]]:
+def facts(context: ReportContext) -> list[tuple[str, str]]:
     """Name and value; the value is empty where nothing was recorded."""
-    evidence, study = story.evidence, story.evidence.study
-    settings = study.settings
-    quadrats = evidence.quadrats
-    results = [trial.result for trial in evidence.trials if trial.result]
+    study, record = context.study, context.study.record
+    settings = record.settings
+    quadrats = study.quadrats
+    results = [trial.result for trial in study.trials if trial.result]
     folds = sum(result.folds_done for result in results)
     gpu_hours = sum(result.gpu_seconds for result in results) / 3600
-    hosts = sorted({one.host for one in story.work})
+    hosts = sorted({one.host for one in context.work})
     dates = list(quadrats["Sampling_Date"].dropna()) if "Sampling_Date" in quadrats else []
     return [
-        ("study", evidence.ledger.storage.uri),
-        ("made", "" if study.created_at is None else moment(study.created_at)),
+        ("study", study.ledger.storage.uri),
+        ("made", "" if record.created_at is None else moment(record.created_at)),
         ("photographs", f"{count(len(quadrats), 'image')}, {count(quadrats['group'].nunique(), 'sampling day')}"
          + (f", {min(dates):%Y-%m-%d} to {max(dates):%Y-%m-%d}" if len(dates) else "")),
-        ("data fingerprint", study.data_fingerprint),
-        ("folds", f"{settings.n_folds} by {settings.scheme}, hash {study.fold_hash}"),
+        ("data fingerprint", record.data_fingerprint),
+        ("folds", f"{settings.n_folds} by {settings.scheme}, hash {record.fold_hash}"),
         ("families", ", ".join(settings.families)),
         ("backbones", ", ".join(settings.backbones)),
-        ("weights", ", ".join(f"{name}: {mark}" for name, mark in study.weights.items())),
+        ("weights", ", ".join(f"{name}: {mark}" for name, mark in record.weights.items())),
         ("scale of the search", settings.scale),
         ("seed", str(settings.seed)),
-        ("work", f"{count(len(evidence.trials), 'trial')}, {count(folds, 'fold')} trained"),
-        ("search time", duration(story.clock.seconds) + ", pauses left out" if story.work else ""),
+        ("work", f"{count(len(study.trials), 'trial')}, {count(folds, 'fold')} trained"),
+        ("search time", duration(context.clock.seconds) + ", pauses left out" if context.work else ""),
         ("time of all folds", duration(sum(result.seconds for result in results))),
         ("GPU hours", number(gpu_hours, 2) if gpu_hours else "0 (processors only)"),
         ("machines", f"{count(len(hosts), 'machine')}: {', '.join(hosts[:8])}" if hosts else ""),
         ("most memory of a fold", _memory(results)),
-        ("versions", ", ".join(f"{name} {version}" for name, version in study.versions.items())),
+        ("versions", ", ".join(f"{name} {version}" for name, version in record.versions.items())),
         ("report made with", f"python {sys.version.split()[0]}"),
-        ("rows that could not be read", "; ".join(f"{name}: {why}" for name, why in evidence.unread[:5])),
+        ("rows that could not be read", "; ".join(f"{name}: {why}" for name, why in list(study.unread.items())[:5])),
     ]  # fmt: skip
 
 

@@ -10,8 +10,8 @@ import pandas as pd
 
 from biomass_models.targets import TOTAL, FloatArray
 from orchestration.report.charts import SOFT, colour, data, legend, panel, shape
-from orchestration.report.data.judge import binned_mean
-from orchestration.report.data.story import Story
+from orchestration.report.data.context import ReportContext
+from orchestration.report.data.scorer import binned_mean
 from orchestration.report.html import Figure, Panel
 from orchestration.report.words import count, number
 
@@ -19,23 +19,23 @@ MOST_IMAGES = 3000  # drawn one by one
 MOST_SPECIES = 20
 
 
-def residual_figure(story: Story) -> Figure | None:
+def residual_figure(context: ReportContext) -> Figure | None:
     """Predicted minus measured total against what is known of each quadrat."""
-    assert story.shown is not None
-    quadrats = story.evidence.quadrats
-    residual_N = story.shown.pred_NT[:, TOTAL] - story.judge.truth_NT[:, TOTAL]
+    assert context.shown is not None
+    quadrats = context.study.quadrats
+    residual_N = context.shown.pred_NT[:, TOTAL] - context.scorer.truth_NT[:, TOTAL]
     panels: list[Panel] = [
-        _trend(story, residual_N, story.judge.truth_NT[:, TOTAL], "measured total [g]", "Measured total")
+        _trend(context, residual_N, context.scorer.truth_NT[:, TOTAL], "measured total [g]", "Measured total")
     ]
     findings = []
     if "Sampling_Date" in quadrats and quadrats["Sampling_Date"].notna().any():
-        panels.append(_trend(story, residual_N, quadrats["Sampling_Date"], "sampling date", "Date"))
+        panels.append(_trend(context, residual_N, quadrats["Sampling_Date"], "sampling date", "Date"))
     for column, title, caption in (
         ("Height_Ave_cm", "mean sward height [cm]", "Height"),
         ("Pre_GSHH_NDVI", "NDVI (greenness seen by a sensor, 0 to 1)", "NDVI"),
     ):
         if column in quadrats and quadrats[column].notna().sum() > 1:
-            panels.append(_trend(story, residual_N, quadrats[column], title, caption))
+            panels.append(_trend(context, residual_N, quadrats[column], title, caption))
     if "Species" in quadrats and quadrats["Species"].notna().any():
         bias = pd.Series(residual_N).groupby(quadrats["Species"].astype(str).to_numpy()).agg(["mean", "size"])
         enough = bias[bias["size"] >= 5]
@@ -52,20 +52,20 @@ def residual_figure(story: Story) -> Figure | None:
         "zero, the error is systematic and more data or another model could remove it. No model reads these columns; "
         "they only explain its errors.",
         panels=tuple(panels),
-        note=note + left_note(story),
+        note=note + left_note(context),
         across=2,
-        legend=legend("state", sorted(state_of(story).unique())),
+        legend=legend("state", sorted(state_of(context).unique())),
     )
 
 
-def _trend(story: Story, residual_N: FloatArray, values: Any, title: str, caption: str) -> Panel:
+def _trend(context: ReportContext, residual_N: FloatArray, values: Any, title: str, caption: str) -> Panel:
     """Residuals over a number or a date, with the mean of eight bins."""
     series = pd.Series(np.asarray(values))
     dates = pd.api.types.is_datetime64_any_dtype(series)
-    states, state_N = sorted(state_of(story).unique()), state_of(story)
-    ids = story.evidence.quadrats["image_id"]
+    states, state_N = sorted(state_of(context).unique()), state_of(context)
+    ids = context.study.quadrats["image_id"]
     known = series.notna().to_numpy()
-    shown = [row for row in drawn_rows(story) if known[row]]
+    shown = [row for row in drawn_rows(context) if known[row]]
 
     def place(value: Any) -> Any:
         return value.strftime("%Y-%m-%d") if dates else float(value)
@@ -141,17 +141,17 @@ def _species(residual_N: FloatArray, species_N: pd.Series, bias: pd.DataFrame) -
     )
 
 
-def drawn_rows(story: Story) -> list[int]:
+def drawn_rows(context: ReportContext) -> list[int]:
     """Rows that are drawn: all of them, or as many as a page can hold, evenly chosen."""
-    images = len(story.judge.truth_NT)
+    images = len(context.scorer.truth_NT)
     return list(range(0, images, -(-images // MOST_IMAGES)))
 
 
-def state_of(story: Story) -> pd.Series:
-    quadrats = story.evidence.quadrats
+def state_of(context: ReportContext) -> pd.Series:
+    quadrats = context.study.quadrats
     return quadrats["State"].astype(str) if "State" in quadrats else pd.Series(["all"] * len(quadrats))
 
 
-def left_note(story: Story) -> str:
-    drawn, images = len(drawn_rows(story)), len(story.judge.truth_NT)
+def left_note(context: ReportContext) -> str:
+    drawn, images = len(drawn_rows(context)), len(context.scorer.truth_NT)
     return f"Drawn are {drawn} of {count(images, 'image')}." if drawn < images else ""

@@ -11,10 +11,10 @@ from typing import Any
 import altair as alt
 
 from orchestration.report.charts import colour, data, panel
-from orchestration.report.data.evidence import Evidence, Trial
-from orchestration.report.data.story import Story
+from orchestration.report.data.context import ReportContext
 from orchestration.report.html import Figure, Html, paragraph, tag
 from orchestration.report.words import SCHEMES, count, number, short_id
+from orchestration.study.data import StudyData, Trial
 
 MOST_PAIRS = 30
 RANDOM = (
@@ -33,7 +33,7 @@ class Pair:
     there: float
 
 
-def pairs_of(here: Evidence, there: Evidence) -> list[Pair]:
+def pairs_of(here: StudyData, there: StudyData) -> list[Pair]:
     """Configurations that are complete in both studies, best first.
 
     Fields that only one of the studies knows do not count: versions add fields whose defaults change nothing.
@@ -49,7 +49,7 @@ def pairs_of(here: Evidence, there: Evidence) -> list[Pair]:
     known = {key_of(trial): trial for trial in there.of("complete")}
     return [
         Pair(
-            name=f"{trial.family} {short_id(trial.name)}",
+            name=f"{trial.family} {short_id(trial.trial_id)}",
             family=trial.family,
             here=trial.score or 0.0,
             there=other.score or 0.0,
@@ -59,14 +59,14 @@ def pairs_of(here: Evidence, there: Evidence) -> list[Pair]:
     ]
 
 
-def gap_blocks(story: Story) -> Sequence[Html | Figure]:
+def gap_blocks(context: ReportContext) -> Sequence[Html | Figure]:
     """A figure for each study to compare with, or what to do to get one."""
-    if not story.others:
-        if story.evidence.scheme != "date":
+    if not context.others:
+        if context.study.settings.scheme != "date":
             return [
                 paragraph(
-                    f"These are {story.evidence.scheme} folds. Where they leave photographs of one day on both sides, "
-                    "the scores are too good: search with --scheme date, then give that study as --compare.",
+                    f"These are {context.study.settings.scheme} folds. Where they leave photographs of one day on both "
+                    "sides, the scores are too good: search with --scheme date, then give that study as --compare.",
                     class_="aside",
                 )
             ]
@@ -77,15 +77,15 @@ def gap_blocks(story: Story) -> Sequence[Html | Figure]:
                 class_="aside",
             )
         ]  # fmt: skip
-    return [_gap(story, other) for other in story.others]
+    return [_gap(context, other) for other in context.others]
 
 
-def _gap(story: Story, other: Evidence) -> Html | Figure:
-    here, there = _called(story.evidence, other), _called(other, story.evidence)
-    pairs = pairs_of(story.evidence, other)
+def _gap(context: ReportContext, other: StudyData) -> Html | Figure:
+    here, there = _called(context.study, other), _called(other, context.study)
+    pairs = pairs_of(context.study, other)
     if not pairs:
         best = other.ranked[0].score if other.ranked else None
-        own = story.evidence.ranked[0].score if story.evidence.ranked else None
+        own = context.study.ranked[0].score if context.study.ranked else None
         return paragraph(
             f"{other.name} ({there}) shares no complete configuration with this study. Best score: {number(best)} "
             f"there, {number(own)} here.",
@@ -126,16 +126,16 @@ def _gap(story: Story, other: Evidence) -> Html | Figure:
     return Figure(
         title=f"{there} promise {number(abs(gap))} {way} than {here}, over {count(len(pairs), 'shared setting')}",
         how="Each line is one configuration, trained and scored under both ways of holding images out."
-        + (RANDOM if "random" in (story.evidence.scheme, other.scheme) else ""),
+        + (RANDOM if "random" in (context.study.settings.scheme, other.settings.scheme) else ""),
         panels=(panel(alt.layer(line, dots), height=24 * len(rows) + 20),),
         note=left,
     )
 
 
-def _called(evidence: Evidence, other: Evidence) -> str:
-    called = SCHEMES[evidence.scheme]
-    return called if evidence.scheme != other.scheme else f"{called} of {evidence.name}"
+def _called(study: StudyData, other: StudyData) -> str:
+    called = SCHEMES[study.settings.scheme]
+    return called if study.settings.scheme != other.settings.scheme else f"{called} of {study.name}"
 
 
-def _fields(evidence: Evidence, family: str) -> set[str]:
-    return {name for trial in evidence.trials if trial.family == family for name in trial.record.config}
+def _fields(study: StudyData, family: str) -> set[str]:
+    return {name for trial in study.trials if trial.family == family for name in trial.record.config}

@@ -7,20 +7,20 @@ from typing import Any
 import altair as alt
 
 from orchestration.report.charts import SOFT, colour, data, panel
-from orchestration.report.data.evidence import Trial
-from orchestration.report.data.story import Story
+from orchestration.report.data.context import ReportContext
 from orchestration.report.html import Figure, Html, Section, Table, paragraph
 from orchestration.report.sections.ended_tables import failed_table, pruned_table
 from orchestration.report.sections.settings_charts import settings_figures
 from orchestration.report.sections.slots_chart import slots_figure, time_unit
 from orchestration.report.words import count
+from orchestration.study.data import COLOUR_RIDGE, Trial
 
 MOST_POINTS = 2000  # trials drawn one by one
 
 
-def search_section(story: Story) -> Section:
-    blocks: list[Html | Table | Figure | None] = [_progress(story), *settings_figures(story), slots_figure(story)]
-    blocks += [pruned_table(story), failed_table(story)]
+def search_section(context: ReportContext) -> Section:
+    blocks: list[Html | Table | Figure | None] = [_progress(context), *settings_figures(context), slots_figure(context)]
+    blocks += [pruned_table(context), failed_table(context)]
     found = tuple(block for block in blocks if block is not None)
     return Section(
         anchor="search",
@@ -30,16 +30,16 @@ def search_section(story: Story) -> Section:
     )
 
 
-def _progress(story: Story) -> Figure | None:
+def _progress(context: ReportContext) -> Figure | None:
     """Score of each trial at the moment of its end, and the best so far."""
-    ended = [trial for trial in story.evidence.trials if trial.worth is not None and trial.ended_at is not None]
+    ended = [trial for trial in context.study.trials if trial.reported_value is not None and trial.ended_at is not None]
     timed = [trial for trial in ended if trial.ended_at]
     if len(timed) < 2:
         return None
     timed.sort(key=lambda trial: trial.ended_at or 0.0)
-    unit, scale = time_unit(story.clock.at(timed[-1].ended_at or 0.0))
-    families = story.evidence.families
-    points = [_point(story, trial, scale) for trial in timed]
+    unit, scale = time_unit(context.clock.at(timed[-1].ended_at or 0.0))
+    families = context.study.families
+    points = [_point(context, trial, scale) for trial in timed]
     best_lines = []
     for family in families:
         so_far = None
@@ -67,7 +67,7 @@ def _progress(story: Story) -> Figure | None:
                 "status:N",
                 scale=alt.Scale(domain=statuses, range=["circle", "cross"]),
                 title="trial",
-                legend=alt.Legend(title="trial") if story.evidence.of("pruned") else None,
+                legend=alt.Legend(title="trial") if context.study.of("pruned") else None,
             ),
             tooltip=["trial:N", "family:N", "status:N", alt.Tooltip("score:Q", format=".4f"), "at:Q"],
         )
@@ -78,8 +78,8 @@ def _progress(story: Story) -> Figure | None:
         .encode(x=x, y=y, color=colour("family", families, "family"))
     )
     layers: list[Any] = [lines, dots] if best_lines else [dots]
-    if (ridge := story.scores.get("colour ridge")) and _span(points)[0] < ridge.value < _span(points)[1]:
-        rule = alt.Chart(data([{"score": ridge.value, "text": "colour ridge"}]))
+    if (ridge := context.scores.get(COLOUR_RIDGE)) and _span(points)[0] < ridge.value < _span(points)[1]:
+        rule = alt.Chart(data([{"score": ridge.value, "text": COLOUR_RIDGE}]))
         layers.append(rule.mark_rule(color=SOFT, strokeDash=[4, 3]).encode(y=y))
         layers.append(rule.mark_text(align="left", dy=-6, x=4, color=SOFT).encode(y=y, text="text:N"))
     best = max(
@@ -97,13 +97,13 @@ def _progress(story: Story) -> Figure | None:
     )
 
 
-def _point(story: Story, trial: Trial, scale: float) -> dict[str, Any]:
+def _point(context: ReportContext, trial: Trial, scale: float) -> dict[str, Any]:
     return {
-        "trial": trial.name,
+        "trial": trial.trial_id,
         "family": trial.family,
         "status": trial.status,
-        "score": trial.worth or 0.0,
-        "at": story.clock.at(trial.ended_at or 0.0) / scale,
+        "score": trial.reported_value or 0.0,
+        "at": context.clock.at(trial.ended_at or 0.0) / scale,
     }
 
 

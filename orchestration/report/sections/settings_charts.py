@@ -9,11 +9,11 @@ from typing import Any
 import altair as alt
 
 from orchestration.report.charts import GRID, RAMP, data, panel
-from orchestration.report.data.evidence import Trial
+from orchestration.report.data.context import ReportContext
 from orchestration.report.data.importance import FEW, is_continuous, is_logarithmic, space_of_family, varied
-from orchestration.report.data.story import Story
 from orchestration.report.html import Figure, Panel
 from orchestration.report.words import count, number, percent, setting
+from orchestration.study.data import Trial
 
 MOST_AXES = 8  # parameters of the parallel coordinates
 LEAST_SHARE = 0.005  # of the importance that is drawn
@@ -21,30 +21,30 @@ MOST_SLICES = 6  # of a family
 MOST_LINES = 300  # trials drawn, the best
 
 
-def settings_figures(story: Story) -> list[Figure]:
+def settings_figures(context: ReportContext) -> list[Figure]:
     """Importance of all families, then parallel coordinates and slices of each that varied anything."""
-    figures = [figure] if (figure := _importance(story)) else []
-    for family in story.evidence.families:
-        told = [trial for trial in story.evidence.trials if trial.family == family and trial.worth is not None]
-        told.sort(key=lambda trial: -(trial.worth or 0.0))
+    figures = [figure] if (figure := _importance(context)) else []
+    for family in context.study.families:
+        told = [trial for trial in context.study.trials if trial.family == family and trial.reported_value is not None]
+        told.sort(key=lambda trial: -(trial.reported_value or 0.0))
         shown = told[:MOST_LINES]
-        names = _by_importance(story, family, varied(shown))
+        names = _by_importance(context, family, varied(shown))
         if len(shown) < 3 or not names:
             continue
         left = f"Drawn are the {MOST_LINES} best of {count(len(told), 'trial')}." if len(told) > MOST_LINES else ""
-        figures.append(_parallel(story, family, shown, names, left))
-        figures.append(_slices(story, family, shown, names, left))
+        figures.append(_parallel(context, family, shown, names, left))
+        figures.append(_slices(context, family, shown, names, left))
     return figures
 
 
-def _by_importance(story: Story, family: str, values: dict[str, list[Any]]) -> list[str]:
-    shares = story.importances[family].shares
+def _by_importance(context: ReportContext, family: str, values: dict[str, list[Any]]) -> list[str]:
+    shares = context.importances[family].shares
     return sorted(values, key=lambda name: (-shares.get(name, 0.0), name))
 
 
-def _importance(story: Story) -> Figure | None:
-    known = [importance for importance in story.importances.values() if importance.shares]
-    without = [one for one in story.importances.values() if one.missing is not None]
+def _importance(context: ReportContext) -> Figure | None:
+    known = [importance for importance in context.importances.values() if importance.shares]
+    without = [one for one in context.importances.values() if one.missing is not None]
     if not known:
         return None
     panels, firsts = [], []
@@ -57,7 +57,7 @@ def _importance(story: Story) -> Figure | None:
             x=alt.X("share:Q", title="share of the importance", axis=alt.Axis(format="%", tickCount=5),
                     scale=alt.Scale(domain=[0, max(0.2, 1.15 * rows[0]["share"])], nice=False)),
         )  # fmt: skip
-        index = story.evidence.families.index(one.family)
+        index = context.study.families.index(one.family)
         bars = base.mark_bar(color=f"var(--c{index % 6 + 1})", height={"band": 0.7})
         chart = alt.layer(bars, base.mark_text(align="left", dx=5).encode(text="text:N"))
         few = f", a hint: only {count(one.trials, 'trial')}" if one.trials < FEW else f", {count(one.trials, 'trial')}"
@@ -72,21 +72,21 @@ def _importance(story: Story) -> Figure | None:
     )
 
 
-def _parallel(story: Story, family: str, trials: Sequence[Trial], names: list[str], left: str) -> Figure:
+def _parallel(context: ReportContext, family: str, trials: Sequence[Trial], names: list[str], left: str) -> Figure:
     """Each trial a line through its settings, ending at its score."""
-    space = space_of_family(story.evidence, family)
+    space = space_of_family(context.study, family)
     names = names[:MOST_AXES]
-    places = {name: _place(story, family, name, trials) for name in names}
-    worths = [trial.worth or 0.0 for trial in trials]
+    places = {name: _place(context, family, name, trials) for name in names}
+    worths = [trial.reported_value or 0.0 for trial in trials]
     low, high = min(worths), max(worths)
     axes = [*names, "score"]
     lines, ticks = [], []
     for rank, trial in enumerate(trials):
-        worth = trial.worth or 0.0
+        worth = trial.reported_value or 0.0
         marks = {name: places[name](trial.record.params.get(name)) for name in names}
         marks["score"] = (worth - low) / (high - low) if high > low else 0.5
         lines += [
-            {"trial": trial.name, "score": worth, "axis": axis, "y": y, "best": rank < 3,
+            {"trial": trial.trial_id, "score": worth, "axis": axis, "y": y, "best": rank < 3,
              "value": setting(trial.record.params.get(axis)) if axis != "score" else number(worth)}
             for axis, y in marks.items() if y is not None
         ]  # fmt: skip
@@ -132,10 +132,10 @@ def _parallel(story: Story, family: str, trials: Sequence[Trial], names: list[st
     )
 
 
-def _place(story: Story, family: str, name: str, trials: Sequence[Trial]) -> Callable[[Any], float | None]:
+def _place(context: ReportContext, family: str, name: str, trials: Sequence[Trial]) -> Callable[[Any], float | None]:
     """Where a value lies on a parameter's axis, 0 .. 1; None for a trial without the parameter."""
     values = varied(trials)[name]
-    space = space_of_family(story.evidence, family)
+    space = space_of_family(context.study, family)
     if not is_continuous(space, name, values):
         order = [setting(value) for value in values]
         return lambda value: order.index(setting(value)) / (len(order) - 1) if setting(value) in order else None
@@ -145,12 +145,12 @@ def _place(story: Story, family: str, name: str, trials: Sequence[Trial]) -> Cal
     return lambda value: None if value is None else (turn(value) - low) / (high - low)
 
 
-def _slices(story: Story, family: str, trials: Sequence[Trial], names: list[str], left: str) -> Figure:
+def _slices(context: ReportContext, family: str, trials: Sequence[Trial], names: list[str], left: str) -> Figure:
     """Score against one setting at a time."""
-    space = space_of_family(story.evidence, family)
+    space = space_of_family(context.study, family)
     shown = names[:MOST_SLICES]
-    panels = [_slice(story, family, trials, name, varied(trials)[name], space) for name in shown]
-    shares = story.importances[family].shares
+    panels = [_slice(context, family, trials, name, varied(trials)[name], space) for name in shown]
+    shares = context.importances[family].shares
     order = "most important first" if shares else "by name"
     more = f"Not drawn: {count(len(names) - len(shown), 'less important setting')}. " if len(names) > len(shown) else ""
     return Figure(
@@ -163,11 +163,13 @@ def _slices(story: Story, family: str, trials: Sequence[Trial], names: list[str]
     )
 
 
-def _slice(story: Story, family: str, trials: Sequence[Trial], name: str, values: list[Any], space: Any) -> Panel:
+def _slice(
+    context: ReportContext, family: str, trials: Sequence[Trial], name: str, values: list[Any], space: Any
+) -> Panel:
     numeric = is_continuous(space, name, values)
     rows: list[dict[str, Any]] = [
         {"value": trial.record.params[name] if numeric else setting(trial.record.params[name]),
-         "score": trial.worth or 0.0, "trial": trial.name, "status": trial.status}
+         "score": trial.reported_value or 0.0, "trial": trial.trial_id, "status": trial.status}
         for trial in trials if name in trial.record.params
     ]  # fmt: skip
     scores = sorted(row["score"] for row in rows)
@@ -189,13 +191,13 @@ def _slice(story: Story, family: str, trials: Sequence[Trial], name: str, values
             x=x,
             y=alt.Y("score:Q", title="weighted R²", axis=alt.Axis(tickCount=5),
                     scale=alt.Scale(domain=[floor - 0.02, scores[-1] + 0.02], clamp=True, nice=True)),
-            color=alt.value(f"var(--c{story.evidence.families.index(family) % 6 + 1})"),
+            color=alt.value(f"var(--c{context.study.families.index(family) % 6 + 1})"),
             shape=alt.Shape("status:N", legend=None,
                             scale=alt.Scale(domain=["complete", "pruned"], range=["circle", "cross"])),
             tooltip=["trial:N", "value:Q" if numeric else "value:N", alt.Tooltip("score:Q", format=".4f"), "status:N"],
         )
     )  # fmt: skip
-    share = story.importances[family].shares.get(name)
+    share = context.importances[family].shares.get(name)
     return panel(chart, height=180, caption=name if share is None else f"{name} · importance {percent(share)}")
 
 

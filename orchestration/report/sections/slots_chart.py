@@ -7,8 +7,7 @@ from typing import Any
 import altair as alt
 
 from orchestration.report.charts import SOFT, colour, data, panel
-from orchestration.report.data.evidence import MOST_TIMED
-from orchestration.report.data.story import Story
+from orchestration.report.data.context import MOST_TIMED, ReportContext
 from orchestration.report.data.timeline import Clock, busy_share, lanes_of
 from orchestration.report.html import Figure
 from orchestration.report.words import count, duration, percent
@@ -16,9 +15,9 @@ from orchestration.report.words import count, duration, percent
 MOST_BARS = 2000
 
 
-def slots_figure(story: Story) -> Figure | None:
+def slots_figure(context: ReportContext) -> Figure | None:
     """Which slot did which fold when."""
-    work = story.work[-MOST_BARS:]
+    work = context.work[-MOST_BARS:]
     if not work:
         return None
     lanes, clock = lanes_of(work), Clock([(one.start, one.end) for one in work])
@@ -47,7 +46,7 @@ def slots_figure(story: Story) -> Figure | None:
             x=x,
             x2="end:Q",
             y=y,
-            color=colour("family", story.evidence.families, "family"),
+            color=colour("family", context.study.families, "family"),
             tooltip=["trial:N", "family:N", "folds:N", "seconds:Q", alt.Tooltip("score:Q", format=".3f")],
         )
     )
@@ -59,7 +58,7 @@ def slots_figure(story: Story) -> Figure | None:
         chart = alt.layer(chart, rule.encode(x=x, tooltip=[alt.Tooltip("length:N", title="nothing ran for")]))
     busy = busy_share(work, clock)
     notes = []
-    if len(story.evidence.trials) > MOST_TIMED or len(story.work) > MOST_BARS:
+    if len(context.study.trials) > MOST_TIMED or len(context.work) > MOST_BARS:
         notes.append(f"Drawn are the folds of the last trials, {count(len(work), 'bar')}.")
     if cuts:
         listing = ", ".join(cut["length"] for cut in cuts[:5])

@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 
 from biomass_models.targets import TOTAL
+from orchestration.report.data.context import ReportContext
 from orchestration.report.data.importance import FEW, what_the_best_share
-from orchestration.report.data.judge import parts
-from orchestration.report.data.story import Story
+from orchestration.report.data.scorer import parts
 from orchestration.report.html import Html, paragraph, tag
 from orchestration.report.words import (
     CLEAR,
@@ -21,29 +21,29 @@ from orchestration.report.words import (
     plus_minus,
     verdict,
 )
+from orchestration.study.data import COLOUR_RIDGE
 
-COLOUR_RIDGE = "colour ridge"
 MOST_FAMILIES = 4
 
 
-def why_lost(story: Story) -> list[Html]:
-    evidence = story.evidence
-    lines = [] if story.best is None else [paragraph(text) for text in _families(story) + _settings(story)]
-    ridge = story.scores.get(COLOUR_RIDGE)
-    below = [trial for trial in evidence.of("complete") if ridge and (trial.score or 0.0) < ridge.value]
+def why_lost(context: ReportContext) -> list[Html]:
+    study = context.study
+    lines = [] if context.best is None else [paragraph(text) for text in _families(context) + _settings(context)]
+    ridge = context.scores.get(COLOUR_RIDGE)
+    below = [trial for trial in study.of("complete") if ridge and (trial.score or 0.0) < ridge.value]
     rest = []
-    far = [name for name in evidence.pred if name in story.behind and verdict(story.behind[name]) == CLEAR]
-    worse = [name for name in far if story.behind[name].value < 0]
+    far = [name for name in context.pred if name in context.behind and verdict(context.behind[name]) == CLEAR]
+    worse = [name for name in far if context.behind[name].value < 0]
     if worse:
-        others = count(len(evidence.pred) - 1, "other trial")
+        others = count(len(context.pred) - 1, "other trial")
         rest.append(f"{len(worse)} of {others} are clearly behind (by two standard errors or more)")
     if below:
         rest.append(f"{count(len(below), 'trial')} scored below the colour ridge")
-    if pruned := evidence.of("pruned"):
+    if pruned := study.of("pruned"):
         rest.append(
             f"{count(len(pruned), 'trial')} stopped early, clearly worse than the best and of no use to a blend"
         )
-    if failed := evidence.of("failed"):
+    if failed := study.of("failed"):
         reason, often = Counter(trial.reason for trial in failed).most_common(1)[0]
         shortened = reason if len(reason) < 120 else reason[:117] + "..."
         rest.append(f"{count(len(failed), 'trial')} failed, {often} of them with “{shortened}”")
@@ -52,52 +52,52 @@ def why_lost(story: Story) -> list[Html]:
     return lines or [paragraph("There is nothing to compare.")]
 
 
-def _families(story: Story) -> list[str]:
-    best = story.best
+def _families(context: ReportContext) -> list[str]:
+    best = context.best
     assert best is not None
     texts = []
-    for family in story.evidence.families:
+    for family in context.study.families:
         if family == best.family:
             continue
-        own = [trial for trial in story.evidence.ranked if trial.family == family and trial.name in story.behind]
+        own = [trial for trial in context.study.ranked if trial.family == family and trial.trial_id in context.behind]
         if not own:
             texts.append(f"No {family} trial is complete.")
             continue
-        behind = story.behind[own[0].name]
+        behind = context.behind[own[0].trial_id]
         shown = plus_minus(replace(behind, value=-behind.value))
         texts.append(f"The best {family} is {shown} behind the best {best.family}: {verdict(behind)}.")
     return texts[:MOST_FAMILIES]
 
 
-def _settings(story: Story) -> list[str]:
-    best = story.best
+def _settings(context: ReportContext) -> list[str]:
+    best = context.best
     assert best is not None
-    importance = story.importances[best.family]
+    importance = context.importances[best.family]
     if not importance.shares:
         return []
     name, share = next(iter(importance.shares.items()))
-    trials = [trial for trial in story.evidence.trials if trial.family == best.family]
+    trials = [trial for trial in context.study.trials if trial.family == best.family]
     common = what_the_best_share(trials, name)
     hint = " (a hint: few trials)" if importance.trials < FEW else ""
     return [f"Within {best.family}, {name} matters most{hint}: {common or f'{percent(share)} of the importance'}."]
 
 
-def what_fails(story: Story) -> list[Html]:
-    if story.shown is None:
+def what_fails(context: ReportContext) -> list[Html]:
+    if context.shown is None:
         return [paragraph("No trial is complete, so no image has a prediction.")]
-    quadrats, pred_NT = story.evidence.quadrats, story.shown.pred_NT
-    loss_N = story.judge.loss_N(pred_NT)
+    quadrats, pred_NT = context.study.quadrats, context.shown.pred_NT
+    loss_N = context.scorer.loss_N(pred_NT)
     order = np.argsort(-loss_N, kind="stable")
     worst, top = int(order[0]), order[: max(1, round(len(order) / 20))]
     held = float(loss_N[top].sum() / loss_N.sum()) if loss_N.any() else 0.0
-    truth, pred = story.judge.truth_NT[worst, TOTAL], pred_NT[worst, TOTAL]
+    truth, pred = context.scorer.truth_NT[worst, TOTAL], pred_NT[worst, TOTAL]
     lines = [
         paragraph(
             f"The worst {count(len(top), 'image')} of {len(order)} hold {percent(held)} of the squared error. Worst: ",
             tag("code", quadrats["image_id"].iloc[worst]), f", {truth:.0f}{GAP}g measured, {pred:.0f}{GAP}g predicted.",
         )
     ]  # fmt: skip
-    days = [day for day in parts(story.judge.truth_NT, pred_NT, quadrats["group"]) if day.images > 2]
+    days = [day for day in parts(context.scorer.truth_NT, pred_NT, quadrats["group"]) if day.images > 2]
     if days:
         day = max(days, key=lambda each: each.share)
         lines.append(
@@ -106,9 +106,9 @@ def what_fails(story: Story) -> list[Html]:
                 f"{percent(day.share)} of the squared error."
             )
         )
-    heavy = story.judge.truth_NT[:, TOTAL] >= np.quantile(story.judge.truth_NT[:, TOTAL], 0.9)
-    bias = float((pred_NT[heavy, TOTAL] - story.judge.truth_NT[heavy, TOTAL]).mean())
-    limit = float(story.judge.truth_NT[heavy, TOTAL].min())
+    heavy = context.scorer.truth_NT[:, TOTAL] >= np.quantile(context.scorer.truth_NT[:, TOTAL], 0.9)
+    bias = float((pred_NT[heavy, TOTAL] - context.scorer.truth_NT[heavy, TOTAL]).mean())
+    limit = float(context.scorer.truth_NT[heavy, TOTAL].min())
     way = "too low" if bias < 0 else "too high"
     lines.append(
         paragraph(f"The heaviest tenth (above {limit:.0f}{GAP}g) is predicted {abs(bias):.0f}{GAP}g {way} on average.")

@@ -7,24 +7,24 @@ import pandas as pd
 
 from biomass_models.families.readable import map_unit_of
 from biomass_models.targets import TARGETS, TOTAL
-from orchestration.report.data.evidence import Trial
-from orchestration.report.data.story import Story
+from orchestration.report.data.context import ReportContext
 from orchestration.report.html import Html, tag
 from orchestration.report.sections.photographs import Photographs, data_uri, lit, whole_map
 from orchestration.report.words import NONE, SHORT, number, percent
 from orchestration.study import layout
+from orchestration.study.data import Trial
 from orchestration.study.ledger import LedgerError
 
 MOST = 24
 
 
-def worst_images(story: Story, photographs: Photographs) -> Html:
+def worst_images(context: ReportContext, photographs: Photographs) -> Html:
     """A gallery of the images with the largest weighted squared error, worst first."""
-    assert story.shown is not None
-    quadrats, loss_N = story.evidence.quadrats, story.judge.loss_N(story.shown.pred_NT)
+    assert context.shown is not None
+    quadrats, loss_N = context.study.quadrats, context.scorer.loss_N(context.shown.pred_NT)
     order = [int(row) for row in np.argsort(-loss_N, kind="stable")[:MOST]]
-    looking = looking_trial(story)
-    maps = {} if looking is None else _maps(story, looking, [int(quadrats["fold"].iloc[row]) for row in order])
+    looking = looking_trial(context)
+    maps = {} if looking is None else _maps(context, looking, [int(quadrats["fold"].iloc[row]) for row in order])
     total = float(loss_N.sum()) or 1.0
     cards, seen, missing = [], 0, 0
     for rank, row in enumerate(order, start=1):
@@ -33,9 +33,9 @@ def worst_images(story: Story, photographs: Photographs) -> Html:
         table = maps.get(int(quadrats["fold"].iloc[row]))
         looked = None if table is None else whole_map(table, str(quadrats["image_id"].iloc[row]))
         seen += looked is not None and pixels is not None
-        cards.append(_card(story, row, rank, loss_N[row] / total, pixels, looked))
+        cards.append(_card(context, row, rank, loss_N[row] / total, pixels, looked))
     held = percent(float(loss_N[order].sum()) / total)
-    low = sum(story.shown.pred_NT[row, TOTAL] < story.judge.truth_NT[row, TOTAL] for row in order)
+    low = sum(context.shown.pred_NT[row, TOTAL] < context.scorer.truth_NT[row, TOTAL] for row in order)
     title = (
         f"The {len(order)} worst of {len(loss_N)} images hold {held} of the error; {low} of them are predicted too low"
     )
@@ -50,7 +50,8 @@ def worst_images(story: Story, photographs: Photographs) -> Html:
         notes.append(f"{missing} photographs are not in the data directory or cannot be read.")
     if seen and looking is not None and photographs.folder is not None:
         notes.append(
-            f"Second pictures: bright where {looking.family} {looking.name} looked (by {map_unit_of(looking.family)})."
+            f"Second pictures: bright where {looking.family} {looking.trial_id} looked "
+            f"(by {map_unit_of(looking.family)})."
         )
     elif not maps:
         notes.append("No complete trial has stored a map of where it looked.")
@@ -64,26 +65,27 @@ def worst_images(story: Story, photographs: Photographs) -> Html:
     )
 
 
-def looking_trial(story: Story) -> Trial | None:
+def looking_trial(context: ReportContext) -> Trial | None:
     """The best complete trial that stored what it looked at; members of the blend first."""
-    members = {} if story.blend is None else story.blend.card.members
-    ranked = sorted(story.evidence.ranked, key=lambda trial: -members.get(trial.name, 0.0))
-    return next((trial for trial in ranked if _has_maps(story, trial)), None)
+    members = {} if context.blend is None else context.blend.card.members
+    ranked = sorted(context.study.ranked, key=lambda trial: -members.get(trial.trial_id, 0.0))
+    return next((trial for trial in ranked if _has_maps(context, trial)), None)
 
 
-def _has_maps(story: Story, trial: Trial) -> bool:
-    fold = story.evidence.folds[0]
-    metrics = trial.folds.get(fold)
-    if metrics is None and trial.name in story.evidence.pred and not trial.folds:
-        metrics = story.evidence.ledger.fold_metrics(trial.name, fold)
+def _has_maps(context: ReportContext, trial: Trial) -> bool:
+    fold = context.study.folds[0]
+    read = context.folds.get(trial.trial_id, {})
+    metrics = read.get(fold)
+    if not read and trial.trial_id in context.pred:
+        metrics = context.study.ledger.fold_metrics(trial.trial_id, fold)
     return metrics is not None and layout.MAPS in metrics.files
 
 
-def _maps(story: Story, trial: Trial, folds: list[int]) -> dict[int, pd.DataFrame]:
+def _maps(context: ReportContext, trial: Trial, folds: list[int]) -> dict[int, pd.DataFrame]:
     found = {}
     for fold in set(folds):
         try:
-            table = story.evidence.ledger.fold_maps(trial.name, fold)
+            table = context.study.ledger.fold_maps(trial.trial_id, fold)
         except LedgerError:  # a picture less, not a report less
             continue
         if table is not None:
@@ -92,10 +94,10 @@ def _maps(story: Story, trial: Trial, folds: list[int]) -> dict[int, pd.DataFram
 
 
 def _card(
-    story: Story, row: int, rank: int, share: float, pixels: np.ndarray | None, looked: np.ndarray | None
+    context: ReportContext, row: int, rank: int, share: float, pixels: np.ndarray | None, looked: np.ndarray | None
 ) -> Html:
-    assert story.shown is not None
-    quadrats, truth_T, pred_T = story.evidence.quadrats, story.judge.truth_NT[row], story.shown.pred_NT[row]
+    assert context.shown is not None
+    quadrats, truth_T, pred_T = context.study.quadrats, context.scorer.truth_NT[row], context.shown.pred_NT[row]
     image_id = str(quadrats["image_id"].iloc[row])
     pictures = []
     if pixels is not None:

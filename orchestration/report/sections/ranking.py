@@ -9,9 +9,8 @@ import altair as alt
 
 from biomass_models.families.readable import summary_of
 from ensembles.honest import Estimate
-from orchestration.inspect.leaderboard import REFERENCE_NOTES
 from orchestration.report.charts import SOFT, data, panel
-from orchestration.report.data.story import Story
+from orchestration.report.data.context import ReportContext
 from orchestration.report.html import Cell, Column, Figure, Html, Section, Table, tag
 from orchestration.report.words import CLEAR, NONE, count, duration, number, plus_minus, short_id, verdict
 
@@ -19,26 +18,26 @@ MOST_ROWS = 200  # trials in the table
 KINDS = ("blend", "trial", "reference")
 
 
-def standing_section(story: Story) -> Section:
+def ranking_section(context: ReportContext) -> Section:
     blocks: list[Html | Table | Figure] = []
-    if entries := _entries(story):
-        blocks.append(_forest(entries, _finding(story)))
-    blocks.append(_table(story))
+    if entries := _entries(context):
+        blocks.append(_forest(entries, _finding(context)))
+    blocks.append(_table(context))
     return Section(anchor="standing", title="Who stands where", short="Standing", blocks=tuple(blocks))
 
 
-def _entries(story: Story) -> list[dict[str, Any]]:
+def _entries(context: ReportContext) -> list[dict[str, Any]]:
     """Rows of the picture: name, score, the ends of its standard error, kind."""
     found = []
-    if story.blend is not None:
-        found.append(("blend (nested)", story.judge.score(story.blend.honest_NT), "blend"))
-        if story.single is not None and story.blend.card.library_size > 1:
-            found.append(("single best (nested)", story.single, "blend"))
-    for family in story.evidence.families:
-        own = [trial for trial in story.evidence.ranked if trial.family == family and trial.name in story.scores]
+    if context.blend is not None:
+        found.append(("blend (nested)", context.scorer.score(context.blend.honest_NT), "blend"))
+        if context.single is not None and context.blend.card.library_size > 1:
+            found.append(("single best (nested)", context.single, "blend"))
+    for family in context.study.families:
+        own = [trial for trial in context.study.ranked if trial.family == family and trial.trial_id in context.scores]
         if own:
-            found.append((f"best {family}, {short_id(own[0].name)}", story.scores[own[0].name], "trial"))
-    found += [(name, story.scores[name], "reference") for name in story.evidence.references]
+            found.append((f"best {family}, {short_id(own[0].trial_id)}", context.scores[own[0].trial_id], "trial"))
+    found += [(name, context.scores[name], "reference") for name in context.study.references]
     found.sort(key=lambda entry: -entry[1].value)
     return [
         {
@@ -53,13 +52,13 @@ def _entries(story: Story) -> list[dict[str, Any]]:
     ]
 
 
-def _finding(story: Story) -> str:
+def _finding(context: ReportContext) -> str:
     """How far the best trial is from what needs no network and can predict new photographs."""
-    usable = [name for name in story.evidence.references if name not in REFERENCE_NOTES]
-    references = sorted(usable, key=lambda name: -story.scores[name].value)
-    if story.best is None or not references:
+    usable = [name for name, each in context.study.references.items() if each.predicts_tests]
+    references = sorted(usable, key=lambda name: -context.scores[name].value)
+    if context.best is None or not references:
         return "Scores with their errors"
-    gain = story.judge.gain(story.evidence.pred[story.best.name], story.evidence.references[references[0]])
+    gain = context.scorer.gain(context.pred[context.best.trial_id], context.study.references[references[0]].pred_NT)
     way = "above" if gain.value > 0 else "below"
     shown = plus_minus(replace(gain, value=abs(gain.value)))
     return f"The best model stands {shown} {way} the best that needs no network, {references[0]}"
@@ -99,49 +98,49 @@ def _forest(entries: list[dict[str, Any]], finding: str) -> Figure:
     )
 
 
-def _table(story: Story) -> Table:
-    evidence = story.evidence
-    weights = {} if story.blend is None else story.blend.card.members
-    ranked = evidence.ranked
+def _table(context: ReportContext) -> Table:
+    study = context.study
+    weights = {} if context.blend is None else context.blend.card.members
+    ranked = study.ranked
     order = {"pruned": 1, "failed": 2, "open": 3}
     rest = sorted(
-        (trial for trial in evidence.trials if trial.status != "complete"),
-        key=lambda trial: (order[trial.status], -(trial.worth or -9.0), trial.name),
+        (trial for trial in study.trials if trial.status != "complete"),
+        key=lambda trial: (order[trial.status], -(trial.reported_value or -9.0), trial.trial_id),
     )
     every = [*ranked, *rest]
     rows: list[tuple[float, list[Cell | str]]] = []
     for trial in every[:MOST_ROWS]:
-        score = trial.worth
+        score = trial.reported_value
         shown = NONE if score is None else number(score)
-        if trial.name in story.scores:
-            shown = plus_minus(story.scores[trial.name])
+        if trial.trial_id in context.scores:
+            shown = plus_minus(context.scores[trial.trial_id])
         elif trial.status == "pruned":
             shown = f"≈ {shown}"
-        behind = story.behind.get(trial.name)
+        behind = context.behind.get(trial.trial_id)
         seconds = trial.seconds
-        weight = weights.get(trial.name)
+        weight = weights.get(trial.trial_id)
         rows.append(
             (
                 -9.0 if score is None else score - (9.0 if trial.status == "pruned" else 0.0),
                 [
-                    Cell(tag("code", trial.name), trial.name),
+                    Cell(tag("code", trial.trial_id), trial.trial_id),
                     trial.family,
                     trial.status,
                     Cell(shown, score),
                     Cell(NONE if behind is None else plus_minus(behind, sign=True), _value(behind)),
                     Cell(
-                        _folds(trial.fold_scores(evidence.folds)),
-                        min(trial.fold_scores(evidence.folds).values(), default=None),
+                        _folds(context.fold_scores(trial)),
+                        min(context.fold_scores(trial).values(), default=None),
                     ),
                     Cell(NONE if weight is None else number(weight), weight),
                     Cell(NONE if seconds is None else duration(seconds), seconds),
                     summary_of(trial.family, trial.record.config) or NONE,
-                    _reason(story, trial.name, trial.status, trial.reason),
+                    _reason(context, trial.trial_id, trial.status, trial.reason),
                 ],
             )
         )
-    for name in evidence.references:
-        estimate, behind = story.scores[name], story.behind.get(name)
+    for name in study.references:
+        estimate, behind = context.scores[name], context.behind.get(name)
         rows.append(
             (
                 estimate.value,
@@ -155,7 +154,7 @@ def _table(story: Story) -> Table:
     rows.sort(key=lambda row: -row[0])
     left = f" Shown are {MOST_ROWS} of {count(len(every), 'trial')}, the best." if len(every) > MOST_ROWS else ""
     return Table(
-        title=f"All trials and references, best first: {count(len(evidence.of('complete')), 'complete trial')}",
+        title=f"All trials and references, best first: {count(len(study.of('complete')), 'complete trial')}",
         columns=(
             Column(name="trial"),
             Column(name="family"),
@@ -170,7 +169,7 @@ def _table(story: Story) -> Table:
         ),
         rows=[row for _, row in rows],
         how=f"Click a header to sort. A score with ≈ is the estimate for a trial that was stopped early.{left}",
-        marked=frozenset(index for index, (_, row) in enumerate(rows) if row[1:2] and _is_best(story, row[0])),
+        marked=frozenset(index for index, (_, row) in enumerate(rows) if row[1:2] and _is_best(context, row[0])),
     )
 
 
@@ -178,8 +177,8 @@ def _value(estimate: Estimate | None) -> float | None:
     return None if estimate is None else estimate.value
 
 
-def _is_best(story: Story, cell: Cell | str) -> bool:
-    return story.best is not None and isinstance(cell, Cell) and cell.sort == story.best.name
+def _is_best(context: ReportContext, cell: Cell | str) -> bool:
+    return context.best is not None and isinstance(cell, Cell) and cell.sort == context.best.trial_id
 
 
 def _folds(scores: dict[int, float]) -> str:
@@ -188,19 +187,18 @@ def _folds(scores: dict[int, float]) -> str:
     return f"{number(min(scores.values()), 2)} to {number(max(scores.values()), 2)}"
 
 
-def _reason(story: Story, name: str, status: str, reason: str | None) -> str:
+def _reason(context: ReportContext, name: str, status: str, reason: str | None) -> str:
     """Why a trial is where it is."""
     if status != "complete":
         return reason or "it has not ended"
-    if story.best is not None and name == story.best.name:
+    if context.best is not None and name == context.best.trial_id:
         return "the best trial"
-    behind = story.behind.get(name)
+    behind = context.behind.get(name)
     if behind is None:
-        unread = dict(story.evidence.unread)
-        return unread.get(name, "not judged: too far down the list")
-    if story.blend is not None:
-        left_out = dict(story.blend.library.left_out)
-        merged = dict(story.blend.library.merged)
+        return context.study.unread.get(name, "not judged: too far down the list")
+    if context.blend is not None:
+        left_out = dict(context.blend.library.left_out)
+        merged = dict(context.blend.library.merged)
         if name in left_out:
             return f"left out of the blend: {left_out[name]}"
         if name in merged:

@@ -18,7 +18,7 @@ from ensembles.gram import cells_of, error_gram
 from ensembles.honest import Estimate, paired_difference, score_estimate
 
 
-class Judge:
+class Scorer:
     """Judges predictions against a study's measured masses."""
 
     def __init__(self, quadrats: pd.DataFrame) -> None:

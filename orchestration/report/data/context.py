@@ -1,0 +1,128 @@
+"""What the sections are made from: a study and its scores with their errors, computed once.
+
+A study may hold more than a page can show. What is read is capped here, and every cap is said on the page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from biomass_models.targets import FloatArray
+from ensembles.choice import SINGLE_BEST
+from ensembles.honest import Estimate, nest_of, nested_all, score_estimate
+from orchestration.report.data.blended import Blend, Stored, blend_of
+from orchestration.report.data.importance import Importance, importance_of
+from orchestration.report.data.scorer import Scorer
+from orchestration.report.data.timeline import Clock, Work, work_of
+from orchestration.study.data import StudyData, Trial
+from orchestration.study.ledger import Ledger, LedgerError
+from orchestration.study.records import FoldMetrics
+
+MOST_MEMBERS = 300  # complete trials whose predictions are read, the best ones
+MOST_TIMED = 400  # trials whose folds are read one by one, the latest ones
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Shown:
+    """The predictions that the pictures show: the best honest ones there are."""
+
+    name: str  # as in "the worst day of ..."
+    pred_NT: FloatArray
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReportContext:
+    """A study and what follows from it. scores and gains are of complete trials and references, by name."""
+
+    study: StudyData
+    others: tuple[StudyData, ...]  # studies to compare the folds with
+    pred: Mapping[str, FloatArray]  # pred_NT of complete trials, best first
+    folds: Mapping[str, Mapping[int, FoldMetrics]]  # metrics of finished folds by trial, where they were read
+    scorer: Scorer
+    blend: Blend | None
+    stored: tuple[Stored, ...]
+    no_blend: str | None  # why there is none
+    shown: Shown | None  # None before a trial is complete
+    scores: dict[str, Estimate]
+    behind: dict[str, Estimate]  # trial or reference minus the best trial, paired over groups
+    single: Estimate | None  # score of "take the best trial", chosen without the scored fold
+    importances: dict[str, Importance]  # by family
+    work: tuple[Work, ...]
+    clock: Clock
+
+    @cached_property
+    def best(self) -> Trial | None:
+        """The complete trial with the best score."""
+        ranked = [trial for trial in self.study.ranked if trial.trial_id in self.scores]
+        return ranked[0] if ranked else None
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What is left out because its files are torn, with what to do."""
+        unread = self.study.unread.items()
+        return (*self.study.torn, *(f"trial {name} is left out: {reason}" for name, reason in unread))
+
+    def fold_scores(self, trial: Trial) -> dict[int, float]:
+        """Score of each fold that has one."""
+        listed = () if trial.result is None else trial.result.fold_scores
+        found = (
+            dict(zip(self.study.folds, listed, strict=False))
+            if listed
+            else {fold: metrics.score for fold, metrics in self.folds.get(trial.trial_id, {}).items()}
+        )
+        return {fold: score for fold, score in found.items() if score is not None}
+
+
+def read_context(ledger: Ledger, compare: Sequence[Ledger] = ()) -> ReportContext:
+    """Read and score a study. Raises LedgerError where a study to compare with is about other photographs."""
+    study, others = StudyData(ledger), tuple(map(StudyData, compare))
+    for other in others:
+        if set(other.quadrats["image_id"]) != set(study.quadrats["image_id"]):
+            raise LedgerError(
+                f"studies are compared over the same images, those of {other.ledger.storage.uri} are others; "
+                "leave it out of --compare"
+            )
+    scorer = Scorer(study.quadrats)
+    pred = study.predictions(trial.trial_id for trial in study.ranked[:MOST_MEMBERS])
+    folds = {trial.trial_id: study.fold_metrics(trial.trial_id) for trial in study.trials[-MOST_TIMED:]}
+    blend, stored, no_blend = blend_of(study, pred)
+    known = {**pred, **{name: reference.pred_NT for name, reference in study.references.items()}}
+    best = next(iter(pred.values()), None)
+    shown = None
+    if blend is not None:
+        shown = Shown(name="the blend", pred_NT=blend.honest_NT)
+    elif best is not None:
+        shown = Shown(name="the best trial", pred_NT=best)
+    work = tuple(work_of(study.trials, folds))
+    untimed = [
+        (trial.record.proposed_at, trial.ended_at)
+        for trial in study.trials
+        if not folds.get(trial.trial_id) and trial.ended_at is not None and trial.ended_at >= trial.record.proposed_at
+    ]
+    return ReportContext(
+        study=study,
+        others=others,
+        pred=pred,
+        folds=folds,
+        scorer=scorer,
+        blend=blend,
+        stored=stored,
+        no_blend=no_blend,
+        shown=shown,
+        scores={name: scorer.score(pred_NT) for name, pred_NT in known.items()},
+        behind={} if best is None else {name: scorer.gain(pred_NT, best) for name, pred_NT in known.items()},
+        single=None if blend is None else _single(blend),
+        importances={family: importance_of(study, family) for family in study.families},
+        work=work,
+        clock=Clock([(one.start, one.end) for one in work] + untimed),
+    )
+
+
+def _single(blend: Blend) -> Estimate:
+    """The best trial as a rule of its own: nested like the blend, so that the two can be compared."""
+    gram = blend.library.gram
+    by = nest_of(gram)
+    (nested,) = nested_all(gram, [SINGLE_BEST], by, seed=blend.card.seed)
+    return score_estimate(gram, nested.loss_C, seed=blend.card.seed)

@@ -1,0 +1,211 @@
+"""A study as those see it who compare, blend, show or verify it: read once, each part when it is first asked for.
+
+N images in the order of the quadrats table, T = 5 targets, masses in grams. pred_NT are out-of-fold predictions.
+It is a view of one moment: trials that end later are not in it. What changes the study goes through the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import PurePosixPath
+
+import numpy as np
+import pandas as pd
+
+from biomass_models.data.alignment import AlignmentError, masses_of
+from biomass_models.targets import TARGETS, FloatArray
+from orchestration.study import layout
+from orchestration.study.ledger import Ledger, LedgerError, folds_of
+from orchestration.study.records import COMPLETE, FoldMetrics, StudyRecord, TrialRecord, TrialResult
+from orchestration.study.settings import StudySettings
+from orchestration.study.torn import torn_notices
+
+COLOUR_RIDGE = "colour ridge"
+NEED_METADATA = frozenset({"metadata trees"})  # references that learn from what a test set does not have
+OPEN = "open"  # status of a trial that has not ended
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """A proposed trial and how it ended."""
+
+    record: TrialRecord
+    result: TrialResult | None  # None while it has not ended
+
+    @property
+    def trial_id(self) -> str:
+        return self.record.trial_id
+
+    @property
+    def family(self) -> str:
+        return self.record.family
+
+    @property
+    def status(self) -> str:
+        """complete, pruned, failed or open."""
+        return OPEN if self.result is None else self.result.status
+
+    @property
+    def score(self) -> float | None:
+        """Weighted R2 of the pooled out-of-fold rows of a complete trial."""
+        return None if self.result is None else self.result.score
+
+    @property
+    def reported_value(self) -> float | None:
+        """What the search learned of it: the score, or the fold-corrected estimate of a pruned trial."""
+        return None if self.result is None else self.result.reported_value
+
+    @property
+    def reason(self) -> str:
+        """Why it is not complete; empty where it is."""
+        return "" if self.result is None else self.result.reason or ""
+
+    @property
+    def seconds(self) -> float | None:
+        """Of all its folds."""
+        return None if self.result is None else self.result.seconds
+
+    @property
+    def ended_at(self) -> float | None:
+        """Seconds since 1970."""
+        return None if self.result is None else self.result.ended_at
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reference:
+    """Out-of-fold predictions without a search, which every trial and blend must beat."""
+
+    pred_NT: FloatArray
+    predicts_tests: bool  # False: it needs metadata that a test set does not have
+
+
+class StudyData:
+    """One study. Raises LedgerError for a table that must be there and cannot be read."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.unread: dict[str, str] = {}  # trials whose predictions cannot be read, and why, as far as it was tried
+        self._pred: dict[str, FloatArray] = {}
+        self._folds: dict[str, dict[int, FoldMetrics]] = {}
+
+    # -- the photographs -------------------------------------------------------------------------------------------
+
+    @cached_property
+    def record(self) -> StudyRecord:
+        return self.ledger.study()
+
+    @property
+    def settings(self) -> StudySettings:
+        return self.record.settings
+
+    @property
+    def name(self) -> str:
+        """The study's folder and the one that it lies in: many studies are called `study`."""
+        return "/".join(PurePosixPath(self.ledger.storage.uri).parts[-2:]).lstrip("/")
+
+    @cached_property
+    def quadrats(self) -> pd.DataFrame:
+        """image_id, metadata, labels, fold, group; one row an image."""
+        return self.ledger.quadrats()
+
+    @cached_property
+    def truth_NT(self) -> FloatArray:
+        """Measured masses."""
+        return self.quadrats[list(TARGETS)].to_numpy(dtype=np.float64)
+
+    @cached_property
+    def folds(self) -> list[int]:
+        return folds_of(self.quadrats)
+
+    # -- the trials ------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def results(self) -> Mapping[str, TrialResult]:
+        """By id, of every trial that has ended; also of one whose trial.json cannot be read."""
+        return self.ledger.results()
+
+    @cached_property
+    def trials(self) -> tuple[Trial, ...]:
+        """In the order of proposal; a trial whose trial.json cannot be read is not among them, `torn` names it."""
+        records = self.ledger.trials()
+        return tuple(Trial(record=record, result=self.results.get(record.trial_id)) for record in records)
+
+    @cached_property
+    def by_id(self) -> Mapping[str, Trial]:
+        return {trial.trial_id: trial for trial in self.trials}
+
+    def of(self, status: str) -> list[Trial]:
+        """Trials of a status, in the order of proposal."""
+        return [trial for trial in self.trials if trial.status == status]
+
+    @cached_property
+    def ranked(self) -> list[Trial]:
+        """Complete trials, best first; equal scores in the order of their ids."""
+        return sorted(self.of(COMPLETE), key=lambda trial: (-(trial.score or 0.0), trial.trial_id))
+
+    @cached_property
+    def families(self) -> list[str]:
+        """Those of the trials, by name."""
+        return sorted({trial.family for trial in self.trials})
+
+    @cached_property
+    def torn(self) -> tuple[str, ...]:
+        """Trials that have lost files, a line each with what to do."""
+        records = [trial.record for trial in self.trials]
+        return tuple(torn_notices(self.ledger, records, self.results, self.folds))
+
+    def fold_metrics(self, trial_id: str) -> Mapping[int, FoldMetrics]:
+        """Metrics of a trial's finished folds."""
+        if trial_id not in self._folds:
+            found = {fold: self.ledger.fold_metrics(trial_id, fold) for fold in self.folds}
+            self._folds[trial_id] = {fold: metrics for fold, metrics in found.items() if metrics is not None}
+        return self._folds[trial_id]
+
+    # -- predictions -----------------------------------------------------------------------------------------------
+
+    def pred_NT(self, trial_id: str, image_ids: pd.Series | Sequence[str] | None = None) -> FloatArray:
+        """Out-of-fold predictions of a complete trial; image_ids: whose, in which order, by default the quadrats'.
+
+        Raises LedgerError for a table that is torn, or was pooled over other images.
+        """
+        if image_ids is None and trial_id in self._pred:
+            return self._pred[trial_id]
+        oof = self.ledger.oof(trial_id)
+        try:
+            pred_NT = masses_of(oof, self.quadrats["image_id"] if image_ids is None else image_ids)
+        except AlignmentError as error:
+            raise LedgerError(
+                f"trial {trial_id} was pooled over other images than those of {layout.QUADRATS}: {error}"
+            ) from error
+        if image_ids is None:
+            self._pred[trial_id] = pred_NT
+        return pred_NT
+
+    def predictions(self, trial_ids: Iterable[str], most: int | None = None) -> dict[str, FloatArray]:
+        """pred_NT of the first `most` of these trials that can be read; the reason why not is noted in `unread`."""
+        found: dict[str, FloatArray] = {}
+        for trial_id in trial_ids:
+            if len(found) == most:
+                break
+            if trial_id in self.unread:
+                continue
+            try:
+                found[trial_id] = self.pred_NT(trial_id)
+            except LedgerError as error:  # one torn file must not cost the whole study
+                self.unread[trial_id] = str(error)
+        return found
+
+    @cached_property
+    def references(self) -> Mapping[str, Reference]:
+        """By name, in the order in which they were made; none before a search has made them."""
+        table = self.ledger.references()
+        frames = [] if table is None else list(table.groupby("reference", sort=False))
+        try:
+            pred = {str(name): masses_of(frame, self.quadrats["image_id"]) for name, frame in frames}
+        except AlignmentError as error:
+            raise LedgerError(f"{self.ledger.storage.uri}/{layout.REFERENCES} holds other images: {error}") from error
+        return {
+            name: Reference(pred_NT=pred_NT, predicts_tests=name not in NEED_METADATA) for name, pred_NT in pred.items()
+        }
