@@ -53,7 +53,8 @@ EDGES: dict[str, set[str]] = {
     f"{RUN}.time_left": set(),
     f"{RUN}.terminal": {MODEL},
     f"{RUN}.wheel": set(),
-    STUDY: {*FLOOR, f"{MODEL}.backbones", f"{MODEL}.families", "search_spaces", f"{RUN}.wheel"},
+    STUDY: {*FLOOR, f"{MODEL}.backbones", f"{MODEL}.families", "search_spaces", f"{RUN}.wheel", f"{STUDY}.files"},
+    f"{STUDY}.files": {MODEL, STUDY},
     WORKERS: {
         *MODELS,
         f"{MODEL}.training",

@@ -1,0 +1,94 @@
+"""Ensembles, and what their members predict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+
+from orchestration.study import layout
+from orchestration.study.files.base import LedgerError, StudyFiles, parquet
+from orchestration.study.records import EnsembleRecord, Origin, TrialRef
+
+
+class EnsembleFiles(StudyFiles):
+    """Submissions with their cards, and predictions of members."""
+
+    def write_ensemble(
+        self,
+        name: str,
+        card: Mapping[str, Any],
+        trials: Mapping[str, TrialRef],
+        submission: bytes,
+        origin: Origin | None = None,
+    ) -> None:
+        """A card, which trials its members are, the submission, and what it was made with (origin.py)."""
+        own = self.storage.uri
+        refs = {member: ref._replace(study=".") if ref.study == own else ref for member, ref in trials.items()}
+        record = EnsembleRecord(card=card, trials=refs, origin=origin)
+        self._commit(layout.ensemble(name), {layout.SUBMISSION: submission}, layout.ENSEMBLE, record)
+
+    def ensemble(self, name: str) -> EnsembleRecord:
+        """The card and its members' trials; LedgerError that lists the ensembles there are."""
+        found = self._ensemble(name)
+        if found is None:
+            raise LedgerError(
+                f"there is no ensemble {name} in {self.storage.uri}, it has "
+                f"{', '.join(self.ensembles()) or 'none'}; "
+                "`biomass ensemble` makes one"
+            )
+        return found
+
+    def ensembles(self) -> dict[str, EnsembleRecord]:
+        """By name."""
+        found = {name: self._ensemble(name) for name in self.storage.children(layout.ENSEMBLES)}
+        return {name: record for name, record in found.items() if record is not None}
+
+    def ensemble_names(self) -> list[str]:
+        """Ensembles that have a marker, whether it can be read or not."""
+        names = [name for name in self.storage.children(layout.ENSEMBLES) if not name.startswith(layout.PREDICTIONS)]
+        return [name for name in names if self.storage.size(f"{layout.ensemble(name)}/{layout.ENSEMBLE}") is not None]
+
+    def submission(self, name: str) -> bytes:
+        """The submission of an ensemble, verified against its marker."""
+        return self._payload(layout.ensemble(name), layout.ENSEMBLE, EnsembleRecord, layout.SUBMISSION)
+
+    def set_ensemble_aside(self, name: str) -> None:
+        """Take an ensemble away whose card or submission is torn; its members' predictions stay."""
+        self._set_aside(layout.ensemble(name), layout.ENSEMBLE)
+
+    def write_member_prediction(self, name: str, trial_id: str, frame: pd.DataFrame) -> None:
+        self.storage.write(layout.member_prediction(name, trial_id), parquet(frame))
+
+    def member_prediction(self, name: str, trial_id: str) -> pd.DataFrame | None:
+        return self._read_frame(layout.member_prediction(name, trial_id))
+
+    def write_member_shard(self, name: str, trial_id: str, span: tuple[int, int], frame: pd.DataFrame) -> None:
+        """A run of images [first, last + 1) that a member has predicted, until all runs are joined."""
+        self.storage.write(layout.member_shard(name, trial_id, span), parquet(frame))
+
+    def member_shard(self, name: str, trial_id: str, span: tuple[int, int]) -> pd.DataFrame | None:
+        return self._read_frame(layout.member_shard(name, trial_id, span))
+
+    def join_member_shards(self, name: str, trial_id: str, spans: Sequence[tuple[int, int]]) -> None:
+        """One table of a member's predictions from those of all its runs, which are removed afterwards."""
+        found = [self.member_shard(name, trial_id, span) for span in spans]
+        parts = [part for part in found if part is not None]
+        if len(parts) != len(spans):
+            raise LedgerError(
+                f"member {trial_id} has predicted {len(parts)} of {len(spans)} runs of images; run the command again"
+            )
+        self.write_member_prediction(name, trial_id, pd.concat(parts, ignore_index=True))
+        for span in spans:
+            self.storage.remove(layout.member_shard(name, trial_id, span))
+
+    def _ensemble(self, name: str) -> EnsembleRecord | None:
+        """With the trials of the study itself under its full name."""
+        record = self._read(f"{layout.ensemble(name)}/{layout.ENSEMBLE}", EnsembleRecord)
+        if record is None:
+            return None
+        own = self.storage.uri
+        refs = {member: ref._replace(study=own) if ref.study == "." else ref for member, ref in record.trials.items()}
+        return replace(record, trials=refs)
