@@ -97,14 +97,14 @@ def _examine(plan: Plan, resources: Resources, where: str) -> Iterator[Finding]:
             yield found
         else:
             facts[_name(node)] = found
-    yield from judge(facts, {_name(node): node["Resources"] for node in nodes}, resources, gpus)
+    yield from node_findings(facts, {_name(node): node["Resources"] for node in nodes}, resources, gpus)
     if plan.study is not None:
         _clean(plan.study, token)
     if slots and plan.backbones and plan.data_dir is not None and (plan.data_dir / "train.csv").exists():
         yield from _cost(plan, resources, gpus, slots, facts)
 
 
-def judge(
+def node_findings(
     facts: Mapping[str, NodeFacts],
     resources_of: Mapping[str, Mapping[str, float]],
     resources: Resources,
@@ -118,13 +118,13 @@ def judge(
     yield from _equal("packages", packages)
     yield from _equal("this project's code", {name: fact.code for name, fact in facts.items()})
     for name, fact in facts.items():
-        yield from _judge_node(name, fact, resources_of[name], resources, gpus)
+        yield from _one_node(name, fact, resources_of[name], resources, gpus)
     names = {name for fact in facts.values() for name in fact.weights}
     for backbone in sorted(names):
         yield from _equal(f"weights of {backbone}", {name: fact.weights[backbone] for name, fact in facts.items()})
 
 
-def _judge_node(
+def _one_node(
     name: str, fact: NodeFacts, has: Mapping[str, float], resources: Resources, gpus: float
 ) -> Iterator[Finding]:
     """Findings about one node: its GPUs, what it sees, its weights and memory."""
@@ -147,7 +147,7 @@ def _judge_node(
         if found.startswith("unusable"):
             remedy = "put the file there again, and the same command goes on"
             yield Finding("FAIL", f"weights on {name}", f"{backbone} {found}", remedy)
-    yield from _judge_machine(name, fact, has.get("CPU", 0.0))
+    yield from _node_cores(name, fact, has.get("CPU", 0.0))
     slots = slots_of([{"Alive": True, "Resources": has}], Slots(cpus=resources.cpus_per_fold, gpus=gpus))
     needed = SLOT_MEMORY_GB * max(1, slots)
     memory = f"{fact.free_memory_gb:.1f} GB free, {slots} slots want about {needed:.0f} GB"
@@ -158,7 +158,7 @@ def _judge_node(
         yield Finding("ok", f"memory of {name}", memory)
 
 
-def _judge_machine(name: str, fact: NodeFacts, cpus: float) -> Iterator[Finding]:
+def _node_cores(name: str, fact: NodeFacts, cpus: float) -> Iterator[Finding]:
     """Findings about what a node's processes may use; nothing where all is well."""
     if cpus > math.ceil(fact.cores):
         text = f"Ray has {cpus:g} CPUs, a process there may use {fact.cores:g} cores"

@@ -13,7 +13,7 @@ from tiny_study import BACKBONE, RANDOM
 
 from biomass_models.backbones import weights
 from biomass_models.backbones.weights import WeightsError, WeightsFileError, WeightsSource
-from orchestration.doctor.examine import judge
+from orchestration.doctor.examine import node_findings
 from orchestration.doctor.node_facts import NodeFacts, node_facts
 from orchestration.search.run import available_backbones
 from orchestration.study import environment
@@ -47,7 +47,9 @@ NODE = {"CPU": 8.0, "GPU": 1.0}
 def findings(*facts: dict[str, Any]) -> dict[str, str]:
     """Verdict by subject, of nodes called n0, n1, ..."""
     named = {f"n{number}": NodeFacts.from_json(fact) for number, fact in enumerate(facts)}
-    return {found.what: found.verdict for found in judge(named, dict.fromkeys(named, NODE), RESOURCES, gpus=0.25)}
+    return {
+        found.what: found.verdict for found in node_findings(named, dict.fromkeys(named, NODE), RESOURCES, gpus=0.25)
+    }
 
 
 def test_alike_nodes_that_have_everything_pass() -> None:
@@ -79,7 +81,7 @@ def test_each_difference_is_found_and_comes_with_a_remedy(wrong: dict[str, Any],
     sick = {**WELL, **wrong}
     assert findings(WELL, sick)[subject] == verdict
     named = {"n0": NodeFacts.from_json(WELL), "n1": NodeFacts.from_json(sick)}
-    for found in judge(named, dict.fromkeys(named, NODE), RESOURCES, gpus=0.25):
+    for found in node_findings(named, dict.fromkeys(named, NODE), RESOURCES, gpus=0.25):
         assert (found.verdict == "ok") == (found.remedy == "")
 
 
@@ -150,7 +152,7 @@ def test_a_node_opens_its_weights_files(
     facts = node_facts(study=None, data_dir=None, token="t", **asked)
     assert said in facts.weights[BACKBONE]
     here = replace(facts, gpus_seen=1)
-    found = {finding.what: finding for finding in judge({"n0": here}, {"n0": NODE}, RESOURCES, 0.25)}
+    found = {finding.what: finding for finding in node_findings({"n0": here}, {"n0": NODE}, RESOURCES, 0.25)}
     assert found["weights on n0"].verdict == "FAIL" and said in found["weights on n0"].text
 
 

@@ -16,8 +16,7 @@ from released import STUDIES, copy_of
 from tiny_study import make_study
 
 from orchestration.search.trial import run_trial
-from orchestration.study.event_file import VERSION, Scalar, crc32c, event_file
-from orchestration.study.events import write_events
+from orchestration.study.events import VERSION, Scalar, crc32c, event_file, write_events
 from orchestration.study.ledger import Ledger
 from orchestration.study.storage import Storage
 from orchestration.workers.pool import InlinePool

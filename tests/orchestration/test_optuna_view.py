@@ -13,8 +13,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
-from orchestration.dashboard.optuna_view import LedgerView
-from orchestration.dashboard.read_only_storage import ReadOnlyError
+from orchestration.dashboard.optuna_view import LedgerView, ReadOnlyError
 from orchestration.dashboard.tensorboard_events import EventFolder
 from orchestration.study.events import write_events
 from orchestration.study.lock import Heartbeat
