@@ -167,6 +167,13 @@ def test_nothing_lists_the_families_by_hand() -> None:
         assert not imported or own, f"{module} imports {imported}: it goes through the registry"
 
 
+def test_the_pasture_has_one_door() -> None:
+    """Whoever draws a pasture calls make.py; how it is drawn is nobody's business."""
+    for module, path in _modules():
+        if _room(module) != f"{MODEL}.pasture":
+            assert {name for name in _imports(path) if name.startswith(f"{MODEL}.pasture")} <= {f"{MODEL}.pasture.make"}
+
+
 def test_folders_stay_small() -> None:
     count: dict[str, int] = defaultdict(int)
     for module, _ in _modules():

@@ -7,34 +7,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from study_records import complete, fold_metrics, study_record, trial_record
 
 from biomass_models.targets import TARGETS
 from orchestration.study.ledger import Ledger, LedgerError, open_ledger
-from orchestration.study.records import FoldMetrics, StudyRecord, TrialRecord, TrialResult
-from orchestration.study.settings import StudySettings
 from orchestration.study.storage import Storage
 
-RECORD = TrialRecord(
-    trial_id="abc",
-    number=0,
-    family="probe",
-    params={"layers": 1},
-    config={"layers": 1},
-    weights="w",
-    seed=0,
-    why="first trial",
-    proposed_at=1.0,
-)
-
-STUDY = StudyRecord(
-    settings=StudySettings(families=("probe",), backbones=("net",)), data_fingerprint="d", fold_hash="f"
-)
+RECORD = trial_record(trial_id="abc", params={"layers": 1}, config={"layers": 1}, why="first trial", proposed_at=1.0)
 
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
     ledger = Ledger(Storage(tmp_path / "study"))
-    ledger.write_study(STUDY, _oof())
+    ledger.write_study(study_record(), _oof())
     ledger.write_trial(RECORD)
     return ledger
 
@@ -47,7 +32,7 @@ def _oof() -> pd.DataFrame:
 
 def test_a_fold_comes_back_as_it_was_written(ledger: Ledger) -> None:
     assert ledger.fold_metrics("abc", 0) is None
-    ledger.write_fold("abc", oof=_oof(), model=b"tensors", metrics=FoldMetrics(fold=0, score=0.5))
+    ledger.write_fold("abc", oof=_oof(), model=b"tensors", metrics=fold_metrics(0))
     metrics = ledger.fold_metrics("abc", 0)
     assert metrics is not None and metrics.score == 0.5
     pd.testing.assert_frame_equal(ledger.fold_oof("abc", 0), _oof())
@@ -57,13 +42,13 @@ def test_a_fold_comes_back_as_it_was_written(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("marker", ["", "{", '{"score": 0.5', "[]"])
 def test_a_half_written_marker_vouches_for_nothing(ledger: Ledger, marker: str) -> None:
-    ledger.write_fold("abc", oof=_oof(), model=b"tensors", metrics=FoldMetrics(fold=0, score=0.5))
+    ledger.write_fold("abc", oof=_oof(), model=b"tensors", metrics=fold_metrics(0))
     ledger.storage.write("trials/abc/fold-0/metrics.json", marker.encode())
     assert ledger.fold_metrics("abc", 0) is None
 
 
 def test_a_payload_that_is_gone_cut_or_changed_is_not_used(ledger: Ledger) -> None:
-    ledger.write_fold("abc", oof=_oof(), model=b"tensors", metrics=FoldMetrics(fold=0, score=0.5))
+    ledger.write_fold("abc", oof=_oof(), model=b"tensors", metrics=fold_metrics(0))
     ledger.storage.write("trials/abc/fold-0/model.safetensors", b"tensorz")  # same size
     with pytest.raises(LedgerError, match="vouches for"):
         ledger.fold_model("abc", 0)
@@ -82,7 +67,7 @@ def test_oof_without_result_does_not_exist(ledger: Ledger) -> None:
 
 def test_numbers_that_json_does_not_know_are_refused(ledger: Ledger) -> None:
     with pytest.raises(ValueError):
-        ledger.write_result("abc", TrialResult(status="complete", score=float("nan")))
+        ledger.write_result("abc", complete(float("nan")))
     assert ledger.result("abc") is None
 
 
@@ -113,9 +98,9 @@ def test_the_same_files_through_a_uri(tmp_path: Path) -> None:
     """The object-store path of the code, on the one URI that every machine has."""
     remote = Ledger(Storage(f"file://{tmp_path}/study"))
     (tmp_path / "study/trials/abc/fold-0").mkdir(parents=True)  # object stores have no directories to make
-    remote.write_study(STUDY, _oof())
+    remote.write_study(study_record(), _oof())
     remote.write_trial(RECORD)
-    remote.write_fold("abc", oof=_oof(), model=b"tensors", metrics=FoldMetrics(fold=0, score=0.5))
+    remote.write_fold("abc", oof=_oof(), model=b"tensors", metrics=fold_metrics(0))
     local = Ledger(Storage(tmp_path / "study"))
     assert local.fold_model("abc", 0) == remote.fold_model("abc", 0) == b"tensors"
     assert local.storage.children("trials") == remote.storage.children("trials") == ["abc"]

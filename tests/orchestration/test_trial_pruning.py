@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import study_records as records
 
 from biomass_models.data.folds import fold_hash
 from biomass_models.targets import FROM_COMPONENTS, TARGETS, weighted_r2_score
@@ -18,8 +19,7 @@ from orchestration.search.pruning import RULES
 from orchestration.search.trial import fold_order, run_trial
 from orchestration.study.ids import make_trial_id
 from orchestration.study.ledger import Ledger
-from orchestration.study.records import FoldMetrics, StudyRecord, TrialRecord, TrialResult
-from orchestration.study.settings import StudySettings
+from orchestration.study.records import TrialRecord, TrialResult
 from orchestration.study.storage import Storage
 from orchestration.workers.jobs import FoldJob, Outcome
 from orchestration.workers.pool import PILOT, UNDER_WAY, Priority
@@ -53,10 +53,8 @@ class Drawn:
         error = np.random.default_rng(record.config["errors"]).normal(0, 1, (N, 3)) * record.config["grams"]
         pred = np.maximum(truth[:, :3] + error, 0) @ FROM_COMPONENTS.T
         rows = (quadrats["fold"] == fold).to_numpy()
-        oof = quadrats.loc[rows, ["image_id", "fold", "group"]].reset_index(drop=True)
-        oof[list(TARGETS)] = pred[rows]
-        score = weighted_r2_score(truth[rows], pred[rows])
-        metrics = FoldMetrics(fold=fold, score=score, seconds=1.0, peak_memory_mb=1.0, finished_at=9e9)
+        oof = records.oof_of(quadrats, pred, fold)
+        metrics = records.fold_metrics(fold, weighted_r2_score(truth[rows], pred[rows]), finished_at=9e9)
         self._ledger.note_fold_start(record.trial_id, fold)
         self._ledger.write_fold(record.trial_id, oof=oof, model=b"", metrics=metrics)
         return Outcome(status="done", metrics=metrics)
@@ -69,29 +67,14 @@ def ledger(tmp_path: Path) -> Ledger:
     quadrats["group"] = [f"g{row % GROUPS:02d}" for row in range(N)]
     quadrats[list(TARGETS)] = truth
     ledger = Ledger(Storage(tmp_path / "study"))
-    settings = StudySettings(families=("probe",), backbones=("net",))
-    folds = fold_hash(quadrats)
-    ledger.write_study(StudyRecord(settings=settings, data_fingerprint="d", fold_hash=folds), quadrats)
+    ledger.write_study(records.study_record(fold_hash=fold_hash(quadrats)), quadrats)
     return ledger
 
 
 def propose(ledger: Ledger, number: int, *, errors: int, grams: float, spared: str | None = None) -> str:
     config = {"errors": errors, "grams": grams, "backbone": "net", "number": number}
     identity = make_trial_id("probe", config, "w", 0, ledger.study().fold_hash)
-    ledger.write_trial(
-        TrialRecord(
-            trial_id=identity,
-            number=number,
-            family="probe",
-            params={},
-            config=config,
-            weights="w",
-            seed=0,
-            why="proposed",
-            proposed_at=0.0,
-            spared=spared,
-        )
-    )
+    ledger.write_trial(records.trial_record(number, trial_id=identity, config=config, spared=spared))
     return identity
 
 

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
+import study_records as records
 
 from biomass_models.data.references import per_target_mean
 from biomass_models.families.configs import config_to_params
 from biomass_models.targets import TARGETS, FloatArray, from_components, project_coherent, weighted_r2_score
 from orchestration.study.ledger import Ledger
-from orchestration.study.records import Decision, FoldMetrics, StudyRecord, TrialRecord, TrialResult
-from orchestration.study.settings import StudySettings
+from orchestration.study.records import FoldMetrics, StudyRecord
 from orchestration.study.storage import Storage
-from search_spaces.domain import SearchSpace
 from search_spaces.spaces import space_of
 from search_spaces.to_optuna import new_study, suggest
 
-BACKBONE = "test_vit"
+BACKBONE = records.BACKBONE
 METADATA = ("Sampling_Date", "State", "Species", "Pre_GSHH_NDVI", "Height_Ave_cm")
 START = 1_700_000_000.0  # seconds since 1970, when the search began
 
@@ -53,18 +51,25 @@ def told_study(
     kept = table if metadata else table.drop(columns=list(METADATA))
     ledger.write_study(_record(families, folds, scheme), kept)
     mean_NT = per_target_mean(table, table[["image_id", "fold", "group"]])
-    ledger.write_references(_frame(table, mean_NT).assign(reference="per-target mean").drop(columns=["fold", "group"]))
-    drawn = {family: new_study(0) for family in families}
+    references = records.oof_of(table, mean_NT).assign(reference="per-target mean")
+    ledger.write_references(references.drop(columns=["fold", "group"]))
+    asked = {family: new_study(0) for family in families}
     for number, status in enumerate(statuses):
         family = families[number % len(families)]
         space = space_of(family, (BACKBONE,), "smoke")
-        record = _trial(number, family, space, suggest(drawn[family].ask(), space))
-        ledger.write_trial(record)
+        params = suggest(asked[family].ask(), space)
+        trial_id = f"{number:04x}{family[:2]}0000"
+        ledger.write_trial(
+            records.trial_record(
+                number, trial_id=trial_id, family=family, params=params, config=config_to_params(space.config(params)),
+                proposed_at=START + 10 * number,
+            )
+        )  # fmt: skip
         pred_NT = project_coherent(truth_NT + rng.normal(0, noise * (1 + number / 10), truth_NT.shape))
         done = {"complete": range(folds), "pruned": range(1), "failed": range(1), "open": range(0)}[status]
-        metrics = [_fold(ledger, record, table, pred_NT, fold, number, looks) for fold in done]
+        metrics = [_fold(ledger, trial_id, table, pred_NT, fold, number, looks) for fold in done]
         if status != "open":
-            _end(ledger, record, status, table, pred_NT, metrics, reason)
+            _end(ledger, trial_id, status, table, pred_NT, metrics, reason)
     return ledger
 
 
@@ -91,45 +96,30 @@ def _quadrats(images: int, folds: int, species: str, rng: np.random.Generator) -
 
 
 def _record(families: Sequence[str], folds: int, scheme: str) -> StudyRecord:
-    return StudyRecord(
-        settings=StudySettings(
-            families=tuple(families), backbones=(BACKBONE,), weights="random", scale="smoke", scheme=scheme,
-            n_folds=folds, max_fold_seconds=60.0,
-        ),
-        data_fingerprint="d41d8cd98f00", fold_hash=f"{scheme}-folds", weights={BACKBONE: "w"},
+    settings = {
+        "families": tuple(families), "backbones": (BACKBONE,), "weights": "random", "scale": "smoke", "scheme": scheme,
+        "n_folds": folds, "max_fold_seconds": 60.0,
+    }  # fmt: skip
+    return records.study_record(
+        settings, data_fingerprint="d41d8cd98f00", fold_hash=f"{scheme}-folds", weights={BACKBONE: "w"},
         versions={"python": "3.11", "torch": "2.8"}, created_at=START,
     )  # fmt: skip
 
 
-def _trial(number: int, family: str, space: SearchSpace, params: dict[str, Any]) -> TrialRecord:
-    return TrialRecord(
-        trial_id=f"{number:04x}{family[:2]}0000",
-        number=number,
-        family=family,
-        params=params,
-        config=config_to_params(space.config(params)),
-        weights="w",
-        seed=0,
-        why="proposed",
-        proposed_at=START + 10 * number,
-    )
-
-
 def _fold(
-    ledger: Ledger, record: TrialRecord, table: pd.DataFrame, pred_NT: FloatArray, fold: int, number: int, looks: bool
+    ledger: Ledger, trial_id: str, table: pd.DataFrame, pred_NT: FloatArray, fold: int, number: int, looks: bool
 ) -> FoldMetrics:
     """Two slots take turns, 4 s a fold."""
     rows = (table["fold"] == fold).to_numpy()
-    truth_NT = table.loc[rows, list(TARGETS)].to_numpy()
     start = START + 16 * (number // 2) + 4 * fold
-    metrics = FoldMetrics(
-        fold=fold, images=int(rows.sum()), score=weighted_r2_score(truth_NT, pred_NT[rows]),
+    metrics = records.fold_metrics(
+        fold, weighted_r2_score(table.loc[rows, list(TARGETS)].to_numpy(), pred_NT[rows]), images=int(rows.sum()),
         started_at=start, finished_at=start + 4.0, seconds=4.0, cpu_seconds=4.0, peak_memory_mb=512.0, host="box",
         pid=100 + number % 2,
     )  # fmt: skip
     ledger.write_fold(
-        record.trial_id,
-        oof=_frame(table, pred_NT)[rows],
+        trial_id,
+        oof=records.oof_of(table, pred_NT, fold),
         model=b"",
         metrics=metrics,
         maps=_attention(table["image_id"][rows]) if looks else None,
@@ -139,7 +129,7 @@ def _fold(
 
 def _end(
     ledger: Ledger,
-    record: TrialRecord,
+    trial_id: str,
     status: str,
     table: pd.DataFrame,
     pred_NT: FloatArray,
@@ -150,23 +140,12 @@ def _end(
     cost["ended_at"] = max(fold.finished_at for fold in metrics)
     if status == "complete":
         score = weighted_r2_score(table[list(TARGETS)].to_numpy(), pred_NT)
-        scores = tuple(fold.score for fold in metrics)
-        result = TrialResult(status=status, score=score, fold_scores=scores, **cost)
-        ledger.write_result(record.trial_id, result, _frame(table, pred_NT))
-        return
-    if status == "pruned":
-        decision = Decision(rule="default", prune=True, after_fold=0, folds_done=1, against="0000", p=0.004, groups=5,
-                            gain=0.0003, estimate=0.25)  # fmt: skip
-        result = TrialResult(status=status, estimate=0.25, decisions=(decision,), reason=str(decision), **cost)
+        result = records.complete(score, fold_scores=tuple(fold.score for fold in metrics), **cost)
+        ledger.write_result(trial_id, result, records.oof_of(table, pred_NT))
+    elif status == "pruned":
+        ledger.write_result(trial_id, records.pruned(0.25, **cost))
     else:
-        result = TrialResult(status=status, reason=reason, **cost)
-    ledger.write_result(record.trial_id, result)
-
-
-def _frame(table: pd.DataFrame, pred_NT: FloatArray) -> pd.DataFrame:
-    frame = table[["image_id", "fold", "group"]].copy()
-    frame[list(TARGETS)] = pred_NT
-    return frame
+        ledger.write_result(trial_id, records.failed(reason, **cost))
 
 
 def _attention(image_ids: pd.Series) -> pd.DataFrame:

@@ -1,0 +1,106 @@
+"""The one reader of a study: what it ranks, aligns, leaves out, and that it reads each file once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import study_records as records
+from told_study import told_study
+
+from biomass_models.targets import TARGETS
+from orchestration.search.incumbent import Incumbent
+from orchestration.study.data import StudyData
+from orchestration.study.ledger import Ledger, LedgerError
+from orchestration.study.storage import Storage
+
+STATUSES = ("complete", "pruned", "complete", "failed", "complete", "open")
+
+
+class CountingStorage(Storage):
+    """Counts how often a file is read."""
+
+    def __init__(self, root: str | Path) -> None:
+        super().__init__(root)
+        self.reads: Counter[str] = Counter()
+
+    def read(self, name: str) -> bytes:
+        self.reads[name] += 1
+        return super().read(name)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return told_study(tmp_path / "study", statuses=STATUSES)
+
+
+def test_trials_by_status_and_score(ledger: Ledger) -> None:
+    study = StudyData(ledger)
+    assert [trial.status for trial in study.trials] == list(STATUSES)
+    scores = [trial.score or 0.0 for trial in study.ranked]
+    assert len(scores) == 3 and scores == sorted(scores, reverse=True)
+    (pruned,), (unended,) = study.of("pruned"), study.of("open")
+    assert pruned.reported_value == 0.25 and pruned.score is None and pruned.reason.startswith("pruned after")
+    assert unended.result is None and unended.reason == "" and study.by_id[unended.trial_id] is unended
+    incumbent = Incumbent(study)
+    incumbent.refresh()
+    assert incumbent.best(9) == [trial.trial_id for trial in study.ranked]
+
+
+def test_what_many_ask_for_is_read_once(ledger: Ledger) -> None:
+    storage = CountingStorage(ledger.storage.uri)
+    study = StudyData(Ledger(storage))
+    ids = [trial.trial_id for trial in study.ranked]
+    for _ in range(3):
+        study.predictions(ids)
+        assert study.truth_NT.shape == study.pred_NT(ids[0]).shape
+        assert set(study.references) == {"per-target mean"} and study.torn == ()
+        assert set(study.fold_metrics(ids[0])) == set(study.folds)
+    tables = {name: count for name, count in storage.reads.items() if name.endswith(".parquet")}
+    assert set(tables) == {"quadrats.parquet", "references.parquet", *(f"trials/{one}/oof.parquet" for one in ids)}
+    assert set(tables.values()) == {1}
+
+
+def test_rows_are_aligned_by_image_id_whatever_their_order(ledger: Ledger) -> None:
+    trial = StudyData(ledger).ranked[0]
+    expected = StudyData(ledger).pred_NT(trial.trial_id)
+    shuffled = ledger.oof(trial.trial_id).sample(frac=1, random_state=0)
+    assert trial.result is not None
+    ledger.write_result(trial.trial_id, trial.result, shuffled)
+    study = StudyData(ledger)
+    np.testing.assert_array_equal(study.pred_NT(trial.trial_id), expected)
+    backwards = study.quadrats["image_id"][::-1]
+    np.testing.assert_array_equal(study.pred_NT(trial.trial_id, backwards), expected[::-1])
+
+
+def test_a_trial_that_cannot_be_read_is_left_out_with_its_reason(ledger: Ledger) -> None:
+    torn, strange, sound = (trial.trial_id for trial in StudyData(ledger).ranked)
+    ledger.storage.write(f"trials/{torn}/oof.parquet", b"torn")
+    ledger.write_result(strange, records.complete(0.5), ledger.oof(strange)[1:])
+    study = StudyData(ledger)
+    assert list(study.predictions([torn, strange, sound], most=1)) == [sound]
+    assert "is not the file that result.json vouches for" in study.unread[torn]
+    assert "1 of 40 images have no prediction, such as ID0000" in study.unread[strange]
+    with pytest.raises(LedgerError, match="pooled over other images"):
+        study.pred_NT(strange)
+
+
+def test_references_know_whether_they_can_predict_a_test_set(ledger: Ledger) -> None:
+    table = ledger.references()
+    assert table is not None
+    more = pd.concat([table, table.sample(frac=1, random_state=0).assign(reference="metadata trees")])
+    ledger.write_references(more)
+    study = StudyData(ledger)
+    found = study.references
+    assert {name: each.predicts_tests for name, each in found.items()} == {
+        "per-target mean": True,
+        "metadata trees": False,
+    }
+    np.testing.assert_array_equal(found["metadata trees"].pred_NT, found["per-target mean"].pred_NT)
+    np.testing.assert_array_equal(study.truth_NT, ledger.quadrats()[list(TARGETS)].to_numpy())
+    ledger.write_references(table[1:])
+    with pytest.raises(LedgerError, match=r"references\.parquet holds other images: 1 of 40 images"):
+        _ = StudyData(ledger).references
