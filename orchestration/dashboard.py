@@ -244,7 +244,8 @@ def _ending_by_signal() -> Iterator[None]:
     def end(number: int, frame: Any) -> None:
         raise KeyboardInterrupt
 
-    before = {one: signal.signal(one, end) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    own = [one for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) != signal.SIG_IGN]
+    before = {one: signal.signal(one, end) for one in own}  # what the parent ignores stays ignored: nohup
     try:
         yield
     finally:

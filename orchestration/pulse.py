@@ -31,18 +31,21 @@ class Pulse:
         """gcs_address: HOST:PORT of the control store; node: of an embedded Ray (ray._private.node.Node), else None."""
         self._address, self._node = gcs_address, node
         self._answered = time.monotonic()
-        self._closed = threading.Event()
+        self._closed, self._checking = threading.Event(), threading.Lock()
         self.lost: ClusterError | None = None
         threading.Thread(target=self._run, name="pulse", daemon=True).start()
 
     def close(self) -> None:
         """Ask no more: Ray is about to be shut down."""
         self._closed.set()
+        with self._checking:
+            pass
 
     def check(self) -> ClusterError | None:
         """How Ray was lost, or None; returns within a second or so."""
-        if self.lost is None and not self._closed.is_set():
-            self.lost = self._lost_cluster() if self._node is None else self._lost_process(self._node)
+        with self._checking:
+            if self.lost is None and not self._closed.is_set():
+                self.lost = self._lost_cluster() if self._node is None else self._lost_process(self._node)
         return self.lost
 
     def guard(
