@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import secrets
@@ -64,7 +65,7 @@ def ray_cluster(
         require_answer(address)
         with (
             without_uv_hook(keep=UV_HOOK in os.environ),
-            _connection(address=cluster_address(address), **more) as pulse,
+            _connection(say, address=cluster_address(address), **more) as pulse,
         ):
             yield pulse
         return
@@ -81,13 +82,13 @@ def ray_cluster(
     with (
         _own_environment(),
         without_uv_hook(keep=False),
-        _connection(address="local", _temp_dir=str(Path(folder.folder).absolute()), **more) as pulse,
+        _connection(say, address="local", _temp_dir=str(Path(folder.folder).absolute()), **more) as pulse,
     ):
         yield pulse
 
 
 @contextmanager
-def _connection(**settings: Any) -> Iterator[Pulse]:
+def _connection(say: Callable[[str], None], **settings: Any) -> Iterator[Pulse]:
     """ray.init and ray.shutdown, whatever happens between them and while they run."""
     family, pulse = _Family(), None
     try:
@@ -96,7 +97,8 @@ def _connection(**settings: Any) -> Iterator[Pulse]:
             _start(**settings)
         family.look()
         node: Any = ray._private.worker._global_node
-        pulse = Pulse(node.gcs_address, node if embedded else None)
+        pulse = Pulse(node.gcs_address, node if embedded else None, say)
+        del node
         yield pulse
     finally:
         if pulse is not None:
@@ -109,6 +111,8 @@ def _connection(**settings: Any) -> Iterator[Pulse]:
             shutdown.join(SHUTDOWN_SECONDS)
         finally:
             family.end()
+            if pulse is not None and pulse.lost is not None:
+                gc.collect()  # what still holds a connection to the dead store would abort this process in a minute
 
 
 class _Family:
