@@ -19,7 +19,7 @@ from orchestration.search.pruning import PruneRule
 from orchestration.study.data import StudyData
 from orchestration.study.events import write_events
 from orchestration.study.ledger import Ledger, LedgerError, folds_of
-from orchestration.study.records import COMPLETE, FAILED, PRUNED, Decision, FoldMetrics, TrialResult
+from orchestration.study.records import COMPLETE, FAILED, PRUNED, Decision, FoldMetrics, TrialRecord, TrialResult
 from orchestration.workers.jobs import FoldJob, Outcome
 from orchestration.workers.pool import PILOT, UNDER_WAY, Pool, Priority
 
@@ -59,6 +59,11 @@ def run_trial(
     return trial.run()
 
 
+def _batches_folds(record: TrialRecord) -> bool:
+    config = config_from_stored(record.family, record.config)
+    return registry.family(record.family).batches_folds(config)
+
+
 def fail_trial(ledger: Ledger, trial_id: str, reason: str) -> TrialResult:
     """Close a trial whose coordinator could not; its folds stay."""
     result = TrialResult(status=FAILED, reason=reason, ended_at=time.time())
@@ -78,8 +83,7 @@ class _Trial:
     ) -> None:
         self._ledger, self._pool, self._id, self._standing = ledger, pool, trial_id, standing
         record = ledger.trial(trial_id)
-        config = config_from_stored(record.family, record.config)
-        self._together = together and registry.family(record.family).batches_folds(config)
+        self._together = together and _batches_folds(record)
         self._rule = None if record.spared or self._together else rule
         folds = folds_of(standing.data.quadrats)
         self._order = fold_order(record.number, folds)

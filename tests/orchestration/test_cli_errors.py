@@ -21,6 +21,7 @@ from ray.tune.error import TuneError
 from tiny_study import make_study
 
 from biomass_models.data.problems import ROW, flag
+from biomass_models.families import registry
 from biomass_models.families.registry import model
 from biomass_models.targets import project_coherent
 from orchestration.commands.errors import run_guarded
@@ -30,7 +31,6 @@ from orchestration.study.ledger import LedgerError
 from orchestration.workers.cluster import ray_cluster
 from orchestration.workers.pool import InlinePool
 from orchestration.workers.shards import spans
-from search_spaces.spaces import known_family
 
 pytestmark = pytest.mark.slow
 
@@ -202,7 +202,7 @@ def ending(raise_it: Callable[[], object]) -> tuple[str, int]:
 
 
 def test_only_what_the_user_can_mend_is_a_message_to_the_user() -> None:
-    assert ending(lambda: known_family("x")) == ("error: a family is one of baseline, probe, distilled, got 'x'", 1)
+    assert ending(lambda: registry.known("x")) == ("error: a family is one of baseline, distilled, probe, got 'x'", 1)
     unlike = pd.DataFrame({ROW: [2, 3], "target": ["a", "b"]})
     for bug, kind in (
         (lambda: json.loads("{"), "json.decoder.JSONDecodeError"),

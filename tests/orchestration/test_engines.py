@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from biomass_models.errors import UserError
-from biomass_models.families.configs import ProbeConfig
+from biomass_models.families.probe.config import ProbeConfig
 from orchestration.search.engine import ENGINES, Engine, new_engine
 from orchestration.study.records import Params
 from search_spaces.domain import Choice, Integer, LogUniform, SearchSpace, Uniform, When
