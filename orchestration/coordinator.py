@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -30,12 +33,32 @@ def make_coordinator(
         own, trial_id = Ledger(Storage(study)), config["trial_id"]
         try:
             result = run_trial(own, RayPool(broker), trial_id, rule=rule, standing=standing, together=together)
-        # the store is full, away or torn, the broker is gone: the trial is not to blame
-        except (OSError, BlockedError, LedgerError, RayError) as error:
+        # the store is full, away or torn, the broker, the code or the memory is gone: the trial is not to blame
+        except (OSError, BlockedError, LedgerError, RayError, ImportError, MemoryError) as error:
             tune.report({"status": "stopped", "reason": str(error)})
             return
         except Exception as error:  # the boundary of a trial: whatever else goes wrong is its recorded reason
             result = fail_trial(own, trial_id, f"coordinator: {type(error).__name__}: {error}")
         tune.report({"status": result.status if result else "stopped"})
 
+    coordinate.__mixins__ = (_OnFirmGround,)  # type: ignore[attr-defined]  # Tune makes a class of them
     return coordinate
+
+
+class _OnFirmGround:
+    """A trainable whose process may have lost its working directory, as when a job's is cleaned away.
+
+    Tune asks for it whenever a coordinator takes up a trial, and Python then raises FileNotFoundError.
+    """
+
+    def _setup_logdir(self) -> None:
+        leave_vanished_folder()
+        super()._setup_logdir()  # type: ignore[misc]
+
+
+def leave_vanished_folder() -> None:
+    """Go to the root where this process's working directory is not there any more; all stored paths are absolute."""
+    with suppress(FileNotFoundError):
+        Path.cwd()
+        return
+    os.chdir(os.sep)

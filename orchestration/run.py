@@ -26,12 +26,13 @@ from orchestration.pruning import PruneRule
 from orchestration.pulse import Pulse
 from orchestration.records import COMPLETE, FAILED, TrialResult
 from orchestration.resources import Resources
-from orchestration.searcher import ALIKE_FAILURES, Proposer, TuneSearcher, live_trials
+from orchestration.searcher import ALIKE_FAILURES, BreakNotes, Proposer, TuneSearcher, live_trials
 from orchestration.settings import StudyError
 from orchestration.standing import Standing
 from orchestration.watch import Watch
 
 Say = Callable[[str], None]
+COORDINATOR_STARTS = 10  # of one trial
 MOST_LIVE = 1000  # Tune's own limit of trials under way; the searcher's, which follows the slots, is far below
 
 
@@ -104,13 +105,10 @@ def run(
     with watch.watching():
         # not here, where a dead Ray would hold it for ever, and where Tune would take SIGINT and SIGUSR1 for itself
         pulse.guard(tuner.fit, lambda: watch.lost, leave.set)
-    if searcher.stop_reason:
-        raise StudyError(f"{searcher.stop_reason}. Every finished fold is kept")
+    if (why := searcher.end_reason) is not None:
+        raise StudyError(f"{why}. Every finished fold is kept")
     if proposer.unfinished and not proposer.hours_over:
-        raise StudyError(
-            f"a search brings every trial to its end, got {proposer.unfinished} open ones; the same command goes on "
-            "with them"
-        )
+        raise StudyError(f"{proposer.unfinished} trials stay open; the same command goes on with them")
     _require_a_success(ledger.results(), before)
     return Ending(hours_over=proposer.hours_over, ended=proposer.finished, open=proposer.unfinished)
 
@@ -166,10 +164,10 @@ def make_tuner(
         run_config=tune.RunConfig(
             name=layout.TUNE,
             verbose=0,
-            callbacks=[_Leave(leave)],
-            # A coordinator that loses its process starts again and goes on from the ledger. Many times, because what
-            # kills it is never the trial's fault, and a machine that goes down takes all of them at once.
-            failure_config=tune.FailureConfig(max_failures=100),
+            callbacks=[_Leave(leave), BreakNotes(searcher)],
+            # A coordinator that loses its process starts again and goes on from the ledger. What kills it is never the
+            # trial's fault: in the end the searcher leaves the trial open.
+            failure_config=tune.FailureConfig(max_failures=COORDINATOR_STARTS - 1),
             **where,
         ),
     )

@@ -12,19 +12,21 @@ from collections.abc import Mapping
 from typing import Any
 
 import optuna
+from ray import tune
 from ray.tune.search import Searcher
 
 from biomass_models.configs import config_to_params
 from orchestration.ids import content_key, make_trial_id
 from orchestration.ledger import Ledger
 from orchestration.pruning import spared
+from orchestration.ray_errors import innermost_cause
 from orchestration.records import COMPLETE, FAILED, Params, TrialRecord, TrialResult
 from orchestration.seeds import derive_seed
-from orchestration.trial import fail_trial
 from search_spaces.domain import Choice, SearchSpace
 from search_spaces.to_optuna import encode, finished_trial, new_study, reseed, suggest
 
 ALIKE_FAILURES = 5  # first trials that all fail for one reason: it is not the trials that are at fault
+BROKEN_COORDINATORS = 5  # of trials in a row: it is not the trials that are at fault
 DRAWS_UNTIL_EXHAUSTED = 50  # proposals in a row that are all known: a finite space counts as exhausted
 
 
@@ -280,6 +282,9 @@ class TuneSearcher(Searcher):
         self._identities: dict[str, str] = {}
         self.live = live
         self.stop_reason: str | None = None  # what stops the whole search, such as a full disk
+        self.broken_off: list[str] = []  # trials that stay open, because their coordinators did not stay alive
+        self.last_break: str | None = None  # why a coordinator broke off, the latest one
+        self._broken_in_a_row = 0
 
     def suggest(self, trial_id: str) -> Any:  # a dict, None for "not now", or Searcher.FINISHED
         if not self.stop_reason and len(self._identities) >= self.live:
@@ -289,6 +294,18 @@ class TuneSearcher(Searcher):
             return Searcher.FINISHED
         self._identities[trial_id] = record.trial_id
         return {"trial_id": record.trial_id}
+
+    @property
+    def end_reason(self) -> str | None:
+        """Why the search has not come to its end although nobody stopped it, or None."""
+        if self.stop_reason is not None or not self.broken_off:
+            return self.stop_reason
+        return f"{len(self.broken_off)} trials stay open: {self._why_broken}; the same command goes on with them"
+
+    @property
+    def _why_broken(self) -> str:
+        why = f", at last by {self.last_break}" if self.last_break else ""
+        return f"their coordinators broke off each time they were started{why}"
 
     @property
     def under_way(self) -> int:
@@ -301,15 +318,26 @@ class TuneSearcher(Searcher):
             self.stop_reason = self.stop_reason or result.get("reason")
             return  # it has not ended: the next run takes it up again
         ended = self.proposer.ledger.result(identity)
-        if ended is None and not error:  # the search is being stopped: the next run takes it up again
-            return
-        if ended is None:  # Tune has started its coordinator many times
-            ended = fail_trial(self.proposer.ledger, identity, "its coordinator broke off each time it was started")
+        if ended is None:
+            if error:
+                self._leave_open(identity)
+            return  # the search is being stopped, or Tune has started its coordinator many times: the next run goes on
+        self._broken_in_a_row = 0
         self.proposer.tell(identity, ended)
         if (reason := self.proposer.common_failure) is not None and self.stop_reason is None:
             self.stop_reason = (
                 f"the first {ALIKE_FAILURES} trials all failed for the same reason: {reason}. Mend it, then give the "
                 "same command with --retry-failed"
+            )
+
+    def _leave_open(self, identity: str) -> None:
+        """A coordinator does no work of its own: what ends its process, whenever it is started, is not the trial's."""
+        self.broken_off.append(identity)
+        self._broken_in_a_row += 1
+        if self._broken_in_a_row >= BROKEN_COORDINATORS and self.stop_reason is None:
+            self.stop_reason = (
+                f"{BROKEN_COORDINATORS} trials in a row stay open: {self._why_broken}. Mend that on the head node "
+                "(memory, disk, the folder of the code), then give the same command again"
             )
 
     # The ledger holds all that a new start needs; what Tune would save is never read.
@@ -324,3 +352,16 @@ class TuneSearcher(Searcher):
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
+
+
+class BreakNotes(tune.Callback):
+    """Hands a searcher the reasons for which coordinators broke off; Tune's own interface says only that they did."""
+
+    def __init__(self, searcher: TuneSearcher) -> None:
+        self._searcher = searcher
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """After each of them."""
+        error = trial.get_error()  # its text: nothing is unpickled from a study
+        if error is not None:
+            self._searcher.last_break = innermost_cause(error)

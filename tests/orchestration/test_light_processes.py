@@ -15,10 +15,11 @@ from ray import cloudpickle
 from released import copy_of
 from tiny_study import RANDOM
 
+from orchestration.actor import FoldWorker
+from orchestration.broker import Broker, Slots
 from orchestration.context import WorkerContext
 from orchestration.coordinator import make_coordinator
 from orchestration.ledger import Ledger
-from orchestration.pool import Broker, FoldWorker, Slots
 from orchestration.pruning import RULES
 from orchestration.storage import Storage
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+from ray.tune import TuneError
+
 from biomass_models.configs import ProbeConfig
 from orchestration.ledger import Ledger
 from orchestration.records import TrialResult
-from orchestration.searcher import Proposer, TuneSearcher
+from orchestration.searcher import BROKEN_COORDINATORS, BreakNotes, Proposer, TuneSearcher
 from orchestration.storage import Storage
 from search_spaces.domain import Choice, SearchSpace, Uniform
 from search_spaces.spaces import space_of
@@ -128,8 +131,23 @@ def test_a_finite_space_ends(tmp_path: Path) -> None:
 
 
 def test_no_trial_is_new_after_the_deadline(tmp_path: Path) -> None:
-    assert proposer(tmp_path, deadline=0.0).propose() is None
+    search = proposer(tmp_path, deadline=0.0)
+    assert search.propose() is None and search.hours_over
     assert Ledger(Storage(tmp_path)).trials() == []
+
+
+def test_hours_are_over_only_where_they_keep_a_trial_back(tmp_path: Path) -> None:
+    search = proposer(tmp_path, max_trials=2)
+    first, second = (search.propose() for _ in range(2))
+    assert first is not None and second is not None and search.missing == 2
+    finish(tmp_path, search, first.trial_id, 0.5)
+    assert search.missing == 1 and len(search.ended_since(0.0)) == 1 and not search.hours_over
+    resumed = proposer(tmp_path, max_trials=2, deadline=0.0)  # one is open
+    assert resumed.propose() is None and resumed.hours_over and resumed.missing == 1
+    finish(tmp_path, search, second.trial_id, 0.5)
+    for most, over in ((2, False), (3, True), (None, True)):
+        later = proposer(tmp_path, max_trials=most, deadline=0.0)
+        assert later.propose() is None and later.hours_over == over
 
 
 def test_tune_sees_ids_only_and_a_stopped_trial_stays_open(tmp_path: Path) -> None:
@@ -141,6 +159,60 @@ def test_tune_sees_ids_only_and_a_stopped_trial_stays_open(tmp_path: Path) -> No
     assert search.unfinished == 1 and search.finished == 0
     second = tune_searcher.suggest("tune-2")
     assert isinstance(second, dict)
-    tune_searcher.on_trial_complete("tune-2", None, error=True)
+    finish(tmp_path, search, second["trial_id"], 0.5)
+    tune_searcher.on_trial_complete("tune-2", {"status": "complete"})
     assert search.finished == 1
     assert tune_searcher.suggest("tune-3") == TuneSearcher.FINISHED
+    assert tune_searcher.end_reason is None
+
+
+def test_a_trial_whose_coordinator_broke_off_stays_open_and_the_others_go_on(tmp_path: Path) -> None:
+    search = proposer(tmp_path, max_trials=4)
+    tune_searcher = TuneSearcher(search)
+    ids = []
+    for number in range(4):
+        config = tune_searcher.suggest(f"tune-{number}")
+        assert isinstance(config, dict)
+        ids.append(config["trial_id"])
+        if number % 2:
+            finish(tmp_path, search, ids[-1], 0.5)
+            tune_searcher.on_trial_complete(f"tune-{number}", {"status": "complete"})
+        else:
+            BreakNotes(tune_searcher).on_trial_recover(1, [], Broken("OSError: [Errno 12] Cannot allocate memory"))
+            tune_searcher.on_trial_complete(f"tune-{number}", None, error=True)
+    assert len(set(ids)) == 4  # none is taken up twice in one run
+    assert tune_searcher.suggest("tune-4") == TuneSearcher.FINISHED and tune_searcher.stop_reason is None
+    assert tune_searcher.end_reason == (
+        "2 trials stay open: their coordinators broke off each time they were started, at last by OSError: [Errno 12] "
+        "Cannot allocate memory; the same command goes on with them"
+    )
+    assert set(Ledger(Storage(tmp_path)).results()) == {ids[1], ids[3]}
+    again = proposer(tmp_path, max_trials=4)
+    assert [again.propose().trial_id, again.propose().trial_id] == [ids[0], ids[2]]  # type: ignore[union-attr]
+
+
+class Broken:
+    """A trial of Tune's whose coordinator broke off."""
+
+    def __init__(self, line: str) -> None:
+        self._line = line
+
+    def get_error(self) -> TuneError:
+        return TuneError(f'Failure # 1 (occurred at x)\nray::ImplicitFunc.reset()\n  File "x.py"\n{self._line}\n')
+
+
+@pytest.mark.parametrize("good", [0, 1, 4])
+def test_coordinators_that_break_off_one_after_the_other_end_the_search(tmp_path: Path, good: int) -> None:
+    search = proposer(tmp_path)
+    tune_searcher = TuneSearcher(search)
+    for number in range(good + BROKEN_COORDINATORS):
+        config = tune_searcher.suggest(f"tune-{number}")
+        assert isinstance(config, dict)
+        if number < good:
+            finish(tmp_path, search, config["trial_id"], 0.5)
+            tune_searcher.on_trial_complete(f"tune-{number}", {"status": "complete"})
+        else:
+            tune_searcher.on_trial_complete(f"tune-{number}", None, error=True)
+    assert tune_searcher.suggest("last") == TuneSearcher.FINISHED
+    assert tune_searcher.stop_reason is not None and "5 trials in a row stay open" in tune_searcher.stop_reason
+    assert len(Ledger(Storage(tmp_path)).results()) == good
