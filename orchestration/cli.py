@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 
 from orchestration.commands import blend, dashboard, data, provenance, report, search, start, study
 from orchestration.commands.errors import run_guarded, wrong_usage
-from orchestration.commands.options import stopped
+from orchestration.commands.options import INTERRUPTED
 from orchestration.endings import DEBUG
 from orchestration.machine import complete_user
 
@@ -48,7 +48,7 @@ USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]  # click's, which t
 
 
 class RunOrder(TyperGroup):
-    """Lists commands as the pipeline does, and says one line when Ctrl-C ends one."""
+    """Lists commands as the pipeline does."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         steps = (step for panel in PIPELINE.values() for step in panel)
@@ -78,7 +78,7 @@ class RunOrder(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            stopped()
+            sys.exit(INTERRUPTED)  # past click, which would print a line of its own
 
 
 app = typer.Typer(
@@ -90,8 +90,8 @@ app = typer.Typer(
     help="""Pasture biomass from photographs: check data, search, compare, blend, submit.
 
 Exit codes: 0 done; 1 bad input, or a check that found something (the message
-says what to do); 2 wrong usage; 70 a bug; 130 stopped (the same command goes
-on).
+says what to do); 2 wrong usage; 70 a bug; 130 stopped by Ctrl-C, 143 by SIGTERM,
+129 by SIGHUP (the same command goes on).
 
 Commands that print a table or a list take --json: docs/commands.md has the
 fields. Tab completion: biomass --install-completion.

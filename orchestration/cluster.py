@@ -5,15 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray._private import ray_constants
 
+from orchestration import processes
 from orchestration.address import ClusterError, cluster_address, is_cluster, require_answer
 from orchestration.machine import close_token_file, loopback_hosts, ray_temp_folder, usable_cores
+from orchestration.processes import command_of, descendants, kill
+from orchestration.pulse import Pulse
 
 ON_HEAD = {"node:__internal_head__": 0.001}  # costs nothing; the node that a cluster cannot lose
 # Set for some cluster, they would change an embedded Ray: its token, store, resources and environment.
@@ -27,14 +33,16 @@ FOREIGN = (
     "RAY_REDIS_ADDRESS",
     "RAY_RUNTIME_ENV_HOOK",
 )
+SHUTDOWN_SECONDS = 8.0  # for Ray to go down by itself; it takes five where its store is dead
+KILL_SECONDS = 2.0  # for killed processes to be gone
 UV_HOOK = "RAY_ENABLE_UV_RUN_RUNTIME_ENV"
 
 
 @contextmanager
 def ray_cluster(
     address: str | None = None, num_cpus: int | None = None, say: Callable[[str], None] = lambda text: None
-) -> Iterator[None]:
-    """Hold a Ray connection.
+) -> Iterator[Pulse]:
+    """Hold a Ray connection; yields its pulse. No process of an embedded Ray outlives it.
 
     num_cpus: what an embedded Ray believes this machine has; None counts the cores that this process may use.
 
@@ -53,12 +61,11 @@ def ray_cluster(
     close_token_file()
     if is_cluster(address):
         require_answer(address)
-        with without_uv_hook(keep=UV_HOOK in os.environ):
-            _start(address=cluster_address(address), **more)
-        try:
-            yield
-        finally:
-            ray.shutdown()
+        with (
+            without_uv_hook(keep=UV_HOOK in os.environ),
+            _connection(address=cluster_address(address), **more) as pulse,
+        ):
+            yield pulse
         return
     folder, cores = ray_temp_folder(), usable_cores()
     if folder.reason:
@@ -67,19 +74,68 @@ def ray_cluster(
         say(f"note: this process has {cores.reason}; a slot may be less than a core, its folds take longer")
     if folder.spill is not None:
         more["object_spilling_directory"] = folder.spill
-    with _own_environment(), without_uv_hook(keep=False):
-        # No dashboard: its agent must answer within seconds or the raylet dies, too much to ask of a small machine.
-        _start(
-            address="local",
-            include_dashboard=False,
-            num_cpus=cores.whole if num_cpus is None else num_cpus,
-            _temp_dir=folder.folder,
-            **more,
-        )
+    # No dashboard: its agent must answer within seconds or the raylet dies, too much to ask of a small machine.
+    more |= {"include_dashboard": False, "num_cpus": cores.whole if num_cpus is None else num_cpus}
+    with (
+        _own_environment(),
+        without_uv_hook(keep=False),
+        _connection(address="local", _temp_dir=folder.folder, **more) as pulse,
+    ):
+        yield pulse
+
+
+@contextmanager
+def _connection(**settings: Any) -> Iterator[Pulse]:
+    """ray.init and ray.shutdown, whatever happens between them and while they run."""
+    family, pulse = _Family(), None
+    try:
+        with _own_handlers():
+            _start(**settings)
+        family.look()
+        node: Any = ray._private.worker._global_node
+        pulse = Pulse(node.gcs_address, node if settings["address"] == "local" else None)
+        yield pulse
+    finally:
+        if pulse is not None:
+            pulse.close()
         try:
-            yield
+            family.look()
+            # in a thread, because it may wait for a Ray that is dead
+            shutdown = threading.Thread(target=ray.shutdown, name="shutdown", daemon=True)
+            shutdown.start()
+            shutdown.join(SHUTDOWN_SECONDS)
         finally:
-            ray.shutdown()
+            family.end()
+
+
+class _Family:
+    """Processes of an embedded Ray. Its agents live on for a minute where its raylet or its store was killed."""
+
+    def __init__(self) -> None:
+        self._others = descendants(os.getpid())
+
+    def look(self) -> None:
+        """Note who is there: what has lost its parent is not found any more."""
+        package = str(Path(ray.__file__).parent)
+        for process in descendants(os.getpid()) - self._others:
+            if package in command_of(process.pid):
+                processes.started.update({process}, descendants(process.pid))
+
+    def end(self) -> None:
+        self.look()
+        kill(processes.started, KILL_SECONDS)
+        processes.started.clear()
+
+
+@contextmanager
+def _own_handlers() -> Iterator[None]:
+    """Ray takes SIGTERM for itself: what the caller had set is put back."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def slot_limit(most: int | None, cpus: float, address: str | None) -> int | None:

@@ -24,7 +24,8 @@ from orchestration.progress import progress_bar
 from orchestration.recipes import Recipe
 from orchestration.records import Asked
 from orchestration.report.make import make_report
-from orchestration.search import Resources, start_search
+from orchestration.resources import Resources
+from orchestration.search import start_search
 from orchestration.storage import Storage
 
 
@@ -46,11 +47,8 @@ def run_demo(
     console: Console,
     say: Callable[[str], None],
     made_with: Asked,
-) -> Demo | None:
-    """Data, search, leaderboard, ensemble, submission, true score, report.
-
-    The same call goes on; None when it was stopped.
-    """
+) -> Demo:
+    """Data, search, leaderboard, ensemble, submission, true score, report. The same call goes on."""
     data_dir, truth_path, study = folder / "data", folder / "truth.csv", folder / "study"
     assert recipe.images is not None
     if not truth_path.exists():  # the last file that the generator writes
@@ -63,13 +61,10 @@ def run_demo(
                 seed=recipe.seed,
                 width=recipe.width,
                 height=recipe.width // 2,
-                on_progress=lambda done, total: update(done, total, ""),
+                on_progress=update,
             )
     weights = WeightsSource(kind=recipe.weights)
-    if not start_search(
-        str(study), data_dir, recipe, weights=weights, resources=resources, say=say, made_with=made_with
-    ):
-        return None
+    start_search(str(study), data_dir, recipe, weights=weights, resources=resources, say=say, made_with=made_with)
     console.print(render_leaderboard(leaderboard(Ledger(Storage(study))), top=10))
     out, cards = folder / "submission.csv", list[Card]()
 

@@ -29,7 +29,9 @@ from orchestration.machine import MachineError
 from orchestration.node_facts import NodeFacts, stored_node_facts
 from orchestration.ray_errors import innermost_cause
 from orchestration.record import RecordError
-from orchestration.search import Resources, available_backbones, gpus_of_a_slot
+from orchestration.resources import Resources
+from orchestration.run import gpus_of_a_slot
+from orchestration.search import available_backbones
 from orchestration.storage import Storage
 from search_spaces.spaces import space_of
 

@@ -52,6 +52,11 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.lost_to: str | None = None  # who has taken the study over while this driver could not beat
 
+    @property
+    def since(self) -> float:
+        """When this driver began, in seconds since 1970."""
+        return self._owner.since
+
     def publish(self, facts: SearchFacts) -> None:
         self._owner = replace(self._owner, facts=facts)
 

@@ -18,13 +18,15 @@ from biomass_models.targets import TARGETS, FloatArray
 from biomass_models.weights import WeightsError, WeightsSource, fingerprint
 from orchestration.cluster import ray_cluster
 from orchestration.context import WorkerContext
-from orchestration.jobs import FlipsJob, Job, PredictJob, RestoreJob
+from orchestration.jobs import FlipsJob, Job, Outcome, PredictJob, RestoreJob
 from orchestration.ledger import Ledger, LedgerError
-from orchestration.pool import PREDICT, Pool, RayPool
+from orchestration.pool import PREDICT, AnyJob, Pool, Priority, RayPool
 from orchestration.progress import progress_bar
+from orchestration.pulse import Pulse
 from orchestration.records import TrialRef
 from orchestration.refit import dropped_folds
-from orchestration.search import Resources, start_broker
+from orchestration.resources import Resources
+from orchestration.run import start_broker
 from orchestration.seeds import content_id
 from orchestration.shards import spans
 from orchestration.storage import Storage
@@ -88,12 +90,27 @@ class Predictor:
         context = WorkerContext(
             study=study,
             data_dir=str(self._data_dir.resolve()),
-            cache_dir=str(self._resources.cache_dir.expanduser()),
+            cache_dir=str(self._resources.cache_dir.expanduser().resolve()),
             weights=self._weights,
         )
-        with ray_cluster(self._resources.address):
-            broker, _ = start_broker(context, self._resources)
-            yield RayPool(broker)
+        with ray_cluster(self._resources.address) as pulse:
+            broker, _ = pulse.guard(lambda: start_broker(context, self._resources))
+            yield _GuardedPool(RayPool(broker), pulse)
+
+
+class _GuardedPool:
+    """A pool whose jobs are not waited for any more when Ray has died."""
+
+    def __init__(self, pool: Pool, pulse: Pulse) -> None:
+        self._pool, self._pulse = pool, pulse
+
+    def run(self, jobs: list[AnyJob], priority: Priority) -> Iterator[tuple[AnyJob, Outcome]]:
+        ended = self._pool.run(jobs, priority)
+        while (pair := self._pulse.guard(lambda: next(ended, None))) is not None:
+            yield pair
+
+    def drop(self, trial_id: str) -> None:
+        self._pool.drop(trial_id)
 
 
 def _do(pool: Pool, jobs: list[Job], label: str) -> None:
@@ -104,7 +121,7 @@ def _do(pool: Pool, jobs: list[Job], label: str) -> None:
             if outcome.status != "done":
                 reason = outcome.reason or "it was stopped"
                 raise LedgerError(f"{label.lower()} came to an end: {reason}; what is done is kept")
-            update(done, len(jobs), "")
+            update(done, len(jobs))
 
 
 def test_name(images: ImageSet, flips: int) -> str:

@@ -1,72 +1,126 @@
-"""Progress that people see: a bar with elapsed and remaining time on a terminal, plain lines elsewhere."""
+"""Progress that people see: one line with elapsed and remaining time on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.text import Text
 
 from orchestration.terminal import PlainConsole
+from orchestration.time_left import count_down
 
 LINE_SECONDS = 10.0  # between two lines where there is no terminal
+SHORTEST_BAR = 6  # characters; below it shows nothing
 
-Update = Callable[[int, int | None, str], None]  # (done, total, note)
+
+class Update(Protocol):
+    """Takes the state of the work."""
+
+    def __call__(self, done: int, total: int | None, notes: Sequence[str] = (), left: float | None = None) -> None:
+        """total: None where the end is not known; notes: what else is known, the most important first; left: seconds,
+        where they are known better than from the pace of `done`."""
 
 
 @contextmanager
 def progress_bar(label: str, console: Console | None = None) -> Iterator[Update]:
-    """Yield `update(done, total, note)`; total None means that the end is not known yet."""
+    """Yield what takes the state of the work."""
     console = console or PlainConsole(stderr=True)
     if console.is_interactive and console.file.isatty():  # can redraw a line: no pipe (FORCE_COLOR or not), not dumb
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("<"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=console, expand=True) as bars:
-            task = bars.add_task(label, total=None)
-
-            def draw(done: int, total: int | None, note: str = "") -> None:
-                bars.update(task, completed=done, total=total, description=f"{label} {note}".rstrip())
-
-            yield draw
-        return
-    yield _Lines(label, console)
+        line = _Line(label)
+        with Live(line, console=console):
+            yield line.take
+    else:
+        yield _Lines(label, console).take
 
 
-class _Lines:
+class _Work:
+    """What a bar knows of its work."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.begin = self.advanced = time.monotonic()
+        self.done = 0
+        self.total: int | None = None
+        self.notes: Sequence[str] = ()
+        self._first: int | None = None  # done already when the bar began
+        self._left: float | None = None
+
+    def take(self, done: int, total: int | None, notes: Sequence[str] = (), left: float | None = None) -> None:
+        now = time.monotonic()
+        if self._first is None:
+            self._first = done
+        if done != self.done:
+            self.advanced = now
+        self.done, self.total, self.notes, self._left = done, total, notes, left
+
+    @property
+    def count(self) -> str:
+        return f"{self.done}" + (f"/{self.total}" if self.total is not None else "")
+
+    def times(self) -> tuple[str, str | None]:
+        """Elapsed, and what is left where that can be said."""
+        now, ends = time.monotonic(), self.total is not None and self.done >= self.total
+        left, new = self._left, self.done - (self._first or 0)
+        if left is None and self.total is not None and new > 0:
+            left = count_down((self.advanced - self.begin) / new, self.total - self.done, now - self.advanced)
+        return clock(now - self.begin), clock(left) if left is not None and not ends else None
+
+
+def clock(seconds: float) -> str:
+    """As 1:05 or 2:03:04."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def fitted(label: str, notes: Sequence[str], end: str, width: int) -> tuple[str, int]:
+    """What a line of so many characters shows before its end: the text, and the length of the bar.
+
+    The least important goes first: the bar, notes from the last, the label. The end, count and times, stays.
+    """
+    for many in range(len(notes), -1, -1):
+        text = " ".join([label, *notes[:many]])
+        free = width - len(text) - len(end) - 1
+        if free >= 0:
+            return text, free - 1 if free > SHORTEST_BAR else 0
+    return "", 0
+
+
+class _Line(_Work):
+    """One line of a terminal, drawn again and again; never wider than the terminal is."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        elapsed, left = self.times()
+        end = f"{self.count} {elapsed}" + (f" < {left}" if left else "")
+        text, bar = fitted(self.label, self.notes, end, options.max_width)
+        line = Text(text, no_wrap=True, overflow="crop", end="")
+        if bar and self.total:
+            full = round(bar * min(1.0, self.done / self.total))
+            line.append(" ").append("━" * full, "bar.complete").append("━" * (bar - full), "bar.back")
+        yield line.append(f" {end}" if text else end)
+
+
+class _Lines(_Work):
     """A line every few seconds, and one at the end."""
 
     def __init__(self, label: str, console: Console) -> None:
-        self._label, self._console = label, console
-        self._started = self._last = time.monotonic()
+        super().__init__(label)
+        self._console = console
+        self._written = self.begin
         self._ended = False
 
-    def __call__(self, done: int, total: int | None, note: str = "") -> None:
+    def take(self, done: int, total: int | None, notes: Sequence[str] = (), left: float | None = None) -> None:
+        super().take(done, total, notes, left)
         now = time.monotonic()
         ends = total is not None and done >= total and not self._ended
-        if not ends and now - self._last < LINE_SECONDS:
+        if not ends and now - self._written < LINE_SECONDS:
             return
-        self._last, self._ended = now, self._ended or ends
-        elapsed = now - self._started
-        left = f", {_clock(elapsed * (total - done) / done)} left" if total and 0 < done < total else ""
-        of = f"/{total}" if total is not None else ""
-        self._console.print(f"{self._label} {note} {done}{of}, {_clock(elapsed)} elapsed{left}".replace("  ", " "))
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d}"
+        self._written, self._ended = now, self._ended or ends
+        elapsed, remaining = self.times()
+        times = f"{elapsed} elapsed" + (f", {remaining} left" if remaining else "")
+        self._console.print(" ".join([self.label, *notes, f"{self.count}, {times}"]))

@@ -268,6 +268,7 @@ class SearchFacts(Part):
     cannot_start: int = 0  # slots whose worker does not come up now
     start_failure: str | None = None  # why, of the latest one
     max_trials: int | None = None
+    seconds_left: float | None = None  # time_left.seconds_left when the driver looked
     looked_at: float = 0.0
 
 

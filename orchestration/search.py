@@ -1,20 +1,15 @@
-"""Assembles a search and runs it: checks, study, references, Ray, pool, Tuner."""
+"""Assembles a search and has it run: checks, study, references, what comes next."""
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pandas as pd
 import ray
-from ray import tune
 
 from biomass_models.check import require_clean
 from biomass_models.config_rules import known_name
@@ -34,55 +29,31 @@ from biomass_models.weights import (
     verify_weights,
 )
 from biomass_models.zoo import FAMILIES
-from orchestration import layout
-from orchestration.actor import FoldWorker
 from orchestration.address import is_cluster, require_answer
-from orchestration.broker import Broker, Slots, slots_of
-from orchestration.cluster import ON_HEAD, ray_cluster, slot_limit
+from orchestration.cluster import ray_cluster
 from orchestration.context import WorkerContext
-from orchestration.coordinator import make_coordinator
 from orchestration.data_changes import data_fingerprint, photograph_table, require_same_data
 from orchestration.leaderboard import leaderboard_notices
 from orchestration.ledger import Ledger
-from orchestration.lock import Heartbeat, study_lock
-from orchestration.model_room import ModelRoom
+from orchestration.lock import study_lock
 from orchestration.progress import progress_bar
-from orchestration.pruning import RULES, PruneRule
+from orchestration.pruning import RULES
 from orchestration.recipes import Recipe
 from orchestration.record import SCHEMA
-from orchestration.records import COMPLETE, FAILED, Asked, StudyRecord, TrialResult
-from orchestration.searcher import ALIKE_FAILURES, BreakNotes, Proposer, TuneSearcher, live_trials
+from orchestration.records import FAILED, Asked, StudyRecord
+from orchestration.resources import Resources
+from orchestration.run import Ending, run
+from orchestration.searcher import Proposer
 from orchestration.seeds import derive_seed
 from orchestration.settings import StudyError, StudySettings
-from orchestration.standing import Standing
 from orchestration.storage import Storage
 from orchestration.stored_spaces import open_spaces, spaces_of, stored_space, to_json
 from orchestration.study import open_study, require_same, require_typed, take_new_weights, typed_fields
-from orchestration.watch import Watch
 from search_spaces.domain import SearchSpace
 from search_spaces.spaces import DEFAULT_BACKBONES, known_family
 
 Say = Callable[[str], None]
-COORDINATOR_STARTS = 10  # of one trial
 MOST_LIVE = 1000  # Tune's own limit of trials under way; the searcher's, which follows the slots, is far below
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resources:
-    """Where and with what a search runs; none of it changes a result but for the rounding of sums."""
-
-    address: str | None = None  # of a Ray cluster; None embeds one
-    cpus_per_fold: float = 1.0
-    gpus_per_fold: float | None = None  # None: 1 where the cluster has a GPU, else 0
-    max_slots: int | None = None
-    fold_timeout: float | None = None  # seconds without a sign of life
-    cache_dir: Path = Path("~/.cache/biomass")
-    cache_gb: float | None = None  # None: no limit
-    weights_gb: float | None = None  # of trained models in the study; None: no limit
-    folds_together: bool | None = None  # frozen heads: all folds in one batch; None: on a GPU, where launches cost most
-    compiles: bool = (
-        False  # networks whose backbone trains go through torch.compile: pays on GPUs; other rounding and dropout
-    )
 
 
 def available_backbones(asked: tuple[str, ...], source: WeightsSource, say: Say) -> dict[str, str]:
@@ -163,7 +134,7 @@ def start_search(
     say: Say,
     retry_failed: bool = False,
     made_with: Asked,
-) -> bool:
+) -> Ending:
     """`run_search` as a command asks for it, with the backbones whose weights are here and the scale of the machine.
 
     A study that is there goes on with what it was made with; only what was typed is compared (study.require_typed).
@@ -232,8 +203,8 @@ def run_search(
     retry_failed: bool = False,
     made_with: Asked | None = None,
     spaces: dict[str, SearchSpace] | None = None,
-) -> bool:
-    """Search until the study holds max_trials or the hours are over; True when it came to its end, False when stopped.
+) -> Ending:
+    """Search until the study holds max_trials or the hours are over; returns which.
 
     fingerprints: of the weights that are here, by backbone. spaces: by family, where a new study shall have other
     ranges than the scale's (comparisons of configurations). Everything that can be checked is checked before Ray
@@ -267,11 +238,11 @@ def run_search(
         context = WorkerContext(
             study=ledger.storage.uri,
             data_dir=str(data_dir.resolve()),
-            cache_dir=str(resources.cache_dir.expanduser()),
+            cache_dir=str(resources.cache_dir.expanduser().resolve()),
             weights=weights,
         )
-        with ray_cluster(resources.address, say=say):
-            return _run(ledger, context, proposer, RULES[prune], resources, max_trials, heartbeat, say)
+        with ray_cluster(resources.address, say=say) as pulse:
+            return run(ledger, context, proposer, RULES[prune], resources, heartbeat, pulse, say)
 
 
 def prepare_search(
@@ -323,37 +294,6 @@ def _reopen_failed(ledger: Ledger, say: Say) -> None:
     say(f"{len(failed)} failed trials are taken up again")
 
 
-def gpus_of_a_slot(resources: Resources) -> float:
-    """As asked for, else one where Ray has any; needs Ray."""
-    if resources.gpus_per_fold is not None:
-        return resources.gpus_per_fold
-    return 1.0 if ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
-
-
-def start_broker(context: WorkerContext, resources: Resources, worker_class: type = FoldWorker) -> tuple[Any, int]:
-    """The broker actor and how many slots it has now. Raises StudyError when the machine can hold none."""
-    gpus = gpus_of_a_slot(resources)
-    slots = Slots(
-        cpus=resources.cpus_per_fold,
-        gpus=gpus,
-        most=slot_limit(resources.max_slots, resources.cpus_per_fold, resources.address),
-        grows=is_cluster(resources.address),
-        timeout=resources.fold_timeout,
-    )
-    has = ray.cluster_resources()
-    if not slots.grows and slots_of(ray.nodes(), slots) < 1:
-        raise StudyError(
-            f"a slot needs {slots.cpus:g} CPUs and {slots.gpus:g} GPUs, this machine has {has.get('CPU', 0):g} and "
-            f"{has.get('GPU', 0):g}; lower --cpus-per-fold or --gpus-per-fold"
-        )
-    # A waiting job holds a call open. On the head: a worker node may leave at any time, and must not take the broker.
-    actor = ray.remote(Broker).options(num_cpus=0, max_concurrency=100_000, resources=ON_HEAD)
-    broker: Any = actor.remote(
-        replace(context, gpus=gpus, cache_gb=resources.cache_gb, compiles=resources.compiles), slots, worker_class
-    )
-    return broker, ray.get(broker.start.remote())
-
-
 def _prepare(
     ledger: Ledger,
     data_dir: Path,
@@ -366,7 +306,7 @@ def _prepare(
 ) -> StudyRecord:
     """The study's record, made now or found; what a study of 0.1.0 did not store is resolved and stored."""
     with progress_bar("Checking data") as update:
-        warnings = require_clean(data_dir, on_progress=lambda done, total: update(done, total, ""))
+        warnings = require_clean(data_dir, on_progress=update)
     for warning in grouped(warnings):
         say(str(warning))
     here = read_train(data_dir)
@@ -415,7 +355,7 @@ def _references(quadrats: pd.DataFrame, images: ImageSet) -> pd.DataFrame:
     with progress_bar("Reference scores") as update:
         for row, path in enumerate(images.paths):
             colour.append(colour_statistics(path))
-            update(row + 1, len(images.paths), "")
+            update(row + 1, len(images.paths))
     predictions = {
         "per-target mean": per_target_mean(quadrats, folds),
         "colour ridge": colour_ridge(pd.DataFrame(colour).to_numpy(), quadrats, folds),
@@ -452,77 +392,3 @@ def _say_estimates(
                 f"a fold may take {settings.max_fold_seconds:.0f} s, the first {name} trial is estimated at "
                 f"{fold:.0f} s here; use --scale cpu, or raise --max-fold-seconds"
             )
-
-
-def _run(
-    ledger: Ledger,
-    context: WorkerContext,
-    proposer: Proposer,
-    rule: PruneRule | None,
-    resources: Resources,
-    max_trials: int | None,
-    heartbeat: Heartbeat,
-    say: Say,
-) -> bool:
-    broker, slots = start_broker(context, resources)
-    waits = "" if slots else ", folds wait for a node that has what a slot asks for (biomass doctor)"
-    before = frozenset(ledger.results())
-    say(f"{slots} slots{waits}; {proposer.finished} trials are finished already")
-    searcher = TuneSearcher(proposer, live=live_trials(max(slots, 1)))
-    stop = threading.Event()
-    room = None if resources.weights_gb is None else ModelRoom(ledger, resources.weights_gb, say)
-    watch = Watch(broker, searcher, Standing(ledger), max_trials, heartbeat, say, room)
-    watcher = threading.Thread(target=watch.run, args=(stop,), daemon=True)
-    together = gpus_of_a_slot(resources) > 0 if resources.folds_together is None else resources.folds_together
-    tuner = _tuner(ledger, searcher, broker, rule, together)
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    watcher.start()
-    try:
-        tuner.fit()
-    finally:
-        stop.set()
-        watcher.join()
-        ray.kill(broker)
-    if (why := searcher.end_reason) is not None:
-        raise StudyError(f"{why}. Every finished fold is kept")
-    if proposer.unfinished:
-        return False
-    _require_a_success(ledger.results(), before)
-    return True
-
-
-def _require_a_success(results: Mapping[str, TrialResult], before: Container[str]) -> None:
-    """Raise StudyError where the study has no complete trial, or where many trials of this run have all failed."""
-    now = {name: result for name, result in results.items() if name not in before}
-    complete = any(result.status == COMPLETE for result in results.values())
-    broken = len(now) >= ALIKE_FAILURES and all(result.status == FAILED for result in now.values())
-    if not results or (complete and not broken):
-        return
-    failed = [result.reason for result in (now if complete else results).values() if result.status == FAILED]
-    reason, times = Counter(failed).most_common(1)[0]
-    raise StudyError(
-        f"a search must complete a trial, got {len(failed)} failed, most often ({times}) for: {reason}. Mend it, then "
-        "give the same command with --retry-failed"
-    )
-
-
-def _tuner(ledger: Ledger, searcher: TuneSearcher, broker: Any, rule: PruneRule | None, together: bool) -> tune.Tuner:
-    coordinate = make_coordinator(ledger.storage.uri, broker, rule, together=together)
-    where: dict[str, Any] = {"storage_path": ledger.storage.uri}
-    if not ledger.storage.is_local:
-        where = {"storage_path": ledger.storage.base, "storage_filesystem": ledger.storage.filesystem}
-    return tune.Tuner(
-        tune.with_resources(coordinate, ON_HEAD),
-        tune_config=tune.TuneConfig(
-            search_alg=searcher, num_samples=-1, max_concurrent_trials=MOST_LIVE, reuse_actors=True
-        ),
-        run_config=tune.RunConfig(
-            name=layout.TUNE,
-            verbose=0,
-            callbacks=[BreakNotes(searcher)],
-            # A coordinator that loses its process starts again and goes on from the ledger. What kills it is never the
-            # trial's fault: in the end the searcher leaves the trial open.
-            failure_config=tune.FailureConfig(max_failures=COORDINATOR_STARTS - 1),
-            **where,
-        ),
-    )

@@ -53,7 +53,8 @@ class Proposer:
         """
         self.spaces, self.ledger, self._seed = spaces, ledger, seed
         self._fold_hash, self._weights = fold_hash, weights
-        self._max_trials, self._deadline = max_trials, deadline
+        self.max_trials, self._deadline = max_trials, deadline
+        self.hours_over = False  # the deadline has kept a trial back
         self._shares = shares or dict.fromkeys(spaces, 1.0)
         self._studies = {family: new_study(derive_seed(seed, "tpe", family)) for family in spaces}
         self._records: dict[str, TrialRecord] = {}
@@ -79,6 +80,16 @@ class Proposer:
         return len(self._records) - len(self._scores) - aside
 
     @property
+    def missing(self) -> int:
+        """Trials that this search still has to bring to an end; what it proposes without a limit is not counted."""
+        new = 0 if self.max_trials is None else self.max_trials - len(self._records) - self._others
+        return self.unfinished + max(0, new)
+
+    def ended_since(self, moment: float) -> list[float]:
+        """When the trials ended that have ended since, in seconds since 1970."""
+        return [result.ended_at for result in self._results.values() if result.ended_at >= moment]
+
+    @property
     def best_score(self) -> float | None:
         """Of the complete trials; what a pruned one is thought to be worth does not count."""
         complete = (one.score for one in self._results.values() if one.status == COMPLETE and one.score is not None)
@@ -96,13 +107,16 @@ class Proposer:
 
     def propose(self) -> TrialRecord | None:
         """The next trial, written to the ledger; None when the budget is spent or every space is exhausted."""
+        proposed = len(self._records) + self._others
+        spent = self.max_trials is not None and proposed >= self.max_trials
         if self._deadline is not None and time.time() >= self._deadline:
+            self.hours_over = bool(self._resumed) or not spent
             return None
         if self._resumed:
             resumed = self._resumed.pop(0)
             self._ask(resumed.family, resumed.params, resumed.trial_id)
             return resumed
-        if self._max_trials is not None and len(self._records) + self._others >= self._max_trials:
+        if spent:
             return None
         while open_families := [family for family in self.spaces if family not in self._exhausted]:
             served = {family: self._count(family) / self._shares[family] for family in open_families}

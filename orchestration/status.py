@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -52,9 +51,8 @@ class Status:
     start_failure: str | None = None  # why
 
 
-def status_of(ledger: Ledger, now: float | None = None) -> Status:
-    """Read the ledger once; now: seconds since 1970."""
-    now = time.time() if now is None else now
+def status_of(ledger: Ledger) -> Status:
+    """Read the ledger once."""
     records, results = ledger.trials(), ledger.results()
     ids = {record.trial_id for record in records}
     results = {name: result for name, result in results.items() if name in ids}
@@ -82,11 +80,6 @@ def status_of(ledger: Ledger, now: float | None = None) -> Status:
         default=None,
     )
     trials = Counter(result.status for result in results.values())
-    lately = sum(owner is not None and result.ended_at >= owner.since for result in results.values())
-    wanted = facts.max_trials
-    left = None
-    if owner is not None and alive and wanted and lately:
-        left = max(0, wanted - len(results)) * (now - owner.since) / lately
     reasons = Counter(result.reason or "" for result in results.values() if result.status == FAILED)
     pruned = [(name, one) for name, one in results.items() if one.status == PRUNED]
     pruned.sort(key=lambda pair: pair[1].ended_at)
@@ -106,7 +99,7 @@ def status_of(ledger: Ledger, now: float | None = None) -> Status:
             **{kind: trials[kind] for kind in (COMPLETE, PRUNED, FAILED)},
             "open": len(records) - len(results),
         },
-        max_trials=wanted,
+        max_trials=facts.max_trials,
         folds_done=done,
         folds_running=begun,
         folds_queued=facts.queued,
@@ -114,7 +107,7 @@ def status_of(ledger: Ledger, now: float | None = None) -> Status:
         busy=facts.busy,
         best=best,
         blend=blend,
-        seconds_left=left,
+        seconds_left=facts.seconds_left,
         reasons=tuple(Failure(*pair) for pair in reasons.most_common(3)),
         pruned=tuple(Pruned(name, result.reason or "") for name, result in pruned[-3:]),
         notices=tuple(notices),

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
-import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import ray
 from ray.exceptions import ActorDiedError, RayError
 
-from biomass_models.visible import visible
+from biomass_models.errors import UserError
+from orchestration.address import ClusterError
 from orchestration.ledger import LedgerError
 from orchestration.lock import Heartbeat
 from orchestration.model_room import ModelRoom
 from orchestration.progress import progress_bar
 from orchestration.records import FAILED, PRUNED, SearchFacts
 from orchestration.searcher import TuneSearcher, live_trials
+from orchestration.settings import StudyError
 from orchestration.standing import Standing
+from orchestration.time_left import seconds_left
 
 LOOK_SECONDS = 0.5
 SILENT_SECONDS = 180.0  # a broker that does not answer for so long is as good as dead
-LEAVE_SECONDS = 30.0  # for an orderly end after Ray has died; then the process goes anyhow
+STOP_SECONDS = 60.0  # for an orderly end once there is a reason to stop
+LEAVE_SECONDS = 2.0  # for the last look
 
 
 class Watch:
@@ -37,7 +38,6 @@ class Watch:
         broker: Any,
         searcher: TuneSearcher,
         standing: Standing,
-        max_trials: int | None,
         heartbeat: Heartbeat,
         say: Callable[[str], None],
         room: ModelRoom | None = None,
@@ -45,19 +45,32 @@ class Watch:
         """room: keeps the study's models within a limit; None where there is none."""
         self._say, self._room = say, room
         self._broker, self._searcher, self._standing = broker, searcher, standing
-        self._max_trials, self._heartbeat = max_trials, heartbeat
-        self._stopping = False
+        self._heartbeat = heartbeat
+        self._ended = threading.Event()
+        self._stopping_since: float | None = None
         self._answered = time.monotonic()
+        self._asked: Any = None  # the question to the broker that is under way
         self._finished = -1
         self._blend: float | None = None
         self._named: set[str] = set()  # torn trials and failed starts that were said
+        self.lost: UserError | None = None  # why nobody should wait for the end of the search any more
 
-    def run(self, stop: threading.Event) -> None:
-        """Until told to stop."""
-        proposer = self._searcher.proposer
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch in a thread, which has a last look at the end."""
+        thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._ended.set()
+            thread.join(LEAVE_SECONDS)
+
+    def _run(self) -> None:
+        proposer, shown = self._searcher.proposer, None
         with progress_bar("Search") as update:
             while True:
-                ended = stop.wait(LOOK_SECONDS)
+                ended = self._ended.wait(LOOK_SECONDS)
                 facts = None if ended else self._facts()
                 self._learn(proposer.finished)
                 if facts is not None:
@@ -66,14 +79,23 @@ class Watch:
                 if facts is not None and (why := facts.start_failure) and why not in self._named:
                     self._named.add(why)
                     self._say(f"note: {facts.cannot_start} slots have no worker, it does not start: {why}")
-                update(proposer.finished, self._max_trials, self._note(facts))
+                shown = facts or shown  # a broker that does not answer at once changes nothing of what is shown
+                update(proposer.finished, proposer.max_trials, self._notes(shown), shown and shown.seconds_left)
                 if ended:
                     return
-                if self._heartbeat.lost_to:
-                    self._searcher.stop_reason = f"the study was taken over by {self._heartbeat.lost_to}"
-                if self._searcher.stop_reason and not self._stopping:
-                    self._stopping = True
-                    self._broker.close.remote()
+                self._pass_on()
+
+    def _pass_on(self) -> None:
+        """A reason to stop goes to the pool, whose jobs then end; where they do not, the search is lost."""
+        if self._heartbeat.lost_to:
+            self._searcher.stop_reason = f"the study was taken over by {self._heartbeat.lost_to}"
+        if self._searcher.stop_reason is None:
+            return
+        if self._stopping_since is None:
+            self._stopping_since = time.monotonic()
+            self._broker.close.remote()
+        elif time.monotonic() - self._stopping_since > STOP_SECONDS:
+            self.lost = StudyError(f"{self._searcher.stop_reason}. Every finished fold is kept")
 
     def _learn(self, finished: int) -> None:
         """Look at the blend again when a trial has ended."""
@@ -91,41 +113,52 @@ class Watch:
                 self._room.make(self._standing)
 
     def _facts(self) -> SearchFacts | None:
+        """What the broker answers; None while it does not, and for good when it is lost."""
+        if self.lost is not None:
+            return None
         try:
-            status: SearchFacts = ray.get(self._broker.status.remote(), timeout=10)
+            if self._asked is None:
+                self._asked = self._broker.status.remote()
+            if not ray.wait([self._asked], timeout=LOOK_SECONDS)[0]:
+                if time.monotonic() - self._answered > SILENT_SECONDS:
+                    self.lost = _no_broker(f"has not answered for {SILENT_SECONDS:.0f} s")
+                return None
+            asked, self._asked = self._asked, None
+            status: SearchFacts = ray.get(asked)
         except RayError as error:
-            silent = time.monotonic() - self._answered
-            if isinstance(error, ActorDiedError) or silent > SILENT_SECONDS:
-                self._leave()
+            if isinstance(error, ActorDiedError):
+                self.lost = _no_broker("has died")
             return None
         self._answered = time.monotonic()
-        return replace(status, max_trials=self._max_trials, looked_at=time.time())
+        proposer, now = self._searcher.proposer, time.time()
+        since, slots = self._heartbeat.since, max(status.slots or 0, 1)
+        left = seconds_left(proposer.ended_since(since), proposer.missing, since=since, slots=slots, now=now)
+        return replace(
+            status,
+            max_trials=proposer.max_trials,
+            seconds_left=None if proposer.max_trials is None else left,
+            looked_at=now,
+        )
 
-    def _leave(self) -> None:
-        """Ray is gone under the search (its raylet, or the head node): Tune would wait for it for ever."""
-        if self._searcher.stop_reason is None:
-            self._searcher.stop_reason = "Ray has died under the search (raylet or head node); the same command goes on"
-            # first as Ctrl-C does it; a Tune that is stuck in a dead Ray does not hear that, and nothing is lost anyhow
-            last = threading.Timer(LEAVE_SECONDS, _end, [self._searcher.stop_reason])
-            last.daemon = True
-            last.start()
-            os.kill(os.getpid(), signal.SIGINT)
-
-    def _note(self, facts: SearchFacts | None) -> str:
+    def _notes(self, facts: SearchFacts | None) -> list[str]:
+        """What is known beside count and time, the most important first: a narrow terminal shows the first ones."""
         proposer = self._searcher.proposer
-        parts = []
-        if proposer.best_score is not None:
-            parts.append(f"best {proposer.best_score:.3f}")
-            parts += [f"blend {self._blend:.3f}"] if self._blend is not None else []
+        best, failed, pruned = proposer.best_score, proposer.count(FAILED), proposer.count(PRUNED)
+        notes = [f"best {best:.3f}"] if best is not None else []
+        notes += [f"{failed} {FAILED}"] if failed else []
+        if facts is not None and facts.encoding[0] < facts.encoding[1]:
+            notes.append("encoding {}/{}".format(*facts.encoding))
         if facts is not None:
-            parts.append(f"live {self._searcher.under_way} folds {facts.done}/{facts.running}/{facts.queued}")
-            parts += [f"busy {100 * facts.busy:.0f} %"] if facts.busy is not None else []
-            done, total = facts.encoding
-            parts += [f"encoding {done}/{total}"] if done < total else []
-        parts += [f"{count} {kind}" for kind in (PRUNED, FAILED) if (count := proposer.count(kind))]
-        return " ".join(parts)
+            notes.append(f"folds {facts.done}/{facts.running}/{facts.queued}")
+        notes += [f"blend {self._blend:.3f}"] if self._blend is not None else []
+        notes += [f"{pruned} {PRUNED}"] if pruned else []
+        if facts is not None:
+            notes += [f"busy {100 * facts.busy:.0f} %"] if facts.busy is not None else []
+            notes.append(f"live {self._searcher.under_way}")
+        return notes
 
 
-def _end(reason: str) -> None:
-    print(visible(f"error: {reason}. Every finished fold is kept"), file=sys.stderr, flush=True)
-    os._exit(1)
+def _no_broker(what: str) -> ClusterError:
+    return ClusterError(
+        f"the broker of the folds {what}", "the same command goes on, what was finished is kept", rule=""
+    )

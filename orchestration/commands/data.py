@@ -25,7 +25,7 @@ def data_check(directory: Directory, as_json: Json = False) -> None:
     from orchestration.progress import progress_bar
 
     with progress_bar("Checking images") as update:
-        problems = check_directory(directory, on_progress=lambda done, total: update(done, total, ""))
+        problems = check_directory(directory, on_progress=update)
     errors = len(errors_of(problems))
     warnings = len(problems) - errors
     if as_json:
@@ -62,7 +62,7 @@ def data_make(
             test_images=test_images,
             seed=seed,
             like=like,
-            on_progress=lambda done, total: update(done, total, ""),
+            on_progress=update,
         )
     tell(summary.text())
 

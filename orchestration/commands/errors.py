@@ -4,25 +4,48 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from orchestration.commands.options import INTERRUPTED, err_console, say
 from orchestration.endings import debugging, explained
+from orchestration.interrupts import Interrupts
+from orchestration.processes import kill_own
+
+KILL_SECONDS = 2.0  # for killed processes to be gone
 
 
 def run_guarded(command: Callable[[], None]) -> None:
-    """Run the command line and leave the process with what went wrong as one paragraph."""
-    try:
-        command()
-    except KeyboardInterrupt:
-        say("Stopped.")
-        sys.exit(INTERRUPTED)
-    except Exception as error:  # the boundary to the user
-        if debugging():
+    """Run the command line and leave the process with what went wrong as one paragraph.
+
+    Once a signal has come, whatever the command ends with is the end that was asked for.
+    """
+    interrupts = Interrupts()
+    with interrupts.handled():
+        try:
+            command()
+        except KeyboardInterrupt:
+            _stop(interrupts)
+        except SystemExit as leaving:
+            if leaving.code == INTERRUPTED or (leaving.code and interrupts.first is not None):
+                _stop(interrupts)
             raise
-        text, code = explained(error)
-        err_console.print(text, style="red", highlight=False, soft_wrap=True)
-        sys.exit(code)
+        except Exception as error:  # the boundary to the user
+            if interrupts.first is not None:
+                _stop(interrupts)
+            if debugging():
+                raise
+            text, code = explained(error)
+            err_console.print(text, style="red", highlight=False, soft_wrap=True)
+            sys.exit(code)
+
+
+def _stop(interrupts: Interrupts) -> NoReturn:
+    """Say that nothing is lost, and leave; no process that the command started stays."""
+    kill_own(KILL_SECONDS)
+    if interrupts.first is not None:
+        interrupts.wait_for_acknowledgement()
+    say("Stopped. What was finished is kept; the same command goes on from here.")
+    sys.exit(interrupts.exit_code)
 
 
 def wrong_usage(error: Any) -> int:

@@ -8,7 +8,7 @@ import math
 import sys
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
@@ -17,7 +17,7 @@ from orchestration.commands import complete
 from orchestration.record import Part
 from orchestration.terminal import PlainConsole, no_more_readers
 
-INTERRUPTED = 130
+INTERRUPTED = 130  # by Ctrl-C
 DEFAULT_CACHE = Path("~/.cache/biomass")
 SLOTS = "Slots and machine"  # headings of the help pages
 WHAT = "What is searched"
@@ -183,19 +183,13 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
-def stopped() -> NoReturn:
-    """After Ctrl-C: say that nothing is lost, and leave."""
-    say("Stopped. What was finished is kept; the same command goes on from here.")
-    raise typer.Exit(INTERRUPTED)
-
-
 def resources_of(cache: Path, address: str | None, **more: Any) -> Any:
     """Where folds run and what they may use: a search.Resources. A cluster that does not answer is an error at once."""
     from orchestration.address import is_cluster, require_answer
 
     require_answer(address)
     cache = cache if is_cluster(address) else local_cache(cache)  # on a cluster each node looks for itself
-    from orchestration.search import Resources
+    from orchestration.resources import Resources
 
     return Resources(cache_dir=cache, address=address, **more)
 

@@ -30,7 +30,6 @@ from orchestration.commands.options import (
     print_json,
     resources_of,
     say,
-    stopped,
     study_apart,
     tell,
     weights_source,
@@ -212,8 +211,8 @@ def search(
 ) -> None:
     """Search for good models; the same command goes on with an unfinished study.
 
-    Ctrl-C stops it cleanly (exit code 130). Options that are not given take the
-    recipe's value, or the default.
+    Ctrl-C, SIGTERM and SIGHUP stop it within 15 s (exit code 130, 143, 129).
+    Options that are not given take the recipe's value, or the default.
 
     Examples:
     $ biomass search runs/first --data csiro-biomass/ --trials 60
@@ -249,11 +248,13 @@ def search(
     resources = resources_of(cache, address, cache_gb=cache_gb, weights_gb=weights_gb, **asked.resources())
     from orchestration.search import start_search
 
-    if not start_search(
+    ending = start_search(
         study, data, asked, weights=source, resources=resources, say=say, retry_failed=retry_failed, made_with=made_with
-    ):
-        stopped()
-    tell(f"Finished. Next: biomass leaderboard {study}")
+    )
+    if ending.hours_over:
+        waits = f", {ending.open} open ones wait" if ending.open else ""
+        tell(f"The hours are over: {ending.ended} trials have ended{waits}; the same command goes on with more.")
+    tell(f"{'' if ending.hours_over else 'Finished. '}Next: biomass leaderboard {study}")
 
 
 def _families_of_study(study: str) -> tuple[str, ...]:

@@ -17,7 +17,6 @@ from orchestration.commands.options import (
     print_json,
     resources_of,
     say,
-    stopped,
     tell,
 )
 from orchestration.terminal import PlainConsole
@@ -51,8 +50,6 @@ def demo(
 
     console = PlainConsole(quiet=True) if as_json else out_console
     done = run_demo(folder, asked, resources_of(cache, None, **asked.resources()), console, say, made_with)
-    if done is None:
-        stopped()
     if as_json:
         print_json(done)
 

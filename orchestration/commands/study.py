@@ -107,7 +107,7 @@ def audit(
     ledger = open_ledger(study)
     found = audit_study(ledger)
     with progress_bar("Feature banks") as update:
-        damaged = damaged_chunks(cache.expanduser(), lambda done, total: update(done, total, ""))
+        damaged = damaged_chunks(cache.expanduser(), update)
         found.found += map(Problem, damaged)
     if refit and data is not None:
         features = local_cache(cache) if cached_features else None

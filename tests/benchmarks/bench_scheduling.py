@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,12 @@ import stand_ins
 from biomass_models.folds import fold_hash
 from biomass_models.targets import FROM_COMPONENTS, TARGETS
 from biomass_models.weights import WeightsSource
-from orchestration import search
 from orchestration.broker import Broker, Slots
-from orchestration.cluster import ON_HEAD
+from orchestration.cluster import ON_HEAD, ray_cluster
 from orchestration.context import WorkerContext
 from orchestration.ledger import Ledger
 from orchestration.records import StudyRecord
+from orchestration.run import make_tuner
 from orchestration.searcher import Proposer, TuneSearcher, live_trials
 from orchestration.settings import StudySettings
 from orchestration.storage import Storage
@@ -41,14 +42,14 @@ def main(trials: int, slots: int) -> bool:
         hash_ = _study(ledger)
         spaces = {"probe": space_of("probe", ("net",), "cpu")}
         proposer = Proposer(spaces, ledger, seed=0, fold_hash=hash_, weights={"net": "w"}, max_trials=trials)
-        with search.ray_cluster(num_cpus=slots):
+        with ray_cluster(num_cpus=slots):
             ray.cloudpickle.register_pickle_by_value(stand_ins)
             context = WorkerContext(study=folder, data_dir="", cache_dir="", weights=WeightsSource(kind="random"))
             actor = ray.remote(Broker).options(num_cpus=0, max_concurrency=100_000, resources=ON_HEAD)
             broker = actor.remote(context, Slots(cpus=1.0, gpus=0.0), stand_ins.Sleeper)
             ray.get(broker.start.remote())
             searcher = TuneSearcher(proposer, live=live_trials(slots))
-            search._tuner(ledger, searcher, broker, None, together=False).fit()
+            make_tuner(ledger, searcher, broker, None, together=False, leave=threading.Event()).fit()
         return _report(ledger, trials, slots)
 
 

@@ -30,7 +30,8 @@ from biomass_models.pasture import make_pasture
 from biomass_models.table import read_train
 from biomass_models.weights import WeightsSource
 from orchestration.ledger import Ledger
-from orchestration.search import Resources, available_backbones, run_search
+from orchestration.resources import Resources
+from orchestration.search import available_backbones, run_search
 from orchestration.seeds import derive_seed
 from orchestration.settings import StudySettings
 from orchestration.storage import Storage

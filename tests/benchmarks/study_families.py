@@ -28,7 +28,8 @@ from biomass_models.weights import WeightsSource
 from biomass_models.zoo import FAMILIES as FAMILY
 from orchestration.ledger import Ledger
 from orchestration.records import TrialRecord
-from orchestration.search import Resources, available_backbones, run_search
+from orchestration.resources import Resources
+from orchestration.search import available_backbones, run_search
 from orchestration.settings import StudySettings
 from orchestration.storage import Storage
 from search_spaces.distilled import TAUGHT
@@ -92,8 +93,8 @@ def run_study(
     fingerprints: dict[str, str],
     resources: Resources,
 ) -> None:
-    """`trials` of each family; ends the program where it was stopped."""
-    finished = run_search(
+    """`trials` of each family."""
+    run_search(
         str(folder / name),
         folder / "data",
         StudySettings(families=tuple(spaces), backbones=tuple(fingerprints), scale="demo", seed=seed),
@@ -106,8 +107,6 @@ def run_study(
         prune="off",  # a comparison of configurations needs all their folds
         spaces=spaces,
     )
-    if not finished:
-        raise SystemExit("Stopped; the same command goes on from here.")
 
 
 def measure_seed(folder: Path, seed: int, cache: Path) -> dict[str, Scores]:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from biomass_models.weights import WeightsSource, canonical_name, fingerprint
 from orchestration.recipes import Recipe
-from orchestration.search import Resources, run_search
+from orchestration.resources import Resources
+from orchestration.search import run_search
 from search_spaces.domain import Choice, SearchSpace
 from search_spaces.spaces import space_of
 

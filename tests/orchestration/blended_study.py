@@ -14,7 +14,7 @@ from orchestration.jobs import Job, Outcome
 from orchestration.ledger import Ledger
 from orchestration.pool import InlinePool, Pool
 from orchestration.predict import Predictor
-from orchestration.search import Resources
+from orchestration.resources import Resources
 from orchestration.trial import run_trial
 
 

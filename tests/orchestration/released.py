@@ -13,7 +13,8 @@ from orchestration.ledger import Ledger
 from orchestration.pool import InlinePool
 from orchestration.recipes import overridden
 from orchestration.records import TrialResult
-from orchestration.search import Resources, prepare_search, resolve
+from orchestration.resources import Resources
+from orchestration.search import prepare_search, resolve
 from orchestration.searcher import Proposer
 from orchestration.storage import Storage
 from orchestration.trial import run_trial

@@ -19,7 +19,8 @@ from orchestration import environment
 from orchestration.cluster import refusal
 from orchestration.doctor import bank_gb, judge
 from orchestration.node_facts import NodeFacts, node_facts
-from orchestration.search import Resources, available_backbones
+from orchestration.resources import Resources
+from orchestration.search import available_backbones
 from orchestration.storage import Storage
 from search_spaces.spaces import DEFAULT_BACKBONES
 

@@ -21,7 +21,8 @@ from orchestration.ledger import Ledger
 from orchestration.pool import UNDER_WAY, InlinePool
 from orchestration.recipes import Recipe
 from orchestration.records import COMPLETE, FAILED, PRUNED, TrialResult
-from orchestration.search import _reopen_failed, _require_a_success, prepare_search
+from orchestration.run import _require_a_success
+from orchestration.search import _reopen_failed, prepare_search
 from orchestration.searcher import ALIKE_FAILURES, TuneSearcher
 from orchestration.storage import Storage
 from orchestration.study import StudyError
