@@ -179,8 +179,10 @@ def _trial(ledger: Ledger, record: TrialRecord, quadrats: pd.DataFrame, audit: A
             texts = _pruned(result, len(whole), quadrats["fold"].nunique())
         case "failed":
             texts = iter(() if result.reason else ("it failed without a reason",))
+        case "refused":
+            texts = _refused(result, len(whole))
         case other:
-            texts = iter((f"its status must be complete, pruned or failed, got {other!r}",))
+            texts = iter((f"its status must be complete, pruned, failed or refused, got {other!r}",))
     yield from (Problem(text, reopening) for text in texts)
 
 
@@ -214,6 +216,15 @@ def _pruned(result: TrialResult, whole: int, folds: int) -> Iterator[str]:
         yield f"it is pruned with {whole} folds of {folds}"
     elif whole < result.folds_done:
         yield f"it was pruned with {result.folds_done} folds, {whole} are there whole"
+
+
+def _refused(result: TrialResult, whole: int) -> Iterator[str]:
+    if result.estimated_seconds is None or result.limit_seconds is None or not result.reason:
+        yield "it is refused without an estimate and a limit"
+    elif result.estimated_seconds <= result.limit_seconds:
+        yield f"it is refused for {result.estimated_seconds:.1f} s a fold, within {result.limit_seconds:.1f} s"
+    if whole:
+        yield f"it is refused, and has {whole} folds"
 
 
 def _others(ledger: Ledger) -> Iterator[Problem]:

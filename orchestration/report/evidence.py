@@ -41,7 +41,7 @@ class Trial:
 
     @property
     def status(self) -> str:
-        """complete, pruned, failed or open."""
+        """complete, pruned, failed, refused or open."""
         return "open" if self.result is None else self.result.status
 
     @property

@@ -102,10 +102,10 @@ def _table(story: Story) -> Table:
     evidence = story.evidence
     weights = {} if story.blend is None else story.blend.card.members
     ranked = evidence.ranked
-    order = {"pruned": 1, "failed": 2, "open": 3}
+    order = {"pruned": 1, "failed": 2, "refused": 3, "open": 4}
     rest = sorted(
         (trial for trial in evidence.trials if trial.status != "complete"),
-        key=lambda trial: (order[trial.status], -(trial.worth or -9.0), trial.name),
+        key=lambda trial: (order.get(trial.status, 5), -(trial.worth or -9.0), trial.name),
     )
     every = [*ranked, *rest]
     rows: list[tuple[float, list[Cell | str]]] = []
