@@ -9,6 +9,7 @@ from rich.table import Table
 
 from biomass_models.targets import TARGETS, weighted_r2_score
 from orchestration.ledger import Ledger, folds_of
+from orchestration.mixed import mixed_text
 from orchestration.records import TrialRecord, TrialResult
 from orchestration.torn import torn_notices
 
@@ -165,6 +166,8 @@ def _trial_row(trial: TrialRecord, result: TrialResult | None, floor: float | No
         notes.append("no teacher" if not trial.config["distillation_weight"] else f"teacher {score:.2f}")
     if trial.config.get("select_best_epoch"):
         notes.append("best epoch chosen on the scored fold: biased")
+    if (mixed := mixed_text(result.mixed)) is not None:
+        notes.append(mixed)
     if result.reason is not None:
         notes.append(result.reason)
     return Row(

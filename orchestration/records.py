@@ -140,6 +140,7 @@ class TrialResult(Record):
     ended_at: float = 0.0
     estimated_seconds: float | None = None  # of a fold of a refused one
     limit_seconds: float | None = None  # that it was above
+    mixed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # what its folds do not share: mixed.mixed_facts
     folds_done: int = 0
     seconds: float = 0.0
     gpu_seconds: float = 0.0

@@ -186,7 +186,12 @@ def _folds(scores: dict[int, float]) -> str:
 
 
 def _reason(story: Story, name: str, status: str, reason: str | None) -> str:
-    """Why a trial is where it is."""
+    """Why a trial is where it is, and in what its folds differ where they do."""
+    why, mixed = _place(story, name, status, reason), story.evidence.by_name[name].mixed
+    return why if mixed is None else f"{why}; {mixed}"
+
+
+def _place(story: Story, name: str, status: str, reason: str | None) -> str:
     if status != "complete":
         return reason or "it has not ended"
     if story.best is not None and name == story.best.name:
