@@ -16,6 +16,7 @@ from biomass_models.targets import TARGETS, weighted_r2_score
 from orchestration.events import write_events
 from orchestration.jobs import FoldJob, Outcome
 from orchestration.ledger import Ledger, LedgerError, folds_of
+from orchestration.mixed import mixed_facts
 from orchestration.pool import PILOT, UNDER_WAY, Pool, Priority
 from orchestration.pruning import PruneRule
 from orchestration.records import COMPLETE, FAILED, PRUNED, Decision, FoldMetrics, TrialResult
@@ -195,6 +196,7 @@ def _with_cost(result: TrialResult, metrics: Mapping[int, FoldMetrics]) -> Trial
     folds = metrics.values()
     return replace(
         result,
+        mixed=mixed_facts(folds),
         folds_done=len(metrics),
         seconds=sum(fold.seconds for fold in folds),
         gpu_seconds=sum(fold.gpu_seconds for fold in folds),

@@ -15,20 +15,21 @@ import pandas as pd
 from safetensors.torch import save as save_tensors
 
 from biomass_models.cache_folder import require_usable, usable_cache
-from biomass_models.configs import Config, TeacherConfig
+from biomass_models.configs import TeacherConfig
+from biomass_models.estimate import measure
 from biomass_models.feature_store import CacheError
-from biomass_models.fit import FitError, FoldResult
+from biomass_models.fit import FoldResult
 from biomass_models.inputs import ImageSet, Inputs
 from biomass_models.interrupt import OnProgress, ShouldStop, StopRequested, check_stop
 from biomass_models.introduced import config_from_stored
 from biomass_models.table import read_test
 from biomass_models.targets import TARGETS, weighted_r2_score, weighted_sst
 from biomass_models.teacher import Taught
-from biomass_models.zoo import FAMILIES, family_named
+from biomass_models.zoo import family_named
 from orchestration.budget import Cost, Meter
 from orchestration.context import WorkerContext
 from orchestration.environment import environment
-from orchestration.jobs import FlipsJob, FoldJob, Job, Outcome, PredictJob, RestoreJob
+from orchestration.jobs import FlipsJob, FoldJob, Job, MeasureJob, Outcome, PredictJob, RestoreJob
 from orchestration.ledger import Ledger, LedgerError, folds_of
 from orchestration.records import FoldMetrics, TrialRecord
 from orchestration.seeds import derive_seed
@@ -61,6 +62,8 @@ class FoldRunner:
                     return self._flips(job, should_stop)
                 case PredictJob():
                     return self._predict(job, should_stop)
+                case MeasureJob():
+                    return Outcome(status="done", speed=measure(job.backbones, "auto", should_stop))
                 case RestoreJob():
                     return self._restore(job, should_stop)
         except StopRequested:
@@ -113,7 +116,6 @@ class FoldRunner:
         family, quadrats, inputs = family_named(record.family), self._train_table(), self._train_inputs()
         config = config_from_stored(record.family, record.config)
         fold_N = quadrats["fold"].to_numpy()
-        self._refuse_dear(record.family, config, int((fold_N != folds[0]).sum()))
         for spec in family.feature_specs(config):  # here, because a fit reports no such progress
             inputs.features(spec, on_progress=self._on_progress, should_stop=should_stop)
         seeds = [derive_seed(record.seed, record.trial_id, fold, "fit") for fold in folds]
@@ -171,15 +173,6 @@ class FoldRunner:
             lock_dir=Path(self._context.cache_dir),
             should_stop=should_stop,
         )
-
-    def _refuse_dear(self, family: str, config: Config, n_train: int) -> None:
-        """Raise FitError when the estimate of a fold, its features apart, is above the study's limit."""
-        limit = self._ledger.study().settings.max_fold_seconds
-        seconds = FAMILIES[family].fold_seconds(config, n_train, "auto")
-        if seconds > limit:
-            raise FitError(
-                f"a fold may take {limit:.0f} s (--max-fold-seconds), this one is estimated at {seconds:.0f} s"
-            )
 
     def _predict(self, job: PredictJob, should_stop: ShouldStop | None) -> Outcome:
         """One shard of the test images with all members of a blend."""
