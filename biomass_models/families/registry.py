@@ -18,6 +18,7 @@ from biomass_models.families.configs import BaselineConfig, DistilledConfig, Pro
 from biomass_models.families.distilled import model as distilled
 from biomass_models.families.distilled.student import Student
 from biomass_models.families.probe import model as probe
+from biomass_models.families.speed import Speed
 from biomass_models.features.spec import FeatureSpec
 from biomass_models.training.fit import FloatArray, FoldResult
 from biomass_models.training.sources import ViewTokens
@@ -36,7 +37,8 @@ class Family:
                                                                      flips > 1 averages over turns and mirrors
     feature_specs(config) -> specs                                   empty when the backbone trains
     views(config) -> views                                           parts of the photograph that the model sees
-    fold_seconds(config, n_train, device) -> seconds                 the fold alone, features being there
+    fold_seconds(config, n_train, speed) -> seconds                  the fold alone, features being there; counted from
+                                                                     what a slot was measured to do (speed.Speed)
     fit_folds(config, quadrats, fold_N, folds, inputs, *, seeds, should_stop=None) -> results of several folds at once;
                                                                      None: it cannot. For configurations that say so
                                                                      (configs.batches_folds, which needs no torch)
@@ -50,7 +52,7 @@ class Family:
     views: Callable[[Any], Sequence[View]]
     fit: Callable[..., FoldResult]
     predict: Callable[..., FloatArray]
-    fold_seconds: Callable[[Any, int, str], float]
+    fold_seconds: Callable[[Any, int, Speed], float]
     fit_folds: Callable[..., list[FoldResult]] | None = None
     teacher: Callable[[Any], TeacherConfig | None] = lambda _: None
     attention: Callable[..., pd.DataFrame] | None = None
@@ -64,38 +66,39 @@ class Family:
     ) -> float:
         """Seconds of the first fold here: nothing is cached, so the features of 5/4 n_train images come first."""
         features = self.estimate_feature_seconds(config, n_train * 5 // 4, device) if include_features else 0.0
-        return features + self.fold_seconds(config, n_train, device)
+        trained = [config.backbone] if getattr(config, "trained_blocks", 0) else []
+        return features + self.fold_seconds(config, n_train, estimate.measure(trained, device))
 
 
-def _baseline_seconds(config: BaselineConfig, n_train: int, device: str) -> float:
+def _baseline_seconds(config: BaselineConfig, n_train: int, speed: Speed) -> float:
     if config.trained_blocks > 0:
-        return estimate.trained_fold_seconds(config, views_for("whole", config.size), n_train, device)
+        return estimate.trained_fold_seconds(config, views_for("whole", config.size), n_train, speed)
     features, _ = estimate.feature_widths(config.backbone, config.size)
+    with torch.device("meta"):
+        net = baseline.BaselineNet(None, baseline.head_of(config, features))
+    return estimate.head_fold_seconds(
+        config, net, lambda count: torch.zeros(count, features, device="meta"), n_train, speed
+    )
 
-    def features_of(count: int, where: torch.device) -> torch.Tensor:
-        return torch.zeros(count, features, device=where)
 
-    net = baseline.BaselineNet(None, baseline.head_of(config, features))
-    return estimate.head_fold_seconds(config, net, features_of, n_train, device)
-
-
-def _distilled_seconds(config: DistilledConfig, n_train: int, device: str) -> float:
+def _distilled_seconds(config: DistilledConfig, n_train: int, speed: Speed) -> float:
     """The teacher's second or two, paid by the first trial that asks for it, are left out."""
     parts = distilled.view_parts(config)
     if config.trained_blocks > 0:
-        return estimate.trained_fold_seconds(config, list(chain.from_iterable(parts)), n_train, device)
+        return estimate.trained_fold_seconds(config, list(chain.from_iterable(parts)), n_train, speed)
     whole, token = estimate.feature_widths(config.backbone, config.size)
 
-    def tokens_of(count: int, where: torch.device) -> tuple[ViewTokens, ...]:
+    def tokens_of(count: int) -> tuple[ViewTokens, ...]:
         shapes = [((count, len(part), whole), (count, len(part), config.grid**2, token)) for part in parts]
-        return tuple(ViewTokens(*(torch.zeros(shape, device=where) for shape in pair)) for pair in shapes)
+        return tuple(ViewTokens(*(torch.zeros(shape, device="meta") for shape in pair)) for pair in shapes)
 
-    net = Student(config, None, global_width=whole, patch_width=token)
-    return estimate.head_fold_seconds(config, net, tokens_of, n_train, device)
+    with torch.device("meta"):
+        net = Student(config, None, global_width=whole, patch_width=token)
+    return estimate.head_fold_seconds(config, net, tokens_of, n_train, speed)
 
 
-def _probe_seconds(config: ProbeConfig, n_train: int, device: str) -> float:
-    del device  # numpy
+def _probe_seconds(config: ProbeConfig, n_train: int, speed: Speed) -> float:
+    del speed  # numpy on one core, counted
     views = 1 if config.view_merge == "mean" else len(probe.feature_specs(config)[0].views)
     width = max(estimate.feature_widths(config.backbone, config.size))
     features = width * config.layers * len(probe.OUTPUTS[config.pooling]) * views

@@ -286,7 +286,7 @@ def timed_pilot(family: str, config: Config, images: int, folds: int) -> tuple[f
     """Seconds of a fold and of its features, timed where this runs."""
     n_train = round(images * (1 - 1 / folds))
     return (
-        FAMILIES[family].fold_seconds(config, n_train, "auto"),
+        FAMILIES[family].estimate_fold_seconds(config, n_train, include_features=False),
         FAMILIES[family].estimate_feature_seconds(config, images),
     )
 

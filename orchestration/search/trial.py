@@ -13,6 +13,7 @@ from biomass_models.errors import UserError
 from biomass_models.families.configs import batches_folds
 from biomass_models.families.introduced import config_from_stored
 from biomass_models.targets import TARGETS, weighted_r2_score
+from orchestration.mixed import mixed_facts
 from orchestration.search.incumbent import Standing
 from orchestration.search.pruning import PruneRule
 from orchestration.study.events import write_events
@@ -195,6 +196,7 @@ def _with_cost(result: TrialResult, metrics: Mapping[int, FoldMetrics]) -> Trial
     folds = metrics.values()
     return replace(
         result,
+        mixed=mixed_facts(folds),
         folds_done=len(metrics),
         seconds=sum(fold.seconds for fold in folds),
         gpu_seconds=sum(fold.gpu_seconds for fold in folds),

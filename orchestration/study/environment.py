@@ -45,7 +45,7 @@ def environment() -> dict[str, Any]:
     """Flat facts of this process. `threads` are torch's in the calling thread."""
     import torch
 
-    from biomass_models.backbones.devices import encoding_precision, pick_device
+    from biomass_models.backbones.devices import encoding_precision, pick_device, precision
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
@@ -55,6 +55,7 @@ def environment() -> dict[str, Any]:
         "processor": _processor(),
         "gpu": gpu,
         "threads": torch.get_num_threads(),
+        "precision": str(precision(pick_device("auto"))).removeprefix("torch."),  # of networks that train
         "encoding": str(encoding_precision(pick_device("auto"))).removeprefix("torch."),  # of frozen backbones
     }
 

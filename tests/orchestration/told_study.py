@@ -40,7 +40,7 @@ def told_study(
     looks: bool = False,
     quadrats: pd.DataFrame | None = None,
 ) -> Ledger:
-    """statuses: of the trials in the order of proposal: complete, pruned, failed or open; families take turns.
+    """statuses: of the trials in the order of proposal: complete, pruned, failed, refused or open; families take turns.
 
     noise: standard deviation of the errors of the best trial in grams, growing with the trial's number; looks: whether
     folds store an attention table; quadrats: of another told study, for the same images in other folds.
@@ -61,7 +61,7 @@ def told_study(
         record = _trial(number, family, space, suggest(drawn[family].ask(), space))
         ledger.write_trial(record)
         pred_NT = project_coherent(truth_NT + rng.normal(0, noise * (1 + number / 10), truth_NT.shape))
-        done = {"complete": range(folds), "pruned": range(1), "failed": range(1), "open": range(0)}[status]
+        done = {"complete": range(folds), "pruned": range(1), "failed": range(1)}.get(status, range(0))
         metrics = [_fold(ledger, record, table, pred_NT, fold, number, looks) for fold in done]
         if status != "open":
             _end(ledger, record, status, table, pred_NT, metrics, reason)
@@ -147,7 +147,7 @@ def _end(
     reason: str,
 ) -> None:
     cost = {"folds_done": len(metrics), "seconds": 4.0 * len(metrics), "peak_memory_mb": 512.0}
-    cost["ended_at"] = max(fold.finished_at for fold in metrics)
+    cost["ended_at"] = max((fold.finished_at for fold in metrics), default=record.proposed_at)
     if status == "complete":
         score = weighted_r2_score(table[list(TARGETS)].to_numpy(), pred_NT)
         scores = tuple(fold.score for fold in metrics)
@@ -158,6 +158,9 @@ def _end(
         decision = Decision(rule="default", prune=True, after_fold=0, folds_done=1, against="0000", p=0.004, groups=5,
                             gain=0.0003, estimate=0.25)  # fmt: skip
         result = TrialResult(status=status, estimate=0.25, decisions=(decision,), reason=str(decision), **cost)
+    elif status == "refused":
+        why = "a fold may take 60 s (--max-fold-seconds), this one is estimated at 90 s"
+        result = TrialResult(status=status, reason=why, estimated_seconds=90.0, limit_seconds=60.0, **cost)
     else:
         result = TrialResult(status=status, reason=reason, **cost)
     ledger.write_result(record.trial_id, result)

@@ -15,11 +15,13 @@ import numpy as np
 import pandas as pd
 
 from biomass_models.targets import TARGETS, FloatArray
+from orchestration.mixed import mixed_text
 from orchestration.study.ledger import Ledger, LedgerError, folds_of
 from orchestration.study.records import FoldMetrics, StudyRecord, TrialRecord, TrialResult
 from orchestration.study.torn import torn_notices
 
 MOST_MEMBERS = 300  # complete trials whose predictions are read, the best ones
+MOST_MIXED = 3  # trials with folds that were not made alike, by name
 MOST_TIMED = 400  # trials whose folds are read one by one, the latest ones
 
 
@@ -41,7 +43,7 @@ class Trial:
 
     @property
     def status(self) -> str:
-        """complete, pruned, failed or open."""
+        """complete, pruned, failed, refused or open."""
         return "open" if self.result is None else self.result.status
 
     @property
@@ -58,6 +60,11 @@ class Trial:
     def reason(self) -> str:
         """Why it is not complete; empty where it is."""
         return "" if self.result is None else self.result.reason or ""
+
+    @property
+    def mixed(self) -> str | None:
+        """In what its folds differ beside the images, or None."""
+        return None if self.result is None else mixed_text(self.result.mixed)
 
     @property
     def seconds(self) -> float | None:
@@ -113,8 +120,16 @@ class Evidence:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What is left out because its files are torn, with what to do."""
-        return (*self.torn, *(f"trial {name} is left out: {reason}" for name, reason in self.unread))
+        """What is left out because its files are torn, with what to do; and trials whose folds were not made alike."""
+        left_out = (f"trial {name} is left out: {reason}" for name, reason in self.unread)
+        return (*self.torn, *left_out, *self._mixed)
+
+    @property
+    def _mixed(self) -> list[str]:
+        """Trials whose score mixes folds that were not made alike: the best ones by name."""
+        texts = [f"trial {trial.name}: {trial.mixed}" for trial in self.ranked if trial.mixed is not None]
+        rest = len(texts) - MOST_MIXED
+        return texts[:MOST_MIXED] + ([f"{rest} more trials have folds that differ"] if rest > 0 else [])
 
     @property
     def scheme(self) -> str:

@@ -126,7 +126,9 @@ def facts_line(story: Story) -> Html:
     evidence = story.evidence
     settings = evidence.study.settings
     ended = Counter(trial.status for trial in evidence.trials)
-    kinds = ", ".join(f"{ended[kind]} {kind}" for kind in ("complete", "pruned", "failed", "open") if ended[kind])
+    kinds = ", ".join(
+        f"{ended[kind]} {kind}" for kind in ("complete", "pruned", "failed", "refused", "open") if ended[kind]
+    )
     return join(
         f"{count(len(evidence.trials), 'trial')} ({kinds or 'none'}) of {listed(evidence.families or ['no family'])} "
         f"on {count(len(evidence.quadrats), 'photograph')}, {settings.n_folds} {SCHEMES[settings.scheme]}"

@@ -102,10 +102,10 @@ def _table(story: Story) -> Table:
     evidence = story.evidence
     weights = {} if story.blend is None else story.blend.card.members
     ranked = evidence.ranked
-    order = {"pruned": 1, "failed": 2, "open": 3}
+    order = {"pruned": 1, "failed": 2, "refused": 3, "open": 4}
     rest = sorted(
         (trial for trial in evidence.trials if trial.status != "complete"),
-        key=lambda trial: (order[trial.status], -(trial.worth or -9.0), trial.name),
+        key=lambda trial: (order.get(trial.status, 5), -(trial.worth or -9.0), trial.name),
     )
     every = [*ranked, *rest]
     rows: list[tuple[float, list[Cell | str]]] = []
@@ -186,7 +186,12 @@ def _folds(scores: dict[int, float]) -> str:
 
 
 def _reason(story: Story, name: str, status: str, reason: str | None) -> str:
-    """Why a trial is where it is."""
+    """Why a trial is where it is, and in what its folds differ where they do."""
+    why, mixed = _place(story, name, status, reason), story.evidence.by_name[name].mixed
+    return why if mixed is None else f"{why}; {mixed}"
+
+
+def _place(story: Story, name: str, status: str, reason: str | None) -> str:
     if status != "complete":
         return reason or "it has not ended"
     if story.best is not None and name == story.best.name:
