@@ -20,6 +20,7 @@ from search_spaces.domain import Choice, Domain, Integer, LogUniform, Plain, Sea
 STARTUP_TRIALS = (
     10  # random draws before TPE models anything; Optuna's own default, stated because resuming relies on it
 )
+REFUSED = TrialState.PRUNED  # without a value
 
 
 def new_study(seed: int) -> optuna.Study:
@@ -47,13 +48,19 @@ def encode(space: SearchSpace, params: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _encode(space.domains[name], value) for name, value in params.items()}
 
 
-def finished_trial(space: SearchSpace, params: Mapping[str, Any], score: float | None) -> FrozenTrial | None:
-    """A trial that ran elsewhere, to be added to a study; a score of None says that it failed.
+def finished_trial(
+    space: SearchSpace, params: Mapping[str, Any], score: float | None, *, refused: bool = False
+) -> FrozenTrial | None:
+    """A trial that ran elsewhere, to be added to a study; a score of None says that it failed, or was refused.
+
+    What failed teaches the sampler nothing. What was refused is infeasible: without a value it ranks behind every
+    trial that has one, and the sampler keeps away from there (in Optuna's words it is pruned).
 
     A study may hold points of other ranges. A field that the space lacks is left out, a number outside of its range is
     kept; with an option that a choice lacks the trial cannot be observed, and None comes back.
     """
-    return _trial(space, params, TrialState.FAIL if score is None else TrialState.COMPLETE, score)
+    state = REFUSED if refused else TrialState.FAIL if score is None else TrialState.COMPLETE
+    return _trial(space, params, state, score)
 
 
 def running_trial(space: SearchSpace, params: Mapping[str, Any]) -> FrozenTrial | None:

@@ -18,6 +18,7 @@ from orchestration.study.records import (
     COMPLETE,
     FAILED,
     PRUNED,
+    REFUSED,
     Decision,
     FoldMetrics,
     Params,
@@ -73,6 +74,14 @@ def pruned(estimate: float, **changes: Any) -> TrialResult:
 
 def failed(reason: str, **changes: Any) -> TrialResult:
     return TrialResult(status=FAILED, reason=reason, **changes)
+
+
+def refused(estimated_seconds: float, limit_seconds: float, **changes: Any) -> TrialResult:
+    """A trial that was not started, since its folds would take too long."""
+    limit, estimate = f"a fold may take {limit_seconds:.0f} s (--max-fold-seconds)", f"{estimated_seconds:.0f} s"
+    reason = f"{limit}, this one is estimated at {estimate}"
+    seconds = {"estimated_seconds": estimated_seconds, "limit_seconds": limit_seconds}
+    return TrialResult(status=REFUSED, reason=reason, **seconds, **changes)
 
 
 def oof_of(quadrats: pd.DataFrame, pred_NT: FloatArray | None = None, fold: int | None = None) -> pd.DataFrame:

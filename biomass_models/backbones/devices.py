@@ -53,15 +53,20 @@ def onto(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Inside, torch computes with one CPU thread: networks so small that threads would only wait for each other, and
-    whose numbers must not depend on a slot's cores."""
+def threads(count: int) -> Iterator[None]:
+    """Inside, torch computes with so many CPU threads."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def one_thread() -> AbstractContextManager[None]:
+    """Inside, torch computes with one CPU thread: networks so small that threads would only wait for each other, and
+    whose numbers must not depend on a slot's cores."""
+    return threads(1)
 
 
 class TooLargeError(UserError, torch.cuda.OutOfMemoryError):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from biomass_models.data.images import View
+    from biomass_models.families.speed import Speed
     from biomass_models.features.inputs import Inputs
     from biomass_models.features.spec import FeatureSpec
     from biomass_models.training.fit import FoldResult
@@ -118,7 +119,8 @@ class Model:
         and mirrors.
     feature_specs(config)   banks of frozen features that a fit needs; empty when the backbone trains on pictures
     views(config)           parts of the photograph that the model sees
-    fold_seconds(config, n_train, device)   seconds of a fold, the features being there
+    fold_seconds(config, n_train, speed)    seconds of a fold, the features being there; counted from what a slot was
+                            measured to do (speed.Speed)
     fit_folds(config, quadrats, fold_N, folds, inputs, *, seeds, should_stop=None) -> results
         `fit` for several folds in one batch, the same but for rounding; for configurations of which
         `Family.batches_folds` is true.
@@ -131,7 +133,7 @@ class Model:
     predict: Callable[..., NDArray[np.float64]]
     feature_specs: Callable[[Any], list[FeatureSpec]]
     views: Callable[[Any], Sequence[View]]
-    fold_seconds: Callable[[Any, int, str], float]
+    fold_seconds: Callable[[Any, int, Speed], float]
     fit_folds: Callable[..., list[FoldResult]] | None = None
     shared: Shared | None = None
     maps: Callable[[Any, Mapping[str, Tensor], Inputs], pd.DataFrame] | None = None

@@ -19,11 +19,16 @@ from optuna.trial import FrozenTrial, TrialState
 
 from orchestration.study.ledger import Ledger, folds_of
 from orchestration.study.lock import is_alive, read_owner
-from orchestration.study.records import COMPLETE, FAILED, PRUNED, TrialRecord, TrialResult
+from orchestration.study.records import COMPLETE, FAILED, PRUNED, REFUSED, TrialRecord, TrialResult
 from orchestration.study.spaces import stored_space
 from search_spaces.to_optuna import readable
 
-STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
+STATES = {
+    COMPLETE: TrialState.COMPLETE,
+    PRUNED: TrialState.PRUNED,
+    FAILED: TrialState.FAIL,
+    REFUSED: TrialState.FAIL,  # for what it would cost; the reason is among its attributes
+}
 
 
 class ReadOnlyError(RuntimeError):
@@ -103,8 +108,8 @@ class LedgerView(ReadOnlyStorage):
         running = owner is not None and is_alive(owner)
         new = {record.trial_id: record for record in self._ledger.trials(self._records)}
         self._records |= new
-        settled = {name for name, result in self._results.items() if result.status != FAILED}
-        results = self._ledger.results(settled)  # failed ones each time, because they may be taken up again
+        settled = {name for name, result in self._results.items() if result.status not in (FAILED, REFUSED)}
+        results = self._ledger.results(settled)  # failed and refused ones each time, because they may be taken up again
         ended = [name for name, result in results.items() if self._results.get(name) != result]
         reopened = self._results.keys() - settled - results.keys()
         for name in reopened:

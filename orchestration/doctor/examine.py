@@ -19,7 +19,7 @@ from biomass_models.data.problems import DataError
 from biomass_models.data.table import read_train
 from biomass_models.families import registry
 from biomass_models.families.base import Config
-from biomass_models.families.costs import all_feature_seconds
+from biomass_models.families.costs import all_feature_seconds, measure
 from orchestration.doctor.findings import Finding
 from orchestration.doctor.node_facts import NodeFacts, stored_node_facts
 from orchestration.search.run import available_backbones
@@ -276,7 +276,9 @@ def timed_pilot(family: str, config: Config, images: int, folds: int) -> tuple[f
     """Seconds of a fold and of its features, timed where this runs."""
     n_train = round(images * (1 - 1 / folds))
     model = registry.model(family)
-    return model.fold_seconds(config, n_train, "auto"), all_feature_seconds(model.feature_specs(config), images)
+    trained = [config.backbone] if getattr(config, "trained_blocks", 0) else []
+    seconds = model.fold_seconds(config, n_train, measure(trained, "auto"))
+    return seconds, all_feature_seconds(model.feature_specs(config), images)
 
 
 def _name(node: Mapping[str, Any]) -> str:

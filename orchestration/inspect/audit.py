@@ -25,7 +25,8 @@ from orchestration.study import layout
 from orchestration.study.data import StudyData, Trial
 from orchestration.study.ids import trial_id_of
 from orchestration.study.ledger import Ledger, LedgerError
-from orchestration.study.records import COMPLETE, FAILED, TrialResult
+from orchestration.study.mixed import mixed_facts, mixed_text
+from orchestration.study.records import COMPLETE, FAILED, FoldMetrics, TrialResult
 from orchestration.study.seeds import derive_seed
 from orchestration.workers.refit import Refitter, same_rows
 
@@ -56,6 +57,7 @@ class Audit:
     folds: int = 0  # finished and verified
     dropped: int = 0  # of these, folds whose model was deleted to keep --weights-gb
     restarts: int = 0  # folds begun again because a driver, worker or node was lost
+    mixed: list[str] = field(default_factory=list)  # trials whose folds were not made alike, and in what they differ
     unfinished: list[str] = field(default_factory=list)
     found: list[Problem] = field(default_factory=list)
 
@@ -76,6 +78,7 @@ class Audit:
         counts = ", ".join(f"{count} {status}" for status, count in sorted(self.trials.items())) or "none"
         without = f" ({self.dropped} without their model, as recorded)" if self.dropped else ""
         lines = [f"trials: {counts}; folds verified: {self.folds}{without}; begun again after a loss: {self.restarts}"]
+        lines += [f"note: {text}" for text in self.mixed]
         lines += [f"problem: {problem}" for problem in self.problems]
         if self.unfinished:
             lines.append(f"unfinished: {', '.join(self.unfinished)}; the command of the search goes on with them")
@@ -151,6 +154,7 @@ def _trial(data: StudyData, trial: Trial, audit: Audit) -> Iterator[Problem]:
     ledger, name = data.ledger, trial.trial_id
     result = ledger.result(name)  # anew, because trials of a running search end while others are read
     whole: dict[int, pd.DataFrame] = {}
+    found: list[FoldMetrics] = []
     for fold in data.folds:
         starts = ledger.fold_starts(name, fold)
         audit.restarts += max(0, len(starts) - 1)
@@ -158,6 +162,7 @@ def _trial(data: StudyData, trial: Trial, audit: Audit) -> Iterator[Problem]:
             yield Problem(f"fold {fold}: {text}", Reopening(FOLD, name, fold))
         elif (metrics := ledger.fold_metrics(name, fold)) is not None:
             whole[fold] = ledger.fold_oof(name, fold)
+            found.append(metrics)
             audit.folds += 1
             audit.dropped += ledger.dropped_model(name, fold) is not None
             if any(start.started_at > metrics.finished_at for start in starts):
@@ -166,6 +171,8 @@ def _trial(data: StudyData, trial: Trial, audit: Audit) -> Iterator[Problem]:
                 yield Problem(f"fold {fold} is finished but was never begun")
         if result is not None and any(start.started_at > result.ended_at + LATE_SECONDS for start in starts):
             yield Problem(f"fold {fold} was begun after the trial had ended")
+    if (mixed := mixed_text(mixed_facts(found))) is not None:
+        audit.mixed.append(f"trial {name}: {mixed}")
     reopening = Reopening(RESULT, name)
     if result is None:
         audit.unfinished.append(name)
@@ -181,8 +188,10 @@ def _trial(data: StudyData, trial: Trial, audit: Audit) -> Iterator[Problem]:
             texts = _pruned(result, len(whole), len(data.folds))
         case "failed":
             texts = iter(() if result.reason else ("it failed without a reason",))
+        case "refused":
+            texts = _refused(result, len(whole))
         case other:
-            texts = iter((f"its status must be complete, pruned or failed, got {other!r}",))
+            texts = iter((f"its status must be complete, pruned, failed or refused, got {other!r}",))
     yield from (Problem(text, reopening) for text in texts)
 
 
@@ -214,6 +223,15 @@ def _pruned(result: TrialResult, whole: int, folds: int) -> Iterator[str]:
         yield f"it is pruned with {whole} folds of {folds}"
     elif whole < result.folds_done:
         yield f"it was pruned with {result.folds_done} folds, {whole} are there whole"
+
+
+def _refused(result: TrialResult, whole: int) -> Iterator[str]:
+    if result.estimated_seconds is None or result.limit_seconds is None or not result.reason:
+        yield "it is refused without an estimate and a limit"
+    elif result.estimated_seconds <= result.limit_seconds:
+        yield f"it is refused for {result.estimated_seconds:.1f} s a fold, within {result.limit_seconds:.1f} s"
+    if whole:
+        yield f"it is refused, and has {whole} folds"
 
 
 def _others(ledger: Ledger) -> Iterator[Problem]:

@@ -9,7 +9,9 @@ from rich.table import Table
 from biomass_models.families.readable import summary_of
 from biomass_models.targets import weighted_r2_score
 from orchestration.study.data import COLOUR_RIDGE, StudyData, Trial
+from orchestration.study.mixed import mixed_text
 
+KINDS = ("complete", "pruned", "failed", "refused")  # of ended trials
 SUMMARIES = 5  # trials whose settings are shown
 
 
@@ -38,6 +40,7 @@ class FamilyRow:
     complete: int
     pruned: int
     failed: int
+    refused: int
     best: float | None
     seconds: float
     gpu_seconds: float
@@ -68,7 +71,10 @@ def family_rows(rows: list[Row]) -> list[FamilyRow]:
             FamilyRow(
                 family=family,
                 trials=len(own),
-                **{status: sum(row.status == status for row in own) for status in ("complete", "pruned", "failed")},
+                **{
+                    status: sum(row.status == status for row in own)
+                    for status in ("complete", "pruned", "failed", "refused")
+                },
                 best=max((row.score for row in own if row.score is not None), default=None),
                 seconds=sum(row.seconds or 0.0 for row in own),
                 gpu_seconds=sum(row.gpu_seconds for row in own),
@@ -122,14 +128,15 @@ def render_summaries(rows: list[Row]) -> Table:
 
 def render_families(rows: list[Row]) -> Table:
     """What each family's trials cost together, as a terminal table of at most 80 columns."""
-    gpus = any(row.gpu_seconds for row in rows)
+    gpus, refused = any(row.gpu_seconds for row in rows), any(row.status == "refused" for row in rows)
+    kinds = KINDS if refused else KINDS[:-1]
     view = Table(title="Families (s, GPU s: of all folds; GB: most memory of one)", title_justify="left", width=80)
-    for column in ("family", "trials", "complete", "pruned", "failed", "best", "s", *(["GPU s"] if gpus else []), "GB"):
+    for column in ("family", "trials", *kinds, "best", "s", *(["GPU s"] if gpus else []), "GB"):
         view.add_column(column, justify="left" if column == "family" else "right", overflow="fold")
     for row in family_rows(rows):
         view.add_row(
             row.family,
-            *(f"{count}" for count in (row.trials, row.complete, row.pruned, row.failed)),
+            *(f"{getattr(row, kind)}" for kind in ("trials", *kinds)),
             "" if row.best is None else f"{row.best:.3f}",
             f"{row.seconds:.0f}",
             *([f"{row.gpu_seconds:.0f}"] if gpus else []),
@@ -164,6 +171,8 @@ def _trial_row(trial: Trial, floor: float | None) -> Row:
         notes.append(f"teacher {result.teacher_score:.2f}")
     if record.config.get("select_best_epoch"):
         notes.append("best epoch chosen on the scored fold: biased")
+    if (mixed := mixed_text(result.mixed)) is not None:
+        notes.append(mixed)
     if result.reason is not None:
         notes.append(result.reason)
     return Row(

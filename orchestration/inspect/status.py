@@ -10,7 +10,7 @@ from orchestration.search.incumbent import Incumbent
 from orchestration.study.data import OPEN, StudyData
 from orchestration.study.ledger import Ledger
 from orchestration.study.lock import is_alive, read_owner, who
-from orchestration.study.records import COMPLETE, FAILED, PRUNED, SearchFacts
+from orchestration.study.records import COMPLETE, FAILED, PRUNED, REFUSED, SearchFacts
 from orchestration.study.torn import lost_files
 
 
@@ -35,7 +35,7 @@ class Status:
 
     driver: str  # who drives the search, or that nobody does
     running: bool  # whether a driver is alive
-    trials: dict[str, int]  # by status: complete, pruned, failed, open
+    trials: dict[str, int]  # by status: complete, pruned, failed, refused, open
     max_trials: int | None
     folds_done: int
     folds_running: int
@@ -90,7 +90,7 @@ def status_of(ledger: Ledger) -> Status:
         driver=driver,
         running=alive,
         trials={
-            **{kind: trials[kind] for kind in (COMPLETE, PRUNED, FAILED)},
+            **{kind: trials[kind] for kind in (COMPLETE, PRUNED, FAILED, REFUSED)},
             OPEN: len(data.trials) - len(results),
         },
         max_trials=facts.max_trials,
@@ -113,8 +113,8 @@ def status_of(ledger: Ledger) -> Status:
 def render_status(status: Status) -> str:
     """As lines for a terminal."""
     total = "" if status.max_trials is None else f" of {status.max_trials}"
-    ended = sum(count for kind, count in status.trials.items() if kind != "open")
-    kinds = ", ".join(f"{count} {kind}" for kind, count in status.trials.items())
+    ended = sum(count for kind, count in status.trials.items() if kind not in (REFUSED, "open"))
+    kinds = ", ".join(f"{count} {kind}" for kind, count in status.trials.items() if count or kind != REFUSED)
     lines = [
         status.driver,
         f"trials  {ended}{total} ended: {kinds}",

@@ -57,6 +57,13 @@ class _OnFirmGround:
         super()._setup_logdir()  # type: ignore[misc]
 
 
+class FirmGround(tune.Callback):
+    """The same for the driver, which asks for its working directory when Tune's loop has ended."""
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        leave_vanished_folder()
+
+
 def leave_vanished_folder() -> None:
     """Go to the root where this process's working directory is not there any more; all stored paths are absolute."""
     with suppress(FileNotFoundError):

@@ -113,7 +113,6 @@ def require_typed(ledger: Ledger, asked: Recipe, made_with: Asked) -> None:
     for name, stored, given in (
         ("folds", settings.n_folds, asked.folds),
         ("seed", settings.seed, asked.seed),
-        ("max_fold_seconds", settings.max_fold_seconds, asked.max_fold_seconds),
     ):
         if name in typed:
             pairs.append((name, stored, given))

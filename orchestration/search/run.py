@@ -11,6 +11,7 @@ import optuna
 import pandas as pd
 import ray
 
+from biomass_models.backbones.devices import threads
 from biomass_models.backbones.weights import (
     WeightsError,
     WeightsFileError,
@@ -25,10 +26,11 @@ from biomass_models.data.photographs import common_size
 from biomass_models.data.references import colour_ridge, colour_statistics, metadata_trees, per_target_mean
 from biomass_models.data.table import read_train
 from biomass_models.families import registry
-from biomass_models.families.costs import all_feature_seconds
+from biomass_models.families.costs import all_feature_seconds, measure
 from biomass_models.features.inputs import ImageSet
 from biomass_models.targets import TARGETS
 from orchestration.progress import progress_bar
+from orchestration.search.fold_costs import FoldCosts, trained_backbones
 from orchestration.search.opening import open_study, require_same, require_typed, take_new_weights, typed_fields
 from orchestration.search.preflight import check_data
 from orchestration.search.presets import Recipe
@@ -40,7 +42,7 @@ from orchestration.study.data_changes import data_fingerprint, photograph_table,
 from orchestration.study.ledger import Ledger
 from orchestration.study.lock import study_lock
 from orchestration.study.record import SCHEMA
-from orchestration.study.records import FAILED, Asked, StudyRecord
+from orchestration.study.records import FAILED, Asked, StudyRecord, refused_for
 from orchestration.study.seeds import derive_seed
 from orchestration.study.settings import StudyError, StudySettings
 from orchestration.study.spaces import open_spaces, spaces_of, stored_space, to_json
@@ -185,7 +187,10 @@ def resolve(
         return Wanted(settings=settings, weights=weights, fingerprints=found)
     require_typed(ledger, asked, made_with)
     source = source_of_study(record, asked, made_with, weights)
-    return Wanted(settings=record.settings, weights=source, fingerprints=backbones_of_study(record, source, say))
+    settings = record.settings
+    if "max_fold_seconds" in typed_fields(made_with, record.made_with):  # a limit, which may be moved
+        settings = replace(settings, max_fold_seconds=asked.max_fold_seconds)
+    return Wanted(settings=settings, weights=source, fingerprints=backbones_of_study(record, source, say))
 
 
 def run_search(
@@ -235,10 +240,7 @@ def run_search(
         )
         for notice in StudyData(ledger).torn:
             say(f"note: {notice}")
-        if is_cluster(resources.address):  # this machine says nothing about the workers
-            say("Each worker refuses folds above --max-fold-seconds by its own estimate; biomass doctor times a pilot")
-        else:
-            _say_estimates(proposer.spaces, settings, fingerprints, ledger, say)
+        proposer.costs = _costs_here(proposer, settings, fingerprints, resources, say)
         context = WorkerContext(
             study=ledger.storage.uri,
             data_dir=str(data_dir.resolve()),
@@ -266,8 +268,7 @@ def prepare_search(
 ) -> Proposer:
     """Check the data, make or find the study, and rebuild what comes next from its ledger. Needs the study's lock."""
     record = _prepare(ledger, data_dir, settings, fold_file, fingerprints, spaces, made_with, say, data_checked)
-    if retry_failed:
-        _reopen_failed(ledger, say)
+    _reopen(ledger, settings.max_fold_seconds, retry_failed, say)
     for sentence in take_new_weights(ledger, fingerprints):
         say(sentence)
     proposer = Proposer(
@@ -279,6 +280,7 @@ def prepare_search(
         shares=dict(zip(settings.families, settings.shares, strict=True)) if settings.shares else None,
         max_trials=max_trials,
         deadline=None if hours is None else time.time() + 3600 * hours,
+        max_fold_seconds=settings.max_fold_seconds,
     )
     _say_what_waits(proposer, say)
     return proposer
@@ -292,11 +294,20 @@ def _say_what_waits(proposer: Proposer, say: Say) -> None:
         say(f"{len(aside)} open trials wait for their family or their weights, such as {aside[0].trial_id}")
 
 
-def _reopen_failed(ledger: Ledger, say: Say) -> None:
-    failed = [name for name, result in ledger.results().items() if result.status == FAILED]
-    for name in failed:
+def _reopen(ledger: Ledger, max_fold_seconds: float, retry_failed: bool, say: Say) -> None:
+    """Take failed trials up again where that was asked for, and refused ones that are within the limit now."""
+    results = ledger.results()
+    estimates = {name: seconds for name, result in results.items() if (seconds := refused_for(result)) is not None}
+    within = [name for name, seconds in estimates.items() if seconds <= max_fold_seconds]
+    if not retry_failed:
+        if within:
+            say(f"{len(within)} refused trials are within --max-fold-seconds now; --retry-failed takes them up")
+        return
+    failed = [name for name, result in results.items() if result.status == FAILED and name not in estimates]
+    for name in failed + within:
         ledger.reopen(name)
-    say(f"{len(failed)} failed trials are taken up again")
+    more = f", and {len(within)} that were refused" if within else ""
+    say(f"{len(failed)} failed trials are taken up again{more}")
 
 
 def _prepare(
@@ -333,7 +344,15 @@ def _prepare(
             photograph_size=common_size(images.paths),
         )
     else:
-        require_same(ledger, _folds_of_file(record, here, fold_file), settings)
+        limit = settings.max_fold_seconds
+        require_same(
+            ledger,
+            _folds_of_file(record, here, fold_file),
+            replace(settings, max_fold_seconds=record.settings.max_fold_seconds),
+        )
+        if limit != record.settings.max_fold_seconds:
+            record = replace(record, settings=replace(record.settings, max_fold_seconds=limit))
+            ledger.update_study(record)
         require_same_data(ledger, data_dir, here, images.digests)
         if not record.spaces:
             known = spaces or {name: one for name in settings.families if (one := stored_space(record, name))}
@@ -374,26 +393,35 @@ def _references(quadrats: pd.DataFrame, images: ImageSet) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def _say_estimates(
-    spaces: Mapping[str, SearchSpace], settings: StudySettings, here: Mapping[str, str], ledger: Ledger, say: Say
-) -> None:
-    """Print what a fold of each family's first trial will cost; refuse the study when that is above the limit.
+def _costs_here(
+    proposer: Proposer, settings: StudySettings, here: Mapping[str, str], resources: Resources, say: Say
+) -> FoldCosts:
+    """What folds cost on a slot: of this machine, measured now while nothing else runs; of a cluster, measured there.
 
-    here: backbones whose weights are here.
+    Here it says what a fold of each family's first trial will cost, and raises StudyError where that is above the limit
+    in a family that has no trial yet. here: backbones whose weights are here.
     """
-    images = len(ledger.quadrats())
+    images = len(proposer.ledger.quadrats())
     n_train = round(images * (1 - 1 / settings.n_folds))
-    for name, space in spaces.items():
+    backbones = trained_backbones(proposer.spaces, here)
+    if is_cluster(resources.address):  # this machine says nothing about the workers
+        say("The first slot is measured, and trials whose folds would take above --max-fold-seconds are refused")
+        return FoldCosts(n_train, backbones)
+    device = "cpu" if resources.gpus_per_fold == 0 else "auto"
+    with threads(max(1, int(resources.cpus_per_fold))):
+        speed = measure(backbones, device)
+    costs, begun = FoldCosts(n_train, backbones, speed), {record.family for record in proposer.ledger.trials()}
+    for name, space in proposer.spaces.items():
         first = [config for params in space.first_trials if (config := space.config(params)).backbone in here]
         if not first:
             continue
-        model, config = registry.model(name), first[0]
-        fold = model.fold_seconds(config, n_train, "auto")
-        bank = all_feature_seconds(model.feature_specs(config), images)
+        fold = costs.seconds(name, first[0]) or 0.0
+        bank = all_feature_seconds(registry.model(name).feature_specs(first[0]), images)
         once = f", and {bank:.0f} s once for its features" if bank else ""
         say(f"Estimated cost of a {name} fold here (first trial): {fold:.1f} s{once}")
-        if fold > settings.max_fold_seconds:
+        if fold > settings.max_fold_seconds and name not in begun:
             raise StudyError(
                 f"a fold may take {settings.max_fold_seconds:.0f} s, the first {name} trial is estimated at "
                 f"{fold:.0f} s here; use --scale cpu, or raise --max-fold-seconds"
             )
+    return costs

@@ -22,7 +22,7 @@ from orchestration.study import layout
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger
 from orchestration.study.lock import Heartbeat
-from orchestration.study.records import COMPLETE, FAILED, TrialResult
+from orchestration.study.records import COMPLETE, FAILED, REFUSED, TrialResult
 from orchestration.study.settings import StudyError
 from orchestration.workers.actor import FoldWorker
 from orchestration.workers.address import is_cluster
@@ -94,6 +94,8 @@ def run(
     """
     broker, slots = pulse.guard(lambda: start_broker(context, resources))
     waits = "" if slots else ", folds wait for a node that has what a slot asks for (biomass doctor)"
+    if proposer.costs is not None:
+        proposer.costs.ask(broker)
     before = frozenset(ledger.results())
     say(f"{slots} slots{waits}; {proposer.finished} trials are finished already")
     searcher = TuneSearcher(proposer, live=live_trials(max(slots, 1)))
@@ -106,6 +108,8 @@ def run(
     with watch.watching():
         # not here, where a dead Ray would hold it for ever, and where Tune would take SIGINT and SIGUSR1 for itself
         pulse.guard(tuner.fit, lambda: watch.lost, leave.set)
+    if proposer.costs is not None and proposer.costs.unknown:
+        say(f"note: nothing was refused for what its folds cost, no slot could be measured: {proposer.costs.unknown}")
     if (why := searcher.end_reason) is not None:
         raise StudyError(f"{why}. Every finished fold is kept")
     if proposer.unfinished and not proposer.hours_over:
@@ -119,7 +123,7 @@ def _require_a_success(results: Mapping[str, TrialResult], before: Container[str
     now = {name: result for name, result in results.items() if name not in before}
     complete = any(result.status == COMPLETE for result in results.values())
     broken = len(now) >= ALIKE_FAILURES and all(result.status == FAILED for result in now.values())
-    if not results or (complete and not broken):
+    if all(result.status == REFUSED for result in results.values()) or (complete and not broken):
         return
     failed = [result.reason for result in (now if complete else results).values() if result.status == FAILED]
     reason, times = Counter(failed).most_common(1)[0]

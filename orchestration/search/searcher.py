@@ -16,18 +16,21 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from biomass_models.families.configs import config_to_params
+from orchestration.search.fold_costs import FoldCosts
 from orchestration.search.pruning import spared
+from orchestration.search.trial import BlockedError
 from orchestration.study.ids import content_key, make_trial_id
 from orchestration.study.ledger import Ledger
-from orchestration.study.records import COMPLETE, FAILED, Params, TrialRecord, TrialResult
+from orchestration.study.records import COMPLETE, FAILED, REFUSED, Params, TrialRecord, TrialResult
 from orchestration.study.seeds import derive_seed
 from orchestration.workers.ray_errors import innermost_cause
 from search_spaces.domain import Choice, SearchSpace
+from search_spaces.to_optuna import REFUSED as INFEASIBLE
 from search_spaces.to_optuna import encode, finished_trial, new_study, reseed, suggest
 
 ALIKE_FAILURES = 5  # first trials that all fail for one reason: it is not the trials that are at fault
 BROKEN_COORDINATORS = 5  # of trials in a row: it is not the trials that are at fault
-DRAWS_UNTIL_EXHAUSTED = 50  # proposals in a row that are all known: a finite space counts as exhausted
+DRAWS_UNTIL_EXHAUSTED = 50  # proposals in a row that are all known or refused: a space counts as exhausted
 
 
 class Proposer:
@@ -44,6 +47,8 @@ class Proposer:
         shares: Mapping[str, float] | None = None,
         max_trials: int | None = None,
         deadline: float | None = None,
+        max_fold_seconds: float = float("inf"),
+        costs: FoldCosts | None = None,
     ) -> None:
         """spaces: of the families that are searched; the ledger may hold trials of others, which are left alone.
 
@@ -57,6 +62,9 @@ class Proposer:
         self.hours_over = False  # the deadline has kept a trial back
         self._shares = shares or dict.fromkeys(spaces, 1.0)
         self._studies = {family: new_study(derive_seed(seed, "tpe", family)) for family in spaces}
+        self._max_fold_seconds, self.costs = max_fold_seconds, costs
+        self._refused: dict[str, TrialRecord] = {}
+        self.too_expensive: dict[str, str] = {}  # families that have nothing left but what is refused, and why
         self._records: dict[str, TrialRecord] = {}
         self._scores: dict[str, float | None] = {}  # as told to Optuna
         self._results: dict[str, TrialResult] = {}
@@ -87,7 +95,8 @@ class Proposer:
 
     def ended_since(self, moment: float) -> list[float]:
         """When the trials ended that have ended since, in seconds since 1970."""
-        return [result.ended_at for result in self._results.values() if result.ended_at >= moment]
+        ended = [result for name, result in self._results.items() if name in self._scores]
+        return [result.ended_at for result in ended if result.ended_at >= moment]
 
     @property
     def best_score(self) -> float | None:
@@ -96,7 +105,7 @@ class Proposer:
         return max(complete, default=None)
 
     def count(self, status: str) -> int:
-        """Ended trials of one status: complete, pruned or failed."""
+        """Ended trials of one status: complete, pruned, failed or refused."""
         return sum(result.status == status for result in self._results.values())
 
     @property
@@ -105,8 +114,24 @@ class Proposer:
         alike = len(self._reasons) == ALIKE_FAILURES and len(set(self._reasons)) == 1
         return self._reasons[0] if alike else None
 
+    @property
+    def nothing_left(self) -> str | None:
+        """Why there are fewer trials than were asked for, where proposals were refused; else None."""
+        if not self.too_expensive or self.hours_over or (self.max_trials is not None and not self.missing):
+            return None
+        return "; ".join(self.too_expensive.values())
+
+    @property
+    def waits(self) -> bool:
+        """Whether the next proposal must wait until a slot was measured. Raises BlockedError where none can be."""
+        return not self._resumed and self.costs is not None and not self.costs.are_known
+
     def propose(self) -> TrialRecord | None:
-        """The next trial, written to the ledger; None when the budget is spent or every space is exhausted."""
+        """The next trial, written to the ledger; None when the budget is spent or every space is exhausted.
+
+        What a fold costs is decided here and once: a trial that is above the limit is written down as refused, and
+        another one is drawn. It is no failure, and takes no place among max_trials.
+        """
         proposed = len(self._records) + self._others
         spent = self.max_trials is not None and proposed >= self.max_trials
         if self._deadline is not None and time.time() >= self._deadline:
@@ -152,6 +177,10 @@ class Proposer:
                 self._others += 1
                 self.set_aside += [] if ended else [record]
                 continue
+            if ended and results[record.trial_id].status == REFUSED:
+                self._refuse(record, results[record.trial_id])
+                self._observe(record, refused=True)
+                continue
             self._remember(record)
             if ended:
                 self._results[record.trial_id] = results[record.trial_id]
@@ -164,11 +193,19 @@ class Proposer:
 
     def _remember(self, record: TrialRecord) -> None:
         self._records[record.trial_id] = record
+        self._note_content(record)
+
+    def _refuse(self, record: TrialRecord, result: TrialResult) -> None:
+        self._refused[record.trial_id], self._results[record.trial_id] = record, result
+        self._note_content(record)
+
+    def _note_content(self, record: TrialRecord) -> None:
         self._by_content[content_key(record.family, record.config, record.weights)] = record.trial_id
 
-    def _observe(self, record: TrialRecord) -> None:
+    def _observe(self, record: TrialRecord, *, refused: bool = False) -> None:
         """Let the engine learn from a trial that it has not asked for."""
-        observed = finished_trial(self.spaces[record.family], record.params, self._scores[record.trial_id])
+        score = self._scores.get(record.trial_id)
+        observed = finished_trial(self.spaces[record.family], record.params, score, refused=refused)
         if observed is None:
             self.unobserved.append(record)
         else:
@@ -181,19 +218,56 @@ class Proposer:
         space = self.spaces[family]
         for params in space.first_trials:
             record = self._record(family, dict(params), "first trial")
-            if record is not None and self._known(record) is None:
-                self._ask(family, record.params, record.trial_id)
-                return record
+            if record is None or self._known(record) is not None:
+                continue
+            if self._is_refused(record):
+                self._observe(record, refused=True)
+                continue
+            self._ask(family, record.params, record.trial_id)
+            return record
+        refused = 0
         for _ in range(DRAWS_UNTIL_EXHAUSTED):
             asked, params = self._draw_point(family)
             record = self._record(family, params, "proposed")
             known = None if record is None else self._known(record)
+            if known in self._refused or (record is not None and known is None and self._is_refused(record)):
+                refused += 1
+                self._studies[family].tell(asked, state=INFEASIBLE)
+                continue
             if record is not None and known is None:
                 self._asked[record.trial_id] = asked
                 return record
             # known already: Optuna learns its score at once, or that nothing is to be had here while it runs
             self._tell_optuna(family, asked, None if known is None else self._scores.get(known))
+        if refused:
+            own = [self._results[name] for name, record in self._refused.items() if record.family == family]
+            least = min(result.estimated_seconds or 0.0 for result in own)
+            self.too_expensive[family] = (
+                f"a fold may take {self._max_fold_seconds:.0f} s (--max-fold-seconds), of the last "
+                f"{DRAWS_UNTIL_EXHAUSTED} proposals of {family} {refused} were refused and the others known; the least "
+                f"estimate was {least:.0f} s. Raise the limit (with --retry-failed what was refused is taken up), or "
+                "search at a smaller --scale"
+            )
         return None
+
+    def _is_refused(self, record: TrialRecord) -> bool:
+        """Whether a fold is estimated above the limit; then the ledger has it as refused."""
+        config = self.spaces[record.family].config(record.params)
+        seconds = None if self.costs is None else self.costs.seconds(record.family, config)
+        if seconds is None or seconds <= self._max_fold_seconds:
+            return False
+        result = TrialResult(
+            status=REFUSED,
+            reason=f"a fold may take {self._max_fold_seconds:.0f} s (--max-fold-seconds), this one is estimated at "
+            f"{seconds:.0f} s",
+            estimated_seconds=seconds,
+            limit_seconds=self._max_fold_seconds,
+            ended_at=time.time(),
+        )
+        self.ledger.write_trial(record)
+        self.ledger.write_result(record.trial_id, result)
+        self._refuse(record, result)
+        return True
 
     def _known(self, record: TrialRecord) -> str | None:
         """The id under which the same is in the ledger already: of this version's scheme or of an earlier one's."""
@@ -246,7 +320,7 @@ class Proposer:
             return None
         identity = make_trial_id(family, config, weights, self._seed, self._fold_hash)
         known = {record.config["backbone"] for record in self._records.values()}
-        number = len(self._records) + self._others
+        number = len(self._records) + len(self._refused) + self._others
         return TrialRecord(
             trial_id=identity,
             number=number,
@@ -289,7 +363,12 @@ class TuneSearcher(Searcher):
     def suggest(self, trial_id: str) -> Any:  # a dict, None for "not now", or Searcher.FINISHED
         if not self.stop_reason and len(self._identities) >= self.live:
             return None
-        record = None if self.stop_reason else self.proposer.propose()
+        try:
+            if not self.stop_reason and self.proposer.waits:
+                return None
+            record = None if self.stop_reason else self.proposer.propose()
+        except BlockedError as error:
+            record, self.stop_reason = None, str(error)
         if record is None:
             return Searcher.FINISHED
         self._identities[trial_id] = record.trial_id
@@ -298,8 +377,12 @@ class TuneSearcher(Searcher):
     @property
     def end_reason(self) -> str | None:
         """Why the search has not come to its end although nobody stopped it, or None."""
-        if self.stop_reason is not None or not self.broken_off:
+        if self.stop_reason is not None:
             return self.stop_reason
+        if (why := self.proposer.nothing_left) is not None:
+            return why
+        if not self.broken_off:
+            return None
         return f"{len(self.broken_off)} trials stay open: {self._why_broken}; the same command goes on with them"
 
     @property

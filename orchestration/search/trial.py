@@ -19,6 +19,7 @@ from orchestration.search.pruning import PruneRule
 from orchestration.study.data import StudyData
 from orchestration.study.events import write_events
 from orchestration.study.ledger import Ledger, LedgerError, folds_of
+from orchestration.study.mixed import mixed_facts
 from orchestration.study.records import COMPLETE, FAILED, PRUNED, Decision, FoldMetrics, TrialRecord, TrialResult
 from orchestration.workers.jobs import FoldJob, Outcome
 from orchestration.workers.pool import PILOT, UNDER_WAY, Pool, Priority
@@ -202,6 +203,7 @@ def _with_cost(result: TrialResult, metrics: Mapping[int, FoldMetrics]) -> Trial
     folds = metrics.values()
     return replace(
         result,
+        mixed=mixed_facts(folds),
         folds_done=len(metrics),
         seconds=sum(fold.seconds for fold in folds),
         gpu_seconds=sum(fold.gpu_seconds for fold in folds),

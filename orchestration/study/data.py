@@ -18,6 +18,7 @@ from biomass_models.data.alignment import AlignmentError, masses_of
 from biomass_models.targets import TARGETS, FloatArray
 from orchestration.study import layout
 from orchestration.study.ledger import Ledger, LedgerError, folds_of
+from orchestration.study.mixed import mixed_text
 from orchestration.study.records import COMPLETE, FoldMetrics, StudyRecord, TrialRecord, TrialResult
 from orchestration.study.settings import StudySettings
 from orchestration.study.torn import torn_notices
@@ -61,6 +62,11 @@ class Trial:
     def reason(self) -> str:
         """Why it is not complete; empty where it is."""
         return "" if self.result is None else self.result.reason or ""
+
+    @property
+    def mixed(self) -> str | None:
+        """In what its folds differ beside the images, or None."""
+        return None if self.result is None else mixed_text(self.result.mixed)
 
     @property
     def seconds(self) -> float | None:

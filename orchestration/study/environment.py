@@ -51,7 +51,7 @@ def environment(family: str = "") -> dict[str, Any]:
     """Flat facts of this process. `threads` are torch's in the calling thread; family: whose package is a fact, too."""
     import torch
 
-    from biomass_models.backbones.devices import encoding_precision, pick_device
+    from biomass_models.backbones.devices import encoding_precision, pick_device, precision
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
@@ -61,6 +61,7 @@ def environment(family: str = "") -> dict[str, Any]:
         "processor": _processor(),
         "gpu": gpu,
         "threads": torch.get_num_threads(),
+        "precision": str(precision(pick_device("auto"))).removeprefix("torch."),  # of networks that train
         "encoding": str(encoding_precision(pick_device("auto"))).removeprefix("torch."),  # of frozen backbones
         **_package_of(family),
     }

@@ -6,6 +6,7 @@ earlier version wrote, so that no reader asks which version it was.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
@@ -14,7 +15,7 @@ from orchestration.study.record import Part, Record
 from orchestration.study.settings import StudySettings
 
 Params: TypeAlias = Mapping[str, Any]  # field of a family's configuration -> plain JSON value
-COMPLETE, PRUNED, FAILED = "complete", "pruned", "failed"
+COMPLETE, PRUNED, FAILED, REFUSED = "complete", "pruned", "failed", "refused"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +129,7 @@ class Decision(Part):
 class TrialResult(Record):
     """result.json: how a trial ended, with what it cost over all its folds."""
 
-    status: str  # complete | pruned | failed
+    status: str  # complete | pruned | failed | refused (at its proposal, for what a fold would cost)
     score: float | None = None  # of a complete trial: its pooled out-of-fold rows
     estimate: float | None = None  # of a pruned one: fold-corrected
     reason: str | None = None  # of one that is not complete
@@ -137,6 +138,9 @@ class TrialResult(Record):
     target_rmse_g: Mapping[str, float] = field(default_factory=dict)
     decisions: tuple[Decision, ...] = ()
     ended_at: float = 0.0
+    estimated_seconds: float | None = None  # of a fold of a refused one
+    limit_seconds: float | None = None  # that it was above
+    mixed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # what its folds do not share: mixed.mixed_facts
     folds_done: int = 0
     seconds: float = 0.0
     gpu_seconds: float = 0.0
@@ -148,6 +152,17 @@ class TrialResult(Record):
     def reported_value(self) -> float | None:
         """What the search learns: the score, the fold-corrected one of a pruned trial, None for a failure."""
         return self.estimate if self.status == PRUNED else self.score
+
+
+def refused_for(result: TrialResult) -> float | None:
+    """The estimate in seconds for which a trial was refused; version 0.1.0 recorded that as a failure of its fold."""
+    if result.status == REFUSED:
+        return result.estimated_seconds
+    told = _REFUSED_IN_0_1.search(result.reason or "") if result.status == FAILED else None
+    return float(told[1]) if told else None
+
+
+_REFUSED_IN_0_1 = re.compile(r"a fold may take \d+ s \(--max-fold-seconds\), this one is estimated at (\d+) s")
 
 
 # -- folds -------------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from biomass_models.families.speed import Speed
 from orchestration.study.records import FoldMetrics, TrialRef
 
 
@@ -51,7 +52,15 @@ class RestoreJob(TrialJob):
     study: str
 
 
-Job: TypeAlias = FoldJob | PredictJob | FlipsJob | RestoreJob
+@dataclass(frozen=True, kw_only=True)
+class MeasureJob(TrialJob):
+    """Time what a slot does, so that costs can be counted; backbones: whose passes are timed as well."""
+
+    backbones: tuple[str, ...]
+    trial_id: str = ""  # of none
+
+
+Job: TypeAlias = FoldJob | PredictJob | FlipsJob | RestoreJob | MeasureJob
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,5 +74,6 @@ class Outcome:
     status: str
     reason: str | None = None
     metrics: FoldMetrics | None = None  # of a fold
+    speed: Speed | None = None  # of a slot that was measured
     members: int = 0  # that predicted a shard now
     decoded: int = 0  # photographs of a shard that were read

@@ -29,8 +29,6 @@ from orchestration.study.records import RestoredModel, TrialRecord
 from orchestration.study.storage import Storage
 from orchestration.workers.jobs import FoldJob, Outcome
 
-NO_LIMIT = 1e12  # seconds
-
 
 @dataclass(frozen=True, kw_only=True)
 class FoldAgain:
@@ -156,10 +154,7 @@ class Refitter:
         from orchestration.workers.runner import FoldRunner
 
         self._ledger, self._again, self._should_stop = ledger, Ledger(Storage(folder)), should_stop
-        study = ledger.study()
-        # a fold that was fitted once is not refused for what it is estimated to take here
-        settings = replace(study.settings, max_fold_seconds=NO_LIMIT)
-        self._again.write_study(replace(study, settings=settings), ledger.quadrats())
+        self._again.write_study(ledger.study(), ledger.quadrats())
         context = WorkerContext(
             study=str(folder),
             data_dir=str(data_dir.resolve()),

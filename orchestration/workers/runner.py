@@ -17,14 +17,15 @@ from safetensors.torch import save as save_tensors
 
 from biomass_models.data.table import read_test
 from biomass_models.families import registry
-from biomass_models.families.base import Artefact, Config, Shared
+from biomass_models.families.base import Artefact, Shared
+from biomass_models.families.costs import measure
 from biomass_models.families.introduced import config_from_stored
 from biomass_models.features.cache_folder import require_usable, usable_cache
 from biomass_models.features.inputs import ImageSet, Inputs
 from biomass_models.features.store import CacheError
 from biomass_models.interrupt import OnProgress, ShouldStop, StopRequested, check_stop
 from biomass_models.targets import TARGETS, weighted_r2_score, weighted_sst
-from biomass_models.training.fit import FitError, FoldResult
+from biomass_models.training.fit import FoldResult
 from orchestration.study.environment import environment
 from orchestration.study.ledger import Ledger, LedgerError, folds_of
 from orchestration.study.records import FoldMetrics, TrialRecord
@@ -32,7 +33,7 @@ from orchestration.study.seeds import derive_seed
 from orchestration.study.storage import Storage
 from orchestration.workers.context import WorkerContext
 from orchestration.workers.cost import Cost, Meter
-from orchestration.workers.jobs import FlipsJob, FoldJob, Job, Outcome, PredictJob, RestoreJob
+from orchestration.workers.jobs import FlipsJob, FoldJob, Job, MeasureJob, Outcome, PredictJob, RestoreJob
 from orchestration.workers.shards import predict_out_of_fold, predict_shard, shard_inputs
 from orchestration.workers.shared import artefact_id, artefact_of
 
@@ -61,6 +62,8 @@ class FoldRunner:
                     return self._flips(job, should_stop)
                 case PredictJob():
                     return self._predict(job, should_stop)
+                case MeasureJob():
+                    return Outcome(status="done", speed=measure(job.backbones, "auto", should_stop))
                 case RestoreJob():
                     return self._restore(job, should_stop)
         except StopRequested:
@@ -113,7 +116,6 @@ class FoldRunner:
         model, quadrats, inputs = registry.model(record.family), self._train_table(), self._train_inputs()
         config = config_from_stored(record.family, record.config)
         fold_N = quadrats["fold"].to_numpy()
-        self._refuse_dear(record.family, config, int((fold_N != folds[0]).sum()))
         for spec in model.feature_specs(config):  # here, because a fit reports no such progress
             inputs.features(spec, on_progress=self._on_progress, should_stop=should_stop)
         seeds = [derive_seed(record.seed, record.trial_id, fold, "fit") for fold in folds]
@@ -174,15 +176,6 @@ class FoldRunner:
             lock_dir=Path(self._context.cache_dir),
             should_stop=should_stop,
         )
-
-    def _refuse_dear(self, family: str, config: Config, n_train: int) -> None:
-        """Raise FitError when the estimate of a fold, its features apart, is above the study's limit."""
-        limit = self._ledger.study().settings.max_fold_seconds
-        seconds = registry.model(family).fold_seconds(config, n_train, "auto")
-        if seconds > limit:
-            raise FitError(
-                f"a fold may take {limit:.0f} s (--max-fold-seconds), this one is estimated at {seconds:.0f} s"
-            )
 
     def _predict(self, job: PredictJob, should_stop: ShouldStop | None) -> Outcome:
         """One shard of the test images with all members of a blend."""

@@ -22,7 +22,7 @@ from tiny_inputs import inputs_for, tiny_quadrats
 from biomass_models.families import registry
 from biomass_models.families.baseline.config import BaselineConfig
 from biomass_models.families.configs import config_from_params
-from biomass_models.families.costs import all_feature_seconds, forward_seconds
+from biomass_models.families.costs import all_feature_seconds, forward_seconds, measure
 from biomass_models.families.distilled.config import DistilledConfig
 from biomass_models.families.probe.config import ProbeConfig
 from biomass_models.interrupt import StopRequested
@@ -279,16 +279,18 @@ def test_maps_of_held_out_images_are_stored_and_made_again(case: Any, world: Any
 
 def test_estimates_need_no_images(case: Any) -> None:
     model, config = case
-    assert 0 < model.fold_seconds(config, 286, "cpu") < 600
+    trained = [config.backbone] if getattr(config, "trained_blocks", 0) else []
+    assert 0 < model.fold_seconds(config, 286, measure(trained, "cpu")) < 600
     assert 0 <= all_feature_seconds(model.feature_specs(config), 357, "cpu") < 600
 
 
 def test_estimates_grow_with_what_is_asked() -> None:
     assert forward_seconds("test_vit", 320, 320, "cpu") > 3 * forward_seconds("test_vit", 160, 160, "cpu")
     model, half = registry.model("baseline"), replace(TRAINED, epochs=1)
-    assert model.fold_seconds(half, 100, "cpu") < model.fold_seconds(TRAINED, 100, "cpu")
+    speed = measure([TRAINED.backbone, BaselineConfig().backbone], "cpu")
+    assert model.fold_seconds(half, 100, speed) < model.fold_seconds(TRAINED, 100, speed)
     # SPEC 4: core-weeks for a study, 12 s for one forward pass of one image
-    assert model.fold_seconds(BaselineConfig(), 286, "cpu") > 3600
+    assert model.fold_seconds(BaselineConfig(), 286, speed) > 3600
 
 
 class Looks:

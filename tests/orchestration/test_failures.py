@@ -17,7 +17,7 @@ from biomass_models.backbones.weights import WeightsSource, canonical_name, fing
 from orchestration.inspect.audit import audit, refit
 from orchestration.search.opening import StudyError
 from orchestration.search.presets import Recipe
-from orchestration.search.run import _reopen_failed, prepare_search
+from orchestration.search.run import _reopen, prepare_search
 from orchestration.search.running import _require_a_success
 from orchestration.search.searcher import ALIKE_FAILURES, TuneSearcher
 from orchestration.search.trial import BlockedError, fail_trial, run_trial
@@ -42,7 +42,7 @@ def test_an_image_that_breaks_during_the_search_fails_the_trial_and_names_the_fi
     assert result is not None and result.status == "failed" and victim.name in (result.reason or "")
 
     victim.write_bytes(whole)  # mended: the failed trial is taken up again and nothing is left of the failure
-    _reopen_failed(ledger, lambda text: None)
+    _reopen(ledger, 1800.0, True, lambda text: None)
     assert ledger.result(records[0].trial_id) is None
     again = run_trial(ledger, InlinePool(context), records[0].trial_id)
     assert again is not None and again.status == "complete"
@@ -187,7 +187,7 @@ def test_the_command_of_a_search_without_a_success_ends_with_its_reason(tmp_path
     seen = biomass("audit", "study", cwd=tmp_path, check=False)
     assert seen.returncode == 1 and "audit passed" not in seen.stdout
     assert "no trial is complete, got 1 failed, most often (1) for: fold 0: the lamp went out" in seen.stdout
-    _reopen_failed(ledger, lambda text: None)  # --retry-failed, as both messages say
+    _reopen(ledger, 1800.0, True, lambda text: None)  # --retry-failed, as both messages say
     context = WorkerContext(
         study=ledger.storage.uri, data_dir=str(tiny_pasture), cache_dir=f"{tmp_path}/cache", weights=RANDOM
     )

@@ -33,7 +33,7 @@ def test_status_of_a_running_and_of_a_killed_search(tmp_path: Path, tiny_pasture
     ledger.note_fold_start(records[2].trial_id, 1)
 
     status = status_of(ledger)
-    assert status.running and status.trials == {"complete": 1, "pruned": 0, "failed": 1, "open": 1}
+    assert status.running and status.trials == {"complete": 1, "pruned": 0, "failed": 1, "refused": 0, "open": 1}
     assert (status.folds_done, status.folds_running, status.folds_queued) == (3, 1, 4)
     assert status.best is not None and status.best[0] == records[0].trial_id
     assert status.seconds_left == 120.0  # the driver's own estimate

@@ -38,7 +38,7 @@ def told_study(
     looks: bool = False,
     quadrats: pd.DataFrame | None = None,
 ) -> Ledger:
-    """statuses: of the trials in the order of proposal: complete, pruned, failed or open; families take turns.
+    """statuses: of the trials in the order of proposal: complete, pruned, failed, refused or open; families take turns.
 
     noise: standard deviation of the errors of the best trial in grams, growing with the trial's number; looks: whether
     folds store an attention table; quadrats: of another told study, for the same images in other folds.
@@ -66,7 +66,7 @@ def told_study(
             )
         )  # fmt: skip
         pred_NT = project_coherent(truth_NT + rng.normal(0, noise * (1 + number / 10), truth_NT.shape))
-        done = {"complete": range(folds), "pruned": range(1), "failed": range(1), "open": range(0)}[status]
+        done = {"complete": range(folds), "pruned": range(1), "failed": range(1)}.get(status, range(0))
         metrics = [_fold(ledger, trial_id, table, pred_NT, fold, number, looks) for fold in done]
         if status != "open":
             _end(ledger, trial_id, status, table, pred_NT, metrics, reason)
@@ -137,13 +137,15 @@ def _end(
     reason: str,
 ) -> None:
     cost = {"folds_done": len(metrics), "seconds": 4.0 * len(metrics), "peak_memory_mb": 512.0}
-    cost["ended_at"] = max(fold.finished_at for fold in metrics)
+    cost["ended_at"] = max((fold.finished_at for fold in metrics), default=START)
     if status == "complete":
         score = weighted_r2_score(table[list(TARGETS)].to_numpy(), pred_NT)
         result = records.complete(score, fold_scores=tuple(fold.score for fold in metrics), **cost)
         ledger.write_result(trial_id, result, records.oof_of(table, pred_NT))
     elif status == "pruned":
         ledger.write_result(trial_id, records.pruned(0.25, **cost))
+    elif status == "refused":
+        ledger.write_result(trial_id, records.refused(90.0, 60.0, **cost))
     else:
         ledger.write_result(trial_id, records.failed(reason, **cost))
 

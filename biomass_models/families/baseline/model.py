@@ -23,6 +23,7 @@ from biomass_models.data.images import views_for
 from biomass_models.families import costs
 from biomass_models.families.base import Model
 from biomass_models.families.baseline.config import BaselineConfig
+from biomass_models.families.speed import Speed
 from biomass_models.features.inputs import Inputs
 from biomass_models.features.outputs import GLOBAL
 from biomass_models.features.spec import FeatureSpec, fitted
@@ -217,15 +218,15 @@ def _open(
     return _Opened(open_pixels(config, inputs, view, should_stop), backbone, features, notes)
 
 
-def _fold_seconds(config: BaselineConfig, n_train: int, device: str) -> float:
+def _fold_seconds(config: BaselineConfig, n_train: int, speed: Speed) -> float:
     if config.trained_blocks > 0:
-        return costs.trained_fold_seconds(config, views_for("whole", config.size), n_train, device)
+        return costs.trained_fold_seconds(config, views_for("whole", config.size), n_train, speed)
     features, _ = costs.feature_widths(config.backbone, config.size)
-
-    def features_of(count: int, where: torch.device) -> Tensor:
-        return torch.zeros(count, features, device=where)
-
-    return costs.head_fold_seconds(config, BaselineNet(None, head_of(config, features)), features_of, n_train, device)
+    with torch.device("meta"):
+        net = BaselineNet(None, head_of(config, features))
+    return costs.head_fold_seconds(
+        config, net, lambda count: torch.zeros(count, features, device="meta"), n_train, speed
+    )
 
 
 MODEL = Model(

@@ -25,6 +25,7 @@ from biomass_models.families.base import Artefact, Model, Shared
 from biomass_models.families.distilled.config import DistilledConfig
 from biomass_models.families.distilled.student import Student, StudentOutput
 from biomass_models.families.distilled.teacher import fit_teacher, sample_weights
+from biomass_models.families.speed import Speed
 from biomass_models.features.inputs import Inputs
 from biomass_models.features.outputs import GLOBAL, Grid
 from biomass_models.features.spec import FeatureSpec, fitted
@@ -270,19 +271,20 @@ def _on(device: torch.device, array: FloatArray) -> Tensor:
     return torch.tensor(array, dtype=torch.float32, device=device)
 
 
-def _fold_seconds(config: DistilledConfig, n_train: int, device: str) -> float:
+def _fold_seconds(config: DistilledConfig, n_train: int, speed: Speed) -> float:
     """The teacher's second or two, paid by the first trial that asks for it, are left out."""
     parts = view_parts(config)
     if config.trained_blocks > 0:
-        return costs.trained_fold_seconds(config, list(chain.from_iterable(parts)), n_train, device)
+        return costs.trained_fold_seconds(config, list(chain.from_iterable(parts)), n_train, speed)
     whole, token = costs.feature_widths(config.backbone, config.size)
 
-    def tokens_of(count: int, where: torch.device) -> tuple[ViewTokens, ...]:
+    def tokens_of(count: int) -> tuple[ViewTokens, ...]:
         shapes = [((count, len(part), whole), (count, len(part), config.grid**2, token)) for part in parts]
-        return tuple(ViewTokens(*(torch.zeros(shape, device=where) for shape in pair)) for pair in shapes)
+        return tuple(ViewTokens(*(torch.zeros(shape, device="meta") for shape in pair)) for pair in shapes)
 
-    net = Student(config, None, global_width=whole, patch_width=token)
-    return costs.head_fold_seconds(config, net, tokens_of, n_train, device)
+    with torch.device("meta"):
+        net = Student(config, None, global_width=whole, patch_width=token)
+    return costs.head_fold_seconds(config, net, tokens_of, n_train, speed)
 
 
 MODEL = Model(

@@ -21,6 +21,7 @@ from biomass_models.data.images import views_for
 from biomass_models.families import costs
 from biomass_models.families.base import Model
 from biomass_models.families.probe.config import ProbeConfig
+from biomass_models.families.speed import Speed
 from biomass_models.features.inputs import Inputs
 from biomass_models.features.outputs import GLOBAL, PATCH_MEAN, PATCH_STD
 from biomass_models.features.spec import FeatureBank, FeatureSpec
@@ -246,8 +247,8 @@ def shrinkage(s_R: FloatArray, alpha_A: FloatArray, rows: int) -> FloatArray:
     return s_R / np.maximum(s_R**2 + rows * alpha_A[:, None], 1e-300)
 
 
-def _fold_seconds(config: ProbeConfig, n_train: int, device: str) -> float:
-    del device  # numpy
+def _fold_seconds(config: ProbeConfig, n_train: int, speed: Speed) -> float:
+    del speed  # numpy on one core, counted
     views = 1 if config.view_merge == "mean" else len(feature_specs(config)[0].views)
     widths = [costs.output_numbers(output, config.backbone, config.size) for output in OUTPUTS[config.pooling]]
     features = sum(widths) * config.layers * views

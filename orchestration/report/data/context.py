@@ -21,6 +21,7 @@ from orchestration.study.ledger import Ledger, LedgerError
 from orchestration.study.records import FoldMetrics
 
 MOST_MEMBERS = 300  # complete trials whose predictions are read, the best ones
+MOST_MIXED = 3  # trials with folds that were not made alike, by name
 MOST_TIMED = 400  # trials whose folds are read one by one, the latest ones
 
 
@@ -60,9 +61,17 @@ class ReportContext:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What is left out because its files are torn, with what to do."""
+        """What is left out because its files are torn, with what to do; and trials whose folds were not made alike."""
         unread = self.study.unread.items()
-        return (*self.study.torn, *(f"trial {name} is left out: {reason}" for name, reason in unread))
+        left_out = (f"trial {name} is left out: {reason}" for name, reason in unread)
+        return (*self.study.torn, *left_out, *self._mixed)
+
+    @property
+    def _mixed(self) -> list[str]:
+        """Trials whose score mixes folds that were not made alike: the best ones by name."""
+        texts = [f"trial {trial.trial_id}: {trial.mixed}" for trial in self.study.ranked if trial.mixed is not None]
+        rest = len(texts) - MOST_MIXED
+        return texts[:MOST_MIXED] + ([f"{rest} more trials have folds that differ"] if rest > 0 else [])
 
     def fold_scores(self, trial: Trial) -> dict[int, float]:
         """Score of each fold that has one."""

@@ -128,7 +128,9 @@ def facts_line(context: ReportContext) -> Html:
     study = context.study
     settings = study.settings
     ended = Counter(trial.status for trial in study.trials)
-    kinds = ", ".join(f"{ended[kind]} {kind}" for kind in ("complete", "pruned", "failed", "open") if ended[kind])
+    kinds = ", ".join(
+        f"{ended[kind]} {kind}" for kind in ("complete", "pruned", "failed", "refused", "open") if ended[kind]
+    )
     return join(
         f"{count(len(study.trials), 'trial')} ({kinds or 'none'}) of {listed(study.families or ['no family'])} "
         f"on {count(len(study.quadrats), 'photograph')}, {settings.n_folds} {SCHEMES[settings.scheme]}"

@@ -13,6 +13,7 @@ from orchestration.report.charts import SOFT, data, panel
 from orchestration.report.data.context import ReportContext
 from orchestration.report.html import Cell, Column, Figure, Html, Section, Table, tag
 from orchestration.report.words import CLEAR, NONE, count, duration, number, plus_minus, short_id, verdict
+from orchestration.study.data import Trial
 
 MOST_ROWS = 200  # trials in the table
 KINDS = ("blend", "trial", "reference")
@@ -102,10 +103,10 @@ def _table(context: ReportContext) -> Table:
     study = context.study
     weights = {} if context.blend is None else context.blend.card.members
     ranked = study.ranked
-    order = {"pruned": 1, "failed": 2, "open": 3}
+    order = {"pruned": 1, "failed": 2, "refused": 3, "open": 4}
     rest = sorted(
         (trial for trial in study.trials if trial.status != "complete"),
-        key=lambda trial: (order[trial.status], -(trial.reported_value or -9.0), trial.trial_id),
+        key=lambda trial: (order.get(trial.status, 5), -(trial.reported_value or -9.0), trial.trial_id),
     )
     every = [*ranked, *rest]
     rows: list[tuple[float, list[Cell | str]]] = []
@@ -135,7 +136,7 @@ def _table(context: ReportContext) -> Table:
                     Cell(NONE if weight is None else number(weight), weight),
                     Cell(NONE if seconds is None else duration(seconds), seconds),
                     summary_of(trial.family, trial.record.config) or NONE,
-                    _reason(context, trial.trial_id, trial.status, trial.reason),
+                    _reason(context, trial),
                 ],
             )
         )
@@ -187,8 +188,13 @@ def _folds(scores: dict[int, float]) -> str:
     return f"{number(min(scores.values()), 2)} to {number(max(scores.values()), 2)}"
 
 
-def _reason(context: ReportContext, name: str, status: str, reason: str | None) -> str:
-    """Why a trial is where it is."""
+def _reason(context: ReportContext, trial: Trial) -> str:
+    """Why a trial is where it is, and in what its folds differ where they do."""
+    why = _place(context, trial.trial_id, trial.status, trial.reason)
+    return why if trial.mixed is None else f"{why}; {trial.mixed}"
+
+
+def _place(context: ReportContext, name: str, status: str, reason: str | None) -> str:
     if status != "complete":
         return reason or "it has not ended"
     if context.best is not None and name == context.best.trial_id:

@@ -47,6 +47,8 @@ def why_lost(context: ReportContext) -> list[Html]:
         reason, often = Counter(trial.reason for trial in failed).most_common(1)[0]
         shortened = reason if len(reason) < 120 else reason[:117] + "..."
         rest.append(f"{count(len(failed), 'trial')} failed, {often} of them with “{shortened}”")
+    if refused := study.of("refused"):
+        rest.append(f"{count(len(refused), 'trial')} were refused, a fold of each would have taken too long")
     if rest:
         lines.append(paragraph("; ".join(rest), "."))
     return lines or [paragraph("There is nothing to compare.")]
