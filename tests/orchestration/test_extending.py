@@ -126,6 +126,8 @@ def test_an_installed_family_goes_the_whole_road_and_its_study_opens_without_it(
     ledger = Ledger(Storage(tmp_path / "study"))
     assert [record.family for record in ledger.trials()] == ["neighbours", "probe"] * 2
     assert {result.status for result in ledger.results().values()} == {"complete"}
+    gone = environment(tmp_path)  # an installation without the family
+    biomass("audit", "study", env=gone)
     blend_with_skill(ledger)
     biomass("ensemble", "study", *data, *random, "--rule", "top-5", "--out", "submission.csv")
     card = ledger.ensemble("submission").card
@@ -143,11 +145,9 @@ def test_an_installed_family_goes_the_whole_road_and_its_study_opens_without_it(
     first, again = (pd.read_csv(tmp_path / name)["target"] for name in ("submission.csv", "again.csv"))
     np.testing.assert_allclose(first, again, atol=1e-5)
 
-    gone = environment(tmp_path)
     board = json.loads(biomass("leaderboard", "study", "--json", env=gone))
     assert {row["family"] for row in board["rows"] if row["family"]} == {"neighbours", "probe"}
     biomass("status", "study", env=gone)
-    biomass("audit", "study", env=gone)
     biomass("trace", "submission.csv", env=gone)
     biomass("report", "study", "--out", str(page), env=gone)
     assert registry_line() not in page.read_text() and "neighbours" in page.read_text()
