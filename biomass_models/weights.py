@@ -12,7 +12,7 @@ import os
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,10 @@ class WeightsSource:
 
     kind: str = "auto"
     folder: Path | None = None
+
+    def absolute(self) -> WeightsSource:
+        """The same for a process that works in another folder."""
+        return self if self.folder is None else replace(self, folder=Path(self.folder).expanduser().resolve())
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

@@ -18,7 +18,7 @@ from orchestration.commands import blend, dashboard, data, provenance, report, s
 from orchestration.commands.errors import run_guarded, wrong_usage
 from orchestration.commands.options import INTERRUPTED
 from orchestration.endings import DEBUG
-from orchestration.machine import complete_user
+from orchestration.machine import complete_user, require_working_directory
 
 data_app = typer.Typer(name="data", no_args_is_help=True, help="Check, draw and show data directories.")
 data_app.command("check")(data.data_check)
@@ -126,6 +126,7 @@ def main() -> None:
 
 
 def run_app() -> None:
-    """Parse and run, in a process that has a home and a user name."""
+    """Parse and run, in a process that has a home and a user name, and a folder that is there."""
     complete_user(os.environ)
+    require_working_directory()
     app(prog_name="biomass")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import secrets
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ FOREIGN = (
 )
 SHUTDOWN_SECONDS = 8.0  # for Ray to go down by itself; it takes five where its store is dead
 KILL_SECONDS = 2.0  # for killed processes to be gone
+PATHS = ("BIOMASS_WEIGHTS", "PYTHONPATH", "TMPDIR", "HF_HOME", "HF_HUB_CACHE", "TORCH_HOME")
 UV_HOOK = "RAY_ENABLE_UV_RUN_RUNTIME_ENV"
 
 
@@ -63,7 +65,7 @@ def ray_cluster(
         require_answer(address)
         with (
             without_uv_hook(keep=UV_HOOK in os.environ),
-            _connection(address=cluster_address(address), **more) as pulse,
+            _connection(say, address=cluster_address(address), **more) as pulse,
         ):
             yield pulse
         return
@@ -76,24 +78,27 @@ def ray_cluster(
         more["object_spilling_directory"] = folder.spill
     # No dashboard: its agent must answer within seconds or the raylet dies, too much to ask of a small machine.
     more |= {"include_dashboard": False, "num_cpus": cores.whole if num_cpus is None else num_cpus}
+    more["job_config"] = ray.job_config.JobConfig(_py_driver_sys_path=_code_folders())
     with (
         _own_environment(),
         without_uv_hook(keep=False),
-        _connection(address="local", _temp_dir=folder.folder, **more) as pulse,
+        _connection(say, address="local", _temp_dir=str(Path(folder.folder).absolute()), **more) as pulse,
     ):
         yield pulse
 
 
 @contextmanager
-def _connection(**settings: Any) -> Iterator[Pulse]:
+def _connection(say: Callable[[str], None], **settings: Any) -> Iterator[Pulse]:
     """ray.init and ray.shutdown, whatever happens between them and while they run."""
     family, pulse = _Family(), None
     try:
-        with _own_handlers():
+        embedded = settings["address"] == "local"
+        with _own_handlers(), _at_the_root() if embedded else nullcontext():
             _start(**settings)
         family.look()
         node: Any = ray._private.worker._global_node
-        pulse = Pulse(node.gcs_address, node if settings["address"] == "local" else None)
+        pulse = Pulse(node.gcs_address, node if embedded else None, say)
+        del node
         yield pulse
     finally:
         if pulse is not None:
@@ -106,6 +111,8 @@ def _connection(**settings: Any) -> Iterator[Pulse]:
             shutdown.join(SHUTDOWN_SECONDS)
         finally:
             family.end()
+            if pulse is not None and pulse.lost is not None:
+                gc.collect()  # what still holds a connection to the dead store would abort this process in a minute
 
 
 class _Family:
@@ -125,6 +132,35 @@ class _Family:
         self.look()
         kill(processes.started, KILL_SECONDS)
         processes.started.clear()
+
+
+@contextmanager
+def _at_the_root() -> Iterator[None]:
+    """Processes that start now work at the root: whoever deletes the caller's folder takes nothing away from them.
+
+    In a folder that is gone neither torch nor Tune works.
+    """
+    here = os.open(".", os.O_RDONLY)
+    try:
+        os.chdir("/")
+        yield
+    finally:
+        os.fchdir(here)
+        os.close(here)
+
+
+def _code_folders() -> list[str]:
+    """Where workers look for modules as well: Ray gives them the caller's working directory, which they are not in."""
+    with suppress(FileNotFoundError):
+        return [str(Path.cwd())]
+    return []
+
+
+def _absolute(paths: str) -> str:
+    """Paths of an environment variable, which must not depend on the working directory."""
+    with suppress(FileNotFoundError):
+        return os.pathsep.join(str(Path(path).expanduser().absolute()) for path in paths.split(os.pathsep) if path)
+    return paths
 
 
 @contextmanager
@@ -158,6 +194,9 @@ def _own_environment() -> Iterator[None]:
     for name in FOREIGN:
         os.environ.pop(name, None)
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    for name in PATHS:
+        if paths := os.environ.get(name):
+            os.environ[name] = _absolute(paths)
     for name in ("no_proxy", "NO_PROXY"):
         hosts = [host for host in os.environ.get(name, "").split(",") if host]
         os.environ[name] = ",".join(dict.fromkeys([*hosts, *loopback_hosts()]))
@@ -165,7 +204,7 @@ def _own_environment() -> Iterator[None]:
     try:
         yield
     finally:
-        for name in (*FOREIGN, "RAY_AUTH_TOKEN", "no_proxy", "NO_PROXY"):
+        for name in (*FOREIGN, *PATHS, "RAY_AUTH_TOKEN", "no_proxy", "NO_PROXY"):
             os.environ.pop(name, None)
             if name in before:
                 os.environ[name] = before[name]

@@ -238,13 +238,16 @@ def is_loopback(host: str) -> bool:
 def _ending_by_signal() -> Iterator[None]:
     """SIGINT, SIGTERM and SIGHUP end the process alike, so that the temporary folder is removed.
 
-    SIGINT too: a shell without job control starts background processes with it ignored.
+    SIGINT also where it is ignored: a shell without job control starts background processes so. An ignored SIGHUP stays
+    ignored: nohup.
     """
 
     def end(number: int, frame: Any) -> None:
         raise KeyboardInterrupt
 
-    before = {one: signal.signal(one, end) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    own = [signal.SIGINT, signal.SIGTERM]
+    own += [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else []
+    before = {one: signal.signal(one, end) for one in own}
     try:
         yield
     finally:

@@ -25,6 +25,11 @@ KILL_SECONDS = 1.0  # for killed processes to be gone
 WRITE_SECONDS = 1.0  # for the acknowledgement to be on the terminal
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal has come. A class of its own: a plain KeyboardInterrupt that passes through exec of a text (as in a
+    dataclass that is made at import) has Python end itself by SIGINT, whatever the exit code shall be."""
+
+
 class Interrupts:
     """What a command has received since it began."""
 
@@ -69,7 +74,7 @@ class Interrupts:
         self.first = self.first or signal.Signals(number)
         if not self._raised:
             self._raised = True
-            raise KeyboardInterrupt
+            raise Interrupted
 
     def _acknowledge(self) -> None:
         """Wait for signals, also for those that come while Ray has put a handler of its own in the place of ours."""

@@ -129,6 +129,19 @@ def who(owner: Owner) -> str:
     return f"process {owner.pid} on {owner.host} since {_when(owner.since)}"
 
 
+def require_free(storage: Storage) -> None:
+    """Raise LockError where the kernel's lock shows that a driver of this machine holds the study; takes nothing."""
+    lock = Path(storage.uri) / layout.LOCK
+    if not storage.is_local or not lock.exists() or lock_problem(lock.parent):
+        return
+    kernel_lock = filelock.FileLock(lock)
+    try:
+        kernel_lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise LockError(_held(storage, read_owner(storage))) from None
+    kernel_lock.release()
+
+
 @contextmanager
 def study_lock(ledger: Ledger, say: Callable[[str], None] = lambda text: None) -> Iterator[Heartbeat]:
     """Hold the study for one driver. A lock that its driver left behind is taken over, and `say` is told.

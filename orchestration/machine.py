@@ -30,6 +30,16 @@ class MachineError(UserError):
     """This machine lacks what Ray needs; the text says what to do."""
 
 
+def require_working_directory() -> None:
+    """Raise MachineError in a folder that was deleted: torch ends its process there, relative paths mean nothing."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise MachineError(
+            "a command runs in a folder that is there, this one was deleted; cd to another, then give the same command"
+        ) from None
+
+
 @dataclass(frozen=True)
 class Cores:
     """Processor cores that this process may use, a fraction where a quota says so, and what limits them."""

@@ -91,7 +91,7 @@ class Predictor:
             study=study,
             data_dir=str(self._data_dir.resolve()),
             cache_dir=str(self._resources.cache_dir.expanduser().resolve()),
-            weights=self._weights,
+            weights=self._weights.absolute(),
         )
         with ray_cluster(self._resources.address) as pulse:
             broker, _ = pulse.guard(lambda: start_broker(context, self._resources))

@@ -27,22 +27,30 @@ OWN = ("gcs_server", "raylet")  # without which an embedded Ray does nothing
 class Pulse:
     """Asks after Ray's control store, or after the processes of an embedded Ray, in a thread of its own."""
 
-    def __init__(self, gcs_address: str, node: Any | None) -> None:
-        """gcs_address: HOST:PORT of the control store; node: of an embedded Ray (ray._private.node.Node), else None."""
-        self._address, self._node = gcs_address, node
+    def __init__(self, gcs_address: str, node: Any | None, say: Callable[[str], None] = lambda text: None) -> None:
+        """gcs_address: HOST:PORT of the control store; node: of an embedded Ray (ray._private.node.Node), else None.
+
+        say: is told at once that Ray is lost; going down without it takes seconds.
+        """
+        self._address, self._node, self._say = gcs_address, node, say
         self._answered = time.monotonic()
-        self._closed = threading.Event()
+        self._closed, self._checking = threading.Event(), threading.Lock()
         self.lost: ClusterError | None = None
         threading.Thread(target=self._run, name="pulse", daemon=True).start()
 
     def close(self) -> None:
         """Ask no more: Ray is about to be shut down."""
         self._closed.set()
+        with self._checking:
+            self._node = None  # it holds connections that would abort the process a minute after their store has died
 
     def check(self) -> ClusterError | None:
         """How Ray was lost, or None; returns within a second or so."""
-        if self.lost is None and not self._closed.is_set():
-            self.lost = self._lost_cluster() if self._node is None else self._lost_process(self._node)
+        with self._checking:
+            if self.lost is None and not self._closed.is_set():
+                self.lost = self._lost_cluster() if self._node is None else self._lost_process(self._node)
+                if self.lost is not None:
+                    self._say(f"{self.lost.found}; stopping")
         return self.lost
 
     def guard(

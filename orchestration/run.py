@@ -112,10 +112,7 @@ def run(
     if (why := searcher.end_reason) is not None:
         raise StudyError(f"{why}. Every finished fold is kept")
     if proposer.unfinished and not proposer.hours_over:
-        raise StudyError(
-            f"a search brings every trial to its end, got {proposer.unfinished} open ones; the same command goes on "
-            "with them"
-        )
+        raise StudyError(f"{proposer.unfinished} trials stay open; the same command goes on with them")
     _require_a_success(ledger.results(), before)
     return Ending(hours_over=proposer.hours_over, ended=proposer.finished, open=proposer.unfinished)
 

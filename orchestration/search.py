@@ -11,14 +11,12 @@ import optuna
 import pandas as pd
 import ray
 
-from biomass_models.check import require_clean
 from biomass_models.config_rules import known_name
 from biomass_models.devices import threads
 from biomass_models.estimate import measure
 from biomass_models.folds import assign_folds, fold_hash
 from biomass_models.inputs import ImageSet
 from biomass_models.photographs import common_size
-from biomass_models.problems import grouped
 from biomass_models.references import colour_ridge, colour_statistics, metadata_trees, per_target_mean
 from biomass_models.table import read_train
 from biomass_models.targets import TARGETS
@@ -39,6 +37,7 @@ from orchestration.fold_costs import FoldCosts, trained_backbones
 from orchestration.leaderboard import leaderboard_notices
 from orchestration.ledger import Ledger
 from orchestration.lock import study_lock
+from orchestration.preflight import check_data
 from orchestration.progress import progress_bar
 from orchestration.pruning import RULES
 from orchestration.recipes import Recipe
@@ -56,7 +55,6 @@ from search_spaces.domain import SearchSpace
 from search_spaces.spaces import DEFAULT_BACKBONES, known_family
 
 Say = Callable[[str], None]
-MOST_LIVE = 1000  # Tune's own limit of trials under way; the searcher's, which follows the slots, is far below
 
 
 def available_backbones(asked: tuple[str, ...], source: WeightsSource, say: Say) -> dict[str, str]:
@@ -137,6 +135,7 @@ def start_search(
     say: Say,
     retry_failed: bool = False,
     made_with: Asked,
+    data_checked: bool = False,
 ) -> Ending:
     """`run_search` as a command asks for it, with the backbones whose weights are here and the scale of the machine.
 
@@ -158,6 +157,7 @@ def start_search(
         prune=asked.prune,
         retry_failed=retry_failed,
         made_with=made_with,
+        data_checked=data_checked,
     )
 
 
@@ -209,13 +209,15 @@ def run_search(
     retry_failed: bool = False,
     made_with: Asked | None = None,
     spaces: dict[str, SearchSpace] | None = None,
+    data_checked: bool = False,
 ) -> Ending:
     """Search until the study holds max_trials or the hours are over; returns which.
 
     fingerprints: of the weights that are here, by backbone. spaces: by family, where a new study shall have other
     ranges than the scale's (comparisons of configurations). Everything that can be checked is checked before Ray
     starts. The same call goes on with an unfinished study. prune: a name of pruning.RULES; retry_failed: failed trials
-    are taken up again, with the folds that they have. made_with: see open_study.
+    are taken up again, with the folds that they have. made_with: see open_study. data_checked: preflight.check_data has
+    just read the data.
     """
     known_name("a pruning rule", prune, RULES, StudyError)
     require_answer(resources.address)
@@ -234,6 +236,7 @@ def run_search(
             retry_failed=retry_failed,
             made_with=made_with,
             spaces=spaces,
+            data_checked=data_checked,
         )
         for notice in leaderboard_notices(ledger):
             say(f"note: {notice}")
@@ -242,7 +245,7 @@ def run_search(
             study=ledger.storage.uri,
             data_dir=str(data_dir.resolve()),
             cache_dir=str(resources.cache_dir.expanduser().resolve()),
-            weights=weights,
+            weights=weights.absolute(),
         )
         with ray_cluster(resources.address, say=say) as pulse:
             return run(ledger, context, proposer, RULES[prune], resources, heartbeat, pulse, say)
@@ -261,9 +264,10 @@ def prepare_search(
     retry_failed: bool = False,
     made_with: Asked | None = None,
     spaces: dict[str, SearchSpace] | None = None,
+    data_checked: bool = False,
 ) -> Proposer:
     """Check the data, make or find the study, and rebuild what comes next from its ledger. Needs the study's lock."""
-    record = _prepare(ledger, data_dir, settings, fold_file, fingerprints, spaces, made_with, say)
+    record = _prepare(ledger, data_dir, settings, fold_file, fingerprints, spaces, made_with, say, data_checked)
     _reopen(ledger, settings.max_fold_seconds, retry_failed, say)
     for sentence in take_new_weights(ledger, fingerprints):
         say(sentence)
@@ -315,12 +319,11 @@ def _prepare(
     spaces: dict[str, SearchSpace] | None,
     made_with: Asked | None,
     say: Say,
+    data_checked: bool,
 ) -> StudyRecord:
     """The study's record, made now or found; what a study of 0.1.0 did not store is resolved and stored."""
-    with progress_bar("Checking data") as update:
-        warnings = require_clean(data_dir, on_progress=update)
-    for warning in grouped(warnings):
-        say(str(warning))
+    if not data_checked:
+        check_data(data_dir, say)
     here = read_train(data_dir)
     images = ImageSet.from_table(data_dir, here)
     record = ledger.find_study()

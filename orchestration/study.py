@@ -15,7 +15,6 @@ from orchestration.ledger import Ledger, folds_of
 from orchestration.recipes import Recipe, recipe_named
 from orchestration.records import Asked, Params, StudyRecord
 from orchestration.settings import StudyError, StudySettings
-from orchestration.trial import fail_trial
 
 PACKAGES = ("torch", "timm", "ray", "optuna", "numpy", "pandas", "pillow", "scikit-learn")
 
@@ -141,6 +140,8 @@ def take_new_weights(ledger: Ledger, here: Mapping[str, str]) -> list[str]:
     is closed, since it is another trial with other weights. Raises StudyError where a finished fold was trained with
     what was there before: its trials and new ones would not be comparable.
     """
+    from orchestration.trial import fail_trial  # here, because it loads Ray
+
     record, ended = ledger.study(), ledger.results()
     others = [one for one in ledger.trials() if here.get(str(one.config.get("backbone")), one.weights) != one.weights]
     folds = folds_of(ledger.quadrats()) if others else []

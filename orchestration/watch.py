@@ -27,7 +27,7 @@ from orchestration.time_left import seconds_left
 LOOK_SECONDS = 0.5
 SILENT_SECONDS = 180.0  # a broker that does not answer for so long is as good as dead
 STOP_SECONDS = 60.0  # for an orderly end once there is a reason to stop
-LEAVE_SECONDS = 2.0  # for the last look
+LEAVE_SECONDS = 2.0  # for the last look of a search that is broken off
 
 
 class Watch:
@@ -60,11 +60,13 @@ class Watch:
         """Watch in a thread, which has a last look at the end."""
         thread = threading.Thread(target=self._run, name="watch", daemon=True)
         thread.start()
+        patience: float | None = LEAVE_SECONDS
         try:
             yield
+            patience = None  # the last look keeps models within their limit
         finally:
             self._ended.set()
-            thread.join(LEAVE_SECONDS)
+            thread.join(patience)
 
     def _run(self) -> None:
         proposer, shown = self._searcher.proposer, None
@@ -89,7 +91,7 @@ class Watch:
         """A reason to stop goes to the pool, whose jobs then end; where they do not, the search is lost."""
         if self._heartbeat.lost_to:
             self._searcher.stop_reason = f"the study was taken over by {self._heartbeat.lost_to}"
-        if self._searcher.stop_reason is None:
+        if self._searcher.stop_reason is None or self._ended.is_set():
             return
         if self._stopping_since is None:
             self._stopping_since = time.monotonic()
@@ -114,7 +116,7 @@ class Watch:
 
     def _facts(self) -> SearchFacts | None:
         """What the broker answers; None while it does not, and for good when it is lost."""
-        if self.lost is not None:
+        if self.lost is not None or self._ended.is_set():  # a call would start another Ray where there is none any more
             return None
         try:
             if self._asked is None:

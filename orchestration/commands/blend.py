@@ -144,13 +144,14 @@ def explain(
     """
     picture = out_file(out or Path(Path(f"{image}-{trial}.png").name), ".png")
     from biomass_models.whole_files import whole_file
-    from orchestration.explain import draw_explanation, render_explanation
-    from orchestration.explain import explain as explain_image
     from orchestration.ledger import open_ledger
 
-    found = explain_image(
-        open_ledger(study), trial, image, data, cache_dir=local_cache(cache), weights=weights_source(weights)
-    )
+    ledger, source = open_ledger(study), weights_source(weights)
+    ledger.trial(trial)
+    from orchestration.explain import draw_explanation, render_explanation
+    from orchestration.explain import explain as explain_image
+
+    found = explain_image(ledger, trial, image, data, cache_dir=local_cache(cache), weights=source)
     if not as_json:
         out_console.print(render_explanation(found))
     with whole_file(picture) as unfinished:
@@ -176,9 +177,13 @@ def export(
     $ biomass export runs/first submission --out bundle/
     """
     out_folder(out)
+    from orchestration.ledger import open_ledger
+
+    source = weights_source(weights)
+    open_ledger(study).ensemble(name)
     from orchestration.export import export_bundle
 
-    needed = export_bundle(study, name, out, weights=weights_source(weights), with_weights=with_weights)
+    needed = export_bundle(study, name, out, weights=source, with_weights=with_weights)
     for entry in needed:
         if entry.file is not None and not with_weights:
             tell(f"Put {entry.file} ({entry.bytes} bytes, sha256 {entry.sha256}) into {out / 'weights'}")

@@ -44,12 +44,13 @@ def refit(
     $ biomass refit runs/first 3f09c1d2ab --data csiro-biomass/
     """
     from orchestration.ledger import open_ledger
+
+    ledger, source = open_ledger(study), weights_source(weights)
+    ledger.trial(trial)
     from orchestration.refit import refit_trial, restore_models
 
     if restore:
-        restored = restore_models(
-            open_ledger(study), trial, data, cache_dir=local_cache(cache), weights=weights_source(weights)
-        )
+        restored = restore_models(ledger, trial, data, cache_dir=local_cache(cache), weights=source)
         if as_json:
             print_json({"trial_id": trial, "restored": restored})
         else:
@@ -57,7 +58,7 @@ def refit(
         return
     say(f"Fitting {trial} again")
     features = local_cache(cache) if cached_features else None
-    found = refit_trial(open_ledger(study), trial, data, cache_dir=features, weights=weights_source(weights))
+    found = refit_trial(ledger, trial, data, cache_dir=features, weights=source)
     if as_json:
         print_json(found.to_json())
     else:

@@ -246,10 +246,21 @@ def search(
     study_apart(study, data)
     source = weights_source(asked.weights)  # what can be wrong is said before torch and Ray load
     resources = resources_of(cache, address, cache_gb=cache_gb, weights_gb=weights_gb, **asked.resources())
+    from orchestration.preflight import check_search
+
+    check_search(study, data, asked, made_with, say)
     from orchestration.search import start_search
 
     ending = start_search(
-        study, data, asked, weights=source, resources=resources, say=say, retry_failed=retry_failed, made_with=made_with
+        study,
+        data,
+        asked,
+        weights=source,
+        resources=resources,
+        say=say,
+        retry_failed=retry_failed,
+        made_with=made_with,
+        data_checked=True,
     )
     if ending.hours_over:
         waits = f", {ending.open} open ones wait" if ending.open else ""

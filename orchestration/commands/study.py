@@ -95,16 +95,17 @@ def audit(
     $ biomass audit runs/first
     $ biomass audit runs/first --refit 3 --data csiro-biomass/
     """
+    if refit and data is None:
+        raise typer.BadParameter("--refit needs the photographs: give --data DIR")
+    from orchestration.ledger import open_ledger
+
+    ledger = open_ledger(study)
     from biomass_models.feature_store import damaged_chunks
     from orchestration.audit import Problem
     from orchestration.audit import audit as audit_study
     from orchestration.audit import refit as refit_trials
-    from orchestration.ledger import open_ledger
     from orchestration.progress import progress_bar
 
-    if refit and data is None:
-        raise typer.BadParameter("--refit needs the photographs: give --data DIR")
-    ledger = open_ledger(study)
     found = audit_study(ledger)
     with progress_bar("Feature banks") as update:
         damaged = damaged_chunks(cache.expanduser(), update)
@@ -165,10 +166,12 @@ def replay(
     $ biomass replay runs/first --prune strict
     """
     from orchestration.ledger import open_ledger
+
+    ledger = open_ledger(study)
     from orchestration.replay import render_replay
     from orchestration.replay import replay as replay_study
 
-    found = replay_study(open_ledger(study), prune, say)
+    found = replay_study(ledger, prune, say)
     if as_json:
         print_json(found)
     else:

@@ -7,7 +7,9 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from pathlib import Path
+
+from orchestration import processes
+from orchestration.processes import command_of
 
 PATIENCE = 600.0  # seconds for anything that must happen, on a machine that others use as well
 
@@ -18,25 +20,7 @@ class CampaignError(AssertionError):
 
 def descendants(pid: int) -> set[int]:
     """Processes that a process started, and those that they started."""
-    parents: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-                parents.setdefault(parent, []).append(int(entry.name))
-    found, look = set[int](), [pid]
-    while look:
-        children = parents.get(look.pop(), [])
-        found |= set(children)
-        look += children
-    return found
-
-
-def command_of(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    except OSError:
-        return ""
+    return {process.pid for process in processes.descendants(pid)}
 
 
 def raylets(family: set[int]) -> list[int]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from signal import SIGHUP, SIGINT, SIGTERM, Signals
 
 import pytest
+from commands import biomass
 from running_search import Running, search_command, status_of
 
 from orchestration.ledger import Ledger
@@ -74,6 +75,22 @@ def test_a_search_ends_in_order_and_goes_on(folder: Path, tiny_pasture: Path, nu
         "failed": 0,
         "open": len(ledger.trials()) - len(after),
     }
+
+
+@pytest.mark.ray
+def test_hours_that_are_over_are_an_end_of_their_own(folder: Path, tiny_pasture: Path) -> None:
+    ledger = Ledger(Storage(folder / "study"))
+    if not ledger.results():  # this test alone
+        with Running(search_command(tiny_pasture), folder) as search:
+            search.until(ledger.results)
+            check_end(search, SIGTERM, search.send(SIGTERM))
+    ended = len(ledger.results())
+    waiting = len(ledger.trials()) - ended
+    result = biomass(*search_command(tiny_pasture), "--hours", "0", cwd=folder)
+    waits = f", {waiting} open ones wait" if waiting else ""
+    assert f"The hours are over: {ended} trials have ended{waits}; the same command" in result.stdout
+    assert "Stopped" not in result.stdout + result.stderr and "Next: biomass leaderboard" in result.stdout
+    assert len(ledger.results()) == ended and len(ledger.trials()) == ended + waiting
 
 
 @pytest.mark.ray

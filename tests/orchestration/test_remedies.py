@@ -52,7 +52,10 @@ KILLED = "test_road.py::test_a_killed_driver_loses_and_repeats_nothing"
 AUDITED = f"{FAILURES}::test_an_audit_passes_what_is_whole_and_names_what_is_not"
 ASIDE = f"{TORN}::test_a_torn_record_is_set_aside_and_its_folds_serve_when_it_is_proposed_again"
 RETRIED = f"{TORN}::test_a_failed_trial_that_lost_a_fold_is_computed_again_when_it_is_retried"
-RAY = "test_faults.py::test_a_campaign_of_a_killed_worker_raylet_and_blend_loses_and_repeats_nothing"
+ENDINGS, LOST = "test_endings.py", "test_lost_ray.py"
+RAY = f"{LOST}::test_a_search_ends_with_its_own_words_when_ray_is_killed"
+DELETED = "test_vanished_folder.py::test_a_command_says_that_its_folder_was_deleted"
+LEFT_OPEN = "test_searcher.py::test_a_trial_whose_coordinator_broke_off_stays_open_and_the_others_go_on"
 ROAD = "test_road.py::test_the_readmes_way_from_search_to_report_with_folds_side_by_side"
 PAGES = "../browser/test_dashboard.py::test_both_pages_show_the_study_and_follow_it"
 NO_SUCCESS = f"{FAILURES}::test_the_command_of_a_search_without_a_success_ends_with_its_reason"
@@ -90,9 +93,13 @@ REMEDIES = {
     "must be of format": f"{HERE}::test_a_damaged_bundle_is_copied_or_exported_again",
     "are missing or changed, such as": f"{HERE}::test_a_damaged_bundle_is_copied_or_exported_again",
     "is no whole bundle": f"{HERE}::test_a_damaged_bundle_is_copied_or_exported_again",
-    "the same command goes on from here": "test_road.py::test_ctrl_c_stops_cleanly_and_says_how_to_go_on",
+    "the same command goes on from here": f"{ENDINGS}::test_a_search_ends_in_order_and_goes_on",
+    "the same command goes on with more": f"{ENDINGS}::test_hours_that_are_over_are_an_end_of_their_own",
+    "the same command goes on with them": LEFT_OPEN,
+    "cd to another, then give the same command": DELETED,
     "was killed, the same command goes on": KILLED,
-    "Ray has died under the search": RAY,
+    "the same command goes on, what was finished is kept": RAY,
+    "`ray start` again on the head": f"{LOST}::test_the_head_of_a_cluster_is_killed_under_a_search",
     "put the file there again": "test_doctor.py::test_a_weights_file_that_is_put_there_again_serves",
     "`biomass leaderboard` lists them": f"{HERE}::test_an_unknown_trial_is_found_on_the_leaderboard",
     "or run `biomass search` first": ROAD,

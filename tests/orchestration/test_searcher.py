@@ -131,8 +131,23 @@ def test_a_finite_space_ends(tmp_path: Path) -> None:
 
 
 def test_no_trial_is_new_after_the_deadline(tmp_path: Path) -> None:
-    assert proposer(tmp_path, deadline=0.0).propose() is None
+    search = proposer(tmp_path, deadline=0.0)
+    assert search.propose() is None and search.hours_over
     assert Ledger(Storage(tmp_path)).trials() == []
+
+
+def test_hours_are_over_only_where_they_keep_a_trial_back(tmp_path: Path) -> None:
+    search = proposer(tmp_path, max_trials=2)
+    first, second = (search.propose() for _ in range(2))
+    assert first is not None and second is not None and search.missing == 2
+    finish(tmp_path, search, first.trial_id, 0.5)
+    assert search.missing == 1 and len(search.ended_since(0.0)) == 1 and not search.hours_over
+    resumed = proposer(tmp_path, max_trials=2, deadline=0.0)  # one is open
+    assert resumed.propose() is None and resumed.hours_over and resumed.missing == 1
+    finish(tmp_path, search, second.trial_id, 0.5)
+    for most, over in ((2, False), (3, True), (None, True)):
+        later = proposer(tmp_path, max_trials=most, deadline=0.0)
+        assert later.propose() is None and later.hours_over == over
 
 
 def test_tune_sees_ids_only_and_a_stopped_trial_stays_open(tmp_path: Path) -> None:

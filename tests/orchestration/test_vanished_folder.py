@@ -40,6 +40,21 @@ def test_a_coordinator_takes_up_a_trial_without_its_working_directory(tmp_path: 
     assert result.stdout.strip() == ("/" if vanished else str(own))
 
 
+@pytest.mark.slow
+def test_a_command_says_that_its_folder_was_deleted(tmp_path: Path) -> None:
+    """And that it works in another one."""
+    line = f"mkdir gone; cd gone; rmdir ../gone; {sys.executable} -m orchestration recipes && exit 3; cd ..; "
+    line += f"{sys.executable} -m orchestration recipes"
+    result = subprocess.run(
+        ["bash", "-c", line], cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True
+    )
+    assert result.returncode == 0 and "cpu_overnight" in result.stdout
+    assert result.stderr == (
+        "error: a command runs in a folder that is there, this one was deleted; cd to another, then give the same "
+        "command\n"
+    )
+
+
 @pytest.mark.ray
 @pytest.mark.timeout(280)
 @pytest.mark.parametrize("after", ["study.json", "trials/*/result.json"])  # coordinators start then, or take up another

@@ -1,0 +1,45 @@
+"""What can be wrong with a search before anything heavy loads. Light to import: neither torch nor Ray nor Optuna."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from biomass_models.check import require_clean
+from biomass_models.folds import assign_folds
+from biomass_models.problems import grouped
+from biomass_models.table import read_train
+from orchestration.ledger import Ledger
+from orchestration.lock import require_free
+from orchestration.progress import progress_bar
+from orchestration.recipes import Recipe
+from orchestration.records import Asked
+from orchestration.seeds import derive_seed
+from orchestration.storage import Storage
+from orchestration.study import require_typed
+
+
+def check_search(study: str, data_dir: Path, asked: Recipe, made_with: Asked, say: Callable[[str], None]) -> None:
+    """Whether the study is free and is what was typed, the data are sound, and the folds can be dealt.
+
+    Raises LockError, StudyError, DataError or FoldError; nothing is written. A driver that comes in between is met by
+    the search itself.
+    """
+    ledger = Ledger(Storage(study))
+    require_free(ledger.storage)
+    record = ledger.find_study()
+    if record is not None:
+        require_typed(ledger, asked, made_with)
+    check_data(data_dir, say)
+    if record is None or asked.fold_file:
+        file = Path(asked.fold_file) if asked.fold_file else None
+        scheme, seed = "file" if file else asked.scheme, derive_seed(asked.seed, "folds")
+        assign_folds(read_train(data_dir), scheme=scheme, n_folds=asked.folds, seed=seed, file=file)
+
+
+def check_data(data_dir: Path, say: Callable[[str], None]) -> None:
+    """Read all of a data directory; DataError with every problem, warnings are said."""
+    with progress_bar("Checking data") as update:
+        warnings = require_clean(data_dir, on_progress=update)
+    for warning in grouped(warnings):
+        say(str(warning))
