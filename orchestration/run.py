@@ -18,7 +18,7 @@ from orchestration.address import is_cluster
 from orchestration.broker import Broker, Slots, slots_of
 from orchestration.cluster import ON_HEAD, slot_limit
 from orchestration.context import WorkerContext
-from orchestration.coordinator import make_coordinator
+from orchestration.coordinator import FirmGround, make_coordinator
 from orchestration.ledger import Ledger
 from orchestration.lock import Heartbeat
 from orchestration.model_room import ModelRoom
