@@ -18,7 +18,7 @@ from orchestration.address import is_cluster
 from orchestration.broker import Broker, Slots, slots_of
 from orchestration.cluster import ON_HEAD, slot_limit
 from orchestration.context import WorkerContext
-from orchestration.coordinator import make_coordinator
+from orchestration.coordinator import FirmGround, make_coordinator
 from orchestration.ledger import Ledger
 from orchestration.lock import Heartbeat
 from orchestration.model_room import ModelRoom
@@ -168,7 +168,7 @@ def make_tuner(
         run_config=tune.RunConfig(
             name=layout.TUNE,
             verbose=0,
-            callbacks=[_Leave(leave), BreakNotes(searcher)],
+            callbacks=[_Leave(leave), FirmGround(), BreakNotes(searcher)],
             # A coordinator that loses its process starts again and goes on from the ledger. What kills it is never the
             # trial's fault: in the end the searcher leaves the trial open.
             failure_config=tune.FailureConfig(max_failures=COORDINATOR_STARTS - 1),
