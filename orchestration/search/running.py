@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from orchestration.search.coordinator import make_coordinator
+from orchestration.search.coordinator import FirmGround, make_coordinator
 from orchestration.search.incumbent import Standing
 from orchestration.search.model_room import ModelRoom
 from orchestration.search.pruning import PruneRule
@@ -168,7 +168,7 @@ def make_tuner(
         run_config=tune.RunConfig(
             name=layout.TUNE,
             verbose=0,
-            callbacks=[_Leave(leave), BreakNotes(searcher)],
+            callbacks=[_Leave(leave), FirmGround(), BreakNotes(searcher)],
             # A coordinator that loses its process starts again and goes on from the ledger. What kills it is never the
             # trial's fault: in the end the searcher leaves the trial open.
             failure_config=tune.FailureConfig(max_failures=COORDINATOR_STARTS - 1),
