@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import secrets
@@ -37,6 +36,10 @@ FOREIGN = (
 SHUTDOWN_SECONDS = 8.0  # for Ray to go down by itself; it takes five where its store is dead
 KILL_SECONDS = 2.0  # for killed processes to be gone
 PATHS = ("BIOMASS_WEIGHTS", "PYTHONPATH", "TMPDIR", "HF_HOME", "HF_HUB_CACHE", "TORCH_HOME")
+# Seconds, 20 days, until Ray ends a process that waits for a store which is gone; its default is 60. A thread of Tune's
+# that waits so cannot be ended, and must not take the process of the caller of run_search with it.
+PATIENCE = 20 * 86_400
+RECONNECT = "RAY_gcs_rpc_server_reconnect_timeout_s"
 UV_HOOK = "RAY_ENABLE_UV_RUN_RUNTIME_ENV"
 
 
@@ -64,6 +67,7 @@ def ray_cluster(
     if is_cluster(address):
         require_answer(address)
         with (
+            _patient(),
             without_uv_hook(keep=UV_HOOK in os.environ),
             _connection(say, address=cluster_address(address), **more) as pulse,
         ):
@@ -78,6 +82,7 @@ def ray_cluster(
         more["object_spilling_directory"] = folder.spill
     # No dashboard: its agent must answer within seconds or the raylet dies, too much to ask of a small machine.
     more |= {"include_dashboard": False, "num_cpus": cores.whole if num_cpus is None else num_cpus}
+    more["_system_config"] = {RECONNECT.removeprefix("RAY_"): PATIENCE}
     more["job_config"] = ray.job_config.JobConfig(_py_driver_sys_path=_code_folders())
     with (
         _own_environment(),
@@ -111,8 +116,6 @@ def _connection(say: Callable[[str], None], **settings: Any) -> Iterator[Pulse]:
             shutdown.join(SHUTDOWN_SECONDS)
         finally:
             family.end()
-            if pulse is not None and pulse.lost is not None:
-                gc.collect()  # what still holds a connection to the dead store would abort this process in a minute
 
 
 class _Family:
@@ -235,6 +238,20 @@ def _start(**settings: Any) -> None:
         ray.init(**settings)
     except Exception as error:  # Ray raises many kinds: for a connection, a time-out, a version, a token, a process
         raise refusal(error) from error
+
+
+@contextmanager
+def _patient() -> Iterator[None]:
+    """The driver of a cluster, whose settings are not ours, does not have Ray end its process; see PATIENCE."""
+    before = os.environ.get(RECONNECT)
+    os.environ[RECONNECT] = str(PATIENCE)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[RECONNECT]
+        else:
+            os.environ[RECONNECT] = before
 
 
 def _forget_token() -> None:

@@ -42,7 +42,7 @@ class Pulse:
         """Ask no more: Ray is about to be shut down."""
         self._closed.set()
         with self._checking:
-            self._node = None  # it holds connections that would abort the process a minute after their store has died
+            self._node = None
 
     def check(self) -> ClusterError | None:
         """How Ray was lost, or None; returns within a second or so."""

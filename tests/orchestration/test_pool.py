@@ -13,11 +13,17 @@ import pytest
 import ray
 import stand_ins
 from stand_ins import Loadable, Scripted, ScriptedJob, Unstartable
+from tiny_study import BACKBONE, make_study
 
-from orchestration.workers.actor import SignOfLife
+from biomass_models.families.configs import config_from_params
+from orchestration.blending.predict import _do
+from orchestration.search.fold_costs import FoldCosts
+from orchestration.search.trial import BlockedError
+from orchestration.study.ledger import LedgerError
+from orchestration.workers.actor import FoldWorker, SignOfLife
 from orchestration.workers.broker import STOP_SECONDS, STOPPED, Broker, Slots, slots_of
 from orchestration.workers.cluster import ON_HEAD
-from orchestration.workers.jobs import Outcome
+from orchestration.workers.jobs import FoldJob, Outcome
 from orchestration.workers.pool import PILOT, RETRY, UNDER_WAY, Priority, RayPool
 
 pytestmark = pytest.mark.ray
@@ -212,6 +218,12 @@ def test_a_class_that_a_worker_cannot_load_ends_the_pool_with_the_reason(start: 
     )
 
 
+def test_a_prediction_whose_workers_cannot_start_ends_with_the_reason(start: Start) -> None:
+    broker = start(most=1, ready=0, workers=Unstartable, context=stand_ins.Start(why="raises"))
+    with pytest.raises(LedgerError, match=r"^predicting test images came to an end: no worker can start, .* driver"):
+        _do(RayPool(broker), [ScriptedJob(trial_id="") for _ in range(3)], "Predicting test images")  # type: ignore[list-item]
+
+
 def test_a_slot_that_never_comes_up_is_shown_beside_one_that_works(start: Start) -> None:
     broker = start(ready=1, workers=Unstartable, context=stand_ins.Start(why="raises", good=(2,)))
     _until(lambda: ray.get(broker.status.remote()).workers_lost > 3)  # it goes on trying, less and less often
@@ -298,6 +310,29 @@ def test_waiting_jobs_are_a_demand_that_an_autoscaler_sees(start: Start) -> None
     assert len(ray.get(calls)) == 4
     _until(lambda: ray.get(broker.status.remote()).slots_pending == 0)  # no demand once nothing waits
     assert ray.get(broker.status.remote()).slots == 2
+
+
+def test_the_costs_of_a_cluster_are_those_of_its_slots(start: Start, tmp_path: Path, tiny_pasture: Path) -> None:
+    _, context, records = make_study(tmp_path / "study", tiny_pasture, tmp_path / "cache")
+    broker = start(ready=1, most=1, workers=FoldWorker, context=context, timeout=60.0)
+    costs = FoldCosts(16, (BACKBONE,))
+    assert not costs.are_known  # nobody has asked
+    costs.ask(broker)
+    _until(lambda: costs.are_known)
+    for record in records:
+        config = config_from_params(record.family, record.config)
+        assert 0 < (costs.seconds(record.family, config) or 0.0) < 600
+    job = FoldJob(trial_id=records[0].trial_id, attempt="a", fold=0)
+    ((_, outcome),) = RayPool(broker).run([job], PILOT)  # and the same slot fits a fold
+    assert outcome.status == "done" and outcome.metrics is not None
+
+
+def test_costs_of_slots_that_cannot_start_block_the_search(start: Start) -> None:
+    broker = start(most=1, ready=0, workers=Unstartable, context=stand_ins.Start(why="raises"))
+    costs = FoldCosts(16, ())
+    costs.ask(broker)
+    with pytest.raises(BlockedError, match=r"no worker can start.*driver.*then give the same command again"):
+        _until(lambda: costs.are_known)
 
 
 def test_a_slot_never_spans_two_nodes() -> None:

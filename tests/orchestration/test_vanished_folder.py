@@ -57,7 +57,9 @@ def test_a_command_says_that_its_folder_was_deleted(tmp_path: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.timeout(280)
-@pytest.mark.parametrize("after", ["study.json", "trials/*/result.json"])  # coordinators start then, or take up another
+@pytest.mark.parametrize(
+    "after", ["trials/*/trial.json", "trials/*/result.json"]
+)  # coordinators start, or take another
 def test_a_search_goes_on_without_its_working_directory(tmp_path: Path, tiny_pasture: Path, after: str) -> None:
     folder, study, said = tmp_path / "job", tmp_path / "study", tmp_path / "said.txt"
     folder.mkdir()
