@@ -39,7 +39,8 @@ def torn_notices(
     for name in (record.trial_id for record in records):
         what = [f"fold-{fold}/{file}" for fold, file in lost.get(name, {}).items()]
         result = results.get(name)
-        if result is None and ledger.storage.size(layout.result(name)) is not None:
+        # read again: a running search may have ended the trial since the results were read
+        if result is None and ledger.storage.size(layout.result(name)) is not None and ledger.result(name) is None:
             what.append(f"{layout.RESULT}, which cannot be read")
         if result is not None and result.status == COMPLETE and not ledger.is_pooled_whole(name, result):
             what.append(layout.OOF)

@@ -12,6 +12,7 @@ from http.client import HTTPException
 from biomass_models.errors import UserError
 
 ANSWER_SECONDS = 10.0  # a cluster that does not take a connection by then is not there
+CLIENT_PORT = 10001  # of Ray Client, unless `ray start --ray-client-server-port` names another
 SETTINGS = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # HTTP/2's frame without any; its fourth byte is the kind of frame
 NAMED = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[^\s:/@,\[\]]+):(?P<port>\d{1,5})")
 INSTEAD = "give HOST:PORT of `ray start --head`, or leave --address and RAY_ADDRESS out to embed Ray"
@@ -84,14 +85,20 @@ def _host_and_port(named: str) -> tuple[str, int]:
     if scheme in ("http", "https"):
         raise _job_server(named, host)
     if scheme == "ray":
-        raise AddressError(
-            f"{named} is the address of Ray Client, which runs no search",
-            f"{INSTEAD}, or submit the command: ray job submit --address http://{host}:8265 -- ...",
-        )
+        raise _ray_client(named, host)
     match = NAMED.fullmatch(named)
     if match is None or not 0 < int(match["port"]) < 65536:
         raise AddressError(f"the address of a Ray cluster is HOST:PORT, got {named!r}")
+    if int(match["port"]) == CLIENT_PORT:  # it speaks gRPC too, and Ray would ask it for its cluster for a minute
+        raise _ray_client(named, host)
     return match["host"].strip("[]"), int(match["port"])
+
+
+def _ray_client(named: str, host: str) -> AddressError:
+    return AddressError(
+        f"{named} is the address of Ray Client, which runs no search",
+        f"{INSTEAD}, or ray job submit --address http://{_bracketed(host)}:8265 -- ...",
+    )
 
 
 def _job_server(named: str, host: str) -> AddressError:

@@ -118,7 +118,7 @@ class Pulse:
             return None
         return ClusterError(
             f"the head of the Ray cluster has died: nobody answers at {self._address}",
-            "`ray start` again on the head and on every worker, then the same command goes on; what was finished is "
-            "kept",
+            "`ray stop` and `ray start` again on the head and on every worker, then the same command goes on; what was "
+            "finished is kept",
             rule="",
         )

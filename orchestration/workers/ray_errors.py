@@ -8,6 +8,7 @@ LONGEST = 300  # characters
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 RAISED = re.compile(r"[\w.]*(Error|Exception|Exit|Interrupt|Warning|Failed|Timeout|NotFound)\b")
 DETAIL = re.compile(r"Worker exit detail: (.*?)(?: Some common causes|\n|$)", re.DOTALL)
+NODE_DIED = "because its node has died"
 ADDRESS = re.compile(r"\bip(?:=|: )([0-9A-Fa-f.:]+)")
 
 
@@ -21,6 +22,8 @@ def innermost_cause(error: BaseException) -> str:
         return _line(f"{type(error).__name__}: {text}" if text else type(error).__name__)
     if raised := _raised(text.splitlines()):
         return _line(raised)
+    if NODE_DIED in text:
+        return "its node has died"
     if detail := DETAIL.search(text):
         return _line(f"its process died: {detail[1].rstrip('. ')}")
     return _line(text or type(error).__name__)

@@ -58,6 +58,8 @@ def test_an_embedded_ray_has_no_address(none: str | None, monkeypatch: pytest.Mo
         ("http://[::1]:8265/", JOB_SERVER),
         ("ray://head:10001", "is the address of Ray Client, which runs no search"),
         ("ray://[fe80::1]:10001", "is the address of Ray Client"),
+        ("head:10001", "is the address of Ray Client.*, or ray job submit .* http://head:8265 -- "),
+        ("[fe80::1]:10001", r"is the address of Ray Client.* http://\[fe80::1\]:8265 -- "),
         ("head", "is HOST:PORT, got 'head'"),
         ("head:", "is HOST:PORT"),
         (":6379", "is HOST:PORT"),

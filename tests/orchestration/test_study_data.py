@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,24 @@ def test_a_trial_that_cannot_be_read_is_left_out_with_its_reason(ledger: Ledger)
     assert "1 of 40 images have no prediction, such as ID0000" in study.unread[strange]
     with pytest.raises(LedgerError, match="pooled over other images"):
         study.pred_NT(strange)
+
+
+def test_what_a_running_search_writes_meanwhile_is_not_torn(ledger: Ledger) -> None:
+    """The trials were read, then one was proposed and an open one has ended."""
+    study = StudyData(ledger)
+    (open_trial,) = study.of("open")
+    assert study.results
+    ledger.write_trial(replace(open_trial.record, trial_id="0123456789", number=99))
+    ledger.write_result(open_trial.trial_id, records.failed("no room"))
+    assert study.torn == ()
+    ledger.storage.write("trials/0123456789/trial.json", b"torn")
+    ledger.storage.write(f"trials/{open_trial.trial_id}/result.json", b"torn")
+    assert [
+        name for name in ("0123456789", open_trial.trial_id) for line in StudyData(ledger).torn if name in line
+    ] == [
+        "0123456789",
+        open_trial.trial_id,
+    ]
 
 
 def test_references_know_whether_they_can_predict_a_test_set(ledger: Ledger) -> None:

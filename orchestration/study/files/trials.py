@@ -45,7 +45,9 @@ class TrialFiles(SettingFiles):
     def torn_trials(self, known: Container[str]) -> list[str]:
         """Folders of trials that are not among the known ones and were not set aside: their record cannot be read."""
         unknown = [name for name in self.storage.children(layout.TRIALS) if name not in known]
-        return [name for name in unknown if not self._is_set_aside(name)]
+        # read again: a running search has proposed some since the known ones were read
+        torn = [name for name in unknown if self._read(layout.trial_record(name), TrialRecord) is None]
+        return [name for name in torn if not self._is_set_aside(name)]
 
     def write_result(self, trial_id: str, result: TrialResult, oof: pd.DataFrame | None = None) -> None:
         """Close a trial; a complete one brings its OOF table."""
