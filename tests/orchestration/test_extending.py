@@ -19,6 +19,7 @@ import pytest
 import worked_family
 from commands import environment
 from tiny_study import BACKBONE, RANDOM
+from typer.testing import CliRunner
 
 from biomass_models.backbones.weights import fingerprint
 from biomass_models.data.folds import assign_folds, fold_hash
@@ -30,6 +31,7 @@ from biomass_models.features.inputs import ImageSet, Inputs
 from biomass_models.targets import from_components
 from ensembles.gram import ErrorGram, error_gram
 from ensembles.honest import nested
+from orchestration.cli import app
 from orchestration.search.opening import open_study
 from orchestration.search.searcher import Proposer
 from orchestration.search.trial import run_trial
@@ -100,6 +102,59 @@ def test_a_family_that_cannot_be_loaded_costs_nothing_but_itself(tmp_path: Path)
             registry.model("neighbours")
     with pytest.raises(UserError, match=r"family neighbours is not known here.*install the package that brings it"):
         registry.family("neighbours")
+
+
+@pytest.mark.slow
+def test_every_reader_opens_a_study_whose_family_is_not_installed(tiny_pasture: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    worked_family.install(site)
+    ledger, quadrats = Ledger(Storage(tmp_path / "study")), read_train(tiny_pasture)
+    folds = assign_folds(quadrats, n_folds=3)
+    weights = {BACKBONE: fingerprint(BACKBONE, RANDOM)}
+    families = ("neighbours", "probe")
+    settings = StudySettings(families=families, backbones=(BACKBONE,), n_folds=3, scale="smoke")
+    with worked_family.installed(site):
+        open_study(
+            ledger,
+            settings,
+            quadrats=quadrats.merge(folds, on="image_id"),
+            data_fingerprint="d",
+            fold_hash=fold_hash(folds),
+            weights=weights,
+        )
+        spaces = {name: space_of(name, (BACKBONE,), "smoke") for name in families}
+        proposer = Proposer(spaces, ledger, seed=0, fold_hash=fold_hash(folds), weights=weights)
+        context = WorkerContext(
+            study=str(tmp_path / "study"), data_dir=str(tiny_pasture), cache_dir=str(tmp_path / "cache"), weights=RANDOM
+        )
+        for _ in families:
+            record = proposer.propose()
+            assert record is not None
+            result = run_trial(ledger, InlinePool(context), record.trial_id)
+            assert result is not None and result.status == "complete", result
+    with pytest.raises(UserError):
+        registry.family("neighbours")
+    study, page = ledger.storage.uri, tmp_path / "report.html"
+
+    def said(*arguments: str) -> str:
+        result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "80"})
+        assert result.exit_code == 0, (arguments, result.output, result.exception)
+        return result.output
+
+    said("audit", study)
+    assert "2 complete" in said("status", study)
+    rows = {row["family"]: row for row in json.loads(said("leaderboard", study, "--json"))["rows"]}
+    assert rows["neighbours"]["summary"] == "" and rows["probe"]["summary"] != ""
+    assert "neighbours" in said("leaderboard", study)
+    blend_with_skill(ledger)
+    said("report", study, "--out", str(page))
+    assert registry_line() not in page.read_text() and "neighbours" in page.read_text()
+    said("ensemble", study, "--out", str(tmp_path / "blend"))
+    trial = next(record.trial_id for record in ledger.trials() if record.family == "neighbours")
+    image = str(quadrats["image_id"].iloc[0])
+    refused = CliRunner().invoke(app, ["explain", study, trial, "--image", image, "--data", str(tiny_pasture)])
+    assert refused.exit_code != 0 and "install the package that brings it" in str(refused.exception)
 
 
 @pytest.mark.ray
