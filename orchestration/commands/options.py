@@ -102,7 +102,7 @@ CacheGb = Annotated[
 WeightsGb = Annotated[
     float | None,
     typer.Option(
-        min=0.001, help="Most GB of trained models in the study; those of the worst trials go.", rich_help_panel=SLOTS
+        min=1e-6, help="Most GB of trained models in the study; those of the worst trials go.", rich_help_panel=SLOTS
     ),
 ]
 Address = Annotated[

@@ -79,7 +79,7 @@ def test_json_and_tables_come_from_the_same_objects(study: Path, tiny_pasture: P
     assert [row for row in best if row["family"]] == trials[:1]
 
     now = document("status", str(study))
-    assert now["trials"] == {"complete": 2, "pruned": 0, "failed": 1, "open": 0}
+    assert now["trials"] == {"complete": 2, "pruned": 0, "failed": 1, "refused": 0, "open": 0}
     assert now["best"] == {"trial": trials[0]["name"], "score": trials[0]["score"]}
     assert now["reasons"] == [{"reason": "fold 1: left out", "trials": 1}]
     assert document("audit", str(study))["trials"] == {"complete": 2, "failed": 1}

@@ -28,6 +28,7 @@ from orchestration.search.fold_costs import FoldCosts, trained_backbones
 from orchestration.search.presets import Recipe
 from orchestration.search.run import _reopen, prepare_search, resolve
 from orchestration.search.searcher import DRAWS_UNTIL_EXHAUSTED, Proposer, TuneSearcher
+from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger
 from orchestration.study.records import Asked, TrialResult
 from orchestration.study.storage import Storage
@@ -212,7 +213,7 @@ def test_refused_trials_are_shown_and_pass_an_audit(tmp_path: Path) -> None:
     assert status.trials == {"complete": 2, "pruned": 0, "failed": 1, "refused": 2, "open": 1}
     assert "trials  3 ended: 2 complete, 0 pruned, 1 failed, 2 refused, 1 open" in render_status(status)
     assert "refused" not in render_status(status_of(told_study(tmp_path / "other", statuses=["complete"])))
-    rows = leaderboard(ledger)
+    rows = leaderboard(StudyData(ledger))
     assert [row.status for row in rows].count("refused") == 2
     assert sum(row.refused for row in family_rows(rows)) == 2
     text = io.StringIO()

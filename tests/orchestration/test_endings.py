@@ -73,6 +73,7 @@ def test_a_search_ends_in_order_and_goes_on(folder: Path, tiny_pasture: Path, nu
         "complete": len(after),
         "pruned": 0,
         "failed": 0,
+        "refused": 0,
         "open": len(ledger.trials()) - len(after),
     }
 

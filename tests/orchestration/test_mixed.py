@@ -17,6 +17,7 @@ from orchestration.inspect.audit import audit
 from orchestration.inspect.leaderboard import leaderboard, render_leaderboard
 from orchestration.report.make import make_report
 from orchestration.search.trial import run_trial
+from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger
 from orchestration.study.mixed import mixed_facts, mixed_text
 from orchestration.study.records import FoldMetrics, TrialResult
@@ -96,7 +97,7 @@ def test_leaderboard_report_and_audit_show_it_in_the_same_words(tmp_path: Path) 
     text = "folds differ in device (H200, cpu)"
     for name in names[:5]:
         _mix(ledger, name)
-    rows = {row.name: row for row in leaderboard(ledger)}
+    rows = {row.name: row for row in leaderboard(StudyData(ledger))}
     assert [text in rows[name].notes for name in names] == [True] * 5 + [False]
     shown = io.StringIO()
     Console(width=80, file=shown).print(render_leaderboard(list(rows.values())))

@@ -52,6 +52,7 @@ KILLED = "test_road.py::test_a_killed_driver_loses_and_repeats_nothing"
 AUDITED = f"{FAILURES}::test_an_audit_passes_what_is_whole_and_names_what_is_not"
 ASIDE = f"{TORN}::test_a_torn_record_is_set_aside_and_its_folds_serve_when_it_is_proposed_again"
 RETRIED = f"{TORN}::test_a_failed_trial_that_lost_a_fold_is_computed_again_when_it_is_retried"
+REFUSED = "test_costs.py::test_refused_trials_are_taken_up_again_when_the_limit_allows_them"
 ENDINGS, LOST = "test_endings.py", "test_lost_ray.py"
 RAY = f"{LOST}::test_a_search_ends_with_its_own_words_when_ray_is_killed"
 DELETED = "test_vanished_folder.py::test_a_command_says_that_its_folder_was_deleted"
@@ -77,6 +78,9 @@ REMEDIES = {
     "a search must complete a trial, got": NO_SUCCESS,
     "trials all failed for the same reason": ALIKE,
     ", with --retry-failed": RETRIED,
+    "refused trials are within --max-fold-seconds now": REFUSED,
+    "what was refused is taken up": REFUSED,
+    "trials in a row stay open": LEFT_OPEN,
     "unfinished: {}; the command of the search": AUDITED,
     "; see biomass repair STUDY": TORN_FILE,
     "`biomass repair {}` reopens it": TORN_FILE,
