@@ -79,6 +79,7 @@ def test_a_search_ends_in_order_and_goes_on(folder: Path, tiny_pasture: Path, nu
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_hours_that_are_over_are_an_end_of_their_own(folder: Path, tiny_pasture: Path) -> None:
     ledger = Ledger(Storage(folder / "study"))
     if not ledger.results():  # this test alone

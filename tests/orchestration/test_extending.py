@@ -158,6 +158,7 @@ def test_every_reader_opens_a_study_whose_family_is_not_installed(tiny_pasture: 
 
 
 @pytest.mark.ray
+@pytest.mark.long
 @pytest.mark.timeout(420)
 def test_an_installed_family_goes_the_whole_road_and_its_study_opens_without_it(
     tmp_path: Path, tiny_pasture: Path

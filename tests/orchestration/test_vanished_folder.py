@@ -56,6 +56,7 @@ def test_a_command_says_that_its_folder_was_deleted(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.long
 @pytest.mark.timeout(280)
 @pytest.mark.parametrize(
     "after", ["trials/*/trial.json", "trials/*/result.json"]
