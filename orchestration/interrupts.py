@@ -52,10 +52,10 @@ class Interrupts:
         Once one has come they are handled to the end of the process.
         """
         own = [number for number in NAMES if signal.getsignal(number) not in (signal.SIG_IGN, None)]
-        before = {number: signal.signal(number, self._handle) for number in own}
         wakeup = signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
         os.register_at_fork(after_in_child=self._forget)
         threading.Thread(target=self._acknowledge, name="interrupts", daemon=True).start()
+        before = {number: signal.signal(number, self._handle) for number in own}  # last: from here on one may be raised
         try:
             yield
         finally:

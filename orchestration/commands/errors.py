@@ -20,23 +20,23 @@ def run_guarded(command: Callable[[], None]) -> None:
     Once a signal has come, whatever the command ends with is the end that was asked for.
     """
     interrupts = Interrupts()
-    with interrupts.handled():
-        try:
+    try:  # around the handlers as well: a signal may come while they are installed
+        with interrupts.handled():
             command()
-        except KeyboardInterrupt:
+    except KeyboardInterrupt:
+        _stop(interrupts)
+    except SystemExit as leaving:
+        if leaving.code == INTERRUPTED or (leaving.code and interrupts.first is not None):
             _stop(interrupts)
-        except SystemExit as leaving:
-            if leaving.code == INTERRUPTED or (leaving.code and interrupts.first is not None):
-                _stop(interrupts)
+        raise
+    except Exception as error:  # the boundary to the user
+        if interrupts.first is not None:
+            _stop(interrupts)
+        if debugging():
             raise
-        except Exception as error:  # the boundary to the user
-            if interrupts.first is not None:
-                _stop(interrupts)
-            if debugging():
-                raise
-            text, code = explained(error)
-            err_console.print(text, style="red", highlight=False, soft_wrap=True)
-            sys.exit(code)
+        text, code = explained(error)
+        err_console.print(text, style="red", highlight=False, soft_wrap=True)
+        sys.exit(code)
 
 
 def _stop(interrupts: Interrupts) -> NoReturn:

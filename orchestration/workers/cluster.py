@@ -85,6 +85,7 @@ def ray_cluster(
     more["_system_config"] = {RECONNECT.removeprefix("RAY_"): PATIENCE}
     more["job_config"] = ray.job_config.JobConfig(_py_driver_sys_path=_code_folders())
     with (
+        _patient(),  # for connections of this process that are made before the setting above is known to it
         _own_environment(),
         without_uv_hook(keep=False),
         _connection(say, address="local", _temp_dir=str(Path(folder.folder).absolute()), **more) as pulse,
@@ -242,7 +243,7 @@ def _start(**settings: Any) -> None:
 
 @contextmanager
 def _patient() -> Iterator[None]:
-    """The driver of a cluster, whose settings are not ours, does not have Ray end its process; see PATIENCE."""
+    """This process does not have Ray end it, whoever made the cluster; see PATIENCE."""
     before = os.environ.get(RECONNECT)
     os.environ[RECONNECT] = str(PATIENCE)
     try:

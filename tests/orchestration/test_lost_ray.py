@@ -206,7 +206,7 @@ try:
 except ClusterError as error:
     print("caught:", error)
 ended = len(list(Path("called").glob("trials/*/result.json")))
-print("ending:", search(ended + 2).ended - ended)
+print("ending:", search(ended + 4).ended - ended)  # more than were under way
 assert [signal.getsignal(number) for number in numbers] == handlers
 time.sleep(float(sys.argv[2]))
 print("still here")
@@ -221,4 +221,4 @@ def test_a_program_that_calls_run_search_lives_on_and_searches_again(tmp_path: P
     with Running([str(tiny_pasture), minute], tmp_path, program=("caller.py",)) as caller:
         assert caller.end(300.0) == 0, caller.text
         assert "caught: Ray has died under this command: its gcs_server is gone" in caller.text
-        assert "ending: 2" in caller.text and caller.text.endswith("still here")
+        assert "ending: 4" in caller.text and caller.text.endswith("still here")
