@@ -56,7 +56,6 @@ def _random(space: SearchSpace) -> Engine:
 
 
 ENGINES: dict[str, Callable[[SearchSpace], Engine]] = {"tpe": _tpe, "gp": _gp, "random": _random}
-DEFAULT_ENGINE = "tpe"
 
 
 def new_engine(name: str, space: SearchSpace) -> Engine:

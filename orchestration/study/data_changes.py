@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import pandas as pd
 
@@ -21,17 +20,6 @@ from orchestration.study.settings import StudyError
 
 NAMED = 3  # photographs or labels that a message names
 DRAWN = ("fold", "group")  # columns that a study adds to the table
-
-
-class HashedImages(Protocol):
-    """What is compared of an inputs.ImageSet, which loads torch: ids, a hash of each file and of all in order."""
-
-    @property
-    def image_ids(self) -> tuple[str, ...]: ...
-    @property
-    def digests(self) -> tuple[str, ...]: ...
-    @property
-    def digest(self) -> str: ...
 
 
 def data_fingerprint(quadrats: pd.DataFrame, image_digest: str) -> str:
