@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from biomass_models.targets import FROM_COMPONENTS, FloatArray, weight_T
+from biomass_models.targets import FROM_COMPONENTS, FloatArray, squared_error, weight_T, weighted_sst
 from ensembles.gram import ErrorGram, gram_of_components, moments_of, sst_of
 
 FloatArray32 = NDArray[np.float32]
@@ -37,6 +37,15 @@ class Simulated:
     test_truth_N3: FloatArray
     sound: int  # the first `sound` members are models, the others noise
 
+    def scores_on_dates(self, weight_M: FloatArray, dates: int) -> FloatArray:
+        """Scores of a blend on as many separate sets of `dates` test dates as there are: [S]."""
+        blend_N3 = (weight_M.astype(np.float32) @ self.test_component_ME).reshape(-1, 3)
+        truth_NT = self.test_truth_N3 @ FROM_COMPONENTS.T
+        loss_N = squared_error(truth_NT, blend_N3 @ FROM_COMPONENTS.T)
+        size = dates * TEST_IMAGES_A_DATE
+        sets = [slice(start, start + size) for start in range(0, len(loss_N) - size + 1, size)]
+        return np.array([1 - loss_N[rows].sum() / weighted_sst(truth_NT[rows]) for rows in sets])
+
     def true_scores(self, weight_RM: FloatArray) -> FloatArray:
         """Score of blends on the test set: [R]."""
         blend_RN3 = (weight_RM.astype(np.float32) @ self.test_component_ME).reshape(len(weight_RM), -1, 3)
@@ -45,14 +54,19 @@ class Simulated:
         return 1 - np.einsum("rnt,t->r", error_RNT**2, weight_T) / sst
 
 
-def simulate(members: int, images: int, *, dates: int, seed: int, noise: int = 0, test_dates: int = 200) -> Simulated:
-    """Draw a library of `members` models and `noise` members without any skill beyond the mean."""
+def simulate(
+    members: int, images: int, *, dates: int, seed: int, noise: int = 0, test_dates: int = 200, own: float = 1.0
+) -> Simulated:
+    """Draw a library of `members` models and `noise` members without any skill beyond the mean.
+
+    own: what families and members do not share, in units of its usual size; smaller means more alike.
+    """
     rng = np.random.default_rng([seed, members, images, noise])
     date_N = np.sort(rng.integers(0, dates, images))
     test_date_N = dates + np.repeat(np.arange(test_dates), TEST_IMAGES_A_DATE)
     all_date_A = np.concatenate([date_N, test_date_N])
     truth_A3 = _masses(rng, all_date_A)
-    models_MA3 = _models(rng, members, truth_A3, all_date_A)
+    models_MA3 = _models(rng, members, truth_A3, all_date_A, own)
     pred_MA3 = np.concatenate([models_MA3, _noise_members(rng, noise, truth_A3)]) if noise else models_MA3
     truth_NT = truth_A3[:images] @ FROM_COMPONENTS.T
     group_N = np.char.mod("d%04d", date_N)
@@ -84,7 +98,9 @@ def _masses(rng: np.random.Generator, date_A: NDArray[np.int64]) -> FloatArray:
     return np.where(absent_A3, 0.0, MEAN_3 * np.exp(log_A3 - (LOG_SD_DATE**2 + LOG_SD_IMAGE**2) / 2))
 
 
-def _models(rng: np.random.Generator, members: int, truth_A3: FloatArray, date_A: NDArray[np.int64]) -> FloatArray32:
+def _models(
+    rng: np.random.Generator, members: int, truth_A3: FloatArray, date_A: NDArray[np.int64], own: float = 1.0
+) -> FloatArray32:
     families = max(3, members // 25)
     family_M = rng.integers(0, families, members)
     spread_A3 = np.sqrt(MEAN_3 * (truth_A3 + 0.3 * MEAN_3))  # errors grow with the mass
@@ -96,8 +112,8 @@ def _models(rng: np.random.Generator, members: int, truth_A3: FloatArray, date_A
         image += np.float32(np.sqrt(DATE_SHARE)) * date
         return image
 
-    own_sd_M = MEMBER_SD * rng.uniform(0.3, 1.0, members) ** 1.5
-    family_sd_F = FAMILY_SD * rng.uniform(0.6, 1.8, families)
+    own_sd_M = own * MEMBER_SD * rng.uniform(0.3, 1.0, members) ** 1.5
+    family_sd_F = own * FAMILY_SD * rng.uniform(0.6, 1.8, families)
     miscalibration_M3 = 1 + 0.08 * rng.standard_normal((members, 3))
     offset_M3 = 0.05 * MEAN_3 * rng.standard_normal((members, 3))
     shared_FA3 = COMMON_SD * errors(1) + family_sd_F[:, None, None].astype(np.float32) * errors(families)

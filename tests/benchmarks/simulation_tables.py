@@ -21,7 +21,7 @@ Written by `python tests/benchmarks/simulate_blending.py --out docs/blending-stu
 libraries; the true score is that on a test set of 200 other dates. ± is one standard error of the mean over replicates.
 """
 COLUMNS = (
-    "in_sample", "nested", "nested_se", "by_date", "true", "gain", "gain_se", "true_gain", "noise_gain",
+    "in_sample", "nested", "nested_se", "true", "gain", "gain_se", "true_gain", "noise_gain",
     "noise_gain_se",
 )  # fmt: skip
 
@@ -39,7 +39,7 @@ class Study:
 
     @classmethod
     def of(cls, setting: Mapping[str, int], rules: Sequence[str], lines: Sequence[Mapping[str, Any]]) -> Study:
-        table_SRC = np.array([line["table"] for line in lines], dtype=np.float64)  # None becomes NaN
+        table_SRC = np.array([line["table"] for line in lines], dtype=np.float64)
         noise = f" + {setting['noise']} of noise" if setting["noise"] else ""
         return cls(
             title=f"{setting['members']} models{noise}, {setting['images']} images, {setting['dates']} dates",
@@ -107,18 +107,16 @@ def _default(studies: Sequence[Study]) -> str:
 
 def _everything(study: Study) -> str:
     head = [
-        "rule", "in sample", "nested by fold", "nested by date", "true", "nested - true", "bias of nested",
+        "rule", "in sample", "nested", "true", "nested - true", "bias of nested",
         "nested - top-5 (SE in one library)", "true - top-5", "above -1 SE",
     ]  # fmt: skip
     rows = [[*head, "nested - same rule without the noise (SE in one library)"] if study.noise else head]
     for rule in study.rules:
-        by_date = study.of_rule("by_date", rule).mean()
         gain_S, se_S = study.of_rule("gain", rule), study.of_rule("gain_se", rule)
         cells = [
             rule,
             f"{study.of_rule('in_sample', rule).mean():.4f}",
             f"{study.of_rule('nested', rule).mean():.4f}",
-            "" if np.isnan(by_date) else f"{by_date:.4f}",
             f"{study.of_rule('true', rule).mean():.4f}",
             _plus_minus(study.of_rule("nested", rule) - study.of_rule("true", rule)),
             _plus_minus(study.bias_S(rule)),
