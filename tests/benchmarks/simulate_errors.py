@@ -24,7 +24,7 @@ from ensembles.honest import Estimate, interval_for_new, paired_difference, scor
 from ensembles.nests import fit_weights, nested, nested_all, skilled
 
 NEW_DATES = 12
-FEW = 100  # replicates where a nest chooses among ten rules, which takes a second
+FEW = 100  # replicates where each nest chooses among ten rules, which takes two seconds
 LIBRARIES: Mapping[str, Callable[[int], Simulated]] = {
     "50 models": lambda seed: simulate(50, 357, dates=28, seed=seed),
     "50 models that err alike": lambda seed: simulate(50, 357, dates=28, seed=seed, own=0.35),
