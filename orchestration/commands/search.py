@@ -249,7 +249,7 @@ def search(
     from orchestration.search.preflight import check_search
 
     check_search(study, data, asked, made_with, say)
-    from orchestration.search.run import start_search
+    from orchestration.search.start import start_search
 
     ending = start_search(
         study,

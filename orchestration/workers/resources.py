@@ -11,6 +11,7 @@ class Resources:
     """Where and with what a search runs; none of it changes a result but for the rounding of sums."""
 
     address: str | None = None  # of a Ray cluster; None embeds one
+    inline: bool = False  # one slot, in the process of the command: no Ray
     cpus_per_fold: float = 1.0
     gpus_per_fold: float | None = None  # None: 1 where the cluster has a GPU, else 0
     max_slots: int | None = None
