@@ -33,7 +33,7 @@ from orchestration.progress import progress_bar
 from orchestration.search.fold_costs import FoldCosts, trained_backbones
 from orchestration.search.opening import open_study, require_same, require_typed, take_new_weights, typed_fields
 from orchestration.search.preflight import check_data
-from orchestration.search.presets import Recipe
+from orchestration.search.presets import Preset
 from orchestration.search.pruning import RULES
 from orchestration.search.running import Ending, run
 from orchestration.search.searcher import Proposer
@@ -103,7 +103,7 @@ def _fingerprints(names: Sequence[str], source: WeightsSource) -> tuple[dict[str
     return found, missing
 
 
-def source_of_study(record: StudyRecord, asked: Recipe, made_with: Asked, given: WeightsSource) -> WeightsSource:
+def source_of_study(record: StudyRecord, asked: Preset, made_with: Asked, given: WeightsSource) -> WeightsSource:
     """Where a study's weights come from: as typed, else as when it was made, if that is still there."""
     if "weights" in typed_fields(made_with, record.made_with) or record.settings.weights == "auto":
         return given
@@ -128,7 +128,7 @@ def has_gpu(resources: Resources) -> bool:
 def start_search(
     study: str,
     data_dir: Path,
-    asked: Recipe,
+    asked: Preset,
     *,
     weights: WeightsSource,
     resources: Resources,
@@ -171,7 +171,7 @@ class Wanted:
 
 
 def resolve(
-    ledger: Ledger, asked: Recipe, made_with: Asked, *, weights: WeightsSource, resources: Resources, say: Say
+    ledger: Ledger, asked: Preset, made_with: Asked, *, weights: WeightsSource, resources: Resources, say: Say
 ) -> Wanted:
     """The settings of the study that is there, or those of a new one. Starts nothing, unless a cluster is asked.
 

@@ -16,7 +16,7 @@ from tiny_study import BACKBONE, RANDOM, make_study
 from biomass_models.backbones.weights import WeightsSource, canonical_name, fingerprint
 from orchestration.inspect.audit import audit, refit
 from orchestration.search.opening import StudyError
-from orchestration.search.presets import Recipe
+from orchestration.search.presets import Preset
 from orchestration.search.run import _reopen, prepare_search
 from orchestration.search.running import _require_a_success
 from orchestration.search.searcher import ALIKE_FAILURES, TuneSearcher
@@ -170,7 +170,7 @@ def test_a_search_in_which_all_failed_is_an_error(
 
 @pytest.mark.ray
 def test_the_command_of_a_search_without_a_success_ends_with_its_reason(tmp_path: Path, tiny_pasture: Path) -> None:
-    asked = Recipe(families=("probe",), backbones=(BACKBONE,), weights="random", scale="smoke", folds=3, trials=1)
+    asked = Preset(families=("probe",), backbones=(BACKBONE,), weights="random", scale="smoke", folds=3, trials=1)
     name = canonical_name(BACKBONE)
     ledger, weights = Ledger(Storage(tmp_path / "study")), {name: fingerprint(name, RANDOM)}
     settings = asked.settings((name,), weights="random", gpu=False)
