@@ -21,7 +21,7 @@ from orchestration.blending.predict import Predictor
 from orchestration.inspect.leaderboard import leaderboard, render_leaderboard
 from orchestration.progress import progress_bar
 from orchestration.report.make import make_report
-from orchestration.search.presets import Recipe
+from orchestration.search.presets import Preset
 from orchestration.search.start import start_search
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger
@@ -43,7 +43,7 @@ class Demo:
 
 def run_demo(
     folder: Path,
-    recipe: Recipe,
+    recipe: Preset,
     resources: Resources,
     console: Console,
     say: Callable[[str], None],

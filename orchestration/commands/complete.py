@@ -52,9 +52,9 @@ def follow_ups(incomplete: str) -> list[str]:
 
 
 def recipes(incomplete: str) -> list[str]:
-    from orchestration.search.presets import RECIPES
+    from orchestration.search.presets import PRESETS
 
-    return _starting(incomplete, RECIPES)
+    return _starting(incomplete, PRESETS)
 
 
 def weights(incomplete: str) -> list[str]:

@@ -34,9 +34,9 @@ from orchestration.commands.options import (
     tell,
     weights_source,
 )
-from orchestration.search.presets import Recipe, overridden
+from orchestration.search.presets import Preset, overridden
 
-PLAIN = Recipe()  # what a search without a recipe takes; the help shows its values
+PLAIN = Preset()  # what a search without a recipe takes; the help shows its values
 BUDGET, FOLDS = "Budget", "Folds"  # headings of the help page
 
 Scale = Annotated[

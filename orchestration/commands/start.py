@@ -56,7 +56,7 @@ def demo(
 
 def recipes(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="Recipe to show whole.", autocompletion=complete.recipes)
+        str | None, typer.Argument(metavar="NAME", help="Preset to show whole.", autocompletion=complete.recipes)
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -70,15 +70,15 @@ def recipes(
     $ biomass recipes cpu_overnight
     $ biomass search runs/first --data csiro-biomass/ --recipe cpu_overnight
     """
-    from orchestration.search.presets import RECIPES, RecipeRow, recipe_named, render_recipe, render_recipes
+    from orchestration.search.presets import PRESETS, PresetRow, preset_named, render_preset, render_presets
 
     if name is not None:
-        recipe_named(name)
-    rows = [RecipeRow.of(each) for each in RECIPES if name in (None, each)]
+        preset_named(name)
+    rows = [PresetRow.of(each) for each in PRESETS if name in (None, each)]
     if as_json:
         print_json({"recipes": rows})
     elif name is None:
-        out_console.print(render_recipes(rows))
+        out_console.print(render_presets(rows))
         tell("biomass recipes NAME shows command, cost and what to expect.")
     else:
-        tell(render_recipe(rows[0]))
+        tell(render_preset(rows[0]))

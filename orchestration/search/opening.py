@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 import pandas as pd
 
-from orchestration.search.presets import Recipe, recipe_named
+from orchestration.search.presets import Preset, preset_named
 from orchestration.study.environment import STUDY_PACKAGES, code_version
 from orchestration.study.ledger import Ledger, folds_of
 from orchestration.study.records import Asked, Params, StudyRecord
@@ -84,12 +84,12 @@ def typed_fields(asked: Asked, stored: Asked) -> set[str]:
     """
     typed = set(asked.overrides)
     if asked.recipe is not None and asked.recipe != stored.recipe:
-        plain, own = Recipe(), recipe_named(asked.recipe)
-        typed |= {one.name for one in fields(Recipe) if getattr(own, one.name) != getattr(plain, one.name)}
+        plain, own = Preset(), preset_named(asked.recipe)
+        typed |= {one.name for one in fields(Preset) if getattr(own, one.name) != getattr(plain, one.name)}
     return typed
 
 
-def require_typed(ledger: Ledger, asked: Recipe, made_with: Asked) -> None:
+def require_typed(ledger: Ledger, asked: Preset, made_with: Asked) -> None:
     """Compare what was typed with the study; raises StudyError naming what differs.
 
     Everything else is the study's, whatever is installed, reachable or the default today.

@@ -11,7 +11,7 @@ from biomass_models.data.problems import grouped
 from biomass_models.data.table import read_train
 from orchestration.progress import progress_bar
 from orchestration.search.opening import require_typed
-from orchestration.search.presets import Recipe
+from orchestration.search.presets import Preset
 from orchestration.study.ledger import Ledger
 from orchestration.study.lock import require_free
 from orchestration.study.records import Asked
@@ -19,7 +19,7 @@ from orchestration.study.seeds import derive_seed
 from orchestration.study.storage import Storage
 
 
-def check_search(study: str, data_dir: Path, asked: Recipe, made_with: Asked, say: Callable[[str], None]) -> None:
+def check_search(study: str, data_dir: Path, asked: Preset, made_with: Asked, say: Callable[[str], None]) -> None:
     """Whether the study is free and is what was typed, the data are sound, and the folds can be dealt.
 
     Raises LockError, StudyError, DataError or FoldError; nothing is written. A driver that comes in between is met by

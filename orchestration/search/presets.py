@@ -1,6 +1,6 @@
 """Named studies: functions that return what `biomass search` is asked for, with command, cost and outcome.
 
-A search without a recipe is the plain `Recipe()`; whatever the command line names goes over it (`overridden`).
+A search without a recipe is the plain `Preset()`; whatever the command line names goes over it (`overridden`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BASELINE_BACKBONE, DISTILLED_BACKBONE = "vit_small_patch14_dinov2.lvd142m", "vit
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Preset:
     """What decides a search: settings, budget and slots. All but the last three are options of `biomass search`."""
 
     families: tuple[str, ...] = tuple(sorted(registry.BUILT_IN))
@@ -86,7 +86,7 @@ class Recipe:
         }
 
 
-def demo() -> Recipe:
+def demo() -> Preset:
     """Two families on frozen ImageNet features of a generated pasture.
 
     Command:  biomass demo
@@ -94,12 +94,12 @@ def demo() -> Recipe:
     Expect:   a blend of 0.74 to 0.79 nested, 0.65 to 0.82 on the generated test
               set (measured, seeds 0 to 2). They say nothing of real pasture.
     """
-    return Recipe(
+    return Preset(
         families=("baseline", "probe"), backbones=("tf_efficientnet_lite0",), scale="demo", trials=24, images=357
     )
 
 
-def smoke() -> Recipe:
+def smoke() -> Preset:
     """The same road with tiny pictures and random weights: does it work here?
 
     Command:  biomass demo --recipe smoke
@@ -107,7 +107,7 @@ def smoke() -> Recipe:
     Cost:     under a minute on 2 CPU cores for the demo's 24 images (measured).
     Expect:   six trials of all three families; their scores mean nothing.
     """
-    return Recipe(
+    return Preset(
         families=("baseline", "probe", "distilled"),
         backbones=("test_vit",),
         weights="random",
@@ -120,7 +120,7 @@ def smoke() -> Recipe:
     )
 
 
-def cpu_overnight() -> Recipe:
+def cpu_overnight() -> Preset:
     """All families on frozen features, on a machine without a GPU, in one night.
 
     Command:  biomass search STUDY --data DIR --recipe cpu_overnight
@@ -133,10 +133,10 @@ def cpu_overnight() -> Recipe:
               here. Backbones whose weights are missing are left out, and it is
               said; more of them, and larger ones, gain more than more trials.
     """
-    return Recipe(scale="cpu", trials=600, hours=9.0, gpus_per_fold=0.0)
+    return Preset(scale="cpu", trials=600, hours=9.0, gpus_per_fold=0.0)
 
 
-def kaggle_single_gpu() -> Recipe:
+def kaggle_single_gpu() -> Preset:
     """All families on one 16 GB GPU, within a 9-hour notebook.
 
     Command:  biomass search STUDY --data /kaggle/input/csiro-biomass
@@ -147,7 +147,7 @@ def kaggle_single_gpu() -> Recipe:
               trials are pruned strictly, because a session is short. The same
               command goes on in the next session if STUDY was kept.
     """
-    return Recipe(
+    return Preset(
         scale="gpu",
         trials=60,
         hours=8.0,
@@ -159,7 +159,7 @@ def kaggle_single_gpu() -> Recipe:
     )
 
 
-def kaggle_t4x2() -> Recipe:
+def kaggle_t4x2() -> Preset:
     """The same on Kaggle's two T4s: two folds at a time.
 
     Command:  biomass search STUDY --data /kaggle/input/csiro-biomass
@@ -168,7 +168,7 @@ def kaggle_t4x2() -> Recipe:
     Expect:   about twice the trials of kaggle_single_gpu (estimate: folds are
               independent; the 4 CPU cores may become the bottleneck).
     """
-    return Recipe(
+    return Preset(
         scale="gpu",
         trials=120,
         hours=8.0,
@@ -180,7 +180,7 @@ def kaggle_t4x2() -> Recipe:
     )
 
 
-def cluster_8gpu() -> Recipe:
+def cluster_8gpu() -> Preset:
     """All families on a Ray cluster with eight GPUs, for a day.
 
     Command:  ray job submit --address http://HEAD:8265 --working-dir . --
@@ -190,12 +190,12 @@ def cluster_8gpu() -> Recipe:
               gpu --trials 500` times a pilot and says what it will be.
     Expect:   not measured here. Nodes may come and go (docs/cluster.md).
     """
-    return Recipe(
+    return Preset(
         scale="gpu", trials=500, hours=24.0, gpus_per_fold=1.0, cpus_per_fold=4.0, slots=8, max_fold_seconds=3600.0
     )
 
 
-def published() -> Recipe:
+def published() -> Preset:
     """The original project's two models as published, on folds by date.
 
     Baseline: DINOv2 ViT-S/14 at 980 px, last 4 blocks trained. Distilled:
@@ -210,7 +210,7 @@ def published() -> Recipe:
               on the hidden test set). --trials 4 adds their twins: targets in
               grams, and no teacher.
     """
-    return Recipe(
+    return Preset(
         families=("baseline", "distilled"),
         backbones=(BASELINE_BACKBONE, DISTILLED_BACKBONE),
         scale="gpu",
@@ -222,30 +222,30 @@ def published() -> Recipe:
     )
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {
+PRESETS: dict[str, Callable[[], Preset]] = {
     function.__name__: function
     for function in (demo, smoke, cpu_overnight, kaggle_single_gpu, kaggle_t4x2, cluster_8gpu, published)
 }
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecipeRow:
+class PresetRow:
     """A recipe as it is listed."""
 
     name: str
     summary: str  # first line of its docstring
     about: str  # the rest: command, cost, what to expect
-    settings: Recipe
+    settings: Preset
 
     @classmethod
-    def of(cls, name: str) -> RecipeRow:
-        summary, _, about = (inspect.getdoc(RECIPES[name]) or "").partition("\n\n")
-        return cls(name=name, summary=summary, about=about, settings=RECIPES[name]())
+    def of(cls, name: str) -> PresetRow:
+        summary, _, about = (inspect.getdoc(PRESETS[name]) or "").partition("\n\n")
+        return cls(name=name, summary=summary, about=about, settings=PRESETS[name]())
 
 
-def render_recipes(rows: Sequence[RecipeRow]) -> Table:
+def render_presets(rows: Sequence[PresetRow]) -> Table:
     """As a terminal table of at most 80 columns."""
-    view = Table(title="Recipes", title_justify="left", width=80, show_lines=True)
+    view = Table(title="Presets", title_justify="left", width=80, show_lines=True)
     for column in ("name", "what it searches", "budget", "a slot"):
         view.add_column(column, no_wrap=column != "what it searches")
     for row in rows:
@@ -260,9 +260,9 @@ def render_recipes(rows: Sequence[RecipeRow]) -> Table:
     return view
 
 
-def render_recipe(row: RecipeRow) -> str:
+def render_preset(row: PresetRow) -> str:
     """The docstring, and every setting that is not the plain search's."""
-    plain = asdict(Recipe())
+    plain = asdict(Preset())
     own = {field: value for field, value in asdict(row.settings).items() if value != plain[field]}
     under = ",\n" + " " * 20  # a list has a line for each item
     shown = {field: under.join(value) if isinstance(value, tuple) else value for field, value in own.items()}
@@ -270,18 +270,18 @@ def render_recipe(row: RecipeRow) -> str:
     return "\n".join([row.name, row.summary, "", row.about, "", "Settings, where it has its own:", *lines])
 
 
-def recipe_named(name: str) -> Recipe:
+def preset_named(name: str) -> Preset:
     """Raises ValueError with the nearest name where there is no such recipe."""
-    return RECIPES[known_name("a recipe", name, RECIPES)]()
+    return PRESETS[known_name("a recipe", name, PRESETS)]()
 
 
-def overridden(name: str | None, given: Mapping[str, Any]) -> tuple[Recipe, Asked]:
+def overridden(name: str | None, given: Mapping[str, Any]) -> tuple[Preset, Asked]:
     """A recipe with what the command line names over it, and the note of both that a new study keeps.
 
-    given: by field of Recipe; None where nothing was said. name: None is the plain recipe.
+    given: by field of Preset; None where nothing was said. name: None is the plain recipe.
     Raises ValueError for a name that does not exist, of a recipe or of anything that it chooses.
     """
     overrides = {field: value for field, value in given.items() if value is not None}
-    recipe = replace(recipe_named(name) if name else Recipe(), **overrides)
+    recipe = replace(preset_named(name) if name else Preset(), **overrides)
     recipe.check()
     return recipe, Asked(recipe=name, overrides=overrides)

@@ -19,7 +19,7 @@ from orchestration.search.fold_costs import fold_costs_here
 from orchestration.search.inline import require_one_process, search_inline
 from orchestration.search.opening import require_typed, typed_fields
 from orchestration.search.prepare import prepare_search
-from orchestration.search.presets import Recipe
+from orchestration.search.presets import Preset
 from orchestration.search.pruning import RULES
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger
@@ -34,7 +34,7 @@ from orchestration.workers.weights_here import available_backbones, backbones_of
 from search_spaces.domain import SearchSpace
 
 
-def source_of_study(record: StudyRecord, asked: Recipe, made_with: Asked, given: WeightsSource) -> WeightsSource:
+def source_of_study(record: StudyRecord, asked: Preset, made_with: Asked, given: WeightsSource) -> WeightsSource:
     """Where a study's weights come from: as typed, else as when it was made, if that is still there."""
     if "weights" in typed_fields(made_with, record.made_with) or record.settings.weights == "auto":
         return given
@@ -63,7 +63,7 @@ def has_gpu(resources: Resources) -> bool:
 def start_search(
     study: str,
     data_dir: Path,
-    asked: Recipe,
+    asked: Preset,
     *,
     weights: WeightsSource,
     resources: Resources,
@@ -106,7 +106,7 @@ class Wanted:
 
 
 def resolve(
-    ledger: Ledger, asked: Recipe, made_with: Asked, *, weights: WeightsSource, resources: Resources, say: Say
+    ledger: Ledger, asked: Preset, made_with: Asked, *, weights: WeightsSource, resources: Resources, say: Say
 ) -> Wanted:
     """The settings of the study that is there, or those of a new one. Starts nothing, unless a cluster is asked.
 

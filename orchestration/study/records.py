@@ -58,7 +58,7 @@ class Asked(Part):
     """What the command that made a study named: a recipe and the options over it."""
 
     recipe: str | None = None
-    overrides: Mapping[str, Any] = field(default_factory=dict)  # by field of recipes.Recipe
+    overrides: Mapping[str, Any] = field(default_factory=dict)  # by field of presets.Preset
 
 
 @dataclass(frozen=True, kw_only=True)

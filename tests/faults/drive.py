@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from biomass_models.backbones.weights import WeightsSource, canonical_name, fingerprint
-from orchestration.search.presets import Recipe
+from orchestration.search.presets import Preset
 from orchestration.search.start import run_search
 from orchestration.workers.resources import Resources
 from search_spaces.domain import Choice, SearchSpace
@@ -47,7 +47,7 @@ def space(family: str) -> SearchSpace:
 
 def main() -> None:
     study, trials = sys.argv[1], int(sys.argv[2])
-    asked = Recipe(families=FAMILIES, backbones=(BACKBONE,), weights="random", scale="smoke", folds=FOLDS, slots=2)
+    asked = Preset(families=FAMILIES, backbones=(BACKBONE,), weights="random", scale="smoke", folds=FOLDS, slots=2)
     settings = asked.settings((BACKBONE,), weights="random", gpu=False)
     run_search(
         study,

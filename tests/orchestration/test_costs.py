@@ -26,7 +26,7 @@ from orchestration.inspect.status import render_status, status_of
 from orchestration.report.make import make_report
 from orchestration.search.fold_costs import FoldCosts, trained_backbones
 from orchestration.search.prepare import prepare_search, reopen
-from orchestration.search.presets import Recipe
+from orchestration.search.presets import Preset
 from orchestration.search.searcher import DRAWS_UNTIL_EXHAUSTED, Proposer, TuneSearcher
 from orchestration.search.start import resolve
 from orchestration.study.data import StudyData
@@ -189,9 +189,9 @@ def test_what_0_1_0_refused_as_a_failure_is_refused(tmp_path: Path) -> None:
 def test_the_limit_of_a_study_may_be_moved_and_stays(tmp_path: Path, tiny_pasture: Path) -> None:
     ledger, name = Ledger(Storage(tmp_path / "study")), canonical_name(BACKBONE)
     weights = {name: fingerprint(name, RANDOM)}
-    plain = Recipe(families=("probe",), backbones=(name,), weights="random", scale="smoke", folds=3)
+    plain = Preset(families=("probe",), backbones=(name,), weights="random", scale="smoke", folds=3)
 
-    def prepared(asked: Recipe, *typed: str) -> Proposer:
+    def prepared(asked: Preset, *typed: str) -> Proposer:
         made_with = Asked(overrides={field: getattr(asked, field) for field in typed})
         wanted = resolve(ledger, asked, made_with, weights=RANDOM, resources=Resources(), say=lambda text: None)
         return prepare_search(

@@ -18,7 +18,7 @@ from orchestration.inspect.audit import audit, refit
 from orchestration.search.ending import require_a_success
 from orchestration.search.opening import StudyError
 from orchestration.search.prepare import prepare_search, reopen
-from orchestration.search.presets import Recipe
+from orchestration.search.presets import Preset
 from orchestration.search.searcher import ALIKE_FAILURES, TuneSearcher
 from orchestration.search.trial import BlockedError, run_trial
 from orchestration.study.ledger import Ledger
@@ -171,7 +171,7 @@ def test_a_search_in_which_all_failed_is_an_error(
 
 @pytest.mark.ray
 def test_the_command_of_a_search_without_a_success_ends_with_its_reason(tmp_path: Path, tiny_pasture: Path) -> None:
-    asked = Recipe(families=("probe",), backbones=(BACKBONE,), weights="random", scale="smoke", folds=3, trials=1)
+    asked = Preset(families=("probe",), backbones=(BACKBONE,), weights="random", scale="smoke", folds=3, trials=1)
     name = canonical_name(BACKBONE)
     ledger, weights = Ledger(Storage(tmp_path / "study")), {name: fingerprint(name, RANDOM)}
     settings = asked.settings((name,), weights="random", gpu=False)

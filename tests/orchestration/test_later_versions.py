@@ -163,12 +163,12 @@ def test_an_open_trial_outside_of_the_ranges_still_ends(tmp_path: Path) -> None:
 
 
 def test_one_more_family_in_a_release_changes_nothing_for_an_old_command(tmp_path: Path, monkeypatch: Any) -> None:
-    from orchestration.search import presets as recipes
+    from orchestration.search import presets
 
     folders = {**registry.folders(), "newest": registry.folders()["probe"]}
     monkeypatch.setattr(registry, "folders", lambda: folders)
-    bigger = replace(recipes.smoke(), families=("baseline", "probe", "distilled", "newest"), trials=40)
-    monkeypatch.setitem(recipes.RECIPES, "smoke", lambda: bigger)
+    bigger = replace(presets.smoke(), families=("baseline", "probe", "distilled", "newest"), trials=40)
+    monkeypatch.setitem(presets.PRESETS, "smoke", lambda: bigger)
     ledger = copy_of("finished", tmp_path)
     proposer = go_on(ledger, trials=7)
     assert set(proposer.spaces) == {"baseline", "probe", "distilled"} and proposer.propose() is not None

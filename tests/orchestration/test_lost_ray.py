@@ -180,12 +180,12 @@ from pathlib import Path
 from biomass_models.backbones.weights import WeightsSource, canonical_name, fingerprint
 from orchestration.workers.address import ClusterError
 from orchestration.processes import command_of, descendants
-from orchestration.search.presets import Recipe
+from orchestration.search.presets import Preset
 from orchestration.workers.resources import Resources
 from orchestration.search.start import run_search
 
 data, net, weights = Path(sys.argv[1]), canonical_name("test_vit"), WeightsSource(kind="random")
-asked = Recipe(families=("probe",), backbones=(net,), weights="random", scale="smoke", folds=3, slots=2)
+asked = Preset(families=("probe",), backbones=(net,), weights="random", scale="smoke", folds=3, slots=2)
 
 def search(trials):
     return run_search("called", data, asked.settings((net,), weights="random", gpu=False), weights=weights,

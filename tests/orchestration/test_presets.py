@@ -14,16 +14,16 @@ from biomass_models.families.baseline.config import BaselineConfig
 from biomass_models.families.distilled.config import DistilledConfig
 from orchestration.cli import app
 from orchestration.search.opening import open_study
-from orchestration.search.presets import RECIPES, Recipe, overridden, recipe_named
+from orchestration.search.presets import PRESETS, Preset, overridden, preset_named
 from orchestration.study.ledger import Ledger
 from orchestration.study.records import Asked
 from orchestration.study.storage import Storage
 from search_spaces.spaces import DEFAULT_BACKBONES, space_of
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", PRESETS)
 def test_every_recipe_builds_settings_spaces_and_first_trials(name: str) -> None:
-    recipe = recipe_named(name)
+    recipe = preset_named(name)
     recipe.check()
     assert recipe.trials or recipe.hours
     settings = recipe.settings(recipe.backbones or DEFAULT_BACKBONES, weights=recipe.weights, gpu=False)
@@ -34,17 +34,17 @@ def test_every_recipe_builds_settings_spaces_and_first_trials(name: str) -> None
             space.config(params)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", PRESETS)
 def test_every_recipe_says_command_cost_and_what_to_expect(name: str) -> None:
-    text = RECIPES[name].__doc__ or ""
+    text = PRESETS[name].__doc__ or ""
     assert all(f"\n    {word}" in text for word in ("Command:  ", "Cost:     ", "Expect:   "))
     assert f"--recipe {name}" in text or name == "demo"
-    if (recipe_named(name).gpus_per_fold or 0) > 0:  # no machine of ours has one
+    if (preset_named(name).gpus_per_fold or 0) > 0:  # no machine of ours has one
         assert "ot measured here" in text
 
 
 def test_the_published_recipe_starts_with_what_was_published() -> None:
-    recipe = recipe_named("published")
+    recipe = preset_named("published")
     assert recipe.trials == len(recipe.families) == 2 and recipe.prune == "off"  # families take turns: one trial each
     settings = recipe.settings(recipe.backbones, weights="auto", gpu=True)
     baseline, distilled = (
@@ -100,14 +100,14 @@ def test_what_the_command_line_names_wins_over_the_recipe() -> None:
     assert (recipe.trials, recipe.families, recipe.gpus_per_fold) == (3, ("probe",), 0.0)
     assert (recipe.hours, recipe.slots, recipe.prune) == (8.0, 2, "strict")
     assert note == Asked(recipe="kaggle_t4x2", overrides={"trials": 3, "families": ("probe",), "gpus_per_fold": 0.0})
-    assert overridden(None, {}) == (Recipe(), Asked())
+    assert overridden(None, {}) == (Preset(), Asked())
 
 
 def test_every_field_of_a_recipe_has_an_option_of_search() -> None:
     text = CliRunner().invoke(app, ["search", "--help"], env={"COLUMNS": "200"}).stdout
     spelt = {"families": "family", "shares": "family", "backbones": "backbone", "compiles": "compile"}
     demo_only = {"images", "test_images", "width"}
-    for name in {field.name for field in fields(Recipe)} - demo_only:
+    for name in {field.name for field in fields(Preset)} - demo_only:
         assert f"--{spelt.get(name, name).replace('_', '-')} " in text, name
 
 
@@ -131,7 +131,7 @@ def test_recipes_are_listed_within_80_columns() -> None:
     listed = CliRunner().invoke(app, ["recipes"], env={"COLUMNS": "80"}).stdout
     assert max(map(len, listed.splitlines())) <= 80
     found = json.loads(CliRunner().invoke(app, ["recipes", "--json"]).stdout)["recipes"]
-    assert [recipe["name"] for recipe in found] == list(RECIPES)
+    assert [recipe["name"] for recipe in found] == list(PRESETS)
     for recipe in found:
         assert recipe["name"] in listed and recipe["settings"]["folds"] >= 2
         one = CliRunner().invoke(app, ["recipes", recipe["name"]]).stdout
