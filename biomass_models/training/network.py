@@ -25,14 +25,12 @@ from biomass_models.training.fit import (
     FoldResult,
     FoldRows,
     IntArray,
-    Schedule,
-    Terms,
     as_tensors,
     generator_for,
     score_or_nan,
     seeded,
-    train_epochs,
 )
+from biomass_models.training.loop import Schedule, Terms, train_epochs
 from biomass_models.training.scaling import TargetScaler
 from biomass_models.training.sources import Source
 

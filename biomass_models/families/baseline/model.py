@@ -28,8 +28,9 @@ from biomass_models.features.inputs import Inputs
 from biomass_models.features.outputs import GLOBAL
 from biomass_models.features.spec import FeatureSpec, fitted
 from biomass_models.interrupt import OnEpoch, ShouldStop
-from biomass_models.training.fit import FloatArray, FoldResult, FoldRows, Terms, as_arrays, score_or_nan, seeded
+from biomass_models.training.fit import FloatArray, FoldResult, FoldRows, as_arrays, score_or_nan, seeded
 from biomass_models.training.heads import mlp_head
+from biomass_models.training.loop import Terms
 from biomass_models.training.losses import weighted_mse_loss
 from biomass_models.training.many_heads import HeadFold, train_heads
 from biomass_models.training.network import Best, Network, predict_rows, schedule_of, train_network

@@ -31,7 +31,8 @@ from biomass_models.features.outputs import GLOBAL, Grid
 from biomass_models.features.spec import FeatureSpec, fitted
 from biomass_models.interrupt import OnEpoch, ShouldStop
 from biomass_models.targets import TARGETS
-from biomass_models.training.fit import FloatArray, FoldResult, FoldRows, IntArray, Terms, as_arrays, seed_for, seeded
+from biomass_models.training.fit import FloatArray, FoldResult, FoldRows, IntArray, as_arrays, seed_for, seeded
+from biomass_models.training.loop import Terms
 from biomass_models.training.losses import distillation_losses, ratio_terms
 from biomass_models.training.maps import coarse_map, map_table
 from biomass_models.training.network import outputs_of, predict_rows, train_network
