@@ -14,7 +14,8 @@ from PIL import Image
 
 from biomass_models.data import references
 from biomass_models.data.folds import assign_folds
-from biomass_models.data.table import DataError, read_masses, read_test, read_train
+from biomass_models.data.problems import DataError
+from biomass_models.data.table import read_masses, read_test, read_train
 from biomass_models.errors import UserError
 from biomass_models.pasture.draw import Quadrat, draw_quadrat
 from biomass_models.pasture.facts import held_out_plan, read_fact, share_out, training_plan
