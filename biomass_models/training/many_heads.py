@@ -101,7 +101,7 @@ def train_heads(
     for count in sorted(set(steps)):
         of_group = [k for k, own in enumerate(steps) if own == count]
 
-        def told(k: int, record: dict[str, float], z_VT: Tensor, last: bool, of_group: list[int] = of_group) -> None:
+        def of_fold(k: int, record: dict[str, float], z_VT: Tensor, last: bool, of_group: list[int] = of_group) -> None:
             after_epoch(of_group[k], record, z_VT, last)
 
         _train_alike(
@@ -111,7 +111,7 @@ def train_heads(
             schedule,
             head_lr=head_lr,
             weight_decay=weight_decay,
-            after_epoch=told,
+            after_epoch=of_fold,
             should_stop=should_stop,
         )
 

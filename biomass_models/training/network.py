@@ -114,7 +114,7 @@ class Best:
         epochs: list[dict[str, float]],
         **info: Any,
     ) -> FoldResult:
-        """The fold's result; info: what is to be told beside the usual facts."""
+        """The fold's result; info: facts beside the usual ones."""
         facts = {
             "train_rows": len(rows.train_M),
             "scored_epoch": self.epoch,

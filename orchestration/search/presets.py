@@ -37,7 +37,7 @@ class Preset:
     trials: int | None = None  # of the whole study
     hours: float | None = None  # no trial starts later
     prune: str = "default"
-    max_fold_seconds: float = 1800.0  # dearer folds are refused, by estimate
+    max_fold_seconds: float = 1800.0  # more expensive folds are refused, by estimate
     cpus_per_fold: float = 1.0
     gpus_per_fold: float | None = None  # None: 1 where there is a GPU
     slots: int | None = None  # at most so many
