@@ -233,7 +233,7 @@ def _lit(photograph: np.ndarray, highlights: Sequence[_Highlight]) -> np.ndarray
         edges.append((x0, y0, x1 - 1, y1 - 1))
     lit = Image.fromarray((photograph * (UNSEEN + (1 - UNSEEN) * light_HW[..., None])).clip(0, 255).astype(np.uint8))
     pen, font = ImageDraw.Draw(lit), ImageFont.load_default(TEXT - 3)
-    for lamp, edge in zip(highlights, edges, strict=True):
+    for one, edge in zip(highlights, edges, strict=True):
         if one.label:
             pen.rectangle(edge, outline="white", width=2)
             pen.text(
