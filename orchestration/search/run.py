@@ -147,14 +147,14 @@ def start_search(
         study,
         data_dir,
         wanted.settings,
-        fold_file=Path(asked.fold_file) if asked.fold_file else None,
+        fold_file=asked.study.fold_file,
         weights=wanted.weights,
         fingerprints=wanted.fingerprints,
         resources=resources,
-        max_trials=asked.trials,
-        hours=asked.hours,
+        max_trials=asked.budget.trials,
+        hours=asked.budget.hours,
         say=say,
-        prune=asked.prune,
+        prune=asked.budget.prune,
         retry_failed=retry_failed,
         made_with=made_with,
         data_checked=data_checked,
@@ -179,17 +179,17 @@ def resolve(
     """
     record = ledger.find_study()
     if record is None:
-        for family in asked.families:
+        for family in asked.study.families:
             registry.known(family)
-        found = available_backbones(asked.backbones, weights, say)
-        gpu = asked.scale == "auto" and has_gpu(resources)
+        found = available_backbones(asked.study.backbones, weights, say)
+        gpu = asked.study.scale == "auto" and has_gpu(resources)
         settings = asked.settings(tuple(found), weights=weights.kind, gpu=gpu)
         return Wanted(settings=settings, weights=weights, fingerprints=found)
     require_typed(ledger, asked, made_with)
     source = source_of_study(record, asked, made_with, weights)
     settings = record.settings
     if "max_fold_seconds" in typed_fields(made_with, record.made_with):  # a limit, which may be moved
-        settings = replace(settings, max_fold_seconds=asked.max_fold_seconds)
+        settings = replace(settings, max_fold_seconds=asked.budget.max_fold_seconds)
     return Wanted(settings=settings, weights=source, fingerprints=backbones_of_study(record, source, say))
 
 
@@ -244,7 +244,7 @@ def run_search(
         context = WorkerContext(
             study=ledger.storage.uri,
             data_dir=str(data_dir.resolve()),
-            cache_dir=str(resources.cache_dir.expanduser().resolve()),
+            cache=str(resources.cache.expanduser().resolve()),
             weights=weights.absolute(),
         )
         with ray_cluster(resources.address, say=say) as pulse:
@@ -329,7 +329,7 @@ def _prepare(
     record = ledger.find_study()
     if record is None:
         seed = derive_seed(settings.seed, "folds")
-        folds = assign_folds(here, scheme=settings.scheme, n_folds=settings.n_folds, seed=seed, file=fold_file)
+        folds = assign_folds(here, scheme=settings.scheme, n_folds=settings.folds, seed=seed, file=fold_file)
         quadrats = here.merge(folds, on="image_id", validate="one_to_one")
         ledger.write_photographs(photograph_table(here, images.digests))
         record = open_study(
@@ -367,7 +367,7 @@ def _folds_of_file(record: StudyRecord, here: pd.DataFrame, fold_file: Path | No
     """What require_same compares where the user gives folds."""
     if fold_file is None:
         return []
-    given = assign_folds(here, scheme="file", n_folds=record.settings.n_folds, seed=0, file=fold_file)
+    given = assign_folds(here, scheme="file", n_folds=record.settings.folds, seed=0, file=fold_file)
     return [("fold_hash", record.fold_hash, fold_hash(given))]
 
 
@@ -402,7 +402,7 @@ def _costs_here(
     in a family that has no trial yet. here: backbones whose weights are here.
     """
     images = len(proposer.ledger.quadrats())
-    n_train = round(images * (1 - 1 / settings.n_folds))
+    n_train = round(images * (1 - 1 / settings.folds))
     backbones = trained_backbones(proposer.spaces, here)
     if is_cluster(resources.address):  # this machine says nothing about the workers
         say("The first slot is measured, and trials whose folds would take above --max-fold-seconds are refused")

@@ -24,6 +24,7 @@ from orchestration.study.ledger import Ledger
 from orchestration.study.lock import Heartbeat
 from orchestration.study.records import COMPLETE, FAILED, REFUSED, TrialResult
 from orchestration.study.settings import StudyError
+from orchestration.verbosity import level_of_ray
 from orchestration.workers.actor import FoldWorker
 from orchestration.workers.address import is_cluster
 from orchestration.workers.broker import Broker, Slots, slots_of
@@ -59,7 +60,7 @@ def start_broker(context: WorkerContext, resources: Resources, worker_class: typ
     slots = Slots(
         cpus=resources.cpus_per_fold,
         gpus=gpus,
-        most=slot_limit(resources.max_slots, resources.cpus_per_fold, resources.address),
+        most=slot_limit(resources.slots, resources.cpus_per_fold, resources.address),
         grows=is_cluster(resources.address),
         timeout=resources.fold_timeout,
     )
@@ -72,7 +73,7 @@ def start_broker(context: WorkerContext, resources: Resources, worker_class: typ
     # A waiting job holds a call open. On the head: a worker node may leave at any time, and must not take the broker.
     actor = ray.remote(Broker).options(num_cpus=0, max_concurrency=100_000, resources=ON_HEAD)
     broker: Any = actor.remote(
-        replace(context, gpus=gpus, cache_gb=resources.cache_gb, compiles=resources.compiles), slots, worker_class
+        replace(context, gpus=gpus, cache_gb=resources.cache_gb, compile=resources.compile), slots, worker_class
     )
     return broker, ray.get(broker.start.remote())
 
@@ -104,7 +105,7 @@ def run(
     together = gpus_of_a_slot(resources) > 0 if resources.folds_together is None else resources.folds_together
     leave = threading.Event()
     tuner = make_tuner(ledger, searcher, broker, rule, together=together, leave=leave)
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(level_of_ray())
     with watch.watching():
         # not here, where a dead Ray would hold it for ever, and where Tune would take SIGINT and SIGUSR1 for itself
         pulse.guard(tuner.fit, lambda: watch.lost, leave.set)

@@ -13,8 +13,8 @@ class WorkerContext:
 
     study: str  # folder or URI
     data_dir: str
-    cache_dir: str  # on the node's own disk
+    cache: str  # on the node's own disk
     weights: WeightsSource
     gpus: float = 0.0  # of one slot
     cache_gb: float | None = None  # what the cache may hold; None is no limit
-    compiles: bool = False  # networks whose backbone trains go through torch.compile
+    compile: bool = False  # networks whose backbone trains go through torch.compile
