@@ -22,7 +22,7 @@ from orchestration.inspect.leaderboard import leaderboard, render_leaderboard
 from orchestration.progress import progress_bar
 from orchestration.report.make import make_report
 from orchestration.search.presets import Drawing, Preset
-from orchestration.search.run import start_search
+from orchestration.search.start import start_search
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger
 from orchestration.study.records import Asked

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -15,6 +15,7 @@ from orchestration.terminal import PlainConsole
 from orchestration.time_left import count_down
 from orchestration.verbosity import is_quiet
 
+Say = Callable[[str], None]  # takes a remark for people on what is going on
 LINE_SECONDS = 10.0  # between two lines where there is no terminal
 SHORTEST_BAR = 6  # characters; below it shows nothing
 

@@ -36,6 +36,7 @@ BELOW = tuple(
 )  # at the top, and used by all
 ABOVE = (f"{RUN}.__main__", f"{RUN}.cli", f"{RUN}.demo")
 REPORT = f"{RUN}.report"
+SLOTS, ON_RAY = f"{WORKERS}.slots", f"{SEARCH}.on_ray"
 # room -> rooms that it may import from; a module at the top of orchestration is a room of its own
 EDGES: dict[str, set[str]] = {
     MODEL: set(),
@@ -74,11 +75,14 @@ EDGES: dict[str, set[str]] = {
         *MODELS,
         f"{MODEL}.training",
         f"{MODEL}.families",
+        "search_spaces",
         STUDY,
         f"{RUN}.option",
         f"{RUN}.processes",
+        f"{RUN}.progress",
         f"{RUN}.verbosity",
     },
+    SLOTS: {MODEL, STUDY, WORKERS},
     SEARCH: {
         *MODELS,
         f"{MODEL}.families",
@@ -86,16 +90,18 @@ EDGES: dict[str, set[str]] = {
         BLEND,
         STUDY,
         WORKERS,
+        SLOTS,
+        ON_RAY,
         f"{RUN}.option",
         f"{RUN}.progress",
         f"{RUN}.time_left",
-        f"{RUN}.verbosity",
     },
-    BLENDING: {*MODELS, BLEND, f"{BLEND}.members", STUDY, WORKERS, SEARCH, f"{RUN}.progress", f"{RUN}.terminal"},
+    ON_RAY: {MODEL, STUDY, WORKERS, SLOTS, SEARCH, f"{RUN}.progress", f"{RUN}.verbosity"},
+    BLENDING: {*MODELS, BLEND, f"{BLEND}.members", STUDY, WORKERS, SLOTS, f"{RUN}.progress", f"{RUN}.terminal"},
     INSPECT: {*MODELS, f"{MODEL}.families", BLEND, f"{BLEND}.members", STUDY, WORKERS, SEARCH},
-    f"{RUN}.dashboard": {MODEL, "search_spaces", STUDY, WORKERS},
+    f"{RUN}.dashboard": {MODEL, "search_spaces", STUDY, WORKERS, f"{RUN}.progress"},
     f"{RUN}.bundle": {*MODELS, f"{MODEL}.families", BLEND, STUDY, WORKERS, f"{RUN}.endings", f"{RUN}.wheel"},
-    f"{RUN}.doctor": {*MODELS, f"{MODEL}.families", "search_spaces", STUDY, WORKERS, SEARCH},
+    f"{RUN}.doctor": {*MODELS, f"{MODEL}.families", "search_spaces", STUDY, WORKERS, SLOTS},
     REPORT: {MODEL, BLEND, STUDY, f"{REPORT}.data", f"{REPORT}.sections"},
     f"{REPORT}.data": {MODEL, BLEND, f"{BLEND}.members", "search_spaces", STUDY, REPORT},
     f"{REPORT}.sections": {*FLOOR, f"{MODEL}.families", BLEND, STUDY, REPORT, f"{REPORT}.data"},
@@ -111,7 +117,7 @@ FORBIDDEN = {  # packages of others, by room and the rooms in it
     INSPECT: {"ray", "optuna"},
 }
 ONLY_HERE = {  # a package of others -> the modules that may import it
-    "ray": (f"{RUN}.workers", f"{RUN}.search", f"{RUN}.doctor", f"{RUN}.endings"),
+    "ray": (WORKERS, ON_RAY, f"{SEARCH}.start", f"{SEARCH}.searcher", f"{RUN}.doctor", f"{RUN}.endings"),
     "optuna": ("search_spaces.to_optuna", f"{RUN}.search", f"{RUN}.dashboard", f"{REPORT}.data"),
 }
 TORCH_FREE = (

@@ -112,7 +112,7 @@ def search(
     from orchestration.search.preflight import check_search
 
     check_search(study, data, chosen, made_with, print_remark)
-    from orchestration.search.run import start_search
+    from orchestration.search.start import start_search
 
     ending = start_search(
         study,

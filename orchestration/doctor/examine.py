@@ -22,16 +22,15 @@ from biomass_models.families.base import Config
 from biomass_models.families.costs import all_feature_seconds, measure
 from orchestration.doctor.findings import Finding
 from orchestration.doctor.node_facts import NodeFacts, stored_node_facts
-from orchestration.search.run import available_backbones
-from orchestration.search.running import gpus_of_a_slot
 from orchestration.study.record import RecordError
 from orchestration.study.storage import Storage
 from orchestration.workers.address import is_cluster
-from orchestration.workers.broker import Slots, slots_of
 from orchestration.workers.cluster import ClusterError, ray_cluster, refusal, slot_limit
 from orchestration.workers.machine import MachineError
 from orchestration.workers.ray_errors import innermost_cause
 from orchestration.workers.resources import Resources
+from orchestration.workers.slots.leases import Slots, gpus_of_a_slot, slots_of
+from orchestration.workers.weights_here import available_backbones
 from search_spaces.spaces import space_of
 
 SLOT_MEMORY_GB = 2.0  # a worker with torch, one backbone and its banks mapped needs 1 to 1.5 GB

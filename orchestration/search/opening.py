@@ -139,8 +139,6 @@ def take_new_weights(ledger: Ledger, here: Mapping[str, str]) -> list[str]:
     is closed, since it is another trial with other weights. Raises StudyError where a finished fold was trained with
     what was there before: its trials and new ones would not be comparable.
     """
-    from orchestration.search.trial import fail_trial  # here, because it loads Ray
-
     record, ended = ledger.study(), ledger.results()
     others = [one for one in ledger.trials() if here.get(str(one.config.get("backbone")), one.weights) != one.weights]
     folds = folds_of(ledger.quadrats()) if others else []
@@ -152,7 +150,7 @@ def take_new_weights(ledger: Ledger, here: Mapping[str, str]) -> list[str]:
                 f"got {here[name]}; give the old file (--weights), or search in another folder"
             )
         if one.trial_id not in ended:
-            fail_trial(ledger, one.trial_id, f"the weights of {name} changed before a fold was finished")
+            ledger.write_failure(one.trial_id, f"the weights of {name} changed before a fold was finished")
     changed = {name: mark for name, mark in here.items() if record.weights.get(name, mark) != mark}
     if changed:
         ledger.update_study(replace(record, weights={**record.weights, **changed}))

@@ -29,6 +29,10 @@ class BlockedError(UserError):
     """Study, feature cache or workers are out of order: nothing is wrong with the trial, but the search must end."""
 
 
+# the store is full, away or torn, the code or the memory is gone: the trial is not to blame, and stays open
+NOT_THE_TRIAL = (OSError, BlockedError, LedgerError, ImportError, MemoryError)
+
+
 def fold_order(number: int, folds: list[int]) -> list[int]:
     """The folds of a trial in the order they are handed in; trials take turns in which fold is the pilot.
 
@@ -63,13 +67,6 @@ def run_trial(
 def _batches_folds(record: TrialRecord) -> bool:
     config = config_from_stored(record.family, record.config)
     return registry.family(record.family).batches_folds(config)
-
-
-def fail_trial(ledger: Ledger, trial_id: str, reason: str) -> TrialResult:
-    """Close a trial whose coordinator could not; its folds stay."""
-    result = TrialResult(status=FAILED, reason=reason, ended_at=time.time())
-    ledger.write_result(trial_id, result)
-    return result
 
 
 class _Trial:

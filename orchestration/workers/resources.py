@@ -60,3 +60,7 @@ class Resources:
         default=None,
         metadata=option("Ray cluster (or RAY_ADDRESS); without it Ray is embedded.", SLOTS, noted=False),
     )
+    inline: bool = field(
+        default=False,
+        metadata=option("Search in this process, without Ray: one slot.", SLOTS, spelling="--inline", noted=False),
+    )

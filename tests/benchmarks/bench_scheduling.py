@@ -22,15 +22,16 @@ import stand_ins
 from biomass_models.backbones.weights import WeightsSource
 from biomass_models.data.folds import fold_hash
 from biomass_models.targets import FROM_COMPONENTS, TARGETS
-from orchestration.search.running import make_tuner
+from orchestration.search.on_ray.run import make_tuner
 from orchestration.search.searcher import Proposer, TuneSearcher, live_trials
 from orchestration.study.ledger import Ledger
 from orchestration.study.records import StudyRecord
 from orchestration.study.settings import StudySettings
 from orchestration.study.storage import Storage
-from orchestration.workers.broker import Broker, Slots
 from orchestration.workers.cluster import ON_HEAD, ray_cluster
 from orchestration.workers.context import WorkerContext
+from orchestration.workers.slots.broker import Broker
+from orchestration.workers.slots.leases import Slots
 from search_spaces.spaces import space_of
 
 BUSY, OVERHEAD_MS = 0.95, 20.0

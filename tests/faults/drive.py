@@ -15,7 +15,7 @@ from pathlib import Path
 
 from biomass_models.backbones.weights import WeightsSource, canonical_name, fingerprint
 from orchestration.search.presets import Preset
-from orchestration.search.run import run_search
+from orchestration.search.start import run_search
 from search_spaces.domain import Choice, SearchSpace
 from search_spaces.spaces import space_of
 

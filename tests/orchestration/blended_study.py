@@ -14,8 +14,9 @@ from orchestration.search.trial import run_trial
 from orchestration.study.ledger import Ledger
 from orchestration.workers.context import WorkerContext
 from orchestration.workers.jobs import Job, Outcome
-from orchestration.workers.pool import InlinePool, Pool
+from orchestration.workers.pool import Pool
 from orchestration.workers.resources import Resources
+from orchestration.workers.slots.inline_pool import InlinePool
 
 
 def finished_study(folder: Path, data_dir: Path, cache: Path) -> Ledger:

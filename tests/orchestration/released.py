@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from biomass_models.backbones.weights import WeightsSource
+from orchestration.search.prepare import prepare_search
 from orchestration.search.presets import overridden
-from orchestration.search.run import prepare_search, resolve
 from orchestration.search.searcher import Proposer
+from orchestration.search.start import resolve
 from orchestration.search.trial import run_trial
 from orchestration.study.ledger import Ledger
 from orchestration.study.records import TrialResult
 from orchestration.study.storage import Storage
 from orchestration.workers.context import WorkerContext
-from orchestration.workers.pool import InlinePool
 from orchestration.workers.resources import Resources
+from orchestration.workers.slots.inline_pool import InlinePool
 
 STUDIES = Path(__file__).parents[1] / "studies" / "0.1.0"
 DATA = STUDIES / "data"

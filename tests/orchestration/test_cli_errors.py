@@ -29,8 +29,8 @@ from orchestration.endings import BUG, REMEDIES, explained
 from orchestration.search.trial import run_trial
 from orchestration.study.ledger import LedgerError
 from orchestration.workers.cluster import ray_cluster
-from orchestration.workers.pool import InlinePool
 from orchestration.workers.shards import spans
+from orchestration.workers.slots.inline_pool import InlinePool
 
 pytestmark = pytest.mark.slow
 

@@ -12,10 +12,10 @@ from tiny_study import make_study
 from typer.testing import CliRunner
 
 from orchestration.cli import app
-from orchestration.search.trial import fail_trial, run_trial
+from orchestration.search.trial import run_trial
 from orchestration.study.ledger import Ledger, LedgerError
 from orchestration.study.storage import Storage
-from orchestration.workers.pool import InlinePool
+from orchestration.workers.slots.inline_pool import InlinePool
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +27,7 @@ def study(tmp_path_factory: pytest.TempPathFactory, tiny_pasture: Path) -> Path:
     for record in records[:2]:
         run_trial(ledger, InlinePool(context), record.trial_id)
     for record in records[2:]:
-        fail_trial(ledger, record.trial_id, "fold 1: left out")
+        ledger.write_failure(record.trial_id, "fold 1: left out")
     return folder
 
 

@@ -25,16 +25,18 @@ from orchestration.inspect.leaderboard import family_rows, leaderboard, render_f
 from orchestration.inspect.status import render_status, status_of
 from orchestration.report.make import make_report
 from orchestration.search.fold_costs import FoldCosts, trained_backbones
+from orchestration.search.prepare import prepare_search, reopen
 from orchestration.search.presets import Preset
-from orchestration.search.run import _reopen, prepare_search, resolve
 from orchestration.search.searcher import DRAWS_UNTIL_EXHAUSTED, Proposer, TuneSearcher
+from orchestration.search.start import resolve
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger
 from orchestration.study.records import Asked, TrialResult
 from orchestration.study.storage import Storage
 from orchestration.workers.jobs import MeasureJob
-from orchestration.workers.pool import PILOT, InlinePool
+from orchestration.workers.pool import PILOT
 from orchestration.workers.resources import Resources
+from orchestration.workers.slots.inline_pool import InlinePool
 from search_spaces.spaces import space_of
 
 LIMIT = 60.0
@@ -165,7 +167,7 @@ def test_refused_trials_are_taken_up_again_when_the_limit_allows_them(
 ) -> None:
     ledger = told_study(tmp_path, statuses=["complete", "refused", "refused", "failed", "refused", "pruned"])
     said: list[str] = []
-    _reopen(ledger, limit, retry, said.append)
+    reopen(ledger, limit, retry, said.append)
     statuses = [result.status for result in ledger.results().values()]
     assert statuses.count("refused") == 3 - reopened and statuses.count("failed") == (0 if retry else 1)
     assert said == (
@@ -178,9 +180,9 @@ def test_refused_trials_are_taken_up_again_when_the_limit_allows_them(
 def test_what_0_1_0_refused_as_a_failure_is_refused(tmp_path: Path) -> None:
     why = "fold 0: FitError: a fold may take 60 s (--max-fold-seconds), this one is estimated at 240 s"
     ledger = told_study(tmp_path, statuses=["complete", "failed", "failed"], reason=why)
-    _reopen(ledger, 239.0, True, lambda text: None)
+    reopen(ledger, 239.0, True, lambda text: None)
     assert len(ledger.results()) == 3
-    _reopen(ledger, 240.0, True, lambda text: None)
+    reopen(ledger, 240.0, True, lambda text: None)
     assert len(ledger.results()) == 1
 
 

@@ -22,7 +22,7 @@ from orchestration.cli import app
 from orchestration.inspect.explain import PANEL, Explanation, Look, draw_explanation, explain, render_explanation
 from orchestration.search.trial import run_trial
 from orchestration.study.ledger import LedgerError
-from orchestration.workers.pool import InlinePool
+from orchestration.workers.slots.inline_pool import InlinePool
 
 
 @pytest.fixture(scope="module")

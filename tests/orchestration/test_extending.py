@@ -39,7 +39,7 @@ from orchestration.study.ledger import Ledger
 from orchestration.study.settings import StudySettings
 from orchestration.study.storage import Storage
 from orchestration.workers.context import WorkerContext
-from orchestration.workers.pool import InlinePool
+from orchestration.workers.slots.inline_pool import InlinePool
 from search_spaces.spaces import space_of
 
 

@@ -22,7 +22,7 @@ from biomass_models.families.probe.config import ProbeConfig
 from orchestration.cli import app
 from orchestration.inspect.audit import audit
 from orchestration.inspect.status import status_of
-from orchestration.search import run as search
+from orchestration.search import start as search
 from orchestration.study.ids import make_trial_id, trial_id_of
 from orchestration.study.ledger import Ledger, LedgerError, open_ledger
 from orchestration.study.record import SCHEMA

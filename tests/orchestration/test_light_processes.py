@@ -15,13 +15,14 @@ from ray import cloudpickle
 from released import copy_of
 from tiny_study import RANDOM
 
-from orchestration.search.coordinator import make_coordinator
+from orchestration.search.on_ray.coordinator import make_coordinator
 from orchestration.search.pruning import RULES
 from orchestration.study.ledger import Ledger
 from orchestration.study.storage import Storage
-from orchestration.workers.actor import FoldWorker
-from orchestration.workers.broker import Broker, Slots
 from orchestration.workers.context import WorkerContext
+from orchestration.workers.slots.actor import FoldWorker
+from orchestration.workers.slots.broker import Broker
+from orchestration.workers.slots.leases import Slots
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
 from processes import command_of, descendants, wait_for

@@ -182,7 +182,7 @@ from orchestration.workers.address import ClusterError
 from orchestration.processes import command_of, descendants
 from orchestration.search.presets import Preset
 from orchestration.workers.resources import Resources
-from orchestration.search.run import run_search
+from orchestration.search.start import run_search
 
 data, net, weights = Path(sys.argv[1]), canonical_name("test_vit"), WeightsSource(kind="random")
 asked = Preset().with_fields(families=("probe",), backbones=(net,), weights="random", scale="smoke", folds=3, slots=2)

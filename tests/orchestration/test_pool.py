@@ -20,11 +20,13 @@ from orchestration.blending.predict import _do
 from orchestration.search.fold_costs import FoldCosts
 from orchestration.search.trial import BlockedError
 from orchestration.study.ledger import LedgerError
-from orchestration.workers.actor import FoldWorker, SignOfLife
-from orchestration.workers.broker import STOP_SECONDS, STOPPED, Broker, Slots, slots_of
 from orchestration.workers.cluster import ON_HEAD
 from orchestration.workers.jobs import FoldJob, Outcome
-from orchestration.workers.pool import PILOT, RETRY, UNDER_WAY, Priority, RayPool
+from orchestration.workers.pool import PILOT, RETRY, UNDER_WAY, Priority
+from orchestration.workers.slots.actor import FoldWorker, SignOfLife
+from orchestration.workers.slots.broker import STOP_SECONDS, STOPPED, Broker
+from orchestration.workers.slots.leases import Slots, slots_of
+from orchestration.workers.slots.ray_pool import RayPool
 
 pytestmark = pytest.mark.ray
 

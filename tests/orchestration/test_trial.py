@@ -18,7 +18,7 @@ from orchestration.study.ledger import Ledger, LedgerError
 from orchestration.study.storage import Storage
 from orchestration.workers.context import WorkerContext
 from orchestration.workers.jobs import FoldJob, Outcome
-from orchestration.workers.pool import InlinePool
+from orchestration.workers.slots.inline_pool import InlinePool
 
 
 class Counting(InlinePool):

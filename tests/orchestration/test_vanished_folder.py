@@ -25,7 +25,7 @@ def test_a_coordinator_takes_up_a_trial_without_its_working_directory(tmp_path: 
     code = (
         "import os, sys; from types import SimpleNamespace;"
         "from ray.tune.trainable.function_trainable import wrap_function;"
-        "from orchestration.search.coordinator import make_coordinator;"
+        "from orchestration.search.on_ray.coordinator import make_coordinator;"
         "kind = wrap_function(make_coordinator('/study', None, None, together=False));"
         "one = kind.__new__(kind); one._storage = SimpleNamespace(trial_working_directory=sys.argv[1]);"
         "os.rmdir(os.getcwd()) if sys.argv[2] == 'True' else None;"

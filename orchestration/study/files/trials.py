@@ -12,7 +12,7 @@ from biomass_models.config_rules import did_you_mean
 from orchestration.study import layout
 from orchestration.study.files.base import LedgerError, parquet
 from orchestration.study.files.study import SettingFiles
-from orchestration.study.records import TrialRecord, TrialResult
+from orchestration.study.records import FAILED, TrialRecord, TrialResult
 
 MOST_NAMED = 5  # trials in a message
 
@@ -75,6 +75,12 @@ class TrialFiles(SettingFiles):
         """Close a trial; a complete one brings its OOF table."""
         payload = {} if oof is None else {layout.OOF: parquet(oof, self._oof_metadata(trial_id))}
         self._commit(layout.trial(trial_id), payload, layout.RESULT, result)
+
+    def write_failure(self, trial_id: str, reason: str) -> TrialResult:
+        """Close a trial that cannot be brought to its end; its folds stay."""
+        result = TrialResult(status=FAILED, reason=reason, ended_at=time.time())
+        self.write_result(trial_id, result)
+        return result
 
     def result(self, trial_id: str) -> TrialResult | None:
         return self._read(layout.result(trial_id), TrialResult)
