@@ -29,6 +29,7 @@ from orchestration.workers.pool import PREDICT, Pool
 from orchestration.workers.refit import dropped_folds
 from orchestration.workers.resources import Resources
 from orchestration.workers.shards import check_weights, spans
+from orchestration.workers.slots.inline_pool import inline_slot
 from orchestration.workers.slots.ray_pool import GuardedPool, RayPool, start_broker
 
 
@@ -93,6 +94,10 @@ class Predictor:
             cache=str(self._resources.cache.expanduser().resolve()),
             weights=self._weights.absolute(),
         )
+        if self._resources.inline:
+            with inline_slot(context, self._resources) as pool:
+                yield pool
+            return
         with ray_cluster(self._resources.address) as pulse:
             broker, _ = pulse.guard(lambda: start_broker(context, self._resources))
             yield GuardedPool(RayPool(broker), pulse)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from biomass_models.backbones.devices import pick_device, threads
 from orchestration.progress import Say, Update, progress_bar
 from orchestration.search.ending import Ending, ending_of, failing_alike
 from orchestration.search.incumbent import Incumbent
@@ -22,24 +21,11 @@ from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger
 from orchestration.study.lock import Heartbeat
 from orchestration.study.records import SearchFacts
-from orchestration.study.settings import StudyError
-from orchestration.workers.address import is_cluster
 from orchestration.workers.context import WorkerContext
 from orchestration.workers.jobs import Outcome
-from orchestration.workers.pool import AnyJob, Priority
+from orchestration.workers.pool import AnyJob, Pool, Priority
 from orchestration.workers.resources import Resources
-from orchestration.workers.slots.inline_pool import InlinePool
-
-
-def require_one_process(resources: Resources) -> None:
-    """Raise StudyError where more was asked for than this process is."""
-    if is_cluster(resources.address):
-        raise StudyError(
-            f"--inline searches in this process, got the cluster {resources.address}; leave out one of the two "
-            "(RAY_ADDRESS names a cluster as well)"
-        )
-    if (resources.slots or 1) > 1:
-        raise StudyError(f"--inline has one slot, this process, got --slots {resources.slots}; leave out one of them")
+from orchestration.workers.slots.inline_pool import inline_slot
 
 
 def search_inline(
@@ -60,64 +46,71 @@ def search_inline(
     say(f"1 slot, in this process; {proposer.finished} trials are finished already")
     incumbent = Incumbent(StudyData(ledger))
     room = None if resources.weights_gb is None else ModelRoom(ledger, resources.weights_gb, say)
-    gpus = resources.gpus_per_fold
-    gpus = float(pick_device("auto").type == "cuda") if gpus is None else gpus
-    together = gpus > 0 if resources.folds_together is None else resources.folds_together
-    view = LiveView(proposer, incumbent, say, room)
     broken_off: str | None = None
-    with progress_bar("Search") as update, threads(max(1, int(resources.cpus_per_fold))):
-        pool = _ShownPool(context.of_slot(resources, gpus), view, heartbeat, update, proposer)
-        view.refresh()
-        while broken_off is None and (record := proposer.propose()) is not None:
-            name = record.trial_id
-            try:
-                result = run_trial(ledger, pool, name, rule=rule, standing=incumbent, together=together)
-            except NOT_THE_TRIAL as error:
-                broken_off = str(error)
-                break
-            except Exception as error:  # the boundary of a trial, as a coordinator is on Ray
-                result = ledger.write_failure(name, f"coordinator: {type(error).__name__}: {error}")
-            if result is not None:
-                proposer.tell(name, result)
-            view.refresh()
-            pool.show()
-            broken_off = failing_alike(proposer)
-            if heartbeat.lost_to:
-                broken_off = f"the study was taken over by {heartbeat.lost_to}"
+    with progress_bar("Search") as update:
+        view = _View(LiveView(proposer, incumbent, say, room), proposer, heartbeat, update)
+        with inline_slot(context, resources, on_progress=view.encoded) as slot:
+            together = slot.context.gpus > 0 if resources.folds_together is None else resources.folds_together
+            pool = _SeenPool(slot, view)
+            view.show()
+            while broken_off is None and (record := proposer.propose()) is not None:
+                name = record.trial_id
+                try:
+                    result = run_trial(ledger, pool, name, rule=rule, standing=incumbent, together=together)
+                except NOT_THE_TRIAL as error:
+                    broken_off = str(error)
+                    break
+                except Exception as error:  # the boundary of a trial, as a coordinator is on Ray
+                    result = ledger.write_failure(name, f"coordinator: {type(error).__name__}: {error}")
+                if result is not None:
+                    proposer.tell(name, result)
+                view.show()
+                broken_off = failing_alike(proposer)
+                if heartbeat.lost_to:
+                    broken_off = f"the study was taken over by {heartbeat.lost_to}"
     return ending_of(proposer, broken_off or proposer.nothing_left, before)
 
 
-class _ShownPool(InlinePool):
-    """Shows each fold before and after, on the terminal and to `biomass status`."""
+class _View:
+    """The search on the terminal and for `biomass status`."""
 
-    def __init__(
-        self, context: WorkerContext, view: LiveView, heartbeat: Heartbeat, update: Update, proposer: Proposer
-    ) -> None:
-        super().__init__(context, on_progress=self._encode)
-        self._view, self._heartbeat, self._update, self._proposer = view, heartbeat, update, proposer
+    def __init__(self, view: LiveView, proposer: Proposer, heartbeat: Heartbeat, update: Update) -> None:
+        self._view, self._proposer, self._heartbeat, self._update = view, proposer, heartbeat, update
         self._facts = SearchFacts(slots=1)
 
-    def run(self, jobs: list[AnyJob], priority: Priority) -> Iterator[tuple[AnyJob, Outcome]]:
-        self._show(running=1, queued=len(jobs) - 1)
-        for job, outcome in super().run(jobs, priority):
-            left = self._facts.queued
-            done = self._facts.done + (outcome.status == "done")
-            self._show(done=done, running=int(left > 0), queued=max(0, left - 1))
-            yield job, outcome
-
     def show(self) -> None:
-        """As things are."""
+        self._view.refresh()
         self._facts = self._view.completed(self._facts, self._heartbeat.since)
         self._heartbeat.publish(self._facts)
-        notes = self._view.notes(self._facts, live=int(self._proposer.unfinished > 0))
+        notes = self._view.notes(self._facts, live=int(self._facts.running > 0))
         self._update(self._proposer.finished, self._proposer.max_trials, notes, self._facts.seconds_left)
 
-    def _show(self, *, running: int, queued: int, done: int | None = None) -> None:
+    def jobs(self, left: int, *, done: bool = False) -> None:
+        """left: jobs that have not ended, of which the first one runs now; done: whether another one is done."""
         self._facts = replace(
-            self._facts, running=running, queued=queued, done=self._facts.done if done is None else done
+            self._facts, running=min(left, 1), queued=max(left - 1, 0), done=self._facts.done + int(done)
         )
         self.show()
 
-    def _encode(self, done: int, total: int) -> None:
+    def encoded(self, done: int, total: int) -> None:
+        """Photographs of the bank that is being filled."""
         self._facts = replace(self._facts, encoding=(done, total))
         self.show()
+
+
+class _SeenPool:
+    """A pool that shows each job's begin and end."""
+
+    def __init__(self, pool: Pool, view: _View) -> None:
+        self._pool, self._view = pool, view
+
+    def run(self, jobs: list[AnyJob], priority: Priority) -> Iterator[tuple[AnyJob, Outcome]]:
+        left = len(jobs)
+        self._view.jobs(left)
+        for job, outcome in self._pool.run(jobs, priority):
+            left -= 1
+            self._view.jobs(left, done=outcome.status == "done")
+            yield job, outcome
+
+    def drop(self, attempt: str) -> None:
+        self._pool.drop(attempt)

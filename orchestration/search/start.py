@@ -16,7 +16,7 @@ from biomass_models.families import registry
 from orchestration.progress import Say
 from orchestration.search.ending import Ending
 from orchestration.search.fold_costs import fold_costs_here
-from orchestration.search.inline import require_one_process, search_inline
+from orchestration.search.inline import search_inline
 from orchestration.search.opening import require_typed, typed_fields
 from orchestration.search.prepare import prepare_search
 from orchestration.search.presets import Preset
@@ -30,6 +30,7 @@ from orchestration.study.storage import Storage
 from orchestration.workers.address import is_cluster, require_answer
 from orchestration.workers.context import WorkerContext
 from orchestration.workers.resources import Resources
+from orchestration.workers.slots.inline_pool import require_one_process
 from orchestration.workers.weights_here import available_backbones, backbones_of_study
 from search_spaces.domain import SearchSpace
 

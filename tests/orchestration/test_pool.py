@@ -18,6 +18,7 @@ from tiny_study import BACKBONE, make_study
 from biomass_models.families.configs import config_from_params
 from orchestration.blending.predict import _do
 from orchestration.search.fold_costs import FoldCosts
+from orchestration.search.on_ray.run import measure_a_slot
 from orchestration.search.trial import BlockedError
 from orchestration.study.ledger import LedgerError
 from orchestration.workers.cluster import ON_HEAD
@@ -319,7 +320,7 @@ def test_the_costs_of_a_cluster_are_those_of_its_slots(start: Start, tmp_path: P
     broker = start(ready=1, most=1, workers=FoldWorker, context=context, timeout=60.0)
     costs = FoldCosts(16, (BACKBONE,))
     assert not costs.are_known  # nobody has asked
-    costs.ask(broker)
+    measure_a_slot(costs, broker)
     _until(lambda: costs.are_known)
     for record in records:
         config = config_from_params(record.family, record.config)
@@ -332,7 +333,7 @@ def test_the_costs_of_a_cluster_are_those_of_its_slots(start: Start, tmp_path: P
 def test_costs_of_slots_that_cannot_start_block_the_search(start: Start) -> None:
     broker = start(most=1, ready=0, workers=Unstartable, context=stand_ins.Start(why="raises"))
     costs = FoldCosts(16, ())
-    costs.ask(broker)
+    measure_a_slot(costs, broker)
     with pytest.raises(BlockedError, match=r"no worker can start.*driver.*then give the same command again"):
         _until(lambda: costs.are_known)
 

@@ -11,6 +11,7 @@ from ray import tune
 
 from orchestration.progress import Say
 from orchestration.search.ending import Ending, ending_of
+from orchestration.search.fold_costs import FoldCosts
 from orchestration.search.incumbent import Incumbent
 from orchestration.search.live_view import LiveView
 from orchestration.search.model_room import ModelRoom
@@ -52,9 +53,8 @@ def search_on_ray(
     """
     broker, slots = pulse.guard(lambda: start_broker(context, resources))
     waits = "" if slots else ", folds wait for a node that has what a slot asks for (biomass doctor)"
-    if proposer.costs is not None and (question := proposer.costs.question) is not None:
-        answer = broker.run.remote(question, RETRY)
-        proposer.costs.wait_for(lambda: ray.get(answer) if ray.wait([answer], timeout=0)[0] else None)
+    if proposer.costs is not None:
+        measure_a_slot(proposer.costs, broker)
     before = frozenset(ledger.results())
     say(f"{slots} slots{waits}; {proposer.finished} trials are finished already")
     searcher = TuneSearcher(proposer, live=live_trials(max(slots, 1)))
@@ -70,6 +70,13 @@ def search_on_ray(
     if proposer.costs is not None and proposer.costs.unknown:
         say(f"note: nothing was refused for what its folds cost, no slot could be measured: {proposer.costs.unknown}")
     return ending_of(proposer, searcher.end_reason, before)
+
+
+def measure_a_slot(costs: FoldCosts, broker: Any) -> None:
+    """Have the first slot that is there measured, where costs need it, before any fold runs on it."""
+    if costs.question is not None:
+        answer = broker.run.remote(costs.question, RETRY)
+        costs.wait_for(lambda: ray.get(answer) if ray.wait([answer], timeout=0)[0] else None)
 
 
 class _Leave(tune.Callback):
