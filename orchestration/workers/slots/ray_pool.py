@@ -31,7 +31,7 @@ def start_broker(context: WorkerContext, resources: Resources, worker_class: typ
         gpus=gpus,
         most=slot_limit(resources.slots, resources.cpus_per_fold, resources.address),
         grows=is_cluster(resources.address),
-        timeout=resources.fold_timeout,
+        fold_timeout=resources.fold_timeout,
     )
     has = ray.cluster_resources()
     if not slots.grows and slots_of(ray.nodes(), slots) < 1:
