@@ -28,7 +28,11 @@ STUDY, WORKERS, SEARCH, BLENDING, INSPECT = (
     f"{RUN}.{name}" for name in ("study", "workers", "search", "blending", "inspect")
 )
 BELOW = tuple(
-    f"{RUN}.{name}" for name in ("endings", "interrupts", "processes", "progress", "terminal", "time_left", "wheel")
+    f"{RUN}.{name}"
+    for name in (
+        *("endings", "interrupts", "old_names", "option", "processes", "progress", "terminal", "time_left"),
+        *("verbosity", "wheel"),
+    )
 )  # at the top, and used by all
 ABOVE = (f"{RUN}.__main__", f"{RUN}.cli", f"{RUN}.demo")
 REPORT = f"{RUN}.report"
@@ -49,12 +53,23 @@ EDGES: dict[str, set[str]] = {
     f"{BLEND}.members": {*FLOOR, BLEND},
     f"{RUN}.endings": {MODEL, WORKERS},
     f"{RUN}.interrupts": {f"{RUN}.processes"},
+    f"{RUN}.old_names": set(),
+    f"{RUN}.option": set(),
     f"{RUN}.processes": set(),
-    f"{RUN}.progress": {f"{RUN}.terminal", f"{RUN}.time_left"},
+    f"{RUN}.progress": {f"{RUN}.terminal", f"{RUN}.time_left", f"{RUN}.verbosity"},
     f"{RUN}.time_left": set(),
     f"{RUN}.terminal": {MODEL},
+    f"{RUN}.verbosity": set(),
     f"{RUN}.wheel": set(),
-    STUDY: {*FLOOR, f"{MODEL}.backbones", f"{MODEL}.families", "search_spaces", f"{RUN}.wheel", f"{STUDY}.files"},
+    STUDY: {
+        *FLOOR,
+        f"{MODEL}.backbones",
+        f"{MODEL}.families",
+        "search_spaces",
+        f"{RUN}.old_names",
+        f"{RUN}.wheel",
+        f"{STUDY}.files",
+    },
     f"{STUDY}.files": {MODEL, STUDY},
     WORKERS: {
         *MODELS,
@@ -62,8 +77,10 @@ EDGES: dict[str, set[str]] = {
         f"{MODEL}.families",
         "search_spaces",
         STUDY,
+        f"{RUN}.option",
         f"{RUN}.processes",
         f"{RUN}.progress",
+        f"{RUN}.verbosity",
     },
     SLOTS: {MODEL, STUDY, WORKERS},
     SEARCH: {
@@ -75,10 +92,11 @@ EDGES: dict[str, set[str]] = {
         WORKERS,
         SLOTS,
         ON_RAY,
+        f"{RUN}.option",
         f"{RUN}.progress",
         f"{RUN}.time_left",
     },
-    ON_RAY: {MODEL, STUDY, WORKERS, SLOTS, SEARCH, f"{RUN}.progress"},
+    ON_RAY: {MODEL, STUDY, WORKERS, SLOTS, SEARCH, f"{RUN}.progress", f"{RUN}.verbosity"},
     BLENDING: {*MODELS, BLEND, f"{BLEND}.members", STUDY, WORKERS, SLOTS, f"{RUN}.progress", f"{RUN}.terminal"},
     INSPECT: {*MODELS, f"{MODEL}.families", BLEND, f"{BLEND}.members", STUDY, WORKERS, SEARCH},
     f"{RUN}.dashboard": {MODEL, "search_spaces", STUDY, WORKERS, f"{RUN}.progress"},

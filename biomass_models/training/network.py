@@ -153,7 +153,7 @@ def train_network(
     epochs: list[dict[str, float]] = []
     best = Best(choose=config.select_best_epoch)
     trains_backbone = net.backbone is not None
-    compiles = inputs.compiles and trains_backbone  # small heads are over before a compiler is done
+    compiles = inputs.compile and trains_backbone  # small heads are over before a compiler is done
     forward: Callable[[Any], Any] = torch.compile(net) if compiles else net
 
     def loss_of(index_B: Tensor) -> Terms:

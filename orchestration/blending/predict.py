@@ -91,7 +91,7 @@ class Predictor:
         context = WorkerContext(
             study=study,
             data_dir=str(self._data_dir.resolve()),
-            cache_dir=str(self._resources.cache_dir.expanduser().resolve()),
+            cache=str(self._resources.cache.expanduser().resolve()),
             weights=self._weights.absolute(),
         )
         if self._resources.inline:

@@ -51,7 +51,7 @@ def follow_ups(incomplete: str) -> list[str]:
     return _starting(incomplete, FOLLOW_UPS)
 
 
-def recipes(incomplete: str) -> list[str]:
+def presets(incomplete: str) -> list[str]:
     from orchestration.search.presets import PRESETS
 
     return _starting(incomplete, PRESETS)

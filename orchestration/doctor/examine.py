@@ -80,7 +80,7 @@ def _examine(plan: Plan, resources: Resources, where: str) -> Iterator[Finding]:
     total = ray.cluster_resources()
     gpus = gpus_of_a_slot(resources)
     slots = slots_of(nodes, Slots(cpus=resources.cpus_per_fold, gpus=gpus))
-    slots = min(slots, slot_limit(resources.max_slots, resources.cpus_per_fold, resources.address) or slots)
+    slots = min(slots, slot_limit(resources.slots, resources.cpus_per_fold, resources.address) or slots)
     size = f"{len(nodes)} nodes, {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs, {slots} slots"
     if slots:
         yield Finding("ok", "Ray", f"{where}, {size}")
@@ -213,7 +213,7 @@ def _ask(node: Mapping[str, Any], plan: Plan, resources: Resources, token: str) 
                 study=None if plan.study is None else Storage(plan.study).uri,
                 token=token,
                 data_dir=None if plan.data_dir is None else str(plan.data_dir.resolve()),
-                cache_dir=str(resources.cache_dir),
+                cache_dir=str(resources.cache),
                 weights=plan.weights,
                 backbones=plan.backbones,
             ),

@@ -72,7 +72,7 @@ def fold_costs_here(
     in a family that has no trial yet. here: backbones whose weights are here.
     """
     settings, images = ledger.study().settings, len(ledger.quadrats())
-    n_train = round(images * (1 - 1 / settings.n_folds))
+    n_train = round(images * (1 - 1 / settings.folds))
     backbones = trained_backbones(spaces, here)
     if is_cluster(resources.address):  # this machine says nothing about the workers
         say("The first slot is measured, and trials whose folds would take above --max-fold-seconds are refused")

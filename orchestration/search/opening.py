@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from importlib.metadata import version
 
 import pandas as pd
@@ -78,14 +78,14 @@ def require_same(
 
 
 def typed_fields(asked: Asked, stored: Asked) -> set[str]:
-    """Fields of a recipe that the command names: its options, and all that a recipe sets which is not the study's.
+    """Fields of a preset that the command names: its options, and all that a preset sets which is not the study's.
 
-    What the study's own recipe sets today does not count: a release may change a recipe.
+    What the study's own preset sets today does not count: a release may change a preset.
     """
     typed = set(asked.overrides)
-    if asked.recipe is not None and asked.recipe != stored.recipe:
-        plain, own = Preset(), preset_named(asked.recipe)
-        typed |= {one.name for one in fields(Preset) if getattr(own, one.name) != getattr(plain, one.name)}
+    if asked.preset is not None and asked.preset != stored.preset:
+        plain, own = Preset().values(), preset_named(asked.preset).values()
+        typed |= {name for name, value in own.items() if value != plain[name]}
     return typed
 
 
@@ -95,24 +95,25 @@ def require_typed(ledger: Ledger, asked: Preset, made_with: Asked) -> None:
     Everything else is the study's, whatever is installed, reachable or the default today.
     """
     record = ledger.study()
-    typed, settings = typed_fields(made_with, record.made_with), record.settings
+    typed = typed_fields(made_with, record.made_with)
+    settings, study = record.settings, asked.study
     pairs: list[tuple[str, object, object]] = []
     if "families" in typed:
-        pairs.append(("families", _shares(settings.families, settings.shares), _shares(asked.families, asked.shares)))
-    if "backbones" in typed and asked.backbones:
+        pairs.append(("families", _shares(settings.families, settings.shares), _shares(study.families, study.shares)))
+    if "backbones" in typed and study.backbones:
         from biomass_models.backbones.weights import canonical_name  # here, because it loads timm
 
-        one, other = ({canonical_name(name) for name in names} for names in (settings.backbones, asked.backbones))
+        one, other = ({canonical_name(name) for name in names} for names in (settings.backbones, study.backbones))
         pairs.append(("backbones", sorted(one), sorted(other)))
     if "weights" in typed:  # a folder may have moved: what it holds is compared by its contents
-        pairs.append(("weights", _kind(settings.weights), _kind(asked.weights)))
-    if "scale" in typed and asked.scale != "auto":
-        pairs.append(("scale", settings.scale, asked.scale))
+        pairs.append(("weights", _kind(settings.weights), _kind(study.weights)))
+    if "scale" in typed and study.scale != "auto":
+        pairs.append(("scale", settings.scale, study.scale))
     if "fold_file" in typed or "scheme" in typed:
-        pairs.append(("scheme", settings.scheme, "file" if asked.fold_file else asked.scheme))
+        pairs.append(("scheme", settings.scheme, "file" if study.fold_file else study.scheme))
     for name, stored, given in (
-        ("folds", settings.n_folds, asked.folds),
-        ("seed", settings.seed, asked.seed),
+        ("folds", settings.folds, study.folds),
+        ("seed", settings.seed, study.seed),
     ):
         if name in typed:
             pairs.append((name, stored, given))

@@ -31,10 +31,10 @@ def check_search(study: str, data_dir: Path, asked: Preset, made_with: Asked, sa
     if record is not None:
         require_typed(ledger, asked, made_with)
     check_data(data_dir, say)
-    if record is None or asked.fold_file:
-        file = Path(asked.fold_file) if asked.fold_file else None
-        scheme, seed = "file" if file else asked.scheme, derive_seed(asked.seed, "folds")
-        assign_folds(read_train(data_dir), scheme=scheme, n_folds=asked.folds, seed=seed, file=file)
+    if record is None or asked.study.fold_file:
+        file = asked.study.fold_file
+        scheme, seed = "file" if file else asked.study.scheme, derive_seed(asked.study.seed, "folds")
+        assign_folds(read_train(data_dir), scheme=scheme, n_folds=asked.study.folds, seed=seed, file=file)
 
 
 def check_data(data_dir: Path, say: Callable[[str], None]) -> None:

@@ -106,7 +106,7 @@ def _prepare(
     record = ledger.find_study()
     if record is None:
         seed = derive_seed(settings.seed, "folds")
-        folds = assign_folds(here, scheme=settings.scheme, n_folds=settings.n_folds, seed=seed, file=fold_file)
+        folds = assign_folds(here, scheme=settings.scheme, n_folds=settings.folds, seed=seed, file=fold_file)
         quadrats = here.merge(folds, on="image_id", validate="one_to_one")
         ledger.write_photographs(photograph_table(here, images.digests))
         record = open_study(
@@ -147,5 +147,5 @@ def _folds_of_file(record: StudyRecord, here: pd.DataFrame, fold_file: Path | No
     """What require_same compares where the user gives folds."""
     if fold_file is None:
         return []
-    given = assign_folds(here, scheme="file", n_folds=record.settings.n_folds, seed=0, file=fold_file)
+    given = assign_folds(here, scheme="file", n_folds=record.settings.folds, seed=0, file=fold_file)
     return [("fold_hash", record.fold_hash, fold_hash(given))]

@@ -83,14 +83,14 @@ def start_search(
         study,
         data_dir,
         wanted.settings,
-        fold_file=Path(asked.fold_file) if asked.fold_file else None,
+        fold_file=asked.study.fold_file,
         weights=wanted.weights,
         fingerprints=wanted.fingerprints,
         resources=resources,
-        max_trials=asked.trials,
-        hours=asked.hours,
+        max_trials=asked.budget.trials,
+        hours=asked.budget.hours,
         say=say,
-        prune=asked.prune,
+        prune=asked.budget.prune,
         retry_failed=retry_failed,
         made_with=made_with,
         data_checked=data_checked,
@@ -115,17 +115,17 @@ def resolve(
     """
     record = ledger.find_study()
     if record is None:
-        for family in asked.families:
+        for family in asked.study.families:
             registry.known(family)
-        found = available_backbones(asked.backbones, weights, say)
-        gpu = asked.scale == "auto" and has_gpu(resources)
+        found = available_backbones(asked.study.backbones, weights, say)
+        gpu = asked.study.scale == "auto" and has_gpu(resources)
         settings = asked.settings(tuple(found), weights=weights.kind, gpu=gpu)
         return Wanted(settings=settings, weights=weights, fingerprints=found)
     require_typed(ledger, asked, made_with)
     source = source_of_study(record, asked, made_with, weights)
     settings = record.settings
     if "max_fold_seconds" in typed_fields(made_with, record.made_with):  # a limit, which may be moved
-        settings = replace(settings, max_fold_seconds=asked.max_fold_seconds)
+        settings = replace(settings, max_fold_seconds=asked.budget.max_fold_seconds)
     return Wanted(settings=settings, weights=source, fingerprints=backbones_of_study(record, source, say))
 
 
@@ -182,7 +182,7 @@ def run_search(
         context = WorkerContext(
             study=ledger.storage.uri,
             data_dir=str(data_dir.resolve()),
-            cache_dir=str(resources.cache_dir.expanduser().resolve()),
+            cache=str(resources.cache.expanduser().resolve()),
             weights=weights.absolute(),
         )
         if resources.inline:

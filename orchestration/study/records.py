@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Self, TypeAlias
 
+from orchestration.old_names import new_fields, old_fields
 from orchestration.study.record import Part, Record
 from orchestration.study.settings import StudySettings
 
@@ -55,10 +56,19 @@ class CodeVersion(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class Asked(Part):
-    """What the command that made a study named: a recipe and the options over it."""
+    """What the command that made a study named: a preset and the options over it."""
 
-    recipe: str | None = None
-    overrides: Mapping[str, Any] = field(default_factory=dict)  # by field of presets.Preset
+    preset: str | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)  # by field of the parts of presets.Preset
+
+    @classmethod
+    def from_json(cls, content: Any) -> Self:
+        found = super().from_json(content)
+        return replace(found, overrides=new_fields(found.overrides))
+
+    def to_json(self) -> dict[str, Any]:
+        stored = super().to_json()
+        return {**stored, "overrides": old_fields(stored["overrides"])}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,7 +45,7 @@ def main(trials: int, slots: int) -> bool:
         proposer = Proposer(spaces, ledger, seed=0, fold_hash=hash_, weights={"net": "w"}, max_trials=trials)
         with ray_cluster(num_cpus=slots):
             ray.cloudpickle.register_pickle_by_value(stand_ins)
-            context = WorkerContext(study=folder, data_dir="", cache_dir="", weights=WeightsSource(kind="random"))
+            context = WorkerContext(study=folder, data_dir="", cache="", weights=WeightsSource(kind="random"))
             actor = ray.remote(Broker).options(num_cpus=0, max_concurrency=100_000, resources=ON_HEAD)
             broker = actor.remote(context, Slots(cpus=1.0, gpus=0.0), stand_ins.Sleeper)
             ray.get(broker.start.remote())

@@ -75,7 +75,7 @@ def product(folder: Path, data_dir: Path, configs: list[BaselineConfig]) -> dict
         StudySettings(families=("baseline",), backbones=(backbone,)),
         weights=WeightsSource(kind="auto"),
         fingerprints=fingerprints,
-        resources=Resources(cache_dir=cache, max_slots=SLOTS),
+        resources=Resources(cache=cache, slots=SLOTS),
         max_trials=len(configs),
         hours=None,
         say=lambda text: None,

@@ -148,7 +148,7 @@ def main() -> None:
     asked = parser.parse_args()
     folders = [asked.folder / f"seed-{seed}" for seed in range(asked.seeds)]
     for seed, folder in enumerate(folders):
-        search_seed(folder, seed, asked.trials, Resources(cache_dir=asked.cache))
+        search_seed(folder, seed, asked.trials, Resources(cache=asked.cache))
     seeds = [measure_seed(folder, seed, asked.cache) for seed, folder in enumerate(folders)]
     gain = teacher_gain(seeds, TAUGHT_ARM, ALONE)
     table = f"{study_table(seeds)}\n\nTaught minus alone, the same configurations:\n{gain}"

@@ -115,7 +115,7 @@ def test_json_of_files(tiny_pasture: Path, tmp_path: Path) -> None:
 def test_an_unknown_trial_or_image_names_the_nearest(study: Path, tiny_pasture: Path) -> None:
     ledger = Ledger(Storage(study))
     trial, image = ledger.trials()[0].trial_id, str(ledger.quadrats()["image_id"].iloc[0])
-    for asked, near in (((trial[:6], image), trial), ((trial, image[:-1]), "ID")):
+    for asked, near in (((trial[1:], image), trial), ((trial, image[:-1]), "ID")):
         with pytest.raises(LedgerError, match=f"did you mean {near}"):
             arguments = ["explain", str(study), asked[0], "--image", asked[1], "--data", str(tiny_pasture)]
             CliRunner().invoke(app, arguments, catch_exceptions=False)

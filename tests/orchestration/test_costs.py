@@ -189,20 +189,20 @@ def test_what_0_1_0_refused_as_a_failure_is_refused(tmp_path: Path) -> None:
 def test_the_limit_of_a_study_may_be_moved_and_stays(tmp_path: Path, tiny_pasture: Path) -> None:
     ledger, name = Ledger(Storage(tmp_path / "study")), canonical_name(BACKBONE)
     weights = {name: fingerprint(name, RANDOM)}
-    plain = Preset(families=("probe",), backbones=(name,), weights="random", scale="smoke", folds=3)
+    plain = Preset().with_fields(families=("probe",), backbones=(name,), weights="random", scale="smoke", folds=3)
 
     def prepared(asked: Preset, *typed: str) -> Proposer:
-        made_with = Asked(overrides={field: getattr(asked, field) for field in typed})
+        made_with = Asked(overrides={field: asked.values()[field] for field in typed})
         wanted = resolve(ledger, asked, made_with, weights=RANDOM, resources=Resources(), say=lambda text: None)
         return prepare_search(
             ledger, tiny_pasture, wanted.settings, fingerprints=weights, max_trials=2, say=lambda text: None,
             made_with=made_with,
         )  # fmt: skip
 
-    made = prepared(replace(plain, max_fold_seconds=50.0), "families", "backbones", "weights", "scale", "folds")
+    made = prepared(plain.with_fields(max_fold_seconds=50.0), "families", "backbones", "weights", "scale", "folds")
     for asked, typed, limit in (
         (plain, (), 50.0),
-        (replace(plain, max_fold_seconds=90.0), ("max_fold_seconds",), 90.0),
+        (plain.with_fields(max_fold_seconds=90.0), ("max_fold_seconds",), 90.0),
     ):
         moved = prepared(asked, *typed)
         assert ledger.study().settings.max_fold_seconds == limit == moved._max_fold_seconds

@@ -42,7 +42,7 @@ def searched(folder: Path, data: Path) -> Ledger:
     ledger = Ledger(Storage(folder))
     open_study(
         ledger,
-        StudySettings(families=("probe",), backbones=("test_vit",), n_folds=3),
+        StudySettings(families=("probe",), backbones=("test_vit",), folds=3),
         quadrats=quadrats,
         data_fingerprint=data_fingerprint(quadrats, digest_of([file_digest(path) for path in paths])),
         fold_hash=fold_hash(folds),

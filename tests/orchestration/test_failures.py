@@ -171,7 +171,9 @@ def test_a_search_in_which_all_failed_is_an_error(
 
 @pytest.mark.ray
 def test_the_command_of_a_search_without_a_success_ends_with_its_reason(tmp_path: Path, tiny_pasture: Path) -> None:
-    asked = Preset(families=("probe",), backbones=(BACKBONE,), weights="random", scale="smoke", folds=3, trials=1)
+    asked = Preset().with_fields(
+        families=("probe",), backbones=(BACKBONE,), weights="random", scale="smoke", folds=3, trials=1
+    )
     name = canonical_name(BACKBONE)
     ledger, weights = Ledger(Storage(tmp_path / "study")), {name: fingerprint(name, RANDOM)}
     settings = asked.settings((name,), weights="random", gpu=False)
@@ -190,7 +192,7 @@ def test_the_command_of_a_search_without_a_success_ends_with_its_reason(tmp_path
     assert "no trial is complete, got 1 failed, most often (1) for: fold 0: the lamp went out" in seen.stdout
     reopen(ledger, 1800.0, True, lambda text: None)  # --retry-failed, as both messages say
     context = WorkerContext(
-        study=ledger.storage.uri, data_dir=str(tiny_pasture), cache_dir=f"{tmp_path}/cache", weights=RANDOM
+        study=ledger.storage.uri, data_dir=str(tiny_pasture), cache=f"{tmp_path}/cache", weights=RANDOM
     )
     run_trial(ledger, InlinePool(context), trial.trial_id)
     require_a_success(ledger.results(), ())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +30,18 @@ from orchestration.workers.slots.inline_pool import InlinePool
 
 pytestmark = pytest.mark.slow
 
-TINY = Preset(families=("probe", "baseline"), backbones=("test_vit",), weights="random", scale="smoke", folds=3)
+TINY = Preset().with_fields(
+    families=("probe", "baseline"), backbones=("test_vit",), weights="random", scale="smoke", folds=3
+)
 
 
 def search(folder: Path, data: Path, trials: int, said: list[str] | None = None, **resources: Any) -> Ending:
     return start_search(
         str(folder),
         data,
-        replace(TINY, trials=trials),
+        TINY.with_fields(trials=trials),
         weights=WeightsSource("random"),
-        resources=Resources(inline=True, cache_dir=folder.parent / "cache", **resources),
+        resources=Resources(inline=True, cache=folder.parent / "cache", **resources),
         say=[].append if said is None else said.append,
         made_with=Asked(),
     )
@@ -126,7 +127,7 @@ def test_what_is_not_the_trials_fault_leaves_it_open(
 
 @pytest.mark.parametrize(
     ("resources", "why"),
-    [({"address": "10.0.0.1:6379"}, "got the cluster 10.0.0.1:6379"), ({"max_slots": 4}, "got --slots 4")],
+    [({"address": "10.0.0.1:6379"}, "got the cluster 10.0.0.1:6379"), ({"slots": 4}, "got --slots 4")],
 )
 def test_more_than_one_process_is_refused(
     tmp_path: Path, tiny_pasture: Path, resources: dict[str, Any], why: str

@@ -173,7 +173,7 @@ def test_a_fold_without_its_model_is_finished_for_every_reader(study: tuple[Ledg
     assert "note:" not in CliRunner().invoke(app, ["status", ledger.storage.uri]).output
     gathered = gather([ledger.storage.uri], FileMembers(), test_ids=None, seed=0, say=lambda text: None)
     assert worst in gathered.trials
-    context = WorkerContext(study=ledger.storage.uri, data_dir="nowhere", cache_dir=str(cache), weights=RANDOM)
+    context = WorkerContext(study=ledger.storage.uri, data_dir="nowhere", cache=str(cache), weights=RANDOM)
     ledger.reopen(worst)  # a search that takes it up again finds all its folds
     again = run_trial(ledger, InlinePool(context), worst)
     assert again is not None and again.status == "complete"

@@ -281,7 +281,7 @@ def test_a_hanging_worker_is_ended_and_its_slot_works_again(start: Start) -> Non
 
 @pytest.mark.parametrize("timeout", [2.0, 30.0, 7200.0, None])
 def test_signs_of_life_cost_a_look_at_a_clock_and_come_in_time(timeout: float | None) -> None:
-    slots = Slots(cpus=1.0, gpus=0.0, timeout=timeout)
+    slots = Slots(cpus=1.0, gpus=0.0, fold_timeout=timeout)
     reports: list[float] = []
     life = SignOfLife(lambda: False, lambda: reports.append(time.monotonic()), slots.life_seconds)
     looks = 200_000  # of a fit with as many batches, in a second

@@ -14,7 +14,7 @@ from biomass_models.families.baseline.config import BaselineConfig
 from biomass_models.families.distilled.config import DistilledConfig
 from orchestration.cli import app
 from orchestration.search.opening import open_study
-from orchestration.search.presets import PRESETS, Preset, overridden, preset_named
+from orchestration.search.presets import PART_OF, PARTS, PRESETS, Preset, overridden, preset_named
 from orchestration.study.ledger import Ledger
 from orchestration.study.records import Asked
 from orchestration.study.storage import Storage
@@ -22,11 +22,11 @@ from search_spaces.spaces import DEFAULT_BACKBONES, space_of
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_recipe_builds_settings_spaces_and_first_trials(name: str) -> None:
-    recipe = preset_named(name)
-    recipe.check()
-    assert recipe.trials or recipe.hours
-    settings = recipe.settings(recipe.backbones or DEFAULT_BACKBONES, weights=recipe.weights, gpu=False)
+def test_every_preset_builds_settings_spaces_and_first_trials(name: str) -> None:
+    preset = preset_named(name)
+    preset.check()
+    assert preset.budget.trials or preset.budget.hours
+    settings = preset.settings(preset.study.backbones or DEFAULT_BACKBONES, weights=preset.study.weights, gpu=False)
     for family in settings.families:
         space = space_of(family, settings.backbones, settings.scale)
         for params in space.first_trials:
@@ -35,18 +35,19 @@ def test_every_recipe_builds_settings_spaces_and_first_trials(name: str) -> None
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_recipe_says_command_cost_and_what_to_expect(name: str) -> None:
+def test_every_preset_says_command_cost_and_what_to_expect(name: str) -> None:
     text = PRESETS[name].__doc__ or ""
     assert all(f"\n    {word}" in text for word in ("Command:  ", "Cost:     ", "Expect:   "))
-    assert f"--recipe {name}" in text or name == "demo"
-    if (preset_named(name).gpus_per_fold or 0) > 0:  # no machine of ours has one
+    assert f"--preset {name}" in text or name == "demo"
+    if (preset_named(name).resources.gpus_per_fold or 0) > 0:  # no machine of ours has one
         assert "ot measured here" in text
 
 
-def test_the_published_recipe_starts_with_what_was_published() -> None:
-    recipe = preset_named("published")
-    assert recipe.trials == len(recipe.families) == 2 and recipe.prune == "off"  # families take turns: one trial each
-    settings = recipe.settings(recipe.backbones, weights="auto", gpu=True)
+def test_the_published_preset_starts_with_what_was_published() -> None:
+    preset = preset_named("published")
+    assert preset.budget.trials == len(preset.study.families) == 2  # families take turns: one trial each
+    assert preset.budget.prune == "off"
+    settings = preset.settings(preset.study.backbones, weights="auto", gpu=True)
     baseline, distilled = (
         space.config(space.first_trials[0])
         for space in (space_of(family, settings.backbones, settings.scale) for family in settings.families)
@@ -94,45 +95,49 @@ def test_the_published_recipe_starts_with_what_was_published() -> None:
     assert {name: getattr(distilled, name) for name in spec_5} == spec_5
 
 
-def test_what_the_command_line_names_wins_over_the_recipe() -> None:
-    given = {"trials": 3, "families": ("probe",), "gpus_per_fold": 0.0, "hours": None}
-    recipe, note = overridden("kaggle_t4x2", given)
-    assert (recipe.trials, recipe.families, recipe.gpus_per_fold) == (3, ("probe",), 0.0)
-    assert (recipe.hours, recipe.slots, recipe.prune) == (8.0, 2, "strict")
-    assert note == Asked(recipe="kaggle_t4x2", overrides={"trials": 3, "families": ("probe",), "gpus_per_fold": 0.0})
+def test_what_the_command_line_names_wins_over_the_preset() -> None:
+    typed = {"trials": 3, "families": ["probe"], "gpus_per_fold": 0.0, "hours": None, "cache": Path("fast")}
+    preset, note = overridden("kaggle_t4x2", typed)
+    study, budget, resources = preset.study, preset.budget, preset.resources
+    assert (budget.trials, study.families, resources.gpus_per_fold) == (3, ("probe",), 0.0)
+    assert (budget.hours, resources.slots, budget.prune, resources.cache) == (8.0, 2, "strict", Path("fast"))
+    assert note == Asked(preset="kaggle_t4x2", overrides={"trials": 3, "families": ("probe",), "gpus_per_fold": 0.0})
     assert overridden(None, {}) == (Preset(), Asked())
 
 
-def test_every_field_of_a_recipe_has_an_option_of_search() -> None:
-    text = CliRunner().invoke(app, ["search", "--help"], env={"COLUMNS": "200"}).stdout
-    spelt = {"families": "family", "shares": "family", "backbones": "backbone", "compiles": "compile"}
-    demo_only = {"images", "test_images", "width"}
-    for name in {field.name for field in fields(Preset)} - demo_only:
-        assert f"--{spelt.get(name, name).replace('_', '-')} " in text, name
+def test_a_value_is_set_in_the_part_that_has_its_field() -> None:
+    preset = Preset().with_fields(seed=3, hours=2.0, slots=4)
+    assert (preset.study.seed, preset.budget.hours, preset.resources.slots) == (3, 2.0, 4)
+    changed = {name: value for name, value in preset.values().items() if value != Preset().values()[name]}
+    assert changed == {"seed": 3, "hours": 2.0, "slots": 4}
+    assert len(PART_OF) == sum(len(fields(part)) for part in PARTS.values())  # no two parts have a field of one name
+    with pytest.raises(KeyError, match="sedd"):
+        preset.with_fields(sedd=3)
 
 
 def test_the_note_is_kept_and_never_compared(tmp_path: Path) -> None:
-    recipe, note = overridden("smoke", {"seed": 3, "trials": 4})
-    settings = recipe.settings(recipe.backbones, weights=recipe.weights, gpu=False)
+    preset, note = overridden("smoke", {"seed": 3, "trials": 4, "compile": True})
+    settings = preset.settings(preset.study.backbones, weights=preset.study.weights, gpu=False)
     ledger = Ledger(Storage(tmp_path))
     facts = {"data_fingerprint": "d", "fold_hash": "f", "weights": {"test_vit": "w"}}
     quadrats = pd.DataFrame({"image_id": ["a"], "fold": [0]})
     open_study(ledger, settings, quadrats=quadrats, **facts, made_with=note)  # type: ignore[arg-type]
     again = open_study(ledger, settings, quadrats=quadrats, **facts)  # type: ignore[arg-type]
-    assert again.made_with == Asked(recipe="smoke", overrides={"seed": 3, "trials": 4})
+    assert again.made_with == Asked(preset="smoke", overrides={"seed": 3, "trials": 4, "compile": True})
     stored = json.loads((tmp_path / "study.json").read_text())
-    del stored["made_with"]  # a study that was made before recipes were noted
+    del stored["made_with"]  # a study that was made before presets were noted
     (tmp_path / "study.json").write_text(json.dumps(stored))
     later = open_study(ledger, settings, quadrats=quadrats, **facts, made_with=note)  # type: ignore[arg-type]
     assert later.made_with == Asked()
 
 
-def test_recipes_are_listed_within_80_columns() -> None:
-    listed = CliRunner().invoke(app, ["recipes"], env={"COLUMNS": "80"}).stdout
+def test_presets_are_listed_within_80_columns() -> None:
+    listed = CliRunner().invoke(app, ["presets"], env={"COLUMNS": "80"}).stdout
     assert max(map(len, listed.splitlines())) <= 80
-    found = json.loads(CliRunner().invoke(app, ["recipes", "--json"]).stdout)["recipes"]
-    assert [recipe["name"] for recipe in found] == list(PRESETS)
-    for recipe in found:
-        assert recipe["name"] in listed and recipe["settings"]["folds"] >= 2
-        one = CliRunner().invoke(app, ["recipes", recipe["name"]]).stdout
-        assert recipe["about"] in one and max(map(len, one.splitlines())) <= 80
+    found = json.loads(CliRunner().invoke(app, ["presets", "--json"]).stdout)["presets"]
+    assert [preset["name"] for preset in found] == list(PRESETS)
+    for preset in found:
+        assert preset["name"] in listed and preset["settings"]["folds"] >= 2
+        assert {"compile", "images"} <= set(preset["settings"]) and "address" not in preset["settings"]
+        one = CliRunner().invoke(app, ["presets", preset["name"]]).stdout
+        assert preset["about"] in one and max(map(len, one.splitlines())) <= 80

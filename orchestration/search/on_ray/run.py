@@ -23,6 +23,7 @@ from orchestration.study import layout
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger
 from orchestration.study.lock import Heartbeat
+from orchestration.verbosity import level_of_ray
 from orchestration.workers.cluster import ON_HEAD
 from orchestration.workers.context import WorkerContext
 from orchestration.workers.pool import RETRY
@@ -62,7 +63,7 @@ def search_on_ray(
     together = gpus_of_a_slot(resources) > 0 if resources.folds_together is None else resources.folds_together
     leave = threading.Event()
     tuner = make_tuner(ledger, searcher, broker, rule, together=together, leave=leave)
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(level_of_ray())
     with watch.watching():
         # not here, where a dead Ray would hold it for ever, and where Tune would take SIGINT and SIGUSR1 for itself
         pulse.guard(tuner.fit, lambda: watch.lost, leave.set)

@@ -300,7 +300,7 @@ class Broker:
             if entry.dropped:
                 self._answer(entry, STOPPED)
                 return False
-            reason = f"no sign of life for {self._rules.timeout:.0f} s (--fold-timeout); its worker was ended"
+            reason = f"no sign of life for {self._rules.fold_timeout:.0f} s (--fold-timeout); its worker was ended"
             self._answer(entry, Outcome(status="failed", reason=reason))
             return False
         self._done += outcome.status == "done"
@@ -319,9 +319,9 @@ class Broker:
     async def _outcome(self, slot: int, worker: Any, entry: _Entry) -> Outcome | None:
         """What the worker answers, or None when it hangs: epochs, batches and features are its signs of life."""
         answer: asyncio.Future[Outcome] = asyncio.wrap_future(worker.run.remote(entry.job, entry.number).future())
-        if self._rules.timeout is None:
+        if self._rules.fold_timeout is None:
             return await answer
-        while (left := self._alive_at[slot] + self._rules.timeout - time.monotonic()) > 0:
+        while (left := self._alive_at[slot] + self._rules.fold_timeout - time.monotonic()) > 0:
             done, _ = await asyncio.wait([answer], timeout=left)
             if done:
                 return answer.result()

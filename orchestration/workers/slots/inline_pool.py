@@ -52,5 +52,5 @@ def require_one_process(resources: Resources) -> None:
             f"--inline works in this process, got the cluster {resources.address}; leave out one of the two "
             "(RAY_ADDRESS names a cluster as well)"
         )
-    if (resources.max_slots or 1) > 1:
-        raise StudyError(f"--inline has one slot, got --slots {resources.max_slots}; leave out one of the two")
+    if (resources.slots or 1) > 1:
+        raise StudyError(f"--inline has one slot, got --slots {resources.slots}; leave out one of the two")

@@ -21,12 +21,12 @@ class Slots:
     gpus: float  # of one slot: 1, a fraction, or 0
     most: int | None = None  # use at most so many slots
     grows: bool = False  # ask the cluster for more slots while jobs queue; an autoscaler sees the demand
-    timeout: float | None = None  # seconds without a sign of life after which a job's worker counts as hanging
+    fold_timeout: float | None = None  # seconds without a sign of life after which a job's worker counts as hanging
 
     @property
     def life_seconds(self) -> float | None:
         """Between two signs of life of a worker; None where no timeout waits for them."""
-        return None if self.timeout is None else min(LIFE_SECONDS, self.timeout / 4)
+        return None if self.fold_timeout is None else min(LIFE_SECONDS, self.fold_timeout / 4)
 
 
 def slots_of(nodes: list[dict[str, Any]], slots: Slots) -> int:

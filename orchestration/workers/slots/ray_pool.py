@@ -29,9 +29,9 @@ def start_broker(context: WorkerContext, resources: Resources, worker_class: typ
     slots = Slots(
         cpus=resources.cpus_per_fold,
         gpus=gpus,
-        most=slot_limit(resources.max_slots, resources.cpus_per_fold, resources.address),
+        most=slot_limit(resources.slots, resources.cpus_per_fold, resources.address),
         grows=is_cluster(resources.address),
-        timeout=resources.fold_timeout,
+        fold_timeout=resources.fold_timeout,
     )
     has = ray.cluster_resources()
     if not slots.grows and slots_of(ray.nodes(), slots) < 1:
