@@ -82,7 +82,7 @@ EDGES: dict[str, set[str]] = {
         f"{RUN}.progress",
         f"{RUN}.verbosity",
     },
-    SLOTS: {MODEL, STUDY, WORKERS},
+    SLOTS: {MODEL, f"{MODEL}.backbones", STUDY, WORKERS},
     SEARCH: {
         *MODELS,
         f"{MODEL}.families",

@@ -56,7 +56,7 @@ def search_inline(
             while broken_off is None and (record := proposer.propose()) is not None:
                 name = record.trial_id
                 try:
-                    result = run_trial(ledger, pool, name, rule=rule, standing=incumbent, together=together)
+                    result = run_trial(ledger, pool, name, rule=rule, incumbent=incumbent, together=together)
                 except NOT_THE_TRIAL as error:
                     broken_off = str(error)
                     break

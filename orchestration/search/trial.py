@@ -48,19 +48,19 @@ def run_trial(
     trial_id: str,
     *,
     rule: PruneRule | None = None,
-    standing: Incumbent | None = None,
+    incumbent: Incumbent | None = None,
     together: bool = False,
 ) -> TrialResult | None:
     """Bring a trial to its end and return its result, or None when it was stopped before its end.
 
     Folds that are in the ledger are not computed again. The score is that of the pooled OOF rows (SPEC 2).
-    rule: how to prune, None for not at all; standing: what it compares with (one that outlives the trial reads less).
+    rule: how to prune, None for not at all; incumbent: what it compares with (one that outlives the trial reads less).
     together: train the folds as one batched problem where the family can; pruning then has nothing left to save.
     Raises BlockedError.
     """
     if (result := ledger.result(trial_id)) is not None:
         return result
-    trial = _Trial(ledger, pool, trial_id, rule, standing or Incumbent(StudyData(ledger)), together)
+    trial = _Trial(ledger, pool, trial_id, rule, incumbent or Incumbent(StudyData(ledger)), together)
     return trial.run()
 
 
@@ -76,14 +76,14 @@ class _Trial:
         pool: Pool,
         trial_id: str,
         rule: PruneRule | None,
-        standing: Incumbent,
+        incumbent: Incumbent,
         together: bool,
     ) -> None:
-        self._ledger, self._pool, self._id, self._standing = ledger, pool, trial_id, standing
+        self._ledger, self._pool, self._id, self._incumbent = ledger, pool, trial_id, incumbent
         record = ledger.trial(trial_id)
         self._together = together and _batches_folds(record)
         self._rule = None if record.spared or self._together else rule
-        folds = folds_of(standing.data.quadrats)
+        folds = folds_of(incumbent.data.quadrats)
         self._order = fold_order(record.number, folds)
         self._metrics: dict[int, FoldMetrics] = {}
         self._decisions: list[Decision] = []
@@ -153,7 +153,7 @@ class _Trial:
         if self._rule is None or not self._missing:
             return
         oof = pd.concat([self._ledger.fold_oof(self._id, done) for done in self._metrics])
-        decision = self._standing.decide(self._rule, oof, after_fold=fold, folds_done=len(self._metrics))
+        decision = self._incumbent.decide(self._rule, oof, after_fold=fold, folds_done=len(self._metrics))
         if decision is None:
             return
         self._decisions.append(decision)
@@ -177,7 +177,7 @@ class _Trial:
         return result
 
     def _pooled(self) -> tuple[pd.DataFrame, TrialResult]:
-        quadrats, folds = self._standing.data.quadrats, sorted(self._order)
+        quadrats, folds = self._incumbent.data.quadrats, sorted(self._order)
         oof = pd.concat([self._ledger.fold_oof(self._id, fold) for fold in folds])
         oof = rows_of(oof, quadrats["image_id"])
         truth_NT, pred_NT = quadrats[list(TARGETS)].to_numpy(), oof[list(TARGETS)].to_numpy()

@@ -168,8 +168,8 @@ def refused_for(result: TrialResult) -> float | None:
     """The estimate in seconds for which a trial was refused; version 0.1.0 recorded that as a failure of its fold."""
     if result.status == REFUSED:
         return result.estimated_seconds
-    told = _REFUSED_IN_0_1.search(result.reason or "") if result.status == FAILED else None
-    return float(told[1]) if told else None
+    found = _REFUSED_IN_0_1.search(result.reason or "") if result.status == FAILED else None
+    return float(found[1]) if found else None
 
 
 _REFUSED_IN_0_1 = re.compile(r"a fold may take \d+ s \(--max-fold-seconds\), this one is estimated at (\d+) s")

@@ -16,7 +16,8 @@ from tiny_study import RANDOM
 from biomass_models.data.folds import assign_folds, fold_hash
 from biomass_models.data.images import digest_of, file_digest
 from biomass_models.data.photographs import common_size, stretched
-from biomass_models.data.table import TEST_FILE, DataError, read_train
+from biomass_models.data.problems import DataError
+from biomass_models.data.table import TEST_FILE, read_train
 from biomass_models.targets import TARGETS
 from orchestration import cli
 from orchestration.blending.blend import BlendOptions, run_ensemble

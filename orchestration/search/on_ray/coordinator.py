@@ -28,12 +28,12 @@ def make_coordinator(
     It is pickled with all that it names, and a process that unpickles it imports their modules: nothing of a module
     that loads torch may be among them.
     """
-    standing = Incumbent(StudyData(Ledger(Storage(study))))  # pickled along: each coordinator process keeps its own
+    incumbent = Incumbent(StudyData(Ledger(Storage(study))))  # pickled along: each coordinator process keeps its own
 
     def coordinate(config: dict[str, Any]) -> None:
         own, trial_id = Ledger(Storage(study)), config["trial_id"]
         try:
-            result = run_trial(own, RayPool(broker), trial_id, rule=rule, standing=standing, together=together)
+            result = run_trial(own, RayPool(broker), trial_id, rule=rule, incumbent=incumbent, together=together)
         except (*NOT_THE_TRIAL, RayError) as error:
             tune.report({"status": "stopped", "reason": str(error)})
             return
