@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from blended_study import finished_study
 from tiny_study import make_study
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from orchestration.cli import app
@@ -119,6 +122,31 @@ def test_an_unknown_trial_or_image_names_the_nearest(study: Path, tiny_pasture: 
         with pytest.raises(LedgerError, match=f"did you mean {near}"):
             arguments = ["explain", str(study), asked[0], "--image", asked[1], "--data", str(tiny_pasture)]
             CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def test_commands_take_a_trial_by_how_its_id_begins(study: Path, tiny_pasture: Path, tmp_path: Path) -> None:
+    group: Any = get_command(app)
+    taking = {name for name, one in group.commands.items() if any(each.metavar == "TRIAL" for each in one.params)}
+    ledger = Ledger(Storage(study))
+    image, data = str(ledger.quadrats()["image_id"].iloc[0]), ["--data", str(tiny_pasture), "--weights", "random"]
+    more = {"refit": data, "explain": [*data, "--image", image, "--out", str(tmp_path / "look.png")]}
+    assert taking == set(more), "a command that takes a trial takes its beginning"
+    trial = next(name for name, result in ledger.results().items() if result.status == "complete")
+    others = {record.trial_id for record in ledger.trials()} - {trial}
+    short = next(trial[:n] for n in range(1, 11) if not any(one.startswith(trial[:n]) for one in others))
+    for name in taking:
+        assert trial in json.dumps(document(name, str(study), short, *more[name])), name
+        for wrong, said in (("", "there is no trial"), ("xyz", "there is no trial 'xyz'")):
+            with pytest.raises(LedgerError, match=said):
+                CliRunner().invoke(app, [name, str(study), wrong, *more[name]], catch_exceptions=False)
+    twin = ledger.trial(trial)
+    ledger.write_trial(replace(twin, trial_id=f"{short}-twin"))
+    try:
+        for name in taking:
+            with pytest.raises(LedgerError, match=f"got {short}, as 2 do: .*{trial}.*; give more of it"):
+                CliRunner().invoke(app, [name, str(study), short, *more[name]], catch_exceptions=False)
+    finally:
+        shutil.rmtree(study / "trials" / f"{short}-twin")
 
 
 def test_a_replay_needs_a_rule(study: Path) -> None:
