@@ -112,13 +112,13 @@ FORBIDDEN = {  # packages of others, by room and the rooms in it
     MODEL: {"ray", "optuna"},
     "search_spaces": {"ray", "torch"},
     BLEND: NUMPY_ONLY,
-    REPORT: {"torch", "ray", "timm", "pickle"},
+    REPORT: {"torch", "ray", "timm", "optuna", "pickle"},
     STUDY: {"ray", "optuna"},
     INSPECT: {"ray", "optuna"},
 }
 ONLY_HERE = {  # a package of others -> the modules that may import it
     "ray": (WORKERS, ON_RAY, f"{SEARCH}.start", f"{SEARCH}.searcher", f"{RUN}.doctor", f"{RUN}.endings"),
-    "optuna": ("search_spaces.to_optuna", f"{RUN}.search", f"{RUN}.dashboard", f"{REPORT}.data"),
+    "optuna": ("search_spaces.to_optuna", f"{RUN}.search", f"{RUN}.dashboard"),
 }
 TORCH_FREE = (
     *(f"{MODEL}.{name}" for name in ("targets", "families.configs", "families.readable", "pasture.make")),
