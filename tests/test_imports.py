@@ -71,7 +71,9 @@ EDGES: dict[str, set[str]] = {
         WORKERS,
         f"{RUN}.progress",
         f"{RUN}.time_left",
+        f"{SEARCH}.engines",
     },
+    f"{SEARCH}.engines": {MODEL, STUDY, "search_spaces"},
     BLENDING: {*MODELS, BLEND, f"{BLEND}.members", STUDY, WORKERS, SEARCH, f"{RUN}.progress", f"{RUN}.terminal"},
     INSPECT: {*MODELS, f"{MODEL}.families", BLEND, f"{BLEND}.members", STUDY, WORKERS, SEARCH},
     f"{RUN}.dashboard": {MODEL, "search_spaces", STUDY, WORKERS},
@@ -93,7 +95,7 @@ FORBIDDEN = {  # packages of others, by room and the rooms in it
 }
 ONLY_HERE = {  # a package of others -> the modules that may import it
     "ray": (f"{RUN}.workers", f"{RUN}.search", f"{RUN}.doctor", f"{RUN}.endings"),
-    "optuna": ("search_spaces.to_optuna", f"{RUN}.search", f"{RUN}.dashboard", f"{REPORT}.data"),
+    "optuna": ("search_spaces.to_optuna", f"{SEARCH}.engines", f"{RUN}.dashboard", f"{REPORT}.data"),
 }
 TORCH_FREE = (
     *(f"{MODEL}.{name}" for name in ("targets", "families.configs", "families.readable", "pasture.make")),

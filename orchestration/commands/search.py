@@ -135,6 +135,15 @@ def search(
         int | None,
         typer.Option(min=0, help="Of folds and proposals.", show_default=f"{PLAIN.seed}", rich_help_panel=WHAT),
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="What proposes the next configuration: tpe, gp, random.",
+            show_default=PLAIN.engine,
+            autocompletion=complete.engines,
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
     trials: Annotated[
         int | None, typer.Option(min=1, help="Trials of the whole study.", rich_help_panel=BUDGET)
     ] = None,
@@ -229,6 +238,7 @@ def search(
         "fold_file": None if fold_file is None else str(fold_file),
         "folds": folds,
         "seed": seed,
+        "engine": engine,
         "trials": trials,
         "hours": hours,
         "prune": prune,

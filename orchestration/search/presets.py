@@ -37,6 +37,7 @@ class Recipe:
     trials: int | None = None  # of the whole study
     hours: float | None = None  # no trial starts later
     prune: str = "default"
+    engine: str = "tpe"  # what proposes the next configuration
     max_fold_seconds: float = 1800.0  # dearer folds are refused, by estimate
     cpus_per_fold: float = 1.0
     gpus_per_fold: float | None = None  # None: 1 where there is a GPU
@@ -49,16 +50,18 @@ class Recipe:
     width: int = 1000  # px; a generated photograph is half as high
 
     def check(self) -> None:
-        """Raise ValueError with the nearest name for a scale, scheme or pruning rule that does not exist.
+        """Raise ValueError with the nearest name for a scale, scheme, pruning rule or engine that does not exist.
 
         Families are looked at where a study is made: one that is there may have a family that is not installed here.
         """
         from biomass_models.data.folds import SCHEMES
+        from orchestration.search.engines import registry as engines
         from orchestration.search.pruning import RULES
 
         known_name("a scale", self.scale, ("auto", *SCALES))
         known_name("a fold scheme", self.scheme, [scheme for scheme in SCHEMES if scheme != "file"])
         known_name("a pruning rule", self.prune, RULES)
+        engines.known(self.engine)
 
     def settings(self, backbones: Sequence[str], *, weights: str, gpu: bool) -> StudySettings:
         """Settings of the study. backbones: those whose weights were found; weights: auto, random or folder."""
@@ -72,6 +75,7 @@ class Recipe:
             n_folds=self.folds,
             seed=self.seed,
             max_fold_seconds=self.max_fold_seconds,
+            engine=self.engine,
         )
 
     def resources(self) -> dict[str, Any]:

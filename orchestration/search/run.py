@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import optuna
 import pandas as pd
 import ray
 
@@ -31,12 +30,19 @@ from biomass_models.features.inputs import ImageSet
 from biomass_models.targets import TARGETS
 from orchestration.progress import progress_bar
 from orchestration.search.fold_costs import FoldCosts, trained_backbones
-from orchestration.search.opening import open_study, require_same, require_typed, take_new_weights, typed_fields
+from orchestration.search.opening import (
+    go_on_with,
+    open_study,
+    require_typed,
+    settings_of_now,
+    take_new_weights,
+    typed_fields,
+)
 from orchestration.search.preflight import check_data
 from orchestration.search.presets import Recipe
+from orchestration.search.proposer import Proposer
 from orchestration.search.pruning import RULES
 from orchestration.search.running import Ending, run
-from orchestration.search.searcher import Proposer
 from orchestration.study.data import StudyData
 from orchestration.study.data_changes import data_fingerprint, photograph_table, require_same_data
 from orchestration.study.ledger import Ledger
@@ -187,9 +193,7 @@ def resolve(
         return Wanted(settings=settings, weights=weights, fingerprints=found)
     require_typed(ledger, asked, made_with)
     source = source_of_study(record, asked, made_with, weights)
-    settings = record.settings
-    if "max_fold_seconds" in typed_fields(made_with, record.made_with):  # a limit, which may be moved
-        settings = replace(settings, max_fold_seconds=asked.max_fold_seconds)
+    settings = settings_of_now(record, asked, made_with)
     return Wanted(settings=settings, weights=source, fingerprints=backbones_of_study(record, source, say))
 
 
@@ -221,7 +225,6 @@ def run_search(
     """
     known_name("a pruning rule", prune, RULES, StudyError)
     require_answer(resources.address)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     ledger = Ledger(Storage(study))
     with study_lock(ledger, say) as heartbeat:
         proposer = prepare_search(
@@ -277,6 +280,7 @@ def prepare_search(
         seed=settings.seed,
         fold_hash=record.fold_hash,
         weights=fingerprints,
+        engine=settings.engine,
         shares=dict(zip(settings.families, settings.shares, strict=True)) if settings.shares else None,
         max_trials=max_trials,
         deadline=None if hours is None else time.time() + 3600 * hours,
@@ -344,15 +348,7 @@ def _prepare(
             photograph_size=common_size(images.paths),
         )
     else:
-        limit = settings.max_fold_seconds
-        require_same(
-            ledger,
-            _folds_of_file(record, here, fold_file),
-            replace(settings, max_fold_seconds=record.settings.max_fold_seconds),
-        )
-        if limit != record.settings.max_fold_seconds:
-            record = replace(record, settings=replace(record.settings, max_fold_seconds=limit))
-            ledger.update_study(record)
+        record = go_on_with(ledger, record, settings, _folds_of_file(record, here, fold_file))
         require_same_data(ledger, data_dir, here, images.digests)
         if not record.spaces:
             known = spaces or {name: one for name in settings.families if (one := stored_space(record, name))}

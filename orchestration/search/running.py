@@ -15,8 +15,9 @@ from ray import tune
 from orchestration.search.coordinator import FirmGround, make_coordinator
 from orchestration.search.incumbent import Incumbent
 from orchestration.search.model_room import ModelRoom
+from orchestration.search.proposer import Proposer
 from orchestration.search.pruning import PruneRule
-from orchestration.search.searcher import ALIKE_FAILURES, BreakNotes, Proposer, TuneSearcher, live_trials
+from orchestration.search.tune_searcher import ALIKE_FAILURES, BreakNotes, TuneSearcher, live_trials
 from orchestration.search.watch import Watch
 from orchestration.study import layout
 from orchestration.study.data import StudyData

@@ -16,7 +16,7 @@ from biomass_models.errors import UserError
 from orchestration.progress import progress_bar
 from orchestration.search.incumbent import Incumbent
 from orchestration.search.model_room import ModelRoom
-from orchestration.search.searcher import TuneSearcher, live_trials
+from orchestration.search.tune_searcher import TuneSearcher, live_trials
 from orchestration.study.ledger import LedgerError
 from orchestration.study.lock import Heartbeat
 from orchestration.study.records import FAILED, PRUNED, SearchFacts

@@ -9,8 +9,8 @@ from typing import Any
 
 from biomass_models.backbones.weights import WeightsSource
 from orchestration.search.presets import overridden
+from orchestration.search.proposer import Proposer
 from orchestration.search.run import prepare_search, resolve
-from orchestration.search.searcher import Proposer
 from orchestration.search.trial import run_trial
 from orchestration.study.ledger import Ledger
 from orchestration.study.records import TrialResult

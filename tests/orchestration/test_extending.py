@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import worked_family
+import worked_packages
 from commands import environment
 from tiny_study import BACKBONE, RANDOM
 from typer.testing import CliRunner
@@ -33,7 +33,7 @@ from ensembles.gram import ErrorGram, error_gram
 from ensembles.honest import nested
 from orchestration.cli import app
 from orchestration.search.opening import open_study
-from orchestration.search.searcher import Proposer
+from orchestration.search.proposer import Proposer
 from orchestration.search.trial import run_trial
 from orchestration.study.ledger import Ledger
 from orchestration.study.settings import StudySettings
@@ -46,14 +46,14 @@ from search_spaces.spaces import space_of
 @pytest.fixture
 def family(tmp_path: Path) -> Iterator[types.ModuleType]:
     """The model module of the worked family, which is installed."""
-    worked_family.install(tmp_path)
-    with worked_family.installed(tmp_path):
-        registry.model(worked_family.NAME)
-        yield sys.modules[f"{worked_family.NAME}.model"]
+    worked_packages.install(tmp_path)
+    with worked_packages.installed(tmp_path):
+        registry.model(worked_packages.NAME)
+        yield sys.modules[f"{worked_packages.NAME}.model"]
 
 
 def test_the_page_is_short() -> None:
-    files = worked_family.files_of_the_page()
+    files = worked_packages.files_of_the_page()
     assert set(files) == {"neighbours/config.py", "neighbours/model.py", "neighbours/space.py", "pyproject.toml"}
     assert all(len(content.splitlines()) < 60 for content in files.values())
 
@@ -90,10 +90,10 @@ def test_a_new_family_is_searched_stored_and_predicts_what_it_stored(
 
 
 def test_a_family_that_cannot_be_loaded_costs_nothing_but_itself(tmp_path: Path) -> None:
-    worked_family.install(tmp_path)
+    worked_packages.install(tmp_path)
     (tmp_path / "neighbours" / "config.py").write_text("import a_package_that_nobody_has\n")
     (tmp_path / "neighbours" / "model.py").write_text("MODEL = 3\n")
-    with worked_family.installed(tmp_path):
+    with worked_packages.installed(tmp_path):
         assert registry.names() == sorted([*registry.BUILT_IN, "neighbours"])
         assert all(registry.family(name).describe for name in registry.BUILT_IN)
         with pytest.raises(UserError, match=r"cannot be loaded from neighbours\.config \(ModuleNotFound.*repair"):
@@ -108,13 +108,13 @@ def test_a_family_that_cannot_be_loaded_costs_nothing_but_itself(tmp_path: Path)
 def test_every_reader_opens_a_study_whose_family_is_not_installed(tiny_pasture: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
     site.mkdir()
-    worked_family.install(site)
+    worked_packages.install(site)
     ledger, quadrats = Ledger(Storage(tmp_path / "study")), read_train(tiny_pasture)
     folds = assign_folds(quadrats, n_folds=3)
     weights = {BACKBONE: fingerprint(BACKBONE, RANDOM)}
     families = ("neighbours", "probe")
     settings = StudySettings(families=families, backbones=(BACKBONE,), n_folds=3, scale="smoke")
-    with worked_family.installed(site):
+    with worked_packages.installed(site):
         open_study(
             ledger,
             settings,
@@ -166,7 +166,7 @@ def test_an_installed_family_goes_the_whole_road_and_its_study_opens_without_it(
     """The command line in processes of its own, as a user has it: nothing of this project knows the family."""
     site = tmp_path / "site"
     site.mkdir()
-    worked_family.install(site)
+    worked_packages.install(site)
     known = environment(tmp_path)
     known["PYTHONPATH"] = os.pathsep.join([str(site), known["PYTHONPATH"]])
 
@@ -214,7 +214,7 @@ def test_an_installed_family_goes_the_whole_road_and_its_study_opens_without_it(
 
 
 def registry_line() -> str:
-    source = worked_family.files_of_the_page()["neighbours/config.py"]
+    source = worked_packages.files_of_the_page()["neighbours/config.py"]
     (line,) = re.findall(r'describe="(.*?)"', source)
     return str(line)
 
@@ -236,10 +236,10 @@ def blend_with_skill(ledger: Ledger) -> None:
 
 def rule_of_the_page() -> types.ModuleType:
     """The last Python block of the page as a module."""
-    source = re.findall(r"```python\n(.*?)```", worked_family.PAGE.read_text(), flags=re.DOTALL)[-1]
+    source = re.findall(r"```python\n(.*?)```", worked_packages.PAGE.read_text(), flags=re.DOTALL)[-1]
     module = types.ModuleType("rule_of_the_page")
     sys.modules[module.__name__] = module  # dataclasses look their module up
-    exec(compile(source, f"{worked_family.PAGE.name}, the rule", "exec"), module.__dict__)
+    exec(compile(source, f"{worked_packages.PAGE.name}, the rule", "exec"), module.__dict__)
     return module
 
 

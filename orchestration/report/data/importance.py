@@ -80,10 +80,10 @@ def importance_of(study: StudyData, family: str) -> Importance:
         return none("no setting was varied")
     import optuna
 
-    from search_spaces.to_optuna import finished_trial, new_study
+    from search_spaces.to_optuna import finished_trial
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampled = new_study(seed=0)
+    sampled = optuna.create_study(direction="maximize")
     try:
         observed = [finished_trial(space, trial.record.params, trial.reported_value) for trial in scored]
         sampled.add_trials([one for one in observed if one is not None])
