@@ -1,4 +1,4 @@
-"""A ledger of 10 000 trials: seconds for the leaderboard, the status and a searcher made anew.
+"""A ledger of 10 000 trials: seconds for the leaderboard, the status and a proposer made anew.
 
 python tests/benchmarks/bench_ledger.py [TRIALS]
 """
@@ -94,13 +94,13 @@ def main() -> None:
         )
         spaces = {family: space_of(family, (BACKBONE,), "cpu") for family in FAMILIES}
 
-        def searcher() -> Proposer:
+        def proposer() -> Proposer:
             return Proposer(spaces, ledger, seed=0, fold_hash=fold_hash(folds), weights={BACKBONE: "w"})
 
         timed(f"{trials} trials written", lambda: fill(ledger, spaces, fold_hash(folds), trials))
         timed("leaderboard", lambda: render_leaderboard(leaderboard(StudyData(ledger)), 20))
         timed("status", lambda: render_status(status_of(ledger)))
-        rebuilt = timed("searcher rebuilt", searcher)
+        rebuilt = timed("proposer made anew", proposer)
         timed("one more proposal", rebuilt.propose)
 
 

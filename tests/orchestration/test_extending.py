@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 import worked_packages
 from commands import environment
+from released import finish, go_on
 from tiny_study import BACKBONE, RANDOM
 from typer.testing import CliRunner
 
@@ -53,9 +54,12 @@ def family(tmp_path: Path) -> Iterator[types.ModuleType]:
 
 
 def test_the_page_is_short() -> None:
-    files = worked_packages.files_of_the_page()
-    assert set(files) == {"neighbours/config.py", "neighbours/model.py", "neighbours/space.py", "pyproject.toml"}
-    assert all(len(content.splitlines()) < 60 for content in files.values())
+    family, engine = (
+        worked_packages.files_of_the_page(one) for one in (worked_packages.FAMILY, worked_packages.ENGINE)
+    )
+    assert set(family) == {"neighbours/config.py", "neighbours/model.py", "neighbours/space.py", "pyproject.toml"}
+    assert set(engine) == {"climber.py", "pyproject.toml"}
+    assert all(len(content.splitlines()) < 60 for content in (*family.values(), *engine.values()))
 
 
 def test_a_new_family_is_searched_stored_and_predicts_what_it_stored(
@@ -229,6 +233,44 @@ def blend_with_skill(ledger: Ledger) -> None:
         oof = ledger.oof(name)
         oof[list(TARGETS)] = (oof[list(TARGETS)].to_numpy() + truth_NT) / 2
         ledger.write_result(name, result, oof)
+
+
+# -- an engine ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_engine_is_found_searched_with_and_observes(tiny_pasture: Path, tmp_path: Path) -> None:
+    """As `biomass search --engine climb` goes on with a study that was made with another engine."""
+    site, said = tmp_path / "site", list[str]()
+    site.mkdir()
+    worked_packages.install(site, worked_packages.ENGINE)
+    ledger = Ledger(Storage(tmp_path / "study"))
+    options = {"families": ("probe",), "trials": 4}
+
+    def search(**typed: Any) -> Proposer:
+        return go_on(ledger, data=tiny_pasture, say=said.append, **{**options, **typed})
+
+    finish(search(engine="random"), tmp_path / "cache", tiny_pasture)
+    with worked_packages.installed(site):
+        typed = ["search", "study", "--data", str(tiny_pasture), "--trials", "5", "--engine", "clim"]
+        refused = CliRunner().invoke(app, typed).exception
+        assert "tpe, gp, random, climb, got 'clim'; did you mean climb?" in str(refused)
+        climbing = search(engine="climb", trials=40)
+        assert ledger.study().settings.engine == "climb"
+        scores = {name: result.score for name, result in ledger.results().items() if result.score is not None}
+        near, climbed = ledger.trial(max(scores, key=lambda name: scores[name])).params, 0
+        for _ in range(12):
+            record = climbing.propose()
+            assert record is not None
+            same = {name for name in near if record.params.get(name) == near[name]}
+            climbed += record.why == "proposed by climb" and len(near) - len(same) == 1
+        assert climbed >= 3  # one field of the best; where its neighbours are known random search draws
+        again = search(trials=40)  # without --engine it stays
+    assert again.missing == climbing.missing
+    with pytest.raises(UserError, match=r"engine climb is not known here.*install the package that brings it, or name"):
+        search(trials=40)
+    assert search(engine="tpe", trials=40).finished == 4 and ledger.study().settings.engine == "tpe"
+    assert {record.why for record in ledger.trials()} <= {"first trial", "proposed by random", "proposed by climb"}
+    assert ledger.study().made_with.overrides["engine"] == "random"  # what it was made with stays on record
 
 
 # -- a blending rule ---------------------------------------------------------------------------------------------------
