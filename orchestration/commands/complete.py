@@ -57,10 +57,10 @@ def follow_ups(incomplete: str) -> list[str]:
     return _starting(incomplete, FOLLOW_UPS)
 
 
-def recipes(incomplete: str) -> list[str]:
-    from orchestration.search.presets import RECIPES
+def presets(incomplete: str) -> list[str]:
+    from orchestration.search.presets import PRESETS
 
-    return _starting(incomplete, RECIPES)
+    return _starting(incomplete, PRESETS)
 
 
 def weights(incomplete: str) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from biomass_models.errors import UserError
-from orchestration.commands.options import OptionalData, Study, out_file, say, tell
+from orchestration.commands.options import OptionalData, Study, out_file, print_line, print_remark
 
 
 def report(
@@ -40,7 +40,7 @@ def report(
     out_file(path, ".html")
     if data is not None:
         for change in data_notices(ledger, data):
-            say(f"warning: {change}")
-    content = make_report(ledger, data, [open_ledger(other) for other in compare or ()], say).encode()
+            print_remark(f"warning: {change}")
+    content = make_report(ledger, data, [open_ledger(other) for other in compare or ()], print_remark).encode()
     Storage(path.parent).write(path.name, content)
-    tell(f"Wrote {path} ({len(content) / 1e6:.1f} MB); it opens in any browser, without network")
+    print_line(f"Wrote {path} ({len(content) / 1e6:.1f} MB); it opens in any browser, without network")

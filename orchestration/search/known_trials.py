@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 from orchestration.study.ids import content_key
-from orchestration.study.records import COMPLETE, Params, TrialRecord, TrialResult
+from orchestration.study.records import COMPLETE, FAILED, Params, TrialRecord, TrialResult
+
+ALIKE_FAILURES = 5  # first trials that all fail for one reason: it is not the trials that are at fault
 
 
 class KnownTrials:
@@ -15,6 +19,7 @@ class KnownTrials:
         self._results: dict[str, TrialResult] = {}  # of both
         self._others = 0  # trials of families that are not searched now
         self._by_content: dict[str, str] = {}  # trial id by what the trial computes
+        self._first_ends: list[str | None] = []  # reasons of the first trials to end in this run; None: no failure
         self.set_aside: list[TrialRecord] = []  # open ones whose family or weights are not here now
 
     def add(self, record: TrialRecord) -> None:
@@ -26,6 +31,12 @@ class KnownTrials:
         """A trial that will not run."""
         self._refused[record.trial_id], self._results[record.trial_id] = record, result
         self._note_content(record)
+
+    def end(self, trial_id: str, result: TrialResult) -> None:
+        """A trial that ends now."""
+        self._results[trial_id] = result
+        if len(self._first_ends) < ALIKE_FAILURES:
+            self._first_ends.append(_kind_of(result.reason or "") if result.status == FAILED else None)
 
     def known_as(self, record: TrialRecord) -> str | None:
         """The id under which the same is in the ledger already: of this version's scheme or of an earlier one's."""
@@ -84,6 +95,12 @@ class KnownTrials:
         """Ended trials of one status: complete, pruned, failed or refused."""
         return sum(result.status == status for result in list(self._results.values()))
 
+    @property
+    def common_failure(self) -> str | None:
+        """The reason for which the first trials that ended in this run have all failed, or None."""
+        alike = len(self._first_ends) == ALIKE_FAILURES and len(set(self._first_ends)) == 1
+        return self._first_ends[0] if alike else None
+
     def least_estimate(self, family: str) -> float:
         """Seconds of a fold of the cheapest refused trial; 0 where there is none."""
         own = [self._results[name] for name, record in self._refused.items() if record.family == family]
@@ -91,3 +108,8 @@ class KnownTrials:
 
     def _note_content(self, record: TrialRecord) -> None:
         self._by_content[content_key(record.family, record.config, record.weights)] = record.trial_id
+
+
+def _kind_of(reason: str) -> str:
+    """A reason without what differs between trials: numbers, and so folds, sizes and epochs."""
+    return re.sub(r"\d+(\.\d+)?", "N", reason)

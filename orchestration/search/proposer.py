@@ -119,7 +119,7 @@ class Proposer(KnownTrials):
 
     def tell(self, trial_id: str, result: TrialResult) -> None:
         """Learn a trial's result: its score (larger is better), a pruned one's estimate, or that it failed."""
-        self._results[trial_id] = result
+        self.end(trial_id, result)
         self._observe(self._records[trial_id])
 
     def _rebuild(self) -> None:
@@ -135,7 +135,8 @@ class Proposer(KnownTrials):
             else:
                 self.add(record)
                 if result is not None:
-                    self.tell(record.trial_id, result)
+                    self._results[record.trial_id] = result
+                    self._observe(record)
                 elif self._weights.get(str(record.config.get("backbone"))) == record.weights:
                     self._resumed.append(record)
                 else:

@@ -25,7 +25,7 @@ class StudySettings(Part):
     weights: str = "auto"  # auto | random | folder
     scale: str = "cpu"  # which ranges: smoke | demo | cpu | gpu
     scheme: str = "date"  # of the folds
-    n_folds: int = 5
+    folds: int = 5
     seed: int = 0
     max_fold_seconds: float = 1800.0  # a configuration whose estimate is above is refused with the estimate
     engine: str = "tpe"  # what proposes now; each trial says which engine proposed it
@@ -35,5 +35,5 @@ class StudySettings(Part):
             raise StudyError("a study needs at least one family and one backbone")
         if self.shares and (len(self.shares) != len(self.families) or min(self.shares) <= 0):
             raise StudyError(f"shares are above 0, one for each of {len(self.families)} families, got {self.shares}")
-        if self.n_folds < 2:
-            raise StudyError(f"a study needs at least 2 folds, got {self.n_folds}")
+        if self.folds < 2:
+            raise StudyError(f"a study needs at least 2 folds, got {self.folds}")

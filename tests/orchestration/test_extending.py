@@ -40,7 +40,7 @@ from orchestration.study.ledger import Ledger
 from orchestration.study.settings import StudySettings
 from orchestration.study.storage import Storage
 from orchestration.workers.context import WorkerContext
-from orchestration.workers.pool import InlinePool
+from orchestration.workers.slots.inline_pool import InlinePool
 from search_spaces.spaces import space_of
 
 
@@ -69,15 +69,13 @@ def test_a_new_family_is_searched_stored_and_predicts_what_it_stored(
     folds = assign_folds(quadrats, n_folds=3)
     quadrats = quadrats.merge(folds, on="image_id")
     weights = {BACKBONE: fingerprint(BACKBONE, RANDOM)}
-    settings = StudySettings(families=("neighbours",), backbones=(BACKBONE,), n_folds=3, scale="smoke")
+    settings = StudySettings(families=("neighbours",), backbones=(BACKBONE,), folds=3, scale="smoke")
     open_study(ledger, settings, quadrats=quadrats, data_fingerprint="d", fold_hash=fold_hash(folds), weights=weights)
     space = {"neighbours": space_of("neighbours", (BACKBONE,), "smoke")}
     record = Proposer(space, ledger, seed=0, fold_hash=fold_hash(folds), weights=weights).propose()
     assert record is not None and record.config["neighbours"] == 5
     cache = tmp_path / "cache"
-    context = WorkerContext(
-        study=str(tmp_path / "study"), data_dir=str(tiny_pasture), cache_dir=str(cache), weights=RANDOM
-    )
+    context = WorkerContext(study=str(tmp_path / "study"), data_dir=str(tiny_pasture), cache=str(cache), weights=RANDOM)
     result = run_trial(ledger, InlinePool(context), record.trial_id)
     assert result is not None and result.status == "complete", result
     metrics = ledger.fold_metrics(record.trial_id, 0)
@@ -117,7 +115,7 @@ def test_every_reader_opens_a_study_whose_family_is_not_installed(tiny_pasture: 
     folds = assign_folds(quadrats, n_folds=3)
     weights = {BACKBONE: fingerprint(BACKBONE, RANDOM)}
     families = ("neighbours", "probe")
-    settings = StudySettings(families=families, backbones=(BACKBONE,), n_folds=3, scale="smoke")
+    settings = StudySettings(families=families, backbones=(BACKBONE,), folds=3, scale="smoke")
     with worked_packages.installed(site):
         open_study(
             ledger,
@@ -130,7 +128,7 @@ def test_every_reader_opens_a_study_whose_family_is_not_installed(tiny_pasture: 
         spaces = {name: space_of(name, (BACKBONE,), "smoke") for name in families}
         proposer = Proposer(spaces, ledger, seed=0, fold_hash=fold_hash(folds), weights=weights)
         context = WorkerContext(
-            study=str(tmp_path / "study"), data_dir=str(tiny_pasture), cache_dir=str(tmp_path / "cache"), weights=RANDOM
+            study=str(tmp_path / "study"), data_dir=str(tiny_pasture), cache=str(tmp_path / "cache"), weights=RANDOM
         )
         for _ in families:
             record = proposer.propose()

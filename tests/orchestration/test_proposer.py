@@ -17,8 +17,8 @@ from orchestration.search.engines import registry
 from orchestration.search.engines.base import Observation
 from orchestration.search.engines.optuna_samplers import STARTUP_TRIALS, TpeEngine
 from orchestration.search.engines.random_search import RandomEngine
+from orchestration.search.on_ray.tune_searcher import TuneSearcher
 from orchestration.search.proposer import RANDOM_REPEATS, REPEATS_OF_ENGINE, Proposer
-from orchestration.search.tune_searcher import TuneSearcher
 from orchestration.study.ledger import Ledger
 from orchestration.study.records import Params, TrialResult
 from orchestration.study.storage import Storage

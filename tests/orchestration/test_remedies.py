@@ -34,8 +34,8 @@ from orchestration.cli import app
 from orchestration.search.trial import run_trial
 from orchestration.study.ledger import LedgerError, open_ledger
 from orchestration.study.records import TrialRef
-from orchestration.workers.pool import InlinePool
 from orchestration.workers.refit import refit_trial
+from orchestration.workers.slots.inline_pool import InlinePool
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ import pytest
 from ray.tune import TuneError
 from test_proposer import LINE, finish, proposer
 
-from orchestration.search.tune_searcher import BROKEN_COORDINATORS, BreakNotes, TuneSearcher
+from orchestration.search.on_ray.tune_searcher import BROKEN_COORDINATORS, BreakNotes, TuneSearcher
 from orchestration.study.ledger import Ledger
 from orchestration.study.storage import Storage
 

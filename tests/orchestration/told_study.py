@@ -98,7 +98,7 @@ def _quadrats(images: int, folds: int, species: str, rng: np.random.Generator) -
 def _record(families: Sequence[str], folds: int, scheme: str) -> StudyRecord:
     settings = {
         "families": tuple(families), "backbones": (BACKBONE,), "weights": "random", "scale": "smoke", "scheme": scheme,
-        "n_folds": folds, "max_fold_seconds": 60.0,
+        "folds": folds, "max_fold_seconds": 60.0,
     }  # fmt: skip
     return records.study_record(
         settings, data_fingerprint="d41d8cd98f00", fold_hash=f"{scheme}-folds", weights={BACKBONE: "w"},

@@ -25,13 +25,15 @@ def settings_figures(context: ReportContext) -> list[Figure]:
     """Importance of all families, then parallel coordinates and slices of each that varied anything."""
     figures = [figure] if (figure := _importance(context)) else []
     for family in context.study.families:
-        told = [trial for trial in context.study.trials if trial.family == family and trial.reported_value is not None]
-        told.sort(key=lambda trial: -(trial.reported_value or 0.0))
-        shown = told[:MOST_LINES]
+        scored = [
+            trial for trial in context.study.trials if trial.family == family and trial.reported_value is not None
+        ]
+        scored.sort(key=lambda trial: -(trial.reported_value or 0.0))
+        shown = scored[:MOST_LINES]
         names = _by_importance(context, family, varied(shown))
         if len(shown) < 3 or not names:
             continue
-        left = f"Drawn are the {MOST_LINES} best of {count(len(told), 'trial')}." if len(told) > MOST_LINES else ""
+        left = f"Drawn are the {MOST_LINES} best of {count(len(scored), 'trial')}." if len(scored) > MOST_LINES else ""
         figures.append(_parallel(context, family, shown, names, left))
         figures.append(_slices(context, family, shown, names, left))
     return figures

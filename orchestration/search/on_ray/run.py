@@ -4,81 +4,40 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import Counter
-from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
 from ray import tune
 
-from orchestration.search.coordinator import FirmGround, make_coordinator
+from orchestration.progress import Say
+from orchestration.search.ending import Ending, ending_of
+from orchestration.search.fold_costs import FoldCosts
 from orchestration.search.incumbent import Incumbent
+from orchestration.search.live_view import LiveView
 from orchestration.search.model_room import ModelRoom
+from orchestration.search.on_ray.coordinator import FirmGround, make_coordinator
+from orchestration.search.on_ray.tune_searcher import BreakNotes, TuneSearcher, live_trials
+from orchestration.search.on_ray.watch import Watch
 from orchestration.search.proposer import Proposer
 from orchestration.search.pruning import PruneRule
-from orchestration.search.tune_searcher import ALIKE_FAILURES, BreakNotes, TuneSearcher, live_trials
-from orchestration.search.watch import Watch
 from orchestration.study import layout
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger
 from orchestration.study.lock import Heartbeat
-from orchestration.study.records import COMPLETE, FAILED, REFUSED, TrialResult
-from orchestration.study.settings import StudyError
-from orchestration.workers.actor import FoldWorker
-from orchestration.workers.address import is_cluster
-from orchestration.workers.broker import Broker, Slots, slots_of
-from orchestration.workers.cluster import ON_HEAD, slot_limit
+from orchestration.verbosity import level_of_ray
+from orchestration.workers.cluster import ON_HEAD
 from orchestration.workers.context import WorkerContext
+from orchestration.workers.pool import RETRY
 from orchestration.workers.pulse import Pulse
 from orchestration.workers.resources import Resources
+from orchestration.workers.slots.leases import gpus_of_a_slot
+from orchestration.workers.slots.ray_pool import start_broker
 
-Say = Callable[[str], None]
 COORDINATOR_STARTS = 10  # of one trial
 MOST_LIVE = 1000  # Tune's own limit of trials under way; the searcher's, which follows the slots, is far below
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ending:
-    """How a search came to its end. One that is broken off raises: an error with the reason, or KeyboardInterrupt."""
-
-    hours_over: bool  # before every trial that was asked for had ended
-    ended: int  # trials of the study that have ended
-    open: int  # trials that were proposed and wait for the next search
-
-
-def gpus_of_a_slot(resources: Resources) -> float:
-    """As asked for, else one where Ray has any; needs Ray."""
-    if resources.gpus_per_fold is not None:
-        return resources.gpus_per_fold
-    return 1.0 if ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
-
-
-def start_broker(context: WorkerContext, resources: Resources, worker_class: type = FoldWorker) -> tuple[Any, int]:
-    """The broker actor and how many slots it has now. Raises StudyError when the machine can hold none."""
-    gpus = gpus_of_a_slot(resources)
-    slots = Slots(
-        cpus=resources.cpus_per_fold,
-        gpus=gpus,
-        most=slot_limit(resources.max_slots, resources.cpus_per_fold, resources.address),
-        grows=is_cluster(resources.address),
-        timeout=resources.fold_timeout,
-    )
-    has = ray.cluster_resources()
-    if not slots.grows and slots_of(ray.nodes(), slots) < 1:
-        raise StudyError(
-            f"a slot needs {slots.cpus:g} CPUs and {slots.gpus:g} GPUs, this machine has {has.get('CPU', 0):g} and "
-            f"{has.get('GPU', 0):g}; lower --cpus-per-fold or --gpus-per-fold"
-        )
-    # A waiting job holds a call open. On the head: a worker node may leave at any time, and must not take the broker.
-    actor = ray.remote(Broker).options(num_cpus=0, max_concurrency=100_000, resources=ON_HEAD)
-    broker: Any = actor.remote(
-        replace(context, gpus=gpus, cache_gb=resources.cache_gb, compiles=resources.compiles), slots, worker_class
-    )
-    return broker, ray.get(broker.start.remote())
-
-
-def run(
+def search_on_ray(
     ledger: Ledger,
     context: WorkerContext,
     proposer: Proposer,
@@ -96,42 +55,29 @@ def run(
     broker, slots = pulse.guard(lambda: start_broker(context, resources))
     waits = "" if slots else ", folds wait for a node that has what a slot asks for (biomass doctor)"
     if proposer.costs is not None:
-        proposer.costs.ask(broker)
+        measure_a_slot(proposer.costs, broker)
     before = frozenset(ledger.results())
     say(f"{slots} slots{waits}; {proposer.finished} trials are finished already")
     searcher = TuneSearcher(proposer, live=live_trials(max(slots, 1)))
     room = None if resources.weights_gb is None else ModelRoom(ledger, resources.weights_gb, say)
-    watch = Watch(broker, searcher, Incumbent(StudyData(ledger)), heartbeat, say, room)
+    watch = Watch(broker, searcher, LiveView(proposer, Incumbent(StudyData(ledger)), say, room), heartbeat, say)
     together = gpus_of_a_slot(resources) > 0 if resources.folds_together is None else resources.folds_together
     leave = threading.Event()
     tuner = make_tuner(ledger, searcher, broker, rule, together=together, leave=leave)
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(level_of_ray())
     with watch.watching():
         # not here, where a dead Ray would hold it for ever, and where Tune would take SIGINT and SIGUSR1 for itself
         pulse.guard(tuner.fit, lambda: watch.lost, leave.set)
     if proposer.costs is not None and proposer.costs.unknown:
         say(f"note: nothing was refused for what its folds cost, no slot could be measured: {proposer.costs.unknown}")
-    if (why := searcher.end_reason) is not None:
-        raise StudyError(f"{why}. Every finished fold is kept")
-    if proposer.unfinished and not proposer.hours_over:
-        raise StudyError(f"{proposer.unfinished} trials stay open; the same command goes on with them")
-    _require_a_success(ledger.results(), before)
-    return Ending(hours_over=proposer.hours_over, ended=proposer.finished, open=proposer.unfinished)
+    return ending_of(proposer, searcher.end_reason, before)
 
 
-def _require_a_success(results: Mapping[str, TrialResult], before: Container[str]) -> None:
-    """Raise StudyError where the study has no complete trial, or where many trials of this run have all failed."""
-    now = {name: result for name, result in results.items() if name not in before}
-    complete = any(result.status == COMPLETE for result in results.values())
-    broken = len(now) >= ALIKE_FAILURES and all(result.status == FAILED for result in now.values())
-    if all(result.status == REFUSED for result in results.values()) or (complete and not broken):
-        return
-    failed = [result.reason for result in (now if complete else results).values() if result.status == FAILED]
-    reason, times = Counter(failed).most_common(1)[0]
-    raise StudyError(
-        f"a search must complete a trial, got {len(failed)} failed, most often ({times}) for: {reason}. Mend it, then "
-        "give the same command with --retry-failed"
-    )
+def measure_a_slot(costs: FoldCosts, broker: Any) -> None:
+    """Have the first slot that is there measured, where costs need it, before any fold runs on it."""
+    if costs.question is not None:
+        answer = broker.run.remote(costs.question, RETRY)
+        costs.wait_for(lambda: ray.get(answer) if ray.wait([answer], timeout=0)[0] else None)
 
 
 class _Leave(tune.Callback):

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from ray import tune
 from ray.tune.search import Searcher
 
 from biomass_models.errors import UserError
+from orchestration.search.ending import failing_alike
 from orchestration.search.proposer import Proposer
-from orchestration.study.records import FAILED, TrialResult
 from orchestration.workers.ray_errors import innermost_cause
 
-ALIKE_FAILURES = 5  # first trials that all fail for one reason: it is not the trials that are at fault
 BROKEN_COORDINATORS = 5  # of trials in a row: it is not the trials that are at fault
 
 
@@ -30,16 +28,15 @@ class TuneSearcher(Searcher):
         """live: most trials under way at a time; may be changed while the search runs."""
         super().__init__()
         self.proposer = proposer
-        self._identities: dict[str, str] = {}
+        self._trial_ids: dict[str, str] = {}
         self.live = live
         self.stop_reason: str | None = None  # what stops the whole search, such as a full disk
         self.broken_off: list[str] = []  # trials that stay open, because their coordinators did not stay alive
         self.last_break: str | None = None  # why a coordinator broke off, the latest one
-        self._reasons: list[str | None] = []  # of the first trials to end in this run; None for no failure
         self._broken_in_a_row = 0
 
     def suggest(self, trial_id: str) -> Any:  # a dict, None for "not now", or Searcher.FINISHED
-        if not self.stop_reason and len(self._identities) >= self.live:
+        if not self.stop_reason and len(self._trial_ids) >= self.live:
             return None
         try:
             if not self.stop_reason and self.proposer.waits:
@@ -49,7 +46,7 @@ class TuneSearcher(Searcher):
             record, self.stop_reason = None, str(error)
         if record is None:
             return Searcher.FINISHED
-        self._identities[trial_id] = record.trial_id
+        self._trial_ids[trial_id] = record.trial_id
         return {"trial_id": record.trial_id}
 
     @property
@@ -71,36 +68,25 @@ class TuneSearcher(Searcher):
     @property
     def under_way(self) -> int:
         """Trials that have begun and not ended."""
-        return len(self._identities)
+        return len(self._trial_ids)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        identity = self._identities.pop(trial_id)
+        name = self._trial_ids.pop(trial_id)
         if not error and result is not None and result.get("status") == "stopped":
             self.stop_reason = self.stop_reason or result.get("reason")
             return  # it has not ended: the next run takes it up again
-        ended = self.proposer.ledger.result(identity)
+        ended = self.proposer.ledger.result(name)
         if ended is None:
             if error:
-                self._leave_open(identity)
+                self._leave_open(name)
             return  # the search is being stopped, or Tune has started its coordinator many times: the next run goes on
         self._broken_in_a_row = 0
-        self.proposer.tell(identity, ended)
-        if (reason := self._common_failure(ended)) is not None and self.stop_reason is None:
-            self.stop_reason = (
-                f"the first {ALIKE_FAILURES} trials all failed for the same reason: {reason}. Mend it, then give the "
-                "same command with --retry-failed"
-            )
+        self.proposer.tell(name, ended)
+        self.stop_reason = self.stop_reason or failing_alike(self.proposer)
 
-    def _common_failure(self, ended: TrialResult) -> str | None:
-        """The reason for which the first trials that ended in this run have all failed, or None."""
-        if len(self._reasons) < ALIKE_FAILURES:
-            self._reasons.append(_kind_of(ended.reason or "") if ended.status == FAILED else None)
-        alike = len(self._reasons) == ALIKE_FAILURES and len(set(self._reasons)) == 1
-        return self._reasons[0] if alike else None
-
-    def _leave_open(self, identity: str) -> None:
+    def _leave_open(self, name: str) -> None:
         """A coordinator does no work of its own: what ends its process, whenever it is started, is not the trial's."""
-        self.broken_off.append(identity)
+        self.broken_off.append(name)
         self._broken_in_a_row += 1
         if self._broken_in_a_row >= BROKEN_COORDINATORS and self.stop_reason is None:
             self.stop_reason = (
@@ -133,8 +119,3 @@ class BreakNotes(tune.Callback):
         error = trial.get_error()  # its text: nothing is unpickled from a study
         if error is not None:
             self._searcher.last_break = innermost_cause(error)
-
-
-def _kind_of(reason: str) -> str:
-    """A reason without what differs between trials: numbers, and so folds, sizes and epochs."""
-    return re.sub(r"\d+(\.\d+)?", "N", reason)
