@@ -95,8 +95,10 @@ EDGES: dict[str, set[str]] = {
         f"{RUN}.option",
         f"{RUN}.progress",
         f"{RUN}.time_left",
+        f"{SEARCH}.engines",
     },
     ON_RAY: {MODEL, STUDY, WORKERS, SLOTS, SEARCH, f"{RUN}.progress", f"{RUN}.verbosity"},
+    f"{SEARCH}.engines": {MODEL, STUDY, "search_spaces"},
     BLENDING: {*MODELS, BLEND, f"{BLEND}.members", STUDY, WORKERS, SLOTS, f"{RUN}.progress", f"{RUN}.terminal"},
     INSPECT: {*MODELS, f"{MODEL}.families", BLEND, f"{BLEND}.members", STUDY, WORKERS, SEARCH},
     f"{RUN}.dashboard": {MODEL, "search_spaces", STUDY, WORKERS, f"{RUN}.progress"},
@@ -117,8 +119,8 @@ FORBIDDEN = {  # packages of others, by room and the rooms in it
     INSPECT: {"ray", "optuna"},
 }
 ONLY_HERE = {  # a package of others -> the modules that may import it
-    "ray": (WORKERS, ON_RAY, f"{SEARCH}.start", f"{SEARCH}.searcher", f"{RUN}.doctor", f"{RUN}.endings"),
-    "optuna": ("search_spaces.to_optuna", f"{RUN}.search", f"{RUN}.dashboard"),
+    "ray": (WORKERS, ON_RAY, f"{SEARCH}.start", f"{RUN}.doctor", f"{RUN}.endings"),
+    "optuna": ("search_spaces.to_optuna", f"{SEARCH}.engines", f"{RUN}.dashboard"),
 }
 TORCH_FREE = (
     *(f"{MODEL}.{name}" for name in ("targets", "families.configs", "families.readable", "pasture.make")),

@@ -39,6 +39,12 @@ def prune_rules(incomplete: str) -> list[str]:
     return _starting(incomplete, RULES)
 
 
+def engines(incomplete: str) -> list[str]:
+    from orchestration.search.engines import registry
+
+    return _starting(incomplete, registry.names())
+
+
 def blend_rules(incomplete: str) -> list[str]:
     from ensembles.choice import RULES
 

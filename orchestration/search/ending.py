@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
-from orchestration.search.searcher import ALIKE_FAILURES, Proposer
+from orchestration.search.known_trials import ALIKE_FAILURES
+from orchestration.search.proposer import Proposer
 from orchestration.study.records import COMPLETE, FAILED, REFUSED, TrialResult
 from orchestration.study.settings import StudyError
 

@@ -14,8 +14,8 @@ from orchestration.search.ending import Ending, ending_of, failing_alike
 from orchestration.search.incumbent import Incumbent
 from orchestration.search.live_view import LiveView
 from orchestration.search.model_room import ModelRoom
+from orchestration.search.proposer import Proposer
 from orchestration.search.pruning import PruneRule
-from orchestration.search.searcher import Proposer
 from orchestration.search.trial import NOT_THE_TRIAL, run_trial
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger

@@ -9,7 +9,7 @@ from time import time
 from orchestration.progress import Say
 from orchestration.search.incumbent import Incumbent
 from orchestration.search.model_room import ModelRoom
-from orchestration.search.searcher import Proposer
+from orchestration.search.proposer import Proposer
 from orchestration.study.ledger import LedgerError
 from orchestration.study.records import FAILED, PRUNED, SearchFacts
 from orchestration.time_left import seconds_left

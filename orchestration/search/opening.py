@@ -14,7 +14,7 @@ from orchestration.search.presets import Preset, preset_named
 from orchestration.study.environment import STUDY_PACKAGES, code_version
 from orchestration.study.ledger import Ledger, folds_of
 from orchestration.study.records import Asked, Params, StudyRecord
-from orchestration.study.settings import StudyError, StudySettings
+from orchestration.study.settings import MOVABLE, StudyError, StudySettings
 
 
 def open_study(
@@ -74,6 +74,22 @@ def require_same(
         )
 
 
+def go_on_with(
+    ledger: Ledger, record: StudyRecord, settings: StudySettings, more: Sequence[tuple[str, object, object]] = ()
+) -> StudyRecord:
+    """The study's record with the settings of now that may move (settings.MOVABLE), stored where they differ.
+
+    more: as for `require_same`, which raises StudyError where anything else differs.
+    """
+    require_same(ledger, more, replace(settings, **{name: getattr(record.settings, name) for name in MOVABLE}))
+    moved = {name: getattr(settings, name) for name in MOVABLE}
+    if all(getattr(record.settings, name) == value for name, value in moved.items()):
+        return record
+    record = replace(record, settings=replace(record.settings, **moved))
+    ledger.update_study(record)
+    return record
+
+
 # -- what was typed ----------------------------------------------------------------------------------------------------
 
 
@@ -118,6 +134,12 @@ def require_typed(ledger: Ledger, asked: Preset, made_with: Asked) -> None:
         if name in typed:
             pairs.append((name, stored, given))
     require_same(ledger, pairs)
+
+
+def settings_of_now(record: StudyRecord, asked: Preset, made_with: Asked) -> StudySettings:
+    """The study's settings, with what was typed of those that may move."""
+    typed, values = typed_fields(made_with, record.made_with), asked.values()
+    return replace(record.settings, **{name: values[name] for name in MOVABLE if name in typed})
 
 
 def _shares(families: Sequence[str], shares: Sequence[float]) -> dict[str, float]:

@@ -15,9 +15,9 @@ from biomass_models.data.references import reference_predictions
 from biomass_models.data.table import read_train
 from biomass_models.features.inputs import ImageSet
 from orchestration.progress import Say, progress_bar
-from orchestration.search.opening import open_study, require_same, take_new_weights
+from orchestration.search.opening import go_on_with, open_study, take_new_weights
 from orchestration.search.preflight import check_data
-from orchestration.search.searcher import Proposer
+from orchestration.search.proposer import Proposer
 from orchestration.study.data_changes import data_fingerprint, photograph_table, require_same_data
 from orchestration.study.ledger import Ledger
 from orchestration.study.record import SCHEMA
@@ -54,6 +54,7 @@ def prepare_search(
         seed=settings.seed,
         fold_hash=record.fold_hash,
         weights=fingerprints,
+        engine=settings.engine,
         shares=dict(zip(settings.families, settings.shares, strict=True)) if settings.shares else None,
         max_trials=max_trials,
         deadline=None if hours is None else time.time() + 3600 * hours,
@@ -121,15 +122,7 @@ def _prepare(
             photograph_size=common_size(images.paths),
         )
     else:
-        limit = settings.max_fold_seconds
-        require_same(
-            ledger,
-            _folds_of_file(record, here, fold_file),
-            replace(settings, max_fold_seconds=record.settings.max_fold_seconds),
-        )
-        if limit != record.settings.max_fold_seconds:
-            record = replace(record, settings=replace(record.settings, max_fold_seconds=limit))
-            ledger.update_study(record)
+        record = go_on_with(ledger, record, settings, _folds_of_file(record, here, fold_file))
         require_same_data(ledger, data_dir, here, images.digests)
         if not record.spaces:
             known = spaces or {name: one for name in settings.families if (one := stored_space(record, name))}

@@ -13,6 +13,7 @@ from typing import Any
 from biomass_models.config_rules import known_name
 from biomass_models.families import registry
 from orchestration.option import BUDGET, FOLDS, WHAT, option, option_of, typed_with
+from orchestration.search.engines import registry as engines
 from orchestration.study.records import Asked
 from orchestration.study.settings import StudySettings
 from orchestration.workers.resources import Resources
@@ -49,6 +50,9 @@ class StudyOptions:
     )
     scale: str = field(  # auto: gpu where a slot has one, else cpu
         default="auto", metadata=option("Ranges: auto, smoke, demo, cpu, gpu.", WHAT, completion="scales")
+    )
+    engine: str = field(
+        default=engines.DEFAULT, metadata=option("What proposes: tpe, gp, random.", WHAT, completion="engines")
     )
     seed: int = field(default=0, metadata=option("Of folds and proposals.", WHAT, minimum=0))
     folds: int = field(default=5, metadata=option("Number of folds.", FOLDS, minimum=2))
@@ -100,7 +104,7 @@ class Preset:
     drawing: Drawing | None = None  # None: the preset is for real photographs
 
     def check(self) -> None:
-        """Raise UserError with the nearest name for a scale, scheme or pruning rule that does not exist.
+        """Raise UserError with the nearest name for a scale, scheme, pruning rule or engine that does not exist.
 
         Families are looked at where a study is made: one that is there may have a family that is not installed here.
         """
@@ -110,6 +114,7 @@ class Preset:
         known_name("a scale", self.study.scale, ("auto", *SCALES))
         known_name("a fold scheme", self.study.scheme, [scheme for scheme in SCHEMES if scheme != "file"])
         known_name("a pruning rule", self.budget.prune, RULES)
+        engines.known(self.study.engine)
 
     def settings(self, backbones: Sequence[str], *, weights: str, gpu: bool) -> StudySettings:
         """Settings of the study. backbones: those whose weights were found; weights: auto, random or folder."""
@@ -124,6 +129,7 @@ class Preset:
             folds=study.folds,
             seed=study.seed,
             max_fold_seconds=self.budget.max_fold_seconds,
+            engine=study.engine,
         )
 
     def values(self) -> dict[str, Any]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-
-import optuna
 
 from biomass_models.backbones.weights import (
     WeightsSource,
@@ -17,7 +15,7 @@ from orchestration.progress import Say
 from orchestration.search.ending import Ending
 from orchestration.search.fold_costs import fold_costs_here
 from orchestration.search.inline import search_inline
-from orchestration.search.opening import require_typed, typed_fields
+from orchestration.search.opening import require_typed, settings_of_now, typed_fields
 from orchestration.search.prepare import prepare_search
 from orchestration.search.presets import Preset
 from orchestration.search.pruning import RULES
@@ -123,9 +121,7 @@ def resolve(
         return Wanted(settings=settings, weights=weights, fingerprints=found)
     require_typed(ledger, asked, made_with)
     source = source_of_study(record, asked, made_with, weights)
-    settings = record.settings
-    if "max_fold_seconds" in typed_fields(made_with, record.made_with):  # a limit, which may be moved
-        settings = replace(settings, max_fold_seconds=asked.budget.max_fold_seconds)
+    settings = settings_of_now(record, asked, made_with)
     return Wanted(settings=settings, weights=source, fingerprints=backbones_of_study(record, source, say))
 
 
@@ -159,7 +155,6 @@ def run_search(
     if resources.inline:
         require_one_process(resources)
     require_answer(resources.address)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     ledger = Ledger(Storage(study))
     with study_lock(ledger, say) as heartbeat:
         proposer = prepare_search(

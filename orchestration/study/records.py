@@ -108,7 +108,7 @@ class TrialRecord(Record):
     config: Params  # every field of the family's configuration
     weights: str  # fingerprint of the backbone's weights
     seed: int
-    why: str  # first trial | proposed
+    why: str  # first trial | proposed by ENGINE; before there were engines: proposed
     proposed_at: float
     spared: str | None = None  # why it is never pruned
 

@@ -23,7 +23,8 @@ from biomass_models.backbones.weights import WeightsSource
 from biomass_models.data.folds import fold_hash
 from biomass_models.targets import FROM_COMPONENTS, TARGETS
 from orchestration.search.on_ray.run import make_tuner
-from orchestration.search.searcher import Proposer, TuneSearcher, live_trials
+from orchestration.search.on_ray.tune_searcher import TuneSearcher, live_trials
+from orchestration.search.proposer import Proposer
 from orchestration.study.ledger import Ledger
 from orchestration.study.records import StudyRecord
 from orchestration.study.settings import StudySettings

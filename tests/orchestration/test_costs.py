@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import optuna
+import noting_engine
 import pytest
 from rich.console import Console
-from test_searcher import LINE, SPACES, finish, proposer
+from test_proposer import LINE, SPACES, finish, proposer
 from tiny_study import BACKBONE, RANDOM, make_study
 from told_study import told_study
 
@@ -25,9 +25,10 @@ from orchestration.inspect.leaderboard import family_rows, leaderboard, render_f
 from orchestration.inspect.status import render_status, status_of
 from orchestration.report.make import make_report
 from orchestration.search.fold_costs import FoldCosts, trained_backbones
+from orchestration.search.on_ray.tune_searcher import TuneSearcher
 from orchestration.search.prepare import prepare_search, reopen
 from orchestration.search.presets import Preset
-from orchestration.search.searcher import DRAWS_UNTIL_EXHAUSTED, Proposer, TuneSearcher
+from orchestration.search.proposer import DRAWS_UNTIL_EXHAUSTED, Proposer
 from orchestration.search.start import resolve
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger
@@ -112,15 +113,17 @@ def test_a_decision_stays_whatever_a_later_run_measures(tmp_path: Path) -> None:
     assert idle.count("refused") == opened.count("refused") > 0
 
 
-def test_the_engine_learns_that_a_region_is_closed(tmp_path: Path) -> None:
-    one = priced(tmp_path, max_trials=40)
+def test_the_engine_observes_what_was_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = noting_engine.register(monkeypatch)
+    one = priced(tmp_path, max_trials=40, engine=noting_engine.NAME)
     search(tmp_path, one)
-    refused = [record.params["log10_alpha_low"] < -4 for record in Ledger(Storage(tmp_path)).trials()]
-    assert sum(refused[-15:]) < sum(refused[:15])  # although the scores rise towards it
-    for told in (one, priced(tmp_path)):  # at once, and rebuilt from the ledger
-        states = [trial.state for trial in told._studies["probe"].get_trials()]
-        assert states.count(optuna.trial.TrialState.PRUNED) == sum(refused)
-        assert states.count(optuna.trial.TrialState.COMPLETE) == 40
+    at_once = dict(seen)
+    assert at_once.keys() == Ledger(Storage(tmp_path)).results().keys()
+    for one in at_once.values():
+        assert one.refused == (one.value is None) == (one.params["log10_alpha_low"] < -4)
+    seen.clear()
+    priced(tmp_path, engine=noting_engine.NAME)
+    assert seen == at_once  # rebuilt from the ledger
 
 
 @pytest.mark.parametrize("hours", [None, 4e9])

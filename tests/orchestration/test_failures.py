@@ -1,25 +1,26 @@
-"""Failure is an answer: recorded with its reason, told to Optuna as FAIL, counted; alike from the start, it stops."""
+"""Failure is an answer: recorded with its reason, observed without a value, counted; alike from the start, it stops."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
-import optuna
+import noting_engine
 import pytest
 import timm
 from commands import biomass
 from safetensors.torch import save_file
-from test_searcher import LINE, proposer
+from test_proposer import LINE, proposer
 from tiny_study import BACKBONE, RANDOM, make_study
 
 from biomass_models.backbones.weights import WeightsSource, canonical_name, fingerprint
 from orchestration.inspect.audit import audit, refit
 from orchestration.search.ending import require_a_success
+from orchestration.search.known_trials import ALIKE_FAILURES
+from orchestration.search.on_ray.tune_searcher import TuneSearcher
 from orchestration.search.opening import StudyError
 from orchestration.search.prepare import prepare_search, reopen
 from orchestration.search.presets import Preset
-from orchestration.search.searcher import ALIKE_FAILURES, TuneSearcher
 from orchestration.search.trial import BlockedError, run_trial
 from orchestration.study.ledger import Ledger
 from orchestration.study.records import COMPLETE, FAILED, PRUNED, TrialResult
@@ -63,8 +64,11 @@ def test_a_loss_that_is_not_finite_fails_the_trial_with_the_reason(tmp_path: Pat
         assert "must stay finite, got nan" in (result.reason or "")
 
 
-def test_a_failure_is_told_to_optuna_as_fail_and_a_pruned_trial_with_its_estimate(tmp_path: Path) -> None:
-    search = proposer(tmp_path, LINE)
+def test_a_failure_is_observed_without_a_value_and_a_pruned_trial_with_its_estimate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = noting_engine.register(monkeypatch)
+    search = proposer(tmp_path, LINE, engine=noting_engine.NAME)
     endings = [
         TrialResult(status="failed", reason="fold 1: no"),
         TrialResult(status="pruned", estimate=0.4, reason="pruned after fold 1: ..."),
@@ -75,15 +79,13 @@ def test_a_failure_is_told_to_optuna_as_fail_and_a_pruned_trial_with_its_estimat
         assert record is not None
         search.ledger.write_result(record.trial_id, ending)
         search.tell(record.trial_id, ending)
-    for told in (search, proposer(tmp_path, LINE)):  # at once, and rebuilt from the ledger
-        trials = told._studies["probe"].get_trials()
-        assert [trial.state for trial in trials] == [
-            optuna.trial.TrialState.FAIL,
-            optuna.trial.TrialState.COMPLETE,
-            optuna.trial.TrialState.COMPLETE,
-        ]
-        assert [trial.value for trial in trials] == [None, 0.4, 0.3]
-        assert told.best_score == 0.3 and [told.count(kind) for kind in ("failed", "pruned", "complete")] == [1, 1, 1]
+    for _ in range(2):  # at once, and rebuilt from the ledger
+        assert [(one.number, one.value, one.refused) for one in seen.values()] == [
+            (0, None, False), (1, 0.4, False), (2, 0.3, False),
+        ]  # fmt: skip
+        assert search.best_score == 0.3 and [search.count(kind) for kind in (FAILED, PRUNED, COMPLETE)] == [1, 1, 1]
+        seen.clear()
+        search = proposer(tmp_path, LINE, engine=noting_engine.NAME)
 
 
 @pytest.mark.parametrize("alike", [True, False])
@@ -91,7 +93,7 @@ def test_first_trials_that_all_fail_alike_stop_the_search(tmp_path: Path, alike:
     search = TuneSearcher(proposer(tmp_path, LINE))
     for number in range(ALIKE_FAILURES):
         assert isinstance(search.suggest(f"tune-{number}"), dict)
-        (identity,) = search._identities.values()
+        (identity,) = search._trial_ids.values()
         why = "cannot read a.jpg" if alike or number else "out of memory"
         search.proposer.ledger.write_failure(identity, f"fold {number}: {why}")
         search.on_trial_complete(f"tune-{number}", {"status": "failed"})

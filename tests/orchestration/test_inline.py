@@ -15,8 +15,8 @@ from commands import environment
 from biomass_models.backbones.weights import WeightsSource
 from orchestration.inspect.audit import audit
 from orchestration.search.ending import Ending
+from orchestration.search.known_trials import ALIKE_FAILURES
 from orchestration.search.presets import Preset
-from orchestration.search.searcher import ALIKE_FAILURES
 from orchestration.search.start import start_search
 from orchestration.study.ledger import Ledger
 from orchestration.study.lock import read_owner

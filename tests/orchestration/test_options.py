@@ -23,8 +23,8 @@ from orchestration.commands.options import Cache
 from orchestration.option import PANELS, Option, option_of
 from orchestration.search.on_ray import run as on_ray
 from orchestration.search.presets import NOTED, OPTION_FIELDS, PART_OF, PARTS
+from orchestration.search.proposer import Proposer
 from orchestration.search.pruning import RULES
-from orchestration.search.searcher import Proposer
 from orchestration.study.ledger import Ledger
 from orchestration.study.storage import Storage
 from orchestration.workers.context import WorkerContext
@@ -41,6 +41,7 @@ TYPED: dict[str, tuple[str, Any]] = {  # field -> what is typed, and the value t
     "weights": ("--weights random", "random"),
     "scale": ("--scale smoke", "smoke"),
     "seed": ("--seed 3", 3),
+    "engine": ("--engine random", "random"),
     "folds": ("--folds 3", 3),
     "scheme": ("--scheme random", "random"),
     "fold_file": ("--fold-file folds.csv", Path("folds.csv")),

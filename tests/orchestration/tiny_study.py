@@ -8,7 +8,7 @@ from biomass_models.backbones.weights import WeightsSource, fingerprint
 from biomass_models.data.folds import assign_folds, fold_hash
 from biomass_models.data.table import read_train
 from orchestration.search.opening import open_study
-from orchestration.search.searcher import Proposer
+from orchestration.search.proposer import Proposer
 from orchestration.study.ledger import Ledger
 from orchestration.study.records import TrialRecord
 from orchestration.study.settings import StudySettings

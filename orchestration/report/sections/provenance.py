@@ -88,6 +88,7 @@ def facts(context: ReportContext) -> list[tuple[str, str]]:
         ("backbones", ", ".join(settings.backbones)),
         ("weights", ", ".join(f"{name}: {mark}" for name, mark in record.weights.items())),
         ("scale of the search", settings.scale),
+        ("proposals", f"by {settings.engine}"),
         ("seed", str(settings.seed)),
         ("work", f"{count(len(study.trials), 'trial')}, {count(folds, 'fold')} trained"),
         ("search time", duration(context.clock.seconds) + ", pauses left out" if context.work else ""),

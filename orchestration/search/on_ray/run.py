@@ -16,9 +16,10 @@ from orchestration.search.incumbent import Incumbent
 from orchestration.search.live_view import LiveView
 from orchestration.search.model_room import ModelRoom
 from orchestration.search.on_ray.coordinator import FirmGround, make_coordinator
+from orchestration.search.on_ray.tune_searcher import BreakNotes, TuneSearcher, live_trials
 from orchestration.search.on_ray.watch import Watch
+from orchestration.search.proposer import Proposer
 from orchestration.search.pruning import PruneRule
-from orchestration.search.searcher import BreakNotes, Proposer, TuneSearcher, live_trials
 from orchestration.study import layout
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger

@@ -14,7 +14,7 @@ from ray.exceptions import ActorDiedError, RayError
 from biomass_models.errors import UserError
 from orchestration.progress import Say, progress_bar
 from orchestration.search.live_view import LiveView
-from orchestration.search.searcher import TuneSearcher, live_trials
+from orchestration.search.on_ray.tune_searcher import TuneSearcher, live_trials
 from orchestration.study.lock import Heartbeat
 from orchestration.study.records import SearchFacts
 from orchestration.study.settings import StudyError
