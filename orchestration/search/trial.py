@@ -168,7 +168,7 @@ class _Trial:
             return None
         elif self._pruned and self._missing:  # its last folds may have been over before the decision reached them
             last = self._decisions[-1]
-            ending = TrialResult(status=PRUNED, estimate=last.estimate, reason=str(last))
+            ending = TrialResult(status=PRUNED, estimate=last.estimate, reason=str(last))  # readers: TrialResult.why
         else:
             oof, ending = self._pooled()
         result = _with_cost(replace(ending, decisions=tuple(self._decisions), ended_at=time.time()), self._metrics)

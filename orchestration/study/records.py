@@ -121,16 +121,19 @@ class Decision(Part):
     prune: bool
     after_fold: int  # index of the fold that had just finished
     folds_done: int
-    against: str  # trial id of the incumbent
-    p: float  # chance of such a disadvantage if the trial were as good as the incumbent
+    against: str  # trial id of the best reference
+    p: float  # chance of such a disadvantage if the trial were as good as the references
     groups: int  # that the test compared
     gain: float  # relative fall of the ensemble's loss, 0 .. 1
-    estimate: float  # fold-corrected score: the incumbent's, moved by the mean paired difference on the shared rows
+    estimate: float  # score over all folds that is expected from those that are done
+    folds: int | None = None  # of the study; not recorded by 0.1.0
+    references: tuple[str, ...] = ()  # trial ids that were compared with; empty: `against` alone
 
     def __str__(self) -> str:
-        verdict = "pruned" if self.prune else "kept"
+        verdict, of = "pruned" if self.prune else "kept", "" if self.folds is None else f" of {self.folds}"
+        against = ", ".join(name[:4] for name in self.references or (self.against,))
         return (
-            f"{verdict} after fold {self.after_fold}: p = {self.p:.2g} against {self.against[:4]}, "
+            f"{verdict} after {self.folds_done}{of} folds: p = {self.p:.2g} against {against}, "
             f"blend gain {100 * self.gain:.2f} %"
         )
 
@@ -162,6 +165,12 @@ class TrialResult(Record):
     def reported_value(self) -> float | None:
         """What the search learns: the score, the fold-corrected one of a pruned trial, None for a failure."""
         return self.estimate if self.status == PRUNED else self.score
+
+    def why(self, folds: int) -> str:
+        """Why the trial is not complete, whichever version wrote it; empty where it is. folds: of the study."""
+        if self.status == PRUNED and self.decisions:  # folds that ran at the decision count as done
+            return str(replace(self.decisions[-1], folds_done=self.folds_done, folds=folds))
+        return self.reason or ""
 
 
 def refused_for(result: TrialResult) -> float | None:
