@@ -142,9 +142,9 @@ $ biomass demo
 )
 
 
-def print_version(wanted: bool) -> None:
+def print_version(typed: bool) -> None:
     """Print the version, and of code in a checkout its commit, and leave."""
-    if not wanted:
+    if not typed:
         return
     from orchestration.study.environment import code_version
 

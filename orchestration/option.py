@@ -1,4 +1,4 @@
-"""What the command line knows of a field of a settings class: the option is made from it (commands/options.py).
+"""Metadata of a settings class's field, from which its command-line option is made (commands/fields.py).
 
 A field that is an option has `metadata=option(...)`. Its name is the option's, from the command line to the worker.
 """

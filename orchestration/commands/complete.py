@@ -18,7 +18,7 @@ def families(incomplete: str) -> list[str]:
 def backbones(incomplete: str) -> list[str]:
     from search_spaces.spaces import DEFAULT_BACKBONES
 
-    return _starting(incomplete, DEFAULT_BACKBONES)  # timm knows a thousand more, and takes seconds to say so
+    return _starting(incomplete, DEFAULT_BACKBONES)  # timm has a thousand more, and takes seconds to list them
 
 
 def scales(incomplete: str) -> list[str]:

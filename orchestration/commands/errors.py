@@ -56,7 +56,7 @@ def wrong_usage(error: Any) -> int:
         error.show()
     else:
         where = context.command_path if context is not None else "biomass"
-        said = " ".join(error.format_message().split()).rstrip(".")
-        text = f"error: {said}; {where} --help shows how"
+        problem = " ".join(error.format_message().split()).rstrip(".")
+        text = f"error: {problem}; {where} --help shows how"
         err_console.print(text, style="red", highlight=False, soft_wrap=True)
     return int(error.exit_code)

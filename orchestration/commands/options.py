@@ -30,7 +30,7 @@ out_console, err_console = PlainConsole(), PlainConsole(stderr=True)
 
 
 def existing_data(context: typer.Context, value: Path | None) -> Path | None:
-    """A data directory that is there; said at once, before anything heavy loads."""
+    """A data directory that is there; an error otherwise, before anything heavy loads."""
     if value is None or context.resilient_parsing or any((value / name).exists() for name in ("train.csv", "test.csv")):
         return value
     from orchestration.study.storage import nearest_folder
@@ -46,7 +46,7 @@ def existing_data(context: typer.Context, value: Path | None) -> Path | None:
 
 
 def out_file(path: Path, suffix: str) -> Path:
-    """A file to write, whose name says what it is; ValueError for another suffix."""
+    """A file to write; UserError for a name with another suffix."""
     if path.suffix.lower() != suffix:
         raise UserError(f"--out is a {suffix} file, got {path}; name it {path.with_suffix(suffix)}")
     return path
@@ -108,7 +108,7 @@ def print_remark(text: str) -> None:
 
 
 def print_detail(text: str) -> None:
-    """Print on standard error what only a verbose command says."""
+    """Print on standard error, if the command is verbose."""
     if is_verbose():
         err_console.print(text, highlight=False, soft_wrap=True)
 
@@ -152,7 +152,7 @@ def reachable(resources: Resources) -> Resources:
 
 
 def local_cache(cache: Path) -> Path:
-    """The folder in which this machine keeps features, with a note where it is not the one that was asked for."""
+    """The folder in which this machine keeps features, with a note where it is not the typed one."""
     from biomass_models.features.cache_folder import usable_cache
 
     folder, why = usable_cache(cache)

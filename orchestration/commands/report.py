@@ -20,7 +20,7 @@ def report(
         typer.Option(metavar="STUDY2", help="Study of the same images, searched with other folds; repeat."),
     ] = None,
 ) -> None:
-    """Write one page that tells a study's story.
+    """Write a study as one page.
 
     What is best, how sure that is, why the others lost, which images fail. One
     HTML file that needs no network; with --data it shows the worst photographs.

@@ -38,7 +38,7 @@ def doctor(
     as_json: Json = False,
     **typed: Any,
 ) -> None:
-    """Check machine or cluster, and say what the study will roughly cost.
+    """Check machine or cluster, and estimate what the study will cost.
 
     With --data, the directory is looked for on every node and a pilot fold of
     each family is timed. Exit code 1 when a check failed.
@@ -105,7 +105,7 @@ def search(
     if chosen.budget.trials is None and chosen.budget.hours is None:
         raise typer.BadParameter("a search needs an end: give --trials N or --hours H, or a --preset")
     study_apart(study, data)
-    source = weights_source(chosen.study.weights)  # what can be wrong is said before torch and Ray load
+    source = weights_source(chosen.study.weights)  # what can be wrong is found before torch and Ray load
     resources = reachable(chosen.resources)
     for name, value in chosen.values().items():
         print_detail(f"{name}: {value}")

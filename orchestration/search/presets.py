@@ -24,7 +24,7 @@ BASELINE_BACKBONE, DISTILLED_BACKBONE = "vit_small_patch14_dinov2.lvd142m", "vit
 
 @dataclass(frozen=True, kw_only=True)
 class StudyOptions:
-    """What is searched, as it is asked for; a new study stores what it comes to on this machine (`Preset.settings`)."""
+    """What is searched; a new study stores what it comes to on this machine (`Preset.settings`)."""
 
     families: tuple[str, ...] = field(
         default=tuple(sorted(registry.BUILT_IN)),

@@ -136,7 +136,7 @@ def test_commands_take_a_trial_by_how_its_id_begins(study: Path, tiny_pasture: P
     short = next(trial[:n] for n in range(1, 11) if not any(one.startswith(trial[:n]) for one in others))
     for name in taking:
         assert trial in json.dumps(document(name, str(study), short, *more[name])), name
-        for wrong, said in (("", "there is no trial"), ("xyz", "there is no trial 'xyz'")):
+        for wrong, said in (("", "there is no trial"), ("xyz", "there is no trial xyz")):
             with pytest.raises(LedgerError, match=said):
                 CliRunner().invoke(app, [name, str(study), wrong, *more[name]], catch_exceptions=False)
     twin = ledger.trial(trial)

@@ -8,7 +8,7 @@ from collections.abc import Container
 
 import pandas as pd
 
-from biomass_models.config_rules import did_you_mean
+from biomass_models.config_rules import nearest
 from orchestration.study import layout
 from orchestration.study.files.base import LedgerError, parquet
 from orchestration.study.files.study import SettingFiles
@@ -41,7 +41,7 @@ class TrialFiles(SettingFiles):
         """
         names = self.storage.children(layout.TRIALS)
         begun = [name for name in names if prefix and name.startswith(prefix)]
-        found = [name for name in begun if self.storage.size(layout.trial_record(name)) is not None]
+        found = list(filter(self._is_proposed, begun))
         if prefix in found:
             return prefix
         if not found:
@@ -54,9 +54,16 @@ class TrialFiles(SettingFiles):
             )
         return found[0]
 
+    def _is_proposed(self, name: str) -> bool:
+        """Whether the folder is a trial's; one that was set aside is none any more."""
+        return self.storage.size(layout.trial_record(name)) is not None
+
     def _no_trial(self, trial_id: str) -> LedgerError:
-        hint = did_you_mean(trial_id, self.storage.children(layout.TRIALS)) or "; `biomass leaderboard` lists them"
-        return LedgerError(f"there is no trial {trial_id!r} in {self.storage.uri}{hint}")
+        near = next(
+            filter(self._is_proposed, nearest(trial_id, self.storage.children(layout.TRIALS), MOST_NAMED)), None
+        )
+        hint = f"; did you mean {near}?" if near else "; `biomass leaderboard` lists them"
+        return LedgerError(f"there is no trial {trial_id} in {self.storage.uri}{hint}")
 
     def trials(self, known: Container[str] = ()) -> list[TrialRecord]:
         """Every proposed trial in the order of proposal; those in `known` are not read again."""
