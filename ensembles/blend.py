@@ -15,103 +15,103 @@ from biomass_models.targets import (
     TARGETS,
     FloatArray,
     project_coherent,
+    squared_error,
     weighted_r2_score,
-    weighted_square,
     weighted_sst,
 )
 from ensembles.card import Card, TargetScore
-from ensembles.card_page import render_card as render_card  # the page belongs to the card's public face
-from ensembles.choice import SINGLE_BEST, TOP_MEAN, Chosen, rule_named
+from ensembles.choice import SINGLE_BEST, TOP_MEAN, chosen_rule, rule_named
+from ensembles.flips import Flipped, flips_gain, nested_rows_with_flips
 from ensembles.gram import ErrorGram
-from ensembles.honest import (
-    PREFILTER,
-    bias_corrected_bootstrap,
-    nest_of,
-    nested_all,
-    paired_difference,
-    score_estimate,
-)
+from ensembles.honest import METHOD, paired_difference, score_estimate, units_of
 from ensembles.members.library import Library
+from ensembles.nests import nested_all, shortlist
 from ensembles.optimum import simplex_optimum
-from ensembles.recipe import Blender, Recipe, decided, fit_recipe, honest_rows
 from ensembles.rules import Rule, ranking
+from ensembles.spec import Blender, BlendSpec, choose_follow_ups, fit_spec, nested_rows
 
 
 def fit_blend(
     library: Library,
-    recipe: str | Rule | Recipe = "default",
+    spec: str | Rule | BlendSpec = "default",
     seed: int = 0,
     *,
     references: Mapping[str, FloatArray] | None = None,
-    bootstrap_draws: int = 100,
+    flipped: Flipped | None = None,
 ) -> Card:
-    """Choose members and weights by a rule, and score rule and all that follows it honestly.
+    """Choose members and weights by a rule, and score rule and all that follows it by nests.
 
-    recipe: a rule's name (choice.RULES), a rule, or a rule with follow-ups; those that are on trial are used where they
-    gain more than one standard error. references: pred_NT in grams by name, rows as the library's, to compare with;
-    bootstrap_draws: of BBC-CV, 0 for none (it is about the shared weights, so there is none where a follow-up is used).
-    Raises ValueError for an unknown rule and for a library with a single fold and group.
+    spec: a rule's name (choice.RULES), a rule, or a rule with follow-ups; candidates among these, and flips, are used
+    where they gain more than their standard error. references: pred_NT in grams by name, rows as the library's, to
+    compare with; flipped: of the members that flips.members_in_nests names. Raises ValueError for an unknown rule and
+    for a library with a single fold and group.
     """
-    if not isinstance(recipe, Recipe):
-        recipe = Recipe(rule=rule_named(recipe) if isinstance(recipe, str) else recipe)
-    asked = recipe
-    recipe, gains = decided(library, asked, seed=seed) if asked.on_trial else (asked, {})
+    if not isinstance(spec, BlendSpec):
+        spec = BlendSpec(rule=rule_named(spec) if isinstance(spec, str) else spec)
     gram = library.gram
-    by = nest_of(gram)
-    several_groups = len(np.unique(gram.group_C)) > 1
-    blender = fit_recipe(library, recipe, seed=seed)
-    blend_NT = blender.blend(library.pred_MNT)
-    nested_NT = honest_rows(library, asked, by, seed=seed)
-    loss_C = library.loss_by_cell(nested_NT)
-    group_loss_C = library.loss_by_cell(honest_rows(library, asked, "group", seed=seed)) if several_groups else None
-    single, top5 = nested_all(gram, [SINGLE_BEST, TOP_MEAN], by, seed=seed)
-    rivals = {"best single": single.loss_C, "mean of top 5": top5.loss_C}
+    used, gains = choose_follow_ups(library, spec, seed=seed) if spec.candidates else (spec, {})
+    blender = fit_spec(library, used, seed=seed)
+    pred_MNT, gain, copies = library.pred_MNT, None, 1
+    if flipped is None:
+        nested_RNT = nested_rows(library, spec, seed=seed)
+    else:
+        flipped_MNT = flipped.beside(library)
+        gain = flips_gain(library, flipped_MNT, used, blender, seed=seed)
+        nested_RNT = nested_rows_with_flips(library, flipped_MNT, spec, seed=seed)
+        if gain.value > gain.se:
+            pred_MNT, copies = flipped_MNT, flipped.copies
+    blend_NT = blender.blend(pred_MNT)
+    loss_RC = library.loss_by_cell(nested_RNT)
+    single, top5 = nested_all(gram, [SINGLE_BEST, TOP_MEAN], seed=seed)
+    rivals = {"best single": single.loss_RC, "mean of top 5": top5.loss_RC}
     for name, pred_NT in (references or {}).items():
         rivals[name] = library.loss_by_cell(project_coherent(pred_NT))
-    shortlist = gram.keep(ranking(gram)[:PREFILTER])
-    ceiling = simplex_optimum(shortlist.gram_MM)
+    shown = gram.keep(shortlist(gram))
+    ceiling = simplex_optimum(shown.gram_MM)
     best = int(ranking(gram)[0])
-    bootstrap = None
-    if bootstrap_draws and several_groups and not recipe.follow_ups:
-        bootstrap = bias_corrected_bootstrap(gram, recipe.rule, draws=bootstrap_draws, seed=seed)
-    estimate = score_estimate(gram, loss_C, seed=seed)
-    by_group = None if group_loss_C is None else score_estimate(gram, group_loss_C, seed=seed)
+    estimate = score_estimate(gram, loss_RC)
+    several_units = units_of(gram) > 1
     weights = _weights(library, blender)
     return Card(
-        rule=recipe.rule.name,
-        follow_ups=tuple(recipe.follow_ups),
-        chosen_rule=recipe.rule.choose(shortlist, seed).name if isinstance(recipe.rule, Chosen) else recipe.rule.name,
+        rule=used.rule.name,
+        follow_ups=tuple(used.follow_ups),
+        chosen_rule=chosen_rule(gram, used.rule, seed=seed).name,
         members={name: float(weight_t.mean()) for name, weight_t in weights.items()},
-        target_weights=_per_target(weights) if recipe.per_target else None,
-        calibration=_pairs(blender) if recipe.calibrate else None,
-        floors=dict(zip(TARGETS, map(float, blender.floor_3), strict=False)) if recipe.zeros else None,
+        target_weights=_per_target(weights) if used.per_target else None,
+        calibration=_pairs(blender) if used.calibrate else None,
+        floors=dict(zip(TARGETS, map(float, blender.floor_3), strict=False)) if used.zeros else None,
         follow_up_gains=gains,
-        flips=1,
-        flips_gain=None,
-        library_size=len(library.names),
+        flips=copies,
+        flips_gain=gain,
+        library_size=len(library.names) - len(library.unskilled),
         images=len(library.truth_NT),
         groups=len(np.unique(gram.group_C)),
         seed=seed,
         in_sample_score=weighted_r2_score(library.truth_NT, blend_NT),
         nested_score=estimate.value,
         nested_se=estimate.se,
-        nested_by=by,
-        nested_fold_scores=_scores_within(gram, loss_C, gram.fold_C),
-        nested_group_score=None if by_group is None else by_group.value,
-        nested_group_se=None if by_group is None else by_group.se,
-        group_scores={} if group_loss_C is None else _scores_within(gram, group_loss_C, gram.group_C),
-        bootstrap=bootstrap,
+        nested_low=_known(estimate.low),
+        nested_high=_known(estimate.high),
+        nested_by=library.unit if several_units else "fold",
+        method=METHOD,
+        units=units_of(gram),
+        cut_groups=library.cut_groups,
+        nested_fold_scores=_scores_within(gram, loss_RC.mean(0), gram.fold_C),
+        nested_group_score=None,
+        nested_group_se=None,
+        group_scores=_scores_within(gram, loss_RC.mean(0), gram.group_C),
+        bootstrap=None,
         ceiling_score=1 - ceiling.loss,
         ceiling_gap=ceiling.gap,
         best_single=library.names[best],
         best_single_score=1 - float(gram.loss_M[best]),
         best_single_nested_score=single.score,
         top5_nested_score=top5.score,
-        versus={name: paired_difference(gram, loss_C, rival_C, seed=seed) for name, rival_C in rivals.items()},
-        targets=_by_target(library.truth_NT, blend_NT, nested_NT),
-        state_scores=_by_state(library, nested_NT),
-        diversity=_diversity(gram, np.flatnonzero(blender.weight_TM.any(0))),
-        left_out=library.left_out,
+        versus={name: paired_difference(gram, loss_RC, rival) for name, rival in rivals.items()},
+        targets=_by_target(library.truth_NT, blend_NT, nested_RNT),
+        state_scores=_by_state(library, nested_RNT),
+        diversity=_diversity(gram, blender.support),
+        left_out=(*library.left_out, *library.unskilled),
         merged=library.merged,
     )
 
@@ -173,9 +173,14 @@ def _scores_within(gram: ErrorGram, loss_C: FloatArray, key_C: NDArray[np.generi
     return scores
 
 
-def _by_target(truth_NT: FloatArray, blend_NT: FloatArray, nested_NT: FloatArray) -> dict[str, TargetScore]:
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else value
+
+
+def _by_target(truth_NT: FloatArray, blend_NT: FloatArray, nested_RNT: FloatArray) -> dict[str, TargetScore]:
+    """Squared errors are means over partitions."""
     spread_T = ((truth_NT - truth_NT.mean(0)) ** 2).sum(0)
-    in_sample_T, nested_T = ((truth_NT - blend_NT) ** 2).sum(0), ((truth_NT - nested_NT) ** 2).sum(0)
+    in_sample_T, nested_T = ((truth_NT - blend_NT) ** 2).sum(0), ((truth_NT - nested_RNT) ** 2).sum(1).mean(0)
     return {
         name: TargetScore(
             in_sample_r2=float(1 - in_sample / spread) if spread > 0 else None,
@@ -186,12 +191,12 @@ def _by_target(truth_NT: FloatArray, blend_NT: FloatArray, nested_NT: FloatArray
     }
 
 
-def _by_state(library: Library, nested_NT: FloatArray) -> dict[str, float | None]:
+def _by_state(library: Library, nested_RNT: FloatArray) -> dict[str, float | None]:
     scores: dict[str, float | None] = {}
     for state in [] if library.state_N is None else np.unique(library.state_N):
         rows = library.state_N == state
         sst = weighted_sst(library.truth_NT[rows])
-        loss = float(weighted_square(library.truth_NT[rows] - nested_NT[rows]).sum())
+        loss = float(squared_error(library.truth_NT[rows], nested_RNT[:, rows]).sum(-1).mean())
         scores[str(state)] = 1 - loss / sst if sst > 0 else None
     return scores
 

@@ -1,7 +1,8 @@
 """The card of a blend: what it is made of, what it is worth, how far to trust the numbers. Plain data, JSON in and out.
 
 Scores are the weighted R2 of pooled out-of-fold rows. `nested` numbers were chosen and weighted without the rows they
-score; their standard errors come from a bootstrap over groups. Masses in grams.
+score; `method` names how they and their errors were computed (honest.py, nests.py). Cards of earlier versions keep
+their numbers and their method. Masses in grams.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 from biomass_models.errors import UserError
-from ensembles.honest import Estimate
+from ensembles.honest import METHOD, OLD_METHOD, Estimate, interval_for_new
 
 BESIDE = ("optimism", "origin")  # what a written card holds beside its fields: derived, and where it comes from
 
@@ -31,13 +32,13 @@ class Card:
     """A blend and its honest numbers."""
 
     rule: str
-    follow_ups: tuple[str, ...]  # what follows the rule (recipe.FOLLOW_UPS)
-    chosen_rule: str  # what the rule settled on, where it chooses among rules; the rule itself otherwise
+    follow_ups: tuple[str, ...]  # what follows the rule (spec.FOLLOW_UPS)
+    chosen_rule: str  # what was chosen, where the rule chooses among rules; the rule itself otherwise
     members: dict[str, float]  # weight of each chosen member, heaviest first; they sum to 1 (mean over targets)
     target_weights: dict[str, dict[str, float]] | None  # target -> member -> weight, when fitted per target
     calibration: dict[str, tuple[float, float]] | None  # target -> (slope, offset in grams), when calibrated
     floors: dict[str, float] | None  # component -> grams; what is predicted up to it becomes 0
-    follow_up_gains: dict[str, Estimate]  # nested, of what was on trial; used if above its SE
+    follow_up_gains: dict[str, Estimate]  # nested, of the candidates; used if above its SE
     flips: int  # turned and mirrored copies that members' predictions are means over; 1 is the picture as it is
     flips_gain: Estimate | None  # nested, where flips were tried
     library_size: int
@@ -45,26 +46,43 @@ class Card:
     groups: int
     seed: int
     in_sample_score: float  # members chosen and scored on the same rows: too good
-    nested_score: float  # chosen and weighted without the scored fold: the number to trust
+    nested_score: float  # chosen and weighted without the scored units: the number to trust
     nested_se: float
-    nested_by: str  # "fold", or "group" where there is one fold only
+    nested_by: str  # what a nest holds out: "date", "state", "group"; "fold" where there is a single one of those
     nested_fold_scores: dict[str, float | None]
-    nested_group_score: float | None  # chosen and weighted without the scored group
+    nested_group_score: float | None  # of earlier versions: nested over groups instead of folds
     nested_group_se: float | None
-    group_scores: dict[str, float | None]  # of the nest over groups
-    bootstrap: Estimate | None  # BBC-CV over groups
+    group_scores: dict[str, float | None]  # nested, within the group
+    bootstrap: Estimate | None  # of earlier versions: BBC-CV over groups
     ceiling_score: float  # exact optimum on the simplex, in sample: no blend of these members can show more
     ceiling_gap: float  # duality gap of that optimum
     best_single: str
     best_single_score: float  # in sample
-    best_single_nested_score: float  # the best member, chosen without the scored fold
-    top5_nested_score: float  # the mean of the five best, chosen without the scored fold
-    versus: dict[str, Estimate]  # nested blend minus something else, paired over groups
+    best_single_nested_score: float  # the best member, chosen without the scored units
+    top5_nested_score: float  # the mean of the five best, chosen without the scored units
+    versus: dict[str, Estimate]  # nested blend minus something else, paired over units
     targets: dict[str, TargetScore]
     state_scores: dict[str, float | None]  # nested, within the state
     diversity: float | None  # mean residual correlation between chosen members, None for a single one
     left_out: tuple[tuple[str, str], ...]  # (name, reason)
     merged: tuple[tuple[str, str], ...]  # (name, the better member that it repeats)
+    method: str = OLD_METHOD  # of nested scores and errors
+    nested_low: float | None = None  # 95 % interval of the expected nested score
+    nested_high: float | None = None
+    units: int | None = None  # G, what errors are counted by
+    cut_groups: int = 0  # groups that lie in several folds: scores are too good then
+
+    @property
+    def nested(self) -> Estimate:
+        """The nested score with its error: what every page shows. NaN for an interval that was not recorded."""
+        low, high = (math.nan if end is None else end for end in (self.nested_low, self.nested_high))
+        return Estimate(value=self.nested_score, se=self.nested_se, low=low, high=high)
+
+    def interval_for_new(self, new: int) -> tuple[float, float] | None:
+        """95 % interval of the score on `new` other units; None where the card's method has none."""
+        if self.method != METHOD or self.units is None or math.isnan(self.nested_se):
+            return None
+        return interval_for_new(self.nested, self.units, new)
 
     @property
     def optimism(self) -> float:

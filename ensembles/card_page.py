@@ -8,17 +8,21 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from biomass_models.data.folds import cut_groups_notice
 from ensembles.card import Card
-from ensembles.honest import Estimate
+from ensembles.honest import OLD_METHOD, Estimate
 
 WIDTH = 80
 FLIPS = "test-time flips"
+NEW_UNITS = 12  # other dates that an interval is shown for
 MOST_LINES = 12  # of members, of left-out files, of groups
 
 
 def render_card(card: Card) -> Group:
-    """Scores, comparisons, members, targets and states, and what was left out."""
-    parts: list[RenderableType] = [_scores(card), _versus(card)]
+    """Scores, comparisons, members, targets and states, how errors were computed, and what was left out."""
+    notice = cut_groups_notice(card.cut_groups)
+    parts: list[RenderableType] = [] if notice is None else [Text(f"warning: {notice}", style="yellow")]
+    parts += [_scores(card), _versus(card)]
     if tried := card.follow_up_gains | ({} if card.flips_gain is None else {FLIPS: card.flips_gain}):
         parts.append(_tried(card, tried))
     parts += [_members(card), _parts(card), *_notes(card)]
@@ -26,24 +30,38 @@ def render_card(card: Card) -> Group:
 
 
 def _scores(card: Card) -> Table:
-    recipe = ", ".join([card.rule, *card.follow_ups])
-    table = _table(f"Blend of {len(card.members)} of {card.library_size} members: {recipe}")
-    for name, justify in (("weighted R2", "left"), ("score", "right"), ("what it says", "left")):
+    made_by = ", ".join([card.rule, *card.follow_ups])
+    table = _table(f"Blend of {len(card.members)} of {card.library_size} members: {made_by}")
+    for name, justify in (("weighted R2", "left"), ("score", "right"), ("what it is", "left")):
         table.add_column(name, justify="right" if justify == "right" else "left")
-    settled = "" if card.chosen_rule == card.rule else f" (settled on {card.chosen_rule})"
-    honest = f"chosen and weighted without the scored {card.nested_by}: trust this"
-    table.add_row(f"nested by {card.nested_by}", _plus_minus(card.nested_score, card.nested_se), honest, style="bold")
+    chosen = "" if card.chosen_rule == card.rule else f" (the rule {card.chosen_rule} was chosen)"
+    trust = "too good, see the warning" if card.cut_groups else "trust this"
+    honest = f"chosen and weighted without the scored {card.nested_by}: {trust}"
+    value = _plus_minus(card.nested_score, card.nested_se)
+    table.add_row(f"nested by {card.nested_by}", value, honest, style=None if card.cut_groups else "bold")
+    for new in _new_units(card):
+        low, high = card.interval_for_new(new) or (0.0, 0.0)
+        table.add_row(
+            f"on {new} other {card.nested_by}s", f"{low:.3f} to {high:.3f}", "95 % interval of the score there"
+        )
     if card.nested_by == "fold" and card.nested_group_score is not None:
         value = _plus_minus(card.nested_group_score, card.nested_group_se)
         table.add_row("nested by group", value, f"the same over {card.groups} groups")
     if card.bootstrap is not None:
         value = _plus_minus(card.bootstrap.value, card.bootstrap.se)
         table.add_row("bootstrap", value, "fitted on drawn groups, scored on the others")
-    table.add_row("in sample", f"{card.in_sample_score:.4f}", f"too good by {card.optimism:.4f}{settled}")
+    table.add_row("in sample", f"{card.in_sample_score:.4f}", f"too good by {card.optimism:.4f}{chosen}")
     table.add_row("ceiling", f"{card.ceiling_score:.4f}", "the best weights in sample; nothing shows more")
     table.add_row("best single", f"{card.best_single_nested_score:.4f}", f"nested; in sample {_best(card)}")
     table.add_row("mean of top 5", f"{card.top5_nested_score:.4f}", "nested; what a plain mean would get")
     return table
+
+
+def _new_units(card: Card) -> list[int]:
+    """Numbers of new units that an interval is shown for: as many as there are, and 12."""
+    if card.units is None or card.interval_for_new(card.units) is None:
+        return []
+    return sorted({card.units, NEW_UNITS}, reverse=True) if card.nested_by == "date" else [card.units]
 
 
 def _best(card: Card) -> str:
@@ -51,7 +69,9 @@ def _best(card: Card) -> str:
 
 
 def _versus(card: Card) -> Table:
-    table = _table(f"Nested blend minus ... (paired, bootstrap over {card.groups} groups)")
+    over = f"{card.groups} groups" if card.units is None else f"{card.units} {card.nested_by}s"
+    by = "bootstrap over" if card.method == OLD_METHOD else "over"
+    table = _table(f"Nested blend minus ... (paired, {by} {over})")
     for name in ("other", "difference", "95 % interval"):
         table.add_column(name, justify="left" if name == "other" else "right")
     for name, gain in card.versus.items():
@@ -101,7 +121,7 @@ def _notes(card: Card) -> list[Text]:
     lines += [f"merged: {name} repeats {better}" for name, better in card.merged]
     if len(lines) > MOST_LINES:
         lines = [*lines[:MOST_LINES], f"and {len(lines) - MOST_LINES} more left out or merged; the card lists them"]
-    return [Text(line) for line in lines]
+    return [Text(line) for line in [f"scores and errors: {card.method}", *lines]]
 
 
 def _table(title: str) -> Table:

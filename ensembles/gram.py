@@ -1,10 +1,12 @@
-"""Error Gram matrices of a library, per group of rows: all that selection, nests and bootstraps need.
+"""Error Gram matrices of a library, per group of rows: all that selection, nests and jackknives need.
 
 M members, N images, T = 5 targets, C cells. A cell holds the images of one group in one fold: the smallest piece
-that any nest or bootstrap moves. Masses in grams, float64.
+that any nest or jackknife moves. Masses in grams, float64.
 component_MN3  green, dead, clover of coherent members      truth_NT   measured masses
 factor_ME      one per cell: factor @ factor.T is the cell's weighted residual Gram in g^2
 moment_C3      per cell the sums of w, w y, w y^2 over its rows: the moving parts of the metric's denominator
+sum_CT         per cell the sum of each target's masses: what the per-target mean out of fold follows from
+unit_C         what errors are counted by: the cell's group, or what is kept whole around it, such as a state
 gram_MM        total Gram / SST, so that R2(weights) = 1 - weights @ gram_MM @ weights when they sum to 1
 
 Two facts keep this small. Coherent members live in a space of 3 components, so 3 columns an image (and one for the
@@ -14,8 +16,8 @@ than M columns: past this file nothing depends on the number of rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -36,15 +38,20 @@ class ErrorGram:
 
     factors: tuple[FloatArray, ...]  # C arrays [M, E_c], grams
     moment_C3: FloatArray
+    sum_CT: FloatArray
+    target_weight_T: FloatArray
     fold_C: IntArray
     group_C: NDArray[np.str_]
+    unit_C: NDArray[np.str_]
     whole: ErrorGram | None = field(default=None, repr=False)  # what these cells were cut from, when few were cut off
     held: tuple[FloatArray, ...] = field(default=(), repr=False)  # the factors cut off
+    wider: tuple[ErrorGram, IntArray] | None = field(default=None, repr=False)  # a Gram of more members; which
 
     def __post_init__(self) -> None:
-        cells = {len(self.factors), len(self.moment_C3), len(self.fold_C), len(self.group_C)}
+        columns = (self.factors, self.moment_C3, self.sum_CT, self.fold_C, self.group_C, self.unit_C)
+        cells = {len(column) for column in columns}
         if len(cells) != 1 or not self.factors:
-            raise ValueError(f"factors, moments, folds and groups must cover the same cells, got lengths {cells}")
+            raise ValueError(f"factors, moments, folds, groups, units must cover the same cells, got lengths {cells}")
 
     @property
     def members(self) -> int:
@@ -70,8 +77,24 @@ class ErrorGram:
         return self.loss_CM.sum(0) / self.sst
 
     @cached_property
+    def baseline_loss(self) -> float:
+        """1 - R2 over these cells of each target's mean over the other folds; over all rows with a single fold."""
+        count_C = self.moment_C3[:, 0] / self.target_weight_T.sum()
+        loss, folds = 0.0, np.unique(self.fold_C)
+        for fold in folds:
+            held_C = self.fold_C == fold
+            others_C = ~held_C if len(folds) > 1 else held_C
+            mean_T = self.sum_CT[others_C].sum(0) / count_C[others_C].sum()
+            square, sum_T, count = self.moment_C3[held_C, 2].sum(), self.sum_CT[held_C].sum(0), count_C[held_C].sum()
+            loss += square - 2 * self.target_weight_T @ (mean_T * sum_T) + count * self.target_weight_T @ mean_T**2
+        return float(loss / self.sst)
+
+    @cached_property
     def product_MM(self) -> FloatArray:
         """Unscaled Gram over all these cells, g^2."""
+        if self.wider is not None:
+            gram, index = self.wider
+            return gram.product_MM[np.ix_(index, index)]
         if self.whole is not None:
             held_ME = np.concatenate(self.held, axis=1)
             return self.whole.product_MM - held_ME @ held_ME.T
@@ -98,11 +121,9 @@ class ErrorGram:
             raise ValueError("a selection of cells must keep at least one, got none")
         held = tuple(factor for factor, kept in zip(self.factors, keep, strict=True) if not kept)
         cheap = 0 < sum(part.shape[1] for part in held) < sum(f.shape[1] for f in self.factors) / 2
-        part = ErrorGram(
-            factors=tuple(factor for factor, kept in zip(self.factors, keep, strict=True) if kept),
-            moment_C3=self.moment_C3[keep],
-            fold_C=self.fold_C[keep],
-            group_C=self.group_C[keep],
+        part = self._cells(
+            np.flatnonzero(keep),
+            tuple(factor for factor, kept in zip(self.factors, keep, strict=True) if kept),
             whole=self if cheap else None,
             held=held if cheap else (),
         )
@@ -112,25 +133,37 @@ class ErrorGram:
     def keep(self, index_K: ArrayLike) -> ErrorGram:
         """Only the given members, in the given order."""
         index = np.asarray(index_K, dtype=np.int64)
-        part = self._with_factors([factor[index] for factor in self.factors])
+        known = "product_MM" in self.__dict__ or (self.whole is not None and len(index) > self.members / 2)
+        part = replace(
+            self,
+            factors=tuple(factor[index] for factor in self.factors),
+            whole=None,
+            held=(),
+            wider=(self, index) if known else None,
+        )
         part.__dict__["loss_CM"] = self.loss_CM[:, index]
-        if "product_MM" in self.__dict__:
-            part.__dict__["product_MM"] = self.product_MM[np.ix_(index, index)]
         return part
 
-    def resample(self, count_C: ArrayLike) -> ErrorGram:
-        """Cells repeated count times (a bootstrap draw); cells with count 0 are left out."""
-        count = np.asarray(count_C, dtype=np.float64)
-        drawn = np.flatnonzero(count > 0)
+    def _cells(
+        self,
+        index_C: NDArray[np.int64],
+        factors: tuple[FloatArray, ...],
+        *,
+        whole: ErrorGram | None,
+        held: tuple[FloatArray, ...],
+    ) -> ErrorGram:
+        """These cells, with the given factors."""
         return ErrorGram(
-            factors=tuple(np.sqrt(count[cell]) * self.factors[cell] for cell in drawn),
-            moment_C3=count[drawn, None] * self.moment_C3[drawn],
-            fold_C=self.fold_C[drawn],
-            group_C=self.group_C[drawn],
+            factors=factors,
+            moment_C3=self.moment_C3[index_C],
+            sum_CT=self.sum_CT[index_C],
+            target_weight_T=self.target_weight_T,
+            fold_C=self.fold_C[index_C],
+            group_C=self.group_C[index_C],
+            unit_C=self.unit_C[index_C],
+            whole=whole,
+            held=held,
         )
-
-    def _with_factors(self, factors: Sequence[FloatArray]) -> ErrorGram:
-        return ErrorGram(factors=tuple(factors), moment_C3=self.moment_C3, fold_C=self.fold_C, group_C=self.group_C)
 
 
 def sst_of(moment: FloatArray) -> FloatArray:
@@ -149,9 +182,16 @@ def cells_of(fold_N: ArrayLike, group_N: ArrayLike) -> tuple[list[IntArray], Int
     return rows, fold[first], group[first]
 
 
-def error_gram(pred_MNT: ArrayLike, truth_NT: ArrayLike, fold_N: ArrayLike, group_N: ArrayLike) -> ErrorGram:
+def error_gram(
+    pred_MNT: ArrayLike,
+    truth_NT: ArrayLike,
+    fold_N: ArrayLike,
+    group_N: ArrayLike,
+    unit_N: ArrayLike | None = None,
+) -> ErrorGram:
     """Reduce coherent predictions [M, N, 5] and truth [N, 5] (grams) to Gram factors per (fold, group) cell.
 
+    unit_N: what errors are counted by, coarser than the groups; the groups themselves where it is None.
     Raises ValueError for predictions off the identities (project them first) and for a truth without spread.
     """
     pred, truth = np.asarray(pred_MNT, dtype=np.float64), np.asarray(truth_NT, dtype=np.float64)
@@ -160,11 +200,15 @@ def error_gram(pred_MNT: ArrayLike, truth_NT: ArrayLike, fold_N: ArrayLike, grou
     gap = float(np.abs(pred @ _IDENTITY_T2).max())
     if not gap <= 1e-6 * max(1.0, float(pred.max())):  # so written that NaN is refused as well
         raise ValueError(f"members must hold the identities, got a gap of {gap:.3g} g; use project_coherent first")
-    return gram_of_components(pred[..., :3], truth, fold_N, group_N)
+    return gram_of_components(pred[..., :3], truth, fold_N, group_N, unit_N)
 
 
 def gram_of_components(
-    component_MN3: FloatArray, truth_NT: FloatArray, fold_N: ArrayLike, group_N: ArrayLike
+    component_MN3: FloatArray,
+    truth_NT: FloatArray,
+    fold_N: ArrayLike,
+    group_N: ArrayLike,
+    unit_N: ArrayLike | None = None,
 ) -> ErrorGram:
     """As error_gram, from the three component masses (green, dead, clover) of each member."""
     truth_N3 = truth_NT @ _TO_COMPONENTS_3T.T
@@ -177,13 +221,19 @@ def gram_of_components(
         offset_M1 = np.full((members, 1), np.sqrt(incoherent_N[rows].sum()))
         return _shortest(np.concatenate([residual_M3n, offset_M1], axis=1))
 
-    gram = _assemble(reduce, truth_NT, weight_T, fold_N, group_N)
+    gram = _assemble(reduce, truth_NT, weight_T, fold_N, group_N, unit_N)
     if not gram.sst > 0:
         raise UserError("R2 needs masses that differ, got a truth without any spread")
     return gram
 
 
-def target_gram(pred_MN: FloatArray, truth_N: FloatArray, fold_N: ArrayLike, group_N: ArrayLike) -> ErrorGram:
+def target_gram(
+    pred_MN: FloatArray,
+    truth_N: FloatArray,
+    fold_N: ArrayLike,
+    group_N: ArrayLike,
+    unit_N: ArrayLike | None = None,
+) -> ErrorGram:
     """The Gram of one target alone (R2 around that target's own mean), for rules with weights per target.
 
     A target without spread has an SST of 0: there is no R2 to maximise.
@@ -192,7 +242,7 @@ def target_gram(pred_MN: FloatArray, truth_N: FloatArray, fold_N: ArrayLike, gro
     def reduce(rows: IntArray) -> FloatArray:
         return _shortest(truth_N[rows] - pred_MN[:, rows])
 
-    return _assemble(reduce, truth_N[:, None], np.ones(1), fold_N, group_N)
+    return _assemble(reduce, truth_N[:, None], np.ones(1), fold_N, group_N, unit_N)
 
 
 def moments_of(truth_NT: FloatArray, weight_t: FloatArray) -> FloatArray:
@@ -206,13 +256,20 @@ def _assemble(
     weight_t: FloatArray,
     fold_N: ArrayLike,
     group_N: ArrayLike,
+    unit_N: ArrayLike | None,
 ) -> ErrorGram:
     rows, fold_C, group_C = cells_of(fold_N, group_N)
+    unit = np.asarray(group_N if unit_N is None else unit_N).astype(np.str_)
+    if split := [str(group_C[cell]) for cell, own in enumerate(rows) if (unit[own] != unit[own[0]]).any()]:
+        raise ValueError(f"a unit must hold whole groups, group {split[0]} lies in several units")
     return ErrorGram(
         factors=tuple(reduce(cell) for cell in rows),
         moment_C3=np.stack([moments_of(truth_Nt[cell], weight_t) for cell in rows]),
+        sum_CT=np.stack([truth_Nt[cell].sum(0) for cell in rows]),
+        target_weight_T=weight_t,
         fold_C=fold_C,
         group_C=group_C,
+        unit_C=unit[[own[0] for own in rows]],
     )
 
 

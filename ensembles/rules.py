@@ -159,6 +159,17 @@ class Shrunk:
         return (1 - self.pull) * self.rule(problem, seed) + self.pull * TopMean(self.k)(problem, seed)
 
 
+@dataclass(frozen=True)
+class Renamed:
+    """A rule under a name of its own."""
+
+    rule: Rule
+    name: str
+
+    def __call__(self, problem: ErrorGram, seed: int) -> FloatArray:
+        return self.rule(problem, seed)
+
+
 def greedy_bags(gram_MM: FloatArray, allowed_BM: NDArray[np.bool_], steps: int) -> FloatArray:
     """Greedy selection with replacement in every bag at once.
 

@@ -100,12 +100,12 @@ EDGES: dict[str, set[str]] = {
     ON_RAY: {MODEL, STUDY, WORKERS, SLOTS, SEARCH, f"{RUN}.progress", f"{RUN}.verbosity"},
     f"{SEARCH}.engines": {MODEL, STUDY, "search_spaces"},
     BLENDING: {*MODELS, BLEND, f"{BLEND}.members", STUDY, WORKERS, SLOTS, f"{RUN}.progress", f"{RUN}.terminal"},
-    INSPECT: {*MODELS, f"{MODEL}.families", BLEND, f"{BLEND}.members", STUDY, WORKERS, SEARCH},
+    INSPECT: {*MODELS, f"{MODEL}.families", BLEND, f"{BLEND}.members", STUDY, WORKERS, SEARCH, BLENDING},
     f"{RUN}.dashboard": {MODEL, "search_spaces", STUDY, WORKERS, f"{RUN}.progress"},
     f"{RUN}.bundle": {*MODELS, f"{MODEL}.families", BLEND, STUDY, WORKERS, f"{RUN}.endings", f"{RUN}.wheel"},
     f"{RUN}.doctor": {*MODELS, f"{MODEL}.families", "search_spaces", STUDY, WORKERS, SLOTS},
     REPORT: {MODEL, BLEND, STUDY, f"{REPORT}.data", f"{REPORT}.sections"},
-    f"{REPORT}.data": {MODEL, BLEND, f"{BLEND}.members", "search_spaces", STUDY, REPORT},
+    f"{REPORT}.data": {MODEL, BLEND, f"{BLEND}.members", "search_spaces", STUDY, BLENDING, REPORT},
     f"{REPORT}.sections": {*FLOOR, f"{MODEL}.families", BLEND, STUDY, REPORT, f"{REPORT}.data"},
 }
 ALL = {f"{RUN}.commands", *ABOVE, *BELOW}  # may import from everywhere below them

@@ -58,6 +58,36 @@ def assign_folds(
     return pd.DataFrame({"image_id": quadrats["image_id"].to_numpy(), "fold": column, "group": group.to_numpy()})
 
 
+def units_of(quadrats: pd.DataFrame, scheme: str) -> pd.Series:
+    """What errors are counted by, a text for each image: the state for `state`, else the group (date in a state).
+
+    It is what the folds keep whole, and never finer than a date: photographs of one day share their errors, also where
+    folds by image cut it.
+    """
+    by_state = scheme == "state" and "State" in quadrats
+    return quadrats["State" if by_state else "group"].astype("str")
+
+
+def unit_name(scheme: str) -> str:
+    """What a unit is called."""
+    return "state" if scheme == "state" else "date"
+
+
+def cut_groups(quadrats: pd.DataFrame) -> int:
+    """Number of groups whose images lie in several folds."""
+    return int((quadrats.groupby("group")["fold"].nunique() > 1).sum())
+
+
+def cut_groups_notice(cut: int) -> str | None:
+    """What folds that cut dates mean for every score; None where they do not."""
+    if not cut:
+        return None
+    return (
+        f"the folds cut {cut} sampling dates: models have seen other photographs of the days that they are scored on, "
+        "and score less on new days"
+    )
+
+
 def fold_hash(folds: pd.DataFrame) -> str:
     """12 hex digits of which image is in which fold, whatever the order of the rows."""
     lines = sorted(

@@ -1,9 +1,11 @@
-"""A library of members: aligned, coherent out-of-fold predictions and the truth they are judged by.
+"""A library of members: aligned, coherent out-of-fold predictions and the truth that they are scored on.
 
 M members, N images, T = 5 targets; masses in grams per quadrat, float64.
 pred_MNT          out-of-fold predictions, projected onto the identities      truth_NT   measured masses
 fold_N, group_N   fold and sampling group (date and state) of each image
-Nothing is dropped in silence: what is broken is in `left_out` with its reason, what repeats another is in `merged`.
+unit_N            what errors are counted by (honest.py): the group, or a state or site that holds it
+Nothing is dropped in silence: what is broken is in `left_out` with its reason, what repeats another is in `merged`, and
+what is worse than the per-target mean stays, without any weight: `unskilled`.
 """
 
 from __future__ import annotations
@@ -17,19 +19,20 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from biomass_models.data.alignment import AlignmentError, places_of
+from biomass_models.data.folds import cut_groups
 from biomass_models.errors import UserError
 from biomass_models.targets import TARGETS, FloatArray, IntArray, project_coherent, squared_error, weighted_r2_score
 from ensembles.gram import ErrorGram, cells_of, error_gram, target_gram
+from ensembles.members.checks import Baseline, broken_reason, no_skill_reason
 from ensembles.members.duplicates import duplicates_of
 from ensembles.members.image_ids import matched_ids
-from ensembles.members.misfits import Yardstick, misfit_reason
 from ensembles.members.too_good import far_better, holds_labels
 
 _CHUNK = 64  # members projected at once
 
 
 class LibraryError(UserError):
-    """There is nothing to blend, or the truth cannot judge it."""
+    """There is nothing to blend, or no truth to score it on."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,6 +45,8 @@ class Library:
     image_id_N: NDArray[np.str_]
     fold_N: IntArray
     group_N: NDArray[np.str_]
+    unit_N: NDArray[np.str_] | None = None  # None: the groups
+    unit: str = "group"  # what a unit is called: date, state, site, ...
     state_N: NDArray[np.str_] | None = None
     left_out: tuple[tuple[str, str], ...] = ()  # (name, reason)
     merged: tuple[tuple[str, str], ...] = ()  # (name, the better member that it repeats)
@@ -49,13 +54,13 @@ class Library:
     @cached_property
     def gram(self) -> ErrorGram:
         """Error Gram factors per (fold, group) cell."""
-        return error_gram(self.pred_MNT, self.truth_NT, self.fold_N, self.group_N)
+        return error_gram(self.pred_MNT, self.truth_NT, self.fold_N, self.group_N, self.unit_N)
 
     @cached_property
     def target_grams(self) -> tuple[ErrorGram, ...]:
         """One Gram per target, for weights of its own; R2 around that target's mean."""
         return tuple(
-            target_gram(self.pred_MNT[:, :, target], self.truth_NT[:, target], self.fold_N, self.group_N)
+            target_gram(self.pred_MNT[:, :, target], self.truth_NT[:, target], self.fold_N, self.group_N, self.unit_N)
             for target in range(len(TARGETS))
         )
 
@@ -65,9 +70,21 @@ class Library:
         return cells_of(self.fold_N, self.group_N)[0]
 
     def loss_by_cell(self, pred_NT: FloatArray) -> FloatArray:
-        """Weighted squared error of any predictions [N, 5] in grams, rows as the library's: [C] g^2."""
+        """Weighted squared error of any predictions [..., N, 5] in grams, rows as the library's: [..., C] g^2."""
         loss_N = squared_error(self.truth_NT, pred_NT)
-        return np.array([loss_N[rows].sum() for rows in self.rows_of_cell])
+        return np.stack([loss_N[..., rows].sum(-1) for rows in self.rows_of_cell], axis=-1)
+
+    @cached_property
+    def unskilled(self) -> tuple[tuple[str, str], ...]:
+        """(name, reason) of members that are worse than the per-target mean out of fold: they get no weight."""
+        limit = self.gram.baseline_loss
+        worse = np.flatnonzero(self.gram.loss_M > limit)
+        return tuple((self.names[row], no_skill_reason(1 - float(self.gram.loss_M[row]), 1 - limit)) for row in worse)
+
+    @cached_property
+    def cut_groups(self) -> int:
+        """Groups that lie in several folds: members have seen other images of what they predict."""
+        return cut_groups(pd.DataFrame({"group": self.group_N, "fold": self.fold_N}))
 
 
 def library_from_frames(
@@ -75,8 +92,8 @@ def library_from_frames(
 ) -> Library:
     """Align members by image id, project them, leave out what is broken, merge duplicates (the better one stays).
 
-    members: by name, columns image_id and the five TARGETS in grams; truth: image_id, fold, group, TARGETS, [State];
-    left_out: members known to be broken already, with reasons, to be told along.
+    members: by name, columns image_id and the five TARGETS in grams; truth: image_id, fold, group, TARGETS, and State,
+    unit where there are any; left_out: members known to be broken already, with reasons, which are listed as well.
     Raises LibraryError when the truth is unusable or no member is left.
     """
     checked = check_members(members, truth)
@@ -102,7 +119,7 @@ def check_members(
     files: members that came as files: those are left out as well when they hold labels or score far out of line.
     """
     truth_NT, image_id_N, fold_N, group_N = _checked_truth(truth)
-    yardstick = Yardstick.of(truth_NT, fold_N, image_id_N)
+    baseline = Baseline.of(truth_NT, fold_N, image_id_N)
     groups = {"group": group_N, "fold": fold_N.astype(np.str_)}
     groups |= {"State": truth["State"].to_numpy().astype(np.str_)} if "State" in truth else {}
     sound: dict[str, FloatArray] = {}
@@ -115,15 +132,17 @@ def check_members(
         if not isinstance(found, str):
             finite = bool(np.isfinite(found).all())
             labels = holds_labels(found, truth_NT, groups) if finite and name in files else None
-            reason = labels or misfit_reason(found, yardstick)
+            reason = labels or broken_reason(found, baseline)
         if reason is not None:
             broken.append((name, reason))
         elif not isinstance(found, str):
             sound[name] = found
     remarks: list[tuple[str, str]] = []
     if own := set(files) & set(sound):
-        scores = {name: weighted_r2_score(truth_NT, project_coherent(pred_NT)) for name, pred_NT in sound.items()}
-        for name, (leave, text) in far_better(scores, {name: scores[name] for name in sound if name in own}).items():
+        every = {name: weighted_r2_score(truth_NT, project_coherent(pred_NT)) for name, pred_NT in sound.items()}
+        scores = {name: score for name, score in every.items() if score >= baseline.score}
+        own &= set(scores)
+        for name, (leave, text) in far_better(scores, {name: scores[name] for name in scores if name in own}).items():
             (broken if leave else remarks).append((name, text))
             if leave:
                 del sound[name]
@@ -137,46 +156,56 @@ def library_from_arrays(
     *,
     left_out: Sequence[tuple[str, str]] = (),
     checked: bool = False,
+    unit: str = "group",
 ) -> Library:
     """As library_from_frames, for predictions [N, 5] in grams whose rows stand in the truth's order.
 
-    checked: the members are what check_members found sound.
+    checked: the members are what check_members found sound; unit: what the truth's units (else groups) are called.
     """
     if len(names) != len(pred_MNT) or len(set(names)) != len(names):
         raise LibraryError(f"each member needs a name of its own, got {len(names)} names for {len(pred_MNT)} members")
     truth_NT, image_id_N, fold_N, group_N = _checked_truth(truth)
-    yardstick = Yardstick.of(truth_NT, fold_N, image_id_N)
+    baseline = Baseline.of(truth_NT, fold_N, image_id_N)
     broken = list(left_out)
     sound: list[int] = []
     for member, pred_NT in enumerate(pred_MNT):
         if np.shape(pred_NT) != truth_NT.shape:
             raise LibraryError(f"predictions must be {truth_NT.shape}, {names[member]} is {np.shape(pred_NT)}")
-        reason = None if checked else misfit_reason(np.asarray(pred_NT, dtype=np.float64), yardstick)
+        reason = None if checked else broken_reason(np.asarray(pred_NT, dtype=np.float64), baseline)
         if reason is None:
             sound.append(member)
         else:
             broken.append((names[member], reason))
     if not sound:
-        more = f"; and {len(broken) - 1} more" if len(broken) > 1 else ""
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in broken[:1]) or "none was given"
-        raise LibraryError(f"a blend needs at least one sound member, got none ({reasons}{more})")
+        raise _nothing_to_blend(broken)
     coherent_MNT = np.empty((len(sound), *truth_NT.shape))
     for start in range(0, len(sound), _CHUNK):
         part = sound[start : start + _CHUNK]
         coherent_MNT[start : start + _CHUNK] = project_coherent(np.stack([pred_MNT[member] for member in part]))
     twin = duplicates_of(error_gram(coherent_MNT, truth_NT, fold_N, group_N))
     kept = [row for row in range(len(sound)) if row not in twin]
-    return Library(
+    library = Library(
         names=tuple(names[sound[row]] for row in kept),
         pred_MNT=coherent_MNT[kept] if twin else coherent_MNT,
         truth_NT=truth_NT,
         image_id_N=image_id_N,
         fold_N=fold_N,
         group_N=group_N,
+        unit_N=truth["unit"].to_numpy().astype(np.str_) if "unit" in truth else None,
+        unit=unit,
         state_N=truth["State"].to_numpy().astype(np.str_) if "State" in truth else None,
         left_out=tuple(broken),
         merged=tuple((names[sound[row]], names[sound[better]]) for row, better in twin.items()),
     )
+    if len(library.unskilled) == len(library.names):
+        raise _nothing_to_blend([*library.unskilled, *broken])
+    return library
+
+
+def _nothing_to_blend(broken: Sequence[tuple[str, str]]) -> LibraryError:
+    more = f"; and {len(broken) - 1} more" if len(broken) > 1 else ""
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in broken[:1]) or "none was given"
+    return LibraryError(f"a blend needs at least one sound member, got none ({reasons}{more})")
 
 
 def _checked_truth(

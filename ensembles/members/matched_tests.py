@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 
 from biomass_models.targets import TARGETS, TOTAL, FloatArray, identity_gap
+from ensembles.members.checks import column_order, constant_reason
 from ensembles.members.image_ids import matched_ids, plain_id
 from ensembles.members.library import LibraryError, aligned_rows
-from ensembles.members.misfits import column_order, constant_reason
 from ensembles.members.spaces import size, spaces, unit_text
 
 # By how much a member's size may move from out-of-fold to test rows, against how the members' sizes move on the whole.

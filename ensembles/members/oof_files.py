@@ -53,7 +53,7 @@ def read_members(
 
 
 def read_truth(path: Path, *, groups: Sequence[str] = DEFAULT_GROUPS, folds: int = 5, seed: int = 0) -> pd.DataFrame:
-    """image_id, fold, group, TARGETS and State (if there): what library_from_frames asks of a truth.
+    """image_id, fold, group, TARGETS, and State and unit (if there): what library_from_frames needs of a truth.
 
     Raises LibraryError for a file without masses, an unknown group column or fewer groups than folds.
     """
@@ -73,6 +73,11 @@ def read_truth(path: Path, *, groups: Sequence[str] = DEFAULT_GROUPS, folds: int
     group_N = np.array([" ".join(parts) for parts in zip(*keys, strict=True)])
     masses["group"] = group_N
     masses["fold"] = facts["fold"].to_numpy(dtype=np.int64) if "fold" in facts else _deal(group_N, folds, seed)
+    dates = [name for name in DEFAULT_GROUPS if name in facts]
+    if "Sampling_Date" in dates:
+        date = facts[dates].astype(str).agg(" ".join, axis=1)
+        if (date.groupby(group_N).nunique() == 1).all():  # errors are counted by dates also where groups are finer
+            masses["unit"] = date.to_numpy()
     if "State" in facts:
         masses["State"] = facts["State"].to_numpy()
     return masses

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,8 +23,8 @@ from ensembles.candidates import Candidate, choose_candidates
 from ensembles.card import Card
 from ensembles.card_page import WIDTH, render_card
 from ensembles.choice import rule_named
-from ensembles.flips import flips_gain
-from ensembles.recipe import Recipe
+from ensembles.flips import Flipped, members_in_nests
+from ensembles.spec import BlendSpec
 from ensembles.submission import require_valid, submission_bytes
 from orchestration.blending.members import FileMembers, Gathered, gather
 from orchestration.blending.origin import origin_of
@@ -47,12 +47,12 @@ class BlendOptions:
 
     rule: str = "default"
     candidates: int = 1
-    follow_ups: tuple[str, ...] = ()  # on trial: used where their nested gain exceeds one standard error
-    flips: int = 1  # test-time turns and mirrors, on trial as well
+    follow_ups: tuple[str, ...] = ()  # candidates: used where their nested gain exceeds its standard error
+    flips: int = 1  # test-time turns and mirrors, used on the same condition
 
     def __post_init__(self) -> None:
         rule_named(self.rule)
-        Recipe(rule=rule_named(self.rule), on_trial=self.follow_ups)
+        BlendSpec(rule=rule_named(self.rule), candidates=self.follow_ups)
         if self.candidates < 1:
             raise UserError(f"at least one candidate must be asked for, got {self.candidates}")
         if self.flips not in (1, 2, 4, 8):
@@ -129,49 +129,44 @@ def _refuse(studies: list[str], files: FileMembers, data_dir: Path | None, out: 
 
 
 def make_cards(gathered: Gathered, options: BlendOptions, predictor: Predictor | None, say: Say) -> list[Card]:
-    """Blend, and try flips where they are asked for and trials can show them. Best candidate first."""
+    """Blend, and compare flips where they are asked for and trials can show them. The first candidate comes first."""
     library = gathered.library
     say(f"Blending {len(library.names)} members")
-    recipe = Recipe(rule=rule_named(options.rule), on_trial=options.follow_ups)
-    if options.candidates == 1:
-        found = [
-            Candidate(
-                rule=options.rule,
-                card=fit_blend(library, recipe, gathered.seed, references=gathered.references),
-                distance=0.0,
-            )
-        ]
-    else:
-        found = choose_candidates(
-            library,
-            options.candidates,
-            first=None if options.rule == "default" else options.rule,
-            follow_ups=options.follow_ups,
-            seed=gathered.seed,
-            references=gathered.references,
-        )
+    found = choose_candidates(
+        library,
+        options.candidates,
+        first=options.rule,
+        follow_ups=options.follow_ups,
+        seed=gathered.seed,
+        references=gathered.references,
+    )
+    if options.candidates > 1:
         for place, candidate in enumerate(found, start=1):
             apart = f", {candidate.distance:.1f} g from those before" if place > 1 else ""
-            say(f"Candidate {place}: {candidate.rule}, nested {candidate.card.nested_score:.4f}{apart}")
+            card = candidate.card
+            say(f"Candidate {place}: {card.chosen_rule}, nested {card.nested_score:.4f}{apart}")
         if len(found) < options.candidates:
-            say(f"No other rule within one standard error of the best blends differently: {len(found)} in all")
-    cards = [candidate.card for candidate in found]
+            say(f"No other rule within one standard error of the first blends differently: {len(found)} in all")
     if options.flips == 1:
-        return cards
+        return [candidate.card for candidate in found]
     assert predictor is not None
-    return [_with_flips(card, gathered, options, predictor) for card in cards]
+    return [_with_flips(candidate, gathered, options, predictor) for candidate in found]
 
 
-def _with_flips(card: Card, gathered: Gathered, options: BlendOptions, predictor: Predictor) -> Card:
-    members = {name: gathered.trials[name] for name in card.members if name in gathered.trials}
-    if not members:
-        return card
+def _with_flips(candidate: Candidate, gathered: Gathered, options: BlendOptions, predictor: Predictor) -> Card:
     library = gathered.library
-    shown = {name: library.pred_MNT[library.names.index(name)] for name in card.members}
-    shown |= predictor.out_of_fold(members, pd.Series(library.image_id_N), flips=options.flips)
-    recipe = Recipe(rule=rule_named(card.rule)).using(*card.follow_ups)
-    gain = flips_gain(library, shown, recipe, seed=gathered.seed)
-    return replace(card, flips=options.flips if gain.value > gain.se else 1, flips_gain=gain)
+    needed = members_in_nests(library, candidate.spec, seed=gathered.seed)
+    trials = {name: gathered.trials[name] for name in needed if name in gathered.trials}
+    if not trials:
+        return candidate.card
+    found = predictor.out_of_fold(trials, pd.Series(library.image_id_N), flips=options.flips)
+    return fit_blend(
+        library,
+        candidate.spec,
+        gathered.seed,
+        references=gathered.references,
+        flipped=Flipped(copies=options.flips, pred_NT=found),
+    )
 
 
 def member_predictions(

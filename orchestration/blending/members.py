@@ -27,7 +27,7 @@ from orchestration.study.ledger import LedgerError, open_ledger
 from orchestration.study.records import COMPLETE, TrialRef
 from orchestration.study.seeds import derive_seed
 
-TRUTH_COLUMNS = ("image_id", "fold", "group", "State", *TARGETS)
+TRUTH_COLUMNS = ("image_id", "fold", "group", "unit", "State", *TARGETS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,19 +102,22 @@ def gather(
         sound = {name: pred_NT for name, pred_NT in sound.items() if name in tests.pred_NT or name in pred}
     for name, remark in remarks:
         say(f"{name}: {remark}")
-    library = library_from_arrays(list(sound), list(sound.values()), truth, left_out=unreadable, checked=True)
+    unit = first.unit if first is not None else "date" if "unit" in truth else "group"
+    library = library_from_arrays(
+        list(sound), list(sound.values()), truth, left_out=unreadable, checked=True, unit=unit
+    )
     return Gathered(
         library=library,
         trials={name: ref for name, ref in trials.items() if name in library.names},
         tests=tests,
-        references={} if first is None else _references(first),
+        references={} if first is None else comparable_references(first),
         seed=seed if first is None else derive_seed(first.settings.seed, "blend"),
     )
 
 
 def _common_truth(studies: Sequence[StudyData], say: Callable[[str], None]) -> pd.DataFrame:
     """Labels, groups and folds of the first study, if all others are about the same images and masses."""
-    uri, first = studies[0].ledger.storage.uri, studies[0].quadrats
+    uri, first = studies[0].ledger.storage.uri, studies[0].truth
     for study in studies[1:]:
         here, other = study.ledger.storage.uri, study.quadrats
         if strange := set(other["image_id"]) ^ set(first["image_id"]):
@@ -160,6 +163,6 @@ def _predictions(
     return found, torn
 
 
-def _references(study: StudyData) -> dict[str, FloatArray]:
+def comparable_references(study: StudyData) -> dict[str, FloatArray]:
     """What a blend must beat to be worth its trouble: those that can predict a test set."""
     return {name: each.pred_NT for name, each in study.references.items() if each.predicts_tests}

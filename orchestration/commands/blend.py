@@ -67,7 +67,7 @@ def ensemble(
     ] = "default",
     candidates: Annotated[
         int,
-        typer.Option(min=1, help="Submissions: the best, and the most different as good.", rich_help_panel=TRIED),
+        typer.Option(min=1, help="Submissions: the rule's, and the most different as good.", rich_help_panel=TRIED),
     ] = 1,
     post: Annotated[
         list[str] | None,

@@ -52,7 +52,7 @@ def blend_rules(incomplete: str) -> list[str]:
 
 
 def follow_ups(incomplete: str) -> list[str]:
-    from ensembles.recipe import FOLLOW_UPS
+    from ensembles.spec import FOLLOW_UPS
 
     return _starting(incomplete, FOLLOW_UPS)
 

@@ -19,6 +19,9 @@ def report(
         list[str] | None,
         typer.Option(metavar="STUDY2", help="Study of the same images, searched with other folds; repeat."),
     ] = None,
+    ensemble: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Stored ensemble to show; the newest that fits without it.")
+    ] = None,
 ) -> None:
     """Write a study as one page.
 
@@ -41,6 +44,7 @@ def report(
     if data is not None:
         for change in data_notices(ledger, data):
             print_remark(f"warning: {change}")
-    content = make_report(ledger, data, [open_ledger(other) for other in compare or ()], print_remark).encode()
+    others = [open_ledger(other) for other in compare or ()]
+    content = make_report(ledger, data, others, print_remark, ensemble=ensemble).encode()
     Storage(path.parent).write(path.name, content)
     print_line(f"Wrote {path} ({len(content) / 1e6:.1f} MB); it opens in any browser, without network")

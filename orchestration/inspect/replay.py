@@ -14,8 +14,8 @@ import numpy as np
 
 from biomass_models.config_rules import known_name
 from ensembles.choice import rule_named
-from ensembles.honest import nested
 from ensembles.members.library import library_from_arrays
+from ensembles.nests import nested
 from orchestration.search.incumbent import Incumbent
 from orchestration.search.pruning import RULES, PruneRule, spared
 from orchestration.search.trial import fold_order
@@ -145,5 +145,5 @@ class _Run:
 
 def _blend_score(data: StudyData, trial_ids: Iterable[str]) -> float:
     pred = {trial_id: data.pred_NT(trial_id) for trial_id in trial_ids}
-    library = library_from_arrays(list(pred), list(pred.values()), data.quadrats)
+    library = library_from_arrays(list(pred), list(pred.values()), data.truth)
     return nested(library.gram, rule_named("default")).score

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from orchestration.search.incumbent import Incumbent
+from orchestration.blending.shown import BlendScore, blend_score
 from orchestration.study.data import OPEN, StudyData
 from orchestration.study.ledger import Ledger
 from orchestration.study.lock import is_alive, read_owner, who
@@ -43,7 +43,8 @@ class Status:
     slots: int | None
     busy: float | None  # share of the slots' time spent working, 0 .. 1
     best: Best | None
-    blend: float | None  # nested, mean of the best five
+    blend: BlendScore | None  # the numbers of its card
+    no_blend: str | None  # why there is none
     seconds_left: float | None
     reasons: tuple[Failure, ...]  # of failed trials, the most common ones
     pruned: tuple[Pruned, ...]  # the latest decisions
@@ -70,9 +71,6 @@ def status_of(ledger: Ledger) -> Status:
             elif owner is not None and alive:
                 starts = ledger.fold_starts(trial.trial_id, fold)
                 begun += any(start.started_at >= owner.since for start in starts)
-    incumbent = Incumbent(data)
-    for name, result in data.results.items():
-        incumbent.admit(name, result)
     best = Best(data.ranked[0].trial_id, data.ranked[0].score or 0.0) if data.ranked else None
     trials = Counter(result.status for result in results.values())
     reasons = Counter(result.reason or "" for result in results.values() if result.status == FAILED)
@@ -83,8 +81,8 @@ def status_of(ledger: Ledger) -> Status:
         driver = f"driven by {who(owner)}"
     else:
         driver = f"no search is running; {who(owner)} was killed, the same command goes on"
-    blend = incumbent.blend_score()
-    left_out = [f"trial {name} is left out of the blend: {reason}" for name, reason in incumbent.torn.items()]
+    blend, no_blend = blend_score(data)
+    left_out = [f"trial {name} is left out of the blend: {reason}" for name, reason in data.unread.items()]
     return Status(
         driver=driver,
         running=alive,
@@ -100,10 +98,11 @@ def status_of(ledger: Ledger) -> Status:
         busy=facts.busy,
         best=best,
         blend=blend,
+        no_blend=no_blend,
         seconds_left=facts.seconds_left,
         reasons=tuple(Failure(*pair) for pair in reasons.most_common(3)),
         pruned=tuple(Pruned(trial.trial_id, trial.reason) for trial in pruned[-3:]),
-        notices=(*data.torn, *left_out),
+        notices=(*data.notices, *left_out),
         cannot_start=facts.cannot_start,
         start_failure=facts.start_failure,
     )
@@ -125,8 +124,8 @@ def render_status(status: Status) -> str:
     if status.cannot_start:
         lines.append(f"        {status.cannot_start} more have no worker, it does not start: {status.start_failure}")
     if status.best is not None:
-        blend = "" if status.blend is None else f"; blend so far {status.blend:.4f} (nested, mean of the best five)"
-        lines.append(f"score   best {status.best.score:.4f} ({status.best.trial}){blend}")
+        lines.append(f"score   best {status.best.score:.4f} ({status.best.trial})")
+        lines.append(f"        {status.blend or f'no blend: {status.no_blend}'}")
     if status.seconds_left is not None:
         minutes = status.seconds_left / 60
         lines.append(f"left    about {minutes / 60:.1f} h" if minutes > 90 else f"left    about {minutes:.0f} min")

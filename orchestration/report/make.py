@@ -22,13 +22,16 @@ def make_report(
     data_dir: Path | None = None,
     compare: Sequence[Ledger] = (),
     say: Callable[[str], None] = lambda text: None,
+    *,
+    ensemble: str | None = None,
 ) -> str:
-    """The page. data_dir: for thumbnails of the worst images; compare: studies of the same images with other folds.
+    """The page. data_dir: for thumbnails of the worst images; compare: studies of the same images with other folds;
+    ensemble: the stored one to show, by default the newest that fits.
 
     What is torn is left out, named in the page and passed to `say`. Raises LedgerError for a study that is not there
     or is about other images.
     """
-    context = read_context(ledger, compare)
+    context = read_context(ledger, compare, ensemble)
     for notice in (*context.notices, *(notice for other in context.others for notice in other.torn)):
         say(f"note: {notice}")
     sections = (

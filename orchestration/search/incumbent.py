@@ -14,7 +14,7 @@ import pandas as pd
 from biomass_models.data.alignment import places_of
 from biomass_models.targets import TARGETS, FloatArray, IntArray, project_coherent, squared_error
 from ensembles.gram import error_gram
-from ensembles.honest import nested
+from ensembles.nests import nested
 from ensembles.rules import TopMean
 from orchestration.search.pruning import REFERENCES, PruneRule, References, decide
 from orchestration.study.data import StudyData
@@ -71,12 +71,12 @@ class Incumbent:
     def blend_score(self) -> float | None:
         """Nested score of the mean of the best five; None before two trials are complete or with a single fold."""
         shortlist = self.data.predictions(self.complete, SHORTLIST)
-        complete, quadrats = self.complete, self.data.quadrats
+        complete, quadrats = self.complete, self.data.truth
         if len(complete) < 2 or quadrats["fold"].nunique() < 2:
             return None
         if self._blend[0] != len(complete):
             coherent_MNT = project_coherent(np.stack(list(shortlist.values())))
-            gram = error_gram(coherent_MNT, self.data.truth_NT, quadrats["fold"], quadrats["group"])
+            gram = error_gram(coherent_MNT, self.data.truth_NT, quadrats["fold"], quadrats["group"], quadrats["unit"])
             self._blend = (len(complete), nested(gram, TopMean(BEST)).score)
         return self._blend[1]
 

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from biomass_models.data.alignment import AlignmentError, masses_of
+from biomass_models.data.folds import cut_groups, cut_groups_notice, unit_name, units_of
 from biomass_models.targets import TARGETS, FloatArray
 from orchestration.study import layout
 from orchestration.study.ledger import Ledger, LedgerError, folds_of
@@ -118,6 +119,21 @@ class StudyData:
         return self.ledger.quadrats()
 
     @cached_property
+    def truth(self) -> pd.DataFrame:
+        """The quadrats and, in the column `unit`, what errors are counted by: what the folds keep whole."""
+        return self.quadrats.assign(unit=units_of(self.quadrats, self.settings.scheme))
+
+    @property
+    def unit(self) -> str:
+        """What a unit is called."""
+        return unit_name(self.settings.scheme)
+
+    @cached_property
+    def cut_groups(self) -> int:
+        """Sampling dates whose photographs lie in several folds: every score is too good then."""
+        return cut_groups(self.quadrats)
+
+    @cached_property
     def truth_NT(self) -> FloatArray:
         """Measured masses."""
         return self.quadrats[list(TARGETS)].to_numpy(dtype=np.float64)
@@ -164,6 +180,12 @@ class StudyData:
         """Trials that have lost files, a line each with what to do."""
         records = [trial.record for trial in self.trials]
         return tuple(torn_notices(self.ledger, records, self.results, self.folds))
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What every page says before its scores: folds that cut dates, trials that have lost files; a line each."""
+        cut = cut_groups_notice(self.cut_groups)
+        return (*(() if cut is None else (cut,)), *self.torn)
 
     def fold_metrics(self, trial_id: str) -> Mapping[int, FoldMetrics]:
         """Metrics of a trial's finished folds."""

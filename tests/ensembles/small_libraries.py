@@ -31,12 +31,14 @@ def member_predictions(truth: pd.DataFrame, members: int = 12, noise: float = 6.
     return np.maximum(truth_N3 + shared_N3 + own_MN3, 0) @ FROM_COMPONENTS.T
 
 
-def small_library(members: int = 12, images: int = 60, groups: int = 10, folds: int = 5, seed: int = 0) -> Library:
+def small_library(
+    members: int = 12, images: int = 60, groups: int = 10, folds: int = 5, seed: int = 0, noise: float = 6.0
+) -> Library:
     """Members as they are drawn: none is checked, merged or left out."""
     truth = truth_frame(images, groups, folds, seed)
     return Library(
         names=tuple(f"m{member:02d}" for member in range(members)),
-        pred_MNT=member_predictions(truth, members, seed=seed),
+        pred_MNT=member_predictions(truth, members, noise, seed),
         truth_NT=truth[list(TARGETS)].to_numpy(),
         image_id_N=truth["image_id"].to_numpy().astype(np.str_),
         fold_N=truth["fold"].to_numpy(),

@@ -65,16 +65,19 @@ def test_selected_cells_equal_a_gram_of_their_rows(held, warm):
     assert part.sst == pytest.approx(weighted_sst(library.truth_NT[rows]))
 
 
-def test_kept_members_and_resampled_cells_equal_rows_taken_again():
+@pytest.mark.parametrize("index", [[7, 2, 5], [7, 2, 5, 0, 1, 11, 10, 3]], ids=["few", "most"])
+@pytest.mark.parametrize("cached", [False, True])
+def test_kept_members_and_cells_equal_rows_taken_again(index, cached):
     library = small_library()
-    index = np.array([7, 2, 5])
-    count_C = np.array([2, 0, 1, 1, 0, 3, 1, 0, 1, 1])
-    rows = np.concatenate([np.tile(rows, n) for rows, n in zip(library.rows_of_cell, count_C, strict=True)])
+    keep_C = np.arange(10) % 4 > 0
+    rows = np.concatenate([rows for rows, kept in zip(library.rows_of_cell, keep_C, strict=True) if kept])
     pred = library.pred_MNT[np.ix_(index, rows)]
     fresh = error_gram(pred, library.truth_NT[rows], library.fold_N[rows], library.group_N[rows])
-    np.testing.assert_allclose(library.gram.keep(index).resample(count_C).gram_MM, fresh.gram_MM, atol=1e-12)
-    library.gram.gram_MM  # noqa: B018  the shortcut through a cached Gram must say the same
-    np.testing.assert_allclose(library.gram.keep(index).resample(count_C).gram_MM, fresh.gram_MM, atol=1e-12)
+    if cached:
+        library.gram.gram_MM  # noqa: B018  the shortcut through a cached Gram must give the same
+    for found in (library.gram.select(keep_C).keep(index), library.gram.keep(index).select(keep_C)):
+        np.testing.assert_allclose(found.gram_MM, fresh.gram_MM, atol=1e-12)
+        assert found.baseline_loss == pytest.approx(fresh.baseline_loss)
 
 
 def test_target_gram_is_plain_r2_of_that_target():

@@ -104,11 +104,6 @@ def words(frame, rng):
     return frame.astype({"GDM_g": object}).assign(GDM_g="much")
 
 
-def skilless(frame, rng):
-    frame[list(TARGETS)] = frame[list(TARGETS)].max().to_numpy() - frame[list(TARGETS)]
-    return frame
-
-
 @pytest.mark.parametrize(
     ("breaks", "reason"),
     [
@@ -124,7 +119,6 @@ def skilless(frame, rng):
         (image_twice, "1 images have more than one row"),
         (column_missing, "columns missing: Dry_Dead_g"),
         (words, "predictions must be numbers"),
-        (skilless, "below the per-target mean's"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -154,8 +148,18 @@ def test_a_member_without_skill_is_not_called_permuted():
     mean_T = truth[list(TARGETS)].mean().to_numpy()
     timid = mean_T * (1 + 0.2 * rng.normal(size=(200, 1)))  # the right size, no idea, and little spread
     library = library_from_frames({**members, "timid": frame_of(truth, timid)}, truth)
-    ((name, reason),) = library.left_out
+    assert not library.left_out  # whether it has skill is decided in each nest
+    ((name, reason),) = library.unskilled
     assert name == "timid" and "permuted" not in reason and "below the per-target mean's" in reason
+
+
+def test_members_of_which_none_has_skill_are_refused():
+    truth, members = frames()
+    frame = members["m2"].copy()
+    frame[list(TARGETS)] = frame[list(TARGETS)].max().to_numpy() - frame[list(TARGETS)]
+    assert [name for name, _ in library_from_frames({**members, "wrong": frame}, truth).unskilled] == ["wrong"]
+    with pytest.raises(LibraryError, match=r"sound member.*wrong: .*below the per-target mean's"):
+        library_from_frames({"wrong": frame}, truth)
 
 
 def test_sound_but_odd_members_stay():

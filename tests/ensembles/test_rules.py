@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_libraries import small_library
 
-from biomass_models.targets import weighted_r2_score
-from ensembles.choice import DEFAULT, RULES, TOP_MEAN, Chosen, inner_nests, rule_named
-from ensembles.honest import nested
+from biomass_models.targets import squared_error, weighted_r2_score
+from ensembles.choice import DEFAULT, RULES, TOP_MEAN, CandidateRule, candidate_rules, rule_named
+from ensembles.honest import paired_difference
+from ensembles.nests import nested_all
 from ensembles.optimum import duality_gap, simplex_optimum
 from ensembles.rules import BaggedGreedy, Greedy, Optimum, Pruned, Shrunk, TopMean, greedy_bags
 
@@ -145,27 +146,49 @@ def test_optimum_survives_copies_and_refuses_nonsense():
         simplex_optimum(np.array([[np.nan]]))
 
 
-def test_a_choice_takes_the_candidate_with_the_best_inner_score():
-    gram = small_library(12, images=200).gram
-    candidates = (TopMean(1), TopMean(12), TopMean(3))
-    scores = [nested(gram, rule, "fold").score for rule in candidates]
-    eager = Chosen(candidates, margin=0.0)
-    assert eager.choose(gram, 0) is candidates[int(np.argmax(scores))]
-    stubborn = Chosen((TopMean(12), TopMean(1)), margin=1e9)
-    np.testing.assert_array_equal(stubborn(gram, 0), TopMean(12)(gram, 0))
+def test_the_rule_of_a_place_is_the_most_different_one_that_is_as_good():
+    gram = small_library(12, images=200, groups=20).gram
+    rules = (DEFAULT, TopMean(1), TopMean(12), TopMean(3))
+    found = candidate_rules(gram, DEFAULT, rules, 4)
+    own, *others = nested_all(gram, rules, partitions=2)
+    losses = {
+        rule: paired_difference(gram, own.loss_RC, other.loss_RC) for rule, other in zip(rules[1:], others, strict=True)
+    }
+    as_good = [rule for rule, loss in losses.items() if loss.value <= loss.se]
+    assert found[0] == (DEFAULT, 0.0) and {rule for rule, _ in found[1:]} <= set(as_good) and len(found) > 2
+
+    def blend_N(rule):
+        library = small_library(12, images=200, groups=20)
+        return np.tensordot(rule(gram, 0), library.pred_MNT, axes=1)
+
+    apart = {rule: np.sqrt(squared_error(blend_N(rule), blend_N(DEFAULT)).mean()) for rule in as_good}
+    assert found[1][0] == max(apart, key=apart.__getitem__) and found[1][1] == pytest.approx(max(apart.values()))
+    second = CandidateRule(2, DEFAULT, rules)
+    assert second.choose(gram, 0) == found[1][0]
+    np.testing.assert_array_equal(second(gram, 0), found[1][0](gram, 0))
+    assert CandidateRule(9, DEFAULT, rules).choose(gram, 0) == found[-1][0]
 
 
-def test_a_choice_without_anything_to_choose_by_takes_the_first():
+def test_without_anything_to_choose_by_there_is_one_candidate():
     single = small_library(12).gram.select(np.arange(10) == 4)
-    assert inner_nests(single) is None
-    assert DEFAULT.choose(single, 0) is DEFAULT.candidates[0]
-    assert inner_nests(small_library(3).gram) == "fold"
-    assert inner_nests(small_library(3, folds=2).gram) == "group"
+    assert candidate_rules(single, DEFAULT, tuple(RULES.values()), 3) == [(DEFAULT, 0.0)]
+
+
+def test_the_default_is_bagged_greedy_of_the_best_25_with_half_of_the_weight_on_the_mean_of_12():
+    gram = small_library(40, images=200, groups=20).gram
+    best = np.argsort(gram.loss_M, kind="stable")[:25]
+    best = best[gram.loss_M[best] <= 1.3 * gram.loss_M[best[0]]]
+    expected_M = np.zeros(40)
+    expected_M[best] = 0.5 * BaggedGreedy()(gram.keep(best), 7) + 0.5 * TopMean(12)(gram.keep(best), 7)
+    np.testing.assert_allclose(DEFAULT(gram, 7), expected_M)
 
 
 def test_rules_by_name():
     assert rule_named("top-7") == TopMean(7) and rule_named("top-5") is TOP_MEAN
-    for name in ("gready", "top-0", "top-"):
+    assert rule_named("shrunk-bagged-greedy-of-25") is DEFAULT  # its name before it was the default
+    second = CandidateRule(2, TopMean(7), tuple(RULES.values()))
+    assert rule_named(second.name) == second
+    for name in ("gready", "top-0", "top-", "candidate-1-after-default"):
         with pytest.raises(ValueError, match="bagged-greedy"):
             rule_named(name)
 
@@ -180,7 +203,7 @@ def test_rules_by_name():
         lambda: Pruned(Greedy(), 0),
         lambda: Pruned(Greedy(), slack=0.9),
         lambda: Shrunk(Greedy(), pull=1.5),
-        lambda: Chosen(()),
+        lambda: CandidateRule(1, DEFAULT, ()),
     ],
 )
 def test_rules_check_themselves(build):

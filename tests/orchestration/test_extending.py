@@ -31,7 +31,7 @@ from biomass_models.families.configs import config_from_params
 from biomass_models.features.inputs import ImageSet, Inputs
 from biomass_models.targets import from_components
 from ensembles.gram import ErrorGram, error_gram
-from ensembles.honest import nested
+from ensembles.nests import nested
 from orchestration.cli import app
 from orchestration.search.opening import open_study
 from orchestration.search.proposer import Proposer

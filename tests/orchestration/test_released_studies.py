@@ -84,7 +84,8 @@ def test_its_trials_are_blended_anew(tmp_path: Path) -> None:
     out = json.loads(run("ensemble", study, "--out", str(tmp_path / "blend"), "--json"))
     (card,) = out["cards"]
     stored = FINISHED.ensemble("submission").card
-    assert card["members"] == stored["members"] and card["nested_score"] == pytest.approx(stored["nested_score"])
+    assert card["members"] == stored["members"] and card["in_sample_score"] == pytest.approx(stored["in_sample_score"])
+    assert card["method"] == "nested over units, jackknife" and card["nested_by"] == "date"
 
 
 @pytest.mark.parametrize("trial", TRIALS)

@@ -25,7 +25,7 @@ from ensembles.blend import apply_blend, fit_blend
 from ensembles.card import Card
 from ensembles.choice import rule_named
 from ensembles.members.library import library_from_frames
-from ensembles.recipe import Recipe
+from ensembles.spec import BlendSpec
 from orchestration.blending.blend import BlendOptions, make_cards
 from orchestration.blending.members import FileMembers, gather
 from orchestration.bundle.export import export_bundle
@@ -62,7 +62,7 @@ PAGES = "../browser/test_dashboard.py::test_both_pages_show_the_study_and_follow
 NO_SUCCESS = f"{FAILURES}::test_the_command_of_a_search_without_a_success_ends_with_its_reason"
 ALIKE = f"{FAILURES}::test_an_image_that_breaks_during_the_search_fails_the_trial_and_names_the_file"
 FULL = "test_trial.py::test_a_full_disk_leaves_the_trial_open"
-HERE = "test_remedies.py"
+HERE, NUMBER = "test_remedies.py", "test_one_number.py"
 
 REMEDIES = {
     "make room, or choose another cache directory": f"{FAILURES}::test_a_cache_without_room_leaves_the_trial_open",
@@ -89,6 +89,9 @@ REMEDIES = {
     "the command of the search goes on with it": f"{TORN}::test_an_open_trial_mends_its_own_folds",
     "copy it back from another copy": f"{TORN}::test_a_study_without_its_table_says_what_to_do",
     "put it back from a copy": f"{HERE}::test_a_study_json_that_is_put_back_is_as_it_was",
+    "was made of others, or by another version; blend again": f"{NUMBER}::test_an_ensemble_of_other_trials_is_named"
+    "_and_blended_again",
+    "blend again for an interval": f"{NUMBER}::test_a_card_of_0_1_0_keeps_its_number_and_names_its_method",
     "`biomass ensemble` makes it anew": f"{TORN}::test_torn_tables_beside_the_trials_are_made_anew",
     "`biomass ensemble` makes one": f"{HERE}::test_a_card_of_another_version_is_made_again",
     "brings it back": f"{ROOM}::test_restoring_brings_back_the_same_bytes",
@@ -198,15 +201,15 @@ def test_a_member_that_predicts_nothing_is_left_out(tmp_path: Path) -> None:
     ledger = told_study(tmp_path / "study")
     truth = ledger.quadrats()[["image_id", "fold", "group", *TARGETS]]
     frames = {one.trial_id: ledger.oof(one.trial_id)[["image_id", *TARGETS]] for one in ledger.trials()}
-    recipe = Recipe(rule=rule_named("top-3"))
-    card = fit_blend(library_from_frames(frames, truth), recipe, 0)
+    spec = BlendSpec(rule=rule_named("top-3"))
+    card = fit_blend(library_from_frames(frames, truth), spec, 0)
     predictions = {name: frame[list(TARGETS)].to_numpy() for name, frame in frames.items()}
     broken = next(iter(card.members))
     predictions[broken] = np.full_like(predictions[broken], np.nan)
     with pytest.raises(UserError, match=f"{broken} are not; blend without them"):
         apply_blend(card, predictions)
     del frames[broken]
-    card = fit_blend(library_from_frames(frames, truth), recipe, 0)
+    card = fit_blend(library_from_frames(frames, truth), spec, 0)
     assert np.isfinite(apply_blend(card, predictions)).all()
 
 

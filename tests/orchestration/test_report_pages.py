@@ -21,7 +21,6 @@ from orchestration.report.data import context as report_context
 from orchestration.report.data.context import read_context
 from orchestration.report.make import make_report
 from orchestration.report.sections import ended_tables, ranking, slots_chart
-from orchestration.report.sections import ensemble as ensemble_section
 from orchestration.report.sections import search as search_section
 from orchestration.study.ledger import LedgerError
 from orchestration.study.records import TrialRef
@@ -129,9 +128,8 @@ def test_an_unreadable_trial_costs_itself_alone(tmp_path: Path) -> None:
 
 def test_what_is_not_drawn_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name in (
-        (report_context, "MOST_MEMBERS"), (ensemble_section, "MOST_MEMBERS"), (report_context, "MOST_TIMED"),
-        (slots_chart, "MOST_TIMED"), (search_section, "MOST_POINTS"), (ended_tables, "MOST_ROWS"),
-        (ranking, "MOST_ROWS"),
+        (report_context, "MOST_MEMBERS"), (report_context, "MOST_TIMED"), (slots_chart, "MOST_TIMED"),
+        (search_section, "MOST_POINTS"), (ended_tables, "MOST_ROWS"), (ranking, "MOST_ROWS"),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, 6 if module is ranking else 4)
     statuses = ("complete",) * 12 + ("failed",) * 5 + ("pruned",) * 5
@@ -140,7 +138,6 @@ def test_what_is_not_drawn_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "Shown are 6 of 22 trials, the best",
         "Drawn is one in 5 of 17 trials",
         "Drawn are the folds of the last trials",
-        "Only the 4 best of 12 complete trials were considered",
         "Shown are 4 of them",
         "not judged: too far down the list",
     ):

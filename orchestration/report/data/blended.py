@@ -1,50 +1,37 @@
-"""The blend that a report shows: the best stored one that still fits the study, or the default one, made here.
+"""The blend that a report shows, with the rows and the growth that its pictures are made of.
 
-M members, N images, T = 5 targets; masses in grams. A stored card is shown only where it was made of exactly the trials
-that are complete now: scores, members and pictures then all speak of the same blend.
+M members, N images, T = 5 targets, R partitions (ensembles.nests); masses in grams. Numbers are those of the card.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from biomass_models.targets import FloatArray
-from ensembles.blend import fit_blend
 from ensembles.card import Card
 from ensembles.choice import rule_named
-from ensembles.honest import nest_of, nested_all
-from ensembles.members.library import Library, LibraryError, library_from_arrays
-from ensembles.recipe import Recipe, honest_rows
+from ensembles.members.library import Library
+from ensembles.nests import nested_all
 from ensembles.rules import Greedy, Rule, TopMean
-from orchestration.study import layout
+from ensembles.spec import FOLLOW_UPS, BlendSpec, nested_rows
+from orchestration.blending.shown import shown_blend
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import LedgerError
-from orchestration.study.seeds import derive_seed
 
-DEFAULT_RULE = "default"
 GROWTH = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50)  # members or picks at which growth is measured
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Blend:
-    """A blend with the rows that it says honestly."""
+    """A blend with its nested rows."""
 
     name: str | None  # of the stored ensemble; None for one that was made for the report
     card: Card
     library: Library
-    honest_NT: FloatArray  # each image blended by members and weights that were chosen without its fold
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stored:
-    """An ensemble of the study, shown or not."""
-
-    name: str
-    card: Card | None  # None for a card of another version
-    fits: bool  # made of exactly the trials that are complete now
+    nested_RNT: FloatArray  # each image blended by members and weights that were chosen without its unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,49 +44,27 @@ class Step:
     nested: float
 
 
-def blend_of(study: StudyData, pred: Mapping[str, FloatArray]) -> tuple[Blend | None, tuple[Stored, ...], str | None]:
-    """The blend to show, the ensembles that the study stores, and the reason where there is no blend.
+def blend_of(study: StudyData, named: str | None = None) -> tuple[Blend | None, str | None]:
+    """The blend to show (named: a stored one), or the reason why there is none. LedgerError for a name without a blend.
 
-    pred: out-of-fold predictions of the trials that may be members.
+    The rows are made as the card's were, but for flips: their losses are those of the card.
     """
-    stored = stored_ensembles(study, len(pred))
-    if not pred:
-        return None, stored, "no trial is complete"
     try:
-        library = library_from_arrays(list(pred), list(pred.values()), study.quadrats)
-        fitting = [each for each in stored if each.fits and each.card is not None]
-        best = max(fitting, key=lambda each: each.card.nested_score if each.card else 0.0, default=None)
-        seed = derive_seed(study.settings.seed, "blend")
-        if best is not None and best.card is not None:
-            name, card = best.name, best.card
-        else:
-            name, card = None, fit_blend(library, DEFAULT_RULE, seed)
-        recipe = Recipe(rule=rule_named(card.rule)).using(*card.follow_ups)
-        rows_NT = honest_rows(library, recipe, card.nested_by, seed=card.seed)  # type: ignore[arg-type]
-    except (LibraryError, ValueError) as error:
-        return None, stored, str(error)
-    return Blend(name=name, card=card, library=library, honest_NT=rows_NT), stored, None
+        found = shown_blend(study, named)
+        card, library = found.card, found.library()
+        rows_RNT = nested_rows(library, _spec_of(card), seed=card.seed)
+    except (LedgerError, ValueError) as error:
+        if named is not None:
+            raise
+        return None, str(error)
+    return Blend(name=found.name, card=card, library=library, nested_RNT=rows_RNT), None
 
 
-def stored_ensembles(study: StudyData, readable: int) -> tuple[Stored, ...]:
-    """Every ensemble of the study by name; readable: complete trials whose predictions can be read."""
-    ledger = study.ledger
-    complete = {trial.trial_id for trial in study.of("complete")}
-    found = []
-    for name in ledger.storage.children(layout.ENSEMBLES):
-        if name.startswith(layout.PREDICTIONS):
-            continue
-        try:
-            ensemble = ledger.ensemble(name)
-            card, refs = Card.from_json(ensemble.card), ensemble.trials
-        except (LedgerError, ValueError, KeyError, TypeError):
-            found.append(Stored(name=name, card=None, fits=False))
-            continue
-        size = card.library_size + len(card.left_out) + len(card.merged)
-        own = all(ref.study == ledger.storage.uri and ref.trial_id in complete for ref in refs.values())
-        fits = own and set(refs) == set(card.members) and size == len(complete) == readable
-        found.append(Stored(name=name, card=card, fits=fits and card.flips == 1))
-    return tuple(found)
+def _spec_of(card: Card) -> BlendSpec:
+    """How the card's blend was made, with the follow-ups that its nests decided about."""
+    candidates = tuple(name for name in card.follow_up_gains if name in FOLLOW_UPS)
+    fixed = [name for name in card.follow_ups if name not in candidates]
+    return replace(BlendSpec(rule=rule_named(card.rule)).using(*fixed), candidates=candidates)
 
 
 def growth(library: Library, seed: int) -> list[Step]:
@@ -109,8 +74,7 @@ def growth(library: Library, seed: int) -> list[Step]:
     means: list[tuple[str, int, Rule]] = [("mean of the best", size, TopMean(size)) for size in sizes]
     picks: list[tuple[str, int, Rule]] = [("greedy picks", size, Greedy(size)) for size in GROWTH]
     chosen = means + (picks if len(library.names) > 1 else [])
-    by = nest_of(gram)
-    scored = nested_all(gram, [rule for _, _, rule in chosen], by, seed=seed)
+    scored = nested_all(gram, [rule for _, _, rule in chosen], seed=seed)
     return [
         Step(
             rule=label,

@@ -5,14 +5,17 @@ A study may hold more than a page can show. What is read is capped here, and eve
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from biomass_models.targets import FloatArray
 from ensembles.choice import SINGLE_BEST
-from ensembles.honest import Estimate, nest_of, nested_all, score_estimate
-from orchestration.report.data.blended import Blend, Stored, blend_of
+from ensembles.honest import METHOD, Estimate, score_estimate
+from ensembles.nests import nested_all
+from orchestration.blending.shown import Stored, stored_ensembles
+from orchestration.report.data.blended import Blend, blend_of
 from orchestration.report.data.importance import Importance, importance_of
 from orchestration.report.data.scorer import Scorer
 from orchestration.report.data.timeline import Clock, Work, work_of
@@ -27,10 +30,16 @@ MOST_TIMED = 400  # trials whose folds are read one by one, the latest ones
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Shown:
-    """The predictions that the pictures show: the best honest ones there are."""
+    """The predictions that the pictures show: the blend's nested ones, or the best trial's."""
 
     name: str  # as in "the worst day of ..."
-    pred_NT: FloatArray
+    pred_RNT: FloatArray  # of each partition; a single one of a trial
+
+    @property
+    def pred_NT(self) -> FloatArray:
+        """Mean over partitions: what is drawn. Losses are means of the partitions' losses."""
+        mean_NT: FloatArray = self.pred_RNT.mean(0)
+        return mean_NT
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,8 +56,8 @@ class ReportContext:
     no_blend: str | None  # why there is none
     shown: Shown | None  # None before a trial is complete
     scores: dict[str, Estimate]
-    behind: dict[str, Estimate]  # trial or reference minus the best trial, paired over groups
-    single: Estimate | None  # score of "take the best trial", chosen without the scored fold
+    behind: dict[str, Estimate]  # trial or reference minus the best trial, paired over units
+    single: Estimate | None  # score of "take the best trial", chosen without the scored units
     importances: dict[str, Importance]  # by family
     work: tuple[Work, ...]
     clock: Clock
@@ -61,10 +70,10 @@ class ReportContext:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What is left out because its files are torn, with what to do; and trials whose folds were not made alike."""
+        """Folds that cut dates; what is left out because its files are torn; trials whose folds were not made alike."""
         unread = self.study.unread.items()
         left_out = (f"trial {name} is left out: {reason}" for name, reason in unread)
-        return (*self.study.torn, *left_out, *self._mixed)
+        return (*self.study.notices, *left_out, *self._mixed)
 
     @property
     def _mixed(self) -> list[str]:
@@ -84,8 +93,11 @@ class ReportContext:
         return {fold: score for fold, score in found.items() if score is not None}
 
 
-def read_context(ledger: Ledger, compare: Sequence[Ledger] = ()) -> ReportContext:
-    """Read and score a study. Raises LedgerError where a study to compare with is about other photographs."""
+def read_context(ledger: Ledger, compare: Sequence[Ledger] = (), ensemble: str | None = None) -> ReportContext:
+    """Read and score a study. ensemble: the stored one to show, by default the newest that fits.
+
+    Raises LedgerError where a study to compare with is about other photographs, or that ensemble cannot be shown.
+    """
     study, others = StudyData(ledger), tuple(map(StudyData, compare))
     for other in others:
         if set(other.quadrats["image_id"]) != set(study.quadrats["image_id"]):
@@ -93,17 +105,17 @@ def read_context(ledger: Ledger, compare: Sequence[Ledger] = ()) -> ReportContex
                 f"studies are compared over the same images, those of {other.ledger.storage.uri} are others; "
                 "leave it out of --compare"
             )
-    scorer = Scorer(study.quadrats)
+    scorer = Scorer(study.truth)
     pred = study.predictions(trial.trial_id for trial in study.ranked[:MOST_MEMBERS])
     folds = {trial.trial_id: study.fold_metrics(trial.trial_id) for trial in study.trials[-MOST_TIMED:]}
-    blend, stored, no_blend = blend_of(study, pred)
+    blend, no_blend = blend_of(study, ensemble)
     known = {**pred, **{name: reference.pred_NT for name, reference in study.references.items()}}
     best = next(iter(pred.values()), None)
     shown = None
     if blend is not None:
-        shown = Shown(name="the blend", pred_NT=blend.honest_NT)
+        shown = Shown(name="the blend", pred_RNT=blend.nested_RNT)
     elif best is not None:
-        shown = Shown(name="the best trial", pred_NT=best)
+        shown = Shown(name="the best trial", pred_RNT=best[None])
     work = tuple(work_of(study.trials, folds))
     untimed = [
         (trial.record.proposed_at, trial.ended_at)
@@ -117,7 +129,7 @@ def read_context(ledger: Ledger, compare: Sequence[Ledger] = ()) -> ReportContex
         folds=folds,
         scorer=scorer,
         blend=blend,
-        stored=stored,
+        stored=stored_ensembles(study),
         no_blend=no_blend,
         shown=shown,
         scores={name: scorer.score(pred_NT) for name, pred_NT in known.items()},
@@ -131,7 +143,8 @@ def read_context(ledger: Ledger, compare: Sequence[Ledger] = ()) -> ReportContex
 
 def _single(blend: Blend) -> Estimate:
     """The best trial as a rule of its own: nested like the blend, so that the two can be compared."""
-    gram = blend.library.gram
-    by = nest_of(gram)
-    (nested,) = nested_all(gram, [SINGLE_BEST], by, seed=blend.card.seed)
-    return score_estimate(gram, nested.loss_C, seed=blend.card.seed)
+    card, gram = blend.card, blend.library.gram
+    if card.method != METHOD:  # another method's nests: its number has no error here
+        return Estimate(value=card.best_single_nested_score, se=math.nan, low=math.nan, high=math.nan)
+    (nested,) = nested_all(gram, [SINGLE_BEST], seed=card.seed)
+    return score_estimate(gram, nested.loss_RC)

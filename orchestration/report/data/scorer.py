@@ -1,8 +1,8 @@
 """Scores with their errors, of any predictions of a study's images.
 
 N images, T = 5 targets, C cells (images of one group in one fold, see ensembles.gram); masses in grams.
-A group is a sampling date in a state. Images of one day share their errors, so every standard error here comes from a
-bootstrap over groups.
+A group is a sampling date in a state. Images of one day share their errors: every standard error is one over units
+(ensembles.honest), which are groups or hold whole groups.
 """
 
 from __future__ import annotations
@@ -13,33 +13,38 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from biomass_models.targets import TARGETS, FloatArray, project_coherent, squared_error, weighted_r2_score, weighted_sst
+from biomass_models.targets import TARGETS, FloatArray, project_coherent, squared_error, weighted_sst
 from ensembles.gram import cells_of, error_gram
-from ensembles.honest import Estimate, paired_difference, score_estimate
+from ensembles.honest import Estimate, interval_for_new, paired_difference, score_estimate, units_of
 
 
 class Scorer:
-    """Judges predictions against a study's measured masses."""
+    """Scores predictions against a study's measured masses."""
 
-    def __init__(self, quadrats: pd.DataFrame) -> None:
-        """Raises ValueError for masses without any spread: they have no R2."""
-        self.truth_NT: FloatArray = quadrats[list(TARGETS)].to_numpy(dtype=np.float64)
-        fold_N, group_N = quadrats["fold"], quadrats["group"]
+    def __init__(self, truth: pd.DataFrame) -> None:
+        """truth: quadrats with fold, group, unit. Raises ValueError for masses without any spread: they have no R2."""
+        self.truth_NT: FloatArray = truth[list(TARGETS)].to_numpy(dtype=np.float64)
+        fold_N, group_N = truth["fold"], truth["group"]
         self._rows_of_cell = cells_of(fold_N, group_N)[0]
         # of this Gram only the cells and their moments count; who the member is plays no part
-        self._cells = error_gram(project_coherent(self.truth_NT)[None], self.truth_NT, fold_N, group_N)
+        self._cells = error_gram(project_coherent(self.truth_NT)[None], self.truth_NT, fold_N, group_N, truth["unit"])
+        self.units = units_of(self._cells)
 
     def loss_N(self, pred_NT: FloatArray) -> FloatArray:
-        """Weighted squared error of each image, [N] g^2: what the metric sums up."""
-        return squared_error(self.truth_NT, pred_NT)
+        """Weighted squared error of each image, [N] g^2, of rows [N, 5] or as a mean over partitions [R, N, 5]."""
+        return _mean_loss(self.truth_NT, pred_NT)
 
     def score(self, pred_NT: FloatArray) -> Estimate:
         """The weighted R2 with its standard error."""
         return score_estimate(self._cells, self._loss_C(pred_NT))
 
     def gain(self, pred_NT: FloatArray, against_NT: FloatArray) -> Estimate:
-        """Score of the first minus score of the second, paired over groups."""
+        """Score of the first minus score of the second, paired over units."""
         return paired_difference(self._cells, self._loss_C(pred_NT), self._loss_C(against_NT))
+
+    def interval_for_new(self, score: Estimate) -> tuple[float, float]:
+        """95 % interval of a score on as many other units."""
+        return interval_for_new(score, self.units, self.units)
 
     def _loss_C(self, pred_NT: FloatArray) -> FloatArray:
         loss_N = self.loss_N(pred_NT)
@@ -59,24 +64,30 @@ class Part:
 
 
 def parts(truth_NT: FloatArray, pred_NT: FloatArray, key_N: ArrayLike) -> list[Part]:
-    """One entry for each value of the key, in the order of the values."""
+    """One entry for each value of the key, in the order of the values; the score of [R, N, 5] is a mean."""
     key = np.asarray(key_N).astype(str)
-    loss_N = squared_error(truth_NT, pred_NT)
+    loss_N = _mean_loss(truth_NT, pred_NT)
     found = []
     for name in np.unique(key):
         rows = key == name
-        varies = weighted_sst(truth_NT[rows]) > 0
+        sst = weighted_sst(truth_NT[rows])
         found.append(
             Part(
                 name=str(name),
                 images=int(rows.sum()),
-                r2=weighted_r2_score(truth_NT[rows], pred_NT[rows]) if varies else None,
+                r2=float(1 - loss_N[rows].sum() / sst) if sst > 0 else None,
                 error=float(np.sqrt(loss_N[rows].mean())),
                 share=float(loss_N[rows].sum() / loss_N.sum()) if loss_N.any() else 0.0,
-                bias=float((pred_NT[rows, -1] - truth_NT[rows, -1]).mean()),
+                bias=float((pred_NT[..., rows, -1] - truth_NT[rows, -1]).mean()),
             )
         )
     return found
+
+
+def _mean_loss(truth_NT: FloatArray, pred_NT: FloatArray) -> FloatArray:
+    """Weighted squared error of each image, [N] g^2; a mean over what stands before the images."""
+    loss_N = squared_error(truth_NT, pred_NT)
+    return loss_N.reshape(-1, len(truth_NT)).mean(0)
 
 
 def binned_mean(x_N: FloatArray, y_N: FloatArray, bins: int = 8) -> list[tuple[float, float, int]]:

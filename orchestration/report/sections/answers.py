@@ -14,6 +14,8 @@ from orchestration.report.html import Html, join, paragraph, tag
 from orchestration.report.sections.why import what_fails, why_lost
 from orchestration.report.words import GAP, SCHEMES, count, duration, listed, number, plus_minus, verdict
 
+_UNITS = {"date": "sampling day"}  # as people call them
+
 
 def answers(context: ReportContext) -> Html:
     """The four questions, each with its answer."""
@@ -30,7 +32,7 @@ def answers(context: ReportContext) -> Html:
 def headline(context: ReportContext) -> str:
     """One line: what the study came to."""
     if context.blend is not None:
-        size, estimate = len(context.blend.card.members), context.scorer.score(context.blend.honest_NT)
+        size, estimate = len(context.blend.card.members), context.blend.card.nested
         if size > 1 and context.single is not None and context.single.value >= estimate.value:
             return f"One model scores {plus_minus(context.single)}; a blend of {size} does not beat it"
         return f"A blend of {size} models scores {plus_minus(estimate)}" if size > 1 else _alone(context)
@@ -53,7 +55,7 @@ def _best(context: ReportContext) -> list[Html]:
         lines.append(
             paragraph(
                 f"A blend of {picked} with a ", tag("a", "weighted R²", href="#word-r2"), " of ",
-                tag("strong", plus_minus(context.scorer.score(context.blend.honest_NT))), ", chosen ",
+                tag("strong", plus_minus(card.nested)), ", chosen ",
                 tag("a", "without the images it is scored on", href="#word-nested"), ".",
             )
         )  # fmt: skip
@@ -68,9 +70,9 @@ def _best(context: ReportContext) -> list[Html]:
             )
         )  # fmt: skip
     if context.shown is not None:
-        residual_N = context.shown.pred_NT[:, TOTAL] - context.scorer.truth_NT[:, TOTAL]
+        residual_RN = context.shown.pred_RNT[..., TOTAL] - context.scorer.truth_NT[:, TOTAL]
         mean = float(context.scorer.truth_NT[:, TOTAL].mean())
-        typical = float(np.sqrt((residual_N**2).mean()))
+        typical = float(np.sqrt((residual_RN**2).mean()))
         text = (
             f"In grams, {context.shown.name} is typically {typical:.1f}{GAP}g off in a quadrat's total, whose mean is "
         )
@@ -90,10 +92,13 @@ def _sure(context: ReportContext) -> list[Html]:
     if context.best is None:
         return [paragraph("There is nothing to be sure of yet.")]
     if context.blend is None:
-        interval = _interval(context.scores[context.best.trial_id], context)
+        score = context.scores[context.best.trial_id]
+        interval = _interval(score, context.scorer.interval_for_new(score), context.scorer.units, context.study.unit)
         return [paragraph(interval), paragraph(f"There is no blend: {context.no_blend}.")]
     card = context.blend.card
-    lines = [paragraph(_interval(context.scorer.score(context.blend.honest_NT), context))]
+    units = card.units or card.groups
+    unit = "group" if card.nested_by == "fold" else card.nested_by
+    lines = [paragraph(_interval(card.nested, card.interval_for_new(units), units, unit))]
     gain = card.versus.get("best single")
     if gain is not None and card.library_size > 1:
         word = "gains" if gain.value > 0 else "loses"
@@ -113,13 +118,16 @@ def _sure(context: ReportContext) -> list[Html]:
     return lines
 
 
-def _interval(estimate: Estimate, context: ReportContext) -> str:
-    groups = context.study.quadrats["group"].nunique()
+def _interval(estimate: Estimate, interval: tuple[float, float] | None, units: int, unit: str) -> str:
     if np.isnan(estimate.se):
-        return "All images are of one day: there is no telling how the score would vary."
+        return f"All images are of one {unit}: there is no telling how the score would vary."
+    error = f"The ± is one standard error, from {count(units, _UNITS.get(unit, unit))}."
+    if interval is None:
+        return f"{error} The card was written by an earlier version; blend again for an interval."
+    low, high = interval
     return (
-        f"The ± is one standard error, from {count(groups, 'sampling day')}. With other days like these the score "
-        f"would lie between {number(estimate.low, 2)} and {number(estimate.high, 2)} (95 %)."
+        f"{error} With as many other {_UNITS.get(unit, unit)}s like these the score would lie between {number(low)} "
+        f"and {number(high)} (95 %)."
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from orchestration.report.data.blended import Blend
-from orchestration.report.data.context import MOST_MEMBERS, ReportContext
+from orchestration.report.data.context import ReportContext
 from orchestration.report.html import Cell, Column, Figure, Html, Section, Table, join, paragraph, tag
 from orchestration.report.sections.members_charts import alike_figure, growth_figure, members_figure
 from orchestration.report.words import NONE, count, number, plus_minus, verdict
@@ -22,7 +22,7 @@ def ensemble_section(context: ReportContext) -> Section:
             members_figure(context, blend),
             growth_figure(blend),
             alike_figure(context, blend),
-            _against(blend),
+            _against(context, blend),
         ]
     blocks.append(_stored(context))
     return Section(
@@ -40,21 +40,19 @@ def _source(context: ReportContext, blend: Blend) -> Html:
         where = join("made for this report with the default rule; ", command, " makes it again and predicts with it")
     else:
         where = join(f"the study's ensemble “{blend.name}”")
-    settled = "" if card.chosen_rule == card.rule else f", which settled on {card.chosen_rule}"
-    complete = len(context.study.of("complete"))
-    capped = f" Only the {MOST_MEMBERS} best of {count(complete, 'complete trial')} were considered." if complete > len(
-        context.pred) + len(context.study.unread) else ""  # fmt: skip
-    left_out = f" {count(len(card.left_out), 'model')} left out as broken." if card.left_out else ""
+    chosen = "" if card.chosen_rule == card.rule else f", which came to {card.chosen_rule}"
+    left_out = f" {count(len(card.left_out), 'model')} left out, broken or without skill." if card.left_out else ""
     merged = f" {count(len(card.merged), 'model')} merged as repetitions of others." if card.merged else ""
     return paragraph(
         "A blend predicts the weighted mean of its members. This one is ", where, ". Rule: ",
-        tag("code", card.rule), settled,
-        ".", left_out, merged, capped,
+        tag("code", card.rule), chosen,
+        ".", left_out, merged,
     )  # fmt: skip
 
 
-def _against(blend: Blend) -> Table:
+def _against(context: ReportContext, blend: Blend) -> Table:
     card = blend.card
+    units = "sampling days" if card.nested_by in ("date", "fold", "group") else f"{card.nested_by}s"
     rows: list[list[Cell | str]] = [
         [
             name,
@@ -65,7 +63,11 @@ def _against(blend: Blend) -> Table:
         for name, gain in card.versus.items()
     ]
     scores = (
-        ("nested by fold" if card.nested_by == "fold" else "nested by day", card.nested_score, "trust this"),
+        (
+            f"nested by {card.nested_by}",
+            card.nested_score,
+            "too good: the folds cut sampling days" if context.study.cut_groups else "trust this",
+        ),
         ("in sample", card.in_sample_score, "too good: chosen and scored on the same rows"),
         (
             "ceiling",
@@ -87,7 +89,8 @@ def _against(blend: Blend) -> Table:
             Column(name="which is"),
         ),
         rows=rows,
-        how=f"Differences are paired over sampling days. Scores of the blend: {listing}.",
+        how=f"Differences are paired over {units}. Scores of the blend: {listing}. How they and their errors were "
+        f"computed: {card.method}.",
     )
 
 
@@ -101,13 +104,7 @@ def _stored(context: ReportContext) -> Table | None:
             rows.append([each.name, NONE, Cell(NONE), Cell(NONE), "written by another version: blend again to see it"])
             continue
         shown = context.blend is not None and context.blend.name == each.name
-        state = (
-            "shown in this report"
-            if shown
-            else "fits the study"
-            if each.fits
-            else "made of other trials, or with flips"
-        )
+        state = "shown in this report" if shown else "fits the study" if each.fits else "made of other trials"
         nested = number(card.nested_score, 4) + (
             "" if math.isnan(card.nested_se) else f" ± {number(card.nested_se, 4)}"
         )

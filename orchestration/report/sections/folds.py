@@ -87,7 +87,7 @@ def _label(trial: Trial) -> str:
 def _days(context: ReportContext) -> list[Figure | None]:
     if context.shown is None:
         return []
-    every = parts(context.scorer.truth_NT, context.shown.pred_NT, context.study.quadrats["group"])
+    every = parts(context.scorer.truth_NT, context.shown.pred_RNT, context.study.quadrats["group"])
     if len(every) < 2:
         return []
     every.sort(key=lambda part: -part.share)
@@ -117,7 +117,7 @@ def _states(context: ReportContext) -> Figure | None:
     quadrats = context.study.quadrats
     if context.shown is None or "State" not in quadrats or quadrats["State"].nunique() < 2:
         return None
-    every = parts(context.scorer.truth_NT, context.shown.pred_NT, quadrats["State"])
+    every = parts(context.scorer.truth_NT, context.shown.pred_RNT, quadrats["State"])
     every.sort(key=lambda part: -part.share)
     scored = [part for part in every if part.r2 is not None]
     best = max(scored, key=lambda part: part.r2 or 0.0, default=None)

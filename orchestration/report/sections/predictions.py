@@ -22,7 +22,11 @@ def predictions_section(context: ReportContext, photographs: Photographs) -> Sec
         )
     else:
         honest = "Each image was predicted by models that had not seen it"
-        how = ", and blended by weights that were chosen without it" if context.blend is not None else ""
+        how = ""
+        if context.blend is not None:
+            how = ", and blended by weights that were chosen without it"
+            if context.blend.card.flips > 1:
+                how += ". Its photographs were not flipped for these pictures, as they were for its scores"
         lead = paragraph(f"The pictures show {context.shown.name}. {honest}{how}.")
         found: list[Html | Figure | None] = [
             lead,
@@ -43,8 +47,9 @@ def _scatter(context: ReportContext) -> Figure:
     for target, name in sorted(enumerate(TARGETS), key=lambda pair: pair[0] != TOTAL):
         truth_N, pred_N = truth_NT[:, target], pred_NT[:, target]
         spread = float(((truth_N - truth_N.mean()) ** 2).sum())
-        r2[name] = 1 - float(((truth_N - pred_N) ** 2).sum()) / spread if spread else float("nan")
-        error = float(np.sqrt(((truth_N - pred_N) ** 2).mean()))
+        square_RN = (truth_N - context.shown.pred_RNT[..., target]) ** 2
+        r2[name] = 1 - float(square_RN.sum(1).mean()) / spread if spread else float("nan")
+        error = float(np.sqrt(square_RN.mean()))
         top = float(max(truth_N.max(), pred_N.max(), 1.0))
         points = [
             {"image": str(ids.iloc[row]), "measured": float(truth_N[row]), "predicted": float(pred_N[row]),

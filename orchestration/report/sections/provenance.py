@@ -22,10 +22,11 @@ GLOSSARY: tuple[tuple[str, str, str], ...] = (
     ("family", "Family", "a kind of model."),
     ("pruned", "Stopped early (pruned)", "a trial that its first folds showed to be clearly "
      "worse than the best and of no use to a blend."),
-    ("nested", "Nested", "members and weights are chosen without the fold that is scored, fold after fold: "
-     "the honest score of a blend."),
-    ("se", "Standard error (±)", "how much a score would vary with other sampling days, from drawing the days again "
-     "many times. A difference below one standard error says nothing; above two it is seldom chance."),
+    ("nested", "Nested", "members and weights are chosen without the days that are scored, in turn and for "
+     "several ways to share the days out: the score of a blend that can be trusted."),
+    ("se", "Standard error (±)", "how much a score would vary with other sampling days, from leaving out one day "
+     "after the other; for a difference of blends also with how the days are shared out. A "
+     "difference below one standard error says nothing; above two it is seldom chance."),
     ("blend", "Blend, ensemble", "the weighted mean of several models."),
     ("reference", "Reference", "a prediction that costs next to nothing: the mean of each target, a linear model on "
      "the colours of the photograph (colour ridge), trees on metadata such as height and species "

@@ -31,7 +31,7 @@ def _entries(context: ReportContext) -> list[dict[str, Any]]:
     """Rows of the picture: name, score, the ends of its standard error, kind."""
     found = []
     if context.blend is not None:
-        found.append(("blend (nested)", context.scorer.score(context.blend.honest_NT), "blend"))
+        found.append(("blend (nested)", context.blend.card.nested, "blend"))
         if context.single is not None and context.blend.card.library_size > 1:
             found.append(("single best (nested)", context.single, "blend"))
     for family in context.study.families:

@@ -88,7 +88,7 @@ def what_fails(context: ReportContext) -> list[Html]:
     if context.shown is None:
         return [paragraph("No trial is complete, so no image has a prediction.")]
     quadrats, pred_NT = context.study.quadrats, context.shown.pred_NT
-    loss_N = context.scorer.loss_N(pred_NT)
+    loss_N = context.scorer.loss_N(context.shown.pred_RNT)
     order = np.argsort(-loss_N, kind="stable")
     worst, top = int(order[0]), order[: max(1, round(len(order) / 20))]
     held = float(loss_N[top].sum() / loss_N.sum()) if loss_N.any() else 0.0
@@ -99,7 +99,7 @@ def what_fails(context: ReportContext) -> list[Html]:
             tag("code", quadrats["image_id"].iloc[worst]), f", {truth:.0f}{GAP}g measured, {pred:.0f}{GAP}g predicted.",
         )
     ]  # fmt: skip
-    days = [day for day in parts(context.scorer.truth_NT, pred_NT, quadrats["group"]) if day.images > 2]
+    days = [day for day in parts(context.scorer.truth_NT, context.shown.pred_RNT, quadrats["group"]) if day.images > 2]
     if days:
         day = max(days, key=lambda each: each.share)
         lines.append(

@@ -21,7 +21,7 @@ MOST = 24
 def worst_images(context: ReportContext, photographs: Photographs) -> Html:
     """A gallery of the images with the largest weighted squared error, worst first."""
     assert context.shown is not None
-    quadrats, loss_N = context.study.quadrats, context.scorer.loss_N(context.shown.pred_NT)
+    quadrats, loss_N = context.study.quadrats, context.scorer.loss_N(context.shown.pred_RNT)
     order = [int(row) for row in np.argsort(-loss_N, kind="stable")[:MOST]]
     looking = looking_trial(context)
     maps = {} if looking is None else _maps(context, looking, [int(quadrats["fold"].iloc[row]) for row in order])

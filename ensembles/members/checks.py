@@ -1,8 +1,8 @@
-"""Members that must not enter a blend, each with its reason in words.
+"""Members that must not enter a library, each with its reason in words.
 
 N images, T = 5 targets; masses in grams. A broken file seldom looks broken: rows in the order of the folds, columns in
 another order, kilograms, log space, one NaN. Checks go from the plain to the suspected, and the first that fails is
-the reason.
+the reason. A member that is merely bad is no such member: who has skill is decided inside of each nest (nests.py).
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ _ORDERS = [list(order) for order in itertools.permutations(range(len(TARGETS)))]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Yardstick:
-    """The truth that members are held against."""
+class Baseline:
+    """The truth that members are compared with, and what a prediction without skill scores."""
 
     truth_NT: FloatArray
-    baseline_score: float  # of the per-target mean, out of fold
+    score: float  # of the per-target mean, out of fold
     orders: dict[str, IntArray]  # plausible wrong orders of rows: order[i] is the image that stands in row i
 
     @classmethod
-    def of(cls, truth_NT: FloatArray, fold_N: IntArray, image_id_N: NDArray[np.str_]) -> Yardstick:
+    def of(cls, truth_NT: FloatArray, fold_N: IntArray, image_id_N: NDArray[np.str_]) -> Baseline:
         return cls(
             truth_NT=truth_NT,
-            baseline_score=weighted_r2_score(truth_NT, per_target_mean(truth_NT, fold_N)),
+            score=weighted_r2_score(truth_NT, per_target_mean(truth_NT, fold_N)),
             orders={
                 "folds": np.argsort(fold_N, kind="stable"),
                 "sorted image ids": np.argsort(image_id_N, kind="stable"),
@@ -51,19 +51,19 @@ def per_target_mean(truth_NT: FloatArray, fold_N: IntArray) -> FloatArray:
     return pred_NT
 
 
-def misfit_reason(pred_NT: FloatArray, yardstick: Yardstick) -> str | None:
-    """Why predictions [N, 5] (grams, rows as the truth's) must be left out, or None when they are sound."""
+def broken_reason(pred_NT: FloatArray, baseline: Baseline) -> str | None:
+    """Why predictions [N, 5] (grams, rows as the truth's) are broken, or None when they are sound."""
     bad_N = ~np.isfinite(pred_NT).all(1)
     if bad_N.any():
         return f"{int(bad_N.sum())} of {len(pred_NT)} images have NaN or infinite predictions"
-    truth_NT = yardstick.truth_NT
+    truth_NT = baseline.truth_NT
     return (
         constant_reason(pred_NT)
         or _other_unit(pred_NT, truth_NT, _FAR)
-        or _other_space(pred_NT, yardstick)
+        or _other_space(pred_NT, baseline)
         or _other_unit(pred_NT, truth_NT, _NEAR)
         or column_order(pred_NT, truth_NT)
-        or _no_skill(pred_NT, yardstick)
+        or _row_order(pred_NT, baseline)
     )
 
 
@@ -101,11 +101,11 @@ def _other_unit(pred_NT: FloatArray, truth_NT: FloatArray, factors: tuple[float,
     return f"wrong units: {', '.join(wrong)} {unit_text(next(iter(wrong.values())))}"
 
 
-def _other_space(pred_NT: FloatArray, yardstick: Yardstick) -> str | None:
+def _other_space(pred_NT: FloatArray, baseline: Baseline) -> str | None:
     """A space or unit that, once undone, gives predictions without skill at least that of the per-target mean."""
-    truth_NT = yardstick.truth_NT
+    truth_NT = baseline.truth_NT
     as_is = weighted_r2_score(truth_NT, project_coherent(pred_NT))
-    if as_is >= yardstick.baseline_score:
+    if as_is >= baseline.score:
         return None
     found: list[tuple[float, str]] = []
     for space in spaces(truth_NT):
@@ -117,7 +117,7 @@ def _other_space(pred_NT: FloatArray, yardstick: Yardstick) -> str | None:
         found.append((score, f"wrong units: all masses {unit_text(factor)}"))
     best = max(score for score, _ in found)
     text = next(text for score, text in found if score >= best - 0.02)  # alike: the more usual space is named
-    if best < max(yardstick.baseline_score + 0.05, as_is + 0.1):
+    if best < max(baseline.score + 0.05, as_is + 0.1):
         return None
     return f"{text} (scores {as_is:.3g} as it is, {best:.3f} then)"
 
@@ -146,14 +146,15 @@ def column_order(pred_NT: FloatArray, truth_NT: FloatArray) -> str | None:
     return f"columns look permuted: they fit the truth as {held}; put them in the order {', '.join(TARGETS)}"
 
 
-def _no_skill(pred_NT: FloatArray, yardstick: Yardstick) -> str | None:
-    score = weighted_r2_score(yardstick.truth_NT, project_coherent(pred_NT))
-    if score >= yardstick.baseline_score:
+def _row_order(pred_NT: FloatArray, baseline: Baseline) -> str | None:
+    """Why the rows of predictions without skill seem to stand in another order, or None."""
+    score = weighted_r2_score(baseline.truth_NT, project_coherent(pred_NT))
+    if score >= baseline.score:
         return None
-    floor = f"scores {score:.3f}, below the per-target mean's {yardstick.baseline_score:.3f}"
-    pred_N, truth_N = pred_NT[:, TOTAL], yardstick.truth_NT[:, TOTAL]
+    floor = no_skill_reason(score, baseline.score)
+    pred_N, truth_N = pred_NT[:, TOTAL], baseline.truth_NT[:, TOTAL]
     aligned = _correlation(pred_N, truth_N)
-    for name, order in yardstick.orders.items():
+    for name, order in baseline.orders.items():
         undone_N = np.empty_like(pred_N)
         undone_N[order] = pred_N
         if _correlation(undone_N, truth_N) > max(0.5, aligned + 0.3):
@@ -164,7 +165,12 @@ def _no_skill(pred_NT: FloatArray, yardstick: Yardstick) -> str | None:
             f"rows look permuted or misaligned: total masses agree with the truth when both are sorted, "
             f"but correlate {aligned:.2f} image by image; {floor}"
         )
-    return floor
+    return None
+
+
+def no_skill_reason(score: float, baseline_score: float) -> str:
+    """Why a member has no weight."""
+    return f"scores {score:.3f}, below the per-target mean's {baseline_score:.3f}"
 
 
 def _correlation(left_N: FloatArray, right_N: FloatArray) -> float:

@@ -1,0 +1,159 @@
+"""The blend that every page of a study shows: the newest stored one that fits it, or the default one, made here.
+
+A stored card is shown only where it was made of exactly the trials that are complete now: scores and members then speak
+of the same blend, and leaderboard, status and report show the numbers of the card. Loads neither torch nor Ray.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ensembles.blend import fit_blend
+from ensembles.card import Card
+from ensembles.members.library import Library, LibraryError, library_from_arrays
+from orchestration.blending.members import comparable_references
+from orchestration.study.data import StudyData
+from orchestration.study.ledger import LedgerError
+from orchestration.study.records import COMPLETE
+from orchestration.study.seeds import derive_seed
+
+DEFAULT_RULE = "default"
+MOST_MEMBERS = 300  # complete trials of which a page makes a blend that is not stored
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """An ensemble of the study, shown or not."""
+
+    name: str
+    card: Card | None  # None for a card of another version
+    fits: bool  # made of exactly the trials that are complete now
+    created_at: float  # seconds since 1970; 0 where it was not recorded
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ShownBlend:
+    """A blend and the library that it was made of."""
+
+    name: str | None  # of the stored ensemble; None for one that was made for the page
+    card: Card
+    library: Callable[[], Library]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlendScore:
+    """What pages say of a blend in a line: its card's numbers."""
+
+    ensemble: str | None  # None for the default blend, which is not stored
+    nested_score: float
+    nested_se: float
+    low: float | None  # 95 % interval on as many other units
+    high: float | None
+    unit: str
+    units: int | None
+    members: int
+    method: str
+
+    @classmethod
+    def of(cls, shown: ShownBlend) -> BlendScore:
+        card = shown.card
+        low, high = (card.interval_for_new(card.units) if card.units else None) or (None, None)
+        return cls(
+            ensemble=shown.name,
+            nested_score=card.nested_score,
+            nested_se=card.nested_se,
+            low=low,
+            high=high,
+            unit=card.nested_by,
+            units=card.units,
+            members=len(card.members),
+            method=card.method,
+        )
+
+    def __str__(self) -> str:
+        error = "" if math.isnan(self.nested_se) else f" ± {self.nested_se:.4f}"
+        where = "the default rule, not stored" if self.ensemble is None else f"ensemble {self.ensemble}"
+        found = f"blend {self.nested_score:.4f}{error} nested ({where})"
+        if self.low is None or self.high is None:
+            return found
+        return f"{found}; on {self.units} other {self.unit}s {self.low:.3f} to {self.high:.3f} (95 %)"
+
+
+def shown_blend(study: StudyData, named: str | None = None, *, most: int | None = None) -> ShownBlend:
+    """The stored ensemble of this name, else the newest that fits, else the default blend.
+
+    most: complete trials above which no blend is made that is not stored. Raises LedgerError where there is none to
+    show, with the reason, and for a name that is not there or was made of other trials.
+    """
+    stored = stored_ensembles(study)
+    fitting = [each for each in stored if each.fits and each.card is not None]
+    if named is not None:
+        study.ledger.ensemble(named)
+        fitting = [each for each in fitting if each.name == named]
+        if not fitting:
+            raise LedgerError(
+                f"an ensemble is shown with the trials that it was made of; {named} was made of others, or by another "
+                "version; blend again"
+            )
+    newest = max(fitting, key=lambda each: (each.created_at, each.name), default=None)
+    if newest is not None and newest.card is not None:
+        return ShownBlend(name=newest.name, card=newest.card, library=lambda: study_library(study))
+    complete = len(study.of(COMPLETE))
+    if most is not None and complete > most:
+        raise LedgerError(
+            f"a page blends {most} trials at most, {complete} are complete and none of their blends is stored"
+        )
+    library = study_library(study)
+    try:
+        card = fit_blend(library, DEFAULT_RULE, blend_seed(study), references=comparable_references(study))
+    except ValueError as error:
+        raise LedgerError(str(error)) from error
+    return ShownBlend(name=None, card=card, library=lambda: library)
+
+
+def blend_score(study: StudyData) -> tuple[BlendScore | None, str | None]:
+    """What leaderboard and status show, or the reason why there is no blend."""
+    try:
+        return BlendScore.of(shown_blend(study, most=MOST_MEMBERS)), None
+    except LedgerError as reason:
+        return None, str(reason)
+
+
+def study_library(study: StudyData) -> Library:
+    """The complete trials, as `biomass ensemble STUDY` blends them. Raises LedgerError where none is left."""
+    complete = sorted(trial.trial_id for trial in study.of(COMPLETE))
+    if not complete:
+        raise LedgerError("no trial is complete")
+    pred = study.predictions(complete)
+    torn = [(name, study.unread[name]) for name in complete if name in study.unread]
+    try:
+        return library_from_arrays(list(pred), list(pred.values()), study.truth, left_out=torn, unit=study.unit)
+    except LibraryError as error:
+        raise LedgerError(str(error)) from error
+
+
+def blend_seed(study: StudyData) -> int:
+    """Seed of a study's blends."""
+    return derive_seed(study.settings.seed, "blend")
+
+
+def stored_ensembles(study: StudyData) -> tuple[Stored, ...]:
+    """Every ensemble of the study by name."""
+    ledger = study.ledger
+    complete = {trial.trial_id for trial in study.of(COMPLETE)}
+    found = []
+    for name in ledger.ensemble_names():
+        try:
+            ensemble = ledger.ensemble(name)
+            card, refs = Card.from_json(ensemble.card), ensemble.trials
+        except (LedgerError, ValueError, KeyError, TypeError):
+            found.append(Stored(name=name, card=None, fits=False, created_at=0.0))
+            continue
+        size = card.library_size + len(card.left_out) + len(card.merged)
+        own = all(ref.study == ledger.storage.uri and ref.trial_id in complete for ref in refs.values())
+        created_at = 0.0 if ensemble.origin is None else ensemble.origin.created_at or 0.0
+        fits = own and set(refs) == set(card.members) and size == len(complete)
+        found.append(Stored(name=name, card=card, fits=fits, created_at=created_at))
+    return tuple(found)
