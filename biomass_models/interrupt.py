@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 ShouldStop = Callable[[], bool]
 OnProgress = Callable[[int, int], None]  # (done, total)
-OnEpoch = Callable[[dict[str, float]], None]
 
 
 class StopRequested(Exception):

@@ -1,7 +1,7 @@
 """Local files and folders that appear at their name whole or not at all: made beside it, then renamed.
 
 A writer holds a lock on its temporary file, which the kernel frees when the process dies: so the leavings of a killed
-writer are told from the work of a living one.
+writer are told apart from the work of a living one.
 """
 
 from __future__ import annotations

@@ -12,24 +12,60 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
-from orchestration.commands import blend, dashboard, data, provenance, report, search, start, study
+from orchestration.commands import blend, dashboard, data, presets, provenance, report, search, start, study
 from orchestration.commands.errors import run_guarded, wrong_usage
-from orchestration.commands.options import INTERRUPTED
+from orchestration.commands.options import INTERRUPTED, print_line
 from orchestration.endings import DEBUG
+from orchestration.old_names import COMMANDS, OPTIONS
+from orchestration.verbosity import set_verbosity
 from orchestration.workers.machine import complete_user, require_working_directory
 
+QUIET, VERBOSE = ("--quiet", "-q"), ("--verbose", "-v")
+
+
+class OwnCommand(TyperCommand):
+    """A command that takes old spellings of its options, and --quiet and --verbose as `biomass` itself does."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        typed, rest = _until_dashes(args)
+        own = {option for parameter in self.params for option in parameter.opts}
+        volume = {word for word in typed if word in (*QUIET, *VERBOSE)} - own
+        if volume:
+            set_volume(quiet=bool(volume & set(QUIET)), verbose=bool(volume & set(VERBOSE)))
+        return super().parse_args(ctx, [_of_today(word, own) for word in typed if word not in volume] + rest)
+
+
+def _until_dashes(args: list[str]) -> tuple[list[str], list[str]]:
+    """What may be options, and what follows a `--`."""
+    end = args.index("--") if "--" in args else len(args)
+    return args[:end], args[end:]
+
+
+def _of_today(word: str, own: set[str]) -> str:
+    name, equals, value = word.partition("=")
+    new = OPTIONS.get(name, name)
+    return f"{new}{equals}{value}" if new in own else word
+
+
+def set_volume(*, quiet: bool, verbose: bool) -> None:
+    """Raises BadParameter for both at once."""
+    if quiet and verbose:
+        raise typer.BadParameter("a command is quiet or verbose, got both: give -q or -v")
+    set_verbosity(quiet=quiet, verbose=verbose)
+
+
 data_app = typer.Typer(name="data", no_args_is_help=True, help="Check, draw and show data directories.")
-data_app.command("check")(data.data_check)
-data_app.command("make")(data.data_make)
-data_app.command("show")(data.data_show)
+data_app.command("check", cls=OwnCommand)(data.data_check)
+data_app.command("make", cls=OwnCommand)(data.data_make)
+data_app.command("show", cls=OwnCommand)(data.data_show)
 submission_app = typer.Typer(name="submission", no_args_is_help=True, help="Check submission files.")
-submission_app.command("check")(data.submission_check)
+submission_app.command("check", cls=OwnCommand)(data.submission_check)
 
 # The pipeline in run order, under the headings of `biomass --help`.
 PIPELINE: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
-    "Start": (start.demo, start.recipes, data_app, search.doctor),
+    "Start": (start.demo, presets.presets, data_app, search.doctor),
     "Search": (search.search, study.status, dashboard.dashboard),
     "Look": (
         study.leaderboard,
@@ -53,6 +89,9 @@ class RunOrder(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
         steps = (step for panel in PIPELINE.values() for step in panel)
         return [str(step.info.name if isinstance(step, typer.Typer) else step.__name__) for step in steps]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return super().get_command(ctx, COMMANDS.get(cmd_name, cmd_name))
 
     def main(
         self,
@@ -87,6 +126,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
     help="""Pasture biomass from photographs: check data, search, compare, blend, submit.
 
 Exit codes: 0 done; 1 bad input, or a check that found something (the message
@@ -102,12 +142,32 @@ $ biomass demo
 )
 
 
+def print_version(typed: bool) -> None:
+    """Print the version, and of code in a checkout its commit, and leave."""
+    if not typed:
+        return
+    from orchestration.study.environment import code_version
+
+    code = code_version()
+    changed = ", changed since" if code.changed else ""
+    print_line(f"biomass {code.version}{f' (commit {code.commit[:12]}{changed})' if code.commit else ''}")
+    raise typer.Exit
+
+
 @app.callback()
 def every_command(
+    quiet: Annotated[bool, typer.Option(*QUIET, help="Only results and errors, before or after COMMAND.")] = False,
+    verbose: Annotated[
+        bool, typer.Option(*VERBOSE, help="Also what was chosen, and Ray's own lines, likewise.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", envvar=DEBUG)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=print_version, is_eager=True)
+    ] = False,
 ) -> None:
     if debug:
         os.environ[DEBUG] = "1"
+    set_volume(quiet=quiet, verbose=verbose)
 
 
 for panel, steps in PIPELINE.items():
@@ -115,7 +175,7 @@ for panel, steps in PIPELINE.items():
         if isinstance(step, typer.Typer):
             app.add_typer(step, rich_help_panel=panel)
         else:
-            app.command(rich_help_panel=panel)(step)
+            app.command(rich_help_panel=panel, cls=OwnCommand)(step)
 
 
 def main() -> None:

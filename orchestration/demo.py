@@ -21,8 +21,8 @@ from orchestration.blending.predict import Predictor
 from orchestration.inspect.leaderboard import leaderboard, render_leaderboard
 from orchestration.progress import progress_bar
 from orchestration.report.make import make_report
-from orchestration.search.presets import Recipe
-from orchestration.search.run import start_search
+from orchestration.search.presets import Drawing, Preset
+from orchestration.search.start import start_search
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger
 from orchestration.study.records import Asked
@@ -43,7 +43,8 @@ class Demo:
 
 def run_demo(
     folder: Path,
-    recipe: Recipe,
+    preset: Preset,
+    drawing: Drawing,
     resources: Resources,
     console: Console,
     say: Callable[[str], None],
@@ -51,21 +52,20 @@ def run_demo(
 ) -> Demo:
     """Data, search, leaderboard, ensemble, submission, true score, report. The same call goes on."""
     data_dir, truth_path, study = folder / "data", folder / "truth.csv", folder / "study"
-    assert recipe.images is not None
     if not truth_path.exists():  # the last file that the generator writes
         with progress_bar("Drawing pasture") as update:
             make_pasture(
                 data_dir,
                 truth_path=truth_path,
-                images=recipe.images,
-                test_images=recipe.test_images,
-                seed=recipe.seed,
-                width=recipe.width,
-                height=recipe.width // 2,
+                images=drawing.images,
+                test_images=drawing.test_images,
+                seed=preset.study.seed,
+                width=drawing.width,
+                height=drawing.width // 2,
                 on_progress=update,
             )
-    weights = WeightsSource(kind=recipe.weights)
-    start_search(str(study), data_dir, recipe, weights=weights, resources=resources, say=say, made_with=made_with)
+    weights = WeightsSource(kind=preset.study.weights)
+    start_search(str(study), data_dir, preset, weights=weights, resources=resources, say=say, made_with=made_with)
     console.print(render_leaderboard(leaderboard(StudyData(Ledger(Storage(study)))), top=10))
     out, cards = folder / "submission.csv", list[Card]()
 
@@ -79,7 +79,7 @@ def run_demo(
         data_dir=data_dir,
         out=out,
         options=BlendOptions(),
-        seed=recipe.seed,
+        seed=preset.study.seed,
         open_predictor=lambda directory: Predictor(directory, resources=resources, weights=weights),
         say=say,
         show=show,

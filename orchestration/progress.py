@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -13,7 +13,9 @@ from rich.text import Text
 
 from orchestration.terminal import PlainConsole
 from orchestration.time_left import count_down
+from orchestration.verbosity import is_quiet
 
+Say = Callable[[str], None]  # takes a remark for people on what is going on
 LINE_SECONDS = 10.0  # between two lines where there is no terminal
 SHORTEST_BAR = 6  # characters; below it shows nothing
 
@@ -30,7 +32,9 @@ class Update(Protocol):
 def progress_bar(label: str, console: Console | None = None) -> Iterator[Update]:
     """Yield what takes the state of the work."""
     console = console or PlainConsole(stderr=True)
-    if console.is_interactive and console.file.isatty():  # can redraw a line: no pipe (FORCE_COLOR or not), not dumb
+    if is_quiet():
+        yield _Work(label).take
+    elif console.is_interactive and console.file.isatty():  # can redraw a line: no pipe (FORCE_COLOR or not), not dumb
         line = _Line(label)
         with Live(line, console=console):
             yield line.take

@@ -10,28 +10,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from search_spaces.domain import Choice, Domain, Integer, LogUniform, Plain, SearchSpace, Uniform, When
 
-STARTUP_TRIALS = (
-    10  # random draws before TPE models anything; Optuna's own default, stated because resuming relies on it
-)
 REFUSED = TrialState.PRUNED  # without a value
-
-
-def new_study(seed: int) -> optuna.Study:
-    """An empty in-memory study that maximises `score`, with a seeded TPE sampler (multivariate, constant liar)."""
-    sampler = TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
-    return optuna.create_study(direction="maximize", sampler=sampler)
-
-
-def reseed(study: optuna.Study, seed: int) -> None:
-    """Give the sampler a new seed: a proposal then depends on the seed and the trials told so far, on nothing else."""
-    study.sampler = TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
 
 
 def suggest(trial: Trial, space: SearchSpace) -> dict[str, Any]:
@@ -41,6 +25,11 @@ def suggest(trial: Trial, space: SearchSpace) -> dict[str, Any]:
         if space.is_active(name, params):
             params[name] = _draw(trial, name, _plain(domain))
     return params
+
+
+def distributions_of(space: SearchSpace) -> dict[str, BaseDistribution]:
+    """Optuna's distribution of each field."""
+    return {name: _distribution(_plain(domain)) for name, domain in space.domains.items()}
 
 
 def encode(space: SearchSpace, params: Mapping[str, Any]) -> dict[str, Any]:

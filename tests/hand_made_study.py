@@ -25,7 +25,7 @@ def empty_study(folder: Path | str) -> Ledger:
     ledger = Ledger(Storage(folder))
     quadrats = pd.DataFrame({"image_id": [f"ID{row}" for row in range(6)], "fold": [0, 0, 1, 1, 2, 2], "group": "g"})
     quadrats[list(TARGETS)] = np.arange(30.0).reshape(6, 5)
-    settings = {"families": FAMILIES, "backbones": (records.BACKBONE,), "scale": "smoke", "n_folds": FOLDS}
+    settings = {"families": FAMILIES, "backbones": (records.BACKBONE,), "scale": "smoke", "folds": FOLDS}
     facts = {"created_at": 1e9, "weights": {records.BACKBONE: "w"}, "versions": {"torch": "2.0"}}
     ledger.write_study(records.study_record(settings, **facts), quadrats)
     return ledger

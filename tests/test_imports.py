@@ -28,10 +28,15 @@ STUDY, WORKERS, SEARCH, BLENDING, INSPECT = (
     f"{RUN}.{name}" for name in ("study", "workers", "search", "blending", "inspect")
 )
 BELOW = tuple(
-    f"{RUN}.{name}" for name in ("endings", "interrupts", "processes", "progress", "terminal", "time_left", "wheel")
+    f"{RUN}.{name}"
+    for name in (
+        *("endings", "interrupts", "old_names", "option", "processes", "progress", "terminal", "time_left"),
+        *("verbosity", "wheel"),
+    )
 )  # at the top, and used by all
 ABOVE = (f"{RUN}.__main__", f"{RUN}.cli", f"{RUN}.demo")
 REPORT = f"{RUN}.report"
+SLOTS, ON_RAY = f"{WORKERS}.slots", f"{SEARCH}.on_ray"
 # room -> rooms that it may import from; a module at the top of orchestration is a room of its own
 EDGES: dict[str, set[str]] = {
     MODEL: set(),
@@ -48,20 +53,36 @@ EDGES: dict[str, set[str]] = {
     f"{BLEND}.members": {*FLOOR, BLEND},
     f"{RUN}.endings": {MODEL, WORKERS},
     f"{RUN}.interrupts": {f"{RUN}.processes"},
+    f"{RUN}.old_names": set(),
+    f"{RUN}.option": set(),
     f"{RUN}.processes": set(),
-    f"{RUN}.progress": {f"{RUN}.terminal", f"{RUN}.time_left"},
+    f"{RUN}.progress": {f"{RUN}.terminal", f"{RUN}.time_left", f"{RUN}.verbosity"},
     f"{RUN}.time_left": set(),
     f"{RUN}.terminal": {MODEL},
+    f"{RUN}.verbosity": set(),
     f"{RUN}.wheel": set(),
-    STUDY: {*FLOOR, f"{MODEL}.backbones", f"{MODEL}.families", "search_spaces", f"{RUN}.wheel", f"{STUDY}.files"},
+    STUDY: {
+        *FLOOR,
+        f"{MODEL}.backbones",
+        f"{MODEL}.families",
+        "search_spaces",
+        f"{RUN}.old_names",
+        f"{RUN}.wheel",
+        f"{STUDY}.files",
+    },
     f"{STUDY}.files": {MODEL, STUDY},
     WORKERS: {
         *MODELS,
         f"{MODEL}.training",
         f"{MODEL}.families",
+        "search_spaces",
         STUDY,
+        f"{RUN}.option",
         f"{RUN}.processes",
+        f"{RUN}.progress",
+        f"{RUN}.verbosity",
     },
+    SLOTS: {MODEL, f"{MODEL}.backbones", STUDY, WORKERS},
     SEARCH: {
         *MODELS,
         f"{MODEL}.families",
@@ -69,14 +90,20 @@ EDGES: dict[str, set[str]] = {
         BLEND,
         STUDY,
         WORKERS,
+        SLOTS,
+        ON_RAY,
+        f"{RUN}.option",
         f"{RUN}.progress",
         f"{RUN}.time_left",
+        f"{SEARCH}.engines",
     },
-    BLENDING: {*MODELS, BLEND, f"{BLEND}.members", STUDY, WORKERS, SEARCH, f"{RUN}.progress", f"{RUN}.terminal"},
+    ON_RAY: {MODEL, STUDY, WORKERS, SLOTS, SEARCH, f"{RUN}.progress", f"{RUN}.verbosity"},
+    f"{SEARCH}.engines": {MODEL, STUDY, "search_spaces"},
+    BLENDING: {*MODELS, BLEND, f"{BLEND}.members", STUDY, WORKERS, SLOTS, f"{RUN}.progress", f"{RUN}.terminal"},
     INSPECT: {*MODELS, f"{MODEL}.families", BLEND, f"{BLEND}.members", STUDY, WORKERS, SEARCH, BLENDING},
-    f"{RUN}.dashboard": {MODEL, "search_spaces", STUDY, WORKERS},
+    f"{RUN}.dashboard": {MODEL, "search_spaces", STUDY, WORKERS, f"{RUN}.progress"},
     f"{RUN}.bundle": {*MODELS, f"{MODEL}.families", BLEND, STUDY, WORKERS, f"{RUN}.endings", f"{RUN}.wheel"},
-    f"{RUN}.doctor": {*MODELS, f"{MODEL}.families", "search_spaces", STUDY, WORKERS, SEARCH},
+    f"{RUN}.doctor": {*MODELS, f"{MODEL}.families", "search_spaces", STUDY, WORKERS, SLOTS},
     REPORT: {MODEL, BLEND, STUDY, f"{REPORT}.data", f"{REPORT}.sections"},
     f"{REPORT}.data": {MODEL, BLEND, f"{BLEND}.members", "search_spaces", STUDY, BLENDING, REPORT},
     f"{REPORT}.sections": {*FLOOR, f"{MODEL}.families", BLEND, STUDY, REPORT, f"{REPORT}.data"},
@@ -87,13 +114,13 @@ FORBIDDEN = {  # packages of others, by room and the rooms in it
     MODEL: {"ray", "optuna"},
     "search_spaces": {"ray", "torch"},
     BLEND: NUMPY_ONLY,
-    REPORT: {"torch", "ray", "timm", "pickle"},
+    REPORT: {"torch", "ray", "timm", "optuna", "pickle"},
     STUDY: {"ray", "optuna"},
     INSPECT: {"ray", "optuna"},
 }
 ONLY_HERE = {  # a package of others -> the modules that may import it
-    "ray": (f"{RUN}.workers", f"{RUN}.search", f"{RUN}.doctor", f"{RUN}.endings"),
-    "optuna": ("search_spaces.to_optuna", f"{RUN}.search", f"{RUN}.dashboard", f"{REPORT}.data"),
+    "ray": (WORKERS, ON_RAY, f"{SEARCH}.start", f"{RUN}.doctor", f"{RUN}.endings"),
+    "optuna": ("search_spaces.to_optuna", f"{SEARCH}.engines", f"{RUN}.dashboard"),
 }
 TORCH_FREE = (
     *(f"{MODEL}.{name}" for name in ("targets", "families.configs", "families.readable", "pasture.make")),

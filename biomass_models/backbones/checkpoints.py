@@ -1,7 +1,7 @@
 """Weights files as they are published, saved by training programs, or damaged: the sets of tensors in one.
 
-A file is told by its first bytes, not by its suffix. Nothing but tensors is ever unpickled. torch and safetensors are
-imported in the functions.
+A file is recognised by its first bytes, not by its suffix. Nothing but tensors is ever unpickled. torch and safetensors
+are imported in the functions.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ colour_ridge      ridge regression on colour statistics: what a photograph tells
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from sklearn.preprocessing import StandardScaler
 
 from biomass_models.data.images import as_rgb, open_photograph
 from biomass_models.errors import UserError
+from biomass_models.interrupt import OnProgress
 from biomass_models.targets import TARGETS, FloatArray, weighted_r2_score
 
 COLOUR_SIZE = (128, 64)  # px to which a photograph is reduced before its colours are counted
@@ -36,6 +37,30 @@ COLOUR_NAMES: tuple[str, ...] = tuple(
 ALPHAS = 10.0 ** np.arange(-1, 5.5, 0.5)  # ridge penalties tried on standardised statistics
 INNER_FOLDS = 4
 LONE_DATE_ALPHA = 100.0  # where the training rows have one date only, no inner fold can choose
+
+
+def reference_predictions(quadrats: pd.DataFrame, paths: Sequence[Path], on_progress: OnProgress) -> pd.DataFrame:
+    """Out-of-fold masses of every reference on the folds of quadrats: reference, image_id and five targets in grams.
+
+    paths: of the photographs, in the order of quadrats.
+    """
+    folds = quadrats[["image_id", "fold", "group"]]
+    colour = []
+    for row, path in enumerate(paths, start=1):
+        colour.append(colour_statistics(path))
+        on_progress(row, len(paths))
+    predictions = {
+        "per-target mean": per_target_mean(quadrats, folds),
+        "colour ridge": colour_ridge(np.array(colour), quadrats, folds),
+        "metadata trees": metadata_trees(quadrats, folds),
+    }
+    frames = []
+    for name, pred_NT in predictions.items():
+        frame = pd.DataFrame(pred_NT, columns=list(TARGETS))
+        frame.insert(0, "image_id", quadrats["image_id"].to_numpy())
+        frame.insert(0, "reference", name)
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
 
 
 def per_target_mean(quadrats: pd.DataFrame, folds: pd.DataFrame) -> FloatArray:

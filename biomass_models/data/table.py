@@ -17,25 +17,10 @@ from biomass_models.data import rules
 from biomass_models.data.problems import ROW, DataError, Problem, flag, raise_errors, read_cells, read_header
 from biomass_models.targets import TARGETS
 
-__all__ = [
-    "METADATA", "DataError", "Problem", "check_test_table", "check_train_table", "inspect_test", "inspect_train",
-    "masses_to_long", "read_masses", "read_test", "read_test_rows", "read_train", "split_sample_id",
-]  # fmt: skip
-
 METADATA: tuple[str, ...] = ("Sampling_Date", "State", "Species", "Pre_GSHH_NDVI", "Height_Ave_cm")
 TEST_COLUMNS: tuple[str, ...] = ("sample_id", "image_path", "target_name")
 TRAIN_COLUMNS: tuple[str, ...] = ("sample_id", "image_path", *METADATA, "target_name", "target")
 TRAIN_FILE, TEST_FILE = "train.csv", "test.csv"
-
-
-def check_train_table(data_dir: Path) -> list[Problem]:
-    """Every problem of train.csv, errors and warnings."""
-    return inspect_train(data_dir)[1]
-
-
-def check_test_table(data_dir: Path) -> list[Problem]:
-    """Every problem of test.csv, which needs no metadata columns."""
-    return inspect_test(data_dir)[1]
 
 
 def read_train(data_dir: Path) -> pd.DataFrame:

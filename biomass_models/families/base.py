@@ -109,7 +109,7 @@ class Model:
     """What computes. `fit` and `predict` are pure: configuration, table and inputs in, numbers out. They look at
     `should_stop` between epochs, batches and inner folds (interrupt.check_stop), which is also a sign of life.
 
-    fit(config, quadrats, fold_N, fold, inputs, *, seed, on_epoch=None, should_stop=None) -> FoldResult
+    fit(config, quadrats, fold_N, fold, inputs, *, seed, should_stop=None) -> FoldResult
         Fits the rows outside `fold` and predicts those inside. quadrats: image_id, group, metadata and the five
         targets [grams]; its images are rows of `inputs`. Same seed, same numbers. Of a model with `shared`, the
         keyword `shared` brings the fold's Artefact where the configuration asks for one; without it the fit makes

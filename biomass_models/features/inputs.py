@@ -73,16 +73,16 @@ class Inputs:
         load: Load = load_views,
         cache_gb: float | None = None,
         area: Area = "study",
-        compiles: bool = False,
+        compile: bool = False,
     ) -> None:
         """load: how photographs are decoded; cache_gb: most GB that cache_dir may hold, None is no limit; area: whose
-        quota new features count for; compiles: networks whose backbone trains go through torch.compile."""
+        quota new features count for; compile: networks whose backbone trains go through torch.compile."""
         self.images = images
         self.load = load
         self.store = FeatureStore(cache_dir, limit_gb=cache_gb, area=area)
         self.weights = weights
         self.device = pick_device(device)
-        self.compiles = compiles
+        self.compile = compile
         self._banks: OrderedDict[FeatureSpec, FeatureBank] = OrderedDict()
         self._fits: dict[FeatureSpec, MicroBatch] = {}  # pictures that a backbone sees at once
         self._fingerprints: dict[str, str] = {}

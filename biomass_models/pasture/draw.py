@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from biomass_models.pasture import plants
-from biomass_models.pasture.light import Look, develop, draw_look, ground, stamp_date
+from biomass_models.pasture.light import Lighting, develop, draw_lighting, ground, stamp_date
 
 JPEG_QUALITY = 88
 STAMP_SHARE = 0.25  # share of photographs with a date stamp (SPEC 2)
@@ -59,36 +59,36 @@ def draw_quadrat(
     index: int,
     width: int,
     height: int,
-    look: Look | None = None,
+    lighting: Lighting | None = None,
     stamped: bool | None = None,
 ) -> Image.Image:
     """The photograph of a quadrat, RGB [height, width] px.
 
-    look, stamped: fixed light and ground, and whether the date is printed; by default both are drawn at random.
+    lighting, stamped: fixed light and ground, and whether the date is printed; by default both are drawn at random.
     """
     streams = np.random.SeedSequence([seed, PICTURE_PURPOSE, index]).spawn(7)
-    look_rng, ground_rng, dead_rng, green_rng, clover_rng, light_rng, stamp_rng = (
+    lighting_rng, ground_rng, dead_rng, green_rng, clover_rng, light_rng, stamp_rng = (
         np.random.default_rng(stream) for stream in streams
     )
     day = zlib.crc32(f"{quadrat.state}|{quadrat.date}".encode())
-    drawn_look = draw_look(np.random.default_rng([seed, DATE_PURPOSE, day]), look_rng)
-    look = drawn_look if look is None else look
+    drawn_lighting = draw_lighting(np.random.default_rng([seed, DATE_PURPOSE, day]), lighting_rng)
+    lighting = drawn_lighting if lighting is None else lighting
     cap = int(600 + 3.4 * width)
     names = quadrat.species.lower().split("_")
     subclover = quadrat.state == "WA" or any(name.startswith("subclover") for name in names)
     layers = [
-        plants.dead_layer(quadrat.dead_g, quadrat.height_cm, look.straw_3, cap, dead_rng),
-        *plants.green_layers(names, quadrat.green_g, quadrat.height_cm, look.leaf_3, cap, green_rng),
-        plants.clover_layer(quadrat.clover_g, subclover, quadrat.height_cm, look.leaf_3, 2 * cap, clover_rng),
+        plants.dead_layer(quadrat.dead_g, quadrat.height_cm, lighting.straw_3, cap, dead_rng),
+        *plants.green_layers(names, quadrat.green_g, quadrat.height_cm, lighting.leaf_3, cap, green_rng),
+        plants.clover_layer(quadrat.clover_g, subclover, quadrat.height_cm, lighting.leaf_3, 2 * cap, clover_rng),
     ]
-    picture = _paint(ground(look, width, height, ground_rng), [layer for layer in layers if len(layer)], look)
-    picture = develop(picture, look, light_rng)
+    picture = _paint(ground(lighting, width, height, ground_rng), [layer for layer in layers if len(layer)], lighting)
+    picture = develop(picture, lighting, light_rng)
     if (stamp_rng.random() < STAMP_SHARE) if stamped is None else stamped:
         stamp_date(picture, quadrat.date, stamp_rng)
     return picture
 
 
-def _paint(soil: Image.Image, layers: list[plants.Layer], look: Look) -> Image.Image:
+def _paint(soil: Image.Image, layers: list[plants.Layer], lighting: Lighting) -> Image.Image:
     """Lay all elements over the soil from the lowest to the highest, each above its own shadow."""
     width, height = soil.size
     canvas = soil.resize((width * SUPERSAMPLING, height * SUPERSAMPLING), Image.Resampling.BILINEAR)
@@ -97,7 +97,7 @@ def _paint(soil: Image.Image, layers: list[plants.Layer], look: Look) -> Image.I
     cover = sum(_area(layer) for layer in layers) / (plants.FRAME_CM[0] * plants.FRAME_CM[1])
     canvas = canvas.point([int(level * (0.45 + 0.55 * np.exp(-0.30 * cover))) for level in range(256)] * 3)
     opaque, glaze = ImageDraw.Draw(canvas), ImageDraw.Draw(canvas, "RGBA")
-    alpha = int(50 + 75 * look.sun)
+    alpha = int(50 + 75 * lighting.sun)
     outlines: list[list[list[list[float]]]] = []
     fills: list[list[list[tuple[int, int, int]]]] = []
     shadows: list[list[list[float]]] = []
@@ -110,7 +110,7 @@ def _paint(soil: Image.Image, layers: list[plants.Layer], look: Look) -> Image.I
             shaded = np.clip(colour * light_N[:, None], 0, 255).astype(int)
             fills[-1].append([tuple(row) for row in shaded.tolist()])
         throw_N = scale * (0.15 + 0.5 * layer.depth_N)
-        shift = np.array([np.cos(look.azimuth), np.sin(look.azimuth)]) * throw_N[:, None, None]
+        shift = np.array([np.cos(lighting.azimuth), np.sin(lighting.azimuth)]) * throw_N[:, None, None]
         points = layer.parts[0][0] * scale + shift
         shadows.append(points.reshape(len(points), -1).tolist())
     owner = np.concatenate([np.full(len(layer), which) for which, layer in enumerate(layers)] or [np.zeros(0, int)])

@@ -1,6 +1,6 @@
 """Light, camera and ground of a generated photograph: what changes between dates and pictures while masses do not.
 
-A Look is drawn around its date's own values, so that all pictures of a date resemble each other and none resembles
+Lighting is drawn around its date's own values, so that all pictures of a date resemble each other and none resembles
 another date: the reason why colour alone misleads under folds by date.
 Colours are sRGB 0-255; gains are factors on them.
 """
@@ -23,7 +23,7 @@ STAMP_RGB = (255, 138, 32)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Look:
+class Lighting:
     """One picture's ground, plant tint and light."""
 
     soil_3: FloatArray  # soil colour
@@ -36,7 +36,7 @@ class Look:
     veil: float  # 0 clear .. 0.3 hazy: contrast lost to stray light
 
 
-def draw_look(date_rng: np.random.Generator, own_rng: np.random.Generator) -> Look:
+def draw_lighting(date_rng: np.random.Generator, own_rng: np.random.Generator) -> Lighting:
     """Values of the date (from `date_rng`) with the picture's own deviations (from `own_rng`)."""
     soil = SOILS[date_rng.integers(len(SOILS))] * _spread(date_rng, 0.15, 1) * _spread(own_rng, 0.10, 1)
     straw = STRAWS[date_rng.integers(len(STRAWS))] * _spread(date_rng, 0.10, 1) * _spread(own_rng, 0.06, 1)
@@ -46,7 +46,7 @@ def draw_look(date_rng: np.random.Generator, own_rng: np.random.Generator) -> Lo
     warmth = date_rng.normal(0, 0.08) + own_rng.normal(0, 0.05)
     balance = np.array([np.exp(warmth), 1.0, np.exp(-warmth)]) * _spread(date_rng, 0.04, 3)
     sun = float(np.clip(date_rng.beta(0.8, 0.8) + own_rng.normal(0, 0.12), 0, 1))
-    return Look(
+    return Lighting(
         soil_3=soil * _spread(own_rng, 0.03, 3),
         leaf_3=leaf,
         straw_3=straw * _spread(own_rng, 0.03, 3),
@@ -58,18 +58,18 @@ def draw_look(date_rng: np.random.Generator, own_rng: np.random.Generator) -> Lo
     )
 
 
-def ground(look: Look, width: int, height: int, rng: np.random.Generator) -> Image.Image:
-    """Bare soil: patches, crumbs and fine grain in the look's soil colour, [height, width] px."""
+def ground(lighting: Lighting, width: int, height: int, rng: np.random.Generator) -> Image.Image:
+    """Bare soil: patches, crumbs and fine grain in its soil colour, [height, width] px."""
     tone = np.ones((height, width), dtype=np.float32)
     for cells, strength in ((4, 0.10), (14, 0.09), (60, 0.10), (180, 0.12)):
         tone += strength * _smooth_noise(cells, width, height, rng)
     tone += rng.normal(0, 0.04, (height, width)).astype(np.float32)
     hue = 0.05 * _smooth_noise(9, width, height, rng)[..., None] * np.array([1.0, 0.1, -0.9], dtype=np.float32)
-    rgb = np.clip(look.soil_3.astype(np.float32) * (tone[..., None] + hue), 0, 255)
+    rgb = np.clip(lighting.soil_3.astype(np.float32) * (tone[..., None] + hue), 0, 255)
     return Image.fromarray(rgb.astype(np.uint8))
 
 
-def develop(picture: Image.Image, look: Look, rng: np.random.Generator) -> Image.Image:
+def develop(picture: Image.Image, lighting: Lighting, rng: np.random.Generator) -> Image.Image:
     """Falls of light across the frame, cast shadows, exposure, white balance, tone curve and sensor noise."""
     width, height = picture.size
     x = np.linspace(-1, 1, width, dtype=np.float32)
@@ -77,14 +77,14 @@ def develop(picture: Image.Image, look: Look, rng: np.random.Generator) -> Image
     slope_x, slope_y = rng.normal(0, 0.07, 2)
     fall = 1 + slope_x * x + slope_y * y - rng.uniform(0.02, 0.14) * (x**2 + y**2)
     fall = fall * (1 + 0.06 * _smooth_noise(5, width, height, rng))
-    if rng.random() < 0.15 + 0.35 * look.sun:
-        fall = fall * _cast_shadow(width, height, 0.25 + 0.3 * look.sun, rng)
+    if rng.random() < 0.15 + 0.35 * lighting.sun:
+        fall = fall * _cast_shadow(width, height, 0.25 + 0.3 * lighting.sun, rng)
     noise = rng.normal(0, 3.0, (height, width)).astype(np.float32)
     rgb = np.asarray(picture, dtype=np.float32) * fall[..., None].astype(np.float32) + noise[..., None]
     level = np.linspace(0, 1, 256)
-    curve = np.clip(level[:, None] * look.gain_3, 0, 2)
+    curve = np.clip(level[:, None] * lighting.gain_3, 0, 2)
     curve = np.where(curve > 0.8, 0.8 + 0.25 * (1 - np.exp(-(curve - 0.8) / 0.25)), curve)  # soft highlights
-    curve = look.veil * 0.75 + (1 - look.veil) * np.clip(curve, 0, 1) ** look.gamma
+    curve = lighting.veil * 0.75 + (1 - lighting.veil) * np.clip(curve, 0, 1) ** lighting.gamma
     table = np.clip(255 * curve, 0, 255).astype(np.uint8)
     coded = np.clip(rgb, 0, 255).astype(np.uint8)
     return Image.fromarray(np.stack([table[coded[..., channel], channel] for channel in range(3)], axis=-1))

@@ -9,7 +9,6 @@ than one; on a CPU core they cost about half as much as in turn.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,18 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
-from biomass_models.interrupt import ShouldStop, check_stop
+from biomass_models.interrupt import ShouldStop
 from biomass_models.targets import weight_T
-from biomass_models.training.fit import (
-    Ema,
-    FitError,
-    FloatArray,
-    FoldRows,
-    Schedule,
-    cosine_lr,
-    generator_for,
-    seed_for,
-)
+from biomass_models.training.fit import FloatArray, FoldRows, generator_for, seed_for
+from biomass_models.training.loop import Records, Schedule, run_epochs
 from biomass_models.training.sources import FeatureSource
 
 HIDDEN, DROPOUT = 1, 3  # places of the first linear layer and of the dropout in heads.mlp_head
@@ -100,7 +91,7 @@ def train_heads(
     after_epoch: Callable[[int, dict[str, float], Tensor, bool], None],
     should_stop: ShouldStop | None,
 ) -> None:
-    """AdamW on all heads, in place, as fit.train_epochs does for one.
+    """AdamW on all heads, in place, as loop.train_epochs does for one.
 
     after_epoch(k, record, z_VT, last): for each fold and epoch, with the z-scores of its held-out rows, the heads
     holding their moving averages. Raises FitError for a loss that is not finite, StopRequested.
@@ -110,7 +101,7 @@ def train_heads(
     for count in sorted(set(steps)):
         of_group = [k for k, own in enumerate(steps) if own == count]
 
-        def told(k: int, record: dict[str, float], z_VT: Tensor, last: bool, of_group: list[int] = of_group) -> None:
+        def of_fold(k: int, record: dict[str, float], z_VT: Tensor, last: bool, of_group: list[int] = of_group) -> None:
             after_epoch(of_group[k], record, z_VT, last)
 
         _train_alike(
@@ -120,7 +111,7 @@ def train_heads(
             schedule,
             head_lr=head_lr,
             weight_decay=weight_decay,
-            after_epoch=told,
+            after_epoch=of_fold,
             should_stop=should_stop,
         )
 
@@ -138,46 +129,44 @@ def _train_alike(
 ) -> None:
     device = source.feature_NCD.device
     optimiser = torch.optim.AdamW(many.groups(head_lr, weight_decay), fused=True)
-    ema = Ema(list(many.stacked.values()) if schedule.ema_decay else (), schedule.ema_decay)
     held_KV = pad_sequence([torch.from_numpy(fold.rows.held_out_images) for fold in folds], batch_first=True)
     held_KVD = source.feature_NCD[held_KV.to(device), 0]
     weight = torch.as_tensor(weight_T, dtype=torch.float32, device=device)
     batches = _Batches(many, source, folds, schedule.batch_size)
-    for epoch in range(schedule.epochs):
-        start, rate = time.perf_counter(), head_lr
-        loss_K = torch.zeros(len(folds), device=device)
-        for place, batch in enumerate(batches.epoch()):
-            check_stop(should_stop, f"{epoch} of {schedule.epochs} epochs")
-            rate = cosine_lr(epoch * batches.steps + place, batches.steps * schedule.epochs, head_lr, schedule.min_lr)
-            for group in optimiser.param_groups:
-                group["lr"] = rate
-            error_KB = (many(batch.feature_KBD, batch.kept_KBH) - batch.goal_KBT) ** 2 @ weight
-            total_K = (error_KB * batch.there_KB).sum(1)
-            optimiser.zero_grad(set_to_none=True)
-            (total_K / batch.count_K).sum().backward()
-            many.clip_gradients(schedule.clip_norm)
-            optimiser.step()
-            loss_K += total_K.detach()
-            if schedule.ema_decay:
-                ema.update()
-        seconds = (time.perf_counter() - start) / len(folds)
-        losses = [float(total) / len(fold.rows.train_M) for total, fold in zip(loss_K.cpu(), folds, strict=True)]
-        if bad := [loss for loss in losses if not math.isfinite(loss)]:
-            raise FitError(
-                f"the loss must stay finite, got {bad[0]} in epoch {epoch + 1} of {schedule.epochs}; "
-                "choose lower learning rates or a smaller clip_norm"
-            )
-        with ema.applied(), torch.inference_mode():
+    loss_K = torch.zeros(len(folds), device=device)
+
+    def begin() -> Iterator[_Batch]:
+        loss_K.zero_()
+        return batches.epoch()
+
+    def step(batch: _Batch) -> None:
+        error_KB = (many(batch.feature_KBD, batch.kept_KBH) - batch.goal_KBT) ** 2 @ weight
+        total_K = (error_KB * batch.there_KB).sum(1)
+        optimiser.zero_grad(set_to_none=True)
+        (total_K / batch.count_K).sum().backward()
+        many.clip_gradients(schedule.clip_norm)
+        optimiser.step()
+        loss_K.add_(total_K.detach())
+
+    def ended(records: Records, last: bool) -> None:
+        with torch.inference_mode():
             z_KVT = many(held_KVD)
-            for k, fold in enumerate(folds):
-                record = {
-                    "epoch": epoch + 1.0,
-                    "loss": losses[k],
-                    "loss/mse": losses[k],
-                    "seconds": seconds,
-                    "lr": rate,
-                }
-                after_epoch(k, record, z_KVT[k, : len(fold.rows.valid_M)], epoch + 1 == schedule.epochs)
+            for k, (record, fold) in enumerate(zip(records, folds, strict=True)):
+                after_epoch(k, record, z_KVT[k, : len(fold.rows.valid_M)], last)
+
+    run_epochs(
+        optimiser,
+        list(many.stacked.values()),
+        schedule,
+        batches.steps,
+        batches=begin,
+        step=step,
+        losses=lambda: [
+            {"mse": float(total) / len(fold.rows.train_M)} for total, fold in zip(loss_K.cpu(), folds, strict=True)
+        ],
+        after_epoch=ended,
+        should_stop=should_stop,
+    )
 
 
 @dataclass(frozen=True)

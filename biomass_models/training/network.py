@@ -18,21 +18,19 @@ from biomass_models.backbones.adapter import Backbone, parameter_groups
 from biomass_models.backbones.devices import MicroBatch, autocast
 from biomass_models.backbones.trunk import BackboneTail
 from biomass_models.features.inputs import Inputs
-from biomass_models.interrupt import OnEpoch, ShouldStop, check_stop
+from biomass_models.interrupt import ShouldStop, check_stop
 from biomass_models.training.config import NetworkConfig
 from biomass_models.training.fit import (
     FloatArray,
     FoldResult,
     FoldRows,
     IntArray,
-    Schedule,
-    Terms,
     as_tensors,
     generator_for,
     score_or_nan,
     seeded,
-    train_epochs,
 )
+from biomass_models.training.loop import Schedule, Terms, train_epochs
 from biomass_models.training.scaling import TargetScaler
 from biomass_models.training.sources import Source
 
@@ -116,7 +114,7 @@ class Best:
         epochs: list[dict[str, float]],
         **info: Any,
     ) -> FoldResult:
-        """The fold's result; info: what is to be told beside the usual facts."""
+        """The fold's result; info: facts beside the usual ones."""
         facts = {
             "train_rows": len(rows.train_M),
             "scored_epoch": self.epoch,
@@ -140,7 +138,6 @@ def train_network(
     grams: Callable[[Any], FloatArray],
     notes: tuple[str, ...],
     seed: int,
-    on_epoch: OnEpoch | None,
     should_stop: ShouldStop | None,
 ) -> FoldResult:
     """Train `net` on the fold's training rows and predict the held-out ones.
@@ -156,7 +153,7 @@ def train_network(
     epochs: list[dict[str, float]] = []
     best = Best(choose=config.select_best_epoch)
     trains_backbone = net.backbone is not None
-    compiles = inputs.compiles and trains_backbone  # small heads are over before a compiler is done
+    compiles = inputs.compile and trains_backbone  # small heads are over before a compiler is done
     forward: Callable[[Any], Any] = torch.compile(net) if compiles else net
 
     def loss_of(index_B: Tensor) -> Terms:
@@ -175,8 +172,6 @@ def train_network(
             record["score"] = score_or_nan(rows.held_out_mass_NT, pred_NT)
             best.take(record, pred_NT, net.trained_state, last)
         epochs.append(record)
-        if on_epoch is not None:
-            on_epoch(dict(record))
 
     with seeded(seed, "dropout", inputs.device):
         micro = train_epochs(

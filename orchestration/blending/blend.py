@@ -28,6 +28,7 @@ from ensembles.spec import BlendSpec
 from ensembles.submission import require_valid, submission_bytes
 from orchestration.blending.members import FileMembers, Gathered, gather
 from orchestration.blending.origin import origin_of
+from orchestration.progress import Say
 from orchestration.study.data_changes import data_notices
 from orchestration.study.ledger import Ledger, open_ledger
 from orchestration.study.records import Origin
@@ -38,7 +39,6 @@ if TYPE_CHECKING:  # it loads torch and Ray
     from orchestration.blending.predict import Predictor
 
 OTHER_FILES = (".txt", ".json", ".html", ".png", ".jpg", ".jpeg", ".zip", ".parquet", ".npy", ".tsv", ".md", ".xlsx")
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)

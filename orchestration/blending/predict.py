@@ -18,19 +18,19 @@ from biomass_models.data.table import read_test
 from biomass_models.features.inputs import ImageSet
 from biomass_models.targets import FloatArray
 from orchestration.progress import progress_bar
-from orchestration.search.running import start_broker
 from orchestration.study.ledger import Ledger, LedgerError
 from orchestration.study.records import TrialRef
 from orchestration.study.seeds import content_id
 from orchestration.study.storage import Storage
 from orchestration.workers.cluster import ray_cluster
 from orchestration.workers.context import WorkerContext
-from orchestration.workers.jobs import FlipsJob, Job, Outcome, PredictJob, RestoreJob
-from orchestration.workers.pool import PREDICT, AnyJob, Pool, Priority, RayPool
-from orchestration.workers.pulse import Pulse
+from orchestration.workers.jobs import FlipsJob, Job, PredictJob, RestoreJob
+from orchestration.workers.pool import PREDICT, Pool
 from orchestration.workers.refit import dropped_folds
 from orchestration.workers.resources import Resources
 from orchestration.workers.shards import check_weights, spans
+from orchestration.workers.slots.inline_pool import inline_slot
+from orchestration.workers.slots.ray_pool import GuardedPool, RayPool, start_broker
 
 
 class Predictor:
@@ -91,27 +91,16 @@ class Predictor:
         context = WorkerContext(
             study=study,
             data_dir=str(self._data_dir.resolve()),
-            cache_dir=str(self._resources.cache_dir.expanduser().resolve()),
+            cache=str(self._resources.cache.expanduser().resolve()),
             weights=self._weights.absolute(),
         )
+        if self._resources.inline:
+            with inline_slot(context, self._resources) as pool:
+                yield pool
+            return
         with ray_cluster(self._resources.address) as pulse:
             broker, _ = pulse.guard(lambda: start_broker(context, self._resources))
-            yield _GuardedPool(RayPool(broker), pulse)
-
-
-class _GuardedPool:
-    """A pool whose jobs are not waited for any more when Ray has died."""
-
-    def __init__(self, pool: Pool, pulse: Pulse) -> None:
-        self._pool, self._pulse = pool, pulse
-
-    def run(self, jobs: list[AnyJob], priority: Priority) -> Iterator[tuple[AnyJob, Outcome]]:
-        ended = self._pool.run(jobs, priority)
-        while (pair := self._pulse.guard(lambda: next(ended, None))) is not None:
-            yield pair
-
-    def drop(self, trial_id: str) -> None:
-        self._pool.drop(trial_id)
+            yield GuardedPool(RayPool(broker), pulse)
 
 
 def _do(pool: Pool, jobs: list[Job], label: str) -> None:

@@ -16,17 +16,19 @@ from orchestration.commands.options import (
     Json,
     OptionalData,
     Study,
+    Trial,
     Weights,
     local_cache,
     out_console,
     out_file,
     out_folder,
     print_json,
-    resources_of,
-    say,
-    tell,
+    print_line,
+    print_remark,
+    reachable,
     weights_source,
 )
+from orchestration.workers.resources import Resources
 
 FILES, TRIED = "Members that come as files", "How to blend"  # headings of the help page
 
@@ -99,7 +101,8 @@ def ensemble(
     def open_predictor(data_dir: Path) -> Any:
         from orchestration.blending.predict import Predictor
 
-        return Predictor(data_dir, resources=resources_of(cache, address), weights=weights_source(weights))
+        here = reachable(Resources(cache=cache, address=address, fold_timeout=None))  # its jobs are no folds
+        return Predictor(data_dir, resources=here, weights=weights_source(weights))
 
     cards: list[dict[str, Any]] = []
     columns = tuple(name.strip() for name in groups.split(",") if name.strip())
@@ -114,21 +117,21 @@ def ensemble(
         options=BlendOptions(rule=rule, candidates=candidates, follow_ups=tuple(post or ()), flips=flips),
         seed=seed,
         open_predictor=open_predictor,
-        say=say,
+        say=print_remark,
         show=lambda card: cards.append(card.to_json()) if as_json else out_console.print(render_card(card)),
     )
     if as_json:
         print_json({"cards": cards, "submissions": written, "out": out})
         return
     for path in written:
-        tell(f"Submission{', valid' if data else ''}: {path}")
+        print_line(f"Submission{', valid' if data else ''}: {path}")
     if not written:
-        tell(f"Card: {out / 'ensemble.json'}")
+        print_line(f"Card: {out / 'ensemble.json'}")
 
 
 def explain(
     study: Study,
-    trial: Annotated[str, typer.Argument(metavar="TRIAL", help="Trial id, as the leaderboard shows it.")],
+    trial: Trial,
     image: Annotated[str, typer.Option(help="Image id of train.csv or test.csv.")],
     data: DataOption,
     out: Annotated[Path | None, typer.Option(help="Picture to write; IMAGE-TRIAL.png without it.")] = None,
@@ -142,16 +145,18 @@ def explain(
     $ biomass explain runs/first 3f09c1d2ab --image ID1011485656 \\
         --data csiro-biomass/
     """
-    picture = out_file(out or Path(Path(f"{image}-{trial}.png").name), ".png")
+    if out is not None:
+        out_file(out, ".png")
     from biomass_models.whole_files import whole_file
     from orchestration.study.ledger import open_ledger
 
     ledger, source = open_ledger(study), weights_source(weights)
-    ledger.trial(trial)
+    trial_id = ledger.trial(ledger.trial_id(trial)).trial_id
+    picture = out or Path(Path(f"{image}-{trial_id}.png").name)
     from orchestration.inspect.explain import draw_explanation, render_explanation
     from orchestration.inspect.explain import explain as explain_image
 
-    found = explain_image(ledger, trial, image, data, cache_dir=local_cache(cache), weights=source)
+    found = explain_image(ledger, trial_id, image, data, cache_dir=local_cache(cache), weights=source)
     if not as_json:
         out_console.print(render_explanation(found))
     with whole_file(picture) as unfinished:
@@ -159,7 +164,7 @@ def explain(
     if as_json:
         print_json(found.to_json() | {"picture": picture})
     else:
-        tell(f"Wrote {picture}")
+        print_line(f"Wrote {picture}")
 
 
 def export(
@@ -186,5 +191,5 @@ def export(
     needed = export_bundle(study, name, out, weights=source, with_weights=with_weights)
     for entry in needed:
         if entry.file is not None and not with_weights:
-            tell(f"Put {entry.file} ({entry.bytes} bytes, sha256 {entry.sha256}) into {out / 'weights'}")
-    tell(f"Bundle: {out}. There: python predict.py DATA_DIR submission.csv")
+            print_line(f"Put {entry.file} ({entry.bytes} bytes, sha256 {entry.sha256}) into {out / 'weights'}")
+    print_line(f"Bundle: {out}. There: python predict.py DATA_DIR submission.csv")

@@ -18,7 +18,7 @@ def families(incomplete: str) -> list[str]:
 def backbones(incomplete: str) -> list[str]:
     from search_spaces.spaces import DEFAULT_BACKBONES
 
-    return _starting(incomplete, DEFAULT_BACKBONES)  # timm knows a thousand more, and takes seconds to say so
+    return _starting(incomplete, DEFAULT_BACKBONES)  # timm has a thousand more, and takes seconds to list them
 
 
 def scales(incomplete: str) -> list[str]:
@@ -39,6 +39,12 @@ def prune_rules(incomplete: str) -> list[str]:
     return _starting(incomplete, RULES)
 
 
+def engines(incomplete: str) -> list[str]:
+    from orchestration.search.engines import registry
+
+    return _starting(incomplete, registry.names())
+
+
 def blend_rules(incomplete: str) -> list[str]:
     from ensembles.choice import RULES
 
@@ -51,10 +57,10 @@ def follow_ups(incomplete: str) -> list[str]:
     return _starting(incomplete, FOLLOW_UPS)
 
 
-def recipes(incomplete: str) -> list[str]:
-    from orchestration.search.presets import RECIPES
+def presets(incomplete: str) -> list[str]:
+    from orchestration.search.presets import PRESETS
 
-    return _starting(incomplete, RECIPES)
+    return _starting(incomplete, PRESETS)
 
 
 def weights(incomplete: str) -> list[str]:

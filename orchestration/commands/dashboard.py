@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestration.commands.options import Json, Study, print_json, say, tell
+from orchestration.commands.options import Json, Study, print_json, print_line, print_remark
 
 if TYPE_CHECKING:
     from orchestration.dashboard.serve import Addresses
@@ -37,11 +37,11 @@ def dashboard(
         if as_json:
             print_json(addresses)
             return
-        tell(f"optuna-dashboard  {addresses.optuna}")
-        tell(f"TensorBoard       {addresses.tensorboard}")
+        print_line(f"optuna-dashboard  {addresses.optuna}")
+        print_line(f"TensorBoard       {addresses.tensorboard}")
         if addresses.ray is not None:
-            tell(f"Ray               {addresses.ray}")
-        say("Ctrl-C stops them.")
+            print_line(f"Ray               {addresses.ray}")
+        print_remark("Ctrl-C stops them.")
 
-    run_dashboard(study, host=host, port=port, show=show, say=say)
-    say("Stopped.")
+    run_dashboard(study, host=host, port=port, show=show, say=print_remark)
+    print_remark("Stopped.")

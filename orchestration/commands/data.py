@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from biomass_models.errors import UserError
-from orchestration.commands.options import DataOption, Directory, Json, out_file, print_json, tell
+from orchestration.commands.options import DataOption, Directory, Json, out_file, print_json, print_line
 
 
 def data_check(directory: Directory, as_json: Json = False) -> None:
@@ -32,9 +32,9 @@ def data_check(directory: Directory, as_json: Json = False) -> None:
         print_json({"directory": directory, "errors": errors, "warnings": warnings, "problems": problems})
     else:
         for problem in grouped(problems):
-            tell(str(problem))
+            print_line(str(problem))
         alone = "" if (directory / TEST_FILE).exists() else f"; no {TEST_FILE}, so there is nothing to predict"
-        tell(f"{errors} errors, {warnings} warnings in {directory}{alone}")
+        print_line(f"{errors} errors, {warnings} warnings in {directory}{alone}")
     if errors:
         raise typer.Exit(1)
 
@@ -64,7 +64,7 @@ def data_make(
             like=like,
             on_progress=update,
         )
-    tell(summary.text())
+    print_line(summary.text())
 
 
 def data_show(
@@ -81,7 +81,7 @@ def data_show(
     from biomass_models.pasture.make import contact_sheet
 
     contact_sheet(directory, out, images=images)
-    tell(f"Wrote {out}")
+    print_line(f"Wrote {out}")
 
 
 def submission_check(
@@ -105,9 +105,9 @@ def submission_check(
         print_json({"file": file, "valid": valid, "problems": problems})
     else:
         for problem in grouped(problems):
-            tell(str(problem))
+            print_line(str(problem))
         if valid:
-            tell(f"{file} is valid")
+            print_line(f"{file} is valid")
     if not valid:
         raise typer.Exit(1)
 
@@ -133,4 +133,4 @@ def score(
     if as_json:
         print_json({"file": file, "truth": truth, "images": len(measured), "score": value})
     else:
-        tell(f"{value:.6f}")
+        print_line(f"{value:.6f}")

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from orchestration.commands.options import INTERRUPTED, err_console, say
+from orchestration.commands.options import INTERRUPTED, err_console
 from orchestration.endings import debugging, explained
 from orchestration.interrupts import Interrupts
 from orchestration.processes import kill_own
@@ -44,7 +44,8 @@ def _stop(interrupts: Interrupts) -> NoReturn:
     kill_own(KILL_SECONDS)
     if interrupts.first is not None:
         interrupts.wait_for_acknowledgement()
-    say("Stopped. What was finished is kept; the same command goes on from here.")
+    text = "Stopped. What was finished is kept; the same command goes on from here."
+    err_console.print(text, highlight=False, soft_wrap=True)
     sys.exit(interrupts.exit_code)
 
 
@@ -55,7 +56,7 @@ def wrong_usage(error: Any) -> int:
         error.show()
     else:
         where = context.command_path if context is not None else "biomass"
-        said = " ".join(error.format_message().split()).rstrip(".")
-        text = f"error: {said}; {where} --help shows how"
+        problem = " ".join(error.format_message().split()).rstrip(".")
+        text = f"error: {problem}; {where} --help shows how"
         err_console.print(text, style="red", highlight=False, soft_wrap=True)
     return int(error.exit_code)

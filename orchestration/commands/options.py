@@ -7,20 +7,21 @@ import json
 import math
 import sys
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from biomass_models.errors import UserError
-from orchestration.commands import complete
+from orchestration.commands.fields import typer_option
 from orchestration.study.record import Part
 from orchestration.terminal import PlainConsole, no_more_readers
+from orchestration.verbosity import is_quiet, is_verbose
+from orchestration.workers.resources import Resources
 
 INTERRUPTED = 130  # by Ctrl-C
-DEFAULT_CACHE = Path("~/.cache/biomass")
-SLOTS = "Slots and machine"  # headings of the help pages
-WHAT = "What is searched"
+DEFAULT_CACHE = Resources().cache
 
 FILE_SUFFIXES = (".csv", ".txt", ".json", ".html", ".png", ".jpg", ".jpeg", ".zip", ".parquet", ".npy", ".tsv", ".md")
 
@@ -29,7 +30,7 @@ out_console, err_console = PlainConsole(), PlainConsole(stderr=True)
 
 
 def existing_data(context: typer.Context, value: Path | None) -> Path | None:
-    """A data directory that is there; said at once, before anything heavy loads."""
+    """A data directory that is there; an error otherwise, before anything heavy loads."""
     if value is None or context.resilient_parsing or any((value / name).exists() for name in ("train.csv", "test.csv")):
         return value
     from orchestration.study.storage import nearest_folder
@@ -45,7 +46,7 @@ def existing_data(context: typer.Context, value: Path | None) -> Path | None:
 
 
 def out_file(path: Path, suffix: str) -> Path:
-    """A file to write, whose name says what it is; ValueError for another suffix."""
+    """A file to write; UserError for a name with another suffix."""
     if path.suffix.lower() != suffix:
         raise UserError(f"--out is a {suffix} file, got {path}; name it {path.with_suffix(suffix)}")
     return path
@@ -86,73 +87,30 @@ OptionalData = Annotated[
 Json = Annotated[
     bool, typer.Option("--json", help="For programs: one JSON document (docs/commands.md) and nothing else on stdout.")
 ]
-Cache = Annotated[
-    Path,
-    typer.Option(
-        "--cache", help="Feature cache, on a disk of this node.", envvar="BIOMASS_CACHE", rich_help_panel=SLOTS
-    ),
-]
+Cache = Annotated[Path, typer_option("cache", show_default=True)]
 CachedFeatures = Annotated[
     bool, typer.Option("--cached-features", help="Take features from --cache; by default they are computed afresh.")
 ]
-CacheGb = Annotated[
-    float | None,
-    typer.Option(min=0.001, help="Most GB in the cache; the longest unused goes first.", rich_help_panel=SLOTS),
-]
-WeightsGb = Annotated[
-    float | None,
-    typer.Option(
-        min=1e-6, help="Most GB of trained models in the study; those of the worst trials go.", rich_help_panel=SLOTS
-    ),
-]
-Address = Annotated[
-    str | None,
-    typer.Option(help="Ray cluster (or RAY_ADDRESS); without it Ray is embedded.", rich_help_panel=SLOTS),
-]
-Weights = Annotated[
-    str,
-    typer.Option(
-        help="Backbone weights: auto (package, $BIOMASS_WEIGHTS, hub), random (tests), or a folder.",
-        autocompletion=complete.weights,
-    ),
-]
-Families = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--family",
-        help="Family, or FAMILY=SHARE of the trials; repeat. This project's without it.",
-        autocompletion=complete.families,
-        rich_help_panel=WHAT,
-    ),
-]
-Backbones = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--backbone",
-        help="timm backbone; repeat for several.",
-        autocompletion=complete.backbones,
-        rich_help_panel=WHAT,
-    ),
-]
-CpusPerFold = Annotated[
-    float | None, typer.Option(min=0.1, help="CPUs of a slot.", show_default="1", rich_help_panel=SLOTS)
-]
-GpusPerFold = Annotated[
-    float | None, typer.Option(min=0.0, help="GPUs of a slot.", show_default="1 if any", rich_help_panel=SLOTS)
-]
-MostSlots = Annotated[
-    int | None, typer.Option("--slots", min=1, help="Use at most so many slots.", rich_help_panel=SLOTS)
-]
+Address = Annotated[str | None, typer_option("address")]
+Weights = Annotated[str, typer_option("weights", show_default=True, rich_help_panel=None)]
+Trial = Annotated[str, typer.Argument(metavar="TRIAL", help="Trial id, or how it begins; the leaderboard lists them.")]
 
 
-def tell(text: str) -> None:
-    """A line of the result, on standard output, exactly as it is."""
+def print_line(text: str) -> None:
+    """Print a line of the result on standard output, exactly as it is."""
     out_console.print(text, highlight=False, soft_wrap=True)
 
 
-def say(text: str) -> None:
-    """A remark on what is going on, on standard error."""
-    err_console.print(text, highlight=False, soft_wrap=True)
+def print_remark(text: str) -> None:
+    """Print on standard error what is going on, unless the command is quiet."""
+    if not is_quiet():
+        err_console.print(text, highlight=False, soft_wrap=True)
+
+
+def print_detail(text: str) -> None:
+    """Print on standard error, if the command is verbose."""
+    if is_verbose():
+        err_console.print(text, highlight=False, soft_wrap=True)
 
 
 def print_json(document: Any) -> None:
@@ -183,24 +141,23 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
-def resources_of(cache: Path, address: str | None, **more: Any) -> Any:
-    """Where folds run and what they may use: a search.Resources. A cluster that does not answer is an error at once."""
+def reachable(resources: Resources) -> Resources:
+    """The same with the cache that this machine can use. A cluster that does not answer is an error at once."""
     from orchestration.workers.address import is_cluster, require_answer
 
-    require_answer(address)
-    cache = cache if is_cluster(address) else local_cache(cache)  # on a cluster each node looks for itself
-    from orchestration.workers.resources import Resources
-
-    return Resources(cache_dir=cache, address=address, **more)
+    require_answer(resources.address)
+    if is_cluster(resources.address):  # each node looks for itself
+        return resources
+    return replace(resources, cache=local_cache(resources.cache))
 
 
 def local_cache(cache: Path) -> Path:
-    """The folder in which this machine keeps features, with a note where it is not the one that was asked for."""
+    """The folder in which this machine keeps features, with a note where it is not the typed one."""
     from biomass_models.features.cache_folder import usable_cache
 
     folder, why = usable_cache(cache)
     if why:
-        say(f"note: {why}")
+        print_remark(f"note: {why}")
     return folder
 
 
@@ -212,7 +169,7 @@ def weights_source(weights: str) -> Any:
 
 
 def families_of(
-    asked: list[str] | None, of_study: Callable[[], Collection[str]] = tuple
+    typed: list[str] | None, of_study: Callable[[], Collection[str]] = tuple
 ) -> tuple[tuple[str, ...], tuple[float, ...]]:
     """Families and their shares of the trials; without a name this project's, without a share no shares.
 
@@ -221,14 +178,14 @@ def families_of(
     """
     from biomass_models.families import registry
 
-    asked = asked or sorted(registry.BUILT_IN)
-    pairs = {name: share for name, _, share in (text.partition("=") for text in asked)}
+    typed = typed or sorted(registry.BUILT_IN)
+    pairs = {name: share for name, _, share in (text.partition("=") for text in typed)}
     try:
         shares = tuple(float(share or 1) for share in pairs.values())
         if "" in pairs or not all(map(math.isfinite, shares)):
             raise ValueError
     except ValueError:
-        raise UserError(f"a family is given as NAME or NAME=SHARE, such as probe=2, got {asked}") from None
+        raise UserError(f"a family is given as NAME or NAME=SHARE, such as probe=2, got {typed}") from None
     strange = [name for name in pairs if name not in registry.names()]
     known = of_study() if strange else ()
     for name in strange:

@@ -14,18 +14,19 @@ from orchestration.commands.options import (
     DataOption,
     Json,
     Study,
+    Trial,
     Weights,
     local_cache,
     print_json,
-    say,
-    tell,
+    print_line,
+    print_remark,
     weights_source,
 )
 
 
 def refit(
     study: Study,
-    trial: Annotated[str, typer.Argument(metavar="TRIAL", help="Trial id, as the leaderboard shows it.")],
+    trial: Trial,
     data: DataOption,
     restore: Annotated[
         bool, typer.Option("--restore", help="Put models back that --weights-gb of the search has deleted.")
@@ -46,23 +47,23 @@ def refit(
     from orchestration.study.ledger import open_ledger
 
     ledger, source = open_ledger(study), weights_source(weights)
-    ledger.trial(trial)
+    trial_id = ledger.trial(ledger.trial_id(trial)).trial_id
     from orchestration.workers.refit import refit_trial, restore_models
 
     if restore:
-        restored = restore_models(ledger, trial, data, cache_dir=local_cache(cache), weights=source)
+        restored = restore_models(ledger, trial_id, data, cache_dir=local_cache(cache), weights=source)
         if as_json:
-            print_json({"trial_id": trial, "restored": restored})
+            print_json({"trial_id": trial_id, "restored": restored})
         else:
-            tell("\n".join(f"restored {again}" for again in restored))
+            print_line("\n".join(f"restored {again}" for again in restored))
         return
-    say(f"Fitting {trial} again")
+    print_remark(f"Fitting {trial_id} again")
     features = local_cache(cache) if cached_features else None
-    found = refit_trial(ledger, trial, data, cache_dir=features, weights=source)
+    found = refit_trial(ledger, trial_id, data, cache_dir=features, weights=source)
     if as_json:
         print_json(found.to_json())
     else:
-        tell(str(found))
+        print_line(str(found))
     if not found.same:
         raise typer.Exit(1)
 
@@ -89,4 +90,4 @@ def trace(
     if as_json:
         print_json(found)
     else:
-        tell(render_trace(found))
+        print_line(render_trace(found))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from biomass_models.errors import UserError
-from orchestration.commands.options import OptionalData, Study, out_file, say, tell
+from orchestration.commands.options import OptionalData, Study, out_file, print_line, print_remark
 
 
 def report(
@@ -23,7 +23,7 @@ def report(
         str | None, typer.Option(metavar="NAME", help="Stored ensemble to show; the newest that fits without it.")
     ] = None,
 ) -> None:
-    """Write one page that tells a study's story.
+    """Write a study as one page.
 
     What is best, how sure that is, why the others lost, which images fail. One
     HTML file that needs no network; with --data it shows the worst photographs.
@@ -43,9 +43,8 @@ def report(
     out_file(path, ".html")
     if data is not None:
         for change in data_notices(ledger, data):
-            say(f"warning: {change}")
-    content = make_report(
-        ledger, data, [open_ledger(other) for other in compare or ()], say, ensemble=ensemble
-    ).encode()
+            print_remark(f"warning: {change}")
+    others = [open_ledger(other) for other in compare or ()]
+    content = make_report(ledger, data, others, print_remark, ensemble=ensemble).encode()
     Storage(path.parent).write(path.name, content)
-    tell(f"Wrote {path} ({len(content) / 1e6:.1f} MB); it opens in any browser, without network")
+    print_line(f"Wrote {path} ({len(content) / 1e6:.1f} MB); it opens in any browser, without network")

@@ -1,74 +1,44 @@
-"""Commands that start a search, or ask beforehand what it will need."""
+"""Commands that start a search, or find out beforehand what it will need."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from orchestration.commands import complete
+from orchestration.commands.fields import preset_options
 from orchestration.commands.options import (
-    DEFAULT_CACHE,
-    SLOTS,
-    WHAT,
-    Address,
-    Backbones,
-    Cache,
-    CacheGb,
-    CpusPerFold,
     DataOption,
-    Families,
-    GpusPerFold,
     Json,
-    MostSlots,
     OptionalData,
     Study,
-    Weights,
-    WeightsGb,
     families_of,
+    print_detail,
     print_json,
-    resources_of,
-    say,
+    print_line,
+    print_remark,
+    reachable,
     study_apart,
-    tell,
     weights_source,
 )
-from orchestration.search.presets import Recipe, overridden
-
-PLAIN = Recipe()  # what a search without a recipe takes; the help shows its values
-BUDGET, FOLDS = "Budget", "Folds"  # headings of the help page
-
-Scale = Annotated[
-    str | None,
-    typer.Option(
-        help="Ranges: auto, smoke, demo, cpu, gpu.",
-        show_default=PLAIN.scale,
-        autocompletion=complete.scales,
-        rich_help_panel=WHAT,
-    ),
-]
+from orchestration.search.presets import StudyOptions, overridden
 
 
+@preset_options(
+    "families", "backbones", "weights", "scale", "cpus_per_fold", "gpus_per_fold", "slots", "cache", "address"
+)
 def doctor(
     study: Annotated[
         str | None, typer.Argument(metavar="STUDY", help="Where the study shall lie: is it there for every node?")
     ] = None,
     data: OptionalData = None,
-    family: Families = None,
-    backbone: Backbones = None,
     trials: Annotated[int, typer.Option(min=1, help="Trials planned.")] = 60,
-    folds: Annotated[int, typer.Option(min=2, help="Folds planned.")] = PLAIN.folds,
-    scale: Scale = None,
-    weights: Weights = "auto",
-    cpus_per_fold: CpusPerFold = None,
-    gpus_per_fold: GpusPerFold = None,
-    slots: MostSlots = None,
-    cache: Cache = DEFAULT_CACHE,
-    address: Address = None,
+    folds: Annotated[int, typer.Option(min=2, help="Folds planned.")] = StudyOptions().folds,
     as_json: Json = False,
+    **typed: Any,
 ) -> None:
-    """Check machine or cluster, and say what the study will roughly cost.
+    """Check machine or cluster, and estimate what the study will cost.
 
     With --data, the directory is looked for on every node and a pilot fold of
     each family is timed. Exit code 1 when a check failed.
@@ -76,20 +46,18 @@ def doctor(
     Example:
     $ biomass doctor runs/first --data csiro-biomass/ --trials 60
     """
-    families, shares = families_of(family)
-    asked, _ = overridden(
-        None, {"scale": scale, "cpus_per_fold": cpus_per_fold, "gpus_per_fold": gpus_per_fold, "slots": slots}
-    )
+    families, shares = families_of(typed.pop("families"))
+    preset, _ = overridden(None, typed)
     from orchestration.doctor.findings import Finding, examine_here
 
     found: list[Finding] = []
 
     def show(finding: Finding) -> None:
         found.append(finding)
-        (say if as_json else tell)(str(finding))
+        (print_remark if as_json else print_line)(str(finding))
 
-    source = weights_source(weights)
-    for finding in examine_here(address, cache, study):
+    source, resources = weights_source(preset.study.weights), preset.resources
+    for finding in examine_here(resources.address, resources.cache, study):
         show(finding)
     if not any(finding.what == "address" for finding in found):
         from orchestration.doctor.examine import Plan, run_doctor, usable_backbones
@@ -99,12 +67,12 @@ def doctor(
             data_dir=data,
             weights=source,
             shares=dict(zip(families, shares or [1.0] * len(families), strict=True)),
-            backbones=usable_backbones(tuple(backbone or ()), source, say, show),
-            scale=asked.scale,
+            backbones=usable_backbones(preset.study.backbones, source, print_remark, show),
+            scale=preset.study.scale,
             trials=trials,
             folds=folds,
         )
-        run_doctor(plan, resources_of(cache, address, **asked.resources()), show)
+        run_doctor(plan, reachable(resources), show)
     fit = not any(finding.verdict == "FAIL" for finding in found)
     if as_json:
         print_json({"fit": fit, "findings": found})
@@ -112,160 +80,55 @@ def doctor(
         raise typer.Exit(1)
 
 
+@preset_options()
 def search(
     study: Study,
     data: DataOption,
-    recipe: Annotated[
+    preset: Annotated[
         str | None,
-        typer.Option(help="Named study (biomass recipes); options win over it.", autocompletion=complete.recipes),
+        typer.Option(help="Named study (biomass presets); options win over it.", autocompletion=complete.presets),
     ] = None,
-    family: Families = None,
-    backbone: Backbones = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            help="Backbone weights: auto (package, $BIOMASS_WEIGHTS, hub), random (tests), or a folder.",
-            show_default=PLAIN.weights,
-            autocompletion=complete.weights,
-            rich_help_panel=WHAT,
-        ),
-    ] = None,
-    scale: Scale = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(min=0, help="Of folds and proposals.", show_default=f"{PLAIN.seed}", rich_help_panel=WHAT),
-    ] = None,
-    trials: Annotated[
-        int | None, typer.Option(min=1, help="Trials of the whole study.", rich_help_panel=BUDGET)
-    ] = None,
-    hours: Annotated[
-        float | None, typer.Option(min=0.0, help="Start no trial after this time.", rich_help_panel=BUDGET)
-    ] = None,
-    prune: Annotated[
-        str | None,
-        typer.Option(
-            help="Stop hopeless trials after a fold: off, default, strict.",
-            show_default=PLAIN.prune,
-            autocompletion=complete.prune_rules,
-            rich_help_panel=BUDGET,
-        ),
-    ] = None,
-    max_fold_seconds: Annotated[
-        float | None,
-        typer.Option(
-            min=1,
-            help="Refuse dearer folds, by estimate.",
-            show_default=f"{PLAIN.max_fold_seconds:g}",
-            rich_help_panel=BUDGET,
-        ),
-    ] = None,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Take failed trials up again.", rich_help_panel=BUDGET)
-    ] = False,
-    folds: Annotated[
-        int | None,
-        typer.Option(min=2, help="Number of folds.", show_default=f"{PLAIN.folds}", rich_help_panel=FOLDS),
-    ] = None,
-    scheme: Annotated[
-        str | None,
-        typer.Option(
-            help="Folds by date, random, state, species.",
-            show_default=PLAIN.scheme,
-            autocompletion=complete.schemes,
-            rich_help_panel=FOLDS,
-        ),
-    ] = None,
-    fold_file: Annotated[
-        Path | None, typer.Option(help="Own folds: a CSV image_id,fold.", rich_help_panel=FOLDS)
-    ] = None,
-    cpus_per_fold: CpusPerFold = None,
-    gpus_per_fold: GpusPerFold = None,
-    slots: MostSlots = None,
-    fold_timeout: Annotated[
-        float | None,
-        typer.Option(
-            min=1,
-            help="Seconds without a sign of life (an epoch, a batch) until a fold counts as hung.",
-            show_default=f"{PLAIN.fold_timeout:g}",
-            rich_help_panel=SLOTS,
-        ),
-    ] = None,
-    folds_together: Annotated[
-        bool | None,
-        typer.Option(
-            "--folds-together/--folds-apart", help="Frozen heads in one batch; so on GPUs.", rich_help_panel=SLOTS
-        ),
-    ] = None,
-    compile_backbones: Annotated[
-        bool | None,
-        typer.Option(
-            "--compile/--no-compile",
-            help="torch.compile what trains with its backbone; pays on GPUs.",
-            rich_help_panel=SLOTS,
-        ),
-    ] = None,
-    cache: Cache = DEFAULT_CACHE,
-    cache_gb: CacheGb = None,
-    weights_gb: WeightsGb = None,
-    address: Address = None,
+    **typed: Any,
 ) -> None:
     """Search for good models; the same command goes on with an unfinished study.
 
     Ctrl-C, SIGTERM and SIGHUP stop it within 15 s (exit code 130, 143, 129).
-    Options that are not given take the recipe's value, or the default.
+    Options that are not given take the preset's value, or the default.
 
     Examples:
     $ biomass search runs/first --data csiro-biomass/ --trials 60
-    $ biomass search runs/night --data csiro-biomass/ --recipe cpu_overnight
+    $ biomass search runs/night --data csiro-biomass/ --preset cpu_overnight
     """
-    families, shares = families_of(family, lambda: _families_of_study(study)) if family else (None, None)
-    given = {
-        "families": families,
-        "shares": shares,
-        "backbones": tuple(backbone) if backbone else None,
-        "weights": weights,
-        "scale": scale,
-        "scheme": scheme,
-        "fold_file": None if fold_file is None else str(fold_file),
-        "folds": folds,
-        "seed": seed,
-        "trials": trials,
-        "hours": hours,
-        "prune": prune,
-        "max_fold_seconds": max_fold_seconds,
-        "cpus_per_fold": cpus_per_fold,
-        "gpus_per_fold": gpus_per_fold,
-        "slots": slots,
-        "fold_timeout": fold_timeout,
-        "folds_together": folds_together,
-        "compiles": compile_backbones,
-    }
-    asked, made_with = overridden(recipe, given)
-    if asked.trials is None and asked.hours is None:
-        raise typer.BadParameter("a search needs an end: give --trials N or --hours H, or a --recipe")
+    if typed["families"]:
+        typed["families"], typed["shares"] = families_of(typed["families"], lambda: _families_of_study(study))
+    chosen, made_with = overridden(preset, typed)
+    if chosen.budget.trials is None and chosen.budget.hours is None:
+        raise typer.BadParameter("a search needs an end: give --trials N or --hours H, or a --preset")
     study_apart(study, data)
-    source = weights_source(asked.weights)  # what can be wrong is said before torch and Ray load
-    resources = resources_of(cache, address, cache_gb=cache_gb, weights_gb=weights_gb, **asked.resources())
+    source = weights_source(chosen.study.weights)  # what can be wrong is found before torch and Ray load
+    resources = reachable(chosen.resources)
+    for name, value in chosen.values().items():
+        print_detail(f"{name}: {value}")
     from orchestration.search.preflight import check_search
 
-    check_search(study, data, asked, made_with, say)
-    from orchestration.search.run import start_search
+    check_search(study, data, chosen, made_with, print_remark)
+    from orchestration.search.start import start_search
 
     ending = start_search(
         study,
         data,
-        asked,
+        chosen,
         weights=source,
         resources=resources,
-        say=say,
-        retry_failed=retry_failed,
+        say=print_remark,
+        retry_failed=chosen.budget.retry_failed,
         made_with=made_with,
         data_checked=True,
     )
     if ending.hours_over:
         waits = f", {ending.open} open ones wait" if ending.open else ""
-        tell(f"The hours are over: {ending.ended} trials have ended{waits}; the same command goes on with more.")
-    tell(f"{'' if ending.hours_over else 'Finished. '}Next: biomass leaderboard {study}")
+        print_line(f"The hours are over: {ending.ended} trials have ended{waits}; the same command goes on with more.")
+    print_line(f"{'' if ending.hours_over else 'Finished. '}Next: biomass leaderboard {study}")
 
 
 def _families_of_study(study: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Commands to begin with: the whole way on a generated pasture, and the named studies."""
+"""The command to begin with: the whole way on a generated pasture."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from orchestration.commands.options import (
     Json,
     out_console,
     print_json,
-    resources_of,
-    say,
-    tell,
+    print_remark,
+    reachable,
 )
 from orchestration.terminal import PlainConsole
 
@@ -26,8 +25,8 @@ def demo(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder for data, study and submission.")] = Path(
         "demo"
     ),
-    recipe: Annotated[
-        str, typer.Option(help="demo, or smoke for a tiny one.", autocompletion=complete.recipes)
+    preset: Annotated[
+        str, typer.Option(help="demo, or smoke for a tiny one.", autocompletion=complete.presets)
     ] = "demo",
     seed: Annotated[int | None, typer.Option(min=0, help="Of pasture, folds and search.", show_default="0")] = None,
     cache: Cache = DEFAULT_CACHE,
@@ -43,42 +42,12 @@ def demo(
     """
     from orchestration.search.presets import overridden
 
-    asked, made_with = overridden(recipe, {"seed": seed})
-    if asked.images is None:
-        raise UserError(f"a demo draws its own photographs, the recipe {recipe} is for real ones; use demo or smoke")
+    chosen, made_with = overridden(preset, {"seed": seed, "cache": cache})
+    if chosen.drawing is None:
+        raise UserError(f"a demo draws its own photographs, the preset {preset} is for real ones; use demo or smoke")
     from orchestration.demo import run_demo
 
     console = PlainConsole(quiet=True) if as_json else out_console
-    done = run_demo(folder, asked, resources_of(cache, None, **asked.resources()), console, say, made_with)
+    done = run_demo(folder, chosen, chosen.drawing, reachable(chosen.resources), console, print_remark, made_with)
     if as_json:
         print_json(done)
-
-
-def recipes(
-    name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="Recipe to show whole.", autocompletion=complete.recipes)
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """List the named studies, or show one with its command, cost and outcome.
-
-    Any setting can be overridden: an option of `biomass search` wins over the
-    recipe's.
-
-    Examples:
-    $ biomass recipes
-    $ biomass recipes cpu_overnight
-    $ biomass search runs/first --data csiro-biomass/ --recipe cpu_overnight
-    """
-    from orchestration.search.presets import RECIPES, RecipeRow, recipe_named, render_recipe, render_recipes
-
-    if name is not None:
-        recipe_named(name)
-    rows = [RecipeRow.of(each) for each in RECIPES if name in (None, each)]
-    if as_json:
-        print_json({"recipes": rows})
-    elif name is None:
-        out_console.print(render_recipes(rows))
-        tell("biomass recipes NAME shows command, cost and what to expect.")
-    else:
-        tell(render_recipe(rows[0]))

@@ -18,8 +18,8 @@ from orchestration.commands.options import (
     local_cache,
     out_console,
     print_json,
-    say,
-    tell,
+    print_line,
+    print_remark,
     weights_source,
 )
 
@@ -39,7 +39,7 @@ def status(study: Study, as_json: Json = False) -> None:
     if as_json:
         print_json(found)
     else:
-        tell(render_status(found))
+        print_line(render_status(found))
 
 
 def leaderboard(
@@ -75,7 +75,7 @@ def leaderboard(
         print_json(content | {"notices": notices})
         return
     for notice in notices:
-        say(f"note: {notice}")
+        print_remark(f"note: {notice}")
     out_console.print(render_leaderboard(rows, 20 if top is None else top or None))
     out_console.print(str(blend or f"no blend: {no_blend}"), soft_wrap=True)
     if any(row.family is not None and row.score is not None for row in rows):
@@ -120,12 +120,12 @@ def audit(
     if refit and data is not None:
         features = local_cache(cache) if cached_features else None
         found.found += refit_trials(
-            ledger, data, sample=refit, cache_dir=features, weights=weights_source(weights), say=say
+            ledger, data, sample=refit, cache_dir=features, weights=weights_source(weights), say=print_remark
         )
     if as_json:
         print_json(found.to_json())
     else:
-        tell(str(found))
+        print_line(str(found))
     if not found.clean:
         raise typer.Exit(1)
 
@@ -149,11 +149,11 @@ def repair(
     from orchestration.study.ledger import open_ledger
 
     ledger = open_ledger(study)
-    found = repair_study(ledger, say) if yes else plan_repair(ledger)
+    found = repair_study(ledger, print_remark) if yes else plan_repair(ledger)
     if as_json:
         print_json({"done": found.done, "folds": found.folds, "steps": found.steps, "left": found.left})
     else:
-        tell(str(found))
+        print_line(str(found))
     if found.left:
         raise typer.Exit(1)
 
@@ -178,8 +178,8 @@ def replay(
     from orchestration.inspect.replay import render_replay
     from orchestration.inspect.replay import replay as replay_study
 
-    found = replay_study(ledger, prune, say)
+    found = replay_study(ledger, prune, print_remark)
     if as_json:
         print_json(found)
     else:
-        tell(render_replay(found))
+        print_line(render_replay(found))

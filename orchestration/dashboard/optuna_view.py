@@ -161,7 +161,7 @@ class LedgerView(ReadOnlyStorage):
         if result is not None:
             state = STATES[result.status]
             attrs |= {"seconds": result.seconds, "gpu_seconds": result.gpu_seconds}
-            attrs |= {} if result.reason is None else {"reason": result.reason}
+            attrs |= {"reason": why} if (why := result.why(len(self.folds))) else {}
             ended = datetime.fromtimestamp(result.ended_at)
         return FrozenTrial(
             number=number,

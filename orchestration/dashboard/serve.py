@@ -25,6 +25,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from biomass_models.errors import UserError
 from orchestration.dashboard.ray_dashboard import find_ray_dashboard
+from orchestration.progress import Say
 from orchestration.study.ledger import Ledger, open_ledger
 
 if TYPE_CHECKING:  # the view loads optuna
@@ -36,8 +37,6 @@ FIRST_PORT, PORTS_TRIED = 8080, 50
 REFRESH_SECONDS = 3.0
 HEALTH_SECONDS = 6.0
 PACKAGES = ("optuna_dashboard", "tensorboard")
-
-Say = Callable[[str], None]
 
 
 class DashboardError(UserError):

@@ -22,16 +22,15 @@ from biomass_models.families.base import Config
 from biomass_models.families.costs import all_feature_seconds, measure
 from orchestration.doctor.findings import Finding
 from orchestration.doctor.node_facts import NodeFacts, stored_node_facts
-from orchestration.search.run import available_backbones
-from orchestration.search.running import gpus_of_a_slot
 from orchestration.study.record import RecordError
 from orchestration.study.storage import Storage
 from orchestration.workers.address import is_cluster
-from orchestration.workers.broker import Slots, slots_of
 from orchestration.workers.cluster import ClusterError, ray_cluster, refusal, slot_limit
 from orchestration.workers.machine import MachineError
 from orchestration.workers.ray_errors import innermost_cause
 from orchestration.workers.resources import Resources
+from orchestration.workers.slots.leases import Slots, gpus_of_a_slot, slots_of
+from orchestration.workers.weights_here import available_backbones
 from search_spaces.spaces import space_of
 
 SLOT_MEMORY_GB = 2.0  # a worker with torch, one backbone and its banks mapped needs 1 to 1.5 GB
@@ -81,7 +80,7 @@ def _examine(plan: Plan, resources: Resources, where: str) -> Iterator[Finding]:
     total = ray.cluster_resources()
     gpus = gpus_of_a_slot(resources)
     slots = slots_of(nodes, Slots(cpus=resources.cpus_per_fold, gpus=gpus))
-    slots = min(slots, slot_limit(resources.max_slots, resources.cpus_per_fold, resources.address) or slots)
+    slots = min(slots, slot_limit(resources.slots, resources.cpus_per_fold, resources.address) or slots)
     size = f"{len(nodes)} nodes, {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs, {slots} slots"
     if slots:
         yield Finding("ok", "Ray", f"{where}, {size}")
@@ -214,7 +213,7 @@ def _ask(node: Mapping[str, Any], plan: Plan, resources: Resources, token: str) 
                 study=None if plan.study is None else Storage(plan.study).uri,
                 token=token,
                 data_dir=None if plan.data_dir is None else str(plan.data_dir.resolve()),
-                cache_dir=str(resources.cache_dir),
+                cache_dir=str(resources.cache),
                 weights=plan.weights,
                 backbones=plan.backbones,
             ),

@@ -35,7 +35,7 @@ MARGIN, TEXT = 12, 18  # px
 UNSEEN = 0.15  # brightness that is left where the model did not look
 
 
-class Look(NamedTuple):
+class ViewMap(NamedTuple):
     """Where a model looked in one view."""
 
     view: str
@@ -53,8 +53,8 @@ class Explanation:
     how: str  # which fold models spoke
     pred_T: FloatArray
     truth_T: FloatArray | None  # None for a test image
-    looks: tuple[Look, ...]  # one for each view, the whole image first; none for a family without maps
-    map_unit: str  # of the looks, such as share of the attention
+    maps: tuple[ViewMap, ...]  # one for each view, the whole image first; none for a family without maps
+    map_unit: str  # of the maps, such as share of the attention
     views: tuple[View, ...]  # where the parts lie that the trial's model sees
 
     def to_json(self) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class Explanation:
             "trial": self.trial_id,
             "how": self.how,
             "masses_g": {target: {"predicted": pred, "measured": truth} for target, pred, truth in pairs},
-            "looks": [{"view": look.view, "weight": look.weight, "map": look.map_HW} for look in self.looks],
+            "looks": [{"view": one.view, "weight": one.weight, "map": one.map_HW} for one in self.maps],
         }
 
 
@@ -100,7 +100,7 @@ def explain(
             how=f"fold {fold}, whose model never saw this image",
             pred_T=masses_of(oof, [image_id])[0],
             truth_T=row[list(TARGETS)].to_numpy(np.float64),
-            looks=() if maps is None else _looks(maps[maps["image_id"] == image_id]),
+            maps=() if maps is None else _view_maps(maps[maps["image_id"] == image_id]),
             map_unit=map_unit_of(record.family),
             views=views,
         )
@@ -114,7 +114,7 @@ def explain(
     inputs = Inputs(ImageSet.from_table(data_dir, asked), cache_dir=cache_dir, weights=weights)
     folds = folds_of(quadrats)
     tensors = [load_tensors(ledger.fold_model(trial_id, fold)) for fold in folds]
-    looks = [_looks(model.maps(config, one, inputs)) for one in tensors] if model.maps else []
+    by_fold = [_view_maps(model.maps(config, one, inputs)) for one in tensors] if model.maps else []
     return Explanation(
         image_id=image_id,
         path=inputs.images.paths[0],
@@ -122,7 +122,7 @@ def explain(
         how=f"mean of {len(folds)} fold models",
         pred_T=np.mean([model.predict(config, one, inputs)[0] for one in tensors], axis=0),
         truth_T=None,
-        looks=tuple(_mean(views) for views in zip(*looks, strict=True)),
+        maps=tuple(_mean(of_view) for of_view in zip(*by_fold, strict=True)),
         map_unit=map_unit_of(record.family),
         views=views,
     )
@@ -139,17 +139,17 @@ def render_explanation(explanation: Explanation) -> Group:
         measured = () if truth_T is None else (f"{truth_T[index]:.1f}", f"{pred - truth_T[index]:+.1f}")
         masses.add_row(target, f"{pred:.1f}", *measured)
     masses.caption, masses.caption_justify = explanation.how, "left"
-    if not explanation.looks:
+    if not explanation.maps:
         return Group(masses, "This family has no maps of where it looked: nothing to draw but the photograph.")
     views = Table(title="Where it looked", title_justify="left")
     views.add_column("view")
     views.add_column("weight of the view", justify="right")
     views.add_column("strongest place (row, column)", justify="right")
-    for look in explanation.looks:
-        down, right = np.unravel_index(look.map_HW.argmax(), look.map_HW.shape)
-        rows, columns = look.map_HW.shape
-        place = f"{look.map_HW.max():.0%} at {down + 1}, {right + 1} of {rows} x {columns}"
-        views.add_row(look.view, "" if np.isnan(look.weight) else f"{look.weight:.2f}", place)
+    for one in explanation.maps:
+        down, right = np.unravel_index(one.map_HW.argmax(), one.map_HW.shape)
+        rows, columns = one.map_HW.shape
+        place = f"{one.map_HW.max():.0%} at {down + 1}, {right + 1} of {rows} x {columns}"
+        views.add_row(one.view, "" if np.isnan(one.weight) else f"{one.weight:.2f}", place)
     return Group(masses, views)
 
 
@@ -161,21 +161,21 @@ def draw_explanation(explanation: Explanation) -> Image.Image:
     photograph = load_views(explanation.path, [everything])[0].astype(np.float32)
     captions, panels = [_caption(explanation)], [photograph]
     boxes = {view.name: view.box for view in explanation.views}
-    if explanation.looks:
-        whole, *local = explanation.looks
+    if explanation.maps:
+        whole, *local = explanation.maps
         captions.append(f"Where it looked in the whole image (brightest: the largest {explanation.map_unit})")
-        panels.append(_lit(photograph, [_Lamp(boxes[whole.view], whole.map_HW / whole.map_HW.max())]))
+        panels.append(_lit(photograph, [_Highlight(boxes[whole.view], whole.map_HW / whole.map_HW.max())]))
         if local:
-            strongest = max(look.weight for look in local)
+            strongest = max(one.weight for one in local)
             captions.append(
                 "Where it looked in the local views, brighter where they weigh more (numbers: their weights)"
             )
-            scaled = [look.map_HW / look.map_HW.max() * look.weight / strongest for look in local]
-            lamps = [
-                _Lamp(boxes[look.view], map_HW, f"{look.weight:.2f}")
-                for look, map_HW in zip(local, scaled, strict=True)
+            scaled = [one.map_HW / one.map_HW.max() * one.weight / strongest for one in local]
+            highlights = [
+                _Highlight(boxes[one.view], map_HW, f"{one.weight:.2f}")
+                for one, map_HW in zip(local, scaled, strict=True)
             ]
-            panels.append(_lit(photograph, lamps))
+            panels.append(_lit(photograph, highlights))
     line = TEXT + MARGIN
     step = everything.height + line
     sheet = Image.new("RGB", (PANEL + 2 * MARGIN, len(panels) * step + MARGIN), "white")
@@ -187,17 +187,17 @@ def draw_explanation(explanation: Explanation) -> Image.Image:
     return sheet
 
 
-def _looks(maps: pd.DataFrame) -> tuple[Look, ...]:
+def _view_maps(maps: pd.DataFrame) -> tuple[ViewMap, ...]:
     """Rows of one image."""
     shapes = zip(maps["rows"].astype(int), maps["columns"].astype(int), strict=True)
-    arrays = [np.reshape(look, shape).astype(np.float64) for look, shape in zip(maps["look"], shapes, strict=True)]
-    return tuple(map(Look, maps["view"].astype(str), maps["weight"].astype(float), arrays))
+    arrays = [np.reshape(flat, shape).astype(np.float64) for flat, shape in zip(maps["look"], shapes, strict=True)]
+    return tuple(map(ViewMap, maps["view"].astype(str), maps["weight"].astype(float), arrays))
 
 
-def _mean(looks: Sequence[Look]) -> Look:
-    """Fold models' looks at the same view."""
-    weight, map_HW = np.mean([look.weight for look in looks]), np.mean([look.map_HW for look in looks], axis=0)
-    return Look(looks[0].view, float(weight), map_HW)
+def _mean(maps: Sequence[ViewMap]) -> ViewMap:
+    """Fold models' maps at the same view."""
+    weight, map_HW = np.mean([one.weight for one in maps]), np.mean([one.map_HW for one in maps], axis=0)
+    return ViewMap(maps[0].view, float(weight), map_HW)
 
 
 def _caption(explanation: Explanation) -> str:
@@ -211,32 +211,32 @@ def _caption(explanation: Explanation) -> str:
     return f"{explanation.image_id}: {', '.join(parts)} {unit}"
 
 
-class _Lamp(NamedTuple):
-    """What lights up a part of the photograph."""
+class _Highlight(NamedTuple):
+    """A part of the photograph that stays bright."""
 
     box: tuple[float, float, float, float]  # left, top, right, bottom as fractions
     map_HW: FloatArray  # brightness in [0, 1]
     label: str = ""
 
 
-def _lit(photograph: np.ndarray, lamps: Sequence[_Lamp]) -> np.ndarray:
-    """The photograph, dark but for what the lamps light; labelled ones are outlined."""
+def _lit(photograph: np.ndarray, highlights: Sequence[_Highlight]) -> np.ndarray:
+    """The photograph, dark but for the highlights; labelled ones are outlined."""
     height, width = photograph.shape[:2]
     light_HW = np.zeros((height, width), np.float32)
     edges = []
-    for lamp in lamps:
-        left, top, right, bottom = lamp.box
+    for one in highlights:
+        left, top, right, bottom = one.box
         x0, x1 = round(left * width), round(right * width)
         y0, y1 = round(top * height), round(bottom * height)
-        smooth = Image.fromarray(lamp.map_HW.astype(np.float32)).resize((x1 - x0, y1 - y0), Image.Resampling.BICUBIC)
+        smooth = Image.fromarray(one.map_HW.astype(np.float32)).resize((x1 - x0, y1 - y0), Image.Resampling.BICUBIC)
         light_HW[y0:y1, x0:x1] = np.maximum(light_HW[y0:y1, x0:x1], np.asarray(smooth).clip(0, 1))
         edges.append((x0, y0, x1 - 1, y1 - 1))
     lit = Image.fromarray((photograph * (UNSEEN + (1 - UNSEEN) * light_HW[..., None])).clip(0, 255).astype(np.uint8))
     pen, font = ImageDraw.Draw(lit), ImageFont.load_default(TEXT - 3)
-    for lamp, edge in zip(lamps, edges, strict=True):
-        if lamp.label:
+    for one, edge in zip(highlights, edges, strict=True):
+        if one.label:
             pen.rectangle(edge, outline="white", width=2)
             pen.text(
-                (edge[0] + 5, edge[1] + 3), lamp.label, fill="white", font=font, stroke_width=2, stroke_fill="black"
+                (edge[0] + 5, edge[1] + 3), one.label, fill="white", font=font, stroke_width=2, stroke_fill="black"
             )
     return np.asarray(lit).astype(np.float32)

@@ -173,8 +173,8 @@ def _trial_row(trial: Trial, floor: float | None) -> Row:
         notes.append("best epoch chosen on the scored fold: biased")
     if (mixed := mixed_text(result.mixed)) is not None:
         notes.append(mixed)
-    if result.reason is not None:
-        notes.append(result.reason)
+    if trial.reason:
+        notes.append(trial.reason)
     return Row(
         name=trial.trial_id,
         family=trial.family,

@@ -113,7 +113,7 @@ def render_replay(replayed: Replay) -> str:
         f"blend score lost   {replayed.blend_lost:+.4f} of {replayed.blend:.4f} (nested, default rule)",
     ]
     if replayed.estimate_error is not None:
-        lines.append(f"what Optuna is told of a pruned trial is off by {replayed.estimate_error:.3f} on average")
+        lines.append(f"what is reported of a pruned trial is off by {replayed.estimate_error:.3f} on average")
     lines += [f"  {name}  {decision}" for name, decision in replayed.pruned]
     return "\n".join(lines)
 

@@ -74,8 +74,7 @@ def status_of(ledger: Ledger) -> Status:
     best = Best(data.ranked[0].trial_id, data.ranked[0].score or 0.0) if data.ranked else None
     trials = Counter(result.status for result in results.values())
     reasons = Counter(result.reason or "" for result in results.values() if result.status == FAILED)
-    pruned = [(name, one) for name, one in results.items() if one.status == PRUNED]
-    pruned.sort(key=lambda pair: pair[1].ended_at)
+    pruned = sorted(data.of(PRUNED), key=lambda trial: trial.ended_at or 0.0)
     if owner is None:
         driver = "no search is running"
     elif alive:
@@ -102,7 +101,7 @@ def status_of(ledger: Ledger) -> Status:
         no_blend=no_blend,
         seconds_left=facts.seconds_left,
         reasons=tuple(Failure(*pair) for pair in reasons.most_common(3)),
-        pruned=tuple(Pruned(name, result.reason or "") for name, result in pruned[-3:]),
+        pruned=tuple(Pruned(trial.trial_id, trial.reason) for trial in pruned[-3:]),
         notices=(*data.notices, *left_out),
         cannot_start=facts.cannot_start,
         start_failure=facts.start_failure,

@@ -72,7 +72,7 @@ def _studies(found: Trace) -> Iterator[str]:
         yield f"  begun        {_when(study.created_at)}"
         yield f"  code         {code_text(study.code)}"
         yield f"  data         {study.data_fingerprint}"
-        yield f"  folds        {study.fold_hash}: {settings.n_folds} by {settings.scheme}"
+        yield f"  folds        {study.fold_hash}: {settings.folds} by {settings.scheme}"
         yield f"  seed         {settings.seed}"
         yield f"  versions     {', '.join(f'{name} {text}' for name, text in study.versions.items())}"
 

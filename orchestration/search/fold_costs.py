@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import ray
-
+from biomass_models.backbones.devices import threads
 from biomass_models.families import registry
 from biomass_models.families.base import Config
+from biomass_models.families.costs import all_feature_seconds, measure
 from biomass_models.families.speed import Speed
+from orchestration.progress import Say
 from orchestration.search.trial import BlockedError
+from orchestration.study.ledger import Ledger
+from orchestration.study.settings import StudyError
+from orchestration.workers.address import is_cluster
 from orchestration.workers.jobs import MeasureJob, Outcome
-from orchestration.workers.pool import RETRY
+from orchestration.workers.resources import Resources
 from search_spaces.domain import Choice, SearchSpace, When
 
 
@@ -20,24 +24,27 @@ class FoldCosts:
     """Seconds of a fold by family and configuration, its features apart."""
 
     def __init__(self, n_train: int, backbones: tuple[str, ...], speed: Speed | None = None) -> None:
-        """n_train: training rows of a fold; backbones: that may train; speed: of a slot, None has `ask` measure one."""
+        """n_train: training rows of a fold; backbones: that may train; speed: of a slot, where known."""
         self._n_train, self._backbones, self._speed = n_train, backbones, speed
-        self._answer: Any = None
+        self._poll: Callable[[], Outcome | None] | None = None
         self.unknown: str | None = None  # why nothing can be estimated
 
-    def ask(self, broker: Any) -> None:
-        """Have the first slot that is there measured, where that is not done; before any fold runs on it."""
-        if self._speed is None:
-            self._answer = broker.run.remote(MeasureJob(backbones=self._backbones), RETRY)
+    @property
+    def question(self) -> MeasureJob | None:
+        """What a slot must be asked before any fold runs on it, where it was not measured here."""
+        return None if self._speed is not None else MeasureJob(backbones=self._backbones)
+
+    def wait_for(self, poll: Callable[[], Outcome | None]) -> None:
+        """Take the answer of a slot when it is there. poll: the outcome of `question`, None until it is known."""
+        self._poll = poll
 
     @property
     def are_known(self) -> bool:
         """Whether an estimate can be given at once. Raises BlockedError where the pool has no slot to measure."""
         if self._speed is not None or self.unknown is not None:
             return True
-        if self._answer is None or not ray.wait([self._answer], timeout=0)[0]:
+        if self._poll is None or (outcome := self._poll()) is None:
             return False
-        outcome: Outcome = ray.get(self._answer)
         if outcome.status == "blocked":
             raise BlockedError(f"{outcome.reason}, then give the same command again")
         if outcome.speed is None:
@@ -50,6 +57,44 @@ class FoldCosts:
         if self._speed is None:
             return None
         return registry.model(family).fold_seconds(config, self._n_train, self._speed)
+
+
+def fold_costs_here(
+    ledger: Ledger,
+    spaces: Mapping[str, SearchSpace],
+    here: Mapping[str, str],
+    resources: Resources,
+    say: Say,
+) -> FoldCosts:
+    """What folds cost on a slot: of this machine, measured now while nothing else runs; of a cluster, measured there.
+
+    Here it says what a fold of each family's first trial will cost, and raises StudyError where that is above the limit
+    in a family that has no trial yet. here: backbones whose weights are here.
+    """
+    settings, images = ledger.study().settings, len(ledger.quadrats())
+    n_train = round(images * (1 - 1 / settings.folds))
+    backbones = trained_backbones(spaces, here)
+    if is_cluster(resources.address):  # this machine says nothing about the workers
+        say("The first slot is measured, and trials whose folds would take above --max-fold-seconds are refused")
+        return FoldCosts(n_train, backbones)
+    device = "cpu" if resources.gpus_per_fold == 0 else "auto"
+    with threads(max(1, int(resources.cpus_per_fold))):
+        speed = measure(backbones, device)
+    costs, begun = FoldCosts(n_train, backbones, speed), {record.family for record in ledger.trials()}
+    for name, space in spaces.items():
+        first = [config for params in space.first_trials if (config := space.config(params)).backbone in here]
+        if not first:
+            continue
+        fold = costs.seconds(name, first[0]) or 0.0
+        bank = all_feature_seconds(registry.model(name).feature_specs(first[0]), images)
+        once = f", and {bank:.0f} s once for its features" if bank else ""
+        say(f"Estimated cost of a {name} fold here (first trial): {fold:.1f} s{once}")
+        if fold > settings.max_fold_seconds and name not in begun:
+            raise StudyError(
+                f"a fold may take {settings.max_fold_seconds:.0f} s, the first {name} trial is estimated at "
+                f"{fold:.0f} s here; use --scale cpu, or raise --max-fold-seconds"
+            )
+    return costs
 
 
 def trained_backbones(spaces: Mapping[str, SearchSpace], here: Mapping[str, str]) -> tuple[str, ...]:

@@ -6,17 +6,17 @@ The ensemble of the moment is the plain mean of the best five: good, cheap, and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from biomass_models.data.alignment import places_of
-from biomass_models.targets import TARGETS, FloatArray, IntArray, project_coherent, weighted_sst
+from biomass_models.targets import TARGETS, FloatArray, IntArray, project_coherent, squared_error
 from ensembles.gram import error_gram
 from ensembles.nests import nested
 from ensembles.rules import TopMean
-from orchestration.search.pruning import PruneRule, decide
+from orchestration.search.pruning import REFERENCES, PruneRule, References, decide
 from orchestration.study.data import StudyData
 from orchestration.study.records import COMPLETE, Decision, TrialResult
 
@@ -31,6 +31,7 @@ class Incumbent:
         self.data = data
         self._results: dict[str, TrialResult] = {}
         self._blend: tuple[int, float | None] = (0, None)  # complete trials it was computed from, score
+        self._references: tuple[tuple[str, ...], References] | None = None  # ended trials they were chosen from
 
     def refresh(self) -> None:
         """Take in the results that are new."""
@@ -93,20 +94,43 @@ class Incumbent:
         self, rule: PruneRule, pred_nT: FloatArray, row_n: IntArray, *, after_fold: int, folds_done: int
     ) -> Decision | None:
         """As `decide`, with what has been taken in; pred_nT: of the rows row_n of the quadrats table."""
-        incumbents = self.best(1)
-        if not incumbents:
+        references = self.references()
+        if references is None:
             return None
-        best, truth_NT = incumbents[0], self.data.truth_NT
         return decide(
             rule,
             pred_nT,
-            self.data.pred_NT(best)[row_n],
-            self.ensemble_NT()[row_n],
-            truth_NT[row_n],
-            self.data.quadrats["group"].to_numpy()[row_n],
-            incumbent=best,
-            incumbent_score=self._results[best].score or 0.0,
-            sst_an_image=weighted_sst(truth_NT) / len(truth_NT),
+            references,
+            self.data.truth_NT,
+            self.data.quadrats["group"].to_numpy(),
+            row_n,
             after_fold=after_fold,
             folds_done=folds_done,
+            folds=len(self.data.folds),
         )
+
+    def references(self) -> References | None:
+        """What a trial is compared with; None while no trial is complete."""
+        best = self.best(REFERENCES)
+        if not best:
+            return None
+        ended = tuple(self._results)
+        if self._references is None or self._references[0] != ended:
+            exempt = [name for name in self.complete if self.data.by_id[name].record.spared and name not in best]
+            self._references = (
+                ended,
+                References(
+                    names=tuple(best),
+                    loss_N=np.mean(self._losses(best), axis=0),
+                    score=float(np.mean([self._results[name].score or 0.0 for name in best])),
+                    ensemble_NT=self.ensemble_NT(),
+                    exempt_MN=self._losses(exempt),
+                ),
+            )
+        return self._references[1]
+
+    def _losses(self, trial_ids: Sequence[str]) -> FloatArray:
+        """Squared errors of trials, [M, N]."""
+        truth_NT = self.data.truth_NT
+        found = self.data.predictions(trial_ids).values()
+        return np.array([squared_error(truth_NT, pred_NT) for pred_NT in found]).reshape(-1, len(truth_NT))

@@ -5,16 +5,16 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from importlib.metadata import version
 
 import pandas as pd
 
-from orchestration.search.presets import Recipe, recipe_named
+from orchestration.search.presets import Preset, preset_named
 from orchestration.study.environment import STUDY_PACKAGES, code_version
 from orchestration.study.ledger import Ledger, folds_of
 from orchestration.study.records import Asked, Params, StudyRecord
-from orchestration.study.settings import StudyError, StudySettings
+from orchestration.study.settings import MOVABLE, StudyError, StudySettings
 
 
 def open_study(
@@ -74,49 +74,72 @@ def require_same(
         )
 
 
+def go_on_with(
+    ledger: Ledger, record: StudyRecord, settings: StudySettings, more: Sequence[tuple[str, object, object]] = ()
+) -> StudyRecord:
+    """The study's record with the settings of now that may move (settings.MOVABLE), stored where they differ.
+
+    more: as for `require_same`, which raises StudyError where anything else differs.
+    """
+    require_same(ledger, more, replace(settings, **{name: getattr(record.settings, name) for name in MOVABLE}))
+    moved = {name: getattr(settings, name) for name in MOVABLE}
+    if all(getattr(record.settings, name) == value for name, value in moved.items()):
+        return record
+    record = replace(record, settings=replace(record.settings, **moved))
+    ledger.update_study(record)
+    return record
+
+
 # -- what was typed ----------------------------------------------------------------------------------------------------
 
 
 def typed_fields(asked: Asked, stored: Asked) -> set[str]:
-    """Fields of a recipe that the command names: its options, and all that a recipe sets which is not the study's.
+    """Fields of a preset that the command names: its options, and all that a preset sets which is not the study's.
 
-    What the study's own recipe sets today does not count: a release may change a recipe.
+    What the study's own preset sets today does not count: a release may change a preset.
     """
     typed = set(asked.overrides)
-    if asked.recipe is not None and asked.recipe != stored.recipe:
-        plain, own = Recipe(), recipe_named(asked.recipe)
-        typed |= {one.name for one in fields(Recipe) if getattr(own, one.name) != getattr(plain, one.name)}
+    if asked.preset is not None and asked.preset != stored.preset:
+        plain, own = Preset().values(), preset_named(asked.preset).values()
+        typed |= {name for name, value in own.items() if value != plain[name]}
     return typed
 
 
-def require_typed(ledger: Ledger, asked: Recipe, made_with: Asked) -> None:
+def require_typed(ledger: Ledger, asked: Preset, made_with: Asked) -> None:
     """Compare what was typed with the study; raises StudyError naming what differs.
 
     Everything else is the study's, whatever is installed, reachable or the default today.
     """
     record = ledger.study()
-    typed, settings = typed_fields(made_with, record.made_with), record.settings
+    typed = typed_fields(made_with, record.made_with)
+    settings, study = record.settings, asked.study
     pairs: list[tuple[str, object, object]] = []
     if "families" in typed:
-        pairs.append(("families", _shares(settings.families, settings.shares), _shares(asked.families, asked.shares)))
-    if "backbones" in typed and asked.backbones:
+        pairs.append(("families", _shares(settings.families, settings.shares), _shares(study.families, study.shares)))
+    if "backbones" in typed and study.backbones:
         from biomass_models.backbones.weights import canonical_name  # here, because it loads timm
 
-        one, other = ({canonical_name(name) for name in names} for names in (settings.backbones, asked.backbones))
+        one, other = ({canonical_name(name) for name in names} for names in (settings.backbones, study.backbones))
         pairs.append(("backbones", sorted(one), sorted(other)))
     if "weights" in typed:  # a folder may have moved: what it holds is compared by its contents
-        pairs.append(("weights", _kind(settings.weights), _kind(asked.weights)))
-    if "scale" in typed and asked.scale != "auto":
-        pairs.append(("scale", settings.scale, asked.scale))
+        pairs.append(("weights", _kind(settings.weights), _kind(study.weights)))
+    if "scale" in typed and study.scale != "auto":
+        pairs.append(("scale", settings.scale, study.scale))
     if "fold_file" in typed or "scheme" in typed:
-        pairs.append(("scheme", settings.scheme, "file" if asked.fold_file else asked.scheme))
+        pairs.append(("scheme", settings.scheme, "file" if study.fold_file else study.scheme))
     for name, stored, given in (
-        ("folds", settings.n_folds, asked.folds),
-        ("seed", settings.seed, asked.seed),
+        ("folds", settings.folds, study.folds),
+        ("seed", settings.seed, study.seed),
     ):
         if name in typed:
             pairs.append((name, stored, given))
     require_same(ledger, pairs)
+
+
+def settings_of_now(record: StudyRecord, asked: Preset, made_with: Asked) -> StudySettings:
+    """The study's settings, with what was typed of those that may move."""
+    typed, values = typed_fields(made_with, record.made_with), asked.values()
+    return replace(record.settings, **{name: values[name] for name in MOVABLE if name in typed})
 
 
 def _shares(families: Sequence[str], shares: Sequence[float]) -> dict[str, float]:
@@ -138,8 +161,6 @@ def take_new_weights(ledger: Ledger, here: Mapping[str, str]) -> list[str]:
     is closed, since it is another trial with other weights. Raises StudyError where a finished fold was trained with
     what was there before: its trials and new ones would not be comparable.
     """
-    from orchestration.search.trial import fail_trial  # here, because it loads Ray
-
     record, ended = ledger.study(), ledger.results()
     others = [one for one in ledger.trials() if here.get(str(one.config.get("backbone")), one.weights) != one.weights]
     folds = folds_of(ledger.quadrats()) if others else []
@@ -151,7 +172,7 @@ def take_new_weights(ledger: Ledger, here: Mapping[str, str]) -> list[str]:
                 f"got {here[name]}; give the old file (--weights), or search in another folder"
             )
         if one.trial_id not in ended:
-            fail_trial(ledger, one.trial_id, f"the weights of {name} changed before a fold was finished")
+            ledger.write_failure(one.trial_id, f"the weights of {name} changed before a fold was finished")
     changed = {name: mark for name, mark in here.items() if record.weights.get(name, mark) != mark}
     if changed:
         ledger.update_study(replace(record, weights={**record.weights, **changed}))

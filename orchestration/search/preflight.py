@@ -11,7 +11,7 @@ from biomass_models.data.problems import grouped
 from biomass_models.data.table import read_train
 from orchestration.progress import progress_bar
 from orchestration.search.opening import require_typed
-from orchestration.search.presets import Recipe
+from orchestration.search.presets import Preset
 from orchestration.study.ledger import Ledger
 from orchestration.study.lock import require_free
 from orchestration.study.records import Asked
@@ -19,7 +19,7 @@ from orchestration.study.seeds import derive_seed
 from orchestration.study.storage import Storage
 
 
-def check_search(study: str, data_dir: Path, asked: Recipe, made_with: Asked, say: Callable[[str], None]) -> None:
+def check_search(study: str, data_dir: Path, asked: Preset, made_with: Asked, say: Callable[[str], None]) -> None:
     """Whether the study is free and is what was typed, the data are sound, and the folds can be dealt.
 
     Raises LockError, StudyError, DataError or FoldError; nothing is written. A driver that comes in between is met by
@@ -31,10 +31,10 @@ def check_search(study: str, data_dir: Path, asked: Recipe, made_with: Asked, sa
     if record is not None:
         require_typed(ledger, asked, made_with)
     check_data(data_dir, say)
-    if record is None or asked.fold_file:
-        file = Path(asked.fold_file) if asked.fold_file else None
-        scheme, seed = "file" if file else asked.scheme, derive_seed(asked.seed, "folds")
-        assign_folds(read_train(data_dir), scheme=scheme, n_folds=asked.folds, seed=seed, file=file)
+    if record is None or asked.study.fold_file:
+        file = asked.study.fold_file
+        scheme, seed = "file" if file else asked.study.scheme, derive_seed(asked.study.seed, "folds")
+        assign_folds(read_train(data_dir), scheme=scheme, n_folds=asked.study.folds, seed=seed, file=file)
 
 
 def check_data(data_dir: Path, say: Callable[[str], None]) -> None:

@@ -1,14 +1,17 @@
 """The pruning decision: is a trial worth its remaining folds? Pure functions of predictions; no files, no Ray.
 
 n images of the folds that the trial has finished, N images of the study, T = 5 targets, G groups (dates) among the n.
-trial_nT, incumbent_nT, ensemble_nT   out-of-fold predictions of the same images, grams      truth_nT   measured masses
-loss_n                                weighted squared error of one image, g^2: what the metric sums up
+trial_nT, ensemble_nT   out-of-fold predictions of the same images, grams      truth_nT   measured masses
+loss_n                  weighted squared error of one image, g^2: what the metric sums up
+reference_n             mean of the three best complete trials' losses: the best one alone is lucky on these rows
 
 A rule that asks only "can it still become the best?" starves the later ensemble. A trial is therefore pruned when it
-is BOTH clearly worse than the best complete trial, by a paired one-sided t-test on the mean loss difference of each
-group (images of one day share their errors, so the group is the unit: G - 1 degrees of freedom), AND of no use to the
+is BOTH clearly worse than the references, by a paired one-sided t-test on the mean loss difference of each group
+(images of one day share their errors, so the group is the unit: G - 1 degrees of freedom), AND of no use to the
 current ensemble, because even the best convex mixture with it hardly gains on the rows that are there.
-The README has what this saved and cost; `biomass replay` measures it on any study that was searched without pruning.
+The test looks after each of K - 1 folds, and at the best of many: alpha is divided by LOOKS (K - 1).
+docs/measured.md has what this prunes of equal trials; `biomass replay` measures it on any study that was searched
+without pruning.
 """
 
 from __future__ import annotations
@@ -20,7 +23,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import stdtr
 
-from biomass_models.targets import FloatArray, project_coherent, squared_error, weight_T, weighted_square
+from biomass_models.targets import (
+    FloatArray,
+    IntArray,
+    project_coherent,
+    squared_error,
+    weight_T,
+    weighted_square,
+    weighted_sst,
+)
 from orchestration.study.records import Decision
 from orchestration.study.seeds import derive_seed
 
@@ -28,64 +39,102 @@ NEVER_FIRST = 10  # trials of a study that are never pruned: there is nothing so
 SURVIVORS = 0.05  # share of the others that are spared by lot, so that the rule's own errors can be seen
 
 
+LOOKS = 2.0  # for the choice of the references among all: without it 1.4 % of equal trials were pruned at alpha = 1 %
+REFERENCES = 3  # complete trials that are compared with
+ENOUGH = 10  # complete exempt trials from which a slope is learned
+# Share of the rows that are there -> slope of full on partial loss differences where too few trials can say (SPEC 7).
+SLOPES = ((0.0, 0.2, 0.4, 0.6, 0.8, 1.0), (0.0, 0.25, 0.46, 0.65, 0.83, 1.0))
+
+
 @dataclass(frozen=True, kw_only=True)
 class PruneRule:
     """Limits of the two conditions; a trial is pruned when both its numbers lie below."""
 
     name: str
-    p_below: float  # of the paired test against the incumbent
+    alpha: float  # share of trials as good as the references that may be pruned, over all looks
     gain_below: float  # relative fall of the ensemble's loss through the best convex mixture
+
+    def p_below(self, folds: int) -> float:
+        """Limit of p at one look, in a study of so many folds."""
+        return self.alpha / (LOOKS * max(1, folds - 1))
 
 
 RULES: dict[str, PruneRule | None] = {
     "off": None,
-    "default": PruneRule(name="default", p_below=0.01, gain_below=0.002),
+    "default": PruneRule(name="default", alpha=0.01, gain_below=0.002),
     # spends less on doubtful trials: for budgets so short that the ensemble will be small anyway
-    "strict": PruneRule(name="strict", p_below=0.05, gain_below=0.005),
+    "strict": PruneRule(name="strict", alpha=0.05, gain_below=0.005),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class References:
+    """What a trial is compared with."""
+
+    names: tuple[str, ...]  # trial ids, best first
+    loss_N: FloatArray  # mean of their losses, g^2
+    score: float  # mean of their scores, which is that of loss_N
+    ensemble_NT: FloatArray  # of the moment, grams
+    exempt_MN: FloatArray  # losses of complete trials that could not be pruned, without the references
 
 
 def decide(
     rule: PruneRule,
     trial_nT: ArrayLike,
-    incumbent_nT: ArrayLike,
-    ensemble_nT: ArrayLike,
-    truth_nT: ArrayLike,
-    group_n: ArrayLike,
+    references: References,
+    truth_NT: FloatArray,
+    group_N: ArrayLike,
+    row_n: IntArray,
     *,
-    incumbent: str,
-    incumbent_score: float,
-    sst_an_image: float,
     after_fold: int,
     folds_done: int,
+    folds: int,
 ) -> Decision:
     """Apply a rule on the rows that a trial has finished.
 
-    incumbent_score: R2 of its pooled rows; sst_an_image: the study's SST / N in g^2, which turns a loss difference
-    into a difference of scores. Raises ValueError for arrays of unlike shapes or without rows.
+    row_n: those rows of the study's N; folds: of the study. Raises ValueError for arrays of unlike shapes or no rows.
     """
-    trial, best, ensemble, truth = (
-        np.asarray(array, dtype=np.float64) for array in (trial_nT, incumbent_nT, ensemble_nT, truth_nT)
-    )
-    if not trial.shape == best.shape == ensemble.shape == truth.shape or not len(truth):
+    trial, truth = np.asarray(trial_nT, dtype=np.float64), truth_NT[row_n]
+    if trial.shape != truth.shape or not len(truth):
         raise ValueError(
-            "a pruning decision needs the same rows of trial, incumbent, ensemble and truth, got shapes "
-            f"{trial.shape}, {best.shape}, {ensemble.shape}, {truth.shape}"
+            f"a pruning decision needs the same rows of trial and truth, got shapes {trial.shape}, {truth.shape}"
         )
-    difference_n = squared_error(truth, trial) - squared_error(truth, best)
-    p, groups = paired_p(difference_n, group_n)
-    gain = convex_gain(truth - ensemble, truth - project_coherent(trial))
+    difference_n = squared_error(truth, trial) - references.loss_N[row_n]
+    p, groups = paired_p(difference_n, np.asarray(group_N)[row_n])
+    gain = convex_gain(truth - references.ensemble_NT[row_n], truth - project_coherent(trial))
+    expected = expected_difference(
+        float(difference_n.mean()), references.exempt_MN - references.loss_N, row_n, folds_done / folds
+    )
     return Decision(
         rule=rule.name,
-        prune=p < rule.p_below and gain < rule.gain_below,
+        prune=p < rule.p_below(folds) and gain < rule.gain_below,
         after_fold=after_fold,
         folds_done=folds_done,
-        against=incumbent,
+        folds=folds,
+        against=references.names[0],
+        references=references.names,
         p=p,
         groups=groups,
         gain=gain,
-        estimate=incumbent_score - float(difference_n.mean()) / sst_an_image,
+        estimate=references.score - expected * len(truth_NT) / weighted_sst(truth_NT),
     )
+
+
+def expected_difference(partial: float, exempt_MN: FloatArray, row_n: IntArray, share: float) -> float:
+    """Mean loss difference over all rows that a trial is expected to have, g^2, from the one over its own rows.
+
+    exempt_MN: differences of complete trials that could not be pruned, M of them; share: of the folds that are there.
+    The regression of full on partial differences over the exempt trials; below ENOUGH of them its slope is SLOPES'.
+    A trial that is about to be pruned has been unlucky as well: its plain difference is biased.
+    """
+    slope = float(np.interp(share, *SLOPES))
+    if not len(exempt_MN):
+        return slope * partial
+    partial_M, full_M = exempt_MN[:, row_n].mean(1), exempt_MN.mean(1)
+    spread = float(np.square(partial_M - partial_M.mean()).sum())
+    if len(exempt_MN) >= ENOUGH and spread > 0:
+        slope = float(((partial_M - partial_M.mean()) * full_M).sum()) / spread
+    return float(full_M.mean()) + slope * (partial - float(partial_M.mean()))
 
 
 def paired_p(difference_n: ArrayLike, group_n: ArrayLike) -> tuple[float, int]:

@@ -29,6 +29,10 @@ class BlockedError(UserError):
     """Study, feature cache or workers are out of order: nothing is wrong with the trial, but the search must end."""
 
 
+# the store is full, away or torn, the code or the memory is gone: the trial is not to blame, and stays open
+NOT_THE_TRIAL = (OSError, BlockedError, LedgerError, ImportError, MemoryError)
+
+
 def fold_order(number: int, folds: list[int]) -> list[int]:
     """The folds of a trial in the order they are handed in; trials take turns in which fold is the pilot.
 
@@ -44,32 +48,25 @@ def run_trial(
     trial_id: str,
     *,
     rule: PruneRule | None = None,
-    standing: Incumbent | None = None,
+    incumbent: Incumbent | None = None,
     together: bool = False,
 ) -> TrialResult | None:
     """Bring a trial to its end and return its result, or None when it was stopped before its end.
 
     Folds that are in the ledger are not computed again. The score is that of the pooled OOF rows (SPEC 2).
-    rule: how to prune, None for not at all; standing: what it compares with (one that outlives the trial reads less).
+    rule: how to prune, None for not at all; incumbent: what it compares with (one that outlives the trial reads less).
     together: train the folds as one batched problem where the family can; pruning then has nothing left to save.
     Raises BlockedError.
     """
     if (result := ledger.result(trial_id)) is not None:
         return result
-    trial = _Trial(ledger, pool, trial_id, rule, standing or Incumbent(StudyData(ledger)), together)
+    trial = _Trial(ledger, pool, trial_id, rule, incumbent or Incumbent(StudyData(ledger)), together)
     return trial.run()
 
 
 def _batches_folds(record: TrialRecord) -> bool:
     config = config_from_stored(record.family, record.config)
     return registry.family(record.family).batches_folds(config)
-
-
-def fail_trial(ledger: Ledger, trial_id: str, reason: str) -> TrialResult:
-    """Close a trial whose coordinator could not; its folds stay."""
-    result = TrialResult(status=FAILED, reason=reason, ended_at=time.time())
-    ledger.write_result(trial_id, result)
-    return result
 
 
 class _Trial:
@@ -79,14 +76,14 @@ class _Trial:
         pool: Pool,
         trial_id: str,
         rule: PruneRule | None,
-        standing: Incumbent,
+        incumbent: Incumbent,
         together: bool,
     ) -> None:
-        self._ledger, self._pool, self._id, self._standing = ledger, pool, trial_id, standing
+        self._ledger, self._pool, self._id, self._incumbent = ledger, pool, trial_id, incumbent
         record = ledger.trial(trial_id)
         self._together = together and _batches_folds(record)
         self._rule = None if record.spared or self._together else rule
-        folds = folds_of(standing.data.quadrats)
+        folds = folds_of(incumbent.data.quadrats)
         self._order = fold_order(record.number, folds)
         self._metrics: dict[int, FoldMetrics] = {}
         self._decisions: list[Decision] = []
@@ -156,7 +153,7 @@ class _Trial:
         if self._rule is None or not self._missing:
             return
         oof = pd.concat([self._ledger.fold_oof(self._id, done) for done in self._metrics])
-        decision = self._standing.decide(self._rule, oof, after_fold=fold, folds_done=len(self._metrics))
+        decision = self._incumbent.decide(self._rule, oof, after_fold=fold, folds_done=len(self._metrics))
         if decision is None:
             return
         self._decisions.append(decision)
@@ -171,7 +168,7 @@ class _Trial:
             return None
         elif self._pruned and self._missing:  # its last folds may have been over before the decision reached them
             last = self._decisions[-1]
-            ending = TrialResult(status=PRUNED, estimate=last.estimate, reason=str(last))
+            ending = TrialResult(status=PRUNED, estimate=last.estimate, reason=str(last))  # readers: TrialResult.why
         else:
             oof, ending = self._pooled()
         result = _with_cost(replace(ending, decisions=tuple(self._decisions), ended_at=time.time()), self._metrics)
@@ -180,7 +177,7 @@ class _Trial:
         return result
 
     def _pooled(self) -> tuple[pd.DataFrame, TrialResult]:
-        quadrats, folds = self._standing.data.quadrats, sorted(self._order)
+        quadrats, folds = self._incumbent.data.quadrats, sorted(self._order)
         oof = pd.concat([self._ledger.fold_oof(self._id, fold) for fold in folds])
         oof = rows_of(oof, quadrats["image_id"])
         truth_NT, pred_NT = quadrats[list(TARGETS)].to_numpy(), oof[list(TARGETS)].to_numpy()

@@ -35,6 +35,7 @@ class Trial:
 
     record: TrialRecord
     result: TrialResult | None  # None while it has not ended
+    folds: int  # of the study
 
     @property
     def trial_id(self) -> str:
@@ -62,7 +63,7 @@ class Trial:
     @property
     def reason(self) -> str:
         """Why it is not complete; empty where it is."""
-        return "" if self.result is None else self.result.reason or ""
+        return "" if self.result is None else self.result.why(self.folds)
 
     @property
     def mixed(self) -> str | None:
@@ -152,7 +153,9 @@ class StudyData:
     def trials(self) -> tuple[Trial, ...]:
         """In the order of proposal; a trial whose trial.json cannot be read is not among them, `torn` names it."""
         records = self.ledger.trials()
-        return tuple(Trial(record=record, result=self.results.get(record.trial_id)) for record in records)
+        return tuple(
+            Trial(record=record, result=self.results.get(record.trial_id), folds=len(self.folds)) for record in records
+        )
 
     @cached_property
     def by_id(self) -> Mapping[str, Trial]:

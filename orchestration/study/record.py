@@ -15,6 +15,7 @@ from functools import cache
 from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from biomass_models.errors import UserError
+from orchestration.old_names import STORED
 
 SCHEMA = 1  # of the records that this version writes; version 0.1.0 wrote none, which reads as 0
 NOT_STORED = "rest"
@@ -40,16 +41,17 @@ class Part:
         if not isinstance(content, Mapping):
             raise RecordError(f"a {cls.__name__} is a JSON object, got {type(content).__name__}")
         kind: Any = cls  # as a key of the caches below
-        known = _converters(kind)
-        given = {name: known[name](value) for name, value in content.items() if name in known}
+        known, field_of = _converters(kind), _field_of(kind)
+        given = {field_of[name]: known[field_of[name]](value) for name, value in content.items() if name in field_of}
         if missing := _required(kind) - given.keys():
             raise RecordError(f"a {cls.__name__} has the field {min(missing)}, got none")
-        given[NOT_STORED] = {name: value for name, value in content.items() if name not in known}
+        given[NOT_STORED] = {name: value for name, value in content.items() if name not in field_of}
         return cls(**given)
 
     def to_json(self) -> dict[str, Any]:
         """Every field under its stored name; what `from_json` did not know comes last."""
-        stored = {one.name: _plain(getattr(self, one.name)) for one in fields(self) if one.name != NOT_STORED}
+        kind: Any = type(self)  # as a key of a cache
+        stored = {name: _plain(getattr(self, field)) for name, field in _field_of(kind).items()}
         return {**stored, **self.rest}
 
 
@@ -76,6 +78,13 @@ class Record(Part):
         if self.schema == 0:
             del stored["schema"]
         return stored
+
+
+@cache
+def _field_of(cls: type[Part]) -> dict[str, str]:
+    """The field of each stored name, in the order of the fields."""
+    names = [one.name for one in fields(cls) if one.name != NOT_STORED]
+    return {STORED.get(cls.__name__, {}).get(name, name): name for name in names}
 
 
 @cache

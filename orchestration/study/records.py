@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Self, TypeAlias
 
+from orchestration.old_names import new_fields, old_fields
 from orchestration.study.record import Part, Record
 from orchestration.study.settings import StudySettings
 
@@ -55,10 +56,19 @@ class CodeVersion(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class Asked(Part):
-    """What the command that made a study named: a recipe and the options over it."""
+    """What the command that made a study named: a preset and the options over it."""
 
-    recipe: str | None = None
-    overrides: Mapping[str, Any] = field(default_factory=dict)  # by field of recipes.Recipe
+    preset: str | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)  # by field of the parts of presets.Preset
+
+    @classmethod
+    def from_json(cls, content: Any) -> Self:
+        found = super().from_json(content)
+        return replace(found, overrides=new_fields(found.overrides))
+
+    def to_json(self) -> dict[str, Any]:
+        stored = super().to_json()
+        return {**stored, "overrides": old_fields(stored["overrides"])}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +108,7 @@ class TrialRecord(Record):
     config: Params  # every field of the family's configuration
     weights: str  # fingerprint of the backbone's weights
     seed: int
-    why: str  # first trial | proposed
+    why: str  # first trial | proposed by ENGINE; before there were engines: proposed
     proposed_at: float
     spared: str | None = None  # why it is never pruned
 
@@ -111,16 +121,19 @@ class Decision(Part):
     prune: bool
     after_fold: int  # index of the fold that had just finished
     folds_done: int
-    against: str  # trial id of the incumbent
-    p: float  # chance of such a disadvantage if the trial were as good as the incumbent
+    against: str  # trial id of the best reference
+    p: float  # chance of such a disadvantage if the trial were as good as the references
     groups: int  # that the test compared
     gain: float  # relative fall of the ensemble's loss, 0 .. 1
-    estimate: float  # fold-corrected score: the incumbent's, moved by the mean paired difference on the shared rows
+    estimate: float  # score over all folds that is expected from those that are done
+    folds: int | None = None  # of the study; not recorded by 0.1.0
+    references: tuple[str, ...] = ()  # trial ids that were compared with; empty: `against` alone
 
     def __str__(self) -> str:
-        verdict = "pruned" if self.prune else "kept"
+        verdict, of = "pruned" if self.prune else "kept", "" if self.folds is None else f" of {self.folds}"
+        against = ", ".join(name[:4] for name in self.references or (self.against,))
         return (
-            f"{verdict} after fold {self.after_fold}: p = {self.p:.2g} against {self.against[:4]}, "
+            f"{verdict} after {self.folds_done}{of} folds: p = {self.p:.2g} against {against}, "
             f"blend gain {100 * self.gain:.2f} %"
         )
 
@@ -153,13 +166,19 @@ class TrialResult(Record):
         """What the search learns: the score, the fold-corrected one of a pruned trial, None for a failure."""
         return self.estimate if self.status == PRUNED else self.score
 
+    def why(self, folds: int) -> str:
+        """Why the trial is not complete, whichever version wrote it; empty where it is. folds: of the study."""
+        if self.status == PRUNED and self.decisions:  # folds that ran at the decision count as done
+            return str(replace(self.decisions[-1], folds_done=self.folds_done, folds=folds))
+        return self.reason or ""
+
 
 def refused_for(result: TrialResult) -> float | None:
     """The estimate in seconds for which a trial was refused; version 0.1.0 recorded that as a failure of its fold."""
     if result.status == REFUSED:
         return result.estimated_seconds
-    told = _REFUSED_IN_0_1.search(result.reason or "") if result.status == FAILED else None
-    return float(told[1]) if told else None
+    found = _REFUSED_IN_0_1.search(result.reason or "") if result.status == FAILED else None
+    return float(found[1]) if found else None
 
 
 _REFUSED_IN_0_1 = re.compile(r"a fold may take \d+ s \(--max-fold-seconds\), this one is estimated at (\d+) s")

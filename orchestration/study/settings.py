@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from biomass_models.errors import UserError
 from orchestration.study.record import Part
 
+# What a search that goes on may ask for anew: no number of a trial depends on it. The study keeps the present one.
+MOVABLE = ("max_fold_seconds", "engine")
+
 
 class StudyError(UserError):
     """A study cannot be opened as asked; the text says the rule, what was got and what to do."""
@@ -14,7 +17,7 @@ class StudyError(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class StudySettings(Part):
-    """What decides a study's results. They are stored with the study and never change."""
+    """What decides a study's results. They are stored with the study and never change, but for MOVABLE."""
 
     families: tuple[str, ...]
     backbones: tuple[str, ...]  # timm names that the search may choose from
@@ -22,14 +25,15 @@ class StudySettings(Part):
     weights: str = "auto"  # auto | random | folder
     scale: str = "cpu"  # which ranges: smoke | demo | cpu | gpu
     scheme: str = "date"  # of the folds
-    n_folds: int = 5
+    folds: int = 5
     seed: int = 0
     max_fold_seconds: float = 1800.0  # a configuration whose estimate is above is refused with the estimate
+    engine: str = "tpe"  # what proposes now; each trial says which engine proposed it
 
     def __post_init__(self) -> None:
         if not self.families or not self.backbones:
             raise StudyError("a study needs at least one family and one backbone")
         if self.shares and (len(self.shares) != len(self.families) or min(self.shares) <= 0):
             raise StudyError(f"shares are above 0, one for each of {len(self.families)} families, got {self.shares}")
-        if self.n_folds < 2:
-            raise StudyError(f"a study needs at least 2 folds, got {self.n_folds}")
+        if self.folds < 2:
+            raise StudyError(f"a study needs at least 2 folds, got {self.folds}")

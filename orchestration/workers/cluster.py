@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
 import signal
@@ -17,6 +16,7 @@ from ray._private import ray_constants
 
 from orchestration import processes
 from orchestration.processes import command_of, descendants, kill
+from orchestration.verbosity import is_verbose, level_of_ray
 from orchestration.workers.address import ClusterError, cluster_address, is_cluster, require_answer
 from orchestration.workers.machine import close_token_file, loopback_hosts, ray_temp_folder, usable_cores
 from orchestration.workers.pulse import Pulse
@@ -60,7 +60,7 @@ def ray_cluster(
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     # Tune's newer output prints tables and a wrong TensorBoard folder whatever the verbosity.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    more: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    more: dict[str, Any] = {"log_to_driver": is_verbose(), "logging_level": level_of_ray()}
     # Events are written by events.py; Tune's loggers would add a CSV, a JSON and a pickle for each trial.
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     close_token_file()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from biomass_models.backbones.weights import WeightsSource
+from orchestration.workers.resources import Resources
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,8 +14,12 @@ class WorkerContext:
 
     study: str  # folder or URI
     data_dir: str
-    cache_dir: str  # on the node's own disk
+    cache: str  # on the node's own disk
     weights: WeightsSource
     gpus: float = 0.0  # of one slot
     cache_gb: float | None = None  # what the cache may hold; None is no limit
-    compiles: bool = False  # networks whose backbone trains go through torch.compile
+    compile: bool = False  # networks whose backbone trains go through torch.compile
+
+    def of_slot(self, resources: Resources, gpus: float) -> WorkerContext:
+        """The context of a slot that has what was asked for."""
+        return replace(self, gpus=gpus, cache_gb=resources.cache_gb, compile=resources.compile)

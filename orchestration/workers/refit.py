@@ -158,11 +158,11 @@ class Refitter:
         context = WorkerContext(
             study=str(folder),
             data_dir=str(data_dir.resolve()),
-            cache_dir=str(folder / "features" if cache_dir is None else cache_dir.expanduser()),
+            cache=str(folder / "features" if cache_dir is None else cache_dir.expanduser()),
             weights=weights,
         )
         # networks that were compiled are compiled again: they round otherwise
-        self._runners = {compiled: FoldRunner(replace(context, compiles=compiled)) for compiled in (False, True)}
+        self._runners = {compiled: FoldRunner(replace(context, compile=compiled)) for compiled in (False, True)}
 
     def folds(self, trial_id: str, folds: Sequence[int]) -> Iterator[FoldAgain]:
         """Each as soon as it is fitted, with as many threads as it had."""

@@ -2,23 +2,65 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from orchestration.option import SLOTS, option
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """Where and with what a search runs; none of it changes a result but for the rounding of sums."""
+    """Where and with what folds run; none of it changes a result but for the rounding of sums."""
 
-    address: str | None = None  # of a Ray cluster; None embeds one
-    cpus_per_fold: float = 1.0
-    gpus_per_fold: float | None = None  # None: 1 where the cluster has a GPU, else 0
-    max_slots: int | None = None
-    fold_timeout: float | None = None  # seconds without a sign of life
-    cache_dir: Path = Path("~/.cache/biomass")
-    cache_gb: float | None = None  # None: no limit
-    weights_gb: float | None = None  # of trained models in the study; None: no limit
-    folds_together: bool | None = None  # frozen heads: all folds in one batch; None: on a GPU, where launches cost most
-    compiles: bool = (
-        False  # networks whose backbone trains go through torch.compile: pays on GPUs; other rounding and dropout
+    cpus_per_fold: float = field(default=1.0, metadata=option("CPUs of a slot.", SLOTS, minimum=0.1))
+    gpus_per_fold: float | None = field(  # None: 1 where the cluster has a GPU, else 0
+        default=None, metadata=option("GPUs of a slot.", SLOTS, minimum=0.0, default="1 if any")
+    )
+    slots: int | None = field(default=None, metadata=option("Use at most so many slots.", SLOTS, minimum=1))
+    fold_timeout: float | None = field(
+        default=7200.0,
+        metadata=option(
+            "Seconds without a sign of life (an epoch, a batch) until a fold counts as hung.",
+            SLOTS,
+            unit="s",
+            minimum=1,
+        ),
+    )
+    folds_together: bool | None = field(  # None: on a GPU, where launches cost most
+        default=None,
+        metadata=option("Frozen heads in one batch; so on GPUs.", SLOTS, spelling="--folds-together/--folds-apart"),
+    )
+    compile: bool = field(  # other rounding and dropout
+        default=False,
+        metadata=option(
+            "torch.compile what trains with its backbone; pays on GPUs.", SLOTS, spelling="--compile/--no-compile"
+        ),
+    )
+    cache: Path = field(
+        default=Path("~/.cache/biomass"),
+        metadata=option("Feature cache, on a disk of this node.", SLOTS, variable="BIOMASS_CACHE", noted=False),
+    )
+    cache_gb: float | None = field(  # None: no limit
+        default=None,
+        metadata=option(
+            "Most GB in the cache; the longest unused goes first.", SLOTS, unit="GB", minimum=0.001, noted=False
+        ),
+    )
+    weights_gb: float | None = field(  # None: no limit
+        default=None,
+        metadata=option(
+            "Most GB of trained models in the study; those of the worst trials go.",
+            SLOTS,
+            unit="GB",
+            minimum=1e-6,
+            noted=False,
+        ),
+    )
+    address: str | None = field(
+        default=None,
+        metadata=option("Ray cluster (or RAY_ADDRESS); without it Ray is embedded.", SLOTS, noted=False),
+    )
+    inline: bool = field(
+        default=False,
+        metadata=option("Search in this process, without Ray: one slot.", SLOTS, spelling="--inline", noted=False),
     )

@@ -82,14 +82,14 @@ class FoldRunner:
     def _require_cache(self) -> None:
         """The first job chooses the folder, for this node may lack what the driver's has; later ones stay with it."""
         if self._has_cache:
-            require_usable(Path(self._context.cache_dir))
+            require_usable(Path(self._context.cache))
             return
-        folder, _ = usable_cache(Path(self._context.cache_dir))
-        self._context, self._has_cache = replace(self._context, cache_dir=str(folder)), True
+        folder, _ = usable_cache(Path(self._context.cache))
+        self._context, self._has_cache = replace(self._context, cache=str(folder)), True
 
     def _is_ours(self, filename: object) -> bool:
         """Whether a file lies in the study or in the feature cache: what goes wrong there is not the trial's fault."""
-        roots = (self._context.study, self._context.cache_dir)
+        roots = (self._context.study, self._context.cache)
         return isinstance(filename, str) and any(Path(filename).is_relative_to(root) for root in roots)
 
     def _fold(self, trial_id: str, fold: int, together: bool, should_stop: ShouldStop | None) -> Outcome:
@@ -173,7 +173,7 @@ class FoldRunner:
             self._train_table(),
             fold,
             study_seed=self._ledger.study().settings.seed,
-            lock_dir=Path(self._context.cache_dir),
+            lock_dir=Path(self._context.cache),
             should_stop=should_stop,
         )
 
@@ -184,7 +184,7 @@ class FoldRunner:
         inputs, decoder = shard_inputs(
             self._test,
             job.span,
-            cache_dir=Path(self._context.cache_dir),
+            cache_dir=Path(self._context.cache),
             weights=self._context.weights,
             cache_gb=self._context.cache_gb,
         )
@@ -215,7 +215,7 @@ class FoldRunner:
             ledger,
             job.trial_id,
             Path(context.data_dir),
-            cache_dir=Path(context.cache_dir),
+            cache_dir=Path(context.cache),
             weights=context.weights,
             should_stop=should_stop,
         )
@@ -234,10 +234,10 @@ class FoldRunner:
     def _inputs_of(self, table: pd.DataFrame) -> Inputs:
         return Inputs(
             ImageSet.from_table(Path(self._context.data_dir), table),
-            cache_dir=Path(self._context.cache_dir),
+            cache_dir=Path(self._context.cache),
             weights=self._context.weights,
             cache_gb=self._context.cache_gb,
-            compiles=self._context.compiles,
+            compile=self._context.compile,
         )
 
 

@@ -16,8 +16,9 @@ from torch import nn
 
 from biomass_models.backbones.adapter import parameter_groups
 from biomass_models.families.baseline.model import BaselineNet
-from biomass_models.training.fit import FoldRows, Schedule, train_epochs
+from biomass_models.training.fit import FoldRows
 from biomass_models.training.heads import mlp_head
+from biomass_models.training.loop import Schedule, train_epochs
 from biomass_models.training.losses import weighted_mse_loss
 from biomass_models.training.many_heads import HeadFold, train_heads
 from biomass_models.training.sources import FeatureSource
@@ -37,7 +38,7 @@ def problem(features: int, folds: int) -> tuple[FeatureSource, list[HeadFold]]:
 
 
 def one_fold(features: int) -> float:
-    """Milliseconds an epoch as a fold alone is fitted (fit.train_epochs)."""
+    """Milliseconds an epoch as a fold alone is fitted (loop.train_epochs)."""
     source, (fold,) = problem(features, 1)
     net = BaselineNet(None, mlp_head(features, width=256, width_2=128, dropout=0.4))
     goal_MT, draws = torch.from_numpy(fold.goal_MT).float(), torch.Generator().manual_seed(0)

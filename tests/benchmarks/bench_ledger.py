@@ -1,4 +1,4 @@
-"""A ledger of 10 000 trials: seconds for the leaderboard, the status and a searcher made anew.
+"""A ledger of 10 000 trials: seconds for the leaderboard, the status and a proposer made anew.
 
 python tests/benchmarks/bench_ledger.py [TRIALS]
 """
@@ -11,10 +11,10 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
-import optuna
 
 from biomass_models.data.folds import assign_folds, fold_hash
 from biomass_models.data.table import read_train
@@ -24,7 +24,7 @@ from biomass_models.targets import TARGETS
 from orchestration.inspect.leaderboard import leaderboard, render_leaderboard
 from orchestration.inspect.status import render_status, status_of
 from orchestration.search.opening import open_study
-from orchestration.search.searcher import Proposer
+from orchestration.search.proposer import Proposer
 from orchestration.study.data import StudyData
 from orchestration.study.ids import make_trial_id
 from orchestration.study.ledger import Ledger
@@ -33,7 +33,6 @@ from orchestration.study.settings import StudySettings
 from orchestration.study.storage import Storage
 from search_spaces.domain import SearchSpace
 from search_spaces.spaces import space_of
-from search_spaces.to_optuna import suggest
 
 FAMILIES, BACKBONE = ("baseline", "probe", "distilled"), "tf_efficientnet_lite0"
 
@@ -49,10 +48,10 @@ def timed(name: str, work: Callable[[], Any]) -> Any:
 def fill(ledger: Ledger, spaces: dict[str, SearchSpace], folds: str, trials: int) -> None:
     """Trials as a search leaves them, without folds: drawn at random from the spaces, with scores."""
     rng, quadrats = np.random.default_rng(0), ledger.quadrats()
-    draws = {family: optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)) for family in FAMILIES}
+    draws = {family: Random(0) for family in FAMILIES}
     for number in range(trials):
         family = FAMILIES[number % len(FAMILIES)]
-        params = suggest(draws[family].ask(), spaces[family])
+        params = spaces[family].draw(draws[family], {})
         config = config_to_params(spaces[family].config(params))
         record = TrialRecord(
             trial_id=make_trial_id(family, config, "w", 0, folds),
@@ -75,7 +74,6 @@ def fill(ledger: Ledger, spaces: dict[str, SearchSpace], folds: str, trials: int
 
 
 def main() -> None:
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     trials = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
     with tempfile.TemporaryDirectory() as folder:
         data_dir = Path(folder) / "data"
@@ -96,13 +94,13 @@ def main() -> None:
         )
         spaces = {family: space_of(family, (BACKBONE,), "cpu") for family in FAMILIES}
 
-        def searcher() -> Proposer:
+        def proposer() -> Proposer:
             return Proposer(spaces, ledger, seed=0, fold_hash=fold_hash(folds), weights={BACKBONE: "w"})
 
         timed(f"{trials} trials written", lambda: fill(ledger, spaces, fold_hash(folds), trials))
         timed("leaderboard", lambda: render_leaderboard(leaderboard(StudyData(ledger)), 20))
         timed("status", lambda: render_status(status_of(ledger)))
-        rebuilt = timed("searcher rebuilt", searcher)
+        rebuilt = timed("proposer made anew", proposer)
         timed("one more proposal", rebuilt.propose)
 
 

@@ -15,8 +15,9 @@ import torch
 
 from biomass_models.families.probe.config import ProbeConfig
 from biomass_models.families.probe.model import Ridge, inner_errors
-from biomass_models.training.fit import FoldRows, Schedule
+from biomass_models.training.fit import FoldRows
 from biomass_models.training.heads import mlp_head
+from biomass_models.training.loop import Schedule
 from biomass_models.training.many_heads import HeadFold, train_heads
 from biomass_models.training.sources import FeatureSource
 

@@ -22,15 +22,17 @@ import stand_ins
 from biomass_models.backbones.weights import WeightsSource
 from biomass_models.data.folds import fold_hash
 from biomass_models.targets import FROM_COMPONENTS, TARGETS
-from orchestration.search.running import make_tuner
-from orchestration.search.searcher import Proposer, TuneSearcher, live_trials
+from orchestration.search.on_ray.run import make_tuner
+from orchestration.search.on_ray.tune_searcher import TuneSearcher, live_trials
+from orchestration.search.proposer import Proposer
 from orchestration.study.ledger import Ledger
 from orchestration.study.records import StudyRecord
 from orchestration.study.settings import StudySettings
 from orchestration.study.storage import Storage
-from orchestration.workers.broker import Broker, Slots
 from orchestration.workers.cluster import ON_HEAD, ray_cluster
 from orchestration.workers.context import WorkerContext
+from orchestration.workers.slots.broker import Broker
+from orchestration.workers.slots.leases import Slots
 from search_spaces.spaces import space_of
 
 BUSY, OVERHEAD_MS = 0.95, 20.0
@@ -44,7 +46,7 @@ def main(trials: int, slots: int) -> bool:
         proposer = Proposer(spaces, ledger, seed=0, fold_hash=hash_, weights={"net": "w"}, max_trials=trials)
         with ray_cluster(num_cpus=slots):
             ray.cloudpickle.register_pickle_by_value(stand_ins)
-            context = WorkerContext(study=folder, data_dir="", cache_dir="", weights=WeightsSource(kind="random"))
+            context = WorkerContext(study=folder, data_dir="", cache="", weights=WeightsSource(kind="random"))
             actor = ray.remote(Broker).options(num_cpus=0, max_concurrency=100_000, resources=ON_HEAD)
             broker = actor.remote(context, Slots(cpus=1.0, gpus=0.0), stand_ins.Sleeper)
             ray.get(broker.start.remote())

@@ -29,12 +29,13 @@ from biomass_models.data.folds import assign_folds
 from biomass_models.data.table import read_train
 from biomass_models.families.baseline.config import BaselineConfig
 from biomass_models.pasture.make import make_pasture
-from orchestration.search.run import available_backbones, run_search
+from orchestration.search.start import run_search
 from orchestration.study.ledger import Ledger
 from orchestration.study.seeds import derive_seed
 from orchestration.study.settings import StudySettings
 from orchestration.study.storage import Storage
 from orchestration.workers.resources import Resources
+from orchestration.workers.weights_here import available_backbones
 from search_spaces.domain import Choice, LogUniform, SearchSpace, Uniform
 
 BACKBONE, SLOTS, FOLDS, EPOCHS = "tf_efficientnet_lite0", 2, 5, 50
@@ -74,7 +75,7 @@ def product(folder: Path, data_dir: Path, configs: list[BaselineConfig]) -> dict
         StudySettings(families=("baseline",), backbones=(backbone,)),
         weights=WeightsSource(kind="auto"),
         fingerprints=fingerprints,
-        resources=Resources(cache_dir=cache, max_slots=SLOTS),
+        resources=Resources(cache=cache, slots=SLOTS),
         max_trials=len(configs),
         hours=None,
         say=lambda text: None,

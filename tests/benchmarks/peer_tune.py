@@ -29,7 +29,7 @@ from biomass_models.backbones.weights import WeightsSource
 from biomass_models.families.baseline.config import BaselineConfig
 from biomass_models.families.baseline.model import head_of
 from biomass_models.targets import TARGETS, weighted_r2_score
-from biomass_models.training.fit import cosine_lr
+from biomass_models.training.loop import cosine_lr
 from biomass_models.training.losses import weighted_mse_loss
 from biomass_models.training.scaling import TargetScaler
 

@@ -24,6 +24,7 @@ MEAN_3 = np.array([26.0, 12.0, 7.0])  # grams, about the competition's
 ABSENT_3 = np.array([0.05, 0.11, 0.38])  # share of dates without a component
 LOG_SD_DATE, LOG_SD_IMAGE = 0.40, 0.55
 COMMON_SD, FAMILY_SD, MEMBER_SD = 0.60, 0.25, 0.45  # of errors, in units of the mass; a member's own at most
+EQUAL_SD = 0.30  # of an equal member's own errors
 DATE_SHARE = 0.35  # of each error's variance
 TEST_IMAGES_A_DATE = 20
 
@@ -89,6 +90,22 @@ def library_arrays(
     return pred_MNT, truth_N3 @ FROM_COMPONENTS.T, date_N % 5, np.char.mod("d%04d", date_N)
 
 
+def equal_arrays(
+    members: int, images: int, *, dates: int, seed: int
+) -> tuple[FloatArray, FloatArray, NDArray[np.int64], NDArray[np.str_]]:
+    """As `library_arrays`, of members that are equally good: own errors of one size, calibrated, of no family."""
+    rng = np.random.default_rng([seed, members, images, 1])
+    date_N = np.sort(rng.integers(0, dates, images))
+    truth_N3 = _masses(rng, date_N)
+    spread_N3 = np.sqrt(MEAN_3 * (truth_N3 + 0.3 * MEAN_3))
+    error_MN3 = COMMON_SD * _errors(rng, 1, truth_N3, date_N) + EQUAL_SD * _errors(rng, members, truth_N3, date_N)
+    centred_N3 = truth_N3 - truth_N3.mean(0)
+    raw_MN3 = centred_N3 + error_MN3 * spread_N3
+    slope_M3 = (raw_MN3 * centred_N3).mean(1) / (raw_MN3**2).mean(1)
+    pred_MN3 = np.maximum(raw_MN3 * slope_M3[:, None] + truth_N3.mean(0), 0)
+    return pred_MN3 @ FROM_COMPONENTS.T, truth_N3 @ FROM_COMPONENTS.T, date_N % 5, np.char.mod("d%04d", date_N)
+
+
 def _masses(rng: np.random.Generator, date_A: NDArray[np.int64]) -> FloatArray:
     dates = int(date_A.max()) + 1
     log_A3 = LOG_SD_DATE * rng.standard_normal((dates, 3))[date_A] + LOG_SD_IMAGE * rng.standard_normal(
@@ -106,11 +123,7 @@ def _models(
     spread_A3 = np.sqrt(MEAN_3 * (truth_A3 + 0.3 * MEAN_3))  # errors grow with the mass
 
     def errors(count: int) -> FloatArray32:
-        image = rng.standard_normal((count, *truth_A3.shape), dtype=np.float32)
-        date = rng.standard_normal((count, int(date_A.max()) + 1, 3), dtype=np.float32)[:, date_A]
-        image *= np.float32(np.sqrt(1 - DATE_SHARE))
-        image += np.float32(np.sqrt(DATE_SHARE)) * date
-        return image
+        return _errors(rng, count, truth_A3, date_A)
 
     own_sd_M = own * MEMBER_SD * rng.uniform(0.3, 1.0, members) ** 1.5
     family_sd_F = own * FAMILY_SD * rng.uniform(0.6, 1.8, families)
@@ -129,6 +142,15 @@ def _models(
         slope_3 = miscalibration_M3[member] * (raw_A3 * centred_A3).mean(0) / (raw_A3**2).mean(0)
         pred_MA3[member] = raw_A3 * slope_3.astype(np.float32) + (mean_3 + offset_M3[member]).astype(np.float32)
     return np.maximum(pred_MA3, 0, out=pred_MA3)
+
+
+def _errors(rng: np.random.Generator, count: int, truth_A3: FloatArray, date_A: NDArray[np.int64]) -> FloatArray32:
+    """Of unit variance, of which DATE_SHARE is common to a date."""
+    image = rng.standard_normal((count, *truth_A3.shape), dtype=np.float32)
+    date = rng.standard_normal((count, int(date_A.max()) + 1, 3), dtype=np.float32)[:, date_A]
+    image *= np.float32(np.sqrt(1 - DATE_SHARE))
+    image += np.float32(np.sqrt(DATE_SHARE)) * date
+    return image
 
 
 def _noise_members(rng: np.random.Generator, count: int, truth_A3: FloatArray) -> FloatArray32:

@@ -26,12 +26,13 @@ from biomass_models.families.registry import model
 from biomass_models.features.inputs import ImageSet, Inputs
 from biomass_models.pasture.make import make_pasture
 from biomass_models.targets import TARGETS, FloatArray
-from orchestration.search.run import available_backbones, run_search
+from orchestration.search.start import run_search
 from orchestration.study.ledger import Ledger
 from orchestration.study.records import TrialRecord
 from orchestration.study.settings import StudySettings
 from orchestration.study.storage import Storage
 from orchestration.workers.resources import Resources
+from orchestration.workers.weights_here import available_backbones
 from search_spaces.distilled import TAUGHT
 from search_spaces.domain import Choice, SearchSpace
 from search_spaces.spaces import space_of
@@ -147,7 +148,7 @@ def main() -> None:
     asked = parser.parse_args()
     folders = [asked.folder / f"seed-{seed}" for seed in range(asked.seeds)]
     for seed, folder in enumerate(folders):
-        search_seed(folder, seed, asked.trials, Resources(cache_dir=asked.cache))
+        search_seed(folder, seed, asked.trials, Resources(cache=asked.cache))
     seeds = [measure_seed(folder, seed, asked.cache) for seed, folder in enumerate(folders)]
     gain = teacher_gain(seeds, TAUGHT_ARM, ALONE)
     table = f"{study_table(seeds)}\n\nTaught minus alone, the same configurations:\n{gain}"

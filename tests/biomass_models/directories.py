@@ -9,7 +9,7 @@ import pandas as pd
 from PIL import Image
 
 from biomass_models.data.problems import Problem, grouped
-from biomass_models.data.table import TRAIN_COLUMNS
+from biomass_models.data.table import TRAIN_COLUMNS, inspect_test, inspect_train
 from biomass_models.targets import TARGETS, from_components
 
 # State, date, species, NDVI, height, (green, dead, clover)
@@ -18,6 +18,16 @@ IMAGES = (
     ("ID12", "NSW", "2015/4/1", "Lucerne", 0.55, 16.0, (30.05, 0.0, 0.0)),
     ("ID13", "WA", "2015/9/1", "SubcloverDalkeith", 0.38, 1.0, (0.0, 0.0, 10.5)),
 )
+
+
+def problems_of_train(root: Path) -> list[Problem]:
+    """Every problem of train.csv, errors and warnings."""
+    return inspect_train(root)[1]
+
+
+def problems_of_test(root: Path) -> list[Problem]:
+    """Every problem of test.csv."""
+    return inspect_test(root)[1]
 
 
 def train_rows(images: tuple = IMAGES) -> list[list[str]]:

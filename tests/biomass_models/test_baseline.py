@@ -22,8 +22,9 @@ from biomass_models.families.baseline import model as baseline
 from biomass_models.families.baseline.config import BaselineConfig
 from biomass_models.features.chunks import SUFFIX, read_chunk
 from biomass_models.features.inputs import Inputs
-from biomass_models.training.fit import Ema, FitError, Schedule, cosine_lr, seed_for, seeded, split_rows, train_epochs
+from biomass_models.training.fit import FitError, seed_for, seeded, split_rows
 from biomass_models.training.heads import mlp_head
+from biomass_models.training.loop import Ema, Schedule, cosine_lr, train_epochs
 from biomass_models.training.losses import weighted_mse_loss
 from biomass_models.training.scaling import TargetScaler
 

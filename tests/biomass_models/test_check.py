@@ -10,8 +10,7 @@ from directories import change, photograph, write_directory
 from PIL import Image, ImageFile
 
 from biomass_models.data.check import check_directory, require_clean
-from biomass_models.data.problems import Problem, errors_of
-from biomass_models.data.table import DataError
+from biomass_models.data.problems import DataError, Problem, errors_of
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from directories import IMAGES, change, one, train_rows, write_directory, write_rows
+from directories import IMAGES, change, one, problems_of_train, train_rows, write_directory, write_rows
 
 from biomass_models.data.check import check_directory
-from biomass_models.data.problems import Problem, errors_of, grouped
-from biomass_models.data.table import TRAIN_COLUMNS, DataError, check_train_table, read_test, read_test_rows, read_train
+from biomass_models.data.problems import DataError, Problem, errors_of, grouped
+from biomass_models.data.table import TRAIN_COLUMNS, read_test, read_test_rows, read_train
 from biomass_models.targets import TARGETS
 
 pytestmark = pytest.mark.slow
@@ -45,7 +45,7 @@ def test_a_wide_train_table_is_read_as_the_long_one(root: Path, how: str) -> Non
         wide.columns = wide.columns.str.lower()
     wide.to_csv(root / "train.csv", index=False)
     pd.testing.assert_frame_equal(read_train(root), expected)
-    problems = check_train_table(root)
+    problems = problems_of_train(root)
     assert not errors_of(problems) and any("one row an image" in problem.got for problem in problems)
 
 
@@ -61,12 +61,12 @@ def test_a_wide_test_table_is_read(root: Path) -> None:
 def test_what_a_wide_table_lacks_or_repeats_is_named(root: Path) -> None:
     wide = wide_train(root)
     wide.drop(columns="GDM_g").to_csv(root / "train.csv", index=False)
-    assert "column GDM_g is required" in [problem.rule for problem in errors_of(check_train_table(root))]
+    assert "column GDM_g is required" in [problem.rule for problem in errors_of(problems_of_train(root))]
     pd.concat([wide, wide.iloc[:1]]).to_csv(root / "train.csv", index=False)
-    problem = one(errors_of(check_train_table(root)))
+    problem = one(errors_of(problems_of_train(root)))
     assert (problem.row, problem.got) == (5, "'ID11'") and "one row in a wide table" in problem.rule
     wide.assign(GDM_g="many").to_csv(root / "train.csv", index=False)
-    assert [problem.row for problem in errors_of(check_train_table(root))] == [2, 3, 4]
+    assert [problem.row for problem in errors_of(problems_of_train(root))] == [2, 3, 4]
 
 
 # -- files that are almost right --------------------------------------------------------------------------------------
@@ -76,14 +76,14 @@ def test_what_a_wide_table_lacks_or_repeats_is_named(root: Path) -> None:
 def test_other_separators_are_one_error(root: Path, mark: str, name: str) -> None:
     text = (root / "train.csv").read_text()
     (root / "train.csv").write_text(text.replace(".", ",").replace(",", mark))
-    problem = one(check_train_table(root))
+    problem = one(problems_of_train(root))
     assert problem.row == 1 and name in problem.got and "commas" in problem.remedy
 
 
 def test_a_semicolon_table_with_decimal_commas_is_one_error(root: Path) -> None:
     frame = pd.read_csv(root / "train.csv")
     frame.to_csv(root / "train.csv", sep=";", decimal=",", index=False)
-    assert "semicolons" in one(check_train_table(root)).got
+    assert "semicolons" in one(problems_of_train(root)).got
 
 
 @pytest.mark.parametrize("change_name", [str.upper, str.lower, str.swapcase], ids=["upper", "lower", "swapped"])
@@ -93,7 +93,7 @@ def test_the_case_of_a_header_is_a_warning(root: Path, change_name: Callable[[st
     frame.columns = frame.columns.map(change_name)
     frame.to_csv(root / "train.csv", index=False)
     pd.testing.assert_frame_equal(read_train(root), expected)
-    problems = check_train_table(root)
+    problems = problems_of_train(root)
     assert problems and not errors_of(problems) and all(problem.row == 1 for problem in problems)
 
 
@@ -109,14 +109,14 @@ def test_marks_blank_lines_and_trailing_spaces_do_no_harm(root: Path, mark: str)
 def test_many_missing_columns_are_one_problem(root: Path) -> None:
     frame = pd.read_csv(root / "train.csv", dtype=str)
     frame[["sample_id", "target"]].to_csv(root / "train.csv", index=False)
-    problem = one(check_train_table(root))
+    problem = one(problems_of_train(root))
     assert "columns image_path, Sampling_Date, State" in problem.rule and problem.row == 1
 
 
 @pytest.mark.parametrize("name", ["Train.csv", "train.CSV", "trian.csv"])
 def test_a_file_of_nearly_the_name_is_named(root: Path, name: str) -> None:
     (root / "train.csv").rename(root / name)
-    assert one(check_train_table(root)).remedy == f"did you mean {name}?"
+    assert one(problems_of_train(root)).remedy == f"did you mean {name}?"
 
 
 # -- casts ------------------------------------------------------------------------------------------------------------
@@ -135,7 +135,7 @@ def test_a_file_of_nearly_the_name_is_named(root: Path, name: str) -> None:
 def test_masses_that_are_no_numbers_are_grouped(root: Path, value: str, remedy: str) -> None:
     rows = [[*row[:-1], f'"{value}"'] for row in train_rows()]
     write_rows(root / "train.csv", TRAIN_COLUMNS, rows)
-    problem = one(check_train_table(root))
+    problem = one(problems_of_train(root))
     assert problem.rule.startswith("15 rows: target is a finite number") and remedy in problem.remedy
     assert f"'{value}', first in line 2" in problem.got
 
@@ -147,7 +147,7 @@ def test_masses_that_are_no_numbers_are_grouped(root: Path, value: str, remedy: 
 def test_ids_that_are_paths_are_one_error_with_the_remedy(root: Path, path: str) -> None:
     rows = [[path.format(row[0].split("__")[0]) + "__" + row[-2], *row[1:]] for row in train_rows()]
     write_rows(root / "train.csv", TRAIN_COLUMNS, rows)
-    problem = one(errors_of(check_train_table(root)))
+    problem = one(errors_of(problems_of_train(root)))
     assert "15 rows: an image id is a name, not a path" in problem.rule and "train/ID1.jpg -> ID1" in problem.remedy
 
 
@@ -158,7 +158,7 @@ def scaled(root: Path, change_mass: Callable[[np.ndarray], np.ndarray]) -> Probl
     frame = pd.read_csv(root / "train.csv")
     frame["target"] = change_mass(frame["target"].to_numpy()).round(4)
     frame.to_csv(root / "train.csv", index=False)
-    return one(check_train_table(root))
+    return one(problems_of_train(root))
 
 
 @pytest.mark.parametrize(
@@ -203,8 +203,8 @@ def test_a_file_that_may_be_meant_as_test_table_is_a_warning(root: Path, name: s
 def test_repeated_problems_are_grouped_and_single_ones_are_not(root: Path) -> None:
     for line in (2, 3):
         change(root, line, "Height_Ave_cm", "tall")
-    assert [problem.row for problem in grouped(errors_of(check_train_table(root)))] == [2, 3]
+    assert [problem.row for problem in grouped(errors_of(problems_of_train(root)))] == [2, 3]
     for line in (4, 5, 6):
         change(root, line, "Height_Ave_cm", "tall")
-    assert "5 rows: Height_Ave_cm is a finite number" in one(errors_of(check_train_table(root))).rule
-    assert len(TARGETS) == 5 == len(errors_of(check_train_table(root)))
+    assert "5 rows: Height_Ave_cm is a finite number" in one(errors_of(problems_of_train(root))).rule
+    assert len(TARGETS) == 5 == len(errors_of(problems_of_train(root)))

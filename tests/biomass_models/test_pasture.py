@@ -14,18 +14,19 @@ from PIL import Image
 
 from biomass_models.data import references
 from biomass_models.data.folds import assign_folds
-from biomass_models.data.table import DataError, read_masses, read_test, read_train
+from biomass_models.data.problems import DataError
+from biomass_models.data.table import read_masses, read_test, read_train
 from biomass_models.errors import UserError
 from biomass_models.pasture.draw import Quadrat, draw_quadrat
 from biomass_models.pasture.facts import held_out_plan, read_fact, share_out, training_plan
 from biomass_models.pasture.files import training_table
-from biomass_models.pasture.light import Look, draw_look
+from biomass_models.pasture.light import Lighting, draw_lighting
 from biomass_models.pasture.make import contact_sheet, make_pasture
 from biomass_models.targets import TARGETS, identity_gap, weighted_r2_score
 
 pytestmark = pytest.mark.slow
 
-NEUTRAL = Look(
+NEUTRAL = Lighting(
     soil_3=np.array([120.0, 90.0, 70.0]),
     leaf_3=np.ones(3),
     straw_3=np.array([206.0, 184.0, 132.0]),
@@ -63,8 +64,8 @@ def wide(seed: int) -> pd.DataFrame:
     return table.assign(Sampling_Date=pd.to_datetime(table["Sampling_Date"], format="%Y/%m/%d"))
 
 
-def pixels(quadrat: Quadrat, *, index: int = 0, look: Look = NEUTRAL, stamped: bool = False) -> np.ndarray:
-    picture = draw_quadrat(quadrat, seed=0, index=index, width=300, height=150, look=look, stamped=stamped)
+def pixels(quadrat: Quadrat, *, index: int = 0, lighting: Lighting = NEUTRAL, stamped: bool = False) -> np.ndarray:
+    picture = draw_quadrat(quadrat, seed=0, index=index, width=300, height=150, lighting=lighting, stamped=stamped)
     return np.asarray(picture).astype(int)
 
 
@@ -265,7 +266,7 @@ def test_more_mass_covers_more_and_dense_swards_saturate(part: str) -> None:
     blue_ground = replace(NEUTRAL, soil_3=np.array([40.0, 40.0, 160.0]))
     covered = []
     for mass in grams:
-        red, green, blue = np.moveaxis(pixels(replace(bare, **{part: mass}), look=blue_ground), -1, 0)
+        red, green, blue = np.moveaxis(pixels(replace(bare, **{part: mass}), lighting=blue_ground), -1, 0)
         covered.append(float((blue < np.maximum(red, green)).mean()))
     assert covered[0] < 0.01
     gain_per_gram = np.diff(covered) / np.diff(grams)
@@ -307,7 +308,10 @@ def test_light_belongs_to_the_date() -> None:
     """Exposure and balance differ more between dates than between the pictures of one date."""
     gain = np.array(
         [
-            [np.log(draw_look(np.random.default_rng(date), np.random.default_rng([date, i])).gain_3) for i in range(8)]
+            [
+                np.log(draw_lighting(np.random.default_rng(date), np.random.default_rng([date, i])).gain_3)
+                for i in range(8)
+            ]
             for date in range(60)
         ]
     )
@@ -330,7 +334,7 @@ def test_a_quarter_of_the_pictures_carries_a_stamp() -> None:
     grey = replace(NEUTRAL, soil_3=np.array([90.0, 90.0, 90.0]))
     stamped = 0
     for index in range(200):
-        picture = draw_quadrat(bare, seed=0, index=index, width=200, height=100, look=grey)
+        picture = draw_quadrat(bare, seed=0, index=index, width=200, height=100, lighting=grey)
         red, _, blue = np.moveaxis(np.asarray(picture)[85:, 100:].astype(int), -1, 0)
         stamped += bool((red - blue > 90).any())
     assert 34 <= stamped <= 66  # 50 expected, standard deviation 6.1

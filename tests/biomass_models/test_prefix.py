@@ -102,7 +102,7 @@ def test_a_compiled_network_trains_and_stores_as_it_is(
     config = replace(BASELINE, dropout=0.0)
     # the graphs of both passes are captured and run; to have them translated to C++ as well takes half a minute
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    compiling = Inputs(inputs.images, cache_dir=tmp_path, weights=RANDOM, device="cpu", compiles=True)
+    compiling = Inputs(inputs.images, cache_dir=tmp_path, weights=RANDOM, device="cpu", compile=True)
     plain = model("baseline").fit(config, quadrats, fold_N, 0, inputs, seed=4)
     compiled = model("baseline").fit(config, quadrats, fold_N, 0, compiling, seed=4)
     assert compiled.info["compiled"] and "compiled" not in plain.info

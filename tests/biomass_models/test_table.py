@@ -9,17 +9,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from directories import IMAGES, change, train_rows, write_directory, write_rows
+from directories import IMAGES, change, problems_of_test, problems_of_train, train_rows, write_directory, write_rows
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from biomass_models.data.problems import errors_of
+from biomass_models.data.problems import DataError, errors_of
 from biomass_models.data.table import (
     METADATA,
     TRAIN_COLUMNS,
-    DataError,
-    check_test_table,
-    check_train_table,
     masses_to_long,
     read_masses,
     read_test,
@@ -35,7 +32,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_reads_the_competitions_layout(root: Path) -> None:
-    assert check_train_table(root) == [] and check_test_table(root) == []
+    assert problems_of_train(root) == [] and problems_of_test(root) == []
     wide = read_train(root)
     assert list(wide.columns) == ["image_id", "image_path", *METADATA, *TARGETS]
     assert wide["image_id"].tolist() == ["ID11", "ID12", "ID13"]
@@ -74,7 +71,7 @@ def test_dialects_of_csv_read_alike(root: Path) -> None:
     pd.testing.assert_frame_equal(read_train(root), expected)
     change_at = path.read_text(encoding="utf-8-sig").replace('"16.2751"', '"oops"')
     path.write_text(change_at)
-    rows = [problem.row for problem in check_train_table(root)]
+    rows = [problem.row for problem in problems_of_train(root)]
     assert rows == [3, 9]  # blank lines are counted: lines are those that an editor shows
 
 
@@ -83,9 +80,9 @@ def test_lines_are_counted_over_cells_with_line_breaks(root: Path) -> None:
     lines = path.read_text().splitlines()
     noted = [lines[0] + ",note"] + [line + ',"seen\nfrom above"' for line in lines[1:]]
     path.write_text("\n".join(noted))
-    assert check_train_table(root) == []
+    assert problems_of_train(root) == []
     path.write_text("\n".join(noted).replace("16.2751", "-16.2751"))
-    assert [problem.row for problem in errors_of(check_train_table(root))] == [2, 8]  # each row takes two lines
+    assert [problem.row for problem in errors_of(problems_of_train(root))] == [2, 8]  # each row takes two lines
 
 
 @pytest.mark.slow
@@ -126,7 +123,7 @@ def test_lines_are_counted_over_cells_with_line_breaks(root: Path) -> None:
 )
 def test_a_bad_cell_is_reported_with_its_line(root: Path, line: int, column: str, value: str, rule: str) -> None:
     change(root, line, column, value)
-    problems = errors_of(check_train_table(root))
+    problems = errors_of(problems_of_train(root))
     hits = [problem for problem in problems if rule in problem.rule]
     assert [(problem.file, problem.row) for problem in hits] == [("train.csv", line)], problems
     assert hits[0].got and hits[0].remedy
@@ -138,7 +135,7 @@ def test_a_bad_cell_is_reported_with_its_line(root: Path, line: int, column: str
 def test_equal_numbers_written_differently_agree(root: Path) -> None:
     change(root, 4, "Pre_GSHH_NDVI", "0.620")
     change(root, 4, "Sampling_Date", "2015-09-04")
-    assert check_train_table(root) == []
+    assert problems_of_train(root) == []
 
 
 def test_duplicate_and_missing_rows(root: Path) -> None:
@@ -146,7 +143,7 @@ def test_duplicate_and_missing_rows(root: Path) -> None:
     write_rows(
         root / "train.csv", TRAIN_COLUMNS, rows[:7] + rows[8:] + [rows[0]]
     )  # ID12 lacks clover, ID11 green twice
-    problems = check_train_table(root)
+    problems = problems_of_train(root)
     assert [(problem.row, problem.rule) for problem in problems] == [
         (7, "an image has all 5 targets"),
         (16, "an (image, target) pair appears once"),
@@ -157,7 +154,7 @@ def test_duplicate_and_missing_rows(root: Path) -> None:
 def test_one_photograph_for_two_images(root: Path) -> None:
     for line in range(7, 12):
         change(root, line, "image_path", "train/ID11.jpg")
-    (problem,) = check_train_table(root)
+    (problem,) = problems_of_train(root)
     assert problem.row == 7 and "one image id" in problem.rule and problem.level == "error"
 
 
@@ -165,19 +162,19 @@ def test_warnings_do_not_stop_reading(root: Path) -> None:
     change(root, 6, "target", "48.6")  # Total off by 0.33 g
     for line in range(12, 17):
         change(root, line, "Species", "Purpleweed_Clover")
-    problems = check_train_table(root)
+    problems = problems_of_train(root)
     assert [(problem.level, problem.row) for problem in problems] == [("warning", 2), ("warning", 12)]
     assert "0.3265 g" in problems[0].got and "Purpleweed" in problems[1].got and "Clover" not in problems[1].got
     assert len(read_train(root)) == 3
     change(root, 6, "target", "48.28")  # rounding is no reason to warn
-    assert len(check_train_table(root)) == 1
+    assert len(problems_of_train(root)) == 1
 
 
 def test_everything_is_reported_at_once(root: Path) -> None:
     change(root, 3, "target", "x")
     change(root, 8, "Sampling_Date", "soon")
     change(root, 13, "image_path", "/a.jpg")
-    lines = [problem.row for problem in errors_of(check_train_table(root))]
+    lines = [problem.row for problem in errors_of(problems_of_train(root))]
     assert {3, 8, 13} <= set(lines)
     with pytest.raises(DataError) as caught:
         read_train(root)
@@ -204,7 +201,7 @@ def test_missing_columns_are_all_named_and_other_rules_still_apply(root: Path) -
     frame = pd.read_csv(path, dtype=str)
     frame.loc[2, "target"] = "?"
     frame.drop(columns=["State", "Pre_GSHH_NDVI"]).to_csv(path, index=False)
-    problems = check_train_table(root)
+    problems = problems_of_train(root)
     assert [(problem.row, problem.rule) for problem in problems] == [
         (1, "column State is required"),
         (1, "column Pre_GSHH_NDVI is required"),
@@ -231,7 +228,7 @@ def test_missing_columns_are_all_named_and_other_rules_still_apply(root: Path) -
 def test_rubbish_is_reported_not_raised(root: Path, content: bytes) -> None:
     for name in ("train.csv", "test.csv"):
         (root / name).write_bytes(content)
-    assert errors_of(check_train_table(root)) and errors_of(check_test_table(root))
+    assert errors_of(problems_of_train(root)) and errors_of(problems_of_test(root))
     for read in (read_train, read_test, read_test_rows):
         with pytest.raises(DataError):
             read(root)
@@ -246,20 +243,20 @@ def test_any_bytes_are_reported_not_raised(tmp_path: Path, content: bytes | str)
     raw = content.encode() if isinstance(content, str) else content
     (tmp_path / "train.csv").write_bytes(",".join(TRAIN_COLUMNS).encode() + b"\n" + raw)
     (tmp_path / "test.csv").write_bytes(raw)
-    assert errors_of(check_train_table(tmp_path)) and errors_of(check_test_table(tmp_path))
+    assert errors_of(problems_of_train(tmp_path)) and errors_of(problems_of_test(tmp_path))
 
 
 def test_a_missing_file_or_directory(tmp_path: Path) -> None:
-    (problem,) = check_train_table(tmp_path / "nowhere")
+    (problem,) = problems_of_train(tmp_path / "nowhere")
     assert problem.file == "train.csv" and problem.row is None and "no such file" in problem.got
 
 
 def test_test_table_needs_three_columns_and_all_rows(root: Path) -> None:
-    assert check_test_table(root) == []
+    assert problems_of_test(root) == []
     path = root / "test.csv"
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines[:-1], lines[1]]))
-    rules = [(problem.row, problem.rule) for problem in check_test_table(root)]
+    rules = [(problem.row, problem.rule) for problem in problems_of_test(root)]
     assert rules == [(7, "an image has all 5 targets"), (11, "an (image, target) pair appears once")]
 
 

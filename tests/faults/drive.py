@@ -14,9 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from biomass_models.backbones.weights import WeightsSource, canonical_name, fingerprint
-from orchestration.search.presets import Recipe
-from orchestration.search.run import run_search
-from orchestration.workers.resources import Resources
+from orchestration.search.presets import Preset
+from orchestration.search.start import run_search
 from search_spaces.domain import Choice, SearchSpace
 from search_spaces.spaces import space_of
 
@@ -47,7 +46,9 @@ def space(family: str) -> SearchSpace:
 
 def main() -> None:
     study, trials = sys.argv[1], int(sys.argv[2])
-    asked = Recipe(families=FAMILIES, backbones=(BACKBONE,), weights="random", scale="smoke", folds=FOLDS, slots=2)
+    asked = Preset().with_fields(
+        families=FAMILIES, backbones=(BACKBONE,), weights="random", scale="smoke", folds=FOLDS, slots=2
+    )
     settings = asked.settings((BACKBONE,), weights="random", gpu=False)
     run_search(
         study,
@@ -55,7 +56,7 @@ def main() -> None:
         settings,
         weights=WEIGHTS,
         fingerprints={BACKBONE: fingerprint(BACKBONE, WEIGHTS)},
-        resources=Resources(cache_dir=Path(os.environ["BIOMASS_CACHE"]), **asked.resources()),
+        resources=replace(asked.resources, cache=Path(os.environ["BIOMASS_CACHE"])),
         max_trials=trials,
         hours=None,
         say=print,

@@ -14,8 +14,9 @@ from orchestration.search.trial import run_trial
 from orchestration.study.ledger import Ledger
 from orchestration.workers.context import WorkerContext
 from orchestration.workers.jobs import Job, Outcome
-from orchestration.workers.pool import InlinePool, Pool
+from orchestration.workers.pool import Pool
 from orchestration.workers.resources import Resources
+from orchestration.workers.slots.inline_pool import InlinePool
 
 
 def finished_study(folder: Path, data_dir: Path, cache: Path) -> Ledger:
@@ -54,11 +55,11 @@ class InlinePredictor(Predictor):
     """Predicts in this process; `outcomes` says what was computed."""
 
     def __init__(self, data_dir: Path, cache: Path, *, stop_after: int | None = None) -> None:
-        super().__init__(data_dir, resources=Resources(cache_dir=cache), weights=RANDOM)
+        super().__init__(data_dir, resources=Resources(cache=cache), weights=RANDOM)
         self._cache, self._data, self._stop_after = cache, data_dir, stop_after
         self.outcomes: list[Outcome] = []
 
     @contextmanager
     def pool(self, study: str) -> Iterator[Pool]:
-        context = WorkerContext(study=study, data_dir=str(self._data), cache_dir=str(self._cache), weights=RANDOM)
+        context = WorkerContext(study=study, data_dir=str(self._data), cache=str(self._cache), weights=RANDOM)
         yield Remembering(context, self.outcomes, self._stop_after)

@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from biomass_models.backbones.weights import WeightsSource
+from orchestration.search.prepare import prepare_search
 from orchestration.search.presets import overridden
-from orchestration.search.run import prepare_search, resolve
-from orchestration.search.searcher import Proposer
+from orchestration.search.proposer import Proposer
+from orchestration.search.start import resolve
 from orchestration.search.trial import run_trial
 from orchestration.study.ledger import Ledger
 from orchestration.study.records import TrialResult
 from orchestration.study.storage import Storage
 from orchestration.workers.context import WorkerContext
-from orchestration.workers.pool import InlinePool
 from orchestration.workers.resources import Resources
+from orchestration.workers.slots.inline_pool import InlinePool
 
 STUDIES = Path(__file__).parents[1] / "studies" / "0.1.0"
 DATA = STUDIES / "data"
@@ -34,27 +35,27 @@ def go_on(
     ledger: Ledger,
     *,
     trials: int,
-    recipe: str | None = "smoke",
+    preset: str | None = "smoke",
     data: Path = DATA,
     source: WeightsSource = RANDOM,
     say: Callable[[str], Any] = lambda text: None,
     **typed: Any,
 ) -> Proposer:
-    """What `biomass search STUDY --data DIR --recipe smoke --trials N` does before Ray starts."""
-    asked, made_with = overridden(recipe, {"trials": trials, **typed})
+    """What `biomass search STUDY --data DIR --preset smoke --trials N` does before Ray starts."""
+    asked, made_with = overridden(preset, {"trials": trials, **typed})
     resources = Resources(gpus_per_fold=0.0)
     wanted = resolve(ledger, asked, made_with, weights=source, resources=resources, say=say)
     return prepare_search(
         ledger, data, wanted.settings, fingerprints=wanted.fingerprints, max_trials=trials, say=say,
         made_with=made_with,
-        fold_file=Path(asked.fold_file) if asked.fold_file else None,
+        fold_file=asked.study.fold_file,
     )  # fmt: skip
 
 
 def finish(proposer: Proposer, cache: Path, data: Path = DATA) -> dict[str, TrialResult]:
     """Run what the proposer still has, in this process; results by trial id."""
     ledger, found = proposer.ledger, {}
-    context = WorkerContext(study=ledger.storage.uri, data_dir=str(data), cache_dir=str(cache), weights=RANDOM)
+    context = WorkerContext(study=ledger.storage.uri, data_dir=str(data), cache=str(cache), weights=RANDOM)
     pool = InlinePool(context)
     while (record := proposer.propose()) is not None:
         result = run_trial(ledger, pool, record.trial_id)

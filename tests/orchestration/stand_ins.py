@@ -16,8 +16,8 @@ from biomass_models.targets import FROM_COMPONENTS, TARGETS
 from orchestration.study.ledger import Ledger
 from orchestration.study.records import FoldMetrics
 from orchestration.study.storage import Storage
-from orchestration.workers.actor import SignOfLife
 from orchestration.workers.jobs import FoldJob, Outcome
+from orchestration.workers.slots.actor import SignOfLife
 
 
 @dataclass(frozen=True, kw_only=True)

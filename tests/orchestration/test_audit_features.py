@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from biomass_models.features.chunks import SUFFIX, read_chunk, write_chunk
 from orchestration.cli import app
 from orchestration.search.trial import run_trial
-from orchestration.workers.pool import InlinePool
+from orchestration.workers.slots.inline_pool import InlinePool
 
 
 def _swap_rows(store: Path) -> None:

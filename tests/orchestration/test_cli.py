@@ -40,7 +40,7 @@ COMMANDS = dict(commands_of(get_command(app)))
 def test_help_shows_the_pipeline_in_run_order(tmp_path: Path) -> None:
     text = biomass("--help", cwd=tmp_path).stdout
     named = re.findall(r"^│ ([a-z]+) {2,}\S", text, flags=re.MULTILINE)
-    order = ["demo", "recipes", "data", "doctor", "search", "status", "dashboard", "leaderboard", "report", "audit"]
+    order = ["demo", "presets", "data", "doctor", "search", "status", "dashboard", "leaderboard", "report", "audit"]
     order += ["repair", "refit", "replay", "explain", "ensemble", "submission", "export", "trace", "score"]
     assert named == order
     places = [text.index(f"─ {panel} ─") for panel in PIPELINE]
@@ -65,7 +65,7 @@ def test_every_command_has_examples_and_they_are_of_commands_and_options_that_ex
 def test_commands_that_print_a_table_or_list_have_json() -> None:
     wanted = "data check, doctor, status, leaderboard, audit, replay, explain, ensemble, submission check, score"
     wanted += ", refit, trace, dashboard, demo"
-    for words in [*wanted.split(", "), "recipes"]:
+    for words in [*wanted.split(", "), "presets"]:
         assert any("--json" in parameter.opts for parameter in COMMANDS[tuple(words.split())].params), words
         assert f"| `{words}` |" in (ROOT / "docs" / "commands.md").read_text(), words
 
@@ -95,7 +95,7 @@ def completed(line: str, folder: Path) -> list[str]:
         ("biomass sea", ["search"]),
         ("biomass search s --fam", ["--family"]),
         ("biomass search s --family d", ["distilled"]),
-        ("biomass search s --recipe kag", ["kaggle_single_gpu", "kaggle_t4x2"]),
+        ("biomass search s --preset kag", ["kaggle_single_gpu", "kaggle_t4x2"]),
     ],
 )
 def test_completion_in_a_shell(line: str, offered: list[str], tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_names_are_completed_without_torch() -> None:
     code = (
         "import sys; from orchestration.commands import complete as c\n"
         "for names in (c.families, c.backbones, c.scales, c.schemes, c.prune_rules, c.blend_rules, c.follow_ups,\n"
-        "              c.recipes, c.weights): assert names('') and not names('?'), names\n"
+        "              c.presets, c.weights): assert names('') and not names('?'), names\n"
         "print(sorted({'torch', 'ray', 'timm', 'optuna'} & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

@@ -29,8 +29,8 @@ from orchestration.endings import BUG, REMEDIES, explained
 from orchestration.search.trial import run_trial
 from orchestration.study.ledger import LedgerError
 from orchestration.workers.cluster import ray_cluster
-from orchestration.workers.pool import InlinePool
 from orchestration.workers.shards import spans
+from orchestration.workers.slots.inline_pool import InlinePool
 
 pytestmark = pytest.mark.slow
 
@@ -79,9 +79,9 @@ NAMES = {
     "scale": (["search", "s", *DATA, "--trials", "1", "--scale", "gpuu"], "a scale is one of", "'gpuu'", "gpu?"),
     "prune": (["search", "s", *DATA, "--trials", "1", "--prune", "strikt"], "a pruning rule", "'strikt'", "strict?"),
     "replayed rule": (["replay", "runs/first", "--prune", "defualt"], "rule of a replay", "'defualt'", "default?"),
-    "recipe": (["search", "s", *DATA, "--recipe", "kaggle_t4"], "a recipe is", "'kaggle_t4'", "kaggle_t4x2?"),
-    "recipe shown": (["recipes", "cpu_overnite"], "a recipe is", "'cpu_overnite'", "cpu_overnight?"),
-    "demo": (["demo", "d", "--recipe", "published"], "draws its own photographs", "real ones", "use demo or smoke"),
+    "preset": (["search", "s", *DATA, "--preset", "kaggle_t4"], "a preset is", "'kaggle_t4'", "kaggle_t4x2?"),
+    "preset shown": (["presets", "cpu_overnite"], "a preset is", "'cpu_overnite'", "cpu_overnight?"),
+    "demo": (["demo", "d", "--preset", "published"], "draws its own photographs", "real ones", "use demo or smoke"),
     "weights": (["search", "s", *DATA, "--trials", "1", "--weights", "randm"], "weights folder", "randm", "random?"),
     "blending rule": (["ensemble", "runs/first", "--rule", "gredy"], "use one of default", "'gredy'", "greedy?"),
     "follow-up": (["ensemble", "runs/first", "--post", "zeroes"], "a follow-up is", "'zeroes'", "zeros?"),
@@ -282,7 +282,7 @@ def test_ctrl_c_ends_any_command_with_one_line(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_goes_away_ends_a_command_quietly(folder: Path) -> None:
-    for arguments in ("leaderboard runs/first", "leaderboard runs/first --json", "status runs/first", "recipes"):
+    for arguments in ("leaderboard runs/first", "leaderboard runs/first --json", "status runs/first", "presets"):
         line = f"set -o pipefail; {sys.executable} -m orchestration {arguments} | head -c 1"
         result = subprocess.run(
             ["bash", "-c", line], cwd=folder, env=environment(folder), capture_output=True, text=True

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from blended_study import finished_study
 from tiny_study import make_study
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from orchestration.cli import app
-from orchestration.search.trial import fail_trial, run_trial
+from orchestration.search.trial import run_trial
 from orchestration.study.ledger import Ledger, LedgerError
 from orchestration.study.storage import Storage
-from orchestration.workers.pool import InlinePool
+from orchestration.workers.slots.inline_pool import InlinePool
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +30,7 @@ def study(tmp_path_factory: pytest.TempPathFactory, tiny_pasture: Path) -> Path:
     for record in records[:2]:
         run_trial(ledger, InlinePool(context), record.trial_id)
     for record in records[2:]:
-        fail_trial(ledger, record.trial_id, "fold 1: left out")
+        ledger.write_failure(record.trial_id, "fold 1: left out")
     return folder
 
 
@@ -120,10 +123,35 @@ def test_json_of_files(tiny_pasture: Path, tmp_path: Path) -> None:
 def test_an_unknown_trial_or_image_names_the_nearest(study: Path, tiny_pasture: Path) -> None:
     ledger = Ledger(Storage(study))
     trial, image = ledger.trials()[0].trial_id, str(ledger.quadrats()["image_id"].iloc[0])
-    for asked, near in (((trial[:6], image), trial), ((trial, image[:-1]), "ID")):
+    for asked, near in (((trial[1:], image), trial), ((trial, image[:-1]), "ID")):
         with pytest.raises(LedgerError, match=f"did you mean {near}"):
             arguments = ["explain", str(study), asked[0], "--image", asked[1], "--data", str(tiny_pasture)]
             CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def test_commands_take_a_trial_by_how_its_id_begins(study: Path, tiny_pasture: Path, tmp_path: Path) -> None:
+    group: Any = get_command(app)
+    taking = {name for name, one in group.commands.items() if any(each.metavar == "TRIAL" for each in one.params)}
+    ledger = Ledger(Storage(study))
+    image, data = str(ledger.quadrats()["image_id"].iloc[0]), ["--data", str(tiny_pasture), "--weights", "random"]
+    more = {"refit": data, "explain": [*data, "--image", image, "--out", str(tmp_path / "look.png")]}
+    assert taking == set(more), "a command that takes a trial takes its beginning"
+    trial = next(name for name, result in ledger.results().items() if result.status == "complete")
+    others = {record.trial_id for record in ledger.trials()} - {trial}
+    short = next(trial[:n] for n in range(1, 11) if not any(one.startswith(trial[:n]) for one in others))
+    for name in taking:
+        assert trial in json.dumps(document(name, str(study), short, *more[name])), name
+        for wrong, said in (("", "there is no trial"), ("xyz", "there is no trial xyz")):
+            with pytest.raises(LedgerError, match=said):
+                CliRunner().invoke(app, [name, str(study), wrong, *more[name]], catch_exceptions=False)
+    twin = ledger.trial(trial)
+    ledger.write_trial(replace(twin, trial_id=f"{short}-twin"))
+    try:
+        for name in taking:
+            with pytest.raises(LedgerError, match=f"got {short}, as 2 do: .*{trial}.*; give more of it"):
+                CliRunner().invoke(app, [name, str(study), short, *more[name]], catch_exceptions=False)
+    finally:
+        shutil.rmtree(study / "trials" / f"{short}-twin")
 
 
 def test_a_replay_needs_a_rule(study: Path) -> None:

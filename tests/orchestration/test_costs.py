@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import optuna
+import noting_engine
 import pytest
 from rich.console import Console
-from test_searcher import LINE, SPACES, finish, proposer
+from test_proposer import LINE, SPACES, finish, proposer
 from tiny_study import BACKBONE, RANDOM, make_study
 from told_study import told_study
 
@@ -25,16 +25,19 @@ from orchestration.inspect.leaderboard import family_rows, leaderboard, render_f
 from orchestration.inspect.status import render_status, status_of
 from orchestration.report.make import make_report
 from orchestration.search.fold_costs import FoldCosts, trained_backbones
-from orchestration.search.presets import Recipe
-from orchestration.search.run import _reopen, prepare_search, resolve
-from orchestration.search.searcher import DRAWS_UNTIL_EXHAUSTED, Proposer, TuneSearcher
+from orchestration.search.on_ray.tune_searcher import TuneSearcher
+from orchestration.search.prepare import prepare_search, reopen
+from orchestration.search.presets import Preset
+from orchestration.search.proposer import DRAWS_UNTIL_EXHAUSTED, Proposer
+from orchestration.search.start import resolve
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger
 from orchestration.study.records import Asked, TrialResult
 from orchestration.study.storage import Storage
 from orchestration.workers.jobs import MeasureJob
-from orchestration.workers.pool import PILOT, InlinePool
+from orchestration.workers.pool import PILOT
 from orchestration.workers.resources import Resources
+from orchestration.workers.slots.inline_pool import InlinePool
 from search_spaces.spaces import space_of
 
 LIMIT = 60.0
@@ -110,15 +113,17 @@ def test_a_decision_stays_whatever_a_later_run_measures(tmp_path: Path) -> None:
     assert idle.count("refused") == opened.count("refused") > 0
 
 
-def test_the_engine_learns_that_a_region_is_closed(tmp_path: Path) -> None:
-    one = priced(tmp_path, max_trials=40)
+def test_the_engine_observes_what_was_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = noting_engine.register(monkeypatch)
+    one = priced(tmp_path, max_trials=40, engine=noting_engine.NAME)
     search(tmp_path, one)
-    refused = [record.params["log10_alpha_low"] < -4 for record in Ledger(Storage(tmp_path)).trials()]
-    assert sum(refused[-15:]) < sum(refused[:15])  # although the scores rise towards it
-    for told in (one, priced(tmp_path)):  # at once, and rebuilt from the ledger
-        states = [trial.state for trial in told._studies["probe"].get_trials()]
-        assert states.count(optuna.trial.TrialState.PRUNED) == sum(refused)
-        assert states.count(optuna.trial.TrialState.COMPLETE) == 40
+    at_once = dict(seen)
+    assert at_once.keys() == Ledger(Storage(tmp_path)).results().keys()
+    for one in at_once.values():
+        assert one.refused == (one.value is None) == (one.params["log10_alpha_low"] < -4)
+    seen.clear()
+    priced(tmp_path, engine=noting_engine.NAME)
+    assert seen == at_once  # rebuilt from the ledger
 
 
 @pytest.mark.parametrize("hours", [None, 4e9])
@@ -165,7 +170,7 @@ def test_refused_trials_are_taken_up_again_when_the_limit_allows_them(
 ) -> None:
     ledger = told_study(tmp_path, statuses=["complete", "refused", "refused", "failed", "refused", "pruned"])
     said: list[str] = []
-    _reopen(ledger, limit, retry, said.append)
+    reopen(ledger, limit, retry, said.append)
     statuses = [result.status for result in ledger.results().values()]
     assert statuses.count("refused") == 3 - reopened and statuses.count("failed") == (0 if retry else 1)
     assert said == (
@@ -178,29 +183,29 @@ def test_refused_trials_are_taken_up_again_when_the_limit_allows_them(
 def test_what_0_1_0_refused_as_a_failure_is_refused(tmp_path: Path) -> None:
     why = "fold 0: FitError: a fold may take 60 s (--max-fold-seconds), this one is estimated at 240 s"
     ledger = told_study(tmp_path, statuses=["complete", "failed", "failed"], reason=why)
-    _reopen(ledger, 239.0, True, lambda text: None)
+    reopen(ledger, 239.0, True, lambda text: None)
     assert len(ledger.results()) == 3
-    _reopen(ledger, 240.0, True, lambda text: None)
+    reopen(ledger, 240.0, True, lambda text: None)
     assert len(ledger.results()) == 1
 
 
 def test_the_limit_of_a_study_may_be_moved_and_stays(tmp_path: Path, tiny_pasture: Path) -> None:
     ledger, name = Ledger(Storage(tmp_path / "study")), canonical_name(BACKBONE)
     weights = {name: fingerprint(name, RANDOM)}
-    plain = Recipe(families=("probe",), backbones=(name,), weights="random", scale="smoke", folds=3)
+    plain = Preset().with_fields(families=("probe",), backbones=(name,), weights="random", scale="smoke", folds=3)
 
-    def prepared(asked: Recipe, *typed: str) -> Proposer:
-        made_with = Asked(overrides={field: getattr(asked, field) for field in typed})
+    def prepared(asked: Preset, *typed: str) -> Proposer:
+        made_with = Asked(overrides={field: asked.values()[field] for field in typed})
         wanted = resolve(ledger, asked, made_with, weights=RANDOM, resources=Resources(), say=lambda text: None)
         return prepare_search(
             ledger, tiny_pasture, wanted.settings, fingerprints=weights, max_trials=2, say=lambda text: None,
             made_with=made_with,
         )  # fmt: skip
 
-    made = prepared(replace(plain, max_fold_seconds=50.0), "families", "backbones", "weights", "scale", "folds")
+    made = prepared(plain.with_fields(max_fold_seconds=50.0), "families", "backbones", "weights", "scale", "folds")
     for asked, typed, limit in (
         (plain, (), 50.0),
-        (replace(plain, max_fold_seconds=90.0), ("max_fold_seconds",), 90.0),
+        (plain.with_fields(max_fold_seconds=90.0), ("max_fold_seconds",), 90.0),
     ):
         moved = prepared(asked, *typed)
         assert ledger.study().settings.max_fold_seconds == limit == moved._max_fold_seconds

@@ -16,7 +16,8 @@ from tiny_study import RANDOM
 from biomass_models.data.folds import assign_folds, fold_hash
 from biomass_models.data.images import digest_of, file_digest
 from biomass_models.data.photographs import common_size, stretched
-from biomass_models.data.table import TEST_FILE, DataError, read_train
+from biomass_models.data.problems import DataError
+from biomass_models.data.table import TEST_FILE, read_train
 from biomass_models.targets import TARGETS
 from orchestration import cli
 from orchestration.blending.blend import BlendOptions, run_ensemble
@@ -41,7 +42,7 @@ def searched(folder: Path, data: Path) -> Ledger:
     ledger = Ledger(Storage(folder))
     open_study(
         ledger,
-        StudySettings(families=("probe",), backbones=("test_vit",), n_folds=3),
+        StudySettings(families=("probe",), backbones=("test_vit",), folds=3),
         quadrats=quadrats,
         data_fingerprint=data_fingerprint(quadrats, digest_of([file_digest(path) for path in paths])),
         fold_hash=fold_hash(folds),

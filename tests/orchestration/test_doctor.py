@@ -15,11 +15,11 @@ from biomass_models.backbones import weights
 from biomass_models.backbones.weights import WeightsError, WeightsFileError, WeightsSource
 from orchestration.doctor.examine import node_findings
 from orchestration.doctor.node_facts import NodeFacts, node_facts
-from orchestration.search.run import available_backbones
 from orchestration.study import environment
 from orchestration.study.storage import Storage
 from orchestration.workers.cluster import refusal
 from orchestration.workers.resources import Resources
+from orchestration.workers.weights_here import available_backbones
 from search_spaces.spaces import DEFAULT_BACKBONES
 
 RESOURCES = Resources(cpus_per_fold=2.0)

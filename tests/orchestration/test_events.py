@@ -19,7 +19,7 @@ from orchestration.search.trial import run_trial
 from orchestration.study.events import VERSION, Scalar, crc32c, event_file, write_events
 from orchestration.study.ledger import Ledger
 from orchestration.study.storage import Storage
-from orchestration.workers.pool import InlinePool
+from orchestration.workers.slots.inline_pool import InlinePool
 
 pytest.importorskip("tensorboard", reason="TensorBoard itself reads what is written (dashboard extra)")
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator

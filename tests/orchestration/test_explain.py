@@ -19,10 +19,10 @@ from biomass_models.backbones.weights import WeightsSource
 from biomass_models.data.table import read_test
 from biomass_models.targets import TARGETS
 from orchestration.cli import app
-from orchestration.inspect.explain import PANEL, Explanation, Look, draw_explanation, explain, render_explanation
+from orchestration.inspect.explain import PANEL, Explanation, ViewMap, draw_explanation, explain, render_explanation
 from orchestration.search.trial import run_trial
 from orchestration.study.ledger import LedgerError
-from orchestration.workers.pool import InlinePool
+from orchestration.workers.slots.inline_pool import InlinePool
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +54,8 @@ def test_a_training_image_is_explained_from_the_ledger(world: Any) -> None:
     oof = ledger.oof(trials["distilled"]).set_index("image_id")
     np.testing.assert_array_equal(found.pred_T, oof.loc[quadrat["image_id"], list(TARGETS)])
     assert found.truth_T is not None and found.truth_T.tolist() == quadrat[list(TARGETS)].tolist()
-    assert [look.view for look in found.looks] == ["whole", "left", "right"]
-    assert sum(look.weight for look in found.looks[1:]) == pytest.approx(1, abs=1e-5)
+    assert [one.view for one in found.maps] == ["whole", "left", "right"]
+    assert sum(one.weight for one in found.maps[1:]) == pytest.approx(1, abs=1e-5)
     assert f"{found.pred_T[0]:.1f}" in page(found) and "left" in page(found)
     picture = draw_explanation(found)
     assert picture.width > PANEL and picture.height > 3 * PANEL // 2
@@ -65,8 +65,8 @@ def test_the_picture_is_bright_where_the_model_looked(world: Any) -> None:
     found = ask(world, "distilled", str(world[0].quadrats()["image_id"].iloc[5]))
     corner = np.zeros((4, 4))
     corner[0, 3] = 1.0  # top right
-    even = [Look("left", 0.9, np.full((2, 2), 0.25)), Look("right", 0.1, np.full((2, 2), 0.25))]
-    found = replace(found, looks=(Look("whole", np.nan, corner), *even))
+    even = [ViewMap("left", 0.9, np.full((2, 2), 0.25)), ViewMap("right", 0.1, np.full((2, 2), 0.25))]
+    found = replace(found, maps=(ViewMap("whole", np.nan, corner), *even))
     pixels = np.asarray(draw_explanation(found)).astype(float).mean(-1)
     step = len(pixels) // 3
 
@@ -95,8 +95,8 @@ def test_a_test_image_is_explained_by_all_fold_models(world: Any) -> None:
     image_id = str(read_test(data_dir)["image_id"].iloc[0])
     found = ask(world, "distilled", image_id)
     assert found.truth_T is None and found.how == "mean of 3 fold models"
-    assert len(found.looks) == 3
-    assert all(look.map_HW.sum() == pytest.approx(1, abs=1e-4) for look in found.looks)
+    assert len(found.maps) == 3
+    assert all(one.map_HW.sum() == pytest.approx(1, abs=1e-4) for one in found.maps)
     assert "measured" not in page(found)
 
 
@@ -104,7 +104,7 @@ def test_a_test_image_is_explained_by_all_fold_models(world: Any) -> None:
 def test_a_family_without_attention_says_so(family: str, world: Any) -> None:
     image_id = str(world[0].quadrats()["image_id"].iloc[0])
     found = ask(world, family, image_id)
-    assert found.looks == ()
+    assert found.maps == ()
     assert "no maps" in page(found)
     assert draw_explanation(found).height < PANEL
 
@@ -127,7 +127,7 @@ def test_an_image_of_nobody_is_refused(world: Any) -> None:
 def test_the_command_writes_a_picture(world: Any, tmp_path: Path) -> None:
     ledger, trials, data_dir, _ = world
     image_id = str(ledger.quadrats()["image_id"].iloc[3])
-    out = tmp_path / "deep" / "look.png"
+    out = tmp_path / "deep" / "one.png"
     arguments = ["explain", ledger.storage.uri, trials["distilled"], "--image", image_id, "--data", str(data_dir)]
     result = CliRunner().invoke(app, [*arguments, "--out", str(out)])
     assert result.exit_code == 0, result.output

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import worked_family
+import worked_packages
 from commands import environment
+from released import finish, go_on
 from tiny_study import BACKBONE, RANDOM
 from typer.testing import CliRunner
 
@@ -33,29 +34,32 @@ from ensembles.gram import ErrorGram, error_gram
 from ensembles.nests import nested
 from orchestration.cli import app
 from orchestration.search.opening import open_study
-from orchestration.search.searcher import Proposer
+from orchestration.search.proposer import Proposer
 from orchestration.search.trial import run_trial
 from orchestration.study.ledger import Ledger
 from orchestration.study.settings import StudySettings
 from orchestration.study.storage import Storage
 from orchestration.workers.context import WorkerContext
-from orchestration.workers.pool import InlinePool
+from orchestration.workers.slots.inline_pool import InlinePool
 from search_spaces.spaces import space_of
 
 
 @pytest.fixture
 def family(tmp_path: Path) -> Iterator[types.ModuleType]:
     """The model module of the worked family, which is installed."""
-    worked_family.install(tmp_path)
-    with worked_family.installed(tmp_path):
-        registry.model(worked_family.NAME)
-        yield sys.modules[f"{worked_family.NAME}.model"]
+    worked_packages.install(tmp_path)
+    with worked_packages.installed(tmp_path):
+        registry.model(worked_packages.NAME)
+        yield sys.modules[f"{worked_packages.NAME}.model"]
 
 
 def test_the_page_is_short() -> None:
-    files = worked_family.files_of_the_page()
-    assert set(files) == {"neighbours/config.py", "neighbours/model.py", "neighbours/space.py", "pyproject.toml"}
-    assert all(len(content.splitlines()) < 60 for content in files.values())
+    family, engine = (
+        worked_packages.files_of_the_page(one) for one in (worked_packages.FAMILY, worked_packages.ENGINE)
+    )
+    assert set(family) == {"neighbours/config.py", "neighbours/model.py", "neighbours/space.py", "pyproject.toml"}
+    assert set(engine) == {"climber.py", "pyproject.toml"}
+    assert all(len(content.splitlines()) < 60 for content in (*family.values(), *engine.values()))
 
 
 def test_a_new_family_is_searched_stored_and_predicts_what_it_stored(
@@ -65,15 +69,13 @@ def test_a_new_family_is_searched_stored_and_predicts_what_it_stored(
     folds = assign_folds(quadrats, n_folds=3)
     quadrats = quadrats.merge(folds, on="image_id")
     weights = {BACKBONE: fingerprint(BACKBONE, RANDOM)}
-    settings = StudySettings(families=("neighbours",), backbones=(BACKBONE,), n_folds=3, scale="smoke")
+    settings = StudySettings(families=("neighbours",), backbones=(BACKBONE,), folds=3, scale="smoke")
     open_study(ledger, settings, quadrats=quadrats, data_fingerprint="d", fold_hash=fold_hash(folds), weights=weights)
     space = {"neighbours": space_of("neighbours", (BACKBONE,), "smoke")}
     record = Proposer(space, ledger, seed=0, fold_hash=fold_hash(folds), weights=weights).propose()
     assert record is not None and record.config["neighbours"] == 5
     cache = tmp_path / "cache"
-    context = WorkerContext(
-        study=str(tmp_path / "study"), data_dir=str(tiny_pasture), cache_dir=str(cache), weights=RANDOM
-    )
+    context = WorkerContext(study=str(tmp_path / "study"), data_dir=str(tiny_pasture), cache=str(cache), weights=RANDOM)
     result = run_trial(ledger, InlinePool(context), record.trial_id)
     assert result is not None and result.status == "complete", result
     metrics = ledger.fold_metrics(record.trial_id, 0)
@@ -90,10 +92,10 @@ def test_a_new_family_is_searched_stored_and_predicts_what_it_stored(
 
 
 def test_a_family_that_cannot_be_loaded_costs_nothing_but_itself(tmp_path: Path) -> None:
-    worked_family.install(tmp_path)
+    worked_packages.install(tmp_path)
     (tmp_path / "neighbours" / "config.py").write_text("import a_package_that_nobody_has\n")
     (tmp_path / "neighbours" / "model.py").write_text("MODEL = 3\n")
-    with worked_family.installed(tmp_path):
+    with worked_packages.installed(tmp_path):
         assert registry.names() == sorted([*registry.BUILT_IN, "neighbours"])
         assert all(registry.family(name).describe for name in registry.BUILT_IN)
         with pytest.raises(UserError, match=r"cannot be loaded from neighbours\.config \(ModuleNotFound.*repair"):
@@ -108,13 +110,13 @@ def test_a_family_that_cannot_be_loaded_costs_nothing_but_itself(tmp_path: Path)
 def test_every_reader_opens_a_study_whose_family_is_not_installed(tiny_pasture: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
     site.mkdir()
-    worked_family.install(site)
+    worked_packages.install(site)
     ledger, quadrats = Ledger(Storage(tmp_path / "study")), read_train(tiny_pasture)
     folds = assign_folds(quadrats, n_folds=3)
     weights = {BACKBONE: fingerprint(BACKBONE, RANDOM)}
     families = ("neighbours", "probe")
-    settings = StudySettings(families=families, backbones=(BACKBONE,), n_folds=3, scale="smoke")
-    with worked_family.installed(site):
+    settings = StudySettings(families=families, backbones=(BACKBONE,), folds=3, scale="smoke")
+    with worked_packages.installed(site):
         open_study(
             ledger,
             settings,
@@ -126,7 +128,7 @@ def test_every_reader_opens_a_study_whose_family_is_not_installed(tiny_pasture: 
         spaces = {name: space_of(name, (BACKBONE,), "smoke") for name in families}
         proposer = Proposer(spaces, ledger, seed=0, fold_hash=fold_hash(folds), weights=weights)
         context = WorkerContext(
-            study=str(tmp_path / "study"), data_dir=str(tiny_pasture), cache_dir=str(tmp_path / "cache"), weights=RANDOM
+            study=str(tmp_path / "study"), data_dir=str(tiny_pasture), cache=str(tmp_path / "cache"), weights=RANDOM
         )
         for _ in families:
             record = proposer.propose()
@@ -166,7 +168,7 @@ def test_an_installed_family_goes_the_whole_road_and_its_study_opens_without_it(
     """The command line in processes of its own, as a user has it: nothing of this project knows the family."""
     site = tmp_path / "site"
     site.mkdir()
-    worked_family.install(site)
+    worked_packages.install(site)
     known = environment(tmp_path)
     known["PYTHONPATH"] = os.pathsep.join([str(site), known["PYTHONPATH"]])
 
@@ -214,7 +216,7 @@ def test_an_installed_family_goes_the_whole_road_and_its_study_opens_without_it(
 
 
 def registry_line() -> str:
-    source = worked_family.files_of_the_page()["neighbours/config.py"]
+    source = worked_packages.files_of_the_page()["neighbours/config.py"]
     (line,) = re.findall(r'describe="(.*?)"', source)
     return str(line)
 
@@ -231,15 +233,53 @@ def blend_with_skill(ledger: Ledger) -> None:
         ledger.write_result(name, result, oof)
 
 
+# -- an engine ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_engine_is_found_searched_with_and_observes(tiny_pasture: Path, tmp_path: Path) -> None:
+    """As `biomass search --engine climb` goes on with a study that was made with another engine."""
+    site, said = tmp_path / "site", list[str]()
+    site.mkdir()
+    worked_packages.install(site, worked_packages.ENGINE)
+    ledger = Ledger(Storage(tmp_path / "study"))
+    options = {"families": ("probe",), "trials": 4}
+
+    def search(**typed: Any) -> Proposer:
+        return go_on(ledger, data=tiny_pasture, say=said.append, **{**options, **typed})
+
+    finish(search(engine="random"), tmp_path / "cache", tiny_pasture)
+    with worked_packages.installed(site):
+        typed = ["search", "study", "--data", str(tiny_pasture), "--trials", "5", "--engine", "clim"]
+        refused = CliRunner().invoke(app, typed).exception
+        assert "tpe, gp, random, climb, got 'clim'; did you mean climb?" in str(refused)
+        climbing = search(engine="climb", trials=40)
+        assert ledger.study().settings.engine == "climb"
+        scores = {name: result.score for name, result in ledger.results().items() if result.score is not None}
+        near, climbed = ledger.trial(max(scores, key=lambda name: scores[name])).params, 0
+        for _ in range(12):
+            record = climbing.propose()
+            assert record is not None
+            same = {name for name in near if record.params.get(name) == near[name]}
+            climbed += record.why == "proposed by climb" and len(near) - len(same) == 1
+        assert climbed >= 3  # one field of the best; where its neighbours are known random search draws
+        again = search(trials=40)  # without --engine it stays
+    assert again.missing == climbing.missing
+    with pytest.raises(UserError, match=r"engine climb is not known here.*install the package that brings it, or name"):
+        search(trials=40)
+    assert search(engine="tpe", trials=40).finished == 4 and ledger.study().settings.engine == "tpe"
+    assert {record.why for record in ledger.trials()} <= {"first trial", "proposed by random", "proposed by climb"}
+    assert ledger.study().made_with.overrides["engine"] == "random"  # what it was made with stays on record
+
+
 # -- a blending rule ---------------------------------------------------------------------------------------------------
 
 
 def rule_of_the_page() -> types.ModuleType:
     """The last Python block of the page as a module."""
-    source = re.findall(r"```python\n(.*?)```", worked_family.PAGE.read_text(), flags=re.DOTALL)[-1]
+    source = re.findall(r"```python\n(.*?)```", worked_packages.PAGE.read_text(), flags=re.DOTALL)[-1]
     module = types.ModuleType("rule_of_the_page")
     sys.modules[module.__name__] = module  # dataclasses look their module up
-    exec(compile(source, f"{worked_family.PAGE.name}, the rule", "exec"), module.__dict__)
+    exec(compile(source, f"{worked_packages.PAGE.name}, the rule", "exec"), module.__dict__)
     return module
 
 

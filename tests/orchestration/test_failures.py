@@ -1,32 +1,34 @@
-"""Failure is an answer: recorded with its reason, told to Optuna as FAIL, counted; alike from the start, it stops."""
+"""Failure is an answer: recorded with its reason, observed without a value, counted; alike from the start, it stops."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
-import optuna
+import noting_engine
 import pytest
 import timm
 from commands import biomass
 from safetensors.torch import save_file
-from test_searcher import LINE, proposer
+from test_proposer import LINE, proposer
 from tiny_study import BACKBONE, RANDOM, make_study
 
 from biomass_models.backbones.weights import WeightsSource, canonical_name, fingerprint
 from orchestration.inspect.audit import audit, refit
+from orchestration.search.ending import require_a_success
+from orchestration.search.known_trials import ALIKE_FAILURES
+from orchestration.search.on_ray.tune_searcher import TuneSearcher
 from orchestration.search.opening import StudyError
-from orchestration.search.presets import Recipe
-from orchestration.search.run import _reopen, prepare_search
-from orchestration.search.running import _require_a_success
-from orchestration.search.searcher import ALIKE_FAILURES, TuneSearcher
-from orchestration.search.trial import BlockedError, fail_trial, run_trial
+from orchestration.search.prepare import prepare_search, reopen
+from orchestration.search.presets import Preset
+from orchestration.search.trial import BlockedError, run_trial
 from orchestration.study.ledger import Ledger
 from orchestration.study.records import COMPLETE, FAILED, PRUNED, TrialResult
 from orchestration.study.storage import Storage
 from orchestration.workers.context import WorkerContext
 from orchestration.workers.jobs import FoldJob
-from orchestration.workers.pool import UNDER_WAY, InlinePool
+from orchestration.workers.pool import UNDER_WAY
+from orchestration.workers.slots.inline_pool import InlinePool
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +44,7 @@ def test_an_image_that_breaks_during_the_search_fails_the_trial_and_names_the_fi
     assert result is not None and result.status == "failed" and victim.name in (result.reason or "")
 
     victim.write_bytes(whole)  # mended: the failed trial is taken up again and nothing is left of the failure
-    _reopen(ledger, 1800.0, True, lambda text: None)
+    reopen(ledger, 1800.0, True, lambda text: None)
     assert ledger.result(records[0].trial_id) is None
     again = run_trial(ledger, InlinePool(context), records[0].trial_id)
     assert again is not None and again.status == "complete"
@@ -62,8 +64,11 @@ def test_a_loss_that_is_not_finite_fails_the_trial_with_the_reason(tmp_path: Pat
         assert "must stay finite, got nan" in (result.reason or "")
 
 
-def test_a_failure_is_told_to_optuna_as_fail_and_a_pruned_trial_with_its_estimate(tmp_path: Path) -> None:
-    search = proposer(tmp_path, LINE)
+def test_a_failure_is_observed_without_a_value_and_a_pruned_trial_with_its_estimate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = noting_engine.register(monkeypatch)
+    search = proposer(tmp_path, LINE, engine=noting_engine.NAME)
     endings = [
         TrialResult(status="failed", reason="fold 1: no"),
         TrialResult(status="pruned", estimate=0.4, reason="pruned after fold 1: ..."),
@@ -74,15 +79,13 @@ def test_a_failure_is_told_to_optuna_as_fail_and_a_pruned_trial_with_its_estimat
         assert record is not None
         search.ledger.write_result(record.trial_id, ending)
         search.tell(record.trial_id, ending)
-    for told in (search, proposer(tmp_path, LINE)):  # at once, and rebuilt from the ledger
-        trials = told._studies["probe"].get_trials()
-        assert [trial.state for trial in trials] == [
-            optuna.trial.TrialState.FAIL,
-            optuna.trial.TrialState.COMPLETE,
-            optuna.trial.TrialState.COMPLETE,
-        ]
-        assert [trial.value for trial in trials] == [None, 0.4, 0.3]
-        assert told.best_score == 0.3 and [told.count(kind) for kind in ("failed", "pruned", "complete")] == [1, 1, 1]
+    for _ in range(2):  # at once, and rebuilt from the ledger
+        assert [(one.number, one.value, one.refused) for one in seen.values()] == [
+            (0, None, False), (1, 0.4, False), (2, 0.3, False),
+        ]  # fmt: skip
+        assert search.best_score == 0.3 and [search.count(kind) for kind in (FAILED, PRUNED, COMPLETE)] == [1, 1, 1]
+        seen.clear()
+        search = proposer(tmp_path, LINE, engine=noting_engine.NAME)
 
 
 @pytest.mark.parametrize("alike", [True, False])
@@ -90,9 +93,9 @@ def test_first_trials_that_all_fail_alike_stop_the_search(tmp_path: Path, alike:
     search = TuneSearcher(proposer(tmp_path, LINE))
     for number in range(ALIKE_FAILURES):
         assert isinstance(search.suggest(f"tune-{number}"), dict)
-        (identity,) = search._identities.values()
+        (identity,) = search._trial_ids.values()
         why = "cannot read a.jpg" if alike or number else "out of memory"
-        fail_trial(search.proposer.ledger, identity, f"fold {number}: {why}")
+        search.proposer.ledger.write_failure(identity, f"fold {number}: {why}")
         search.on_trial_complete(f"tune-{number}", {"status": "failed"})
     if alike:
         assert search.stop_reason is not None and "cannot read a.jpg" in search.stop_reason
@@ -162,15 +165,17 @@ def test_a_search_in_which_all_failed_is_an_error(
 ) -> None:
     results = {f"{number}": result for number, result in enumerate([*old, *new])}
     if said is None:
-        _require_a_success(results, list(results)[: len(old)])
+        require_a_success(results, list(results)[: len(old)])
         return
     with pytest.raises(StudyError, match=f"{said}.*--retry-failed"):
-        _require_a_success(results, list(results)[: len(old)])
+        require_a_success(results, list(results)[: len(old)])
 
 
 @pytest.mark.ray
 def test_the_command_of_a_search_without_a_success_ends_with_its_reason(tmp_path: Path, tiny_pasture: Path) -> None:
-    asked = Recipe(families=("probe",), backbones=(BACKBONE,), weights="random", scale="smoke", folds=3, trials=1)
+    asked = Preset().with_fields(
+        families=("probe",), backbones=(BACKBONE,), weights="random", scale="smoke", folds=3, trials=1
+    )
     name = canonical_name(BACKBONE)
     ledger, weights = Ledger(Storage(tmp_path / "study")), {name: fingerprint(name, RANDOM)}
     settings = asked.settings((name,), weights="random", gpu=False)
@@ -178,7 +183,7 @@ def test_the_command_of_a_search_without_a_success_ends_with_its_reason(tmp_path
         ledger, tiny_pasture, settings, fingerprints=weights, max_trials=1, say=lambda text: None
     ).propose()
     assert trial is not None
-    fail_trial(ledger, trial.trial_id, "fold 0: the lamp went out")
+    ledger.write_failure(trial.trial_id, "fold 0: the lamp went out")
     command = ["search", "study", "--data", str(tiny_pasture), "--family", "probe", "--backbone", BACKBONE]
     command += ["--weights", "random", "--scale", "smoke", "--folds", "3", "--trials", "1"]
     ended = biomass(*command, cwd=tmp_path, check=False)
@@ -187,12 +192,12 @@ def test_the_command_of_a_search_without_a_success_ends_with_its_reason(tmp_path
     seen = biomass("audit", "study", cwd=tmp_path, check=False)
     assert seen.returncode == 1 and "audit passed" not in seen.stdout
     assert "no trial is complete, got 1 failed, most often (1) for: fold 0: the lamp went out" in seen.stdout
-    _reopen(ledger, 1800.0, True, lambda text: None)  # --retry-failed, as both messages say
+    reopen(ledger, 1800.0, True, lambda text: None)  # --retry-failed, as both messages say
     context = WorkerContext(
-        study=ledger.storage.uri, data_dir=str(tiny_pasture), cache_dir=f"{tmp_path}/cache", weights=RANDOM
+        study=ledger.storage.uri, data_dir=str(tiny_pasture), cache=f"{tmp_path}/cache", weights=RANDOM
     )
     run_trial(ledger, InlinePool(context), trial.trial_id)
-    _require_a_success(ledger.results(), ())
+    require_a_success(ledger.results(), ())
     assert audit(ledger).clean
 
 
@@ -212,7 +217,7 @@ def test_an_audit_passes_what_is_whole_and_names_what_is_not(tmp_path: Path, tin
     assert not found.problems and second in found.unfinished and not found.clean
     run_trial(ledger, InlinePool(context), second)
     for record in records[2:]:
-        fail_trial(ledger, record.trial_id, "left out, to be quick")
+        ledger.write_failure(record.trial_id, "left out, to be quick")
     found = audit(ledger)
     assert found.clean and found.trials["complete"] == 2 and found.folds == 6
     again = {"cache_dir": tmp_path / "cache", "weights": context.weights, "say": lambda text: None}
@@ -234,7 +239,7 @@ def test_an_audit_passes_what_is_whole_and_names_what_is_not(tmp_path: Path, tin
     ledger.storage.remove(f"{folder}/metrics.json")
     assert any("complete without the folds [1]" in problem for problem in audit(ledger).problems)
     ledger.storage.write(f"{folder}/metrics.json", metrics)
-    fail_trial(ledger, second, "")
+    ledger.write_failure(second, "")
     assert any("failed without a reason" in problem for problem in audit(ledger).problems)
 
 

@@ -12,7 +12,7 @@ from tiny_study import make_study
 
 from biomass_models.families import registry
 from orchestration.search.trial import run_trial
-from orchestration.workers.pool import InlinePool
+from orchestration.workers.slots.inline_pool import InlinePool
 
 SCORES = {"baseline": 0.15387, "probe": 0.19428, "distilled": 0.17376}
 

@@ -36,7 +36,7 @@ MISTAKES = {  # command line -> part of what is said
     "search new --data broken --trials 3": "the photographs lie in the data directory",
     f"{SEARCH} --family prob": "did you mean probe?",
     f"{SEARCH} --family probe=two": "a family is given as NAME or NAME=SHARE",
-    f"{SEARCH} --recipe nothing": "a recipe is one of",
+    f"{SEARCH} --preset nothing": "a preset is one of",
     f"{SEARCH} --scale huge": "a scale is one of",
     f"{SEARCH} --scheme week": "a fold scheme is one of",
     f"{SEARCH} --prune much": "a pruning rule is one of",
@@ -61,7 +61,7 @@ MISTAKES = {  # command line -> part of what is said
     "audit gone": "there is no study",
     "audit told --refit 2": "--refit needs the photographs",
     "replay gone": "there is no study",
-    "demo there --recipe cpu_overnight": "a demo draws its own photographs",
+    "demo there --preset cpu_overnight": "a demo draws its own photographs",
 }
 
 

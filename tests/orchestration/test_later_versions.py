@@ -22,7 +22,7 @@ from biomass_models.families.probe.config import ProbeConfig
 from orchestration.cli import app
 from orchestration.inspect.audit import audit
 from orchestration.inspect.status import status_of
-from orchestration.search import run as search
+from orchestration.search import start as search
 from orchestration.study.ids import make_trial_id, trial_id_of
 from orchestration.study.ledger import Ledger, LedgerError, open_ledger
 from orchestration.study.record import SCHEMA
@@ -163,12 +163,12 @@ def test_an_open_trial_outside_of_the_ranges_still_ends(tmp_path: Path) -> None:
 
 
 def test_one_more_family_in_a_release_changes_nothing_for_an_old_command(tmp_path: Path, monkeypatch: Any) -> None:
-    from orchestration.search import presets as recipes
+    from orchestration.search import presets
 
     folders = {**registry.folders(), "newest": registry.folders()["probe"]}
     monkeypatch.setattr(registry, "folders", lambda: folders)
-    bigger = replace(recipes.smoke(), families=("baseline", "probe", "distilled", "newest"), trials=40)
-    monkeypatch.setitem(recipes.RECIPES, "smoke", lambda: bigger)
+    bigger = presets.smoke().with_fields(families=("baseline", "probe", "distilled", "newest"), trials=40)
+    monkeypatch.setitem(presets.PRESETS, "smoke", lambda: bigger)
     ledger = copy_of("finished", tmp_path)
     proposer = go_on(ledger, trials=7)
     assert set(proposer.spaces) == {"baseline", "probe", "distilled"} and proposer.propose() is not None
@@ -250,7 +250,7 @@ def test_trials_without_a_sound_study_are_refused_by_everyone(harm: str, tmp_pat
         ["audit", ledger.storage.uri],
         ["report", ledger.storage.uri],
         ["ensemble", ledger.storage.uri, "--out", str(tmp_path / "blend")],
-        ["search", ledger.storage.uri, "--data", str(DATA), "--recipe", "smoke"],
+        ["search", ledger.storage.uri, "--data", str(DATA), "--preset", "smoke"],
     ):
         code, said = cli(*arguments)
         assert code != 0 and "study.json" in said, (arguments, said)
@@ -264,8 +264,8 @@ def test_trials_without_a_sound_study_are_refused_by_everyone(harm: str, tmp_pat
 
 def test_only_what_was_typed_is_compared(tmp_path: Path) -> None:
     ledger = copy_of("finished", tmp_path)
-    for recipe in ("smoke", None):
-        assert go_on(ledger, trials=7, recipe=recipe).finished == 6
+    for preset in ("smoke", None):
+        assert go_on(ledger, trials=7, preset=preset).finished == 6
     for typed, named in (
         ({"seed": 1}, "seed: 0 -> 1"),
         ({"folds": 5}, "folds: 3 -> 5"),
@@ -273,7 +273,7 @@ def test_only_what_was_typed_is_compared(tmp_path: Path) -> None:
         ({"weights": "auto"}, "weights: 'random' -> 'trained'"),
         ({"scheme": "random"}, "scheme: 'date' -> 'random'"),
         ({"families": ("probe",), "shares": ()}, "families: "),
-        ({"recipe": "cpu_overnight"}, "scale: 'smoke' -> 'cpu'"),  # another recipe names what it sets
+        ({"preset": "cpu_overnight"}, "scale: 'smoke' -> 'cpu'"),  # another preset names what it sets
     ):
         with pytest.raises(StudyError, match=named):
             go_on(ledger, trials=7, **typed)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from study_records import complete, fold_metrics, study_record, trial_record
 
 from biomass_models.targets import TARGETS
@@ -109,3 +113,33 @@ def test_the_same_files_through_a_uri(tmp_path: Path) -> None:
 def test_a_wrong_study_path_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="biomass search"):
         open_ledger(str(tmp_path / "nothing"))
+
+
+@settings(max_examples=40, deadline=None)
+@given(ids=st.sets(st.text("0a", min_size=1, max_size=4), min_size=1, max_size=6), prefix=st.text("0ab", max_size=5))
+def test_a_trial_is_found_by_how_no_other_id_begins(ids: set[str], prefix: str) -> None:
+    """As git names commits: the whole id always counts, a beginning where it is one trial's alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        ledger = Ledger(Storage(folder))
+        for name in ids:
+            ledger.write_trial(replace(RECORD, trial_id=name))
+        begun = sorted(name for name in ids if prefix and name.startswith(prefix))
+        if prefix in ids:
+            assert ledger.trial_id(prefix) == prefix
+        elif len(begun) == 1:
+            assert ledger.trial_id(prefix) == begun[0]
+        else:
+            with pytest.raises(LedgerError) as refused:
+                ledger.trial_id(prefix)
+            assert all(name in str(refused.value) for name in begun[:5])
+            assert ("give more of it" if begun else "there is no trial") in str(refused.value)
+
+
+def test_what_was_set_aside_does_not_make_a_beginning_ambiguous(ledger: Ledger) -> None:
+    ledger.write_trial(replace(RECORD, trial_id="abd"))
+    with pytest.raises(LedgerError, match="as 2 do: abc, abd; give more of it"):
+        ledger.trial_id("ab")
+    ledger.set_trial_aside("abd")
+    assert ledger.trial_id("ab") == "abc"
+    with pytest.raises(LedgerError, match=r"there is no trial abx.*did you mean abc\?"):
+        ledger.trial_id("abx")

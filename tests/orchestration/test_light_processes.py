@@ -15,13 +15,14 @@ from ray import cloudpickle
 from released import copy_of
 from tiny_study import RANDOM
 
-from orchestration.search.coordinator import make_coordinator
+from orchestration.search.on_ray.coordinator import make_coordinator
 from orchestration.search.pruning import RULES
 from orchestration.study.ledger import Ledger
 from orchestration.study.storage import Storage
-from orchestration.workers.actor import FoldWorker
-from orchestration.workers.broker import Broker, Slots
 from orchestration.workers.context import WorkerContext
+from orchestration.workers.slots.actor import FoldWorker
+from orchestration.workers.slots.broker import Broker
+from orchestration.workers.slots.leases import Slots
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
 from processes import command_of, descendants, wait_for
@@ -35,7 +36,7 @@ def note(event, arguments):
 sys.addaudithook(note)
 """
 TITLES = {"ray::Broker": "broker", "ray::ImplicitFunc": "coordinator", "ray::FoldWorker": "worker"}  # Ray's and Tune's
-CONTEXT = WorkerContext(study="/study", data_dir="/data", cache_dir="/cache", weights=RANDOM)
+CONTEXT = WorkerContext(study="/study", data_dir="/data", cache="/cache", weights=RANDOM)
 LOADED = "print(sorted({'torch', 'timm', 'sklearn', 'optuna', 'PIL', 'tensorboardX'} & set(sys.modules)))"
 
 
@@ -118,7 +119,7 @@ def test_in_a_search_only_driver_and_workers_load_torch(tmp_path: Path, tiny_pas
     assert len(ledger.results()) == 4 and [status.wait() for status in statuses] == [0]
 
     loaded_torch = {int(path.name) for path in notes.iterdir()}
-    folds = [(trial.trial_id, fold) for trial in ledger.trials() for fold in range(ledger.study().settings.n_folds)]
+    folds = [(trial.trial_id, fold) for trial in ledger.trials() for fold in range(ledger.study().settings.folds)]
     began = {start.pid for trial_id, fold in folds for start in ledger.fold_starts(trial_id, fold)}
     assert began and began <= loaded_torch and driver.pid in loaded_torch
     assert {roles.get(pid, "another") for pid in loaded_torch - {driver.pid}} == {"worker"}

@@ -180,16 +180,16 @@ from pathlib import Path
 from biomass_models.backbones.weights import WeightsSource, canonical_name, fingerprint
 from orchestration.workers.address import ClusterError
 from orchestration.processes import command_of, descendants
-from orchestration.search.presets import Recipe
+from orchestration.search.presets import Preset
 from orchestration.workers.resources import Resources
-from orchestration.search.run import run_search
+from orchestration.search.start import run_search
 
 data, net, weights = Path(sys.argv[1]), canonical_name("test_vit"), WeightsSource(kind="random")
-asked = Recipe(families=("probe",), backbones=(net,), weights="random", scale="smoke", folds=3, slots=2)
+asked = Preset().with_fields(families=("probe",), backbones=(net,), weights="random", scale="smoke", folds=3, slots=2)
 
 def search(trials):
     return run_search("called", data, asked.settings((net,), weights="random", gpu=False), weights=weights,
-        fingerprints={net: fingerprint(net, weights)}, resources=Resources(cache_dir=Path("cache"), max_slots=2),
+        fingerprints={net: fingerprint(net, weights)}, resources=Resources(cache=Path("cache"), slots=2),
         max_trials=trials, hours=None, say=print)
 
 def kill_the_store():

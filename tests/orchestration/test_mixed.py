@@ -22,7 +22,7 @@ from orchestration.study.ledger import Ledger
 from orchestration.study.mixed import mixed_facts, mixed_text
 from orchestration.study.records import FoldMetrics, TrialResult
 from orchestration.workers.jobs import FoldJob, Outcome
-from orchestration.workers.pool import InlinePool
+from orchestration.workers.slots.inline_pool import InlinePool
 
 
 def fold(number: int, info: dict[str, Any], **environment: Any) -> FoldMetrics:

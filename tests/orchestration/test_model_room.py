@@ -25,15 +25,15 @@ from orchestration.inspect.audit import audit
 from orchestration.inspect.repair import plan_repair
 from orchestration.search.incumbent import Incumbent
 from orchestration.search.model_room import BROKEN, GB, HOPELESS, USEFUL, Held, ModelRoom, trials_to_drop
-from orchestration.search.trial import fail_trial, run_trial
+from orchestration.search.trial import run_trial
 from orchestration.study.data import StudyData
 from orchestration.study.data_changes import data_fingerprint
 from orchestration.study.ledger import Ledger, LedgerError
 from orchestration.study.records import TrialRef
 from orchestration.study.storage import Storage
 from orchestration.workers.context import WorkerContext
-from orchestration.workers.pool import InlinePool
 from orchestration.workers.refit import dropped_folds, restore_models
+from orchestration.workers.slots.inline_pool import InlinePool
 
 pytestmark = pytest.mark.slow
 
@@ -146,7 +146,7 @@ def test_what_a_blend_uses_goes_last(study: tuple[Ledger, list[str], Path]) -> N
     ledger, (worst, middle, best), _ = study
     own = TrialRef(ledger.storage.uri, worst)
     ledger.write_ensemble("blend", {"members": {}}, {worst: own}, b"")
-    fail_trial(ledger, middle, "the lamp went out")  # a failed trial goes before the member, whatever its models take
+    ledger.write_failure(middle, "the lamp went out")  # a failed trial goes before the member, whatever its models take
     room = sum(len(model) for path, model in models(ledger).items() if not path.startswith(middle))
     make_room(ledger, room)
     assert {path.split("/")[0] for path in models(ledger)} == {worst, best}
@@ -173,7 +173,7 @@ def test_a_fold_without_its_model_is_finished_for_every_reader(study: tuple[Ledg
     assert "note:" not in CliRunner().invoke(app, ["status", ledger.storage.uri]).output
     gathered = gather([ledger.storage.uri], FileMembers(), test_ids=None, seed=0, say=lambda text: None)
     assert worst in gathered.trials
-    context = WorkerContext(study=ledger.storage.uri, data_dir="nowhere", cache_dir=str(cache), weights=RANDOM)
+    context = WorkerContext(study=ledger.storage.uri, data_dir="nowhere", cache=str(cache), weights=RANDOM)
     ledger.reopen(worst)  # a search that takes it up again finds all its folds
     again = run_trial(ledger, InlinePool(context), worst)
     assert again is not None and again.status == "complete"

@@ -19,7 +19,7 @@ from orchestration.study.ledger import Ledger
 from orchestration.study.lock import LockError, read_owner, study_lock
 from orchestration.study.storage import Storage
 from orchestration.workers.jobs import FoldJob
-from orchestration.workers.pool import InlinePool
+from orchestration.workers.slots.inline_pool import InlinePool
 
 pytest.importorskip("moto", reason="the object store of the tests is moto's server (dev extra)")
 

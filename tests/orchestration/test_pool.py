@@ -18,13 +18,16 @@ from tiny_study import BACKBONE, make_study
 from biomass_models.families.configs import config_from_params
 from orchestration.blending.predict import _do
 from orchestration.search.fold_costs import FoldCosts
+from orchestration.search.on_ray.run import measure_a_slot
 from orchestration.search.trial import BlockedError
 from orchestration.study.ledger import LedgerError
-from orchestration.workers.actor import FoldWorker, SignOfLife
-from orchestration.workers.broker import STOP_SECONDS, STOPPED, Broker, Slots, slots_of
 from orchestration.workers.cluster import ON_HEAD
 from orchestration.workers.jobs import FoldJob, Outcome
-from orchestration.workers.pool import PILOT, RETRY, UNDER_WAY, Priority, RayPool
+from orchestration.workers.pool import PILOT, RETRY, UNDER_WAY, Priority
+from orchestration.workers.slots.actor import FoldWorker, SignOfLife
+from orchestration.workers.slots.broker import STOP_SECONDS, STOPPED, Broker
+from orchestration.workers.slots.leases import Slots, slots_of
+from orchestration.workers.slots.ray_pool import RayPool
 
 pytestmark = pytest.mark.ray
 
@@ -278,7 +281,7 @@ def test_a_hanging_worker_is_ended_and_its_slot_works_again(start: Start) -> Non
 
 @pytest.mark.parametrize("timeout", [2.0, 30.0, 7200.0, None])
 def test_signs_of_life_cost_a_look_at_a_clock_and_come_in_time(timeout: float | None) -> None:
-    slots = Slots(cpus=1.0, gpus=0.0, timeout=timeout)
+    slots = Slots(cpus=1.0, gpus=0.0, fold_timeout=timeout)
     reports: list[float] = []
     life = SignOfLife(lambda: False, lambda: reports.append(time.monotonic()), slots.life_seconds)
     looks = 200_000  # of a fit with as many batches, in a second
@@ -317,7 +320,7 @@ def test_the_costs_of_a_cluster_are_those_of_its_slots(start: Start, tmp_path: P
     broker = start(ready=1, most=1, workers=FoldWorker, context=context, timeout=60.0)
     costs = FoldCosts(16, (BACKBONE,))
     assert not costs.are_known  # nobody has asked
-    costs.ask(broker)
+    measure_a_slot(costs, broker)
     _until(lambda: costs.are_known)
     for record in records:
         config = config_from_params(record.family, record.config)
@@ -330,7 +333,7 @@ def test_the_costs_of_a_cluster_are_those_of_its_slots(start: Start, tmp_path: P
 def test_costs_of_slots_that_cannot_start_block_the_search(start: Start) -> None:
     broker = start(most=1, ready=0, workers=Unstartable, context=stand_ins.Start(why="raises"))
     costs = FoldCosts(16, ())
-    costs.ask(broker)
+    measure_a_slot(costs, broker)
     with pytest.raises(BlockedError, match=r"no worker can start.*driver.*then give the same command again"):
         _until(lambda: costs.are_known)
 

@@ -19,8 +19,8 @@ from orchestration.search.trial import run_trial
 from orchestration.study.data_changes import data_fingerprint
 from orchestration.study.environment import code_version, differences, environment
 from orchestration.study.ledger import Ledger, LedgerError
-from orchestration.workers.pool import InlinePool
 from orchestration.workers.refit import Refit, refit_trial
+from orchestration.workers.slots.inline_pool import InlinePool
 
 
 @pytest.fixture(scope="module")

@@ -143,7 +143,7 @@ def test_the_plain_command_goes_on_with_ray(name: str, tmp_path: Path) -> None:
     ledger = copy_of(name, tmp_path)
     before = files_of(Path(ledger.storage.uri) / "trials")
     trials = len(ledger.trials()) + 1
-    typed = ["--recipe", "smoke", "--trials", str(trials)]
+    typed = ["--preset", "smoke", "--trials", str(trials)]
     typed += ["--family", "probe=9", "--family", "baseline=1"] if name == "killed" else []
     result = biomass("search", ledger.storage.uri, "--data", str(DATA), *typed, cwd=tmp_path)
     assert "Finished" in result.stdout + result.stderr

@@ -34,8 +34,8 @@ from orchestration.cli import app
 from orchestration.search.trial import run_trial
 from orchestration.study.ledger import LedgerError, open_ledger
 from orchestration.study.records import TrialRef
-from orchestration.workers.pool import InlinePool
 from orchestration.workers.refit import refit_trial
+from orchestration.workers.slots.inline_pool import InlinePool
 
 pytestmark = pytest.mark.slow
 
@@ -56,7 +56,7 @@ REFUSED = "test_costs.py::test_refused_trials_are_taken_up_again_when_the_limit_
 ENDINGS, LOST = "test_endings.py", "test_lost_ray.py"
 RAY = f"{LOST}::test_a_search_ends_with_its_own_words_when_ray_is_killed"
 DELETED = "test_vanished_folder.py::test_a_command_says_that_its_folder_was_deleted"
-LEFT_OPEN = "test_searcher.py::test_a_trial_whose_coordinator_broke_off_stays_open_and_the_others_go_on"
+LEFT_OPEN = "test_tune_searcher.py::test_a_trial_whose_coordinator_broke_off_stays_open_and_the_others_go_on"
 ROAD = "test_road.py::test_the_readmes_way_from_search_to_report_with_folds_side_by_side"
 PAGES = "../browser/test_dashboard.py::test_both_pages_show_the_study_and_follow_it"
 NO_SUCCESS = f"{FAILURES}::test_the_command_of_a_search_without_a_success_ends_with_its_reason"

@@ -24,7 +24,7 @@ SEARCH = ["--backbone", "test_vit", "--weights", "random", "--scale", "smoke", "
 
 
 TINY = {  # what the README's commands are given here besides, and what they say of a real study
-    "search": ["--recipe", "smoke", "--slots", "2"],
+    "search": ["--preset", "smoke", "--slots", "2"],
     "ensemble": ["--weights", "random"],
     "export": ["--weights", "random"],
 }
@@ -49,7 +49,7 @@ def test_the_readmes_way_from_search_to_report_with_folds_side_by_side(tmp_path:
             said[words[1]] = biomass(*typed(words), cwd=tmp_path).stdout
 
     ledger = Ledger(Storage(tmp_path / "STUDY"))
-    assert ledger.study().made_with == Asked(recipe="smoke", overrides={"trials": 6, "slots": 2})
+    assert ledger.study().made_with == Asked(preset="smoke", overrides={"trials": 6, "slots": 2})
     trials = ledger.trials()
     assert [trial.family for trial in trials] == ["baseline", "probe", "distilled"] * 2
     assert {result.status for result in ledger.results().values()} == {"complete"}
@@ -86,7 +86,7 @@ def test_the_readmes_way_from_search_to_report_with_folds_side_by_side(tmp_path:
 
     starts = {trial.trial_id: [len(ledger.fold_starts(trial.trial_id, fold)) for fold in range(3)] for trial in trials}
     families = ["--family", "baseline", "--family", "probe", "--family", "distilled"]
-    again = ["search", "STUDY", "--data", "DIR", *families, "--folds", "3", *SEARCH]  # what the recipe asked for
+    again = ["search", "STUDY", "--data", "DIR", *families, "--folds", "3", *SEARCH]  # what the preset sets
     biomass(*again, "--trials", "6", cwd=tmp_path)
     assert starts == {
         trial.trial_id: [len(ledger.fold_starts(trial.trial_id, fold)) for fold in range(3)] for trial in trials

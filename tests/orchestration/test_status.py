@@ -14,9 +14,9 @@ from tiny_study import make_study
 
 from orchestration.inspect.leaderboard import leaderboard, render_families, render_leaderboard
 from orchestration.inspect.status import render_status, status_of
-from orchestration.search.trial import fail_trial, run_trial
+from orchestration.search.trial import run_trial
 from orchestration.study.data import StudyData
-from orchestration.workers.pool import InlinePool
+from orchestration.workers.slots.inline_pool import InlinePool
 
 
 def test_status_of_a_running_and_of_a_killed_search(tmp_path: Path, tiny_pasture: Path) -> None:
@@ -29,7 +29,7 @@ def test_status_of_a_running_and_of_a_killed_search(tmp_path: Path, tiny_pasture
     owner |= {"since": time.time() - 5, "beat": time.time()}
     ledger.storage.write("owner.json", json.dumps(owner).encode())
     run_trial(ledger, InlinePool(context), records[0].trial_id)
-    fail_trial(ledger, records[1].trial_id, "fold 0: no such file")
+    ledger.write_failure(records[1].trial_id, "fold 0: no such file")
     ledger.note_fold_start(records[2].trial_id, 1)
 
     status = status_of(ledger)
@@ -62,7 +62,7 @@ def test_the_leaderboard_tells_costs_per_trial_and_family(tmp_path: Path, tiny_p
     ledger, context, records = make_study(tmp_path / "study", tiny_pasture, tmp_path / "cache")
     run_trial(ledger, InlinePool(context), records[0].trial_id)
     decision = "pruned after fold 2: p = 0.003 against 7c1e, blend gain 0.04 %"
-    middle = fail_trial(ledger, records[1].trial_id, "x")
+    middle = ledger.write_failure(records[1].trial_id, "x")
     ledger.write_result(
         records[1].trial_id,
         replace(middle, status="pruned", reason=decision, gpu_seconds=7200.0, estimate=0.1),

@@ -58,7 +58,7 @@ def test_identity_and_seeds_depend_on_their_address() -> None:
     assert 0 <= derive_seed("anything") < 2**31
 
 
-@pytest.mark.parametrize("wrong", [{"families": ()}, {"backbones": ()}, {"n_folds": 1}])
+@pytest.mark.parametrize("wrong", [{"families": ()}, {"backbones": ()}, {"folds": 1}])
 def test_settings_check_themselves(wrong: dict[str, object]) -> None:
     with pytest.raises(StudyError):
         replace(SETTINGS, **wrong)  # type: ignore[arg-type]

@@ -18,8 +18,8 @@ from orchestration.search.trial import run_trial
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger
 from orchestration.study.storage import Storage
-from orchestration.workers.pool import InlinePool
 from orchestration.workers.shared import artefact_id, artefact_of
+from orchestration.workers.slots.inline_pool import InlinePool
 
 TEACHER = model("distilled").shared
 assert TEACHER is not None

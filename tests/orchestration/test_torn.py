@@ -21,14 +21,15 @@ from orchestration.cli import app
 from orchestration.inspect.audit import audit
 from orchestration.inspect.repair import plan_repair
 from orchestration.search.incumbent import Incumbent
-from orchestration.search.trial import fail_trial, run_trial
+from orchestration.search.trial import run_trial
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger, LedgerError
 from orchestration.study.lock import LockError, study_lock
 from orchestration.study.storage import Storage
 from orchestration.workers.context import WorkerContext
 from orchestration.workers.jobs import FoldJob, Outcome
-from orchestration.workers.pool import InlinePool, Job, Priority
+from orchestration.workers.pool import Job, Priority
+from orchestration.workers.slots.inline_pool import InlinePool
 
 pytestmark = pytest.mark.slow
 
@@ -200,7 +201,7 @@ def test_a_failed_trial_that_lost_a_fold_is_computed_again_when_it_is_retried(
 ) -> None:
     ledger, context = study
     trial = ledger.trials()[0].trial_id
-    fail_trial(ledger, trial, "the lamp went out")
+    ledger.write_failure(trial, "the lamp went out")
     cut(Path(ledger.storage.uri) / "trials" / trial / "fold-0" / "oof.parquet")
     shown = CliRunner().invoke(app, ["repair", ledger.storage.uri, "--yes"]).stdout
     assert "fold 0 is computed again, with --retry-failed" in shown

@@ -18,7 +18,7 @@ from orchestration.study.ledger import Ledger, LedgerError
 from orchestration.study.storage import Storage
 from orchestration.workers.context import WorkerContext
 from orchestration.workers.jobs import FoldJob, Outcome
-from orchestration.workers.pool import InlinePool
+from orchestration.workers.slots.inline_pool import InlinePool
 
 
 class Counting(InlinePool):
@@ -108,9 +108,7 @@ def test_an_interrupted_trial_keeps_its_folds_and_its_bytes(tmp_path: Path, tiny
 
 def test_a_failing_fold_fails_its_trial_with_the_reason(tmp_path: Path, tiny_pasture: Path) -> None:
     ledger, context, records = make_study(tmp_path / "study", tiny_pasture, tmp_path / "cache")
-    broken = WorkerContext(
-        study=context.study, data_dir=str(tmp_path / "moved"), cache_dir=context.cache_dir, weights=RANDOM
-    )
+    broken = WorkerContext(study=context.study, data_dir=str(tmp_path / "moved"), cache=context.cache, weights=RANDOM)
     pool = Counting(broken)
     result = run_trial(ledger, pool, records[0].trial_id)
     assert result is not None and result.status == "failed" and result.score is None

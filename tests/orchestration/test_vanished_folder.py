@@ -25,7 +25,7 @@ def test_a_coordinator_takes_up_a_trial_without_its_working_directory(tmp_path: 
     code = (
         "import os, sys; from types import SimpleNamespace;"
         "from ray.tune.trainable.function_trainable import wrap_function;"
-        "from orchestration.search.coordinator import make_coordinator;"
+        "from orchestration.search.on_ray.coordinator import make_coordinator;"
         "kind = wrap_function(make_coordinator('/study', None, None, together=False));"
         "one = kind.__new__(kind); one._storage = SimpleNamespace(trial_working_directory=sys.argv[1]);"
         "os.rmdir(os.getcwd()) if sys.argv[2] == 'True' else None;"
@@ -43,8 +43,8 @@ def test_a_coordinator_takes_up_a_trial_without_its_working_directory(tmp_path: 
 @pytest.mark.slow
 def test_a_command_says_that_its_folder_was_deleted(tmp_path: Path) -> None:
     """And that it works in another one."""
-    line = f"mkdir gone; cd gone; rmdir ../gone; {sys.executable} -m orchestration recipes && exit 3; cd ..; "
-    line += f"{sys.executable} -m orchestration recipes"
+    line = f"mkdir gone; cd gone; rmdir ../gone; {sys.executable} -m orchestration presets && exit 3; cd ..; "
+    line += f"{sys.executable} -m orchestration presets"
     result = subprocess.run(
         ["bash", "-c", line], cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True
     )

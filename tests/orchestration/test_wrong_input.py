@@ -167,7 +167,7 @@ CASES = {
     "study misspelt": Case(["status", "stduy"], "did you mean"),
     "data misspelt": Case([*SEARCH[:3], "dta", *SEARCH[4:]], "did you mean data?"),
     "data is a file": Case(["data", "check", "good.csv"], "good.csv is a file"),
-    "no such recipe": Case([*SEARCH, "--recipe", "cpu"], "a recipe is one of"),
+    "no such preset": Case([*SEARCH, "--preset", "cpu"], "a preset is one of"),
     "no such family": Case([*SEARCH, "--family", "prob"], "did you mean probe?"),
     "no such rule": Case([*FILES, "--rule", "gready"], "unknown rule 'gready'"),
     "no such follow-up": Case([*FILES, "--post", "zeroes"], "did you mean zeros?"),

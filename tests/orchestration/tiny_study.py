@@ -8,7 +8,7 @@ from biomass_models.backbones.weights import WeightsSource, fingerprint
 from biomass_models.data.folds import assign_folds, fold_hash
 from biomass_models.data.table import read_train
 from orchestration.search.opening import open_study
-from orchestration.search.searcher import Proposer
+from orchestration.search.proposer import Proposer
 from orchestration.study.ledger import Ledger
 from orchestration.study.records import TrialRecord
 from orchestration.study.settings import StudySettings
@@ -28,10 +28,10 @@ def make_study(folder: Path | str, data_dir: Path, cache: Path) -> tuple[Ledger,
     folds = assign_folds(quadrats, n_folds=3)
     quadrats = quadrats.merge(folds, on="image_id")
     weights = {BACKBONE: fingerprint(BACKBONE, RANDOM)}
-    settings = StudySettings(families=FAMILY_NAMES, backbones=(BACKBONE,), n_folds=3, scale="smoke")
+    settings = StudySettings(families=FAMILY_NAMES, backbones=(BACKBONE,), folds=3, scale="smoke")
     open_study(ledger, settings, quadrats=quadrats, data_fingerprint="d", fold_hash=fold_hash(folds), weights=weights)
     spaces = {family: space_of(family, (BACKBONE,), "smoke") for family in settings.families}
     search = Proposer(spaces, ledger, seed=0, fold_hash=fold_hash(folds), weights=weights)
     records = [record for _ in FAMILY_NAMES if (record := search.propose()) is not None]
-    context = WorkerContext(study=str(folder), data_dir=str(data_dir), cache_dir=str(cache), weights=RANDOM)
+    context = WorkerContext(study=str(folder), data_dir=str(data_dir), cache=str(cache), weights=RANDOM)
     return ledger, context, records

@@ -12,7 +12,11 @@ from biomass_models.families.baseline.config import BaselineConfig
 from biomass_models.families.probe.config import ProbeConfig
 from search_spaces.domain import Choice, Integer, LogUniform, SearchSpace, Uniform, When
 from search_spaces.spaces import SCALES, space_of
-from search_spaces.to_optuna import encode, finished_trial, new_study, suggest
+from search_spaces.to_optuna import encode, finished_trial, suggest
+
+
+def new_study(seed: int) -> optuna.Study:
+    return optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
 
 
 @pytest.mark.parametrize("family", registry.names())

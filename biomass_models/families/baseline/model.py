@@ -27,9 +27,10 @@ from biomass_models.families.speed import Speed
 from biomass_models.features.inputs import Inputs
 from biomass_models.features.outputs import GLOBAL
 from biomass_models.features.spec import FeatureSpec, fitted
-from biomass_models.interrupt import OnEpoch, ShouldStop
-from biomass_models.training.fit import FloatArray, FoldResult, FoldRows, Terms, as_arrays, score_or_nan, seeded
+from biomass_models.interrupt import ShouldStop
+from biomass_models.training.fit import FloatArray, FoldResult, FoldRows, as_arrays, score_or_nan, seeded
 from biomass_models.training.heads import mlp_head
+from biomass_models.training.loop import Terms
 from biomass_models.training.losses import weighted_mse_loss
 from biomass_models.training.many_heads import HeadFold, train_heads
 from biomass_models.training.network import Best, Network, predict_rows, schedule_of, train_network
@@ -74,7 +75,6 @@ def fit(
     inputs: Inputs,
     *,
     seed: int,
-    on_epoch: OnEpoch | None = None,
     should_stop: ShouldStop | None = None,
 ) -> FoldResult:
     """Train on the rows outside `fold`, predict those inside; nothing is fitted on the latter.
@@ -102,7 +102,6 @@ def fit(
         grams=lambda output_BT: scaler.grams(output_BT.double().cpu().numpy()),
         notes=opened.notes,
         seed=seed,
-        on_epoch=on_epoch,
         should_stop=should_stop,
     )
 

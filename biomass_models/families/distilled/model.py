@@ -29,9 +29,10 @@ from biomass_models.families.speed import Speed
 from biomass_models.features.inputs import Inputs
 from biomass_models.features.outputs import GLOBAL, Grid
 from biomass_models.features.spec import FeatureSpec, fitted
-from biomass_models.interrupt import OnEpoch, ShouldStop
+from biomass_models.interrupt import ShouldStop
 from biomass_models.targets import TARGETS
-from biomass_models.training.fit import FloatArray, FoldResult, FoldRows, IntArray, Terms, as_arrays, seed_for, seeded
+from biomass_models.training.fit import FloatArray, FoldResult, FoldRows, IntArray, as_arrays, seed_for, seeded
+from biomass_models.training.loop import Terms
 from biomass_models.training.losses import distillation_losses, ratio_terms
 from biomass_models.training.maps import coarse_map, map_table
 from biomass_models.training.network import outputs_of, predict_rows, train_network
@@ -77,7 +78,6 @@ def fit(
     *,
     seed: int,
     shared: Artefact | None = None,
-    on_epoch: OnEpoch | None = None,
     should_stop: ShouldStop | None = None,
 ) -> FoldResult:
     """Train on the rows outside `fold`, predict those inside; nothing is fitted on the latter.
@@ -116,7 +116,6 @@ def fit(
         grams=lambda output: _grams(output, scaler),
         notes=opened.notes,
         seed=seed,
-        on_epoch=on_epoch,
         should_stop=should_stop,
     )
     held_out = [str(quadrats["image_id"].iloc[row]) for row in rows.valid_M]

@@ -25,7 +25,7 @@ from biomass_models.families.speed import Speed
 from biomass_models.features.inputs import Inputs
 from biomass_models.features.outputs import GLOBAL, PATCH_MEAN, PATCH_STD
 from biomass_models.features.spec import FeatureBank, FeatureSpec
-from biomass_models.interrupt import OnEpoch, ShouldStop, check_stop
+from biomass_models.interrupt import ShouldStop, check_stop
 from biomass_models.targets import TARGETS, weight_T, weighted_sst
 from biomass_models.training.fit import (
     FitError,
@@ -71,7 +71,6 @@ def fit(
     inputs: Inputs,
     *,
     seed: int,
-    on_epoch: OnEpoch | None = None,
     should_stop: ShouldStop | None = None,
 ) -> FoldResult:
     """Fit on the rows outside `fold`, predict those inside.
@@ -102,8 +101,6 @@ def fit(
         "score": score_or_nan(mass_NT[valid_M], pred_NT),
         "seconds": time.perf_counter() - started,
     }
-    if on_epoch is not None:
-        on_epoch(dict(record))
     info = {
         "train_rows": len(train_M),
         "features": feature_NF.shape[1],

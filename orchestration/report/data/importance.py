@@ -1,14 +1,22 @@
-"""Which hyper-parameters decided the score: Optuna's importance, and what the best trials have in common."""
+"""Which hyper-parameters decided the score, and what the best trials have in common.
+
+A setting's importance is the share of the variance of the trials' ranks that it explains by itself (omega squared, Hays
+1963, on ranks as in Kruskal and Wallis 1952): what its slice shows. A setting that exists only under a condition
+explains what varies among the trials that have it, and no more. Interactions are not in it.
+"""
 
 from __future__ import annotations
 
 import statistics
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from scipy.stats import rankdata
+
+from biomass_models.targets import FloatArray
 from orchestration.report.words import setting
 from orchestration.study.data import StudyData, Trial
 from orchestration.study.spaces import stored_space
@@ -16,12 +24,13 @@ from search_spaces.domain import Integer, LogUniform, Plain, SearchSpace, Unifor
 
 FEWEST = 4  # trials with a score below which an importance says nothing at all
 FEW = 20  # below which it is a hint
-MOST = 2000  # trials that Optuna gets, the latest
+MOST_BINS = 5  # of the values of a number
+BIN = 4  # trials, at least
 
 
 @dataclass(frozen=True, kw_only=True)
 class Importance:
-    """Of one family's hyper-parameters, largest share first; shares sum to 1."""
+    """Of one family's hyper-parameters, largest share first: of the ranks' variance, each by itself, 0 .. 1."""
 
     family: str
     shares: dict[str, float]
@@ -65,37 +74,51 @@ def varied(trials: Sequence[Trial]) -> dict[str, list[Any]]:
 
 
 def importance_of(study: StudyData, family: str) -> Importance:
-    """Optuna's importance (PED-ANOVA) over a family's complete and pruned trials."""
-    scored = [trial for trial in study.trials if trial.family == family and trial.reported_value is not None][-MOST:]
-    space = space_of_family(study, family)
+    """Over a family's complete and pruned trials."""
+    scored = [trial for trial in study.trials if trial.family == family and trial.reported_value is not None]
 
     def none(why: str) -> Importance:
         return Importance(family=family, shares={}, trials=len(scored), missing=why)
 
-    if space is None:
-        return none("this version of the program does not know the family's search space")
     if len(scored) < FEWEST:
         return none(f"it needs at least {FEWEST} trials with a score")
-    if not varied(scored):
+    if not (values := varied(scored)):
         return none("no setting was varied")
-    import optuna
-
-    from search_spaces.to_optuna import finished_trial, new_study
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampled = new_study(seed=0)
-    try:
-        observed = [finished_trial(space, trial.record.params, trial.reported_value) for trial in scored]
-        sampled.add_trials([one for one in observed if one is not None])
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that there are few trials: the page says so
-            shares = optuna.importance.get_param_importances(sampled)
-    except (KeyError, ValueError, RuntimeError):  # another version's space: its values are outside of this one's
-        return none("the study was made with another version of the search space")
-    known = {name: share for name, share in shares.items() if share > 0}
+    rank_M = rankdata([trial.reported_value or 0.0 for trial in scored])
+    if not np.ptp(rank_M):
+        return none("all trials are alike")
+    space = space_of_family(study, family)
+    shares = {name: _share(scored, rank_M, name, is_continuous(space, name, own)) for name, own in values.items()}
+    known = {name: share for name, share in sorted(shares.items(), key=lambda pair: -pair[1]) if share > 0}
     return Importance(
-        family=family, shares=known, trials=len(scored), missing=None if known else "all trials are alike"
+        family=family, shares=known, trials=len(scored), missing=None if known else "no setting explains it by itself"
     )
+
+
+def _share(trials: Sequence[Trial], rank_M: FloatArray, name: str, numeric: bool) -> float:
+    """Of the ranks' variance over all trials, what a setting explains among those that have it."""
+    having = [place for place, trial in enumerate(trials) if name in trial.record.params]
+    values = [trials[place].record.params[name] for place in having]
+    own_m = rank_M[having]
+    if numeric:
+        bins = max(2, min(MOST_BINS, len(values) // BIN))
+        edges = np.quantile(np.asarray(values, dtype=np.float64), np.linspace(0, 1, bins + 1)[1:-1])
+        level_m = np.searchsorted(edges, values, side="left")
+    else:
+        level_m = np.unique([setting(value) for value in values], return_inverse=True)[1]
+    size_L = np.bincount(level_m)
+    level_m, size_L = np.unique(level_m, return_inverse=True)[1], size_L[size_L > 0]
+    within = len(own_m) - len(size_L)
+    if len(size_L) < 2 or within < 1:
+        return 0.0
+    total = float(np.square(own_m - own_m.mean()).sum())
+    mean_L = np.bincount(level_m, weights=own_m) / size_L
+    between = float((size_L * np.square(mean_L - own_m.mean())).sum())
+    error = (total - between) / within
+    if total + error == 0.0:
+        return 0.0
+    omega = max(0.0, (between - (len(size_L) - 1) * error) / (total + error))
+    return omega * total / float(np.square(rank_M - rank_M.mean()).sum())
 
 
 def what_the_best_share(trials: Sequence[Trial], name: str) -> str | None:

@@ -141,7 +141,7 @@ def facts_line(context: ReportContext) -> Html:
     )
     return join(
         f"{count(len(study.trials), 'trial')} ({kinds or 'none'}) of {listed(study.families or ['no family'])} "
-        f"on {count(len(study.quadrats), 'photograph')}, {settings.n_folds} {SCHEMES[settings.scheme]}"
+        f"on {count(len(study.quadrats), 'photograph')}, {settings.folds} {SCHEMES[settings.scheme]}"
     )
 
 

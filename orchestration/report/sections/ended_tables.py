@@ -28,7 +28,7 @@ def pruned_table(context: ReportContext) -> Table | None:
                 Cell(NONE if last is None else f"{last.p:.2g}", None if last is None else last.p),
                 Cell(percent(None if last is None else last.gain, 2), None if last is None else last.gain),
                 Cell(number(trial.reported_value), trial.reported_value),
-                Cell(tag("code", NONE if last is None else last.against)),
+                Cell(tag("code", NONE if last is None else ", ".join(last.references or (last.against,)))),
             ]
         )  # fmt: skip
     saved = folds * len(trials) - sum(trial.result.folds_done for trial in trials if trial.result is not None)
@@ -39,14 +39,14 @@ def pruned_table(context: ReportContext) -> Table | None:
             Column(name="trial"),
             Column(name="family"),
             Column(name="after folds", numeric=True),
-            Column(name="p", gloss="chance of such a disadvantage, were it as good as the best", numeric=True),
+            Column(name="p", gloss="chance of such a disadvantage, were it as good as the best ones", numeric=True),
             Column(name="blend gain", gloss="how much the best mixture with it lowers the blend's error", numeric=True),
             Column(name="estimated score", numeric=True),
             Column(name="compared with"),
         ),
         rows=rows,
-        how="A trial is stopped when it is both clearly worse than the best one on the same images (small p) and of no "
-        f"use to the blend (small gain). Its score is an estimate.{more}",
+        how="A trial is stopped when it is both clearly worse than the best ones on the same images (small p) and of "
+        f"no use to the blend (small gain). Its score is an estimate.{more}",
     )
 
 

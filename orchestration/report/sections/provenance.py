@@ -84,11 +84,12 @@ def facts(context: ReportContext) -> list[tuple[str, str]]:
         ("photographs", f"{count(len(quadrats), 'image')}, {count(quadrats['group'].nunique(), 'sampling day')}"
          + (f", {min(dates):%Y-%m-%d} to {max(dates):%Y-%m-%d}" if len(dates) else "")),
         ("data fingerprint", record.data_fingerprint),
-        ("folds", f"{settings.n_folds} by {settings.scheme}, hash {record.fold_hash}"),
+        ("folds", f"{settings.folds} by {settings.scheme}, hash {record.fold_hash}"),
         ("families", ", ".join(settings.families)),
         ("backbones", ", ".join(settings.backbones)),
         ("weights", ", ".join(f"{name}: {mark}" for name, mark in record.weights.items())),
         ("scale of the search", settings.scale),
+        ("proposals", f"by {settings.engine}"),
         ("seed", str(settings.seed)),
         ("work", f"{count(len(study.trials), 'trial')}, {count(folds, 'fold')} trained"),
         ("search time", duration(context.clock.seconds) + ", pauses left out" if context.work else ""),

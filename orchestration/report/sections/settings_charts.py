@@ -25,13 +25,15 @@ def settings_figures(context: ReportContext) -> list[Figure]:
     """Importance of all families, then parallel coordinates and slices of each that varied anything."""
     figures = [figure] if (figure := _importance(context)) else []
     for family in context.study.families:
-        told = [trial for trial in context.study.trials if trial.family == family and trial.reported_value is not None]
-        told.sort(key=lambda trial: -(trial.reported_value or 0.0))
-        shown = told[:MOST_LINES]
+        scored = [
+            trial for trial in context.study.trials if trial.family == family and trial.reported_value is not None
+        ]
+        scored.sort(key=lambda trial: -(trial.reported_value or 0.0))
+        shown = scored[:MOST_LINES]
         names = _by_importance(context, family, varied(shown))
         if len(shown) < 3 or not names:
             continue
-        left = f"Drawn are the {MOST_LINES} best of {count(len(told), 'trial')}." if len(told) > MOST_LINES else ""
+        left = f"Drawn are the {MOST_LINES} best of {count(len(scored), 'trial')}." if len(scored) > MOST_LINES else ""
         figures.append(_parallel(context, family, shown, names, left))
         figures.append(_slices(context, family, shown, names, left))
     return figures
@@ -54,7 +56,7 @@ def _importance(context: ReportContext) -> Figure | None:
         firsts.append(f"{rows[0]['name']} in {one.family}")
         base = alt.Chart(data(rows)).encode(
             y=alt.Y("name:N", sort=[row["name"] for row in rows], title=None),
-            x=alt.X("share:Q", title="share of the importance", axis=alt.Axis(format="%", tickCount=5),
+            x=alt.X("share:Q", title="share of the differences between trials", axis=alt.Axis(format="%", tickCount=5),
                     scale=alt.Scale(domain=[0, max(0.2, 1.15 * rows[0]["share"])], nice=False)),
         )  # fmt: skip
         index = context.study.families.index(one.family)
@@ -64,8 +66,9 @@ def _importance(context: ReportContext) -> Figure | None:
         panels.append(panel(chart, height=24 * len(rows) + 10, caption=f"{one.family}{few}"))
     return Figure(
         title=f"What mattered most: {', '.join(firsts)}",
-        how="The longer a bar, the more the setting separates the best trials of a family from all others (Optuna's "
-        "PED-ANOVA, shares sum to 1). It does not say which value is good: the slices below do.",
+        how="How much of the differences between a family's trials (of their ranks) a setting explains by itself; one "
+        "that exists only under a condition, among the trials that have it. It does not say which value is good: the "
+        "slices below do.",
         panels=tuple(panels),
         note=" ".join(f"No importance for {one.family}: {one.missing}." for one in without),
         across=min(len(panels), 3),
@@ -198,7 +201,7 @@ def _slice(
         )
     )  # fmt: skip
     share = context.importances[family].shares.get(name)
-    return panel(chart, height=180, caption=name if share is None else f"{name} · importance {percent(share)}")
+    return panel(chart, height=180, caption=name if share is None else f"{name} · explains {percent(share)}")
 
 
 def _clipped(text: str, most: int) -> str:

@@ -77,11 +77,11 @@ def _settings(context: ReportContext) -> list[str]:
     importance = context.importances[best.family]
     if not importance.shares:
         return []
-    name, share = next(iter(importance.shares.items()))
+    name = next(iter(importance.shares))
     trials = [trial for trial in context.study.trials if trial.family == best.family]
     common = what_the_best_share(trials, name)
     hint = " (a hint: few trials)" if importance.trials < FEW else ""
-    return [f"Within {best.family}, {name} matters most{hint}: {common or f'{percent(share)} of the importance'}."]
+    return [f"Within {best.family}, {name} matters most{hint}: {common}."] if common else []
 
 
 def what_fails(context: ReportContext) -> list[Html]:

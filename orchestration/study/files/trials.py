@@ -8,11 +8,13 @@ from collections.abc import Container
 
 import pandas as pd
 
-from biomass_models.config_rules import did_you_mean
+from biomass_models.config_rules import nearest
 from orchestration.study import layout
 from orchestration.study.files.base import LedgerError, parquet
 from orchestration.study.files.study import SettingFiles
-from orchestration.study.records import TrialRecord, TrialResult
+from orchestration.study.records import FAILED, TrialRecord, TrialResult
+
+MOST_NAMED = 5  # trials in a message
 
 
 class TrialFiles(SettingFiles):
@@ -29,12 +31,39 @@ class TrialFiles(SettingFiles):
                 f"{self.storage.uri}` sets the trial aside"
             )
         if record is None:
-            names = self.storage.children(layout.TRIALS)
-            begun = [name for name in names if trial_id and name.startswith(trial_id)]
-            nearest = f"; did you mean {' or '.join(begun[:3])}?" if begun else did_you_mean(trial_id, names)
-            hint = nearest or "; `biomass leaderboard` lists them"
-            raise LedgerError(f"there is no trial {trial_id} in {self.storage.uri}{hint}")
+            raise self._no_trial(trial_id)
         return record
+
+    def trial_id(self, prefix: str) -> str:
+        """The id of the trial that is named by it, or by how no other trial's id begins.
+
+        Raises LedgerError with the candidates where several ids begin so, with the nearest id where none does.
+        """
+        names = self.storage.children(layout.TRIALS)
+        begun = [name for name in names if prefix and name.startswith(prefix)]
+        found = list(filter(self._is_proposed, begun))
+        if prefix in found:
+            return prefix
+        if not found:
+            raise self._no_trial(prefix)
+        if len(found) > 1:
+            more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+            raise LedgerError(
+                f"a trial is named by how no other id begins, got {prefix}, as {len(found)} do: "
+                f"{', '.join(found[:MOST_NAMED])}{more}; give more of it"
+            )
+        return found[0]
+
+    def _is_proposed(self, name: str) -> bool:
+        """Whether the folder is a trial's; one that was set aside is none any more."""
+        return self.storage.size(layout.trial_record(name)) is not None
+
+    def _no_trial(self, trial_id: str) -> LedgerError:
+        near = next(
+            filter(self._is_proposed, nearest(trial_id, self.storage.children(layout.TRIALS), MOST_NAMED)), None
+        )
+        hint = f"; did you mean {near}?" if near else "; `biomass leaderboard` lists them"
+        return LedgerError(f"there is no trial {trial_id} in {self.storage.uri}{hint}")
 
     def trials(self, known: Container[str] = ()) -> list[TrialRecord]:
         """Every proposed trial in the order of proposal; those in `known` are not read again."""
@@ -53,6 +82,12 @@ class TrialFiles(SettingFiles):
         """Close a trial; a complete one brings its OOF table."""
         payload = {} if oof is None else {layout.OOF: parquet(oof, self._oof_metadata(trial_id))}
         self._commit(layout.trial(trial_id), payload, layout.RESULT, result)
+
+    def write_failure(self, trial_id: str, reason: str) -> TrialResult:
+        """Close a trial that cannot be brought to its end; its folds stay."""
+        result = TrialResult(status=FAILED, reason=reason, ended_at=time.time())
+        self.write_result(trial_id, result)
+        return result
 
     def result(self, trial_id: str) -> TrialResult | None:
         return self._read(layout.result(trial_id), TrialResult)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from random import Random
 from typing import ClassVar
 
+from orchestration.search.engines.base import Observation
 from orchestration.study.records import Params
 from search_spaces.domain import SearchSpace
 
@@ -18,7 +19,7 @@ class RandomEngine:
     def __init__(self, space: SearchSpace) -> None:
         self._space = space
 
-    def observe(self, trial_id: str, params: Params, value: float | None) -> bool:
+    def observe(self, observation: Observation) -> bool:
         """Nothing is learnt, so that anything can be observed."""
         return True
 

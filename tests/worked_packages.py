@@ -1,4 +1,4 @@
-"""The worked family of docs/extending.md as an installed package, for the tests that use it."""
+"""The worked family and the worked engine of docs/extending.md as installed packages, for the tests that use them."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ from pathlib import Path
 from biomass_models.families import registry
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
-NAME = "neighbours"
+FAMILY, ENGINE = "A family", "An engine"  # headings of the page, each with the files of one package
+NAME = "neighbours"  # of the family
 
 
-def files_of_the_page() -> dict[str, str]:
-    """Content of the page's files by path: the blocks that begin with a comment of their path."""
-    blocks = re.findall(r"```\w+\n# (\S+\.\w+)\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
-    return dict(blocks)
+def files_of_the_page(section: str = FAMILY) -> dict[str, str]:
+    """Content of a section's files by path: the blocks that begin with a comment of their path."""
+    (text,) = re.findall(rf"^## {section}\n(.*?)(?=^## |\Z)", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE)
+    return dict(re.findall(r"```\w+\n# (\S+\.\w+)\n(.*?)```", text, flags=re.DOTALL))
 
 
-def install(site: Path) -> None:
+def install(site: Path, section: str = FAMILY) -> None:
     """Put the package into a folder as an installer does: its modules, and a .dist-info with its entry points."""
-    files = files_of_the_page()
+    files = files_of_the_page(section)
     project = tomllib.loads(files.pop("pyproject.toml"))["project"]
     for path, content in files.items():
         (site / path).parent.mkdir(parents=True, exist_ok=True)
         (site / path).write_text(content)
-    (site / NAME / "__init__.py").write_text("")
+        if (site / path).parent != site:
+            ((site / path).parent / "__init__.py").write_text("")
     info = site / f"{project['name']}-{project['version']}.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
@@ -40,7 +42,7 @@ def install(site: Path) -> None:
 
 @contextmanager
 def installed(site: Path) -> Iterator[None]:
-    """Inside, the package in that folder is one of this process's installation."""
+    """Inside, the packages in that folder are of this process's installation."""
     sys.path.append(str(site))
     importlib.invalidate_caches()
     registry.folders.cache_clear()
@@ -49,5 +51,6 @@ def installed(site: Path) -> Iterator[None]:
     finally:
         sys.path.remove(str(site))
         registry.folders.cache_clear()
-        for name in [name for name in sys.modules if name.split(".")[0] == NAME]:
-            del sys.modules[name]
+        for name, module in list(sys.modules.items()):
+            if (getattr(module, "__file__", None) or "").startswith(f"{site}/"):
+                del sys.modules[name]

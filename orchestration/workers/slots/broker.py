@@ -17,10 +17,11 @@ import ray
 from ray.exceptions import RayError
 
 from orchestration.study.records import SearchFacts
-from orchestration.workers.actor import FoldWorker
 from orchestration.workers.jobs import Job, Outcome
 from orchestration.workers.pool import RETRY, Priority
 from orchestration.workers.ray_errors import innermost_cause, where
+from orchestration.workers.slots.actor import FoldWorker
+from orchestration.workers.slots.leases import BusyShare, Slots, slots_of
 
 if TYPE_CHECKING:
     from orchestration.workers.context import WorkerContext
@@ -31,35 +32,7 @@ START_SECONDS = 300.0  # for a worker to come up where nobody else takes the res
 START_PAUSES = (1.0, 60.0)  # seconds after a failed start; doubled each time, up to the second
 GROWTH_SECONDS = 2.0  # between two looks at what the cluster has
 STOP_SECONDS = 5.0  # a worker that does not acknowledge a stop by then is left alone
-LIFE_SECONDS = 5.0  # between two signs of life, or a quarter of the timeout
 STOPPED = Outcome(status="stopped")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Slots:
-    """What a pool may lease, and how patient it is."""
-
-    cpus: float  # of one slot
-    gpus: float  # of one slot: 1, a fraction, or 0
-    most: int | None = None  # use at most so many slots
-    grows: bool = False  # ask the cluster for more slots while jobs queue; an autoscaler sees the demand
-    timeout: float | None = None  # seconds without a sign of life after which a job's worker counts as hanging
-
-    @property
-    def life_seconds(self) -> float | None:
-        """Between two signs of life of a worker; None where no timeout waits for them."""
-        return None if self.timeout is None else min(LIFE_SECONDS, self.timeout / 4)
-
-
-def slots_of(nodes: list[dict[str, Any]], slots: Slots) -> int:
-    """How many slots the nodes that are alive can hold together; a slot never spans two nodes."""
-    count = 0
-    for node in nodes:
-        has = node["Resources"] if node["Alive"] else {}
-        by_cpu = has.get("CPU", 0.0) / slots.cpus if slots.cpus else float("inf")
-        by_gpu = has.get("GPU", 0.0) / slots.gpus if slots.gpus else float("inf")
-        count += int(min(by_cpu, by_gpu) + 1e-9)
-    return count
 
 
 @dataclass(eq=False)
@@ -97,7 +70,7 @@ class Broker:
         self._ready: set[int] = set()
         self._failed_starts: dict[int, int] = {}  # by slot, in a row since the last worker of any slot came up
         self._cannot_start: dict[int, str] = {}  # why, by slot
-        self._busy = _Busy()
+        self._busy = BusyShare()
 
     async def start(self) -> int:
         """Begin leasing; returns how many slots the cluster has now."""
@@ -327,7 +300,7 @@ class Broker:
             if entry.dropped:
                 self._answer(entry, STOPPED)
                 return False
-            reason = f"no sign of life for {self._rules.timeout:.0f} s (--fold-timeout); its worker was ended"
+            reason = f"no sign of life for {self._rules.fold_timeout:.0f} s (--fold-timeout); its worker was ended"
             self._answer(entry, Outcome(status="failed", reason=reason))
             return False
         self._done += outcome.status == "done"
@@ -346,33 +319,10 @@ class Broker:
     async def _outcome(self, slot: int, worker: Any, entry: _Entry) -> Outcome | None:
         """What the worker answers, or None when it hangs: epochs, batches and features are its signs of life."""
         answer: asyncio.Future[Outcome] = asyncio.wrap_future(worker.run.remote(entry.job, entry.number).future())
-        if self._rules.timeout is None:
+        if self._rules.fold_timeout is None:
             return await answer
-        while (left := self._alive_at[slot] + self._rules.timeout - time.monotonic()) > 0:
+        while (left := self._alive_at[slot] + self._rules.fold_timeout - time.monotonic()) > 0:
             done, _ = await asyncio.wait([answer], timeout=left)
             if done:
                 return answer.result()
         return None
-
-
-class _Busy:
-    """Share of the slots' time in which they worked, between the first job and the last change."""
-
-    def __init__(self) -> None:
-        self._since: float | None = None
-        self._running = self._slots = 0
-        self._busy_seconds = self._slot_seconds = 0.0
-
-    def note(self, running: int, slots: int) -> None:
-        """The numbers that hold from now on."""
-        now = time.monotonic()
-        if self._since is not None:
-            self._busy_seconds += self._running * (now - self._since)
-            self._slot_seconds += self._slots * (now - self._since)
-        if running or self._since is not None:
-            self._since = now
-        self._running, self._slots = running, slots
-
-    def share(self) -> float | None:
-        self.note(self._running, self._slots)
-        return self._busy_seconds / self._slot_seconds if self._slot_seconds else None

@@ -13,11 +13,11 @@ from ray.exceptions import RayError
 
 from orchestration.search.incumbent import Incumbent
 from orchestration.search.pruning import PruneRule
-from orchestration.search.trial import BlockedError, fail_trial, run_trial
+from orchestration.search.trial import NOT_THE_TRIAL, run_trial
 from orchestration.study.data import StudyData
-from orchestration.study.ledger import Ledger, LedgerError
+from orchestration.study.ledger import Ledger
 from orchestration.study.storage import Storage
-from orchestration.workers.pool import RayPool
+from orchestration.workers.slots.ray_pool import RayPool
 
 
 def make_coordinator(
@@ -28,18 +28,17 @@ def make_coordinator(
     It is pickled with all that it names, and a process that unpickles it imports their modules: nothing of a module
     that loads torch may be among them.
     """
-    standing = Incumbent(StudyData(Ledger(Storage(study))))  # pickled along: each coordinator process keeps its own
+    incumbent = Incumbent(StudyData(Ledger(Storage(study))))  # pickled along: each coordinator process keeps its own
 
     def coordinate(config: dict[str, Any]) -> None:
         own, trial_id = Ledger(Storage(study)), config["trial_id"]
         try:
-            result = run_trial(own, RayPool(broker), trial_id, rule=rule, standing=standing, together=together)
-        # the store is full, away or torn, the broker, the code or the memory is gone: the trial is not to blame
-        except (OSError, BlockedError, LedgerError, RayError, ImportError, MemoryError) as error:
+            result = run_trial(own, RayPool(broker), trial_id, rule=rule, incumbent=incumbent, together=together)
+        except (*NOT_THE_TRIAL, RayError) as error:
             tune.report({"status": "stopped", "reason": str(error)})
             return
         except Exception as error:  # the boundary of a trial: whatever else goes wrong is its recorded reason
-            result = fail_trial(own, trial_id, f"coordinator: {type(error).__name__}: {error}")
+            result = own.write_failure(trial_id, f"coordinator: {type(error).__name__}: {error}")
         tune.report({"status": result.status if result else "stopped"})
 
     coordinate.__mixins__ = (_OnFirmGround,)  # type: ignore[attr-defined]  # Tune makes a class of them

@@ -5,23 +5,19 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from typing import Any
 
 import ray
 from ray.exceptions import ActorDiedError, RayError
 
 from biomass_models.errors import UserError
-from orchestration.progress import progress_bar
-from orchestration.search.incumbent import Incumbent
-from orchestration.search.model_room import ModelRoom
-from orchestration.search.searcher import TuneSearcher, live_trials
-from orchestration.study.ledger import LedgerError
+from orchestration.progress import Say, progress_bar
+from orchestration.search.live_view import LiveView
+from orchestration.search.on_ray.tune_searcher import TuneSearcher, live_trials
 from orchestration.study.lock import Heartbeat
-from orchestration.study.records import FAILED, PRUNED, SearchFacts
+from orchestration.study.records import SearchFacts
 from orchestration.study.settings import StudyError
-from orchestration.time_left import seconds_left
 from orchestration.workers.address import ClusterError
 
 LOOK_SECONDS = 0.5
@@ -37,22 +33,17 @@ class Watch:
         self,
         broker: Any,
         searcher: TuneSearcher,
-        standing: Incumbent,
+        view: LiveView,
         heartbeat: Heartbeat,
-        say: Callable[[str], None],
-        room: ModelRoom | None = None,
+        say: Say,
     ) -> None:
-        """room: keeps the study's models within a limit; None where there is none."""
-        self._say, self._room = say, room
-        self._broker, self._searcher, self._standing = broker, searcher, standing
-        self._heartbeat = heartbeat
+        self._broker, self._searcher, self._view = broker, searcher, view
+        self._heartbeat, self._say = heartbeat, say
         self._ended = threading.Event()
         self._stopping_since: float | None = None
         self._answered = time.monotonic()
         self._asked: Any = None  # the question to the broker that is under way
-        self._finished = -1
-        self._blend: float | None = None
-        self._named: set[str] = set()  # torn trials and failed starts that were said
+        self._named: set[str] = set()  # failed starts that were said
         self.lost: UserError | None = None  # why nobody should wait for the end of the search any more
 
     @contextlib.contextmanager
@@ -74,7 +65,7 @@ class Watch:
             while True:
                 ended = self._ended.wait(LOOK_SECONDS)
                 facts = None if ended else self._facts()
-                self._learn(proposer.finished)
+                self._view.refresh()
                 if facts is not None:
                     self._searcher.live = live_trials(max(facts.slots or 0, 1))
                     self._heartbeat.publish(facts)
@@ -82,7 +73,12 @@ class Watch:
                     self._named.add(why)
                     self._say(f"note: {facts.cannot_start} slots have no worker, it does not start: {why}")
                 shown = facts or shown  # a broker that does not answer at once changes nothing of what is shown
-                update(proposer.finished, proposer.max_trials, self._notes(shown), shown and shown.seconds_left)
+                update(
+                    proposer.finished,
+                    proposer.max_trials,
+                    self._view.notes(shown, self._searcher.under_way),
+                    shown and shown.seconds_left,
+                )
                 if ended:
                     return
                 self._pass_on()
@@ -98,21 +94,6 @@ class Watch:
             self._broker.close.remote()
         elif time.monotonic() - self._stopping_since > STOP_SECONDS:
             self.lost = StudyError(f"{self._searcher.stop_reason}. Every finished fold is kept")
-
-    def _learn(self, finished: int) -> None:
-        """Look at the blend again when a trial has ended."""
-        if finished == self._finished:
-            return
-        self._finished = finished
-        with contextlib.suppress(ValueError, OSError):  # a picture of the state must never stop the search
-            self._standing.refresh()
-            self._blend = self._standing.blend_score()
-            for name in self._standing.torn.keys() - self._named:
-                self._named.add(name)
-                self._say(f"note: trial {name} is compared with no more: {self._standing.torn[name]}")
-        if self._room is not None:
-            with contextlib.suppress(LedgerError, OSError):  # a store that does not answer: again with the next trial
-                self._room.make(self._standing)
 
     def _facts(self) -> SearchFacts | None:
         """What the broker answers; None while it does not, and for good when it is lost."""
@@ -132,32 +113,7 @@ class Watch:
                 self.lost = _no_broker("has died")
             return None
         self._answered = time.monotonic()
-        proposer, now = self._searcher.proposer, time.time()
-        since, slots = self._heartbeat.since, max(status.slots or 0, 1)
-        left = seconds_left(proposer.ended_since(since), proposer.missing, since=since, slots=slots, now=now)
-        return replace(
-            status,
-            max_trials=proposer.max_trials,
-            seconds_left=None if proposer.max_trials is None else left,
-            looked_at=now,
-        )
-
-    def _notes(self, facts: SearchFacts | None) -> list[str]:
-        """What is known beside count and time, the most important first: a narrow terminal shows the first ones."""
-        proposer = self._searcher.proposer
-        best, failed, pruned = proposer.best_score, proposer.count(FAILED), proposer.count(PRUNED)
-        notes = [f"best {best:.3f}"] if best is not None else []
-        notes += [f"{failed} {FAILED}"] if failed else []
-        if facts is not None and facts.encoding[0] < facts.encoding[1]:
-            notes.append("encoding {}/{}".format(*facts.encoding))
-        if facts is not None:
-            notes.append(f"folds {facts.done}/{facts.running}/{facts.queued}")
-        notes += [f"blend {self._blend:.3f}"] if self._blend is not None else []
-        notes += [f"{pruned} {PRUNED}"] if pruned else []
-        if facts is not None:
-            notes += [f"busy {100 * facts.busy:.0f} %"] if facts.busy is not None else []
-            notes.append(f"live {self._searcher.under_way}")
-        return notes
+        return self._view.completed(status, self._heartbeat.since)
 
 
 def _no_broker(what: str) -> ClusterError:

@@ -1,0 +1,60 @@
+"""How a search comes to its end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
+
+from orchestration.search.known_trials import ALIKE_FAILURES
+from orchestration.search.proposer import Proposer
+from orchestration.study.records import COMPLETE, FAILED, REFUSED, TrialResult
+from orchestration.study.settings import StudyError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How a search came to its end. One that is broken off raises: an error with the reason, or KeyboardInterrupt."""
+
+    hours_over: bool  # before every trial that was asked for had ended
+    ended: int  # trials of the study that have ended
+    open: int  # trials that were proposed and wait for the next search
+
+
+def failing_alike(proposer: Proposer) -> str | None:
+    """Why a search must end whose first trials have all failed for one reason, or None."""
+    if (reason := proposer.common_failure) is None:
+        return None
+    return (
+        f"the first {ALIKE_FAILURES} trials all failed for the same reason: {reason}. Mend it, then give the same "
+        "command with --retry-failed"
+    )
+
+
+def ending_of(proposer: Proposer, broken_off: str | None, before: Container[str]) -> Ending:
+    """The end of a search that has stopped proposing.
+
+    broken_off: why it was, or None; before: trials that had ended when it began. Raises StudyError where it has not
+    come to its end, or nothing was achieved.
+    """
+    if broken_off is not None:
+        raise StudyError(f"{broken_off}. Every finished fold is kept")
+    if proposer.unfinished and not proposer.hours_over:
+        raise StudyError(f"{proposer.unfinished} trials stay open; the same command goes on with them")
+    require_a_success(proposer.ledger.results(), before)
+    return Ending(hours_over=proposer.hours_over, ended=proposer.finished, open=proposer.unfinished)
+
+
+def require_a_success(results: Mapping[str, TrialResult], before: Container[str]) -> None:
+    """Raise StudyError where the study has no complete trial, or where many trials of this run have all failed."""
+    now = {name: result for name, result in results.items() if name not in before}
+    complete = any(result.status == COMPLETE for result in results.values())
+    broken = len(now) >= ALIKE_FAILURES and all(result.status == FAILED for result in now.values())
+    if all(result.status == REFUSED for result in results.values()) or (complete and not broken):
+        return
+    failed = [result.reason for result in (now if complete else results).values() if result.status == FAILED]
+    reason, times = Counter(failed).most_common(1)[0]
+    raise StudyError(
+        f"a search must complete a trial, got {len(failed)} failed, most often ({times}) for: {reason}. Mend it, then "
+        "give the same command with --retry-failed"
+    )

@@ -1,0 +1,115 @@
+"""The trials of a study as its search knows them: proposed, open, ended, refused."""
+
+from __future__ import annotations
+
+import re
+
+from orchestration.study.ids import content_key
+from orchestration.study.records import COMPLETE, FAILED, Params, TrialRecord, TrialResult
+
+ALIKE_FAILURES = 5  # first trials that all fail for one reason: it is not the trials that are at fault
+
+
+class KnownTrials:
+    """Trials of the families that are searched, by id, and how many others the study has."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, TrialRecord] = {}  # those that take a place among the trials of the study
+        self._refused: dict[str, TrialRecord] = {}  # those that do not, because they are too expensive
+        self._results: dict[str, TrialResult] = {}  # of both
+        self._others = 0  # trials of families that are not searched now
+        self._by_content: dict[str, str] = {}  # trial id by what the trial computes
+        self._first_ends: list[str | None] = []  # reasons of the first trials to end in this run; None: no failure
+        self.set_aside: list[TrialRecord] = []  # open ones whose family or weights are not here now
+
+    def add(self, record: TrialRecord) -> None:
+        """A trial that was proposed."""
+        self._records[record.trial_id] = record
+        self._note_content(record)
+
+    def refuse(self, record: TrialRecord, result: TrialResult) -> None:
+        """A trial that will not run."""
+        self._refused[record.trial_id], self._results[record.trial_id] = record, result
+        self._note_content(record)
+
+    def end(self, trial_id: str, result: TrialResult) -> None:
+        """A trial that ends now."""
+        self._results[trial_id] = result
+        if len(self._first_ends) < ALIKE_FAILURES:
+            self._first_ends.append(_kind_of(result.reason or "") if result.status == FAILED else None)
+
+    def known_as(self, record: TrialRecord) -> str | None:
+        """The id under which the same is in the ledger already: of this version's scheme or of an earlier one's."""
+        return self._by_content.get(content_key(record.family, record.config, record.weights))
+
+    @property
+    def places(self) -> int:
+        """Trials that count among those that a study was asked for."""
+        return len(self._records) + self._others
+
+    @property
+    def next_number(self) -> int:
+        """Of the next trial, in the order of proposal."""
+        return self.places + len(self._refused)
+
+    @property
+    def backbones(self) -> set[str]:
+        """Of the trials that were proposed."""
+        return {record.config["backbone"] for record in self._records.values()}
+
+    def of_family(self, family: str) -> int:
+        """How many were proposed."""
+        return sum(record.family == family for record in self._records.values())
+
+    def under_way(self, family: str) -> dict[str, Params]:
+        """Points of the trials that were proposed and have not ended, but for those that are set aside."""
+        aside = {record.trial_id for record in self.set_aside}
+        return {
+            name: record.params
+            for name, record in self._records.items()
+            if record.family == family and name not in self._results and name not in aside
+        }
+
+    @property
+    def finished(self) -> int:
+        return len(self._results) - len(self._refused)
+
+    @property
+    def unfinished(self) -> int:
+        """Trials that were proposed here and have not ended; those that are set aside are not counted."""
+        aside = sum(record.trial_id in self._records for record in self.set_aside)
+        return len(self._records) - self.finished - aside
+
+    def ended_since(self, moment: float) -> list[float]:
+        """When the trials ended that have ended since, in seconds since 1970."""
+        ended = [result for name, result in list(self._results.items()) if name in self._records]
+        return [result.ended_at for result in ended if result.ended_at >= moment]
+
+    @property
+    def best_score(self) -> float | None:
+        """Of the complete trials; what a pruned one is thought to be worth does not count."""
+        results = list(self._results.values())
+        return max((one.score for one in results if one.status == COMPLETE and one.score is not None), default=None)
+
+    def count(self, status: str) -> int:
+        """Ended trials of one status: complete, pruned, failed or refused."""
+        return sum(result.status == status for result in list(self._results.values()))
+
+    @property
+    def common_failure(self) -> str | None:
+        """The reason for which the first trials that ended in this run have all failed, or None."""
+        alike = len(self._first_ends) == ALIKE_FAILURES and len(set(self._first_ends)) == 1
+        return self._first_ends[0] if alike else None
+
+    def least_estimate(self, family: str) -> float:
+        """Seconds of a fold of the cheapest refused trial; 0 where there is none."""
+        own = [self._results[name] for name, record in self._refused.items() if record.family == family]
+        return min((result.estimated_seconds or 0.0 for result in own), default=0.0)
+
+    def _note_content(self, record: TrialRecord) -> None:
+        self._by_content[content_key(record.family, record.config, record.weights)] = record.trial_id
+
+
+def _kind_of(reason: str) -> str:
+    """A reason without what differs between trials: numbers, and so folds, sizes and epochs."""
+    return re.sub(r"\d+(\.\d+)?", "N", reason)

@@ -1,0 +1,125 @@
+"""Runs a prepared search on Ray: broker, Tuner and watcher, to one of its ends."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any
+
+import ray
+from ray import tune
+
+from orchestration.progress import Say
+from orchestration.search.ending import Ending, ending_of
+from orchestration.search.fold_costs import FoldCosts
+from orchestration.search.incumbent import Incumbent
+from orchestration.search.live_view import LiveView
+from orchestration.search.model_room import ModelRoom
+from orchestration.search.on_ray.coordinator import FirmGround, make_coordinator
+from orchestration.search.on_ray.tune_searcher import BreakNotes, TuneSearcher, live_trials
+from orchestration.search.on_ray.watch import Watch
+from orchestration.search.proposer import Proposer
+from orchestration.search.pruning import PruneRule
+from orchestration.study import layout
+from orchestration.study.data import StudyData
+from orchestration.study.ledger import Ledger
+from orchestration.study.lock import Heartbeat
+from orchestration.verbosity import level_of_ray
+from orchestration.workers.cluster import ON_HEAD
+from orchestration.workers.context import WorkerContext
+from orchestration.workers.pool import RETRY
+from orchestration.workers.pulse import Pulse
+from orchestration.workers.resources import Resources
+from orchestration.workers.slots.leases import gpus_of_a_slot
+from orchestration.workers.slots.ray_pool import start_broker
+
+COORDINATOR_STARTS = 10  # of one trial
+MOST_LIVE = 1000  # Tune's own limit of trials under way; the searcher's, which follows the slots, is far below
+
+
+def search_on_ray(
+    ledger: Ledger,
+    context: WorkerContext,
+    proposer: Proposer,
+    rule: PruneRule | None,
+    resources: Resources,
+    heartbeat: Heartbeat,
+    pulse: Pulse,
+    say: Say,
+) -> Ending:
+    """Search until the proposer has nothing more. Needs Ray and the study's lock.
+
+    Leaves the process that calls it alone. Raises StudyError with the reason where the search cannot go on,
+    ClusterError where Ray has died.
+    """
+    broker, slots = pulse.guard(lambda: start_broker(context, resources))
+    waits = "" if slots else ", folds wait for a node that has what a slot asks for (biomass doctor)"
+    if proposer.costs is not None:
+        measure_a_slot(proposer.costs, broker)
+    before = frozenset(ledger.results())
+    say(f"{slots} slots{waits}; {proposer.finished} trials are finished already")
+    searcher = TuneSearcher(proposer, live=live_trials(max(slots, 1)))
+    room = None if resources.weights_gb is None else ModelRoom(ledger, resources.weights_gb, say)
+    watch = Watch(broker, searcher, LiveView(proposer, Incumbent(StudyData(ledger)), say, room), heartbeat, say)
+    together = gpus_of_a_slot(resources) > 0 if resources.folds_together is None else resources.folds_together
+    leave = threading.Event()
+    tuner = make_tuner(ledger, searcher, broker, rule, together=together, leave=leave)
+    logging.getLogger("ray.tune").setLevel(level_of_ray())
+    with watch.watching():
+        # not here, where a dead Ray would hold it for ever, and where Tune would take SIGINT and SIGUSR1 for itself
+        pulse.guard(tuner.fit, lambda: watch.lost, leave.set)
+    if proposer.costs is not None and proposer.costs.unknown:
+        say(f"note: nothing was refused for what its folds cost, no slot could be measured: {proposer.costs.unknown}")
+    return ending_of(proposer, searcher.end_reason, before)
+
+
+def measure_a_slot(costs: FoldCosts, broker: Any) -> None:
+    """Have the first slot that is there measured, where costs need it, before any fold runs on it."""
+    if costs.question is not None:
+        answer = broker.run.remote(costs.question, RETRY)
+        costs.wait_for(lambda: ray.get(answer) if ray.wait([answer], timeout=0)[0] else None)
+
+
+class _Leave(tune.Callback):
+    """Ends Tune's loop at its next step, once nobody waits for it any more."""
+
+    def __init__(self, leave: threading.Event) -> None:
+        self._leave = leave
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if self._leave.is_set():
+            raise SystemExit  # past Tune's own clean-up, which waits for actors that go down with Ray
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+def make_tuner(
+    ledger: Ledger,
+    searcher: TuneSearcher,
+    broker: Any,
+    rule: PruneRule | None,
+    *,
+    together: bool,
+    leave: threading.Event,
+) -> tune.Tuner:
+    """The Tuner of a study's search, which ends when the searcher has nothing more or when `leave` is set."""
+    coordinate = make_coordinator(ledger.storage.uri, broker, rule, together=together)
+    where: dict[str, Any] = {"storage_path": ledger.storage.uri}
+    if not ledger.storage.is_local:
+        where = {"storage_path": ledger.storage.base, "storage_filesystem": ledger.storage.filesystem}
+    return tune.Tuner(
+        tune.with_resources(coordinate, ON_HEAD),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher, num_samples=-1, max_concurrent_trials=MOST_LIVE, reuse_actors=True
+        ),
+        run_config=tune.RunConfig(
+            name=layout.TUNE,
+            verbose=0,
+            callbacks=[_Leave(leave), FirmGround(), BreakNotes(searcher)],
+            # A coordinator that loses its process starts again and goes on from the ledger. What kills it is never the
+            # trial's fault: in the end the searcher leaves the trial open.
+            failure_config=tune.FailureConfig(max_failures=COORDINATOR_STARTS - 1),
+            **where,
+        ),
+    )

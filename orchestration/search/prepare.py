@@ -1,0 +1,144 @@
+"""What a search begins with: sound data, the study's record, references, and the proposer rebuilt from its ledger."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from biomass_models.data.folds import assign_folds, fold_hash
+from biomass_models.data.photographs import common_size
+from biomass_models.data.references import reference_predictions
+from biomass_models.data.table import read_train
+from biomass_models.features.inputs import ImageSet
+from orchestration.progress import Say, progress_bar
+from orchestration.search.opening import go_on_with, open_study, take_new_weights
+from orchestration.search.preflight import check_data
+from orchestration.search.proposer import Proposer
+from orchestration.study.data_changes import data_fingerprint, photograph_table, require_same_data
+from orchestration.study.ledger import Ledger
+from orchestration.study.record import SCHEMA
+from orchestration.study.records import FAILED, Asked, StudyRecord, refused_for
+from orchestration.study.seeds import derive_seed
+from orchestration.study.settings import StudySettings
+from orchestration.study.spaces import open_spaces, spaces_of, stored_space, to_json
+from search_spaces.domain import SearchSpace
+
+
+def prepare_search(
+    ledger: Ledger,
+    data_dir: Path,
+    settings: StudySettings,
+    *,
+    fold_file: Path | None = None,
+    fingerprints: Mapping[str, str],
+    max_trials: int | None,
+    hours: float | None = None,
+    say: Say,
+    retry_failed: bool = False,
+    made_with: Asked | None = None,
+    spaces: dict[str, SearchSpace] | None = None,
+    data_checked: bool = False,
+) -> Proposer:
+    """Check the data, make or find the study, and rebuild what comes next from its ledger. Needs the study's lock."""
+    record = _prepare(ledger, data_dir, settings, fold_file, fingerprints, spaces, made_with, say, data_checked)
+    reopen(ledger, settings.max_fold_seconds, retry_failed, say)
+    for sentence in take_new_weights(ledger, fingerprints):
+        say(sentence)
+    proposer = Proposer(
+        open_spaces(record, say),
+        ledger,
+        seed=settings.seed,
+        fold_hash=record.fold_hash,
+        weights=fingerprints,
+        engine=settings.engine,
+        shares=dict(zip(settings.families, settings.shares, strict=True)) if settings.shares else None,
+        max_trials=max_trials,
+        deadline=None if hours is None else time.time() + 3600 * hours,
+        max_fold_seconds=settings.max_fold_seconds,
+    )
+    _say_what_waits(proposer, say)
+    return proposer
+
+
+def _say_what_waits(proposer: Proposer, say: Say) -> None:
+    """Trials of the study that this search cannot learn from or go on with."""
+    if count := len(proposer.unobserved):
+        say(f"{count} trials lie outside of the study's ranges; they are kept, proposals do not learn from them")
+    if aside := proposer.set_aside:
+        say(f"{len(aside)} open trials wait for their family or their weights, such as {aside[0].trial_id}")
+
+
+def reopen(ledger: Ledger, max_fold_seconds: float, retry_failed: bool, say: Say) -> None:
+    """Take failed trials up again where that was asked for, and refused ones that are within the limit now."""
+    results = ledger.results()
+    estimates = {name: seconds for name, result in results.items() if (seconds := refused_for(result)) is not None}
+    within = [name for name, seconds in estimates.items() if seconds <= max_fold_seconds]
+    if not retry_failed:
+        if within:
+            say(f"{len(within)} refused trials are within --max-fold-seconds now; --retry-failed takes them up")
+        return
+    failed = [name for name, result in results.items() if result.status == FAILED and name not in estimates]
+    for name in failed + within:
+        ledger.reopen(name)
+    more = f", and {len(within)} that were refused" if within else ""
+    say(f"{len(failed)} failed trials are taken up again{more}")
+
+
+def _prepare(
+    ledger: Ledger,
+    data_dir: Path,
+    settings: StudySettings,
+    fold_file: Path | None,
+    fingerprints: Mapping[str, str],
+    spaces: dict[str, SearchSpace] | None,
+    made_with: Asked | None,
+    say: Say,
+    data_checked: bool,
+) -> StudyRecord:
+    """The study's record, made now or found; what a study of 0.1.0 did not store is resolved and stored."""
+    if not data_checked:
+        check_data(data_dir, say)
+    here = read_train(data_dir)
+    images = ImageSet.from_table(data_dir, here)
+    record = ledger.find_study()
+    if record is None:
+        seed = derive_seed(settings.seed, "folds")
+        folds = assign_folds(here, scheme=settings.scheme, n_folds=settings.folds, seed=seed, file=fold_file)
+        quadrats = here.merge(folds, on="image_id", validate="one_to_one")
+        ledger.write_photographs(photograph_table(here, images.digests))
+        record = open_study(
+            ledger,
+            settings,
+            quadrats=quadrats,
+            data_fingerprint=data_fingerprint(quadrats, images.digest),
+            fold_hash=fold_hash(folds),
+            weights=fingerprints,
+            spaces=to_json(spaces or spaces_of(settings)),
+            made_with=made_with,
+            photograph_size=common_size(images.paths),
+        )
+    else:
+        record = go_on_with(ledger, record, settings, _folds_of_file(record, here, fold_file))
+        require_same_data(ledger, data_dir, here, images.digests)
+        if not record.spaces:
+            known = spaces or {name: one for name in settings.families if (one := stored_space(record, name))}
+            record = replace(record, schema=SCHEMA, spaces=to_json(known))
+            ledger.update_study(record)
+    if ledger.references() is None:
+        quadrats = ledger.quadrats()
+        with progress_bar("Reference scores") as update:
+            paths = ImageSet.from_table(data_dir, quadrats).paths
+            ledger.write_references(reference_predictions(quadrats, paths, on_progress=update))
+    return record
+
+
+def _folds_of_file(record: StudyRecord, here: pd.DataFrame, fold_file: Path | None) -> list[tuple[str, object, object]]:
+    """What require_same compares where the user gives folds."""
+    if fold_file is None:
+        return []
+    given = assign_folds(here, scheme="file", n_folds=record.settings.folds, seed=0, file=fold_file)
+    return [("fold_hash", record.fold_hash, fold_hash(given))]

@@ -1,0 +1,268 @@
+"""Which configuration comes next: an engine per family, in turn, within budget and limits.
+
+The ledger is the truth. On start an engine observes every ended trial of the ledger, and what was proposed but has not
+ended is proposed again under its old id, with the folds that it already has. A proposal depends on the ledger and the
+study's seed alone: a search that was killed goes on with what it would have proposed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from biomass_models.errors import UserError
+from biomass_models.families.configs import config_to_params
+from orchestration.search.engines.base import Observation
+from orchestration.search.engines.registry import DEFAULT, RANDOM, new_engine
+from orchestration.search.known_trials import KnownTrials
+from orchestration.search.pruning import spared
+from orchestration.study.ids import make_trial_id
+from orchestration.study.ledger import Ledger
+from orchestration.study.records import REFUSED, Params, TrialRecord, TrialResult
+from orchestration.study.seeds import derive_seed
+from search_spaces.domain import Choice, SearchSpace
+
+if TYPE_CHECKING:
+    from orchestration.search.fold_costs import FoldCosts  # it loads Ray
+
+DRAWS_UNTIL_EXHAUSTED = 50  # points in a row that are all refused or known: a space counts as exhausted
+REPEATS_OF_ENGINE = 10  # known points in a row after which random search draws: an engine may keep to its best point
+RANDOM_REPEATS = 500  # known points in a row of random search: a space counts as exhausted
+
+
+class Proposer(KnownTrials):
+    """Proposes trials and observes how they end. Needs neither Ray nor Optuna."""
+
+    def __init__(
+        self,
+        spaces: Mapping[str, SearchSpace],
+        ledger: Ledger,
+        *,
+        seed: int,
+        fold_hash: str,
+        weights: Mapping[str, str],
+        engine: str = DEFAULT,
+        shares: Mapping[str, float] | None = None,
+        max_trials: int | None = None,
+        deadline: float | None = None,
+        max_fold_seconds: float = float("inf"),
+        costs: FoldCosts | None = None,
+    ) -> None:
+        """spaces: of the families that are searched; the ledger may hold trials of others, which are left alone.
+
+        weights: fingerprint by backbone; what the spaces have beside these is not here now, and is not proposed.
+        engine: name of one of engines.registry; shares: of the trials that each family gets, in any unit, None: equal.
+        max_trials: of the whole study, ended ones included; deadline: seconds since 1970 after which none is new.
+        Raises UserError for an engine that is not here.
+        """
+        super().__init__()
+        self.spaces, self.ledger, self._seed = spaces, ledger, seed
+        self._fold_hash, self._weights = fold_hash, weights
+        self.max_trials, self._deadline = max_trials, deadline
+        self.hours_over = False  # the deadline has kept a trial back
+        self._shares = shares or dict.fromkeys(spaces, 1.0)
+        self._engine = engine
+        self._engines = {
+            (name, family): new_engine(name, spaces[family]) for name in (engine, RANDOM) for family in spaces
+        }
+        self._max_fold_seconds, self.costs = max_fold_seconds, costs
+        self.too_expensive: dict[str, str] = {}  # families that have nothing left but what is refused, and why
+        self.unobserved: list[TrialRecord] = []  # ended ones that lie outside of the ranges
+        self._exhausted: set[str] = set()
+        self._resumed: list[TrialRecord] = []  # open ones that are to be proposed again
+        self._rebuild()
+
+    @property
+    def missing(self) -> int:
+        """Trials that this search still has to bring to an end; what it proposes without a limit is not counted."""
+        new = 0 if self.max_trials is None else self.max_trials - self.places
+        return self.unfinished + max(0, new)
+
+    @property
+    def nothing_left(self) -> str | None:
+        """Why there are fewer trials than were asked for, where proposals were refused; else None."""
+        if not self.too_expensive or self.hours_over or (self.max_trials is not None and not self.missing):
+            return None
+        return "; ".join(self.too_expensive.values())
+
+    @property
+    def waits(self) -> bool:
+        """Whether the next proposal must wait until a slot was measured. Raises BlockedError where none can be."""
+        return not self._resumed and self.costs is not None and not self.costs.are_known
+
+    def propose(self) -> TrialRecord | None:
+        """The next trial, written to the ledger; None when the budget is spent or every space is exhausted.
+
+        What a fold costs is decided here and once: a trial that is above the limit is written down as refused, and
+        another one is drawn. It is no failure, and takes no place among max_trials.
+        """
+        spent = self.max_trials is not None and self.places >= self.max_trials
+        if self._deadline is not None and time.time() >= self._deadline:
+            self.hours_over = bool(self._resumed) or not spent
+            return None
+        if self._resumed:
+            return self._resumed.pop(0)
+        if spent:
+            return None
+        while open_families := [family for family in self.spaces if family not in self._exhausted]:
+            served = {family: self.of_family(family) / self._shares[family] for family in open_families}
+            family = min(open_families, key=lambda name: served[name])
+            record = self._first_trial(family) or self._draw(family)
+            if record is None:
+                self._exhausted.add(family)
+                continue
+            self.add(record)
+            self.ledger.write_trial(record)
+            return record
+        return None
+
+    def tell(self, trial_id: str, result: TrialResult) -> None:
+        """Learn a trial's result: its score (larger is better), a pruned one's estimate, or that it failed."""
+        self.end(trial_id, result)
+        self._observe(self._records[trial_id])
+
+    def _rebuild(self) -> None:
+        results = self.ledger.results()
+        for record in self.ledger.trials():
+            result = results.get(record.trial_id)
+            if record.family not in self.spaces:
+                self._others += 1
+                self.set_aside += [] if result is not None else [record]
+            elif result is not None and result.status == REFUSED:
+                self.refuse(record, result)
+                self._observe(record)
+            else:
+                self.add(record)
+                if result is not None:
+                    self._results[record.trial_id] = result
+                    self._observe(record)
+                elif self._weights.get(str(record.config.get("backbone"))) == record.weights:
+                    self._resumed.append(record)
+                else:
+                    self.set_aside.append(record)
+
+    def _observe(self, record: TrialRecord) -> None:
+        result = self._results[record.trial_id]
+        observation = Observation(
+            trial_id=record.trial_id,
+            number=record.number,
+            params=record.params,
+            value=result.reported_value,
+            refused=result.status == REFUSED,
+        )
+        if not self._engines[self._engine, record.family].observe(observation):
+            self.unobserved.append(record)
+
+    def _first_trial(self, family: str) -> TrialRecord | None:
+        """The next of the settings that a family starts from."""
+        for params in self.spaces[family].first_trials:
+            record = self._record(family, dict(params), "first trial")
+            if record is not None and self.known_as(record) is None and not self._is_refused(record):
+                return record
+        return None
+
+    def _draw(self, family: str) -> TrialRecord | None:
+        """A new point; None where the engine has no more, or all that is drawn is known or refused."""
+        refused, drawn = 0, 0
+        repeated: list[Params] = []  # known points that the engine has proposed since the ledger changed
+        while drawn < DRAWS_UNTIL_EXHAUSTED:
+            stuck = len(repeated) == REPEATS_OF_ENGINE
+            record = self._unknown_at_random(family) if stuck else self._proposal(family, self._engine, repeated)
+            if record is None:
+                break
+            drawn, known = drawn + 1, self.known_as(record)
+            if known is not None:
+                refused += known in self._refused
+                repeated.append(record.params)
+            elif self._is_refused(record):
+                refused, repeated = refused + 1, []
+            else:
+                return record
+        if refused:
+            self.too_expensive[family] = (
+                f"a fold may take {self._max_fold_seconds:.0f} s (--max-fold-seconds), of the last {drawn} proposals "
+                f"of {family} {refused} were refused and the others known; the least estimate was "
+                f"{self.least_estimate(family):.0f} s. Raise the limit (with --retry-failed what was refused is taken "
+                "up), or search at a smaller --scale"
+            )
+        return None
+
+    def _unknown_at_random(self, family: str) -> TrialRecord | None:
+        """A new point of random search; None where the space counts as exhausted."""
+        records = (self._proposal(family, RANDOM, (), turn) for turn in range(RANDOM_REPEATS))
+        return next((record for record in records if record is not None and self.known_as(record) is None), None)
+
+    def _proposal(
+        self, family: str, engine: str, repeated: Sequence[Params], turn: int | None = None
+    ) -> TrialRecord | None:
+        """What an engine proposes with a backbone whose weights are here; None where it has no more.
+
+        repeated: known points that it has proposed. They are pending beside the trials under way, so that it looks
+        elsewhere. turn: which of the proposals from one state of the ledger this is.
+        """
+        address = (self._seed, engine, family, self.next_number, len(repeated) if turn is None else turn)
+        seed, here = derive_seed("proposal", *address), self._backbones_here(family)
+        pending = self.under_way(family) | {f"drawn {place}": params for place, params in enumerate(repeated)}
+        params = self._asked(family, engine, pending, seed)
+        if params is not None and here and self.spaces[family].config(params).backbone not in self._weights:
+            fixed = {"backbone": here[derive_seed("backbone", *address) % len(here)]}
+            params = self._asked(family, engine, pending, seed, fixed)
+        return None if params is None else self._record(family, params, f"proposed by {engine}")
+
+    def _asked(
+        self, family: str, name: str, pending: Mapping[str, Params], seed: int, fixed: Params | None = None
+    ) -> Params | None:
+        """Raises UserError for what is no point of the space: an engine may come from a package of others."""
+        params = self._engines[name, family].ask(pending, seed, fixed)
+        wrong = [] if params is None else self.spaces[family].misfits(params)
+        if wrong:
+            raise UserError(
+                f"engine {name} must propose points of the {family} space, got {params}, wrong in {', '.join(wrong)}; "
+                "repair the package that brings it, or name another with --engine"
+            )
+        return params
+
+    def _backbones_here(self, family: str) -> list[str]:
+        domain = self.spaces[family].domains.get("backbone")
+        return [name for name in domain.options if name in self._weights] if isinstance(domain, Choice) else []
+
+    def _is_refused(self, record: TrialRecord) -> bool:
+        """Whether a fold is estimated above the limit; then the ledger has it as refused."""
+        config = self.spaces[record.family].config(record.params)
+        seconds = None if self.costs is None else self.costs.seconds(record.family, config)
+        if seconds is None or seconds <= self._max_fold_seconds:
+            return False
+        result = TrialResult(
+            status=REFUSED,
+            reason=f"a fold may take {self._max_fold_seconds:.0f} s (--max-fold-seconds), this one is estimated at "
+            f"{seconds:.0f} s",
+            estimated_seconds=seconds,
+            limit_seconds=self._max_fold_seconds,
+            ended_at=time.time(),
+        )
+        self.ledger.write_trial(record)
+        self.ledger.write_result(record.trial_id, result)
+        self.refuse(record, result)
+        self._observe(record)
+        return True
+
+    def _record(self, family: str, params: Params, why: str) -> TrialRecord | None:
+        """None where the weights of its backbone are not here."""
+        config = config_to_params(self.spaces[family].config(params))
+        weights = self._weights.get(config["backbone"])
+        if weights is None:
+            return None
+        trial_id = make_trial_id(family, config, weights, self._seed, self._fold_hash)
+        return TrialRecord(
+            trial_id=trial_id,
+            number=self.next_number,
+            family=family,
+            params=params,
+            config=config,
+            weights=weights,
+            seed=self._seed,
+            why=why,
+            proposed_at=time.time(),
+            spared=spared(self.next_number, config["backbone"], self.backbones, trial_id),
+        )

@@ -1,0 +1,189 @@
+"""Assembles a search and has it run: checks, study, references, what comes next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from biomass_models.backbones.weights import (
+    WeightsSource,
+)
+from biomass_models.config_rules import known_name
+from biomass_models.families import registry
+from orchestration.progress import Say
+from orchestration.search.ending import Ending
+from orchestration.search.fold_costs import fold_costs_here
+from orchestration.search.inline import search_inline
+from orchestration.search.opening import require_typed, settings_of_now, typed_fields
+from orchestration.search.prepare import prepare_search
+from orchestration.search.presets import Preset
+from orchestration.search.pruning import RULES
+from orchestration.study.data import StudyData
+from orchestration.study.ledger import Ledger
+from orchestration.study.lock import study_lock
+from orchestration.study.records import Asked, StudyRecord
+from orchestration.study.settings import StudyError, StudySettings
+from orchestration.study.storage import Storage
+from orchestration.workers.address import is_cluster, require_answer
+from orchestration.workers.context import WorkerContext
+from orchestration.workers.resources import Resources
+from orchestration.workers.slots.inline_pool import require_one_process
+from orchestration.workers.weights_here import available_backbones, backbones_of_study
+from search_spaces.domain import SearchSpace
+
+
+def source_of_study(record: StudyRecord, asked: Preset, made_with: Asked, given: WeightsSource) -> WeightsSource:
+    """Where a study's weights come from: as typed, else as when it was made, if that is still there."""
+    if "weights" in typed_fields(made_with, record.made_with) or record.settings.weights == "auto":
+        return given
+    if record.settings.weights == "random":
+        return WeightsSource("random")
+    folder = record.made_with.overrides.get("weights")
+    return WeightsSource("folder", Path(folder)) if folder and Path(folder).is_dir() else given
+
+
+def has_gpu(resources: Resources) -> bool:
+    """Whether folds will run on GPUs: as asked for, else as this machine or the cluster has them now."""
+    if resources.gpus_per_fold is not None:
+        return resources.gpus_per_fold > 0
+    if is_cluster(resources.address):
+        import ray
+
+        from orchestration.workers.cluster import ray_cluster
+
+        with ray_cluster(resources.address):
+            return bool(ray.cluster_resources().get("GPU", 0) >= 1)
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def start_search(
+    study: str,
+    data_dir: Path,
+    asked: Preset,
+    *,
+    weights: WeightsSource,
+    resources: Resources,
+    say: Say,
+    retry_failed: bool = False,
+    made_with: Asked,
+    data_checked: bool = False,
+) -> Ending:
+    """`run_search` as a command asks for it, with the backbones whose weights are here and the scale of the machine.
+
+    A study that is there goes on with what it was made with; only what was typed is compared (study.require_typed).
+    """
+    ledger = Ledger(Storage(study))
+    wanted = resolve(ledger, asked, made_with, weights=weights, resources=resources, say=say)
+    return run_search(
+        study,
+        data_dir,
+        wanted.settings,
+        fold_file=asked.study.fold_file,
+        weights=wanted.weights,
+        fingerprints=wanted.fingerprints,
+        resources=resources,
+        max_trials=asked.budget.trials,
+        hours=asked.budget.hours,
+        say=say,
+        prune=asked.budget.prune,
+        retry_failed=retry_failed,
+        made_with=made_with,
+        data_checked=data_checked,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a command comes to: a study's settings, and the weights that are here."""
+
+    settings: StudySettings
+    weights: WeightsSource
+    fingerprints: Mapping[str, str]  # by backbone
+
+
+def resolve(
+    ledger: Ledger, asked: Preset, made_with: Asked, *, weights: WeightsSource, resources: Resources, say: Say
+) -> Wanted:
+    """The settings of the study that is there, or those of a new one. Starts nothing, unless a cluster is asked.
+
+    Raises StudyError where something typed is not the study's, WeightsError where no weights are here.
+    """
+    record = ledger.find_study()
+    if record is None:
+        for family in asked.study.families:
+            registry.known(family)
+        found = available_backbones(asked.study.backbones, weights, say)
+        gpu = asked.study.scale == "auto" and has_gpu(resources)
+        settings = asked.settings(tuple(found), weights=weights.kind, gpu=gpu)
+        return Wanted(settings=settings, weights=weights, fingerprints=found)
+    require_typed(ledger, asked, made_with)
+    source = source_of_study(record, asked, made_with, weights)
+    settings = settings_of_now(record, asked, made_with)
+    return Wanted(settings=settings, weights=source, fingerprints=backbones_of_study(record, source, say))
+
+
+def run_search(
+    study: str,
+    data_dir: Path,
+    settings: StudySettings,
+    *,
+    fold_file: Path | None = None,
+    weights: WeightsSource,
+    fingerprints: Mapping[str, str],
+    resources: Resources,
+    max_trials: int | None,
+    hours: float | None,
+    say: Say,
+    prune: str = "default",
+    retry_failed: bool = False,
+    made_with: Asked | None = None,
+    spaces: dict[str, SearchSpace] | None = None,
+    data_checked: bool = False,
+) -> Ending:
+    """Search until the study holds max_trials or the hours are over; returns which.
+
+    fingerprints: of the weights that are here, by backbone. spaces: by family, where a new study shall have other
+    ranges than the scale's (comparisons of configurations). Everything that can be checked is checked before Ray
+    starts. The same call goes on with an unfinished study. prune: a name of pruning.RULES; retry_failed: failed trials
+    are taken up again, with the folds that they have. made_with: see open_study. data_checked: preflight.check_data has
+    just read the data.
+    """
+    known_name("a pruning rule", prune, RULES, StudyError)
+    if resources.inline:
+        require_one_process(resources)
+    require_answer(resources.address)
+    ledger = Ledger(Storage(study))
+    with study_lock(ledger, say) as heartbeat:
+        proposer = prepare_search(
+            ledger,
+            data_dir,
+            settings,
+            fold_file=fold_file,
+            fingerprints=fingerprints,
+            max_trials=max_trials,
+            hours=hours,
+            say=say,
+            retry_failed=retry_failed,
+            made_with=made_with,
+            spaces=spaces,
+            data_checked=data_checked,
+        )
+        for notice in StudyData(ledger).torn:
+            say(f"note: {notice}")
+        proposer.costs = fold_costs_here(ledger, proposer.spaces, fingerprints, resources, say)
+        context = WorkerContext(
+            study=ledger.storage.uri,
+            data_dir=str(data_dir.resolve()),
+            cache=str(resources.cache.expanduser().resolve()),
+            weights=weights.absolute(),
+        )
+        if resources.inline:
+            return search_inline(ledger, context, proposer, RULES[prune], resources, heartbeat, say)
+        from orchestration.search.on_ray.run import search_on_ray
+        from orchestration.workers.cluster import ray_cluster
+
+        with ray_cluster(resources.address, say=say) as pulse:
+            return search_on_ray(ledger, context, proposer, RULES[prune], resources, heartbeat, pulse, say)

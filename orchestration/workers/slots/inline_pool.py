@@ -1,0 +1,56 @@
+"""A pool of one slot, which is this process: no Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from biomass_models.backbones.devices import pick_device, threads
+from biomass_models.interrupt import OnProgress
+from orchestration.study.settings import StudyError
+from orchestration.workers.address import is_cluster
+from orchestration.workers.context import WorkerContext
+from orchestration.workers.jobs import Outcome
+from orchestration.workers.pool import AnyJob, Priority
+from orchestration.workers.resources import Resources
+from orchestration.workers.runner import FoldRunner
+
+
+class InlinePool:
+    """Does each job at once, in the order in which they are handed in."""
+
+    def __init__(self, context: WorkerContext, on_progress: OnProgress | None = None) -> None:
+        """on_progress: of photographs that are encoded."""
+        self.context = context
+        self._runner = FoldRunner(context, on_progress)
+        self._dropped: set[str] = set()
+
+    def run(self, jobs: list[AnyJob], priority: Priority) -> Iterator[tuple[AnyJob, Outcome]]:
+        for job in jobs:
+            dropped = job.attempt in self._dropped
+            yield job, Outcome(status="stopped") if dropped else self._runner.run(job)
+
+    def drop(self, attempt: str) -> None:
+        self._dropped.add(attempt)
+
+
+@contextmanager
+def inline_slot(
+    context: WorkerContext, resources: Resources, on_progress: OnProgress | None = None
+) -> Iterator[InlinePool]:
+    """The pool that this process is, with the threads of a slot and the GPU where there is one."""
+    gpus = resources.gpus_per_fold
+    gpus = float(pick_device("auto").type == "cuda") if gpus is None else gpus
+    with threads(max(1, int(resources.cpus_per_fold))):
+        yield InlinePool(context.of_slot(resources, gpus), on_progress)
+
+
+def require_one_process(resources: Resources) -> None:
+    """Raise StudyError where more was asked for than this process is."""
+    if is_cluster(resources.address):
+        raise StudyError(
+            f"--inline works in this process, got the cluster {resources.address}; leave out one of the two "
+            "(RAY_ADDRESS names a cluster as well)"
+        )
+    if (resources.slots or 1) > 1:
+        raise StudyError(f"--inline has one slot, got --slots {resources.slots}; leave out one of the two")

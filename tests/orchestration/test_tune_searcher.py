@@ -1,0 +1,81 @@
+"""Ray Tune's view of a search: ids only, trials that stay open, reasons to stop. No Ray is started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ray.tune import TuneError
+from test_proposer import LINE, finish, proposer
+
+from orchestration.search.on_ray.tune_searcher import BROKEN_COORDINATORS, BreakNotes, TuneSearcher
+from orchestration.study.ledger import Ledger
+from orchestration.study.storage import Storage
+
+
+def test_tune_sees_ids_only_and_a_stopped_trial_stays_open(tmp_path: Path) -> None:
+    search = proposer(tmp_path, LINE, max_trials=2)
+    tune_searcher = TuneSearcher(search)
+    first = tune_searcher.suggest("tune-1")
+    assert isinstance(first, dict) and set(first) == {"trial_id"}
+    tune_searcher.on_trial_complete("tune-1", {"status": "stopped", "score": None})
+    assert search.unfinished == 1 and search.finished == 0
+    second = tune_searcher.suggest("tune-2")
+    assert isinstance(second, dict)
+    finish(tmp_path, search, second["trial_id"], 0.5)
+    tune_searcher.on_trial_complete("tune-2", {"status": "complete"})
+    assert search.finished == 1
+    assert tune_searcher.suggest("tune-3") == TuneSearcher.FINISHED
+    assert tune_searcher.end_reason is None
+
+
+def test_a_trial_whose_coordinator_broke_off_stays_open_and_the_others_go_on(tmp_path: Path) -> None:
+    search = proposer(tmp_path, max_trials=4)
+    tune_searcher = TuneSearcher(search)
+    ids = []
+    for number in range(4):
+        config = tune_searcher.suggest(f"tune-{number}")
+        assert isinstance(config, dict)
+        ids.append(config["trial_id"])
+        if number % 2:
+            finish(tmp_path, search, ids[-1], 0.5)
+            tune_searcher.on_trial_complete(f"tune-{number}", {"status": "complete"})
+        else:
+            BreakNotes(tune_searcher).on_trial_recover(1, [], Broken("OSError: [Errno 12] Cannot allocate memory"))
+            tune_searcher.on_trial_complete(f"tune-{number}", None, error=True)
+    assert len(set(ids)) == 4  # none is taken up twice in one run
+    assert tune_searcher.suggest("tune-4") == TuneSearcher.FINISHED and tune_searcher.stop_reason is None
+    assert tune_searcher.end_reason == (
+        "2 trials stay open: their coordinators broke off each time they were started, at last by OSError: [Errno 12] "
+        "Cannot allocate memory; the same command goes on with them"
+    )
+    assert set(Ledger(Storage(tmp_path)).results()) == {ids[1], ids[3]}
+    again = proposer(tmp_path, max_trials=4)
+    assert [again.propose().trial_id, again.propose().trial_id] == [ids[0], ids[2]]  # type: ignore[union-attr]
+
+
+class Broken:
+    """A trial of Tune's whose coordinator broke off."""
+
+    def __init__(self, line: str) -> None:
+        self._line = line
+
+    def get_error(self) -> TuneError:
+        return TuneError(f'Failure # 1 (occurred at x)\nray::ImplicitFunc.reset()\n  File "x.py"\n{self._line}\n')
+
+
+@pytest.mark.parametrize("good", [0, 1, 4])
+def test_coordinators_that_break_off_one_after_the_other_end_the_search(tmp_path: Path, good: int) -> None:
+    search = proposer(tmp_path)
+    tune_searcher = TuneSearcher(search)
+    for number in range(good + BROKEN_COORDINATORS):
+        config = tune_searcher.suggest(f"tune-{number}")
+        assert isinstance(config, dict)
+        if number < good:
+            finish(tmp_path, search, config["trial_id"], 0.5)
+            tune_searcher.on_trial_complete(f"tune-{number}", {"status": "complete"})
+        else:
+            tune_searcher.on_trial_complete(f"tune-{number}", None, error=True)
+    assert tune_searcher.suggest("last") == TuneSearcher.FINISHED
+    assert tune_searcher.stop_reason is not None and "5 trials in a row stay open" in tune_searcher.stop_reason
+    assert len(Ledger(Storage(tmp_path)).results()) == good
