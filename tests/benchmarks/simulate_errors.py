@@ -53,8 +53,8 @@ _PAIRED = ("blend - mean of top 5", "blend - best single")
 def coverage_columns(title: str) -> tuple[Column, ...]:
     """What `coverage` measures, and its bounds.
 
-    That of two blends fitted on all dates has none where models are as different as here (88 % of 1000 libraries): which
-    members a sample favours moves both blends, and the partitions show only part of it.
+    That of two blends fitted on all dates has none where models differ much (88 % of 1000 libraries): which members a
+    sample favours moves both blends, and the partitions show only part of it.
     """
     return (
         *(Column(f"{pair}, fitted without a nest", least=0.92, share=True) for pair in _PAIRED),
