@@ -76,7 +76,7 @@ PIPELINE: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
         study.replay,
         blend.explain,
     ),
-    "Blend and submit": (blend.ensemble, submission_app, blend.export, provenance.trace, data.score),
+    "Blend and submit": (blend.ensemble, blend.exam, submission_app, blend.export, provenance.trace, data.score),
 }
 
 

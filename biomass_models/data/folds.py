@@ -21,6 +21,8 @@ from biomass_models.targets import IntArray
 
 SCHEMES: tuple[str, ...] = ("date", "random", "state", "species", "file")
 
+EXAM = -1  # fold of the images that are kept out of everything, for an exam
+LEAST_EXAM_DATES = 2
 _DRAWS = 32  # random orders of the groups tried for `date`; the most even outcome is kept
 
 
@@ -29,13 +31,20 @@ class FoldError(UserError):
 
 
 def assign_folds(
-    quadrats: pd.DataFrame, *, scheme: str = "date", n_folds: int = 5, seed: int = 0, file: Path | None = None
+    quadrats: pd.DataFrame,
+    *,
+    scheme: str = "date",
+    n_folds: int = 5,
+    seed: int = 0,
+    file: Path | None = None,
+    exam: float = 0.0,
 ) -> pd.DataFrame:
     """Validation fold of each image: columns image_id, fold (0..K-1), group ("State|date"), in quadrats' order.
 
     quadrats: the wide table of read_train. Schemes: `date` keeps a date in a state on one side and spreads clover
     and dead matter evenly; `random` and `species` split by image, stratified; `state` leaves one state out, whatever
-    n_folds says; `file` reads `image_id,fold`. Raises FoldError.
+    n_folds says; `file` reads `image_id,fold`. exam: share of the images, by whole groups, that is drawn first and is
+    in no fold (EXAM); a file says that itself. Raises FoldError.
     """
     known_name("a fold scheme", scheme, SCHEMES, FoldError)
     if (scheme == "file") != (file is not None):
@@ -48,14 +57,47 @@ def assign_folds(
     table = quadrats.assign(group=group).sort_values("image_id")
 
     if file is not None:
+        if exam:
+            raise FoldError(f"a fold file names the images of an exam itself, with fold {EXAM}; leave --exam out")
         fold = _read_fold_file(file, table["image_id"])
-    elif scheme == "state":
-        fold, states = pd.factorize(table["State"], sort=True)
-        _require_enough("states", len(states), 2)
     else:
-        fold = _DRAW_OF[scheme](table, n_folds, np.random.default_rng(seed))
+        fold = np.full(len(table), EXAM, dtype=np.int64)
+        learned = ~_exam_rows(table["group"], exam, seed)
+        fold[learned] = _draw(table[learned], scheme, n_folds, seed)
     column = pd.Series(fold, index=table.index).loc[quadrats.index].to_numpy(dtype=np.int64)
     return pd.DataFrame({"image_id": quadrats["image_id"].to_numpy(), "fold": column, "group": group.to_numpy()})
+
+
+def _draw(table: pd.DataFrame, scheme: str, n_folds: int, seed: int) -> IntArray:
+    if scheme == "state":
+        fold, states = pd.factorize(table["State"], sort=True)
+        _require_enough("states", len(states), 2)
+        return np.asarray(fold, dtype=np.int64)
+    return _DRAW_OF[scheme](table, n_folds, np.random.default_rng(seed))
+
+
+def _exam_rows(group: pd.Series, share: float, seed: int) -> NDArray[np.bool_]:
+    """Which rows an exam takes: whole groups in a drawn order, until adding another is farther from the share."""
+    taken = np.zeros(len(group), dtype=bool)
+    if share == 0.0:
+        return taken
+    if not 0.0 < share <= 0.5:
+        raise FoldError(f"an exam takes a share of the images, above 0 and at most 0.5, got {share:g}")
+    names = sorted(group.unique())
+    dates = 0
+    for name in np.random.default_rng([seed, 1]).permutation(names):
+        own = (group == name).to_numpy()
+        grown, wanted = int(taken.sum() + own.sum()), share * len(group)
+        if dates >= LEAST_EXAM_DATES and abs(grown - wanted) >= abs(taken.sum() - wanted):
+            break
+        taken |= own
+        dates += 1
+    if taken.all() or dates < LEAST_EXAM_DATES:
+        raise FoldError(
+            f"an exam needs {LEAST_EXAM_DATES} sampling dates, and others to learn from, got {len(names)} in all; "
+            "leave --exam out"
+        )
+    return taken
 
 
 def units_of(quadrats: pd.DataFrame, scheme: str) -> pd.Series:
@@ -89,10 +131,9 @@ def cut_groups_notice(cut: int) -> str | None:
 
 
 def fold_hash(folds: pd.DataFrame) -> str:
-    """12 hex digits of which image is in which fold, whatever the order of the rows."""
-    lines = sorted(
-        f"{image_id}\t{int(fold)}\n" for image_id, fold in zip(folds["image_id"], folds["fold"], strict=True)
-    )
+    """12 hex digits of which image is in which fold, whatever the order of the rows; an exam's are in none."""
+    pairs = zip(folds["image_id"], folds["fold"].astype(int), strict=True)
+    lines = sorted(f"{image_id}\t{fold}\n" for image_id, fold in pairs if fold != EXAM)
     return hashlib.blake2b("".join(lines).encode(), digest_size=6).hexdigest()
 
 
@@ -182,11 +223,11 @@ def _read_fold_file(path: Path, image_id: pd.Series) -> IntArray:
     faults = [str(problem) for problem in errors_of(problems)]
     if not faults:
         listed = cells["image_id"]
-        is_number = cells["fold"].str.fullmatch(r"\d{1,6}")
+        is_number = cells["fold"].str.fullmatch(rf"{EXAM}|\d{{1,6}}")
         number = pd.to_numeric(cells["fold"].where(is_number, "0")).astype(np.int64)
-        present = sorted(set(number[is_number]))
+        present = sorted(set(number[is_number]) - {EXAM})
         wrong = {
-            "fold is a whole number from 0": cells["fold"][~is_number],
+            f"fold is a whole number from 0, or {EXAM} for an exam": cells["fold"][~is_number],
             "an image has one fold": listed[listed.duplicated()],
             "every image of the table has a fold": image_id[~image_id.isin(listed)],
             "every image is in the table": listed[~listed.isin(image_id)],

@@ -45,19 +45,36 @@ class Predictor:
 
         Raises LedgerError when a member's weights are not those it was trained on, or a prediction fails.
         """
-        table = read_test(self._data_dir)
+        images = ImageSet.from_table(self._data_dir, read_test(self._data_dir))
+        self.fingerprint = test_fingerprint(images)
+        return self._new(members, images, test_name(images, flips), flips=flips)
+
+    def exam(self, study: Ledger, members: Mapping[str, TrialRef], *, flips: int) -> dict[str, FloatArray]:
+        """The same of the images that a study keeps for its exam; all members are its own trials."""
+        table = study.exam_quadrats()
+        if table is None:
+            raise LedgerError(f"{study.storage.uri} keeps no exam; search with --exam SHARE")
         images = ImageSet.from_table(self._data_dir, table)
-        name, self.fingerprint = test_name(images, flips), test_fingerprint(images)
+        name = f"exam-{test_fingerprint(images)}" + f"-flips-{flips}" * (flips > 1)
+        return self._new(members, images, name, flips=flips, exam=True)
+
+    def _new(
+        self, members: Mapping[str, TrialRef], images: ImageSet, name: str, *, flips: int, exam: bool = False
+    ) -> dict[str, FloatArray]:
+        """Predictions of images that no member has learned from; name: of the folder that keeps them."""
         missing = {
             member: ref for member, ref in members.items() if _ledger(ref).member_prediction(name, ref.trial_id) is None
         }
-        shards = spans(len(table))
+        shards = spans(len(images.image_ids))
         refs = tuple(missing.values())
-        jobs: list[Job] = [PredictJob(members=refs, ensemble=name, span=span, flips=flips) for span in shards]
-        self._run(missing, jobs, "Predicting test images")
+        jobs: list[Job] = [
+            PredictJob(members=refs, ensemble=name, span=span, flips=flips, exam=exam) for span in shards
+        ]
+        self._run(missing, jobs, "Predicting the exam" if exam else "Predicting test images")
         for ref in missing.values():
             _ledger(ref).join_member_shards(name, ref.trial_id, shards)
-        return {member: _kept(ref, name, table["image_id"]) for member, ref in members.items()}
+        image_id = pd.Series(images.image_ids)
+        return {member: _kept(ref, name, image_id) for member, ref in members.items()}
 
     def out_of_fold(self, members: Mapping[str, TrialRef], image_id: pd.Series, *, flips: int) -> dict[str, FloatArray]:
         """Out-of-fold masses [N, 5] in grams by member as means over flips, rows in the order of image_id."""

@@ -129,6 +129,39 @@ def ensemble(
         print_line(f"Card: {out / 'ensemble.json'}")
 
 
+def exam(
+    study: Study,
+    data: DataOption,
+    ensemble: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Stored ensemble to examine; the newest without it.")
+    ] = None,
+    weights: Weights = "auto",
+    cache: Cache = DEFAULT_CACHE,
+    address: Address = None,
+    as_json: Json = False,
+) -> None:
+    """Score a blend on the dates that --exam of the search has kept from it.
+
+    Each look is noted in the study and shown: a blend that is chosen by its exam
+    is flattered by it.
+
+    Example:
+    $ biomass exam runs/first --data csiro-biomass/
+    """
+    from orchestration.blending.exam import exam_lines, examine
+    from orchestration.blending.predict import Predictor
+    from orchestration.study.ledger import open_ledger
+
+    ledger = open_ledger(study)
+    here = reachable(Resources(cache=cache, address=address, fold_timeout=None))
+    record = examine(ledger, Predictor(data, resources=here, weights=weights_source(weights)), ensemble)
+    if as_json:
+        print_json({"exam": record, "looks": sum(len(one.looks) for one in ledger.exams())})
+        return
+    for line in exam_lines(record, ledger.exams()):
+        print_line(line)
+
+
 def explain(
     study: Study,
     trial: Trial,

@@ -130,6 +130,7 @@ def require_typed(ledger: Ledger, asked: Preset, made_with: Asked) -> None:
     for name, stored, given in (
         ("folds", settings.folds, study.folds),
         ("seed", settings.seed, study.seed),
+        ("exam", settings.exam, study.exam),
     ):
         if name in typed:
             pairs.append((name, stored, given))

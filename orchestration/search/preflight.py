@@ -34,7 +34,9 @@ def check_search(study: str, data_dir: Path, asked: Preset, made_with: Asked, sa
     if record is None or asked.study.fold_file:
         file = asked.study.fold_file
         scheme, seed = "file" if file else asked.study.scheme, derive_seed(asked.study.seed, "folds")
-        assign_folds(read_train(data_dir), scheme=scheme, n_folds=asked.study.folds, seed=seed, file=file)
+        assign_folds(
+            read_train(data_dir), scheme=scheme, n_folds=asked.study.folds, seed=seed, file=file, exam=asked.study.exam
+        )
 
 
 def check_data(data_dir: Path, say: Callable[[str], None]) -> None:

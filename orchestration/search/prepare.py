@@ -107,7 +107,9 @@ def _prepare(
     record = ledger.find_study()
     if record is None:
         seed = derive_seed(settings.seed, "folds")
-        folds = assign_folds(here, scheme=settings.scheme, n_folds=settings.folds, seed=seed, file=fold_file)
+        folds = assign_folds(
+            here, scheme=settings.scheme, n_folds=settings.folds, seed=seed, file=fold_file, exam=settings.exam
+        )
         quadrats = here.merge(folds, on="image_id", validate="one_to_one")
         ledger.write_photographs(photograph_table(here, images.digests))
         record = open_study(

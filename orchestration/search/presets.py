@@ -59,6 +59,10 @@ class StudyOptions:
     scheme: str = field(
         default="date", metadata=option("Folds by date, random, state, species.", FOLDS, completion="schemes")
     )
+    exam: float = field(
+        default=0.0,
+        metadata=option("Keep this share of the dates out of everything, for `biomass exam`.", FOLDS, minimum=0.0),
+    )
     fold_file: Path | None = field(  # the scheme is then `file`
         default=None, metadata=option("Own folds: a CSV image_id,fold.", FOLDS)
     )
@@ -128,6 +132,7 @@ class Preset:
             scheme="file" if study.fold_file else study.scheme,
             folds=study.folds,
             seed=study.seed,
+            exam=study.exam,
             max_fold_seconds=self.budget.max_fold_seconds,
             engine=study.engine,
         )

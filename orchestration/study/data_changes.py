@@ -37,7 +37,7 @@ def data_changes(ledger: Ledger, here: pd.DataFrame, digests: Sequence[str]) -> 
 
     here, digests: the table as it is read now and the content hash of each row's photograph.
     """
-    recorded, study = ledger.quadrats(), ledger.study()
+    recorded, study = all_quadrats(ledger), ledger.study()
     joined = here.merge(recorded[["image_id", *DRAWN]], on="image_id", how="left")
     if data_fingerprint(joined, digest_of(digests)) == study.data_fingerprint:
         return []
@@ -51,6 +51,12 @@ def data_changes(ledger: Ledger, here: pd.DataFrame, digests: Sequence[str]) -> 
     elif not found:
         found.append("photographs replaced (which, version 0.1.0 did not record)")
     return found
+
+
+def all_quadrats(ledger: Ledger) -> pd.DataFrame:
+    """The study's quadrats and those that its exam keeps."""
+    kept = ledger.exam_quadrats()
+    return ledger.quadrats() if kept is None else pd.concat([ledger.quadrats(), kept], ignore_index=True)
 
 
 def require_same_data(ledger: Ledger, data_dir: Path, here: pd.DataFrame, digests: Sequence[str]) -> None:

@@ -1,6 +1,8 @@
 """Where everything of a study lies, relative to its root.
 
 study.json, quadrats.parquet, photographs.parquet, references.parquet
+exam.parquet                                 quadrats that nothing learns from, where --exam kept some
+exams/<ensemble>-<card>.json                 what the exam said of a blend, and when it was asked
 owner.json                                   who drives the study now (lock.py); .lock beside it on a local path
 trials/<id>/trial.json                       what was proposed
 trials/<id>/fold-<k>/start-<when>-<pid>.json each time that the fold began
@@ -23,6 +25,8 @@ from __future__ import annotations
 STUDY = "study.json"
 QUADRATS = "quadrats.parquet"
 PHOTOGRAPHS = "photographs.parquet"
+EXAM = "exam.parquet"
+EXAMS = "exams"
 REFERENCES = "references.parquet"
 OWNER = "owner.json"
 LOCK = ".lock"
@@ -44,7 +48,7 @@ SUBMISSION = "submission.csv"
 DROPPED = "model-dropped.json"
 TORN = "torn-"  # first letters of what was set aside
 START = "start-"  # first letters of the notes that a fold was begun
-PREDICTIONS = ("test-", "oof-")  # first letters of folders of predictions, which are no ensembles
+PREDICTIONS = ("test-", "exam-", "oof-")  # first letters of folders of predictions, which are no ensembles
 
 
 def trial(trial_id: str) -> str:
@@ -73,6 +77,10 @@ def fold(trial_id: str, number: int) -> str:
 
 def fold_start(trial_id: str, number: int, milliseconds: int, pid: int) -> str:
     return f"{fold(trial_id, number)}/{START}{milliseconds}-{pid}.json"
+
+
+def exam(ensemble: str, card: str) -> str:
+    return f"{EXAMS}/{ensemble}-{card}.json"
 
 
 def metrics(trial_id: str, number: int) -> str:

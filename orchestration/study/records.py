@@ -275,6 +275,23 @@ class Origin(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExamRecord(Record):
+    """exams/<ensemble>-<card>.json: what a blend scores on dates that nothing has learned from (blending/exam.py)."""
+
+    ensemble: str
+    card: str  # content of the card that was examined
+    images: int
+    dates: int
+    score: float
+    se: float | None  # jackknife over dates
+    low: float | None  # 95 % interval
+    high: float | None
+    nested_score: float  # of the card, which the exam replaces
+    target_rmse_g: Mapping[str, float]
+    looks: tuple[float, ...]  # when it was asked for, seconds since 1970
+
+
+@dataclass(frozen=True, kw_only=True)
 class EnsembleRecord(Record):
     """ensemble.json: the marker of a submission, with the card of its blend (ensembles.card)."""
 

@@ -27,6 +27,7 @@ class StudySettings(Part):
     scheme: str = "date"  # of the folds
     folds: int = 5
     seed: int = 0
+    exam: float = 0.0  # share of the images, by whole dates, that nothing learns from
     max_fold_seconds: float = 1800.0  # a configuration whose estimate is above is refused with the estimate
     engine: str = "tpe"  # what proposes now; each trial says which engine proposed it
 

@@ -27,12 +27,13 @@ class FoldJob(TrialJob):
 
 @dataclass(frozen=True, kw_only=True)
 class PredictJob(TrialJob):
-    """Test images [span) with every member of a blend."""
+    """Images [span) of the test set, or of the study's exam, with every member of a blend."""
 
     members: tuple[TrialRef, ...]
     ensemble: str  # folder of the predictions
     span: tuple[int, int]
     flips: int
+    exam: bool = False
     trial_id: str = ""  # of no single trial
 
 

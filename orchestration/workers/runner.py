@@ -49,7 +49,7 @@ class FoldRunner:
         self._ledger = Ledger(Storage(context.study))
         self._inputs: dict[str, Inputs] = {}
         self._quadrats: pd.DataFrame | None = None
-        self._test: ImageSet | None = None
+        self._new: dict[bool, ImageSet] = {}  # test images, and those of the exam
 
     def run(self, job: Job, should_stop: ShouldStop | None = None) -> Outcome:
         """Do one job. Never raises for what a model does."""
@@ -178,11 +178,15 @@ class FoldRunner:
         )
 
     def _predict(self, job: PredictJob, should_stop: ShouldStop | None) -> Outcome:
-        """One shard of the test images with all members of a blend."""
-        if self._test is None:
-            self._test = ImageSet.from_table(Path(self._context.data_dir), read_test(Path(self._context.data_dir)))
+        """One shard of the test images, or of the exam's, with all members of a blend."""
+        if job.exam not in self._new:
+            folder = Path(self._context.data_dir)
+            table = self._ledger.exam_quadrats() if job.exam else read_test(folder)
+            if table is None:
+                raise LedgerError(f"{self._context.study} keeps no exam")
+            self._new[job.exam] = ImageSet.from_table(folder, table)
         inputs, decoder = shard_inputs(
-            self._test,
+            self._new[job.exam],
             job.span,
             cache_dir=Path(self._context.cache),
             weights=self._context.weights,

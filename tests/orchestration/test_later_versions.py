@@ -22,12 +22,12 @@ from biomass_models.families.probe.config import ProbeConfig
 from orchestration.cli import app
 from orchestration.inspect.audit import audit
 from orchestration.inspect.status import status_of
-from orchestration.search import start as search
 from orchestration.study.ids import make_trial_id, trial_id_of
 from orchestration.study.ledger import Ledger, LedgerError, open_ledger
 from orchestration.study.record import SCHEMA
 from orchestration.study.records import TrialResult
 from orchestration.study.settings import StudyError
+from orchestration.workers import weights_here
 from search_spaces import probe as probe_ranges
 
 pytestmark = pytest.mark.slow
@@ -300,14 +300,14 @@ def test_a_network_that_is_away_waits(two_networks: Ledger, tmp_path: Path, monk
     proposed = [one for _ in range(6) if (one := proposer.propose())]
     other = [one for one in proposed if one.config["backbone"] != NETWORK]
     assert other, "the second network is searched"
-    real = search.fingerprint
+    real = weights_here.fingerprint
 
     def away(name: str, source: Any) -> str:
         if name != NETWORK:
             raise WeightsError(f"put {name} into a folder")
         return real(name, source)
 
-    monkeypatch.setattr(search, "fingerprint", away)
+    monkeypatch.setattr(weights_here, "fingerprint", away)
     said: list[str] = []
     again = go_on(two_networks, trials=16, say=said.append)
     assert sum("its open trials wait" in text for text in said) == 1
@@ -319,7 +319,7 @@ def test_a_network_that_is_away_waits(two_networks: Ledger, tmp_path: Path, monk
     def nothing(name: str, source: Any) -> str:
         raise WeightsError(f"put {name} into a folder")
 
-    monkeypatch.setattr(search, "fingerprint", nothing)
+    monkeypatch.setattr(weights_here, "fingerprint", nothing)
     with pytest.raises(WeightsError, match="into a folder"):
         go_on(two_networks, trials=20)
 
@@ -327,18 +327,22 @@ def test_a_network_that_is_away_waits(two_networks: Ledger, tmp_path: Path, monk
 def test_other_contents_of_a_weights_file_are_taken_only_where_nothing_was_trained(
     two_networks: Ledger, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(search, "fingerprint", lambda name, source: "new" if name != NETWORK else f"random-{name}")
+    monkeypatch.setattr(
+        weights_here, "fingerprint", lambda name, source: "new" if name != NETWORK else f"random-{name}"
+    )
     proposed = go_on(two_networks, trials=12)
     opened = [one for _ in range(6) if (one := proposed.propose())]
     assert two_networks.study().weights["test_resnet.r160_in1k"] == "new"
-    monkeypatch.setattr(search, "fingerprint", lambda name, source: "newer" if name != NETWORK else f"random-{name}")
+    monkeypatch.setattr(
+        weights_here, "fingerprint", lambda name, source: "newer" if name != NETWORK else f"random-{name}"
+    )
     said: list[str] = []
     again = go_on(two_networks, trials=12, say=said.append)
     assert any("are others than before" in text for text in said)
     stale = [one.trial_id for one in opened if one.weights == "new"]
     assert stale and all(two_networks.result(name).status == "failed" for name in stale)  # type: ignore[union-attr]
     assert again.set_aside == []
-    monkeypatch.setattr(search, "fingerprint", lambda name, source: "other")
+    monkeypatch.setattr(weights_here, "fingerprint", lambda name, source: "other")
     with pytest.raises(StudyError, match="must stay those of the finished folds"):
         go_on(two_networks, trials=12)
 

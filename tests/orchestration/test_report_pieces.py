@@ -14,9 +14,10 @@ from told_study import told_study
 
 from biomass_models.targets import TARGETS, weighted_r2_score
 from ensembles.honest import Estimate
+from ensembles.scorer import Scorer
 from orchestration.report.charts import RAMP, ink_on, luminance, ramp_colour
 from orchestration.report.data.importance import importance_of, what_the_best_share
-from orchestration.report.data.scorer import Scorer, binned_mean, parts
+from orchestration.report.data.scorer import binned_mean, parts
 from orchestration.report.data.timeline import Clock, Work, busy_share, lanes_of
 from orchestration.report.html import Cell, Column, Html, Table, as_html, embed_json, tag
 from orchestration.report.sections.photographs import Photographs, lit, whole_map

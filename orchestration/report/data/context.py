@@ -14,10 +14,10 @@ from biomass_models.targets import FloatArray
 from ensembles.choice import SINGLE_BEST
 from ensembles.honest import METHOD, Estimate, score_estimate
 from ensembles.nests import nested_all
+from ensembles.scorer import Scorer
 from orchestration.blending.shown import Stored, stored_ensembles
 from orchestration.report.data.blended import Blend, blend_of
 from orchestration.report.data.importance import Importance, importance_of
-from orchestration.report.data.scorer import Scorer
 from orchestration.report.data.timeline import Clock, Work, work_of
 from orchestration.study.data import StudyData, Trial
 from orchestration.study.ledger import Ledger, LedgerError

@@ -10,7 +10,7 @@ import pandas as pd
 
 from orchestration.study import layout
 from orchestration.study.files.base import LedgerError, StudyFiles, parquet
-from orchestration.study.records import EnsembleRecord, Origin, TrialRef
+from orchestration.study.records import EnsembleRecord, ExamRecord, Origin, TrialRef
 
 
 class EnsembleFiles(StudyFiles):
@@ -54,6 +54,15 @@ class EnsembleFiles(StudyFiles):
     def submission(self, name: str) -> bytes:
         """The submission of an ensemble, verified against its marker."""
         return self._payload(layout.ensemble(name), layout.ENSEMBLE, EnsembleRecord, layout.SUBMISSION)
+
+    def write_exam(self, record: ExamRecord) -> None:
+        self._write(layout.exam(record.ensemble, record.card), record)
+
+    def exams(self) -> list[ExamRecord]:
+        """Every blend that was examined, in the order of the first looks."""
+        names = [name for name in self.storage.children(layout.EXAMS) if name.endswith(".json")]
+        found = [self._read(f"{layout.EXAMS}/{name}", ExamRecord) for name in names]
+        return sorted((one for one in found if one is not None), key=lambda one: one.looks)
 
     def set_ensemble_aside(self, name: str) -> None:
         """Take an ensemble away whose card or submission is torn; its members' predictions stay."""

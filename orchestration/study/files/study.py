@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from biomass_models.data.folds import EXAM
 from biomass_models.targets import TARGETS
 from orchestration.study import layout
 from orchestration.study.files.base import LedgerError, StudyFiles, parquet
@@ -50,7 +51,11 @@ class SettingFiles(StudyFiles):
         )
 
     def write_study(self, record: StudyRecord, quadrats: pd.DataFrame) -> None:
-        self.storage.write(layout.QUADRATS, parquet(quadrats))
+        """quadrats: with folds; what is in none (folds.EXAM) is kept apart, where no reader looks that learns."""
+        kept = quadrats["fold"] == EXAM
+        if kept.any():
+            self.storage.write(layout.EXAM, parquet(quadrats[kept].reset_index(drop=True)))
+        self.storage.write(layout.QUADRATS, parquet(quadrats[~kept].reset_index(drop=True)))
         self._write(layout.STUDY, record)
 
     def update_study(self, record: StudyRecord) -> None:
@@ -64,6 +69,10 @@ class SettingFiles(StudyFiles):
         if absent := [name for name in OOF_COLUMNS if name not in table]:
             raise LedgerError(f"{self.storage.uri}/{layout.QUADRATS} lacks the column {absent[0]}; {remedy}")
         return table
+
+    def exam_quadrats(self) -> pd.DataFrame | None:
+        """Labels and metadata of the images that an exam keeps from the study, as `quadrats`; None without an exam."""
+        return self._read_frame(layout.EXAM)
 
     def photographs(self) -> pd.DataFrame | None:
         """image_id, sha256 of each photograph's content; None in a study of 0.1.0."""

@@ -1,0 +1,106 @@
+"""The exam: a blend on whole sampling dates that folds, teacher, search and blend have never seen.
+
+Where a search has tried many configurations on the same folds, even a nested score flatters (SPEC 7). The exam does
+not, the first time: each look may lead to another choice, so the ledger keeps them all, and pages say how many.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from biomass_models.targets import TARGETS
+from ensembles.blend import apply_blend
+from ensembles.card import Card
+from ensembles.scorer import Scorer
+from orchestration.study.ledger import Ledger, LedgerError
+from orchestration.study.records import ExamRecord
+from orchestration.study.seeds import content_id
+
+if TYPE_CHECKING:  # it loads torch and Ray
+    from orchestration.blending.predict import Predictor
+
+
+def examine(ledger: Ledger, predictor: Predictor, name: str | None = None) -> ExamRecord:
+    """The record of an ensemble's exam, the newest one's where none is named; scored once, each look is noted.
+
+    Raises LedgerError for a study without an exam or an ensemble, and for a blend with members of other studies.
+    """
+    table = ledger.exam_quadrats()
+    if table is None:
+        raise LedgerError(
+            f"an exam needs dates that the search has not seen, {ledger.storage.uri} keeps none; search another study "
+            "with --exam SHARE, such as 0.2"
+        )
+    name = name or _newest(ledger)
+    ensemble = ledger.ensemble(name)
+    card, mark = Card.from_json(ensemble.card), content_id(ensemble.card)
+    now = time.time()
+    for record in ledger.exams():
+        if (record.ensemble, record.card) == (name, mark):
+            seen = replace(record, looks=(*record.looks, now))
+            ledger.write_exam(seen)
+            return seen
+    own = {member for member, ref in ensemble.trials.items() if ref.study == ledger.storage.uri}
+    others = [member for member in card.members if member not in own]
+    if others:
+        raise LedgerError(
+            f"an exam is of the study's own trials, {name} has member {others[0]} from elsewhere, which may have "
+            "learned from the exam's images; blend the study alone"
+        )
+    members = {member: ensemble.trials[member] for member in card.members}
+    pred_NT = apply_blend(card, predictor.exam(ledger, members, flips=card.flips))
+    scorer = Scorer(table.assign(unit=table["group"]))
+    score = scorer.score(pred_NT)
+    rmse_T = np.sqrt(((scorer.truth_NT - pred_NT) ** 2).mean(0))
+    known = [None if math.isnan(number) else number for number in (score.se, score.low, score.high)]
+    record = ExamRecord(
+        ensemble=name,
+        card=mark,
+        images=len(table),
+        dates=scorer.units,
+        score=score.value,
+        se=known[0],
+        low=known[1],
+        high=known[2],
+        nested_score=card.nested_score,
+        target_rmse_g=dict(zip(TARGETS, map(float, rmse_T), strict=True)),
+        looks=(now,),
+    )
+    ledger.write_exam(record)
+    return record
+
+
+def _newest(ledger: Ledger) -> str:
+    found = ledger.ensembles()
+    if not found:
+        raise LedgerError(
+            f"an exam is of a blend, {ledger.storage.uri} has none; make one: biomass ensemble "
+            f"{ledger.storage.uri} --data DIR"
+        )
+
+    def made(name: str) -> tuple[float, str]:
+        origin = found[name].origin
+        return (0.0 if origin is None else origin.created_at or 0.0, name)
+
+    return max(found, key=made)
+
+
+def exam_lines(record: ExamRecord, all_records: list[ExamRecord]) -> list[str]:
+    """What the exam says, in lines. all_records: of the study, since every look is a chance to choose by luck."""
+    error = "" if record.se is None else f" ± {record.se:.4f}"
+    interval = "" if record.low is None else f", 95 % {record.low:.3f} to {record.high:.3f}"
+    looks, blends = sum(len(one.looks) for one in all_records), len(all_records)
+    asked = "the first look" if looks == 1 else f"look {looks} of this study, at {blends} blend{'s' * (blends > 1)}"
+    lines = [
+        f"exam of {record.ensemble}: {record.score:.4f}{error}{interval}",
+        f"on {record.images} images of {record.dates} dates that nothing has learned from; {asked}",
+        f"the card promised {record.nested_score:.4f} (nested)",
+    ]
+    if blends > 1:
+        lines.append("a blend that is chosen by its exam is flattered by it: trust the first one most")
+    return lines
