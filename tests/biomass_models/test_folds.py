@@ -11,7 +11,7 @@ from directories import field_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from biomass_models.data.folds import EXAM, FoldError, assign_folds, fold_hash
+from biomass_models.data.folds import EXAM, FoldError, assign_folds, cut_groups, fold_hash, unit_name, units_of
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +26,17 @@ def test_every_image_has_a_fold_and_its_group(quadrats: pd.DataFrame, scheme: st
     assert folds["image_id"].tolist() == quadrats["image_id"].tolist()
     assert set(folds["fold"]) == set(range(4 if scheme == "state" else 5)) and folds["fold"].dtype == np.int64
     assert folds["group"].iloc[0] == "NSW|2015-05-01" and folds["group"].nunique() == 30
+
+
+@pytest.mark.parametrize(
+    ("scheme", "unit", "units"), [("date", "date", 30), ("random", "date", 30), ("state", "state", 4)]
+)
+def test_errors_are_counted_by_what_folds_keep_whole_and_never_finer_than_a_date(
+    quadrats: pd.DataFrame, scheme: str, unit: str, units: int
+) -> None:
+    table = quadrats.merge(assign_folds(quadrats, scheme=scheme), on="image_id")
+    assert unit_name(scheme) == unit and units_of(table, scheme).nunique() == units
+    assert (cut_groups(table) > 20) == (scheme == "random") and (cut_groups(table) == 0) == (scheme != "random")
 
 
 @pytest.mark.parametrize("scheme", ["date", "random", "species", "state"])
