@@ -117,7 +117,7 @@ def fit_blend(
 
 
 def apply_blend(card: Card, predictions: Mapping[str, ArrayLike]) -> FloatArray:
-    """Blend members' predictions ([N, 5] grams by name) as the card says; coherent and non-negative masses [N, 5].
+    """Blend members' predictions ([N, 5] grams by name) by a card; coherent and non-negative masses [N, 5].
 
     Members are projected onto the identities first, as they were when the blend was fitted.
     Raises ValueError that names the members whose predictions are missing, unlike in shape or not finite.
@@ -184,10 +184,10 @@ def _by_target(truth_NT: FloatArray, blend_NT: FloatArray, nested_RNT: FloatArra
     return {
         name: TargetScore(
             in_sample_r2=float(1 - in_sample / spread) if spread > 0 else None,
-            nested_r2=float(1 - honest / spread) if spread > 0 else None,
-            nested_rmse=float(np.sqrt(honest / len(truth_NT))),
+            nested_r2=float(1 - nested / spread) if spread > 0 else None,
+            nested_rmse=float(np.sqrt(nested / len(truth_NT))),
         )
-        for name, spread, in_sample, honest in zip(TARGETS, spread_T, in_sample_T, nested_T, strict=True)
+        for name, spread, in_sample, nested in zip(TARGETS, spread_T, in_sample_T, nested_T, strict=True)
     }
 
 

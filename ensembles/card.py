@@ -29,7 +29,7 @@ class TargetScore:
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """A blend and its honest numbers."""
+    """A blend, its nested scores and their errors."""
 
     rule: str
     follow_ups: tuple[str, ...]  # what follows the rule (spec.FOLLOW_UPS)

@@ -36,9 +36,9 @@ def _scores(card: Card) -> Table:
         table.add_column(name, justify="right" if justify == "right" else "left")
     chosen = "" if card.chosen_rule == card.rule else f" (the rule {card.chosen_rule} was chosen)"
     trust = "too good, see the warning" if card.cut_groups else "trust this"
-    honest = f"chosen and weighted without the scored {card.nested_by}: {trust}"
+    meaning = f"chosen and weighted without the scored {card.nested_by}: {trust}"
     value = _plus_minus(card.nested_score, card.nested_se)
-    table.add_row(f"nested by {card.nested_by}", value, honest, style=None if card.cut_groups else "bold")
+    table.add_row(f"nested by {card.nested_by}", value, meaning, style=None if card.cut_groups else "bold")
     for new in _new_units(card):
         low, high = card.interval_for_new(new) or (0.0, 0.0)
         table.add_row(

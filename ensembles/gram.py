@@ -10,7 +10,7 @@ unit_C         what errors are counted by: the cell's group, or what is kept who
 gram_MM        total Gram / SST, so that R2(weights) = 1 - weights @ gram_MM @ weights when they sum to 1
 
 Two facts keep this small. Coherent members live in a space of 3 components, so 3 columns an image (and one for the
-truth's own incoherence) hold what 5 targets say. And a cell's Gram has rank M at most, so its factor never has more
+truth's own incoherence) hold all of 5 targets. And a cell's Gram has rank M at most, so its factor never has more
 than M columns: past this file nothing depends on the number of rows.
 """
 

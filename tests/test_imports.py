@@ -70,7 +70,7 @@ EDGES: dict[str, set[str]] = {
         f"{RUN}.wheel",
         f"{STUDY}.files",
     },
-    f"{STUDY}.files": {MODEL, STUDY},
+    f"{STUDY}.files": {*FLOOR, STUDY},
     WORKERS: {
         *MODELS,
         f"{MODEL}.training",

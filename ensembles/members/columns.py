@@ -1,7 +1,7 @@
-"""Which columns of a stranger's table hold image ids and predictions: decided by all names, never by one alone.
+"""Which columns of a table of any origin hold image ids and predictions: decided by all names, never by one alone.
 
 A table of out-of-fold predictions often holds the label as well, under the plain name: `target` beside `pred`, or
-`Dry_Green_g` beside `Dry_Green_g_pred`. Where a name says prediction, that column is it; where several do, or none
+`Dry_Green_g` beside `Dry_Green_g_pred`. Where a name means prediction, that column is it; where several do, or none
 stands out, the table is refused with the candidates.
 """
 
@@ -35,7 +35,7 @@ SPREAD = {
     "abs",
 }  # about a prediction
 KEYS = ("image_id", "sample_id", "image_path", "target_name", "target", "fold", "group")
-SPLITS = ("split", "set", "subset", "phase", "stage", "is_train", "part")  # columns that say what a row was used for
+SPLITS = ("split", "set", "subset", "phase", "stage", "is_train", "part")  # columns about what a row was used for
 SEEN = {"train", "training", "fit", "fitted", "in-sample", "insample", "seen", "true", "1"}
 
 _KNOWN = {name.lower(): name for name in (*KEYS, *METADATA, *TARGETS)}
@@ -69,7 +69,7 @@ def predictions_of(table: pd.DataFrame) -> tuple[pd.DataFrame, str | None]:
 
 
 def labels_of(table: pd.DataFrame) -> pd.DataFrame:
-    """image_id and measured TARGETS in grams: the columns under the plain names, or the ones that say label."""
+    """image_id and measured TARGETS in grams: the columns under the plain names, or the ones named a label."""
     sets = _wide_sets(table)
     for affix in sorted(sets, key=lambda affix: affix != "*"):
         if affix == "*" or _kind(affix) == "label":

@@ -1,4 +1,4 @@
-"""Members that say the same: exact and near duplicates, found block by block so that 10 000 members pass.
+"""Members that repeat each other: exact and near duplicates, found block by block so that 10 000 members pass.
 
 M members, E columns of the residual factors (gram.py). Two members are one when the cosine of their residuals, in the
 metric's norm, exceeds a limit. Proportional residuals count as well: mixing such a pair never beats the better alone.

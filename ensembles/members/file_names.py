@@ -68,7 +68,7 @@ def _stands_for(pattern: str, path: Path) -> str:
 
 
 def _with_folders(paths: Sequence[Path]) -> dict[Path, str]:
-    """The shortest ends of the paths, suffix left out, that tell them all apart; the whole path if none does."""
+    """The shortest ends of the paths, suffix left out, that differ for all; the whole path if none does."""
     for depth in range(1, 1 + max((len(path.parts) for path in paths), default=0)):
         names = ["/".join((*path.parts[-depth:-1], path.stem)) for path in paths]
         if len(set(names)) == len(names):

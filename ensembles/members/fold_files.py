@@ -20,7 +20,7 @@ _FOLD = re.compile(r"(?:fold|cv|split|part|kfold)[-_ ]?\*", re.IGNORECASE)
 
 @dataclass(frozen=True, kw_only=True)
 class JoinedFolds:
-    """Frames by member; the files that a joined member is made of; what to say; what cannot be used, with reasons."""
+    """Frames by member; the files that a joined member is made of; remarks; what cannot be used, with reasons."""
 
     frames: dict[str, pd.DataFrame]
     parts: dict[str, tuple[str, ...]]

@@ -83,8 +83,9 @@ class Library:
 
     @cached_property
     def cut_groups(self) -> int:
-        """Groups that lie in several folds: members have seen other images of what they predict."""
-        return cut_groups(pd.DataFrame({"group": self.group_N, "fold": self.fold_N}))
+        """Units that lie in several folds: members have seen other images of the dates that they predict."""
+        unit_N = self.group_N if self.unit_N is None else self.unit_N
+        return cut_groups(pd.DataFrame({"group": unit_N, "fold": self.fold_N}))
 
 
 def library_from_frames(

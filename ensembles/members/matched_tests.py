@@ -1,4 +1,4 @@
-"""Predictions of the test images from anybody's files, matched to the members that they belong to by name.
+"""Predictions of the test images from files of any origin, matched to the members that they belong to by name.
 
 N images, T = 5 targets; masses in grams. A member whose test predictions are missing or do not fit cannot be part of a
 submission: it is named with the reason before anything is blended, not found missing afterwards. There is no truth to
@@ -23,7 +23,7 @@ from ensembles.members.spaces import size, spaces, unit_text
 
 # By how much a member's size may move from out-of-fold to test rows, against how the members' sizes move on the whole.
 _ALONE, _FEW, _MANY = 4.0, 2.5, 1.8  # one member; two, or few test images; at least three members and ten images
-_ODD = 1.4  # said, but not left out
+_ODD = 1.4  # a remark, not left out
 _TARGET, _SMALL_G = 3.0, 1.0  # the same for one target, and the size below which a target is not compared
 _ENOUGH = 10  # test images from which shapes are compared
 _SPREAD = 4.0  # by how much the spread may move
@@ -209,7 +209,7 @@ def _one_target(
 def _other_shape(
     test: FloatArray, own: FloatArray, consensus: FloatArray, consensus_oof: FloatArray | None, ids: Sequence[str]
 ) -> str | None:
-    """Rows in another order, or hardly any spread, judged by the total masses of the other members."""
+    """Rows in another order, or hardly any spread, by the total masses of the other members."""
     assert consensus_oof is not None
     total, theirs = test[:, TOTAL], consensus[:, TOTAL]
     then, now = _correlation(own[:, TOTAL], consensus_oof[:, TOTAL]), _correlation(total, theirs)

@@ -1,9 +1,9 @@
-"""Members from anybody's files: predictions as CSV, parquet or .npy, and a table of measured masses.
+"""Members from files of any origin: predictions as CSV, parquet or .npy, and a table of measured masses.
 
     wide   image_id,Dry_Green_g,Dry_Dead_g,Dry_Clover_g,GDM_g,Dry_Total_g    (CSV or parquet, other columns are ignored)
     long   sample_id,target   with sample_id = <image id>__<target name>      (CSV or parquet)
     .npy   [images, 5] in the order of TARGETS, with image ids in <stem>.ids.txt or ids.txt beside it, one a line
-Masses in grams. A column whose name says prediction wins over a plain one (columns.py). A file that cannot be read is
+Masses in grams. A column that is named a prediction wins over a plain one (columns.py). A file that cannot be read is
 named with the reason, as a broken member is.
 """
 

@@ -1,6 +1,6 @@
 """From studies and files to cards and submissions: gather, blend, predict, write.
 
-The ensembles package knows neither ledger nor Ray; this module hands it arrays and writes down what it says. Workers,
+The ensembles package uses neither ledger nor Ray; this module hands it arrays and writes its cards down. Workers,
 and with them torch and Ray, are only started when a study's trials must predict something.
 """
 

@@ -32,7 +32,7 @@ TRUTH_COLUMNS = ("image_id", "fold", "group", "unit", "State", *TARGETS)
 
 @dataclass(frozen=True, kw_only=True)
 class FileMembers:
-    """What a user says about members that come as files."""
+    """What is given about members that come as files."""
 
     oof: tuple[str, ...] = ()  # patterns of out-of-fold predictions
     truth: Path | None = None  # measured masses; None where a study has them
@@ -60,7 +60,7 @@ def gather(
     seed: int,
     say: Callable[[str], None],
 ) -> Gathered:
-    """Everything that can be blended. test_ids: images of the test set, where a data directory says so.
+    """Everything that can be blended. test_ids: images of the test set, of a data directory.
 
     Raises LedgerError and LibraryError: no complete trial, studies of other images, no readable file, no truth.
     """
@@ -133,7 +133,7 @@ def _common_truth(studies: Sequence[StudyData], say: Callable[[str], None]) -> p
 
 
 def _trials(studies: Mapping[str, StudyData]) -> dict[str, TrialRef]:
-    """Complete trials by member name; several studies are named by the ends of their paths that tell them apart."""
+    """Complete trials by member name; several studies are named by the ends of their paths that differ."""
     parts = [uri.split("/") for uri in studies]
     depth = 1
     while len({tuple(part[-depth:]) for part in parts}) < len(parts):

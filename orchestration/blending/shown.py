@@ -44,7 +44,7 @@ class ShownBlend:
 
 @dataclass(frozen=True, kw_only=True)
 class BlendScore:
-    """What pages say of a blend in a line: its card's numbers."""
+    """A blend in a line of a page: the numbers of its card."""
 
     ensemble: str | None  # None for the default blend, which is not stored
     nested_score: float

@@ -23,11 +23,11 @@ from ensembles.choice import DEFAULT, RULES, SINGLE_BEST, TOP_MEAN, CandidateRul
 from ensembles.honest import Estimate, interval_for_new, paired_difference, score_estimate, units_of
 from ensembles.nests import fit_weights, nested, nested_all, skilled
 
-NEW_DATES = 12
+NEW_DATES, ALIKE = 12, "50 models that err alike"
 FEW = 100  # replicates where each nest chooses among ten rules, which takes two seconds
 LIBRARIES: Mapping[str, Callable[[int], Simulated]] = {
     "50 models": lambda seed: simulate(50, 357, dates=28, seed=seed),
-    "50 models that err alike": lambda seed: simulate(50, 357, dates=28, seed=seed, own=0.35),
+    ALIKE: lambda seed: simulate(50, 357, dates=28, seed=seed, own=0.35),
 }
 
 
@@ -38,6 +38,7 @@ class Column:
     name: str
     least: float | None = None
     most: float | None = None
+    share: bool = False  # of replicates; a difference of scores otherwise
 
     def holds(self, value_S: FloatArray) -> bool:
         """Whether the mean over replicates keeps the bounds, less two Monte Carlo errors."""
@@ -46,16 +47,28 @@ class Column:
         return (self.least is None or mean >= self.least - slack) and (self.most is None or mean <= self.most + slack)
 
 
-COVERAGE = (
-    Column("blend - mean of top 5, fitted without a nest", least=0.92),
-    Column("blend - best single, fitted without a nest", least=0.92),
-    Column("blend - mean of top 5, fitted on all dates"),
-    Column("blend - best single, fitted on all dates"),
-    Column("score on 28 new dates", least=0.90),
-    Column(f"score on {NEW_DATES} new dates", least=0.90),
-)
+_PAIRED = ("blend - mean of top 5", "blend - best single")
+
+
+def coverage_columns(title: str) -> tuple[Column, ...]:
+    """What `coverage` measures, and its bounds.
+
+    That of two blends fitted on all dates has none where models differ much (88 % of 1000 libraries): which members a
+    sample favours moves both blends, and the partitions show only part of it.
+    """
+    return (
+        *(Column(f"{pair}, fitted without a nest", least=0.92, share=True) for pair in _PAIRED),
+        *(
+            Column(f"{pair}, fitted on all dates", least=0.92 if title == ALIKE else None, share=True)
+            for pair in _PAIRED
+        ),
+        Column("score on 28 new dates", least=0.90, share=True),
+        Column(f"score on {NEW_DATES} new dates", least=0.90, share=True),
+    )
+
+
 DEFAULT_COLUMNS = (
-    Column("libraries where the default is not below the mean of five by one standard error", least=0.95),
+    Column("libraries where the default is not below the mean of five by one standard error", least=0.95, share=True),
     Column("true score of the default minus that of the mean of five", least=0.0),
 )
 CHOICES = (
@@ -77,7 +90,7 @@ def monte_carlo_error(value_S: FloatArray, share: float | None = None) -> float:
 
 
 def coverage(library: Simulated, seed: int) -> tuple[list[float], list[float]]:
-    """COVERAGE and DEFAULT_COLUMNS of one library."""
+    """Values of coverage_columns and DEFAULT_COLUMNS for one library."""
     gram, rules = library.gram, [DEFAULT, TOP_MEAN, SINGLE_BEST]
     found = nested_all(gram, rules, seed=seed)
     weight_RM = np.stack([fit_weights(gram, rule, seed=seed) for rule in rules])
@@ -130,7 +143,7 @@ def table(title: str, columns: Sequence[Column], value_SC: FloatArray) -> str:
     """Mean over replicates with its Monte Carlo error, and the bound."""
     lines = [f"| {title}, {len(value_SC)} replicates | found | bound |", "|---|---|---|"]
     for column, value_S in zip(columns, value_SC.T, strict=True):
-        share = column in COVERAGE or column is DEFAULT_COLUMNS[0]
+        share = column.share
         found = f"{value_S.mean():.1%} ± {monte_carlo_error(value_S):.1%}" if share else (
             f"{value_S.mean():+.4f} ± {monte_carlo_error(value_S):.4f}"
         )  # fmt: skip
@@ -149,7 +162,7 @@ def main() -> None:
     seeds, texts = range(arguments.replicates), []
     for title, draw in LIBRARIES.items():
         pairs = [coverage(draw(seed), seed) for seed in seeds]
-        texts.append(table(title, COVERAGE, np.array([covered for covered, _ in pairs])))
+        texts.append(table(title, coverage_columns(title), np.array([covered for covered, _ in pairs])))
         texts.append(table(title, DEFAULT_COLUMNS, np.array([found for _, found in pairs])))
         print("\n".join(texts[-2:]), flush=True)
     for title, columns, measure, own in (

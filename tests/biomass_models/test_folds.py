@@ -11,7 +11,7 @@ from directories import field_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from biomass_models.data.folds import FoldError, assign_folds, fold_hash
+from biomass_models.data.folds import EXAM, FoldError, assign_folds, cut_groups, fold_hash, unit_name, units_of
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +26,17 @@ def test_every_image_has_a_fold_and_its_group(quadrats: pd.DataFrame, scheme: st
     assert folds["image_id"].tolist() == quadrats["image_id"].tolist()
     assert set(folds["fold"]) == set(range(4 if scheme == "state" else 5)) and folds["fold"].dtype == np.int64
     assert folds["group"].iloc[0] == "NSW|2015-05-01" and folds["group"].nunique() == 30
+
+
+@pytest.mark.parametrize(
+    ("scheme", "unit", "units"), [("date", "date", 30), ("random", "date", 30), ("state", "state", 4)]
+)
+def test_errors_are_counted_by_what_folds_keep_whole_and_never_finer_than_a_date(
+    quadrats: pd.DataFrame, scheme: str, unit: str, units: int
+) -> None:
+    table = quadrats.merge(assign_folds(quadrats, scheme=scheme), on="image_id")
+    assert unit_name(scheme) == unit and units_of(table, scheme).nunique() == units
+    assert (cut_groups(table) > 20) == (scheme == "random") and (cut_groups(table) == 0) == (scheme != "random")
 
 
 @pytest.mark.parametrize("scheme", ["date", "random", "species", "state"])
@@ -52,6 +63,49 @@ def test_dates_stay_whole_and_folds_are_even(n_folds: int) -> None:
         for column in ("Dry_Clover_g", "Dry_Dead_g"):
             present = (quadrats[column] > 0).groupby(folds["fold"]).mean()
             assert present.max() - present.min() < (0.25 if n_folds <= 5 else 0.5)
+
+
+@pytest.mark.parametrize("scheme", ["date", "random", "species", "state"])
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.5])
+def test_an_exam_takes_whole_dates_and_its_share(scheme: str, share: float) -> None:
+    for seed in range(5):
+        quadrats = field_table(seed)
+        folds = assign_folds(quadrats, scheme=scheme, seed=seed, exam=share)
+        kept = folds["fold"] == EXAM
+        assert not set(folds["group"][kept]) & set(folds["group"][~kept])
+        largest = int(folds.groupby("group").size().max())
+        assert abs(kept.sum() - share * len(folds)) <= largest and folds["group"][kept].nunique() >= 2
+        assert set(folds["fold"][~kept]) == set(range(4 if scheme == "state" else 5))
+        again = assign_folds(quadrats.sample(frac=1, random_state=1), scheme=scheme, seed=seed, exam=share)
+        assert fold_hash(again) == fold_hash(folds) == fold_hash(folds[~kept])
+
+
+def test_without_an_exam_the_folds_are_what_they_were(quadrats: pd.DataFrame) -> None:
+    pd.testing.assert_frame_equal(assign_folds(quadrats, exam=0.0), assign_folds(quadrats))
+    assert (assign_folds(quadrats)["fold"] >= 0).all()
+
+
+def test_a_file_names_the_images_of_an_exam_itself(quadrats: pd.DataFrame, tmp_path: Path) -> None:
+    folds = assign_folds(quadrats)
+    folds.loc[folds["fold"] == 4, "fold"] = EXAM
+    folds[["image_id", "fold"]].to_csv(tmp_path / "folds.csv", index=False)
+    read = assign_folds(quadrats, scheme="file", file=tmp_path / "folds.csv")
+    assert read["fold"].tolist() == folds["fold"].tolist()
+    with pytest.raises(FoldError, match="names the images of an exam itself, with fold -1"):
+        assign_folds(quadrats, scheme="file", file=tmp_path / "folds.csv", exam=0.2)
+
+
+@pytest.mark.parametrize(("share", "why"), [(0.6, "at most 0.5, got 0.6"), (-0.1, "above 0")])
+def test_a_share_that_is_none_is_refused(quadrats: pd.DataFrame, share: float, why: str) -> None:
+    with pytest.raises(FoldError, match=why):
+        assign_folds(quadrats, exam=share)
+
+
+def test_an_exam_leaves_dates_to_learn_from(quadrats: pd.DataFrame) -> None:
+    of_state = quadrats[quadrats["State"] == "NSW"]
+    few = of_state[of_state["Sampling_Date"].isin(sorted(of_state["Sampling_Date"].unique())[:2])]
+    with pytest.raises(FoldError, match="needs 2 sampling dates, and others to learn from"):
+        assign_folds(few, n_folds=2, exam=0.5)
 
 
 @given(sizes=st.lists(st.integers(1, 30), min_size=2, max_size=12), n_folds=st.integers(2, 12), seed=st.integers(0, 99))

@@ -174,6 +174,12 @@ def test_a_truths_own_folds_are_kept_and_groups_are_what_is_asked_for(runs, tmp_
     assert list(found["fold"]) == list(truth["fold"]) and list(found["group"]) == list(truth["group"])
     single = read_truth(truth_path, groups=())
     assert single["group"].is_unique
+    dates = read_truth(truth_path)
+    for found in (single, dates):  # errors are counted by dates, also where groups are finer
+        assert (found["unit"] == dates["group"]).all()
+    assert "unit" not in read_truth(truth_path, groups=("State",), folds=2)
+    members = library_from_arrays(["a"], [dates[list(TARGETS)].to_numpy() + 1.0], single, unit="date")
+    assert members.cut_groups == dates["group"].nunique() and len(set(members.gram.unit_C)) == members.cut_groups
     by_state = read_truth(truth_path, groups=("State",), folds=2)
     assert set(by_state["group"]) == {"NSW", "Vic"} and set(by_state["fold"]) == {0, 1}
     pd.testing.assert_frame_equal(read_truth(truth_path, seed=3), read_truth(truth_path, seed=3))

@@ -7,7 +7,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from simulate_errors import CHOICES, COVERAGE, DEFAULT_COLUMNS, LIBRARIES, NOISE, Column, choices, coverage, noise
+from simulate_errors import (
+    CHOICES,
+    DEFAULT_COLUMNS,
+    LIBRARIES,
+    NOISE,
+    Column,
+    choices,
+    coverage,
+    coverage_columns,
+    noise,
+)
 
 
 def missed(columns: tuple[Column, ...], value_SC: np.ndarray) -> list[tuple[str, float]]:
@@ -31,7 +41,7 @@ def test_a_bound_is_kept_within_two_monte_carlo_errors() -> None:
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_a_few_libraries(library: str) -> None:
     found = [coverage(LIBRARIES[library](seed), seed) for seed in range(8)]
-    assert not missed(COVERAGE, np.array([covered for covered, _ in found]))
+    assert not missed(coverage_columns(library), np.array([covered for covered, _ in found]))
     assert not missed(DEFAULT_COLUMNS, np.array([own for _, own in found]))
 
 
@@ -44,7 +54,7 @@ def test_noise_beside_a_few_libraries() -> None:
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_intervals_cover_and_the_default_holds_against_the_mean_of_five(library: str) -> None:
     found = [coverage(LIBRARIES[library](seed), seed) for seed in range(200)]
-    assert not missed(COVERAGE, np.array([covered for covered, _ in found]))
+    assert not missed(coverage_columns(library), np.array([covered for covered, _ in found]))
     assert not missed(DEFAULT_COLUMNS, np.array([own for _, own in found]))
 
 
