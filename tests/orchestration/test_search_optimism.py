@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +12,14 @@ from simulate_errors import monte_carlo_error
 from simulate_search import COUNTS, optimism_SC, replicate
 from told_study import told_study
 
-from biomass_models.targets import TARGETS
 from ensembles.blend import fit_blend
 from ensembles.card import Card
 from ensembles.honest import OLD_METHOD
 from ensembles.search_optimism import FEWEST, MEASURED, search_optimism
 from orchestration.blending.blend import page_of
-from orchestration.blending.shown import beside_score, blend_seed, search_optimism_of, study_library
+from orchestration.blending.members import FileMembers, gather
+from orchestration.blending.shown import beside_score, blend_score, blend_seed, search_optimism_of, study_library
+from orchestration.report.data.context import read_context
 from orchestration.report.make import make_report
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger
@@ -42,8 +42,9 @@ def test_without_luck_to_exploit_a_search_adds_skill_and_no_optimism() -> None:
 
 @pytest.mark.long
 def test_the_figure_at_60_trials_is_that_of_the_simulation() -> None:
+    """In other worlds than those it was measured in, within two Monte Carlo errors."""
     shipped = next(one for one in MEASURED if one.trials == 60)
-    optimism_S = optimism_SC(np.array([replicate(seed, (60,)).scores_ECK for seed in range(40)]))[:, 0]
+    optimism_S = optimism_SC(np.array([replicate(seed, (60,)).scores_ECK for seed in range(1000, 1040)]))[:, 0]
     error = np.hypot(monte_carlo_error(optimism_S), shipped.error)
     assert abs(optimism_S.mean() - shipped.value) < 2 * error
 
@@ -68,12 +69,10 @@ def test_pages_show_the_figure_beside_the_score(tmp_path: Path) -> None:
     report = words_of(make_report(ledger))
     assert f"The search itself saw every fold: {expected}." in report
     assert f"{str(expected).capitalize()}; --exam of a search measures it." in report
-    for command in ("status", "leaderboard"):
-        shown = json.loads(output(command, uri, "--json"))["blend"]["search_optimism"]
-        assert shown == {"trials": expected.trials, "value": expected.value, "error": expected.error}
+    score, _ = blend_score(StudyData(ledger))  # of status and leaderboard
+    assert score is not None and score.search_optimism == expected
 
 
-@pytest.mark.slow
 def test_random_search_few_trials_and_old_cards_have_no_figure(tmp_path: Path) -> None:
     ledger = told_study(tmp_path / "study", statuses=COMPLETE, noise=4.0)
     study = StudyData(ledger)
@@ -84,23 +83,19 @@ def test_random_search_few_trials_and_old_cards_have_no_figure(tmp_path: Path) -
         ledger.write_trial(replace(record, why="proposed by tpe" if number < 2 else "proposed by random"))
     mixed = StudyData(ledger)
     assert search_optimism_of(mixed, card) is None and beside_score(mixed, card) == []
-    assert LUCK not in words_of(page_of(card)) and "expect a little less" in words_of(make_report(ledger))
+    assert LUCK not in words_of(page_of(card))
 
 
-@pytest.mark.slow
 def test_members_from_files_and_of_several_studies_have_no_figure(tmp_path: Path) -> None:
-    ledgers = [told_study(tmp_path / name, statuses=COMPLETE, noise=4.0) for name in ("one", "two")]
-    several = output("ensemble", *(ledger.storage.uri for ledger in ledgers), "--out", str(tmp_path / "several"))
-    quadrats = ledgers[0].quadrats()
-    quadrats[["image_id", "State", "Sampling_Date", "fold", *TARGETS]].to_csv(tmp_path / "truth.csv", index=False)
-    for number, trial in enumerate(ledgers[0].trials()):
-        ledgers[0].oof(trial.trial_id).to_csv(tmp_path / f"oof-{number}.csv", index=False)
-    files = output(
-        "ensemble", "--oof", str(tmp_path / "oof-*.csv"), "--truth", str(tmp_path / "truth.csv"),
-        "--out", str(tmp_path / "files"),
-    )  # fmt: skip
-    assert "nested by" in several and "nested by" in files
-    assert LUCK not in words_of(several) and LUCK not in words_of(files)
+    ledgers = [told_study(tmp_path / name, statuses=COMPLETE[:2], noise=4.0) for name in ("one", "two")]
+    uris = [ledger.storage.uri for ledger in ledgers]
+    ledgers[0].oof(ledgers[0].trials()[0].trial_id).to_csv(tmp_path / "oof.csv", index=False)
+    beside = FileMembers(oof=(str(tmp_path / "oof.csv"),))
+    found = [
+        gather(studies, files, test_ids=None, seed=0, say=lambda _: None).study
+        for studies, files in ((uris[:1], FileMembers()), (uris, FileMembers()), (uris[:1], beside))
+    ]
+    assert [study is not None for study in found] == [True, False, False]
 
 
 def examined(ledger: Ledger) -> tuple[Card, ExamRecord]:
@@ -134,5 +129,5 @@ def test_an_exam_takes_the_place_of_the_figure(tmp_path: Path) -> None:
     assert LUCK not in report and "expect a little less" not in report
     ledger.write_exam(replace(exam, card="another"))  # the blend was made again since it was examined
     ledger.storage.remove(f"exams/mine-{exam.card}.json")
-    again = words_of(make_report(ledger))
-    assert line not in again.partition("What is best?")[0] and LUCK in again
+    again = read_context(ledger)
+    assert again.exam is None and len(again.exams) == 1 and again.search_optimism is not None
