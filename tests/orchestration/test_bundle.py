@@ -55,7 +55,7 @@ def exported(tmp_path_factory, tiny_pasture):
         seed=0,
         open_predictor=lambda data: InlinePredictor(data, folder / "cache"),
         say=lambda _: None,
-        show=lambda _: None,
+        show=lambda *_: None,
     )
     needed = export_bundle(ledger.storage.uri, "submission", folder / "bundle", weights=RANDOM)
     assert [entry.backbone for entry in needed] == [canonical_name(BACKBONE)]
@@ -247,5 +247,5 @@ def test_members_that_came_as_files_cannot_be_exported(exported, tmp_path):
             seed=0,
             open_predictor=lambda _: None,
             say=lambda _: None,
-            show=lambda _: None,
+            show=lambda *_: None,
         )
