@@ -7,7 +7,7 @@ and with them torch and Ray, are only started when a study's trials must predict
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -28,6 +28,7 @@ from ensembles.spec import BlendSpec
 from ensembles.submission import require_valid, submission_bytes
 from orchestration.blending.members import FileMembers, Gathered, gather
 from orchestration.blending.origin import origin_of
+from orchestration.blending.shown import beside_score
 from orchestration.progress import Say
 from orchestration.study.data_changes import data_notices
 from orchestration.study.ledger import Ledger, open_ledger
@@ -69,7 +70,7 @@ def run_ensemble(
     seed: int,
     open_predictor: Callable[[Path], Predictor],
     say: Say,
-    show: Callable[[Card], None],
+    show: Callable[[Card, Sequence[str]], None],
 ) -> list[Path]:
     """Gather, blend, show the cards, predict and write; returns the paths of the submissions.
 
@@ -85,7 +86,7 @@ def run_ensemble(
     predictor = open_predictor(data_dir) if gathered.trials and data_dir is not None else None
     cards = make_cards(gathered, options, predictor, say)
     for card in cards:
-        show(card)
+        show(card, _beside(gathered, card))
     submissions: list[bytes] = []
     image_ids: list[str] | None = None
     if predictor is not None or gathered.tests is not None:
@@ -229,14 +230,19 @@ def write_outputs(
             trials = {member: ref for member, ref in gathered.trials.items() if member in card.members}
             Ledger(Storage(study)).write_ensemble(name, card.to_json(), trials, submissions[number - 1], origin=made)
         if out.suffix != ".csv":
-            storage.write(f"ensemble{mark}.txt", page_of(card).encode())
+            storage.write(f"ensemble{mark}.txt", page_of(card, _beside(gathered, card)).encode())
             content = card.to_json() | {"origin": made.to_json()}
             storage.write(f"ensemble{mark}.json", (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
     return paths
 
 
-def page_of(card: Card) -> str:
+def _beside(gathered: Gathered, card: Card) -> list[str]:
+    """What the page says beside the scores; nothing where several searches, or files, are blended."""
+    return [] if gathered.study is None else beside_score(gathered.study, card)
+
+
+def page_of(card: Card, beside: Sequence[str] = ()) -> str:
     """The readable page as text of 80 columns."""
     console = PlainConsole(file=StringIO(), width=WIDTH, record=True, color_system=None)
-    console.print(render_card(card))
+    console.print(render_card(card, beside))
     return console.export_text()

@@ -40,11 +40,10 @@ def examine(ledger: Ledger, predictor: Predictor, name: str | None = None) -> Ex
     ensemble = ledger.ensemble(name)
     card, mark = Card.from_json(ensemble.card), content_id(ensemble.card)
     now = time.time()
-    for record in ledger.exams():
-        if (record.ensemble, record.card) == (name, mark):
-            seen = replace(record, looks=(*record.looks, now))
-            ledger.write_exam(seen)
-            return seen
+    if (before := exam_of(ledger, name)) is not None:
+        seen = replace(before, looks=(*before.looks, now))
+        ledger.write_exam(seen)
+        return seen
     own = {member for member, ref in ensemble.trials.items() if ref.study == ledger.storage.uri}
     others = [member for member in card.members if member not in own]
     if others:
@@ -73,6 +72,12 @@ def examine(ledger: Ledger, predictor: Predictor, name: str | None = None) -> Ex
     )
     ledger.write_exam(record)
     return record
+
+
+def exam_of(ledger: Ledger, name: str) -> ExamRecord | None:
+    """The exam of a stored ensemble with the card that it has now, if there was one; this is no look."""
+    mark = content_id(ledger.ensemble(name).card)
+    return next((one for one in ledger.exams() if (one.ensemble, one.card) == (name, mark)), None)
 
 
 def _newest(ledger: Ledger) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,6 +30,9 @@ from orchestration.commands.options import (
     weights_source,
 )
 from orchestration.workers.resources import Resources
+
+if TYPE_CHECKING:
+    from ensembles.card import Card
 
 FILES, TRIED = "Members that come as files", "How to blend"  # headings of the help page
 
@@ -111,6 +115,13 @@ def ensemble(
         return Predictor(data_dir, resources=here, weights=weights_source(weights))
 
     cards: list[dict[str, Any]] = []
+
+    def show(card: Card, beside: Sequence[str]) -> None:
+        if as_json:
+            cards.append(card.to_json())
+        else:
+            out_console.print(render_card(card, beside))
+
     columns = tuple(name.strip() for name in groups.split(",") if name.strip())
     out = out or Path("submission.csv" if study and data else "ensemble")
     written = run_ensemble(
@@ -124,7 +135,7 @@ def ensemble(
         seed=seed,
         open_predictor=open_predictor,
         say=print_remark,
-        show=lambda card: cards.append(card.to_json()) if as_json else out_console.print(render_card(card)),
+        show=show,
     )
     if as_json:
         print_json({"cards": cards, "submissions": written, "out": out})

@@ -22,7 +22,7 @@ from orchestration.study.ledger import Ledger, LedgerError, folds_of
 from orchestration.study.mixed import mixed_text
 from orchestration.study.records import COMPLETE, FoldMetrics, StudyRecord, TrialRecord, TrialResult
 from orchestration.study.settings import StudySettings
-from orchestration.study.torn import torn_notices
+from orchestration.study.torn import lost_files, torn_notices
 
 COLOUR_RIDGE = "colour ridge"
 NEED_METADATA = frozenset({"metadata trees"})  # references that learn from what a test set does not have
@@ -176,10 +176,15 @@ class StudyData:
         return sorted({trial.family for trial in self.trials})
 
     @cached_property
+    def lost(self) -> Mapping[str, Mapping[int, str]]:
+        """Files that folds of complete and pruned trials have lost: by trial and fold."""
+        return lost_files(self.ledger, self.results, self.folds)
+
+    @cached_property
     def torn(self) -> tuple[str, ...]:
         """Trials that have lost files, a line each with what to do."""
         records = [trial.record for trial in self.trials]
-        return tuple(torn_notices(self.ledger, records, self.results, self.folds))
+        return tuple(torn_notices(self.ledger, records, self.results, self.lost))
 
     @property
     def notices(self) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from biomass_models.families.costs import measure
 from biomass_models.families.introduced import config_from_stored
 from biomass_models.features.cache_folder import require_usable, usable_cache
 from biomass_models.features.inputs import ImageSet, Inputs
-from biomass_models.features.store import CacheError
+from biomass_models.features.rows import CacheError
 from biomass_models.interrupt import OnProgress, ShouldStop, StopRequested, check_stop
 from biomass_models.targets import TARGETS, weighted_r2_score, weighted_sst
 from biomass_models.training.fit import FoldResult
