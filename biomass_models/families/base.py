@@ -1,8 +1,8 @@
 """The contract of a model family.
 
-A family is a folder with two modules. `config.py` needs no torch and defines `FAMILY`; `model.py` fits, predicts
-and defines `MODEL`. Its search space is a third module: search_spaces/<name>.py, or `space.py` in the folder of a
-package of others. What is optional has a default here.
+A family is a folder with `config.py` and `model.py`, and a search space. `config.py` needs no torch and defines
+`FAMILY`; `model.py` fits, predicts and defines `MODEL`. The search space is search_spaces/<name>.py, or `space.py` in
+the folder of a package of others. What is optional has a default here.
 """
 
 from __future__ import annotations

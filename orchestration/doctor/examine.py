@@ -144,7 +144,7 @@ def _one_node(
             remedy = "put them there, or set BIOMASS_WEIGHTS"
             yield Finding("FAIL", f"weights on {name}", f"{backbone} {found}", remedy)
         if found.startswith("unusable"):
-            remedy = "put the file there again, and the same command goes on"
+            remedy = "put the file there again, then run the same command again"
             yield Finding("FAIL", f"weights on {name}", f"{backbone} {found}", remedy)
     yield from _node_cores(name, fact, has.get("CPU", 0.0))
     slots = slots_of([{"Alive": True, "Resources": has}], Slots(cpus=resources.cpus_per_fold, gpus=gpus))

@@ -81,7 +81,7 @@ class Audit:
         lines += [f"note: {text}" for text in self.mixed]
         lines += [f"problem: {problem}" for problem in self.problems]
         if self.unfinished:
-            lines.append(f"unfinished: {', '.join(self.unfinished)}; the command of the search goes on with them")
+            lines.append(f"unfinished: {', '.join(self.unfinished)}; run `biomass search` again to resume them")
         if self.clean:
             lines.append("audit passed")
         elif self.found:
@@ -113,7 +113,7 @@ def audit(ledger: Ledger) -> Audit:
         reason, times = reasons.most_common(1)[0]
         text = (
             f"no trial is complete, got {audit.trials[FAILED]} failed, most often ({times}) for: {reason}; mend it, "
-            "then give the command of the search with --retry-failed"
+            "then run `biomass search` again with --retry-failed"
         )
         audit.found.append(Problem(text))
     return audit

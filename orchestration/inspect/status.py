@@ -79,7 +79,7 @@ def status_of(ledger: Ledger) -> Status:
     elif alive:
         driver = f"driven by {who(owner)}"
     else:
-        driver = f"no search is running; {who(owner)} was killed, the same command goes on"
+        driver = f"no search is running; {who(owner)} was killed; run the same command again to resume"
     blend, no_blend = blend_score(data)
     left_out = [f"trial {name} is left out of the blend: {reason}" for name, reason in data.unread.items()]
     return Status(

@@ -46,7 +46,7 @@ class FoldCosts:
         if self._poll is None or (outcome := self._poll()) is None:
             return False
         if outcome.status == "blocked":
-            raise BlockedError(f"{outcome.reason}, then give the same command again")
+            raise BlockedError(f"{outcome.reason}, then run the same command again")
         if outcome.speed is None:
             self.unknown = outcome.reason or "the search is being stopped"
         self._speed = outcome.speed

@@ -144,7 +144,7 @@ class _Trial:
                 self._reason = f"fold {fold}: {outcome.reason}"
                 self._pool.drop(self._attempt)
             case "blocked":
-                raise BlockedError(f"{outcome.reason}, then give the same command again")
+                raise BlockedError(f"{outcome.reason}, then run the same command again")
             case "stopped":
                 self._stopped = self._stopped or not (self._pruned or self._reason)
 

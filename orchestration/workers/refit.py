@@ -88,8 +88,8 @@ def refit_trial(
     metrics = {fold: one for fold in _folds(ledger) if (one := ledger.fold_metrics(trial_id, fold)) is not None}
     if not metrics:
         raise LedgerError(
-            f"a refit compares with finished folds, trial {trial_id} has none; the command of the search finishes open "
-            "trials, and failed ones with --retry-failed"
+            f"a refit compares with finished folds, trial {trial_id} has none; `biomass search` finishes open trials, "
+            "and failed ones with --retry-failed"
         )
     different = [*_data(ledger, data_dir), *_weights(record, weights)]
     with tempfile.TemporaryDirectory() as folder:
@@ -133,7 +133,7 @@ def restore_models(
             Refitter(ledger, data_dir, Path(folder), cache_dir, weights, should_stop).restore(trial_id, folds)
         )
     if broken := [str(again) for again in restored if again.largest_difference_g is None]:
-        raise LedgerError(f"trial {trial_id}: {'; '.join(broken)}; mend that, then give the same command again")
+        raise LedgerError(f"trial {trial_id}: {'; '.join(broken)}; mend that, then run the same command again")
     return restored
 
 

@@ -16,7 +16,7 @@ from orchestration.study.storage import Storage
 
 ACKNOWLEDGED, ENDED = 1.0, 15.0  # seconds: the requirement
 NAMES = {SIGINT: "Ctrl-C", SIGTERM: "SIGTERM", SIGHUP: "SIGHUP"}
-GOES_ON = "the same command goes on from here"
+GOES_ON = "run the same command again to resume"
 
 
 def check_end(command: Running, number: Signals, sent: float) -> None:
@@ -90,7 +90,7 @@ def test_hours_that_are_over_are_an_end_of_their_own(folder: Path, tiny_pasture:
     waiting = len(ledger.trials()) - ended
     result = biomass(*search_command(tiny_pasture), "--hours", "0", cwd=folder)
     waits = f", {waiting} open ones wait" if waiting else ""
-    assert f"The hours are over: {ended} trials have ended{waits}; the same command" in result.stdout
+    assert f"The hours are over: {ended} trials have ended{waits}; run the same command again" in result.stdout
     assert "Stopped" not in result.stdout + result.stderr and "Next: biomass leaderboard" in result.stdout
     assert len(ledger.results()) == ended and len(ledger.trials()) == ended + waiting
 
@@ -128,7 +128,7 @@ def test_any_command_ends_by_any_of_the_signals(tmp_path: Path, number: Signals)
         command.until(lambda: list(tmp_path.rglob("*.jpg")))
         check_end(command, number, command.send(number))
         assert (
-            command.text.splitlines()[-1] == "Stopped. What was finished is kept; the same command goes on from here."
+            command.text.splitlines()[-1] == "Stopped. What was finished is kept; run the same command again to resume."
         )
 
 

@@ -123,7 +123,7 @@ def test_a_folder_that_takes_nothing_leaves_the_trial_open(
     (tmp_path / place).parent.mkdir(exist_ok=True)
     (tmp_path / place).write_text("")  # a file where a folder is needed: also root may not write below it
     said = "must have room and answer" if blocked == "study" else "must be a folder that can be written"
-    with pytest.raises(BlockedError, match=f"{said}, got .*{place}.* then give the same command again"):
+    with pytest.raises(BlockedError, match=f"{said}, got .*{place}.* then run the same command again"):
         run_trial(ledger, pool, trial)
     assert ledger.result(trial) is None
     (tmp_path / place).unlink()
@@ -136,7 +136,7 @@ def test_a_folder_that_takes_nothing_leaves_the_trial_open(
 def test_a_cache_without_room_leaves_the_trial_open(tmp_path: Path, tiny_pasture: Path) -> None:
     ledger, context, records = make_study(tmp_path / "study", tiny_pasture, tmp_path / "cache")
     small = replace(context, cache_gb=1e-6)
-    with pytest.raises(BlockedError, match="raise --cache-gb, then give the same command again"):
+    with pytest.raises(BlockedError, match="raise --cache-gb, then run the same command again"):
         run_trial(ledger, InlinePool(small), records[1].trial_id)
     assert ledger.results() == {}
     larger = run_trial(ledger, InlinePool(replace(context, cache_gb=1.0)), records[1].trial_id)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from dataclasses import dataclass, replace
@@ -82,8 +81,13 @@ def test_defaults_at_introduction_cover_every_field_and_never_change() -> None:
     for family, defaults in snapshot.items():
         assert {name: introduced(family)[name] for name in defaults} == defaults
     for family in registry.BUILT_IN:
-        names = {one.name for one in dataclasses.fields(registry.family(family).config_class)}
-        assert names <= set(introduced(family)) == set(snapshot[family])
+        config = registry.family(family).config_class()
+        lacking = {
+            name: value for name, value in configs.config_to_params(config).items() if name not in introduced(family)
+        }
+        assert not lacking, f"families/{family}/introduced.py must hold every field; add to INTRODUCED: {lacking}"
+        new = {name: value for name, value in introduced(family).items() if name not in snapshot.get(family, {})}
+        assert not new, f'tests/studies/introduced.json must hold them too; add to "{family}": {json.dumps(new)}'
 
 
 def test_neither_a_new_field_nor_a_changed_default_moves_or_takes_over_an_id(later: None) -> None:

@@ -334,7 +334,7 @@ def test_costs_of_slots_that_cannot_start_block_the_search(start: Start) -> None
     broker = start(most=1, ready=0, workers=Unstartable, context=stand_ins.Start(why="raises"))
     costs = FoldCosts(16, ())
     measure_a_slot(costs, broker)
-    with pytest.raises(BlockedError, match=r"no worker can start.*driver.*then give the same command again"):
+    with pytest.raises(BlockedError, match=r"no worker can start.*driver.*then run the same command again"):
         _until(lambda: costs.are_known)
 
 

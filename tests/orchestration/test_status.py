@@ -56,7 +56,7 @@ def test_status_of_a_running_and_of_a_killed_search(tmp_path: Path, tiny_pasture
         not killed.running
         and killed.folds_running == 0
         and killed.seconds_left is None
-        and "was killed, the same command goes on" in killed.driver
+        and "was killed; run the same command again to resume" in killed.driver
     )
 
 

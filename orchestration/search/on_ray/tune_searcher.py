@@ -58,7 +58,7 @@ class TuneSearcher(Searcher):
             return why
         if not self.broken_off:
             return None
-        return f"{len(self.broken_off)} trials stay open: {self._why_broken}; the same command goes on with them"
+        return f"{len(self.broken_off)} trials stay open: {self._why_broken}; run the same command again to resume them"
 
     @property
     def _why_broken(self) -> str:
@@ -91,7 +91,7 @@ class TuneSearcher(Searcher):
         if self._broken_in_a_row >= BROKEN_COORDINATORS and self.stop_reason is None:
             self.stop_reason = (
                 f"{BROKEN_COORDINATORS} trials in a row stay open: {self._why_broken}. Mend that on the head node "
-                "(memory, disk, the folder of the code), then give the same command again"
+                "(memory, disk, the folder of the code), then run the same command again"
             )
 
     # The ledger holds all that a new start needs; what Tune would save is never read.

@@ -118,5 +118,5 @@ class Watch:
 
 def _no_broker(what: str) -> ClusterError:
     return ClusterError(
-        f"the broker of the folds {what}", "the same command goes on, what was finished is kept", rule=""
+        f"the broker of the folds {what}", "run the same command again to resume, what was finished is kept", rule=""
     )
