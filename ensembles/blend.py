@@ -1,5 +1,7 @@
-"""Fit a blend on a library and write its card; apply a card to predictions of its members.
+"""Fit a blend on a library and write its card, with the nested score; apply a card to predictions of its members.
 
+The nested score is weighted R2 of the rows that spec.nested_rows predicts: in each nest rule, members, weights and
+follow-ups are chosen without that nest. honest.score_estimate gives its error.
 M members, N images, T = 5 targets; masses in grams.
 """
 

@@ -1,4 +1,6 @@
-"""What a blend is made by: a rule, and what may follow it (weights per target, calibration, zeros).
+"""A rule and its follow-ups (weights per target, calibration, zeros): fitted, and its rows predicted nest by nest.
+
+`nested_rows` predicts the rows whose score is a card's nested score (blend.fit_blend).
 
 M members, N images, T = 5 targets, R partitions (nests.py); masses in grams.
 weight_TM   weights of each target's blend; the rows are equal unless weights are fitted per target
@@ -159,7 +161,8 @@ def nested_rows_all(
     seed: int = 0,
     partitions: int = PARTITIONS,
 ) -> list[FloatArray]:
-    """As nested_rows, for several specifications that share each nest's weights.
+    """As nested_rows, for several specifications that share each nest's weights. Predicts masses, as follow-ups need
+    them; nests.nested_all scores plain rules on Grams.
 
     Only the cells where keep_C is true take part; the rows of the others are NaN.
     """

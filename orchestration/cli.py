@@ -130,8 +130,8 @@ app = typer.Typer(
     help="""Pasture biomass from photographs: check data, search, compare, blend, submit.
 
 Exit codes: 0 done; 1 bad input, or a check that found something (the message
-says what to do); 2 wrong usage; 70 a bug; 130, 143, 129 stopped by Ctrl-C,
-SIGTERM, SIGHUP (run the same command again to resume).
+says what to do); 2 wrong usage; 70 a bug; 130 stopped by Ctrl-C, 143 by
+SIGTERM, 129 by SIGHUP (run the same command again to resume).
 
 Commands that print a table or a list take --json: docs/commands.md has the
 fields. Tab completion: biomass --install-completion.

@@ -98,7 +98,8 @@ class Shared:
     """An artefact per fold that trials share: fitted once in a study for each fold and settings, then stored.
 
     name                what it is called, by one word that no other family uses: part of its id and of its place in a
-                        study. Facts of a fold are noted as info[name] (id) and info[f"{name}_score"].
+                        study. Facts of a fold are noted as info[name] (id) and info[f"{name}_score"]; leaderboard and
+                        result show the score of the one that is called "teacher".
     settings(config)    a dataclass of plain JSON values that the artefact depends on; None: this configuration has none
     fit(settings, quadrats, fold_N, fold, *, seed, should_stop) -> Artefact
                         nothing may be fitted on the rows of `fold`. Raises FitError, StopRequested.

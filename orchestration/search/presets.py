@@ -180,7 +180,7 @@ def smoke() -> Preset:
     Command:  biomass demo --preset smoke
               biomass search STUDY --data DIR --preset smoke
     Cost:     under a minute on 2 CPU cores for the demo's 24 images (measured).
-    Expect:   six trials of all three families; their scores mean nothing.
+    Expect:   six trials, two of each family named here; scores mean nothing.
     """
     return Preset(
         study=StudyOptions(

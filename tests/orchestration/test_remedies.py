@@ -122,6 +122,7 @@ NO_REMEDY = (  # texts that name a command for another reason
     "Pasture biomass from photographs",
     "trials are changed by `biomass search` alone",
     "the same search with ",
+    "this study keeps an exam",
 )
 
 
