@@ -57,7 +57,7 @@ def test_every_trial_is_brought_to_its_end_and_the_same_comes_again(tmp_path: Pa
     search(tmp_path / "other", tiny_pasture, 2)
     said: list[str] = []
     search(tmp_path / "other", tiny_pasture, 4, said)
-    assert "1 slot, in this process; 2 trials are finished already" in said
+    assert "1 slot, in this process; 2 trials have ended already" in said
     one, other = rows(tmp_path / "one"), rows(tmp_path / "other")
     assert one.keys() == other.keys() and len(one) == 4
     for name, frame in one.items():

@@ -22,7 +22,7 @@ from orchestration.study.ledger import Ledger
 from orchestration.study.records import TrialRecord, TrialResult
 from orchestration.study.storage import Storage
 from orchestration.workers.jobs import FoldJob, Outcome
-from orchestration.workers.pool import PILOT, UNDER_WAY, Priority
+from orchestration.workers.pool import PILOT, RUNNING, Priority
 
 N, FOLDS, GROUPS = 200, 5, 40
 DEFAULT = RULES["default"]
@@ -107,7 +107,7 @@ def test_a_survivors_other_folds_go_first_and_are_judged_as_well(ledger: Ledger)
     assert result is not None and result.status == "complete" and len(result.decisions) == FOLDS - 1
     asked = [entry for entry in pool.asked if entry[0] == good]
     assert [fold for _, fold, _ in asked] == fold_order(11, list(range(FOLDS))) == [1, 2, 3, 4, 0]
-    assert asked[0][2] == PILOT and all(UNDER_WAY[0] == entry[2][0] for entry in asked[1:])
+    assert asked[0][2] == PILOT and all(RUNNING[0] == entry[2][0] for entry in asked[1:])
     assert asked[1][2][1] == -result.decisions[0].estimate  # the best survivor first
 
 
@@ -138,7 +138,7 @@ def test_a_replay_tells_what_a_rule_saves_and_costs(ledger: Ledger) -> None:
         grams = 2.0 if number < 10 else 8.0  # the second half repeats the errors of the first, larger
         run_trial(ledger, pool, propose(ledger, number, errors=number % 10, grams=grams), rule=None)
     replayed = replay(ledger, "default", say=lambda text: None)
-    assert 5 <= replayed.eligible <= 10  # a few are spared by lot
+    assert 5 <= replayed.eligible <= 10  # a few are exempt by lot
     saved = sum(FOLDS - one.decision.folds_done for one in replayed.pruned)
     assert replayed.folds == 100 and replayed.folds_saved == saved > 0
     assert replayed.seconds_saved == replayed.folds_saved
