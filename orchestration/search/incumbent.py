@@ -18,6 +18,7 @@ from ensembles.nests import nested
 from ensembles.rules import TopMean
 from orchestration.search.pruning import COMPARED, Compared, PruneRule, decide
 from orchestration.study.data import StudyData
+from orchestration.study.ledger import LedgerError
 from orchestration.study.records import COMPLETE, Decision, TrialResult
 
 BEST = 5
@@ -31,7 +32,8 @@ class Incumbent:
         self.data = data
         self._results: dict[str, TrialResult] = {}
         self._blend: tuple[int, float | None] = (0, None)  # complete trials it was computed from, score
-        self._compared: tuple[tuple[str, ...], Compared] | None = None  # ended trials they were chosen from
+        self._exempt: dict[str, bool] = {}  # by trial id: whether it could not be pruned
+        self._compared: tuple[tuple[str, ...], Compared] | None = None  # readable trials they were chosen from
 
     def refresh(self) -> None:
         """Take in the results that are new."""
@@ -114,9 +116,9 @@ class Incumbent:
         best = self.best(COMPARED)
         if not best:
             return None
-        ended = tuple(self._results)
+        ended = tuple(self.complete)
         if self._compared is None or self._compared[0] != ended:
-            exempt = [name for name in self.complete if self.data.by_id[name].record.spared and name not in best]
+            exempt = [name for name in self.complete if name not in best and self._is_exempt(name)]
             self._compared = (
                 ended,
                 Compared(
@@ -128,6 +130,15 @@ class Incumbent:
                 ),
             )
         return self._compared[1]
+
+    def _is_exempt(self, trial_id: str) -> bool:
+        """Whether a trial could not be pruned; not asked of `data`, whose list of trials is that of one moment."""
+        if trial_id not in self._exempt:
+            try:
+                self._exempt[trial_id] = self.data.ledger.trial(trial_id).spared is not None
+            except LedgerError:  # its record is torn
+                self._exempt[trial_id] = False
+        return self._exempt[trial_id]
 
     def _losses(self, trial_ids: Sequence[str]) -> FloatArray:
         """Squared errors of trials, [M, N]."""

@@ -65,6 +65,15 @@ def test_every_trial_is_brought_to_its_end_and_the_same_comes_again(tmp_path: Pa
     assert audit(Ledger(Storage(tmp_path / "one"))).problems == []
 
 
+def test_a_search_that_prunes_fails_no_trial(tmp_path: Path, tiny_pasture: Path) -> None:
+    """Trials come and end long after the first comparison, and the last ones are up for pruning."""
+    said: list[str] = []
+    search(tmp_path / "study", tiny_pasture, 18, said)
+    results = Ledger(Storage(tmp_path / "study")).results().values()
+    assert {result.status for result in results} <= {"complete", "pruned"}, [result.reason for result in results]
+    assert any(result.decisions for result in results)
+
+
 def test_an_interrupt_keeps_every_finished_fold(
     tmp_path: Path, tiny_pasture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

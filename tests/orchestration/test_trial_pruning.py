@@ -15,8 +15,10 @@ from biomass_models.data.folds import fold_hash
 from biomass_models.targets import FROM_COMPONENTS, TARGETS, weighted_r2_score
 from orchestration.inspect.audit import audit
 from orchestration.inspect.replay import render_replay, replay
+from orchestration.search.incumbent import Incumbent
 from orchestration.search.pruning import RULES
 from orchestration.search.trial import fold_order, run_trial
+from orchestration.study.data import StudyData
 from orchestration.study.ids import make_trial_id
 from orchestration.study.ledger import Ledger
 from orchestration.study.records import TrialRecord, TrialResult
@@ -97,6 +99,23 @@ def test_a_hopeless_trial_ends_after_its_pilot_fold(ledger: Ledger) -> None:
     assert stored is not None and stored.decisions == result.decisions
     assert run_trial(ledger, pool, hopeless, rule=DEFAULT) == stored  # and stays ended
     assert audit(ledger).clean
+
+
+def test_an_incumbent_compares_with_trials_that_came_after_its_first_look(ledger: Ledger) -> None:
+    """It outlives many trials: what its study's data held at the first look is not all that there is."""
+    pool, incumbent = Drawn(ledger), Incumbent(StudyData(ledger))
+    for number in range(3):
+        trial = propose(ledger, number, errors=number, grams=2.0 + number, spared="one of the first 10")
+        run_trial(ledger, pool, trial, rule=DEFAULT, incumbent=incumbent)
+    incumbent.refresh()
+    first = incumbent.compared()
+    best = propose(ledger, 3, errors=3, grams=1.0, spared="one of the first 10")
+    run_trial(ledger, pool, best, rule=DEFAULT, incumbent=incumbent)
+    incumbent.refresh()
+    later = incumbent.compared()
+    assert first is not None and later is not None
+    assert later.names[0] == best and best not in first.names
+    assert len(first.exempt_MN) == 0 and len(later.exempt_MN) == 1
 
 
 def test_a_survivors_other_folds_go_first_and_are_judged_as_well(ledger: Ledger) -> None:
