@@ -145,5 +145,5 @@ class _Run:
 
 def _blend_score(data: StudyData, trial_ids: Iterable[str]) -> float:
     pred = {trial_id: data.pred_NT(trial_id) for trial_id in trial_ids}
-    library = library_from_arrays(list(pred), list(pred.values()), data.truth)
-    return nested(library.gram, rule_named("default")).score
+    library = library_from_arrays(list(pred), list(pred.values()), data.truth, unit=data.unit)
+    return nested(library.gram, rule_named("default"), seed=data.blend_seed).score
