@@ -57,7 +57,7 @@ def replay(ledger: Ledger, rule_name: str, say: Callable[[str], None]) -> Replay
     if any(result.status == PRUNED for result in results.values()):
         raise LedgerError(
             f"a replay needs a study that was searched with --prune off, {ledger.storage.uri} has pruned trials: "
-            "nobody knows what their other folds would have scored"
+            "their other folds were never computed"
         )
     folds, pred = data.folds, data.predictions(trial.trial_id for trial in data.of(COMPLETE))
     for name, reason in data.unread.items():
