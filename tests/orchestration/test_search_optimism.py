@@ -106,7 +106,7 @@ def examined(ledger: Ledger) -> tuple[Card, ExamRecord]:
     ledger.write_ensemble("mine", card.to_json(), refs, b"sample_id,target\n", origin=Origin(created_at=1.0))
     record = ExamRecord(
         ensemble="mine", card=content_id(ledger.ensemble("mine").card), images=80, dates=7, score=0.6123, se=0.0456,
-        low=0.512, high=0.702, nested_score=card.nested_score, target_rmse_g={}, looks=(1.0, 2.0),
+        low=0.512, high=0.702, nested_score=card.nested_score, nested_by="date", target_rmse_g={}, looks=(1.0, 2.0),
     )  # fmt: skip
     ledger.write_exam(record)
     return card, record
