@@ -108,7 +108,7 @@ def nested_all(
 
 def skilled(problem: ErrorGram) -> NDArray[np.bool_]:
     """Members [M] at least as good on these cells as the per-target mean out of fold; the best one where none is."""
-    skilled_M = problem.loss_M <= problem.baseline_loss
+    skilled_M = problem.loss_M <= problem.per_target_mean_loss
     if not skilled_M.any():
         skilled_M[ranking(problem)[0]] = True
     return skilled_M

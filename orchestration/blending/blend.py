@@ -48,12 +48,12 @@ class BlendOptions:
 
     rule: str = "default"
     candidates: int = 1
-    follow_ups: tuple[str, ...] = ()  # candidates: used where their nested gain exceeds its standard error
+    follow_ups: tuple[str, ...] = ()  # tried: used where their nested gain exceeds its standard error
     flips: int = 1  # test-time turns and mirrors, used on the same condition
 
     def __post_init__(self) -> None:
         rule_named(self.rule)
-        BlendSpec(rule=rule_named(self.rule), candidates=self.follow_ups)
+        BlendSpec(rule=rule_named(self.rule), tried=self.follow_ups)
         if self.candidates < 1:
             raise UserError(f"at least one candidate must be asked for, got {self.candidates}")
         if self.flips not in (1, 2, 4, 8):
@@ -74,7 +74,7 @@ def run_ensemble(
 ) -> list[Path]:
     """Gather, blend, show the cards, predict and write; returns the paths of the submissions.
 
-    What cannot work is refused before anything is computed. Raises ValueError (LedgerError, LibraryError, DataError).
+    What cannot work is refused before anything is computed. Raises UserError (LedgerError, LibraryError, DataError).
     """
     _refuse(studies, files, data_dir, out, options)
     test_ids = [str(image_id) for image_id in read_test(data_dir)["image_id"]] if data_dir is not None else None

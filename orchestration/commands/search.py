@@ -40,8 +40,8 @@ def doctor(
 ) -> None:
     """Check machine or cluster, and estimate what the study will cost.
 
-    With --data, the directory is looked for on every node and a pilot fold of
-    each family is timed. Exit code 1 when a check failed.
+    With --data, the directory is looked for on every node. A slot is measured,
+    and a fold of each family estimated. Exit code 1 when a check failed.
 
     Example:
     $ biomass doctor runs/first --data csiro-biomass/ --trials 60

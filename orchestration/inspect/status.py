@@ -1,4 +1,4 @@
-"""`biomass status`: how a search stands, from the ledger alone; any terminal or machine that sees the study can ask."""
+"""`biomass status`: how a search stands, from the study's files: the ledger, and the driver's owner.json."""
 
 from __future__ import annotations
 

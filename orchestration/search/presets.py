@@ -201,7 +201,7 @@ def cpu_overnight() -> Preset:
     Command:  biomass search STUDY --data DIR --preset cpu_overnight
     Cost:     9 hours at most. On two busy cores `biomass doctor` said 6 hours
               for 600 trials on 357 images and one small backbone
-              (tf_efficientnet_lite0), from timed pilots: 0.2 s a fold of a
+              (tf_efficientnet_lite0), from timed folds: 0.2 s a fold of a
               probe, 1 s of a baseline, 41 s of a distilled one; features once,
               10 to 200 s each. Large backbones cost more.
     Expect:   hundreds of trials. On the competition's photographs: not measured
@@ -256,7 +256,7 @@ def cluster_8gpu() -> Preset:
                   python -m orchestration search /shared/STUDY
                   --data /shared/DIR --preset cluster_8gpu
     Cost:     192 GPU-hours at most. Not measured here; `biomass doctor --scale
-              gpu --trials 500` times a pilot and says what it will be.
+              gpu --trials 500` measures a slot and estimates it.
     Expect:   not measured here. Nodes may come and go (docs/cluster.md).
     """
     return Preset(

@@ -47,7 +47,7 @@ class Trial:
 
     @property
     def status(self) -> str:
-        """complete, pruned, failed or open."""
+        """complete, pruned, failed, refused or open."""
         return OPEN if self.result is None else self.result.status
 
     @property
@@ -57,7 +57,7 @@ class Trial:
 
     @property
     def reported_value(self) -> float | None:
-        """What the search learned of it: the score, or the fold-corrected estimate of a pruned trial."""
+        """What the search learned of it: the score, or that of a pruned trial that is expected over all folds."""
         return None if self.result is None else self.result.reported_value
 
     @property

@@ -151,7 +151,7 @@ class Refitter:
     ) -> None:
         """folder: an empty one; cache_dir: a feature store to take features from, None computes them afresh."""
         from orchestration.workers.context import WorkerContext
-        from orchestration.workers.runner import FoldRunner
+        from orchestration.workers.runner import JobRunner
 
         self._ledger, self._again, self._should_stop = ledger, Ledger(Storage(folder)), should_stop
         self._again.write_study(ledger.study(), ledger.quadrats())
@@ -162,7 +162,7 @@ class Refitter:
             weights=weights,
         )
         # networks that were compiled are compiled again: they round otherwise
-        self._runners = {compiled: FoldRunner(replace(context, compile=compiled)) for compiled in (False, True)}
+        self._runners = {compiled: JobRunner(replace(context, compile=compiled)) for compiled in (False, True)}
 
     def folds(self, trial_id: str, folds: Sequence[int]) -> Iterator[FoldAgain]:
         """Each as soon as it is fitted, with as many threads as it had."""

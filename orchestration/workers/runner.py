@@ -40,7 +40,7 @@ from orchestration.workers.shared import artefact_id, artefact_of
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
-class FoldRunner:
+class JobRunner:
     """Runs jobs of one study in this process, one at a time."""
 
     def __init__(self, context: WorkerContext, on_progress: OnProgress | None = None) -> None:

@@ -297,7 +297,7 @@ def test_estimates_grow_with_what_is_asked() -> None:
     model, half = registry.model("baseline"), replace(TRAINED, epochs=1)
     speed = measure([TRAINED.backbone, BaselineConfig().backbone], "cpu")
     assert model.fold_seconds(half, 100, speed) < model.fold_seconds(TRAINED, 100, speed)
-    # SPEC 4: core-weeks for a study, 12 s for one forward pass of one image
+    # core-weeks for a study, 12 s for one forward pass of one image
     assert model.fold_seconds(BaselineConfig(), 286, speed) > 3600
 
 

@@ -64,7 +64,7 @@ def test_a_search_ends_in_order_and_goes_on(folder: Path, tiny_pasture: Path, nu
     with Running(search_command(tiny_pasture), folder) as search:
         search.until(lambda: len(ledger.results()) > len(before))
         check_end(search, number, search.send(number, group=group))
-        assert f"{len(before)} trials are finished already" in search.text
+        assert f"{len(before)} trials have ended already" in search.text
     after = ledger.results()
     assert before < set(after) and all(result.status == "complete" for result in after.values())
     status = status_of("study", folder)
@@ -110,7 +110,7 @@ def test_a_signal_may_come_at_any_moment(folder: Path, tiny_pasture: Path, momen
 def test_more_signals_leave_nobody_behind_either(folder: Path, tiny_pasture: Path, times: int) -> None:
     ledger = Ledger(Storage(folder / "study"))
     with Running(search_command(tiny_pasture), folder) as search:
-        search.until(lambda: ledger.results() and search.processes_of("ray::FoldWorker.run"))
+        search.until(lambda: ledger.results() and search.processes_of("ray::SlotWorker.run"))
         sent = search.send(SIGTERM)
         search.until(lambda: "SIGTERM: stopping" in search.text, every=0.001)
         search.send(SIGINT)

@@ -83,7 +83,7 @@ def test_a_stored_blend_with_follow_ups_has_the_same_digits_everywhere(tmp_path:
         oof[list(TARGETS)] *= 0.8
         ledger.write_result(trial_id, result, oof)
     gathered = gather([ledger.storage.uri], FileMembers(), test_ids=None, seed=0, say=print)
-    spec = BlendSpec(rule=rule_named("top-3"), candidates=("calibration", "zeros"))
+    spec = BlendSpec(rule=rule_named("top-3"), tried=("calibration", "zeros"))
     card = fit_blend(gathered.library, spec, gathered.seed)
     assert card.follow_ups == ("calibration",)
     store(ledger, "mine", card, 1.0)
