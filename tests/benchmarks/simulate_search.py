@@ -1,6 +1,6 @@
 """What a search adds to a nested score by its own luck: TPE against random search, with a true test set.
 
-    python tests/benchmarks/simulate_search.py [--replicates 35] [--out search.md]
+    python tests/benchmarks/simulate_search.py [--replicates 100] [--out search.md]
 
 A drawn world holds 357 training photographs of 28 dates in 5 folds and 4000 test photographs of 200 other dates, with
 the masses and errors of simulated_libraries. A configuration of eight fields (Settings; uniform, log-uniform, integer,
@@ -278,7 +278,7 @@ def _finished(results: Path, key: str) -> dict[int, Replicate]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="What a search adds to a nested score by its own luck.")
-    parser.add_argument("--replicates", type=int, default=35)
+    parser.add_argument("--replicates", type=int, default=100)
     parser.add_argument("--settled", type=float, default=SETTLED, help="share of the own error that settings decide")
     parser.add_argument("--results", type=Path, default=Path("build/search.jsonl"), help="a line a replicate")
     parser.add_argument("--out", type=Path, help="write the table to this file as well")
