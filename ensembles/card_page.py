@@ -20,7 +20,7 @@ MOST_LINES = 12  # of members, of left-out files, of groups
 
 def render_card(card: Card) -> Group:
     """Scores, comparisons, members, targets and states, how errors were computed, and what was left out."""
-    notice = cut_groups_notice(card.cut_groups)
+    notice = cut_groups_notice(card.cut_groups, card.nested_by)
     parts: list[RenderableType] = [] if notice is None else [Text(f"warning: {notice}", style="yellow")]
     parts += [_scores(card), _versus(card)]
     if tried := card.follow_up_gains | ({} if card.flips_gain is None else {FLIPS: card.flips_gain}):

@@ -44,6 +44,10 @@ def data_make(
     images: Annotated[int, typer.Option(min=1, help="Training images.")] = 357,
     test_images: Annotated[int, typer.Option(min=0, help="Test images, of other dates; 0 for none.")] = 120,
     seed: Annotated[int, typer.Option(min=0, help="Of the pictures and masses.")] = 0,
+    width: Annotated[int, typer.Option(min=100, help="Of the photographs, twice their height [px].")] = 1000,
+    form: Annotated[str, typer.Option(help="competition (train.csv) or quadrats (quadrats.csv).")] = "competition",
+    unit: Annotated[str, typer.Option(help="Of masses in quadrats.csv: g, g/m2, kg/ha.")] = "g",
+    area: Annotated[float, typer.Option(help="Of a quadrat, for quadrats.csv [m2].")] = 0.21,
     like: Annotated[Path | None, typer.Option(help="Draw one image for each row of this train.csv.")] = None,
 ) -> None:
     """Draw a pasture set with known masses.
@@ -51,6 +55,7 @@ def data_make(
     Examples:
     $ biomass data make pasture/ --images 357
     $ biomass data make pasture/ --like csiro-biomass/train.csv
+    $ biomass data make own/ --form quadrats --unit kg/ha --area 0.25 --width 800
     """
     from biomass_models.pasture.make import make_pasture
     from orchestration.progress import progress_bar
@@ -62,6 +67,11 @@ def data_make(
             test_images=test_images,
             seed=seed,
             like=like,
+            width=width,
+            height=max(50, width // 2),
+            form=form,
+            unit=unit,
+            area=area,
             on_progress=update,
         )
     print_line(summary.text())

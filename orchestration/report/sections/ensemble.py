@@ -52,7 +52,7 @@ def _source(context: ReportContext, blend: Blend) -> Html:
 
 def _against(context: ReportContext, blend: Blend) -> Table:
     card = blend.card
-    units = "sampling days" if card.nested_by in ("date", "fold", "group") else f"{card.nested_by}s"
+    units = "sampling days" if card.nested_by in ("date", "fold") else f"{card.nested_by}s"
     rows: list[list[Cell | str]] = [
         [
             name,
