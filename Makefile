@@ -46,6 +46,7 @@ bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/simulate_blending.py
 	$(BIN)/python tests/benchmarks/simulate_errors.py
 	$(BIN)/python tests/benchmarks/simulate_pruning.py --replicates 1000
+	$(BIN)/python tests/benchmarks/simulate_search.py
 	$(BIN)/python tests/benchmarks/bench_scheduling.py
 	$(BIN)/python tests/benchmarks/bench_speed.py runs/bench-speed
 	$(BIN)/python tests/benchmarks/bench_start.py runs/bench-start

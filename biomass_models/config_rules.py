@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, get_type_hints
 
 from biomass_models.errors import UserError
@@ -14,6 +14,7 @@ FLIPS = (1, 2, 4, 8)
 STAMPS = ("keep", "remove")
 PREFIX_BANKS = ("none", "float16", "float32")
 TRANSFORMS = ("log1p", "sqrt", "none")
+_TYPES: dict[type, Mapping[str, type]] = {}  # of the fields of each class of configurations
 TILES = re.compile(r"tiles-[1-9]\d?x[1-9]\d?")
 
 
@@ -58,12 +59,19 @@ def layout_of(value: str, *others: str) -> None:
 
 def check_types(config: Any) -> None:
     """Every field holds exactly its declared type; numpy scalars and booleans for numbers are refused."""
-    for name, kind in get_type_hints(type(config)).items():
+    for name, kind in types_of(type(config)).items():
         value = getattr(config, name)
         if kind is float and type(value) is int:
             object.__setattr__(config, name, float(value))
         elif type(value) is not kind:
             raise UserError(f"{name} must be of type {kind.__name__}, got {value!r} ({type(value).__name__})")
+
+
+def types_of(config_class: type) -> Mapping[str, type]:
+    """Declared types by field, resolved once: that costs more than everything else that is checked."""
+    if config_class not in _TYPES:
+        _TYPES[config_class] = get_type_hints(config_class)
+    return _TYPES[config_class]
 
 
 def check_image(config: Any) -> None:

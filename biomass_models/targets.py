@@ -28,7 +28,7 @@ FROM_COMPONENTS: FloatArray = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 
 
 
 def weighted_r2_score(truth_NT: ArrayLike, pred_NT: ArrayLike) -> float:
-    """The competition's score: one weighted R2 over all (image, target) rows together (SPEC 2).
+    """The competition's score: one weighted R2 over all (image, target) rows together.
 
     truth_NT, pred_NT: [N, 5] grams. Larger is better, 1 is perfect, 0 is the grand weighted mean.
     Raises ValueError for unlike shapes, values that are not finite, or a truth without spread.
@@ -103,7 +103,7 @@ def project_coherent(pred_NT: ArrayLike) -> FloatArray:
     """Nearest coherent, non-negative masses in the metric's own norm; shape [..., 5] grams, kept.
 
     The feasible set is the convex cone FROM_COMPONENTS @ z, z >= 0, so the projection never moves a prediction
-    away from any coherent truth: no score against such a truth can fall (SPEC 7). Solved exactly by enumerating
+    away from any coherent truth: no score against such a truth can fall. Solved exactly by enumerating
     the cone's 8 faces for all rows at once: the feasible candidate that lies nearest is the projection.
     Raises ValueError for masses that are not finite.
     """

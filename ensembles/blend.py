@@ -1,5 +1,7 @@
-"""Fit a blend on a library and write its card; apply a card to predictions of its members.
+"""Fit a blend on a library and write its card, with the nested score; apply a card to predictions of its members.
 
+The nested score is weighted R2 of the rows that spec.nested_rows predicts: in each nest rule, members, weights and
+follow-ups are chosen without that nest. honest.score_estimate gives its error.
 M members, N images, T = 5 targets; masses in grams.
 """
 
@@ -41,15 +43,15 @@ def fit_blend(
 ) -> Card:
     """Choose members and weights by a rule, and score rule and all that follows it by nests.
 
-    spec: a rule's name (choice.RULES), a rule, or a rule with follow-ups; candidates among these, and flips, are used
+    spec: a rule's name (choice.RULES), a rule, or a rule with follow-ups; tried ones, and flips, are used
     where they gain more than their standard error. references: pred_NT in grams by name, rows as the library's, to
-    compare with; flipped: of the members that flips.members_in_nests names. Raises ValueError for an unknown rule and
+    compare with; flipped: of the members that flips.members_in_nests names. Raises UserError for an unknown rule and
     for a library with a single fold and group.
     """
     if not isinstance(spec, BlendSpec):
         spec = BlendSpec(rule=rule_named(spec) if isinstance(spec, str) else spec)
     gram = library.gram
-    used, gains = choose_follow_ups(library, spec, seed=seed) if spec.candidates else (spec, {})
+    used, gains = choose_follow_ups(library, spec, seed=seed) if spec.tried else (spec, {})
     blender = fit_spec(library, used, seed=seed)
     pred_MNT, gain, copies = library.pred_MNT, None, 1
     if flipped is None:
@@ -120,7 +122,7 @@ def apply_blend(card: Card, predictions: Mapping[str, ArrayLike]) -> FloatArray:
     """Blend members' predictions ([N, 5] grams by name) by a card; coherent and non-negative masses [N, 5].
 
     Members are projected onto the identities first, as they were when the blend was fitted.
-    Raises ValueError that names the members whose predictions are missing, unlike in shape or not finite.
+    Raises UserError for members whose predictions are missing or not finite, ValueError where shapes differ.
     """
     missing = [name for name in card.members if name not in predictions]
     if missing:

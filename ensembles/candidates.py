@@ -37,7 +37,7 @@ def choose_candidates(
 ) -> list[Candidate]:
     """At most `count` candidates; fewer when no other rule is as good and different.
 
-    first: the name of the rule to begin with; follow_ups: candidates of each blend (spec.FOLLOW_UPS). Each card's
+    first: the name of the rule to begin with; follow_ups: tried for each blend (spec.FOLLOW_UPS). Each card's
     nested score pays for the choice of its rule (choice.CandidateRule). Raises UserError for a count below 1, an
     unknown rule, and a library with a single fold and group.
     """
@@ -50,7 +50,7 @@ def choose_candidates(
         candidate_rules(gram, start, list(rules.values()), count, seed=seed), start=1
     ):
         rule = start if place == 1 else CandidateRule(place, start, tuple(rules.values()))
-        spec = BlendSpec(rule=rule, candidates=tuple(follow_ups))
+        spec = BlendSpec(rule=rule, tried=tuple(follow_ups))
         found.append(
             Candidate(spec=spec, card=fit_blend(library, spec, seed, references=references), distance=distance)
         )

@@ -38,7 +38,7 @@ class Card:
     target_weights: dict[str, dict[str, float]] | None  # target -> member -> weight, when fitted per target
     calibration: dict[str, tuple[float, float]] | None  # target -> (slope, offset in grams), when calibrated
     floors: dict[str, float] | None  # component -> grams; what is predicted up to it becomes 0
-    follow_up_gains: dict[str, Estimate]  # nested, of the candidates; used if above its SE
+    follow_up_gains: dict[str, Estimate]  # nested, of those tried; used if above its SE
     flips: int  # turned and mirrored copies that members' predictions are means over; 1 is the picture as it is
     flips_gain: Estimate | None  # nested, where flips were tried
     library_size: int
@@ -97,7 +97,7 @@ class Card:
     def from_json(cls, content: Mapping[str, Any]) -> Card:
         """The card that to_json wrote; a field that an earlier version did not write has its default.
 
-        Raises ValueError that names what is missing, and what is unknown: it may decide what the blend predicts.
+        Raises UserError that names what is missing, and what is unknown: it may decide what the blend predicts.
         """
         needed = {field.name for field in fields(cls) if field.default is MISSING}
         given = {key: value for key, value in content.items() if key not in BESIDE}

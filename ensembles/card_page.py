@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -18,11 +18,14 @@ NEW_UNITS = 12  # other dates that an interval is shown for
 MOST_LINES = 12  # of members, of left-out files, of groups
 
 
-def render_card(card: Card) -> Group:
-    """Scores, comparisons, members, targets and states, how errors were computed, and what was left out."""
+def render_card(card: Card, beside: Sequence[str] = ()) -> Group:
+    """Scores, comparisons, members, targets and states, how errors were computed, and what was left out.
+
+    beside: what is to be known with the scores and is not the blend's own, such as how it was searched for.
+    """
     notice = cut_groups_notice(card.cut_groups, card.nested_by)
     parts: list[RenderableType] = [] if notice is None else [Text(f"warning: {notice}", style="yellow")]
-    parts += [_scores(card), _versus(card)]
+    parts += [_scores(card), *map(Text, beside), _versus(card)]
     if tried := card.follow_up_gains | ({} if card.flips_gain is None else {FLIPS: card.flips_gain}):
         parts.append(_tried(card, tried))
     parts += [_members(card), _parts(card), *_notes(card)]

@@ -30,7 +30,7 @@ class Flipped:
     pred_NT: Mapping[str, FloatArray]
 
     def beside(self, library: Library) -> FloatArray:
-        """pred_MNT of all members, coherent; plain ones where there are no others."""
+        """pred_MNT of all members, coherent; members without flipped predictions keep their plain ones."""
         pred_MNT = library.pred_MNT.copy()
         for row, name in enumerate(library.names):
             if name in self.pred_NT:

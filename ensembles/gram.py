@@ -77,7 +77,7 @@ class ErrorGram:
         return self.loss_CM.sum(0) / self.sst
 
     @cached_property
-    def baseline_loss(self) -> float:
+    def per_target_mean_loss(self) -> float:
         """1 - R2 over these cells of each target's mean over the other folds; over all rows with a single fold."""
         count_C = self.moment_C3[:, 0] / self.target_weight_T.sum()
         loss, folds = 0.0, np.unique(self.fold_C)
@@ -191,8 +191,8 @@ def error_gram(
 ) -> ErrorGram:
     """Reduce coherent predictions [M, N, 5] and truth [N, 5] (grams) to Gram factors per (fold, group) cell.
 
-    unit_N: what errors are counted by, coarser than the groups; the groups themselves where it is None.
-    Raises ValueError for predictions off the identities (project them first) and for a truth without spread.
+    unit_N: the error units, coarser than the groups; the groups themselves where it is None.
+    Raises ValueError for predictions off the identities (project them first), UserError for a truth without spread.
     """
     pred, truth = np.asarray(pred_MNT, dtype=np.float64), np.asarray(truth_NT, dtype=np.float64)
     if pred.ndim != 3 or truth.shape != (pred.shape[1], len(TARGETS)) or pred.shape[2] != len(TARGETS):

@@ -1,4 +1,6 @@
-"""Nested losses of rules: members are chosen and weighted without the units that are scored.
+"""Who is held out (partitions, nests), and nested losses of plain rules: weights found without the scored units.
+
+The nested score of a card, follow-ups included, is made in blend.fit_blend from spec.nested_rows, over these nests.
 
 M members, C cells (gram.py), G units, R partitions, K nests. A partition deals the G units out to K = min(5, G) nests;
 each nest is scored with weights that were found on the others. The losses of R = 8 random partitions are averaged,
@@ -29,7 +31,7 @@ PREFILTER = 1000  # members that a rule sees: the best of its own training cells
 
 @dataclass(frozen=True, kw_only=True)
 class Nested:
-    """A rule's errors on cells that its weights have not seen."""
+    """A plain rule's errors on cells that its weights have not seen."""
 
     rule: str
     nest_RC: IntArray  # nest of each cell in each partition
@@ -44,7 +46,7 @@ class Nested:
 
     @property
     def score(self) -> float:
-        """Weighted R2 of the mean loss over partitions."""
+        """Weighted R2 of the mean loss over partitions, of the rule without follow-ups."""
         return 1.0 - float(self.loss_C.sum()) / self.sst
 
 
@@ -82,7 +84,8 @@ def nested_all(
     partitions: int = PARTITIONS,
     prefilter: int = PREFILTER,
 ) -> list[Nested]:
-    """As nested, for several rules that share each nest's Gram."""
+    """As nested, for several rules that share each nest's Gram. On Grams alone: rules to compare with; spec.py predicts
+    rows."""
     nest_RC = assign_nests(problem, seed=seed, partitions=partitions)
     count = int(nest_RC.max()) + 1
     weight_rRKM = np.zeros((len(rules), len(nest_RC), count, problem.members))
@@ -105,7 +108,7 @@ def nested_all(
 
 def skilled(problem: ErrorGram) -> NDArray[np.bool_]:
     """Members [M] at least as good on these cells as the per-target mean out of fold; the best one where none is."""
-    skilled_M = problem.loss_M <= problem.baseline_loss
+    skilled_M = problem.loss_M <= problem.per_target_mean_loss
     if not skilled_M.any():
         skilled_M[ranking(problem)[0]] = True
     return skilled_M

@@ -19,7 +19,7 @@ class Scorer:
     """Scores predictions against measured masses."""
 
     def __init__(self, truth: pd.DataFrame) -> None:
-        """truth: quadrats with fold, group, unit. Raises ValueError for masses without any spread: they have no R2."""
+        """truth: quadrats with fold, group, unit. Raises UserError for masses without any spread: they have no R2."""
         self.truth_NT: FloatArray = truth[list(TARGETS)].to_numpy(dtype=np.float64)
         fold_N, group_N = truth["fold"], truth["group"]
         self._rows_of_cell = cells_of(fold_N, group_N)[0]

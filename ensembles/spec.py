@@ -1,11 +1,13 @@
-"""What a blend is made by: a rule, and what may follow it (weights per target, calibration, zeros).
+"""A rule and its follow-ups (weights per target, calibration, zeros): fitted, and its rows predicted nest by nest.
+
+`nested_rows` predicts the rows whose score is a card's nested score (blend.fit_blend).
 
 M members, N images, T = 5 targets, R partitions (nests.py); masses in grams.
 weight_TM   weights of each target's blend; the rows are equal unless weights are fitted per target
 slope_T, offset_T   calibrated mass = offset + slope * blended mass
 floor_3     green, dead and clover below it become 0: a blend's "a little clover" is mostly none
 Shared weights keep the identities. What breaks them - weights per target, calibration - is projected again afterwards.
-Follow-ups gain little and can lose: they are off unless asked for, and a candidate is used where its nested gain, on
+Follow-ups gain little and can lose: they are off unless asked for, and a tried one is used where its nested gain, on
 the cells that the blend is fitted on, exceeds its standard error. An outer nest pays for that decision as well.
 """
 
@@ -39,10 +41,10 @@ class BlendSpec:
     per_target: bool = False
     calibrate: bool = False
     zeros: bool = False
-    candidates: tuple[str, ...] = ()  # follow-ups (FOLLOW_UPS) that are used only where they gain
+    tried: tuple[str, ...] = ()  # follow-ups (FOLLOW_UPS) that are used only where they gain
 
     def __post_init__(self) -> None:
-        for name in self.candidates:
+        for name in self.tried:
             if name not in FOLLOW_UPS:
                 hint = did_you_mean(name, FOLLOW_UPS)
                 raise UserError(f"a follow-up is one of {', '.join(FOLLOW_UPS)}, got {name!r}{hint}")
@@ -53,7 +55,7 @@ class BlendSpec:
         return [name for name, field in FOLLOW_UPS.items() if getattr(self, field)]
 
     def using(self, *names: str) -> BlendSpec:
-        """With these follow-ups switched on, and no candidates."""
+        """With these follow-ups switched on, and none to be tried."""
         return BlendSpec(
             rule=self.rule,
             per_target=self.per_target or "per-target" in names,
@@ -101,10 +103,10 @@ def fit_spec(
 ) -> Blender:
     """Fit on the cells (see gram.py) where keep_C is true, on all of them by default.
 
-    partitions: of the nests by which candidates are chosen.
+    partitions: of the nests by which tried follow-ups are compared.
     """
     keep_C = _kept(library, keep_C)
-    if spec.candidates:
+    if spec.tried:
         spec, _ = choose_follow_ups(library, spec, keep_C, seed=seed, partitions=partitions)
     return _fit_all(library, [spec], keep_C, seed)[0]
 
@@ -117,7 +119,7 @@ def choose_follow_ups(
     seed: int = 0,
     partitions: int = PARTITIONS,
 ) -> tuple[BlendSpec, dict[str, Estimate]]:
-    """The specification with those candidates that gain more than their standard error, and the gain of each.
+    """The specification with those tried follow-ups that gain more than their standard error, and the gain of each.
 
     Gains are nested inside the kept cells and paired over units. Where several pass, they are used together if that
     gains at least as much as the best of them alone. A rule that is itself chosen is chosen once, on the kept cells.
@@ -134,10 +136,8 @@ def choose_follow_ups(
         ]
 
     fixed = replace(spec, rule=chosen_rule(gram, spec.rule, seed=seed))
-    plain_RC, *others = losses([fixed.using(), *(fixed.using(name) for name in spec.candidates)])
-    gains = {
-        name: paired_difference(gram, loss_RC, plain_RC) for name, loss_RC in zip(spec.candidates, others, strict=True)
-    }
+    plain_RC, *others = losses([fixed.using(), *(fixed.using(name) for name in spec.tried)])
+    gains = {name: paired_difference(gram, loss_RC, plain_RC) for name, loss_RC in zip(spec.tried, others, strict=True)}
     passing = [name for name, estimate in gains.items() if estimate.value > estimate.se]
     if len(passing) > 1:
         best = max(passing, key=lambda name: gains[name].value)
@@ -159,7 +159,8 @@ def nested_rows_all(
     seed: int = 0,
     partitions: int = PARTITIONS,
 ) -> list[FloatArray]:
-    """As nested_rows, for several specifications that share each nest's weights.
+    """As nested_rows, for several specifications that share each nest's weights. Predicts masses, as follow-ups need
+    them; nests.nested_all scores plain rules on Grams.
 
     Only the cells where keep_C is true take part; the rows of the others are NaN.
     """
@@ -192,7 +193,7 @@ def _fit_all(library: Library, specs: Sequence[BlendSpec], keep_C: NDArray[np.bo
     weights: dict[tuple[Rule, bool], FloatArray] = {}
     found = []
     for spec in specs:
-        if spec.candidates:
+        if spec.tried:
             found.append(fit_spec(library, spec, keep_C, seed=seed))
             continue
         key = (spec.rule, spec.per_target)

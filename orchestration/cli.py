@@ -131,8 +131,8 @@ app = typer.Typer(
     help="""Pasture biomass from photographs: check data, search, compare, blend, submit.
 
 Exit codes: 0 done; 1 bad input, or a check that found something (the message
-says what to do); 2 wrong usage; 70 a bug; 130 stopped by Ctrl-C, 143 by SIGTERM,
-129 by SIGHUP (the same command goes on).
+says what to do); 2 wrong usage; 70 a bug; 130 stopped by Ctrl-C, 143 by
+SIGTERM, 129 by SIGHUP (run the same command again to resume).
 
 Commands that print a table or a list take --json: docs/commands.md has the
 fields. Tab completion: biomass --install-completion.
@@ -157,9 +157,9 @@ def print_version(typed: bool) -> None:
 
 @app.callback()
 def every_command(
-    quiet: Annotated[bool, typer.Option(*QUIET, help="Only results and errors, before or after COMMAND.")] = False,
+    quiet: Annotated[bool, typer.Option(*QUIET, help="Only results and errors; before or after COMMAND.")] = False,
     verbose: Annotated[
-        bool, typer.Option(*VERBOSE, help="Also what was chosen, and Ray's own lines, likewise.")
+        bool, typer.Option(*VERBOSE, help="Also print chosen settings and Ray's log, before or after COMMAND.")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", envvar=DEBUG)] = False,
     version: Annotated[

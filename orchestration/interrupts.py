@@ -85,14 +85,14 @@ class Interrupts:
             name, count = NAMES[signal.Signals(received[0])], count + 1
             if count == 1:
                 self.first = self.first or signal.Signals(received[0])
-                self._write(f"{name}: stopping, within {END_SECONDS:.0f} s; the same command goes on from here")
+                self._write(f"{name}: stopping, within {END_SECONDS:.0f} s; run the same command again to resume")
                 self._acknowledged.set()
                 threading.Thread(target=self._limit, name="limit", daemon=True).start()
                 note_own()
             elif count < CUTS_SHORT:
                 self._write(f"{name}: it is stopping already; once more cuts that short")
             else:
-                self._write(f"{name}: cut short; the same command goes on from here")
+                self._write(f"{name}: cut short; run the same command again to resume")
                 self._cut_short()
 
     def _write(self, line: str) -> None:

@@ -15,7 +15,7 @@ from orchestration.terminal import PlainConsole
 from orchestration.time_left import count_down
 from orchestration.verbosity import is_quiet
 
-Say = Callable[[str], None]  # takes a remark for people on what is going on
+Say = Callable[[str], None]  # prints a remark for people; every parameter `say` is one
 LINE_SECONDS = 10.0  # between two lines where there is no terminal
 SHORTEST_BAR = 6  # characters; below it shows nothing
 

@@ -1,4 +1,4 @@
-"""Ranges of the baseline family (SPEC 4), and the settings it starts from.
+"""Ranges of the baseline family, and the settings it starts from.
 
 Why these ranges: a head on frozen features underfits at the published 3e-5 (validation R2 0.51, against 0.75 at 3e-4),
 so its rate reaches up; a trained backbone tears at rates above 2e-4. The transform is searched because log targets

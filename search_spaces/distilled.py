@@ -1,4 +1,4 @@
-"""Ranges of the distilled family (SPEC 5), and the settings it starts from.
+"""Ranges of the distilled family, and the settings it starts from.
 
 Why these ranges: views and sizes are what the best teams gained most by; each grid, layout and size costs a pass over
 all images, once, so a scale that runs on a CPU offers few. The teacher's settings are few and discrete, so that trials

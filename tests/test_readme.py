@@ -14,6 +14,7 @@ from typer.main import get_command
 
 from biomass_models.families import registry
 from orchestration.cli import app
+from orchestration.search.engines import registry as engines
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("biomass_models", "search_spaces", "orchestration", "ensembles")
@@ -25,15 +26,27 @@ def test_the_tree_names_every_folder_and_the_page_every_module() -> None:
     assert {folder for folder in folders if folder.count("/") < 2} <= shown
     blocks = re.split(r"^    (\S+)/ .*$", (ROOT / "docs" / "architecture.md").read_text(), flags=re.MULTILINE)
     page = dict(zip(blocks[1::2], blocks[2::2], strict=True))
-    assert folders <= set(page)
+    assert folders <= set(page), f"docs/architecture.md lacks the folders {sorted(folders - set(page))}"
     for folder in folders:
         named = set(re.findall(r"^      (\w+\.py) ", page[folder], flags=re.MULTILINE))
-        assert named == {path.name for path in (ROOT / folder).glob("*.py")} - {"__init__.py"}, folder
+        there = {path.name for path in (ROOT / folder).glob("*.py")} - {"__init__.py"}
+        assert named == there, (
+            f"docs/architecture.md has a line for each module of {folder}; mend {sorted(named ^ there)}"
+        )
 
 
 @pytest.mark.parametrize("name", registry.BUILT_IN)
 def test_families_are_described_as_they_describe_themselves(name: str) -> None:
-    assert f"| `{name}` | {registry.family(name).describe} |" in README.read_text()
+    row = f"| `{name}` | {registry.family(name).describe} |"
+    assert row in README.read_text(), f"the table of families in README.md lacks a row; add: {row} COST |"
+
+
+def test_engines_are_listed_where_they_are_explained() -> None:
+    page = (ROOT / "docs" / "long-searches.md").read_text()
+    for name in engines.BUILT_IN:
+        assert f"\n| `{name}` | " in page, (
+            f"the table of engines in docs/long-searches.md lacks a row: | `{name}` | ... |"
+        )
 
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)

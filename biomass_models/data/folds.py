@@ -1,4 +1,4 @@
-"""Which images are held out together: drawn once per study, written down, used by every trial (SPEC 3).
+"""Which images are held out together: drawn once per study, written down, used by every trial.
 
 N images, K folds, G groups (a sampling date in a state, or what dataset.toml names), S strata (clover present or not,
 times dead matter present or not). The draw depends on the set of images, the scheme and the seed, never on the order

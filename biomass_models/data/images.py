@@ -63,7 +63,7 @@ class View:
 def views_for(layout: str, size: int, *, crop: tuple[float, float] = (0.112, 0.224)) -> tuple[View, ...]:
     """Square views of size x size px: `whole`, `halves` (left, right), `corners4` (whole, four corners), `tiles-RxC`.
 
-    crop: width and height of a corner as fractions of the image; the default is 224 px of 2000 x 1000 (SPEC 5).
+    crop: width and height of a corner as fractions of the image; the default is 224 px of 2000 x 1000.
     """
     tiles = re.fullmatch(r"tiles-([1-9]\d?)x([1-9]\d?)", layout)
     boxes: dict[str, tuple[float, float, float, float]]

@@ -1,4 +1,4 @@
-"""The competition's long CSVs to one validated row an image, and back (SPEC 1).
+"""The competition's long CSVs to one validated row an image, and back.
 
 Long tables have one row per (image, target) with `sample_id` = `<image id>__<target_name>`; wide tables have
 one row per image and a column per target, masses in grams. The competition ships long ones; a wide train.csv or

@@ -1,4 +1,4 @@
-"""Species strings to tags (SPEC 5): what grows in a quadrat as a multi-hot vector.
+"""Species strings to tags: what grows in a quadrat as a multi-hot vector.
 
 A species string joins names with "_" ("Ryegrass_Clover"); each name carries several tags, from the broad
 group down to the cultivar.

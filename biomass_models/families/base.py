@@ -1,14 +1,14 @@
 """The contract of a model family.
 
-A family is a folder with two modules. `config.py` needs no torch and defines `FAMILY`; `model.py` fits, predicts
-and defines `MODEL`. Its search space is a third module: search_spaces/<name>.py, or `space.py` in the folder of a
-package of others. What is optional has a default here.
+A family is a folder with `config.py` and `model.py`, and a search space. `config.py` needs no torch and defines
+`FAMILY`; `model.py` fits, predicts and defines `MODEL`. The search space is search_spaces/<name>.py, or `space.py` in
+the folder of a package of others. What is optional has a default here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -38,7 +38,7 @@ class Config(Protocol):
 
 def differences(config: Any, published: Any, *names: str) -> str:
     """Fields that differ from the published setting as `name=value`, in the order of `names`; the rest is counted."""
-    return _listed(config, asdict(published), names)
+    return _listed(config, _values(published), names)
 
 
 def _from_defaults(config: Any) -> str:
@@ -47,11 +47,16 @@ def _from_defaults(config: Any) -> str:
 
 
 def _listed(config: Any, usual: Mapping[str, Any], names: Sequence[str]) -> str:
-    differ = [name for name, value in asdict(config).items() if value != usual[name]]
+    differ = [name for name, value in _values(config).items() if value != usual[name]]
     first = [name for name in names if name in differ][:SHOWN]
     shown = [f"{name}={_short(getattr(config, name))}" for name in first]
     more = len(differ) - len(first)
     return ", ".join([*shown, *([f"{more} more"] if more else [])])
+
+
+def _values(config: Any) -> dict[str, Any]:
+    """By field; `dataclasses.asdict` would copy each, and a leaderboard asks for thousands."""
+    return {one.name: getattr(config, one.name) for one in fields(config)}
 
 
 def _short(value: Any) -> str:
@@ -96,7 +101,8 @@ class Shared:
     """An artefact per fold that trials share: fitted once in a study for each fold and settings, then stored.
 
     name                what it is called, by one word that no other family uses: part of its id and of its place in a
-                        study. Facts of a fold are noted as info[name] (id) and info[f"{name}_score"].
+                        study. Facts of a fold are noted as info[name] (id) and info[f"{name}_score"]; leaderboard and
+                        result show the score of the one that is called "teacher".
     settings(config)    a dataclass of plain JSON values that the artefact depends on; None: this configuration has none
     fit(settings, quadrats, fold_N, fold, *, seed, should_stop) -> Artefact
                         nothing may be fitted on the rows of `fold`. Raises FitError, StopRequested.

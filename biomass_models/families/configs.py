@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, get_type_hints
+from typing import Any
 
-from biomass_models.config_rules import did_you_mean
+from biomass_models.config_rules import did_you_mean, types_of
 from biomass_models.errors import UserError
 from biomass_models.families import registry
 from biomass_models.families.base import Config
@@ -20,7 +20,7 @@ def config_from_params(family: str, params: Mapping[str, Any]) -> Config:
         if name not in names:
             hint = did_you_mean(name, names, most=3) or f"; its parameters are {', '.join(names)}"
             raise UserError(f"{family} has no parameter {name!r}{hint}")
-    hints = get_type_hints(config_class)
+    hints = types_of(config_class)
     # JSON does not tell 1.0 from 1: a whole number is a fine value of a float field
     values: dict[str, Any] = {
         name: float(value) if hints[name] is float and type(value) is int else value for name, value in params.items()

@@ -7,7 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from biomass_models.features.store import CacheError
+from biomass_models.features.rows import CacheError
 from biomass_models.file_locks import lock_problem, own_temp_folder
 
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)

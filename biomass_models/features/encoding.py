@@ -46,7 +46,7 @@ def decoder_facts() -> dict[str, str]:
 
 
 def describe(spec: FeatureSpec, fingerprint: str, device: torch.device, size: int) -> dict[str, Any]:
-    """All that changes the numbers of a spec's arrays but the photographs: names their bank (DESIGN, Feature store).
+    """All that changes the numbers of a spec's arrays but the photographs: names their bank.
 
     size: of the batches that the backbone sees.
     """

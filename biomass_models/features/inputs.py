@@ -19,8 +19,9 @@ from biomass_models.backbones.weights import WeightsSource, fingerprint
 from biomass_models.data.images import Load, Stamp, View, digest_of, file_digest, load_views
 from biomass_models.features.encoding import batch_size, decoded, decoder_facts, describe, encode
 from biomass_models.features.eviction import Area, note_use
+from biomass_models.features.rows import Rows
 from biomass_models.features.spec import FeatureBank, FeatureSpec, fitted, needed_arrays
-from biomass_models.features.store import SPAN_ROWS, FeatureStore, Rows
+from biomass_models.features.store import SPAN_ROWS, FeatureStore
 from biomass_models.interrupt import OnProgress, ShouldStop
 
 BANKS_IN_MEMORY = 4  # banks a process keeps; others are mapped again when asked for

@@ -19,7 +19,7 @@ from biomass_models.backbones.adapter import Backbone, weightless
 from biomass_models.config_rules import FLIPS, STAMPS
 from biomass_models.data.images import Stamp, View
 from biomass_models.features.outputs import ALWAYS, GLOBAL, Output, Trunk
-from biomass_models.features.store import Rows
+from biomass_models.features.rows import Rows
 
 
 @dataclass(frozen=True, kw_only=True)

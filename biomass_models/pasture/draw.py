@@ -18,7 +18,7 @@ from biomass_models.pasture import plants
 from biomass_models.pasture.light import Lighting, develop, draw_lighting, ground, stamp_date
 
 JPEG_QUALITY = 88
-STAMP_SHARE = 0.25  # share of photographs with a date stamp (SPEC 2)
+STAMP_SHARE = 0.25  # share of photographs with a date stamp
 SUPERSAMPLING = 2  # drawn so many times larger, then reduced: smooth edges
 DETAIL_PX_PER_CM = 12.0  # below this resolution of the canvas midribs and leaf marks would not show: left out
 DATE_PURPOSE, PICTURE_PURPOSE = 11, 12

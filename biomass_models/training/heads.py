@@ -9,7 +9,7 @@ from biomass_models.targets import TARGETS
 
 
 def mlp_head(features: int, *, width: int, width_2: int, dropout: float) -> nn.Sequential:
-    """The head of both published models (SPEC 4, 5): features [B, D] -> outputs [B, 5]."""
+    """The head of both published models: features [B, D] -> outputs [B, 5]."""
     return nn.Sequential(
         nn.LayerNorm(features),
         nn.Linear(features, width),
@@ -22,7 +22,7 @@ def mlp_head(features: int, *, width: int, width_2: int, dropout: float) -> nn.S
 
 
 class AttentionPooling(nn.Module):
-    """Patch tokens to one vector (SPEC 5, Backbone): a softmax over tokens per head, weighted sums, mean over heads."""
+    """Patch tokens to one vector: a softmax over tokens per head, weighted sums, mean over heads."""
 
     def __init__(self, features: int, *, heads: int, dropout: float) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class AttentionPooling(nn.Module):
 
 
 class CropAttention(nn.Module):
-    """Local views to one vector (SPEC 5, Crop attention)."""
+    """Local views to one vector."""
 
     def __init__(self, features: int, *, width: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """Losses. B images of a batch, T = 5 targets.
 
 Functions ending in _loss give one number; those ending in _losses one for each image [B], so that sample weights can
-multiply them before the mean (SPEC 5, Loss). All in float32.
+multiply them before the mean. All in float32.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def green_ratio_losses(output_BT: Tensor, mass_BT: Tensor) -> Tensor:
 def distillation_losses(output_BT: Tensor, taught_BT: Tensor, scaler: TargetScaler, *, delta: float) -> Tensor:
     """Huber between student and teacher, mean over z-scored log1p grams of total, GDM, green and clover, [B].
 
-    taught_BT: the teacher's masses in grams. Both sides pass through the same reconstruction and scaling (SPEC 5).
+    taught_BT: the teacher's masses in grams. Both sides pass through the same reconstruction and scaling.
     """
     student_BQ, teacher_BQ = log_z(reconstruct(output_BT, scaler), scaler), log_z(taught_BT, scaler)
     return functional.huber_loss(student_BQ, teacher_BQ, reduction="none", delta=delta).mean(-1)

@@ -1,4 +1,4 @@
-"""All folds of a head-only trial as one set of batched matrix products (DESIGN, Speed 3).
+"""All folds of a head-only trial as one set of batched matrix products.
 
 K folds, B images of a batch (of the fold with the most), D features, H hidden units, T = 5 targets.
 Each fold keeps its own seed, order, dropout masks, scaler, optimiser state and schedule, so the result is that of K

@@ -1,4 +1,4 @@
-"""Five outputs to five coherent masses by hierarchical ratios (SPEC 5, Outputs and reconstruction).
+"""Five outputs to five coherent masses by hierarchical ratios (the published student's).
 
 output_BT    o0 = z-scored log1p(total); o1, o2 = logits of GDM : dead; o3, o4 = logits of green : clover
 mass_BT      grams in the order of TARGETS; the identities hold by construction

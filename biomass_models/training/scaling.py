@@ -12,7 +12,7 @@ import numpy as np
 
 from biomass_models.targets import FloatArray
 
-SMALLEST_SD = 1e-3  # a target that never varies in the training folds is not blown up (SPEC 4)
+SMALLEST_SD = 1e-3  # a target that never varies in the training folds is not blown up
 HEADROOM = 2.0  # predictions are capped at this multiple of the heaviest training mass
 
 

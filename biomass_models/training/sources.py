@@ -20,8 +20,8 @@ from biomass_models.features.augment import Draw, change, draw_changes, turn
 from biomass_models.features.encoding import to_image
 from biomass_models.features.inputs import Inputs
 from biomass_models.features.outputs import GLOBAL, Grid, Output, Trunk
+from biomass_models.features.rows import Rows
 from biomass_models.features.spec import FeatureBank, FeatureSpec
-from biomass_models.features.store import Rows
 from biomass_models.interrupt import ShouldStop
 from biomass_models.targets import IntArray
 from biomass_models.training.config import NetworkConfig

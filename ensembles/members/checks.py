@@ -16,24 +16,26 @@ from numpy.typing import NDArray
 from biomass_models.targets import TARGETS, TOTAL, FloatArray, IntArray, project_coherent, weight_T, weighted_r2_score
 from ensembles.members.spaces import UNITS, size, spaces, unit_text
 
-_FAR = (1000.0, 0.001)  # factors that a single target may be off by, and the ones that must be met closely
+_FAR = (1000.0, 0.001)  # matched within half an order of magnitude; the other factors must match within 25 %
 _NEAR = tuple(factor for factor in UNITS if factor not in _FAR and not 0.2 < factor < 4)
-_ORDERS = [list(order) for order in itertools.permutations(range(len(TARGETS)))][1:]  # of columns, but the right one
+_ORDERS = [list(order) for order in itertools.permutations(range(len(TARGETS)))][
+    1:
+]  # every column order except the right one
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Baseline:
-    """The truth that members are compared with, and what a prediction without skill scores."""
+class Comparison:
+    """What members are compared with: the truth, and the score of the per-target mean."""
 
     truth_NT: FloatArray
-    score: float  # of the per-target mean, out of fold
+    mean_score: float  # of the per-target mean, out of fold
     orders: dict[str, IntArray]  # plausible wrong orders of rows: order[i] is the image that stands in row i
 
     @classmethod
-    def of(cls, truth_NT: FloatArray, fold_N: IntArray, image_id_N: NDArray[np.str_]) -> Baseline:
+    def of(cls, truth_NT: FloatArray, fold_N: IntArray, image_id_N: NDArray[np.str_]) -> Comparison:
         return cls(
             truth_NT=truth_NT,
-            score=weighted_r2_score(truth_NT, per_target_mean(truth_NT, fold_N)),
+            mean_score=weighted_r2_score(truth_NT, per_target_mean(truth_NT, fold_N)),
             orders={
                 "folds": np.argsort(fold_N, kind="stable"),
                 "sorted image ids": np.argsort(image_id_N, kind="stable"),
@@ -51,19 +53,19 @@ def per_target_mean(truth_NT: FloatArray, fold_N: IntArray) -> FloatArray:
     return pred_NT
 
 
-def broken_reason(pred_NT: FloatArray, baseline: Baseline) -> str | None:
+def broken_reason(pred_NT: FloatArray, comparison: Comparison) -> str | None:
     """Why predictions [N, 5] (grams, rows as the truth's) are broken, or None when they are sound."""
     bad_N = ~np.isfinite(pred_NT).all(1)
     if bad_N.any():
         return f"{int(bad_N.sum())} of {len(pred_NT)} images have NaN or infinite predictions"
-    truth_NT = baseline.truth_NT
+    truth_NT = comparison.truth_NT
     return (
         constant_reason(pred_NT)
         or _other_unit(pred_NT, truth_NT, _FAR)
-        or _other_space(pred_NT, baseline)
+        or _other_space(pred_NT, comparison)
         or _other_unit(pred_NT, truth_NT, _NEAR)
         or column_order(pred_NT, truth_NT)
-        or _row_order(pred_NT, baseline)
+        or _row_order(pred_NT, comparison)
     )
 
 
@@ -101,11 +103,11 @@ def _other_unit(pred_NT: FloatArray, truth_NT: FloatArray, factors: tuple[float,
     return f"wrong units: {', '.join(wrong)} {unit_text(next(iter(wrong.values())))}"
 
 
-def _other_space(pred_NT: FloatArray, baseline: Baseline) -> str | None:
-    """A space or unit that, once undone, gives predictions without skill at least that of the per-target mean."""
-    truth_NT = baseline.truth_NT
+def _other_space(pred_NT: FloatArray, comparison: Comparison) -> str | None:
+    """The space or unit of predictions without skill that, once undone, gives some: more than the per-target mean."""
+    truth_NT = comparison.truth_NT
     as_is = weighted_r2_score(truth_NT, project_coherent(pred_NT))
-    if as_is >= baseline.score:
+    if as_is >= comparison.mean_score:
         return None
     found: list[tuple[float, str]] = []
     for space in spaces(truth_NT):
@@ -117,7 +119,7 @@ def _other_space(pred_NT: FloatArray, baseline: Baseline) -> str | None:
         found.append((score, f"wrong units: all masses {unit_text(factor)}"))
     best = max(score for score, _ in found)
     text = next(text for score, text in found if score >= best - 0.02)  # alike: the more usual space is named
-    if best < max(baseline.score + 0.05, as_is + 0.1):
+    if best < max(comparison.mean_score + 0.05, as_is + 0.1):
         return None
     return f"{text} (scores {as_is:.3g} as it is, {best:.3f} then)"
 
@@ -146,15 +148,15 @@ def column_order(pred_NT: FloatArray, truth_NT: FloatArray) -> str | None:
     return f"columns look permuted: they fit the truth as {held}; put them in the order {', '.join(TARGETS)}"
 
 
-def _row_order(pred_NT: FloatArray, baseline: Baseline) -> str | None:
+def _row_order(pred_NT: FloatArray, comparison: Comparison) -> str | None:
     """Why the rows of predictions without skill seem to stand in another order, or None."""
-    score = weighted_r2_score(baseline.truth_NT, project_coherent(pred_NT))
-    if score >= baseline.score:
+    score = weighted_r2_score(comparison.truth_NT, project_coherent(pred_NT))
+    if score >= comparison.mean_score:
         return None
-    floor = no_skill_reason(score, baseline.score)
-    pred_N, truth_N = pred_NT[:, TOTAL], baseline.truth_NT[:, TOTAL]
+    floor = no_skill_reason(score, comparison.mean_score)
+    pred_N, truth_N = pred_NT[:, TOTAL], comparison.truth_NT[:, TOTAL]
     aligned = _correlation(pred_N, truth_N)
-    for name, order in baseline.orders.items():
+    for name, order in comparison.orders.items():
         undone_N = np.empty_like(pred_N)
         undone_N[order] = pred_N
         if _correlation(undone_N, truth_N) > max(0.5, aligned + 0.3):
@@ -168,9 +170,9 @@ def _row_order(pred_NT: FloatArray, baseline: Baseline) -> str | None:
     return None
 
 
-def no_skill_reason(score: float, baseline_score: float) -> str:
+def no_skill_reason(score: float, mean_score: float) -> str:
     """Why a member has no weight."""
-    return f"scores {score:.3f}, below the per-target mean's {baseline_score:.3f}"
+    return f"scores {score:.3f}, below the per-target mean's {mean_score:.3f}"
 
 
 def _correlation(left_N: FloatArray, right_N: FloatArray) -> float:

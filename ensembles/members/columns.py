@@ -44,7 +44,7 @@ _KNOWN = {name.lower(): name for name in (*KEYS, *METADATA, *TARGETS)}
 def tidy_names(table: pd.DataFrame) -> pd.DataFrame:
     """The table with known columns under their own names, whatever the case of letters or spaces around them.
 
-    Raises ValueError when two columns have one name.
+    Raises UserError when two columns have one name.
     """
     plain = [str(name).strip() for name in table.columns]
     names = [name if name in _KNOWN.values() else _KNOWN.get(name.lower(), name) for name in plain]
@@ -56,7 +56,7 @@ def tidy_names(table: pd.DataFrame) -> pd.DataFrame:
 def predictions_of(table: pd.DataFrame) -> tuple[pd.DataFrame, str | None]:
     """image_id, TARGETS in grams and fold (where there is one), one row an image; and a remark on columns passed over.
 
-    Raises ValueError: no such columns, several that may be it, rows that the model was trained on, values that are no
+    Raises UserError: no such columns, several that may be it, rows that the model was trained on, values that are no
     numbers, a row that is there twice.
     """
     _refuse_seen_rows(table)
@@ -206,7 +206,7 @@ def _text_ids(ids: pd.Series) -> pd.Series:
 
 
 def _numbers(table: pd.DataFrame, name: str) -> pd.Series:
-    """A column as float64. Raises ValueError for text, True and False, dates and lists, with the line of the first."""
+    """A column as float64. Raises UserError for text, True and False, dates and lists, with the line of the first."""
     column = table[name].reset_index(drop=True)
     if pd.api.types.is_bool_dtype(column):
         raise UserError(f"{name} must hold numbers, got True and False")

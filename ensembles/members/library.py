@@ -23,7 +23,7 @@ from biomass_models.data.folds import cut_groups
 from biomass_models.errors import UserError
 from biomass_models.targets import TARGETS, FloatArray, IntArray, project_coherent, squared_error, weighted_r2_score
 from ensembles.gram import ErrorGram, cells_of, error_gram, target_gram
-from ensembles.members.checks import Baseline, broken_reason, no_skill_reason
+from ensembles.members.checks import Comparison, broken_reason, no_skill_reason
 from ensembles.members.duplicates import duplicates_of
 from ensembles.members.image_ids import matched_ids
 from ensembles.members.too_good import far_better, holds_labels
@@ -77,7 +77,7 @@ class Library:
     @cached_property
     def unskilled(self) -> tuple[tuple[str, str], ...]:
         """(name, reason) of members that are worse than the per-target mean out of fold: they get no weight."""
-        limit = self.gram.baseline_loss
+        limit = self.gram.per_target_mean_loss
         worse = np.flatnonzero(self.gram.loss_M > limit)
         return tuple((self.names[row], no_skill_reason(1 - float(self.gram.loss_M[row]), 1 - limit)) for row in worse)
 
@@ -120,7 +120,7 @@ def check_members(
     files: members that came as files: those are left out as well when they hold labels or score far out of line.
     """
     truth_NT, image_id_N, fold_N, group_N = _checked_truth(truth)
-    baseline = Baseline.of(truth_NT, fold_N, image_id_N)
+    comparison = Comparison.of(truth_NT, fold_N, image_id_N)
     groups = {"group": group_N, "fold": fold_N.astype(np.str_)}
     groups |= {"State": truth["State"].to_numpy().astype(np.str_)} if "State" in truth else {}
     sound: dict[str, FloatArray] = {}
@@ -133,7 +133,7 @@ def check_members(
         if not isinstance(found, str):
             finite = bool(np.isfinite(found).all())
             labels = holds_labels(found, truth_NT, groups) if finite and name in files else None
-            reason = labels or broken_reason(found, baseline)
+            reason = labels or broken_reason(found, comparison)
         if reason is not None:
             broken.append((name, reason))
         elif not isinstance(found, str):
@@ -141,7 +141,7 @@ def check_members(
     remarks: list[tuple[str, str]] = []
     if own := set(files) & set(sound):
         every = {name: weighted_r2_score(truth_NT, project_coherent(pred_NT)) for name, pred_NT in sound.items()}
-        scores = {name: score for name, score in every.items() if score >= baseline.score}
+        scores = {name: score for name, score in every.items() if score >= comparison.mean_score}
         own &= set(scores)
         for name, (leave, text) in far_better(scores, {name: scores[name] for name in scores if name in own}).items():
             (broken if leave else remarks).append((name, text))
@@ -166,13 +166,13 @@ def library_from_arrays(
     if len(names) != len(pred_MNT) or len(set(names)) != len(names):
         raise LibraryError(f"each member needs a name of its own, got {len(names)} names for {len(pred_MNT)} members")
     truth_NT, image_id_N, fold_N, group_N = _checked_truth(truth)
-    baseline = Baseline.of(truth_NT, fold_N, image_id_N)
+    comparison = Comparison.of(truth_NT, fold_N, image_id_N)
     broken = list(left_out)
     sound: list[int] = []
     for member, pred_NT in enumerate(pred_MNT):
         if np.shape(pred_NT) != truth_NT.shape:
             raise LibraryError(f"predictions must be {truth_NT.shape}, {names[member]} is {np.shape(pred_NT)}")
-        reason = None if checked else broken_reason(np.asarray(pred_NT, dtype=np.float64), baseline)
+        reason = None if checked else broken_reason(np.asarray(pred_NT, dtype=np.float64), comparison)
         if reason is None:
             sound.append(member)
         else:

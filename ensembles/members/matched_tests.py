@@ -144,12 +144,12 @@ def _compared(
 
 
 def _consensus(others: Sequence[str], pred_NT: Mapping[str, FloatArray]) -> FloatArray | None:
-    """Median over the other members; None for less than two of them, who cannot outvote each other."""
+    """Median of the other members' predictions; None for fewer than two, of which neither would be the odd one."""
     return np.median([pred_NT[other] for other in others], axis=0) if len(others) >= 2 else None
 
 
 def _usual(shifts: Sequence[float]) -> float:
-    """The middle of the others' shifts; with few of them, no shift at all has a vote too."""
+    """Median of the others' shifts; with fewer than four of them a shift of 0 is counted as well."""
     return float(np.median([*shifts, 0.0] if len(shifts) < 4 else shifts))
 
 

@@ -7,7 +7,7 @@ and with them torch and Ray, are only started when a study's trials must predict
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -29,6 +29,7 @@ from ensembles.spec import BlendSpec
 from ensembles.submission import require_valid, submission_bytes
 from orchestration.blending.members import FileMembers, Gathered, gather
 from orchestration.blending.origin import origin_of
+from orchestration.blending.shown import beside_score
 from orchestration.progress import Say
 from orchestration.study.data_changes import data_notices
 from orchestration.study.ledger import Ledger, open_ledger
@@ -48,12 +49,12 @@ class BlendOptions:
 
     rule: str = "default"
     candidates: int = 1
-    follow_ups: tuple[str, ...] = ()  # candidates: used where their nested gain exceeds its standard error
+    follow_ups: tuple[str, ...] = ()  # tried: used where their nested gain exceeds its standard error
     flips: int = 1  # test-time turns and mirrors, used on the same condition
 
     def __post_init__(self) -> None:
         rule_named(self.rule)
-        BlendSpec(rule=rule_named(self.rule), candidates=self.follow_ups)
+        BlendSpec(rule=rule_named(self.rule), tried=self.follow_ups)
         if self.candidates < 1:
             raise UserError(f"at least one candidate must be asked for, got {self.candidates}")
         if self.flips not in (1, 2, 4, 8):
@@ -70,11 +71,11 @@ def run_ensemble(
     seed: int,
     open_predictor: Callable[[Path], Predictor],
     say: Say,
-    show: Callable[[Card], None],
+    show: Callable[[Card, Sequence[str]], None],
 ) -> list[Path]:
     """Gather, blend, show the cards, predict and write; returns the paths of the submissions.
 
-    What cannot work is refused before anything is computed. Raises ValueError (LedgerError, LibraryError, DataError).
+    What cannot work is refused before anything is computed. Raises UserError (LedgerError, LibraryError, DataError).
     """
     _refuse(studies, files, data_dir, out, options)
     test_ids = [str(image_id) for image_id in read_test(data_dir)["image_id"]] if data_dir is not None else None
@@ -86,7 +87,7 @@ def run_ensemble(
     predictor = open_predictor(data_dir) if gathered.trials and data_dir is not None else None
     cards = make_cards(gathered, options, predictor, say)
     for card in cards:
-        show(card)
+        show(card, _beside(gathered, card))
     submissions: list[bytes] = []
     image_ids: list[str] | None = None
     if predictor is not None or gathered.tests is not None:
@@ -230,14 +231,19 @@ def write_outputs(
             trials = {member: ref for member, ref in gathered.trials.items() if member in card.members}
             Ledger(Storage(study)).write_ensemble(name, card.to_json(), trials, submissions[number - 1], origin=made)
         if out.suffix != ".csv":
-            storage.write(f"ensemble{mark}.txt", page_of(card).encode())
+            storage.write(f"ensemble{mark}.txt", page_of(card, _beside(gathered, card)).encode())
             content = card.to_json() | {"origin": made.to_json()}
             storage.write(f"ensemble{mark}.json", (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
     return paths
 
 
-def page_of(card: Card) -> str:
+def _beside(gathered: Gathered, card: Card) -> list[str]:
+    """What the page says beside the scores; nothing where several searches, or files, are blended."""
+    return [] if gathered.study is None else beside_score(gathered.study, card)
+
+
+def page_of(card: Card, beside: Sequence[str] = ()) -> str:
     """The readable page as text of 80 columns."""
     console = PlainConsole(file=StringIO(), width=WIDTH, record=True, color_system=None)
-    console.print(render_card(card))
+    console.print(render_card(card, beside))
     return console.export_text()

@@ -1,6 +1,6 @@
 """The exam: a blend on whole sampling dates that folds, teacher, search and blend have never seen.
 
-Where a search has tried many configurations on the same folds, even a nested score flatters (SPEC 7). The exam does
+Where a search has tried many configurations on the same folds, even a nested score flatters. The exam does
 not, the first time: each look may lead to another choice, so the ledger keeps them all, and pages say how many.
 """
 
@@ -40,11 +40,10 @@ def examine(ledger: Ledger, predictor: Predictor, name: str | None = None) -> Ex
     ensemble = ledger.ensemble(name)
     card, mark = Card.from_json(ensemble.card), content_id(ensemble.card)
     now = time.time()
-    for record in ledger.exams():
-        if (record.ensemble, record.card) == (name, mark):
-            seen = replace(record, looks=(*record.looks, now))
-            ledger.write_exam(seen)
-            return seen
+    if (before := exam_of(ledger, name)) is not None:
+        seen = replace(before, looks=(*before.looks, now))
+        ledger.write_exam(seen)
+        return seen
     own = {member for member, ref in ensemble.trials.items() if ref.study == ledger.storage.uri}
     others = [member for member in card.members if member not in own]
     if others:
@@ -75,6 +74,12 @@ def examine(ledger: Ledger, predictor: Predictor, name: str | None = None) -> Ex
     return record
 
 
+def exam_of(ledger: Ledger, name: str) -> ExamRecord | None:
+    """The exam of a stored ensemble with the card that it has now, if there was one; this is no look."""
+    mark = content_id(ledger.ensemble(name).card)
+    return next((one for one in ledger.exams() if (one.ensemble, one.card) == (name, mark)), None)
+
+
 def _newest(ledger: Ledger) -> str:
     found = ledger.ensembles()
     if not found:
@@ -91,7 +96,7 @@ def _newest(ledger: Ledger) -> str:
 
 
 def exam_lines(record: ExamRecord, all_records: list[ExamRecord]) -> list[str]:
-    """What the exam says, in lines. all_records: of the study, since every look is a chance to choose by luck."""
+    """An exam's record in lines. all_records: of the study, since every look is a chance to choose by luck."""
     error = "" if record.se is None else f" ± {record.se:.4f}"
     interval = "" if record.low is None else f", 95 % {record.low:.3f} to {record.high:.3f}"
     looks, blends = sum(len(one.looks) for one in all_records), len(all_records)
@@ -99,7 +104,7 @@ def exam_lines(record: ExamRecord, all_records: list[ExamRecord]) -> list[str]:
     lines = [
         f"exam of {record.ensemble}: {record.score:.4f}{error}{interval}",
         f"on {record.images} images of {record.dates} dates that nothing has learned from; {asked}",
-        f"the card promised {record.nested_score:.4f} (nested)",
+        f"nested score on the card: {record.nested_score:.4f}",
     ]
     if blends > 1:
         lines.append("a blend that is chosen by its exam is flattered by it: trust the first one most")

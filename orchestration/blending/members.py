@@ -49,6 +49,7 @@ class Gathered:
     trials: dict[str, TrialRef]  # members that can predict photographs
     tests: MatchedTests | None  # of members that come as files
     references: dict[str, FloatArray]  # what a blend must beat, rows as the library's
+    study: StudyData | None  # that all members are trials of; None for several studies, and with files
     seed: int
 
 
@@ -111,6 +112,7 @@ def gather(
         trials={name: ref for name, ref in trials.items() if name in library.names},
         tests=tests,
         references={} if first is None else comparable_references(first),
+        study=first if len(sources) == 1 and not read else None,
         seed=seed if first is None else derive_seed(first.settings.seed, "blend"),
     )
 

@@ -1,7 +1,7 @@
 """Test images through the chosen members, on the same pool that fitted them; and what flips would gain.
 
 Work is sharded by image: a shard goes to one worker, which predicts it with every member. What is finished is kept
-in the members' studies, so that the same command goes on, and a second blend needs no second inference.
+in the members' studies, so that a stopped command can be resumed, and a second blend needs no second inference.
 """
 
 from __future__ import annotations

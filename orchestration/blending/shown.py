@@ -12,14 +12,17 @@ from dataclasses import dataclass
 
 from ensembles.blend import fit_blend
 from ensembles.card import Card
+from ensembles.honest import METHOD
 from ensembles.members.library import Library, LibraryError, library_from_arrays
+from ensembles.search_optimism import SearchOptimism, search_optimism
 from orchestration.blending.members import comparable_references
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import LedgerError
-from orchestration.study.records import COMPLETE
+from orchestration.study.records import COMPLETE, PRUNED
 from orchestration.study.seeds import derive_seed
 
 DEFAULT_RULE = "default"
+BY_TPE = ("proposed by tpe", "proposed")  # why of a trial; before there were engines every proposal was TPE's
 MOST_MEMBERS = 300  # complete trials of which a page makes a blend that is not stored
 
 
@@ -55,9 +58,10 @@ class BlendScore:
     units: int | None
     members: int
     method: str
+    search_optimism: SearchOptimism | None  # simulated, not subtracted
 
     @classmethod
-    def of(cls, shown: ShownBlend) -> BlendScore:
+    def of(cls, shown: ShownBlend, study: StudyData) -> BlendScore:
         card = shown.card
         low, high = (card.interval_for_new(card.units) if card.units else None) or (None, None)
         return cls(
@@ -70,6 +74,7 @@ class BlendScore:
             units=card.units,
             members=len(card.members),
             method=card.method,
+            search_optimism=search_optimism_of(study, card),
         )
 
     def __str__(self) -> str:
@@ -116,9 +121,29 @@ def shown_blend(study: StudyData, named: str | None = None, *, most: int | None 
 def blend_score(study: StudyData) -> tuple[BlendScore | None, str | None]:
     """What leaderboard and status show, or the reason why there is no blend."""
     try:
-        return BlendScore.of(shown_blend(study, most=MOST_MEMBERS)), None
+        return BlendScore.of(shown_blend(study, most=MOST_MEMBERS), study), None
     except LedgerError as reason:
         return None, str(reason)
+
+
+def search_optimism_of(study: StudyData, card: Card) -> SearchOptimism | None:
+    """What the study's search added to a card's nested score by its own luck; None where that was not simulated.
+
+    That is: for other engines than TPE, which counts by the trials that it proposed, and for cards of another method.
+    """
+    found = sum(trial.record.why in BY_TPE for status in (COMPLETE, PRUNED) for trial in study.of(status))
+    return search_optimism(found) if card.method == METHOD else None
+
+
+def beside_score(study: StudyData, card: Card) -> list[str]:
+    """What a card's page says beside its scores: the luck of the search, and what measures it."""
+    exam = study.settings.exam > 0
+    lines = []
+    if (optimism := search_optimism_of(study, card)) is not None:
+        lines.append(f"{optimism}{'' if exam else '; --exam of a search measures it'}")
+    if exam:
+        lines.append(f"this study keeps an exam: `biomass exam {study.ledger.storage.uri} --data DIR` scores the blend")
+    return lines
 
 
 def study_library(study: StudyData) -> Library:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,6 +31,9 @@ from orchestration.commands.options import (
 )
 from orchestration.workers.resources import Resources
 
+if TYPE_CHECKING:
+    from ensembles.card import Card
+
 FILES, TRIED = "Members that come as files", "How to blend"  # headings of the help page
 
 
@@ -46,28 +50,34 @@ def ensemble(
         Path | None, typer.Option(help="Measured masses: train.csv, or a wide table.", rich_help_panel=FILES)
     ] = None,
     groups: Annotated[
-        str, typer.Option(help="Columns of --truth that are never split.", rich_help_panel=FILES)
+        str, typer.Option(help="Columns of --truth that name a group; groups are never split.", rich_help_panel=FILES)
     ] = "Sampling_Date,State",
     test_predictions: Annotated[
         list[str] | None, typer.Option(help="Files of test predictions, a pattern.", rich_help_panel=FILES)
     ] = None,
     folds: Annotated[
-        int, typer.Option(min=2, help="Nests, where --truth has no column fold.", rich_help_panel=FILES)
+        int,
+        typer.Option(min=2, help="Folds to deal groups into, where --truth has no column fold.", rich_help_panel=FILES),
     ] = 5,
     seed: Annotated[
-        int, typer.Option(min=0, help="Of dealt nests and bags, where no study is.", rich_help_panel=FILES)
+        int,
+        typer.Option(min=0, help="Seed for folds, nests and bags when only files are blended.", rich_help_panel=FILES),
     ] = 0,
     rule: Annotated[
         str,
         typer.Option(
-            help="Blending rule: default, single-best, top-K, greedy, ... (press Tab).",
+            help="Blending rule: default, single-best, top-K, greedy, ... (list: press Tab).",
             autocompletion=complete.blend_rules,
             rich_help_panel=TRIED,
         ),
     ] = "default",
     candidates: Annotated[
         int,
-        typer.Option(min=1, help="Submissions: the rule's, and the most different as good.", rich_help_panel=TRIED),
+        typer.Option(
+            min=1,
+            help="Number of submissions: the rule's, then the most different ones of equal score.",
+            rich_help_panel=TRIED,
+        ),
     ] = 1,
     post: Annotated[
         list[str] | None,
@@ -85,10 +95,10 @@ def ensemble(
     address: Address = None,
     as_json: Json = False,
 ) -> None:
-    """Blend trials of studies, anybody's out-of-fold files, or both.
+    """Blend trials of studies, out-of-fold files of any origin, or both.
 
-    Writes cards and submissions. What was predicted is kept: a stopped command
-    goes on.
+    Writes cards and submissions. What was predicted is kept: if it was stopped,
+    run the same command again to resume.
 
     Examples:
     $ biomass ensemble runs/first --data csiro-biomass/ --out submission.csv
@@ -105,6 +115,13 @@ def ensemble(
         return Predictor(data_dir, resources=here, weights=weights_source(weights))
 
     cards: list[dict[str, Any]] = []
+
+    def show(card: Card, beside: Sequence[str]) -> None:
+        if as_json:
+            cards.append(card.to_json())
+        else:
+            out_console.print(render_card(card, beside))
+
     columns = tuple(name.strip() for name in groups.split(",") if name.strip())
     out = out or Path("submission.csv" if study and data else "ensemble")
     written = run_ensemble(
@@ -118,7 +135,7 @@ def ensemble(
         seed=seed,
         open_predictor=open_predictor,
         say=print_remark,
-        show=lambda card: cards.append(card.to_json()) if as_json else out_console.print(render_card(card)),
+        show=show,
     )
     if as_json:
         print_json({"cards": cards, "submissions": written, "out": out})
@@ -140,7 +157,7 @@ def exam(
     address: Address = None,
     as_json: Json = False,
 ) -> None:
-    """Score a blend on the dates that --exam of the search has kept from it.
+    """Score a blend on the dates that biomass search --exam held out.
 
     Each look is noted in the study and shown: a blend that is chosen by its exam
     is flattered by it.

@@ -44,7 +44,7 @@ def _stop(interrupts: Interrupts) -> NoReturn:
     kill_own(KILL_SECONDS)
     if interrupts.first is not None:
         interrupts.wait_for_acknowledgement()
-    text = "Stopped. What was finished is kept; the same command goes on from here."
+    text = "Stopped. What was finished is kept; run the same command again to resume."
     err_console.print(text, highlight=False, soft_wrap=True)
     sys.exit(interrupts.exit_code)
 

@@ -55,14 +55,14 @@ def out_file(path: Path, suffix: str) -> Path:
 
 
 def out_folder(path: Path) -> Path:
-    """A folder to write; ValueError for the name of a file."""
+    """A folder to write; UserError for the name of a file."""
     if path.suffix.lower() in FILE_SUFFIXES:
         raise UserError(f"--out is a folder here, got {path}; name it {path.with_suffix('')}")
     return path
 
 
 def study_apart(study: str, data: Path) -> None:
-    """A study and the data that it learns from are folders apart; ValueError where one lies in the other."""
+    """A study and the data that it learns from are folders apart; UserError where one lies in the other."""
     if "://" in study:
         return
     own, photographs = Path(study).expanduser().resolve(), data.expanduser().resolve()
@@ -175,7 +175,7 @@ def families_of(
 ) -> tuple[tuple[str, ...], tuple[float, ...]]:
     """Families and their shares of the trials; without a name this project's, without a share no shares.
 
-    of_study: families that may be named although they are not known here. Raises ValueError for a family that does not
+    of_study: families that may be named although they are not known here. Raises UserError for a family that does not
     exist or a share that is no number.
     """
     from biomass_models.families import registry

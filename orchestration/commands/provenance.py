@@ -39,7 +39,7 @@ def refit(
     """Repeat a trial from its record and compare bit for bit.
 
     Exit code 0: the same out-of-fold rows; 1: others, and what is different
-    here. Writes nothing into the study, but for models with --restore.
+    here. Writes nothing into the study, except models with --restore.
 
     Example:
     $ biomass refit runs/first 3f09c1d2ab --data csiro-biomass/

@@ -30,7 +30,7 @@ from orchestration.search.presets import StudyOptions, overridden
 )
 def doctor(
     study: Annotated[
-        str | None, typer.Argument(metavar="STUDY", help="Where the study shall lie: is it there for every node?")
+        str | None, typer.Argument(metavar="STUDY", help="Study folder or URI; checked from every node.")
     ] = None,
     data: OptionalData = None,
     trials: Annotated[int, typer.Option(min=1, help="Trials planned.")] = 60,
@@ -40,8 +40,8 @@ def doctor(
 ) -> None:
     """Check machine or cluster, and estimate what the study will cost.
 
-    With --data, the directory is looked for on every node and a pilot fold of
-    each family is timed. Exit code 1 when a check failed.
+    With --data, the directory is looked for on every node. A slot is measured,
+    and a fold of each family estimated. Exit code 1 when a check failed.
 
     Example:
     $ biomass doctor runs/first --data csiro-biomass/ --trials 60
@@ -90,7 +90,7 @@ def search(
     ] = None,
     **typed: Any,
 ) -> None:
-    """Search for good models; the same command goes on with an unfinished study.
+    """Search for good models; run the same command again to resume a study.
 
     Ctrl-C, SIGTERM and SIGHUP stop it within 15 s (exit code 130, 143, 129).
     Options that are not given take the preset's value, or the default.
@@ -127,7 +127,7 @@ def search(
     )
     if ending.hours_over:
         waits = f", {ending.open} open ones wait" if ending.open else ""
-        print_line(f"The hours are over: {ending.ended} trials have ended{waits}; the same command goes on with more.")
+        print_line(f"The hours are over: {ending.ended} trials have ended{waits}; run the same command again for more.")
     print_line(f"{'' if ending.hours_over else 'Finished. '}Next: biomass leaderboard {study}")
 
 

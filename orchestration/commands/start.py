@@ -35,7 +35,7 @@ def demo(
     """The whole way on a generated pasture, in minutes.
 
     Data, search, leaderboard, ensemble, submission, its true score and a report.
-    The same command goes on where it was stopped.
+    If it was stopped, run the same command again to resume.
 
     Example:
     $ biomass demo

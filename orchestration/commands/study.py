@@ -25,7 +25,7 @@ from orchestration.commands.options import (
 
 
 def status(study: Study, as_json: Json = False) -> None:
-    """How a search stands, from its files alone.
+    """How a search stands, from its files; live counts from owner.json.
 
     Works from any terminal or machine that sees the study.
 
@@ -45,7 +45,7 @@ def status(study: Study, as_json: Json = False) -> None:
 def leaderboard(
     study: Study,
     top: Annotated[
-        int | None, typer.Option(min=0, help="Trials to show; 0 = all, as --json does without it.", show_default="20")
+        int | None, typer.Option(min=0, help="Trials to show; 0 = all (default with --json).", show_default="20")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -167,7 +167,7 @@ def replay(
 ) -> None:
     """What a pruning rule would have saved and cost.
 
-    On a study that was searched with --prune off.
+    Needs a study searched with --prune off.
 
     Example:
     $ biomass replay runs/first --prune strict

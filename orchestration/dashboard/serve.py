@@ -127,7 +127,7 @@ def _ill(health: str) -> str | None:
     try:
         urllib.request.build_opener(urllib.request.ProxyHandler({})).open(health, timeout=HEALTH_SECONDS).close()
     except OSError as error:
-        return f"TensorBoard does not answer any more ({error}); stop with Ctrl-C and give the same command again"
+        return f"TensorBoard does not answer any more ({error}); stop with Ctrl-C and run the same command again"
     return None
 
 

@@ -144,7 +144,7 @@ def _one_node(
             remedy = "put them there, or set BIOMASS_WEIGHTS"
             yield Finding("FAIL", f"weights on {name}", f"{backbone} {found}", remedy)
         if found.startswith("unusable"):
-            remedy = "put the file there again, and the same command goes on"
+            remedy = "put the file there again, then run the same command again"
             yield Finding("FAIL", f"weights on {name}", f"{backbone} {found}", remedy)
     yield from _node_cores(name, fact, has.get("CPU", 0.0))
     slots = slots_of([{"Alive": True, "Resources": has}], Slots(cpus=resources.cpus_per_fold, gpus=gpus))
@@ -233,7 +233,7 @@ def _ask(node: Mapping[str, Any], plan: Plan, resources: Resources, token: str) 
 def _cost(
     plan: Plan, resources: Resources, gpus: float, slots: int, facts: Mapping[str, NodeFacts]
 ) -> Iterator[Finding]:
-    """What the planned study costs, from a pilot that is timed on a slot: each family's first trial."""
+    """What the planned study costs: a fold of each family's first trial, estimated from a measured slot."""
     try:
         images = 0 if plan.data_dir is None else len(read_train(plan.data_dir))
     except DataError as error:
@@ -244,18 +244,18 @@ def _cost(
     for family, share in plan.shares.items():
         space = space_of(family, plan.backbones, scale)
         config = space.config(space.first_trials[0])
-        timed: Any = ray.remote(timed_pilot).options(num_cpus=resources.cpus_per_fold, num_gpus=gpus, max_retries=0)
+        estimate: Any = ray.remote(fold_cost).options(num_cpus=resources.cpus_per_fold, num_gpus=gpus, max_retries=0)
         try:
-            fold, features = ray.get(timed.remote(family, config, images, plan.folds), timeout=10 * ASK_SECONDS)
+            fold, features = ray.get(estimate.remote(family, config, images, plan.folds), timeout=10 * ASK_SECONDS)
         except RayError as error:
-            yield Finding("FAIL", f"pilot of {family}", innermost_cause(error), "see the text")
+            yield Finding("FAIL", f"fold of {family}", innermost_cause(error), "see the text")
             continue
         trials = plan.trials * share / sum(plan.shares.values())
         hours = (trials * plan.folds * fold + features) / 3600
         slot_hours += hours
         disk += sum(spec.gigabytes(images) for spec in registry.model(family).feature_specs(config))
         once = f", features once a node {features:.0f} s" if features else ""
-        yield Finding("ok", f"pilot of {family}", f"{fold:.1f} s a fold on a slot{once}")
+        yield Finding("ok", f"fold of {family}", f"{fold:.1f} s on a slot{once}")
     gpu_hours = f", {slot_hours * gpus:.2g} GPU-hours" if gpus else ""
     yield Finding(
         "ok",
@@ -271,8 +271,8 @@ def _cost(
             yield Finding("ok", f"disk of {name}", text)
 
 
-def timed_pilot(family: str, config: Config, images: int, folds: int) -> tuple[float, float]:
-    """Seconds of a fold and of its features, timed where this runs."""
+def fold_cost(family: str, config: Config, images: int, folds: int) -> tuple[float, float]:
+    """Seconds of a fold and of its features, counted from passes that are timed where this runs."""
     n_train = round(images * (1 - 1 / folds))
     model = registry.model(family)
     trained = [config.backbone] if getattr(config, "trained_blocks", 0) else []
@@ -296,6 +296,6 @@ def usable_backbones(
 
 
 def run_doctor(plan: Plan, resources: Resources, show: Callable[[Finding], None]) -> None:
-    """Show all findings, each as it comes, because a pilot takes its time."""
+    """Show all findings, each as it comes, because measuring takes its time."""
     for finding in examine(plan, resources):
         show(finding)

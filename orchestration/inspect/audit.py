@@ -58,7 +58,7 @@ class Audit:
     dropped: int = 0  # of these, folds whose model was deleted to keep --weights-gb
     restarts: int = 0  # folds begun again because a driver, worker or node was lost
     mixed: list[str] = field(default_factory=list)  # trials whose folds were not made alike, and in what they differ
-    unfinished: list[str] = field(default_factory=list)
+    unfinished: list[str] = field(default_factory=list)  # open trials; the name is that of the JSON
     found: list[Problem] = field(default_factory=list)
 
     @property
@@ -81,14 +81,14 @@ class Audit:
         lines += [f"note: {text}" for text in self.mixed]
         lines += [f"problem: {problem}" for problem in self.problems]
         if self.unfinished:
-            lines.append(f"unfinished: {', '.join(self.unfinished)}; the command of the search goes on with them")
+            lines.append(f"open: {', '.join(self.unfinished)}; run `biomass search` again to resume them")
         if self.clean:
             lines.append("audit passed")
         elif self.found:
             mended = any(problem.reopening is not None for problem in self.found)
             lines.append(f"audit found {len(self.found)} problems" + ("; see biomass repair STUDY" if mended else ""))
         else:
-            lines.append(f"audit found no problem, and {len(self.unfinished)} unfinished trials")
+            lines.append(f"audit found no problem, and {len(self.unfinished)} open trials")
         return "\n".join(lines)
 
 
@@ -113,7 +113,7 @@ def audit(ledger: Ledger) -> Audit:
         reason, times = reasons.most_common(1)[0]
         text = (
             f"no trial is complete, got {audit.trials[FAILED]} failed, most often ({times}) for: {reason}; mend it, "
-            "then give the command of the search with --retry-failed"
+            "then run `biomass search` again with --retry-failed"
         )
         audit.found.append(Problem(text))
     return audit

@@ -57,7 +57,7 @@ class Repair:
         lines = [*map(str, self.steps), *(f"left as it is: {problem}" for problem in self.left)]
         if not self.steps:
             return "\n".join([*lines, "nothing to repair"])
-        end = "the command of the search does it" if self.done else "nothing was changed, --yes reopens it"
+        end = "run `biomass search` again to compute them" if self.done else "nothing was changed, --yes reopens it"
         folds = "1 fold" if self.folds == 1 else f"{self.folds} folds"
         return "\n".join([*lines, f"{folds} to compute again; {end}"])
 

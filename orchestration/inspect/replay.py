@@ -1,7 +1,7 @@
 """`biomass replay`: what a pruning rule would have done to a finished study that was searched without one.
 
-The trials are taken in the order of their proposal, each judged against those before it that the rule let finish: what
-a search with one trial at a time would have done. Nothing is computed anew and nothing is written.
+The trials are taken in the order of their proposal, each compared with those before it that the rule would have kept:
+what a search with one trial at a time would have done. Nothing is computed anew and nothing is written.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ensembles.choice import rule_named
 from ensembles.members.library import library_from_arrays
 from ensembles.nests import nested
 from orchestration.search.incumbent import Incumbent
-from orchestration.search.pruning import RULES, PruneRule, spared
+from orchestration.search.pruning import RULES, PruneRule, exemption
 from orchestration.search.trial import fold_order
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger, LedgerError
@@ -44,7 +44,7 @@ class Replay:
     best_lost: float
     blend: float  # nested score of the default blend of all trials
     blend_lost: float
-    estimate_error: float | None  # mean |fold-corrected - true score| of the pruned trials
+    estimate_error: float | None  # mean |score expected over all folds - true score| of the pruned trials
     pruned: tuple[PrunedTrial, ...]
 
 
@@ -73,7 +73,7 @@ def replay(ledger: Ledger, rule_name: str, say: Callable[[str], None]) -> Replay
     seconds_saved, folds_saved, eligible, known_backbones = 0.0, 0, 0, set[str]()
     for record in complete:
         backbone = record.config["backbone"]
-        free = spared(record.number, backbone, known_backbones, record.trial_id)
+        free = exemption(record.number, backbone, known_backbones, record.trial_id)
         known_backbones.add(backbone)
         eligible += free is None
         done = run.take(record.trial_id, fold_order(record.number, folds), may_prune=free is None)

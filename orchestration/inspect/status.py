@@ -1,4 +1,4 @@
-"""`biomass status`: how a search stands, from the ledger alone; any terminal or machine that sees the study can ask."""
+"""`biomass status`: how a search stands, from the study's files: the ledger, and the driver's owner.json."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from orchestration.study.data import OPEN, StudyData
 from orchestration.study.ledger import Ledger
 from orchestration.study.lock import is_alive, read_owner, who
 from orchestration.study.records import COMPLETE, FAILED, PRUNED, REFUSED, SearchFacts
-from orchestration.study.torn import lost_files
 
 
 class Best(NamedTuple):
@@ -60,10 +59,10 @@ def status_of(ledger: Ledger) -> Status:
     owner = read_owner(ledger.storage)
     alive = owner is not None and is_alive(owner, ledger.storage)
     facts = owner.facts if owner is not None and alive else SearchFacts()
-    lost, done, begun = lost_files(ledger, results, data.folds), 0, 0
+    done, begun = 0, 0
     for trial in data.trials:
         if trial.result is not None:
-            done += trial.result.folds_done - len(lost.get(trial.trial_id, ()))
+            done += trial.result.folds_done - len(data.lost.get(trial.trial_id, ()))
             continue
         for fold in data.folds:
             if fold in data.fold_metrics(trial.trial_id):
@@ -80,7 +79,7 @@ def status_of(ledger: Ledger) -> Status:
     elif alive:
         driver = f"driven by {who(owner)}"
     else:
-        driver = f"no search is running; {who(owner)} was killed, the same command goes on"
+        driver = f"no search is running; {who(owner)} was killed; run the same command again to resume"
     blend, no_blend = blend_score(data)
     left_out = [f"trial {name} is left out of the blend: {reason}" for name, reason in data.unread.items()]
     return Status(

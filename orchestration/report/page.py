@@ -35,6 +35,7 @@ def page(context: ReportContext, sections: tuple[Section, ...]) -> str:
                 "header",
                 tag("p", f"Study {context.study.name}", class_="kicker"),
                 tag("h1", headline(context)),
+                *([] if context.exam is None else [tag("p", tag("strong", context.exam), class_="facts")]),
                 tag("p", facts_line(context), class_="facts"),
                 tag("p", run_line(context), class_="facts"),
                 *(tag("p", f"Note: {notice}", class_="aside") for notice in context.notices),

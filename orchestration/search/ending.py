@@ -39,10 +39,10 @@ def ending_of(proposer: Proposer, broken_off: str | None, before: Container[str]
     """
     if broken_off is not None:
         raise StudyError(f"{broken_off}. Every finished fold is kept")
-    if proposer.unfinished and not proposer.hours_over:
-        raise StudyError(f"{proposer.unfinished} trials stay open; the same command goes on with them")
+    if proposer.open and not proposer.hours_over:
+        raise StudyError(f"{proposer.open} trials stay open; run the same command again to resume them")
     require_a_success(proposer.ledger.results(), before)
-    return Ending(hours_over=proposer.hours_over, ended=proposer.finished, open=proposer.unfinished)
+    return Ending(hours_over=proposer.hours_over, ended=proposer.ended, open=proposer.open)
 
 
 def require_a_success(results: Mapping[str, TrialResult], before: Container[str]) -> None:
@@ -56,5 +56,5 @@ def require_a_success(results: Mapping[str, TrialResult], before: Container[str]
     reason, times = Counter(failed).most_common(1)[0]
     raise StudyError(
         f"a search must complete a trial, got {len(failed)} failed, most often ({times}) for: {reason}. Mend it, then "
-        "give the same command with --retry-failed"
+        "run the same command with --retry-failed"
     )

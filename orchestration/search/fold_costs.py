@@ -30,23 +30,23 @@ class FoldCosts:
         self.unknown: str | None = None  # why nothing can be estimated
 
     @property
-    def question(self) -> MeasureJob | None:
-        """What a slot must be asked before any fold runs on it, where it was not measured here."""
+    def measure_job(self) -> MeasureJob | None:
+        """The job that measures a slot before any fold runs on it; None where the speed is known."""
         return None if self._speed is not None else MeasureJob(backbones=self._backbones)
 
-    def wait_for(self, poll: Callable[[], Outcome | None]) -> None:
-        """Take the answer of a slot when it is there. poll: the outcome of `question`, None until it is known."""
+    def set_poll(self, poll: Callable[[], Outcome | None]) -> None:
+        """Take the outcome of `measure_job` when it is there. poll() -> the outcome, or None until it is known."""
         self._poll = poll
 
     @property
-    def are_known(self) -> bool:
+    def is_ready(self) -> bool:
         """Whether an estimate can be given at once. Raises BlockedError where the pool has no slot to measure."""
         if self._speed is not None or self.unknown is not None:
             return True
         if self._poll is None or (outcome := self._poll()) is None:
             return False
         if outcome.status == "blocked":
-            raise BlockedError(f"{outcome.reason}, then give the same command again")
+            raise BlockedError(f"{outcome.reason}, then run the same command again")
         if outcome.speed is None:
             self.unknown = outcome.reason or "the search is being stopped"
         self._speed = outcome.speed

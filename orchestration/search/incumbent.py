@@ -16,8 +16,9 @@ from biomass_models.targets import TARGETS, FloatArray, IntArray, project_cohere
 from ensembles.gram import error_gram
 from ensembles.nests import nested
 from ensembles.rules import TopMean
-from orchestration.search.pruning import REFERENCES, PruneRule, References, decide
+from orchestration.search.pruning import COMPARED, Compared, PruneRule, decide
 from orchestration.study.data import StudyData
+from orchestration.study.ledger import LedgerError
 from orchestration.study.records import COMPLETE, Decision, TrialResult
 
 BEST = 5
@@ -31,7 +32,8 @@ class Incumbent:
         self.data = data
         self._results: dict[str, TrialResult] = {}
         self._blend: tuple[int, float | None] = (0, None)  # complete trials it was computed from, score
-        self._references: tuple[tuple[str, ...], References] | None = None  # ended trials they were chosen from
+        self._exempt: dict[str, bool] = {}  # by trial id: whether it could not be pruned
+        self._compared: tuple[tuple[str, ...], Compared] | None = None  # readable trials they were chosen from
 
     def refresh(self) -> None:
         """Take in the results that are new."""
@@ -94,13 +96,13 @@ class Incumbent:
         self, rule: PruneRule, pred_nT: FloatArray, row_n: IntArray, *, after_fold: int, folds_done: int
     ) -> Decision | None:
         """As `decide`, with what has been taken in; pred_nT: of the rows row_n of the quadrats table."""
-        references = self.references()
-        if references is None:
+        compared = self.compared()
+        if compared is None:
             return None
         return decide(
             rule,
             pred_nT,
-            references,
+            compared,
             self.data.truth_NT,
             self.data.quadrats["group"].to_numpy(),
             row_n,
@@ -109,17 +111,17 @@ class Incumbent:
             folds=len(self.data.folds),
         )
 
-    def references(self) -> References | None:
+    def compared(self) -> Compared | None:
         """What a trial is compared with; None while no trial is complete."""
-        best = self.best(REFERENCES)
+        best = self.best(COMPARED)
         if not best:
             return None
-        ended = tuple(self._results)
-        if self._references is None or self._references[0] != ended:
-            exempt = [name for name in self.complete if self.data.by_id[name].record.spared and name not in best]
-            self._references = (
+        ended = tuple(self.complete)
+        if self._compared is None or self._compared[0] != ended:
+            exempt = [name for name in self.complete if name not in best and self._is_exempt(name)]
+            self._compared = (
                 ended,
-                References(
+                Compared(
                     names=tuple(best),
                     loss_N=np.mean(self._losses(best), axis=0),
                     score=float(np.mean([self._results[name].score or 0.0 for name in best])),
@@ -127,7 +129,16 @@ class Incumbent:
                     exempt_MN=self._losses(exempt),
                 ),
             )
-        return self._references[1]
+        return self._compared[1]
+
+    def _is_exempt(self, trial_id: str) -> bool:
+        """Whether a trial could not be pruned; not asked of `data`, whose list of trials is that of one moment."""
+        if trial_id not in self._exempt:
+            try:
+                self._exempt[trial_id] = self.data.ledger.trial(trial_id).spared is not None
+            except LedgerError:  # its record is torn
+                self._exempt[trial_id] = False
+        return self._exempt[trial_id]
 
     def _losses(self, trial_ids: Sequence[str]) -> FloatArray:
         """Squared errors of trials, [M, N]."""

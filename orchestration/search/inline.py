@@ -43,7 +43,7 @@ def search_inline(
     cannot go on; what interrupts it passes through, and finished folds are kept.
     """
     before = frozenset(ledger.results())
-    say(f"1 slot, in this process; {proposer.finished} trials are finished already")
+    say(f"1 slot, in this process; {proposer.ended} trials have ended already")
     incumbent = Incumbent(StudyData(ledger))
     room = None if resources.weights_gb is None else ModelRoom(ledger, resources.weights_gb, say)
     broken_off: str | None = None
@@ -63,7 +63,7 @@ def search_inline(
                 except Exception as error:  # the boundary of a trial, as a coordinator is on Ray
                     result = ledger.write_failure(name, f"coordinator: {type(error).__name__}: {error}")
                 if result is not None:
-                    proposer.tell(name, result)
+                    proposer.record_result(name, result)
                 view.show()
                 broken_off = failing_alike(proposer)
                 if heartbeat.lost_to:
@@ -82,8 +82,8 @@ class _View:
         self._view.refresh()
         self._facts = self._view.completed(self._facts, self._heartbeat.since)
         self._heartbeat.publish(self._facts)
-        notes = self._view.notes(self._facts, live=int(self._facts.running > 0))
-        self._update(self._proposer.finished, self._proposer.max_trials, notes, self._facts.seconds_left)
+        notes = self._view.notes(self._facts, running=int(self._facts.running > 0))
+        self._update(self._proposer.ended, self._proposer.max_trials, notes, self._facts.seconds_left)
 
     def jobs(self, left: int, *, done: bool = False) -> None:
         """left: jobs that have not ended, of which the first one runs now; done: whether another one is done."""

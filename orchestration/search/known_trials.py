@@ -38,8 +38,8 @@ class KnownTrials:
         if len(self._first_ends) < ALIKE_FAILURES:
             self._first_ends.append(_kind_of(result.reason or "") if result.status == FAILED else None)
 
-    def known_as(self, record: TrialRecord) -> str | None:
-        """The id under which the same is in the ledger already: of this version's scheme or of an earlier one's."""
+    def existing_id(self, record: TrialRecord) -> str | None:
+        """The id of the same trial in the ledger, by this version's scheme or an earlier one's; None if new."""
         return self._by_content.get(content_key(record.family, record.config, record.weights))
 
     @property
@@ -61,8 +61,8 @@ class KnownTrials:
         """How many were proposed."""
         return sum(record.family == family for record in self._records.values())
 
-    def under_way(self, family: str) -> dict[str, Params]:
-        """Points of the trials that were proposed and have not ended, but for those that are set aside."""
+    def pending(self, family: str) -> dict[str, Params]:
+        """Points of a family's open trials, but for those that are set aside: what an engine sees as pending."""
         aside = {record.trial_id for record in self.set_aside}
         return {
             name: record.params
@@ -71,14 +71,15 @@ class KnownTrials:
         }
 
     @property
-    def finished(self) -> int:
+    def ended(self) -> int:
+        """Trials that are complete, pruned or failed; refused ones take no place and are not counted."""
         return len(self._results) - len(self._refused)
 
     @property
-    def unfinished(self) -> int:
+    def open(self) -> int:
         """Trials that were proposed here and have not ended; those that are set aside are not counted."""
         aside = sum(record.trial_id in self._records for record in self.set_aside)
-        return len(self._records) - self.finished - aside
+        return len(self._records) - self.ended - aside
 
     def ended_since(self, moment: float) -> list[float]:
         """When the trials ended that have ended since, in seconds since 1970."""

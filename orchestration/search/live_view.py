@@ -21,15 +21,15 @@ class LiveView:
     def __init__(self, proposer: Proposer, incumbent: Incumbent, say: Say, room: ModelRoom | None = None) -> None:
         """room: keeps the study's models within a limit; None where there is none."""
         self._proposer, self._incumbent, self._say, self._room = proposer, incumbent, say, room
-        self._finished = -1
+        self._ended = -1
         self._blend: float | None = None
         self._named: set[str] = set()  # torn trials that were said
 
     def refresh(self) -> None:
         """Look at the blend, and at the room for models, again when a trial has ended."""
-        if self._proposer.finished == self._finished:
+        if self._proposer.ended == self._ended:
             return
-        self._finished = self._proposer.finished
+        self._ended = self._proposer.ended
         with contextlib.suppress(ValueError, OSError):
             self._incumbent.refresh()
             self._blend = self._incumbent.blend_score()
@@ -38,7 +38,7 @@ class LiveView:
                 self._say(f"note: trial {name} is compared with no more: {self._incumbent.torn[name]}")
         if self._room is not None:
             with contextlib.suppress(LedgerError, OSError):  # a store that does not answer: again with the next trial
-                self._room.make(self._incumbent)
+                self._room.drop_over_limit(self._incumbent)
 
     def completed(self, facts: SearchFacts, since: float) -> SearchFacts:
         """Counts of a pool, with how far the search is and the time that is left. since: when the search began."""
@@ -52,10 +52,10 @@ class LiveView:
             looked_at=now,
         )
 
-    def notes(self, facts: SearchFacts | None, live: int) -> list[str]:
+    def notes(self, facts: SearchFacts | None, running: int) -> list[str]:
         """What is known beside count and time, the most important first: a narrow terminal shows the first ones.
 
-        live: trials under way.
+        running: trials whose folds are in work.
         """
         best, failed, pruned = (self._proposer.best_score, *map(self._proposer.count, (FAILED, PRUNED)))
         notes = [f"best {best:.3f}"] if best is not None else []
@@ -68,5 +68,5 @@ class LiveView:
         notes += [f"{pruned} {PRUNED}"] if pruned else []
         if facts is not None:
             notes += [f"busy {100 * facts.busy:.0f} %"] if facts.busy is not None else []
-            notes.append(f"live {live}")
+            notes.append(f"{running} running")
         return notes

@@ -29,7 +29,7 @@ class Held(NamedTuple):
 def trials_to_drop(held: Iterable[Held], open_bytes: int, limit: int, members: Container[str]) -> list[str]:
     """Trials whose models go, in that order; as few as bring the sum down to the limit in bytes.
 
-    open_bytes: of trials that are under way, which keep theirs; members: trials that a blend uses.
+    open_bytes: of open trials, which keep theirs; members: trials that a blend uses.
     """
     worst_first = sorted(held, key=lambda one: (*one.rank, one.trial_id))
     total = open_bytes + sum(one.size for one in worst_first)
@@ -54,13 +54,13 @@ class ModelRoom:
         self._sizes: dict[str, dict[int, int]] = {}  # of ended trials: bytes by fold that has its model
         self._short = False  # whether it was said that the limit cannot be met
 
-    def make(self, incumbent: Incumbent) -> None:
+    def drop_over_limit(self, incumbent: Incumbent) -> None:
         """Delete models until the limit is met; incumbent: refreshed."""
         results = incumbent.results
         for name in results.keys() - self._sizes.keys():
             self._sizes[name] = self._models(name)
-        running = [name for name in self._ledger.storage.children(layout.TRIALS) if name not in results]
-        open_bytes = sum(sum(self._models(name).values()) for name in running)
+        open_ones = [name for name in self._ledger.storage.children(layout.TRIALS) if name not in results]
+        open_bytes = sum(sum(self._models(name).values()) for name in open_ones)
         held = [Held(name, sum(self._sizes[name].values()), _rank(result)) for name, result in results.items()]
         members = {*incumbent.best(BEST), *self._blended()}
         for name in trials_to_drop(held, open_bytes, self._limit, members):
@@ -70,7 +70,7 @@ class ModelRoom:
         left = open_bytes + sum(sum(sizes.values()) for sizes in self._sizes.values())
         if left > self._limit and not self._short:
             self._say(
-                f"note: the models of the best trial and of those under way take {left / GB:.3g} GB, more than "
+                f"note: the models of the best trial and of open ones take {left / GB:.3g} GB, more than "
                 f"{self._why}; raise it"
             )
         self._short = left > self._limit

@@ -52,7 +52,8 @@ class StudyOptions:
         default="auto", metadata=option("Ranges: auto, smoke, demo, cpu, gpu.", WHAT, completion="scales")
     )
     engine: str = field(
-        default=engines.DEFAULT, metadata=option("What proposes: tpe, gp, random.", WHAT, completion="engines")
+        default=engines.DEFAULT,
+        metadata=option(f"Sampler: {', '.join(engines.BUILT_IN)}, or an installed one.", WHAT, completion="engines"),
     )
     seed: int = field(default=0, metadata=option("Of folds and proposals.", WHAT, minimum=0))
     folds: int = field(default=5, metadata=option("Number of folds.", FOLDS, minimum=2))
@@ -61,10 +62,12 @@ class StudyOptions:
     )
     exam: float = field(
         default=0.0,
-        metadata=option("Keep this share of the dates out of everything, for `biomass exam`.", FOLDS, minimum=0.0),
+        metadata=option(
+            "Share of the images, by whole dates (0 to 0.5), kept out for biomass exam.", FOLDS, minimum=0.0
+        ),
     )
     fold_file: Path | None = field(  # the scheme is then `file`
-        default=None, metadata=option("Own folds: a CSV image_id,fold.", FOLDS)
+        default=None, metadata=option("Your folds: CSV image_id,fold from 0 (-1: exam).", FOLDS)
     )
 
 
@@ -74,14 +77,15 @@ class Budget:
 
     trials: int | None = field(default=None, metadata=option("Trials of the whole study.", BUDGET, minimum=1))
     hours: float | None = field(
-        default=None, metadata=option("Start no trial after this time.", BUDGET, unit="h", minimum=0.0)
+        default=None, metadata=option("Start no trial after so many hours.", BUDGET, unit="h", minimum=0.0)
     )
     prune: str = field(
         default="default",
         metadata=option("Stop hopeless trials after a fold: off, default, strict.", BUDGET, completion="prune_rules"),
     )
     max_fold_seconds: float = field(
-        default=1800.0, metadata=option("Refuse more expensive folds, by estimate.", BUDGET, unit="s", minimum=1)
+        default=1800.0,
+        metadata=option("Refuse trials whose folds are estimated to take longer.", BUDGET, unit="s", minimum=1),
     )
     retry_failed: bool = field(
         default=False,
@@ -176,7 +180,7 @@ def smoke() -> Preset:
     Command:  biomass demo --preset smoke
               biomass search STUDY --data DIR --preset smoke
     Cost:     under a minute on 2 CPU cores for the demo's 24 images (measured).
-    Expect:   six trials of all three families; their scores mean nothing.
+    Expect:   six trials, two of each family named here; scores mean nothing.
     """
     return Preset(
         study=StudyOptions(
@@ -197,7 +201,7 @@ def cpu_overnight() -> Preset:
     Command:  biomass search STUDY --data DIR --preset cpu_overnight
     Cost:     9 hours at most. On two busy cores `biomass doctor` said 6 hours
               for 600 trials on 357 images and one small backbone
-              (tf_efficientnet_lite0), from timed pilots: 0.2 s a fold of a
+              (tf_efficientnet_lite0), from timed folds: 0.2 s a fold of a
               probe, 1 s of a baseline, 41 s of a distilled one; features once,
               10 to 200 s each. Large backbones cost more.
     Expect:   hundreds of trials. On the competition's photographs: not measured
@@ -252,7 +256,7 @@ def cluster_8gpu() -> Preset:
                   python -m orchestration search /shared/STUDY
                   --data /shared/DIR --preset cluster_8gpu
     Cost:     192 GPU-hours at most. Not measured here; `biomass doctor --scale
-              gpu --trials 500` times a pilot and says what it will be.
+              gpu --trials 500` measures a slot and estimates it.
     Expect:   not measured here. Nodes may come and go (docs/cluster.md).
     """
     return Preset(

@@ -2,7 +2,7 @@
 
 The ledger is the truth. On start an engine observes every ended trial of the ledger, and what was proposed but has not
 ended is proposed again under its old id, with the folds that it already has. A proposal depends on the ledger and the
-study's seed alone: a search that was killed goes on with what it would have proposed.
+study's seed alone: a search that was killed and resumed proposes what it would have proposed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from biomass_models.families.configs import config_to_params
 from orchestration.search.engines.base import Observation
 from orchestration.search.engines.registry import DEFAULT, RANDOM, new_engine
 from orchestration.search.known_trials import KnownTrials
-from orchestration.search.pruning import spared
+from orchestration.search.pruning import exemption
 from orchestration.study.ids import make_trial_id
 from orchestration.study.ledger import Ledger
 from orchestration.study.records import REFUSED, Params, TrialRecord, TrialResult
@@ -77,7 +77,7 @@ class Proposer(KnownTrials):
     def missing(self) -> int:
         """Trials that this search still has to bring to an end; what it proposes without a limit is not counted."""
         new = 0 if self.max_trials is None else self.max_trials - self.places
-        return self.unfinished + max(0, new)
+        return self.open + max(0, new)
 
     @property
     def nothing_left(self) -> str | None:
@@ -89,7 +89,7 @@ class Proposer(KnownTrials):
     @property
     def waits(self) -> bool:
         """Whether the next proposal must wait until a slot was measured. Raises BlockedError where none can be."""
-        return not self._resumed and self.costs is not None and not self.costs.are_known
+        return not self._resumed and self.costs is not None and not self.costs.is_ready
 
     def propose(self) -> TrialRecord | None:
         """The next trial, written to the ledger; None when the budget is spent or every space is exhausted.
@@ -117,8 +117,8 @@ class Proposer(KnownTrials):
             return record
         return None
 
-    def tell(self, trial_id: str, result: TrialResult) -> None:
-        """Learn a trial's result: its score (larger is better), a pruned one's estimate, or that it failed."""
+    def record_result(self, trial_id: str, result: TrialResult) -> None:
+        """Note and observe how a trial ended: its score (larger is better), a pruned one's estimate, or a failure."""
         self.end(trial_id, result)
         self._observe(self._records[trial_id])
 
@@ -158,7 +158,7 @@ class Proposer(KnownTrials):
         """The next of the settings that a family starts from."""
         for params in self.spaces[family].first_trials:
             record = self._record(family, dict(params), "first trial")
-            if record is not None and self.known_as(record) is None and not self._is_refused(record):
+            if record is not None and self.existing_id(record) is None and not self._is_refused(record):
                 return record
         return None
 
@@ -171,7 +171,7 @@ class Proposer(KnownTrials):
             record = self._unknown_at_random(family) if stuck else self._proposal(family, self._engine, repeated)
             if record is None:
                 break
-            drawn, known = drawn + 1, self.known_as(record)
+            drawn, known = drawn + 1, self.existing_id(record)
             if known is not None:
                 refused += known in self._refused
                 repeated.append(record.params)
@@ -191,19 +191,19 @@ class Proposer(KnownTrials):
     def _unknown_at_random(self, family: str) -> TrialRecord | None:
         """A new point of random search; None where the space counts as exhausted."""
         records = (self._proposal(family, RANDOM, (), turn) for turn in range(RANDOM_REPEATS))
-        return next((record for record in records if record is not None and self.known_as(record) is None), None)
+        return next((record for record in records if record is not None and self.existing_id(record) is None), None)
 
     def _proposal(
         self, family: str, engine: str, repeated: Sequence[Params], turn: int | None = None
     ) -> TrialRecord | None:
         """What an engine proposes with a backbone whose weights are here; None where it has no more.
 
-        repeated: known points that it has proposed. They are pending beside the trials under way, so that it looks
+        repeated: known points that it has proposed. They are pending beside the open trials, so that it looks
         elsewhere. turn: which of the proposals from one state of the ledger this is.
         """
         address = (self._seed, engine, family, self.next_number, len(repeated) if turn is None else turn)
         seed, here = derive_seed("proposal", *address), self._backbones_here(family)
-        pending = self.under_way(family) | {f"drawn {place}": params for place, params in enumerate(repeated)}
+        pending = self.pending(family) | {f"drawn {place}": params for place, params in enumerate(repeated)}
         params = self._asked(family, engine, pending, seed)
         if params is not None and here and self.spaces[family].config(params).backbone not in self._weights:
             fixed = {"backbone": here[derive_seed("backbone", *address) % len(here)]}
@@ -264,5 +264,5 @@ class Proposer(KnownTrials):
             seed=self._seed,
             why=why,
             proposed_at=time.time(),
-            spared=spared(self.next_number, config["backbone"], self.backbones, trial_id),
+            spared=exemption(self.next_number, config["backbone"], self.backbones, trial_id),
         )

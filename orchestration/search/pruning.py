@@ -1,12 +1,13 @@
 """The pruning decision: is a trial worth its remaining folds? Pure functions of predictions; no files, no Ray.
 
 n images of the folds that the trial has finished, N images of the study, T = 5 targets, G groups (dates) among the n.
-trial_nT, ensemble_nT   out-of-fold predictions of the same images, grams      truth_nT   measured masses
-loss_n                  weighted squared error of one image, g^2: what the metric sums up
-reference_n             mean of the three best complete trials' losses: the best one alone is lucky on these rows
+trial_nT                out-of-fold predictions of those images, grams      truth_NT   measured masses
+compared.ensemble_NT    the same of the incumbent ensemble, of all images
+compared.loss_N         mean of the three best complete trials' losses: the best one alone is lucky on these rows
+loss                    weighted squared error of one image, g^2: what the metric sums up
 
 A rule that asks only "can it still become the best?" starves the later ensemble. A trial is therefore pruned when it
-is BOTH clearly worse than the references, by a paired one-sided t-test on the mean loss difference of each group
+is BOTH clearly worse than the compared trials, by a paired one-sided t-test on the mean loss difference of each group
 (images of one day share their errors, so the group is the unit: G - 1 degrees of freedom), AND of no use to the
 current ensemble, because even the best convex mixture with it hardly gains on the rows that are there.
 The test looks after each of K - 1 folds, and at the best of many: alpha is divided by LOOKS (K - 1).
@@ -35,14 +36,16 @@ from biomass_models.targets import (
 from orchestration.study.records import Decision
 from orchestration.study.seeds import derive_seed
 
-NEVER_FIRST = 10  # trials of a study that are never pruned: there is nothing sound yet to compare with
-SURVIVORS = 0.05  # share of the others that are spared by lot, so that the rule's own errors can be seen
+NEVER_FIRST = 10  # the first trials, never pruned: there is nothing sound yet to compare with
+SURVIVORS = 0.05  # share of the others that are exempt by lot, so that the rule's own errors can be seen
 
 
-LOOKS = 2.0  # for the choice of the references among all: without it 1.4 % of equal trials were pruned at alpha = 1 %
-REFERENCES = 3  # complete trials that are compared with
+LOOKS = (
+    2.0  # for the choice of the compared trials among all: without it 1.4 % of equal trials were pruned at alpha = 1 %
+)
+COMPARED = 3  # complete trials that are compared with
 ENOUGH = 10  # complete exempt trials from which a slope is learned
-# Share of the rows that are there -> slope of full on partial loss differences where too few trials can say (SPEC 7).
+# Share of the rows that are there -> slope of full on partial loss differences where too few trials can say.
 SLOPES = ((0.0, 0.2, 0.4, 0.6, 0.8, 1.0), (0.0, 0.25, 0.46, 0.65, 0.83, 1.0))
 
 
@@ -51,7 +54,7 @@ class PruneRule:
     """Limits of the two conditions; a trial is pruned when both its numbers lie below."""
 
     name: str
-    alpha: float  # share of trials as good as the references that may be pruned, over all looks
+    alpha: float  # share of trials as good as the compared ones that may be pruned, over all looks
     gain_below: float  # relative fall of the ensemble's loss through the best convex mixture
 
     def p_below(self, folds: int) -> float:
@@ -68,20 +71,20 @@ RULES: dict[str, PruneRule | None] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class References:
-    """What a trial is compared with."""
+class Compared:
+    """The trials that a trial is compared with to be pruned, and the incumbent ensemble."""
 
     names: tuple[str, ...]  # trial ids, best first
     loss_N: FloatArray  # mean of their losses, g^2
     score: float  # mean of their scores, which is that of loss_N
     ensemble_NT: FloatArray  # of the moment, grams
-    exempt_MN: FloatArray  # losses of complete trials that could not be pruned, without the references
+    exempt_MN: FloatArray  # losses of complete trials that could not be pruned, without the compared ones
 
 
 def decide(
     rule: PruneRule,
     trial_nT: ArrayLike,
-    references: References,
+    compared: Compared,
     truth_NT: FloatArray,
     group_N: ArrayLike,
     row_n: IntArray,
@@ -99,11 +102,11 @@ def decide(
         raise ValueError(
             f"a pruning decision needs the same rows of trial and truth, got shapes {trial.shape}, {truth.shape}"
         )
-    difference_n = squared_error(truth, trial) - references.loss_N[row_n]
+    difference_n = squared_error(truth, trial) - compared.loss_N[row_n]
     p, groups = paired_p(difference_n, np.asarray(group_N)[row_n])
-    gain = convex_gain(truth - references.ensemble_NT[row_n], truth - project_coherent(trial))
+    gain = convex_gain(truth - compared.ensemble_NT[row_n], truth - project_coherent(trial))
     expected = expected_difference(
-        float(difference_n.mean()), references.exempt_MN - references.loss_N, row_n, folds_done / folds
+        float(difference_n.mean()), compared.exempt_MN - compared.loss_N, row_n, folds_done / folds
     )
     return Decision(
         rule=rule.name,
@@ -111,12 +114,12 @@ def decide(
         after_fold=after_fold,
         folds_done=folds_done,
         folds=folds,
-        against=references.names[0],
-        references=references.names,
+        against=compared.names[0],
+        compared=compared.names,
         p=p,
         groups=groups,
         gain=gain,
-        estimate=references.score - expected * len(truth_NT) / weighted_sst(truth_NT),
+        estimate=compared.score - expected * len(truth_NT) / weighted_sst(truth_NT),
     )
 
 
@@ -167,8 +170,8 @@ def convex_gain(ensemble_residual_nT: FloatArray, residual_nT: FloatArray) -> fl
     return max(0.0, -(2 * weight * cross + weight**2 * length) / own)
 
 
-def spared(number: int, backbone: str, known_backbones: Collection[str], trial_id: str) -> str | None:
-    """Why a trial is never pruned, or None when it may be.
+def exemption(number: int, backbone: str, known_backbones: Collection[str], trial_id: str) -> str | None:
+    """Why a trial is exempt from pruning, or None.
 
     number: order of proposal in the study; known_backbones: of the trials proposed before it.
     """
@@ -177,5 +180,5 @@ def spared(number: int, backbone: str, known_backbones: Collection[str], trial_i
     if backbone not in known_backbones:
         return "first of its backbone"
     if derive_seed("survivor", trial_id) % 1000 < 1000 * SURVIVORS:
-        return "spared by lot"
+        return "exempt by lot"
     return None

@@ -75,7 +75,7 @@ def start_search(
 ) -> Ending:
     """`run_search` as a command asks for it, with the backbones whose weights are here and the scale of the machine.
 
-    A study that is there goes on with what it was made with; only what was typed is compared (study.require_typed).
+    A study that is there goes on with what it was made with; only what was typed is compared (opening.require_typed).
     """
     ledger = Ledger(Storage(study))
     if ledger.find_study() is None:
@@ -147,11 +147,11 @@ def run_search(
     spaces: dict[str, SearchSpace] | None = None,
     data_checked: bool = False,
 ) -> Ending:
-    """Search until the study holds max_trials or the hours are over; returns which.
+    """Search until the study holds max_trials or the hours are over; returns the Ending.
 
     fingerprints: of the weights that are here, by backbone. spaces: by family, where a new study shall have other
     ranges than the scale's (comparisons of configurations). Everything that can be checked is checked before Ray
-    starts. The same call goes on with an unfinished study. prune: a name of pruning.RULES; retry_failed: failed trials
+    starts. The same call again resumes the study. prune: a name of pruning.RULES; retry_failed: failed trials
     are taken up again, with the folds that they have. made_with: see open_study. data_checked: preflight.check_data has
     just read the data.
     """

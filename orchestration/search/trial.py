@@ -22,7 +22,7 @@ from orchestration.study.ledger import Ledger, LedgerError, folds_of
 from orchestration.study.mixed import mixed_facts
 from orchestration.study.records import COMPLETE, FAILED, PRUNED, Decision, FoldMetrics, TrialRecord, TrialResult
 from orchestration.workers.jobs import FoldJob, Outcome
-from orchestration.workers.pool import PILOT, UNDER_WAY, Pool, Priority
+from orchestration.workers.pool import PILOT, RUNNING, Pool, Priority
 
 
 class BlockedError(UserError):
@@ -53,7 +53,7 @@ def run_trial(
 ) -> TrialResult | None:
     """Bring a trial to its end and return its result, or None when it was stopped before its end.
 
-    Folds that are in the ledger are not computed again. The score is that of the pooled OOF rows (SPEC 2).
+    Folds that are in the ledger are not computed again. The score is that of the pooled OOF rows.
     rule: how to prune, None for not at all; incumbent: what it compares with (one that outlives the trial reads less).
     together: train the folds as one batched problem where the family can; pruning then has nothing left to save.
     Raises BlockedError.
@@ -103,7 +103,7 @@ class _Trial:
     def run(self) -> TrialResult | None:
         self._find()
         if self._together:
-            self._work(self._missing[:1], UNDER_WAY if self._metrics else PILOT)
+            self._work(self._missing[:1], RUNNING if self._metrics else PILOT)
             self._find()  # the others came with it
         elif self._metrics:
             self._decide(list(self._metrics)[-1])
@@ -113,7 +113,7 @@ class _Trial:
             # the rest of a trial that is not up for pruning queues with the pilots: nothing waits for its first fold
             started = self._metrics or self._rule is not None
             promise = -self._decisions[-1].estimate if self._decisions else 0.0
-            self._work(self._missing, (UNDER_WAY[0], promise) if started else PILOT)
+            self._work(self._missing, (RUNNING[0], promise) if started else PILOT)
         return self._close()
 
     def _find(self) -> None:
@@ -144,7 +144,7 @@ class _Trial:
                 self._reason = f"fold {fold}: {outcome.reason}"
                 self._pool.drop(self._attempt)
             case "blocked":
-                raise BlockedError(f"{outcome.reason}, then give the same command again")
+                raise BlockedError(f"{outcome.reason}, then run the same command again")
             case "stopped":
                 self._stopped = self._stopped or not (self._pruned or self._reason)
 

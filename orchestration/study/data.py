@@ -22,7 +22,7 @@ from orchestration.study.ledger import Ledger, LedgerError, folds_of
 from orchestration.study.mixed import mixed_text
 from orchestration.study.records import COMPLETE, FoldMetrics, StudyRecord, TrialRecord, TrialResult
 from orchestration.study.settings import StudySettings
-from orchestration.study.torn import torn_notices
+from orchestration.study.torn import lost_files, torn_notices
 
 COLOUR_RIDGE = "colour ridge"
 NEED_METADATA = frozenset({"metadata trees"})  # references that learn from what a test set does not have
@@ -47,7 +47,7 @@ class Trial:
 
     @property
     def status(self) -> str:
-        """complete, pruned, failed or open."""
+        """complete, pruned, failed, refused or open."""
         return OPEN if self.result is None else self.result.status
 
     @property
@@ -57,7 +57,7 @@ class Trial:
 
     @property
     def reported_value(self) -> float | None:
-        """What the search learned of it: the score, or the fold-corrected estimate of a pruned trial."""
+        """What the search learned of it: the score, or that of a pruned trial that is expected over all folds."""
         return None if self.result is None else self.result.reported_value
 
     @property
@@ -176,10 +176,15 @@ class StudyData:
         return sorted({trial.family for trial in self.trials})
 
     @cached_property
+    def lost(self) -> Mapping[str, Mapping[int, str]]:
+        """Files that folds of complete and pruned trials have lost: by trial and fold."""
+        return lost_files(self.ledger, self.results, self.folds)
+
+    @cached_property
     def torn(self) -> tuple[str, ...]:
         """Trials that have lost files, a line each with what to do."""
         records = [trial.record for trial in self.trials]
-        return tuple(torn_notices(self.ledger, records, self.results, self.folds))
+        return tuple(torn_notices(self.ledger, records, self.results, self.lost))
 
     @property
     def notices(self) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 study.json, quadrats.parquet, photographs.parquet, references.parquet
 exam.parquet                                 quadrats that nothing learns from, where --exam kept some
-exams/<ensemble>-<card>.json                 what the exam said of a blend, and when it was asked
+exams/<ensemble>-<card>.json                 what a blend scored on the exam, and when it was looked at
 owner.json                                   who drives the study now (lock.py); .lock beside it on a local path
 trials/<id>/trial.json                       what was proposed
 trials/<id>/fold-<k>/start-<when>-<pid>.json each time that the fold began

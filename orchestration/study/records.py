@@ -121,17 +121,17 @@ class Decision(Part):
     prune: bool
     after_fold: int  # index of the fold that had just finished
     folds_done: int
-    against: str  # trial id of the best reference
-    p: float  # chance of such a disadvantage if the trial were as good as the references
+    against: str  # trial id of the best compared one
+    p: float  # chance of such a disadvantage if the trial were as good as the compared ones
     groups: int  # that the test compared
     gain: float  # relative fall of the ensemble's loss, 0 .. 1
     estimate: float  # score over all folds that is expected from those that are done
     folds: int | None = None  # of the study; not recorded by 0.1.0
-    references: tuple[str, ...] = ()  # trial ids that were compared with; empty: `against` alone
+    compared: tuple[str, ...] = ()  # trial ids of the compared trials; empty: `against` alone
 
     def __str__(self) -> str:
         verdict, of = "pruned" if self.prune else "kept", "" if self.folds is None else f" of {self.folds}"
-        against = ", ".join(name[:4] for name in self.references or (self.against,))
+        against = ", ".join(name[:4] for name in self.compared or (self.against,))
         return (
             f"{verdict} after {self.folds_done}{of} folds: p = {self.p:.2g} against {against}, "
             f"blend gain {100 * self.gain:.2f} %"
@@ -144,7 +144,7 @@ class TrialResult(Record):
 
     status: str  # complete | pruned | failed | refused (at its proposal, for what a fold would cost)
     score: float | None = None  # of a complete trial: its pooled out-of-fold rows
-    estimate: float | None = None  # of a pruned one: fold-corrected
+    estimate: float | None = None  # of a pruned one: expected over all folds
     reason: str | None = None  # of one that is not complete
     fold_scores: tuple[float | None, ...] = ()  # of a complete one, by fold; None for a fold without spread
     teacher_score: float | None = None  # mean over folds
@@ -163,7 +163,7 @@ class TrialResult(Record):
 
     @property
     def reported_value(self) -> float | None:
-        """What the search learns: the score, the fold-corrected one of a pruned trial, None for a failure."""
+        """What the search learns: the score, the one expected over all folds of a pruned trial, None for a failure."""
         return self.estimate if self.status == PRUNED else self.score
 
     def why(self, folds: int) -> str:
@@ -286,7 +286,7 @@ class ExamRecord(Record):
     se: float | None  # jackknife over dates
     low: float | None  # 95 % interval
     high: float | None
-    nested_score: float  # of the card, which the exam replaces
+    nested_score: float  # of the card, to compare with
     target_rmse_g: Mapping[str, float]
     looks: tuple[float, ...]  # when it was asked for, seconds since 1970
 

@@ -29,7 +29,7 @@ class StudySettings(Part):
     seed: int = 0
     exam: float = 0.0  # share of the images, by whole dates, that nothing learns from
     max_fold_seconds: float = 1800.0  # a configuration whose estimate is above is refused with the estimate
-    engine: str = "tpe"  # what proposes now; each trial says which engine proposed it
+    engine: str = "tpe"  # what proposes now (that of 0.1.0 where none is stored); each trial notes its own
 
     def __post_init__(self) -> None:
         if not self.families or not self.backbones:

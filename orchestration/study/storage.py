@@ -7,7 +7,8 @@ Names are relative and stay inside the root.
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path, PurePosixPath
+import os
+from pathlib import Path
 
 import pyarrow.fs
 
@@ -66,7 +67,8 @@ class Storage:
         if self.is_local:
             # pyarrow's listing looks at every entry again and fails when one is renamed or made meanwhile
             try:
-                names = [path.name for path in Path(self._path(folder)).iterdir()]
+                with os.scandir(self._path(folder)) as entries:
+                    names = [entry.name for entry in entries]
             except FileNotFoundError:
                 names = []
         else:
@@ -75,7 +77,7 @@ class Storage:
         return sorted(name for name in names if not name.startswith("."))
 
     def _path(self, name: str) -> str:
-        parts = PurePosixPath(name).parts
+        parts = [part for part in name.split("/") if part not in ("", ".")]
         if name.startswith("/") or ".." in parts:
             raise UserError(f"a file of a study lies inside its folder, got the name {name!r}")
         return "/".join([self.base, *parts])

@@ -29,13 +29,15 @@ def lost_files(ledger: Ledger, results: Mapping[str, TrialResult], folds: Sequen
 
 
 def torn_notices(
-    ledger: Ledger, records: Sequence[TrialRecord], results: Mapping[str, TrialResult], folds: Sequence[int]
+    ledger: Ledger,
+    records: Sequence[TrialRecord],
+    results: Mapping[str, TrialResult],
+    lost: Mapping[str, Mapping[int, str]],
 ) -> list[str]:
-    """records, results: what the ledger gave; folds: of the study."""
+    """records, results: what the ledger gave; lost: what `lost_files` found."""
     remedy = f"`biomass repair {ledger.storage.uri}` reopens it"
     torn = ledger.torn_trials({record.trial_id for record in records})
     notices = [f"trial {name} is left out, its {layout.TRIAL} cannot be read; {remedy}" for name in torn]
-    lost = lost_files(ledger, results, folds)
     for name in (record.trial_id for record in records):
         what = [f"fold-{fold}/{file}" for fold, file in lost.get(name, {}).items()]
         result = results.get(name)

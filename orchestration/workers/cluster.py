@@ -179,7 +179,7 @@ def _own_handlers() -> Iterator[None]:
 
 
 def slot_limit(most: int | None, cpus: float, address: str | None) -> int | None:
-    """Most slots of so many CPUs: as asked, and under a quota no more than its fraction of Ray's last CPU allows."""
+    """Most slots of so many CPUs each; under a CPU quota, no more than it allows (Ray rounds its last CPU up)."""
     cores = usable_cores()
     if is_cluster(address) or not cores.missing or not cpus:
         return most

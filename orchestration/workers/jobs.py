@@ -27,7 +27,7 @@ class FoldJob(TrialJob):
 
 @dataclass(frozen=True, kw_only=True)
 class PredictJob(TrialJob):
-    """Images [span) of the test set, or of the study's exam, with every member of a blend."""
+    """Images span[0] to span[1] - 1 of the test set, or of the study's exam, with every member of a blend."""
 
     members: tuple[TrialRef, ...]
     ensemble: str  # folder of the predictions

@@ -36,7 +36,7 @@ def require_working_directory() -> None:
         Path.cwd()
     except FileNotFoundError:
         raise MachineError(
-            "a command runs in a folder that is there, this one was deleted; cd to another, then give the same command"
+            "a command runs in a folder that is there, this one was deleted; cd to another, then run the same command"
         ) from None
 
 
@@ -199,9 +199,9 @@ def complete_user(environment: MutableMapping[str, str]) -> None:
 
 
 def close_token_file() -> Path | None:
-    """Take the rights of others from Ray's token file, which Ray writes for all to read; the file if that was needed.
+    """Remove other users' access to Ray's token file, which Ray makes readable; returns the file if that was needed.
 
-    Who reads it may run programs as its owner.
+    Whoever reads it can run programs as its owner.
     """
     with suppress(OSError, RuntimeError):
         file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / TOKEN_FILE)

@@ -11,9 +11,9 @@ from typing import Protocol, TypeVar
 from orchestration.workers.jobs import Job, Outcome
 
 Priority = tuple[int, float]  # smaller goes first
-# DESIGN: what a dead worker left, then folds of trials that are under way (best first), then new trials.
+# First what a dead worker left, then folds of running trials (best first), then new trials.
 RETRY: Priority = (0, 0.0)
-UNDER_WAY: Priority = (1, 0.0)
+RUNNING: Priority = (1, 0.0)
 PILOT: Priority = (2, 0.0)
 PREDICT: Priority = (1, 0.0)
 

@@ -105,7 +105,7 @@ class Pulse:
         if not dead:
             return None
         found = f"Ray has died under this command: its {dead[0]} is gone"
-        return ClusterError(found, "the same command goes on, what was finished is kept", rule="")
+        return ClusterError(found, "run the same command again to resume, what was finished is kept", rule="")
 
     def _lost_cluster(self) -> ClusterError | None:
         host, _, port = self._address.rpartition(":")
@@ -118,7 +118,7 @@ class Pulse:
             return None
         return ClusterError(
             f"the head of the Ray cluster has died: nobody answers at {self._address}",
-            "`ray stop` and `ray start` again on the head and on every worker, then the same command goes on; what was "
-            "finished is kept",
+            "`ray stop` and `ray start` again on the head and on every worker, then run the same command again to "
+            "resume; what was finished is kept",
             rule="",
         )

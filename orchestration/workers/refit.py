@@ -88,8 +88,8 @@ def refit_trial(
     metrics = {fold: one for fold in _folds(ledger) if (one := ledger.fold_metrics(trial_id, fold)) is not None}
     if not metrics:
         raise LedgerError(
-            f"a refit compares with finished folds, trial {trial_id} has none; the command of the search finishes open "
-            "trials, and failed ones with --retry-failed"
+            f"a refit compares with finished folds, trial {trial_id} has none; `biomass search` finishes open trials, "
+            "and failed ones with --retry-failed"
         )
     different = [*_data(ledger, data_dir), *_weights(record, weights)]
     with tempfile.TemporaryDirectory() as folder:
@@ -133,7 +133,7 @@ def restore_models(
             Refitter(ledger, data_dir, Path(folder), cache_dir, weights, should_stop).restore(trial_id, folds)
         )
     if broken := [str(again) for again in restored if again.largest_difference_g is None]:
-        raise LedgerError(f"trial {trial_id}: {'; '.join(broken)}; mend that, then give the same command again")
+        raise LedgerError(f"trial {trial_id}: {'; '.join(broken)}; mend that, then run the same command again")
     return restored
 
 
@@ -151,7 +151,7 @@ class Refitter:
     ) -> None:
         """folder: an empty one; cache_dir: a feature store to take features from, None computes them afresh."""
         from orchestration.workers.context import WorkerContext
-        from orchestration.workers.runner import FoldRunner
+        from orchestration.workers.runner import JobRunner
 
         self._ledger, self._again, self._should_stop = ledger, Ledger(Storage(folder)), should_stop
         self._again.write_study(ledger.study(), ledger.quadrats())
@@ -162,7 +162,7 @@ class Refitter:
             weights=weights,
         )
         # networks that were compiled are compiled again: they round otherwise
-        self._runners = {compiled: FoldRunner(replace(context, compile=compiled)) for compiled in (False, True)}
+        self._runners = {compiled: JobRunner(replace(context, compile=compiled)) for compiled in (False, True)}
 
     def folds(self, trial_id: str, folds: Sequence[int]) -> Iterator[FoldAgain]:
         """Each as soon as it is fitted, with as many threads as it had."""

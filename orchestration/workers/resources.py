@@ -16,7 +16,7 @@ class Resources:
     gpus_per_fold: float | None = field(  # None: 1 where the cluster has a GPU, else 0
         default=None, metadata=option("GPUs of a slot.", SLOTS, minimum=0.0, default="1 if any")
     )
-    slots: int | None = field(default=None, metadata=option("Use at most so many slots.", SLOTS, minimum=1))
+    slots: int | None = field(default=None, metadata=option("Most slots to use.", SLOTS, minimum=1))
     fold_timeout: float | None = field(
         default=7200.0,
         metadata=option(
@@ -28,12 +28,16 @@ class Resources:
     )
     folds_together: bool | None = field(  # None: on a GPU, where launches cost most
         default=None,
-        metadata=option("Frozen heads in one batch; so on GPUs.", SLOTS, spelling="--folds-together/--folds-apart"),
+        metadata=option(
+            "Train all folds of a frozen head in one batch (default on a GPU).",
+            SLOTS,
+            spelling="--folds-together/--folds-apart",
+        ),
     )
     compile: bool = field(  # other rounding and dropout
         default=False,
         metadata=option(
-            "torch.compile what trains with its backbone; pays on GPUs.", SLOTS, spelling="--compile/--no-compile"
+            "Use torch.compile for networks whose backbone trains.", SLOTS, spelling="--compile/--no-compile"
         ),
     )
     cache: Path = field(
@@ -49,7 +53,7 @@ class Resources:
     weights_gb: float | None = field(  # None: no limit
         default=None,
         metadata=option(
-            "Most GB of trained models in the study; those of the worst trials go.",
+            "Most GB of trained models; the worst trials' models are deleted first.",
             SLOTS,
             unit="GB",
             minimum=1e-6,

@@ -22,7 +22,7 @@ from biomass_models.families.costs import measure
 from biomass_models.families.introduced import config_from_stored
 from biomass_models.features.cache_folder import require_usable, usable_cache
 from biomass_models.features.inputs import ImageSet, Inputs
-from biomass_models.features.store import CacheError
+from biomass_models.features.rows import CacheError
 from biomass_models.interrupt import OnProgress, ShouldStop, StopRequested, check_stop
 from biomass_models.targets import TARGETS, weighted_r2_score, weighted_sst
 from biomass_models.training.fit import FoldResult
@@ -40,7 +40,7 @@ from orchestration.workers.shared import artefact_id, artefact_of
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
-class FoldRunner:
+class JobRunner:
     """Runs jobs of one study in this process, one at a time."""
 
     def __init__(self, context: WorkerContext, on_progress: OnProgress | None = None) -> None:

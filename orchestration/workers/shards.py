@@ -1,7 +1,7 @@
 """Predictions of members, photograph by photograph: what a worker does for one shard. Ray-free.
 
-A shard is a run of test images. All members of a blend predict it in one go, so that each photograph is decoded once
-(images.DecodeOnce) whatever the number of members, folds, views and sizes.
+A shard is a run of test or exam images. All members of a blend predict it in one go, so that each photograph is
+decoded once (images.DecodeOnce) whatever the number of members, folds, views and sizes.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def predict_shard(
     flips: int,
     should_stop: ShouldStop | None = None,
 ) -> int:
-    """Predict one shard with every member that has not done so; returns how many did it now.
+    """Predict one shard with each member whose rows are missing; returns the number of these members.
 
     Each member's rows are kept in its own study at once, so that a stop or a crash loses one member of one shard.
     Raises StopRequested, MemberError.

@@ -23,7 +23,7 @@ from biomass_models.backbones.weights import WeightsSource
 from biomass_models.data.folds import fold_hash
 from biomass_models.targets import FROM_COMPONENTS, TARGETS
 from orchestration.search.on_ray.run import make_tuner
-from orchestration.search.on_ray.tune_searcher import TuneSearcher, live_trials
+from orchestration.search.on_ray.tune_searcher import TuneSearcher, most_running
 from orchestration.search.proposer import Proposer
 from orchestration.study.ledger import Ledger
 from orchestration.study.records import StudyRecord
@@ -50,7 +50,7 @@ def main(trials: int, slots: int) -> bool:
             actor = ray.remote(Broker).options(num_cpus=0, max_concurrency=100_000, resources=ON_HEAD)
             broker = actor.remote(context, Slots(cpus=1.0, gpus=0.0), stand_ins.Sleeper)
             ray.get(broker.start.remote())
-            searcher = TuneSearcher(proposer, live=live_trials(slots))
+            searcher = TuneSearcher(proposer, most_running=most_running(slots))
             make_tuner(ledger, searcher, broker, None, together=False, leave=threading.Event()).fit()
         return _report(ledger, trials, slots)
 

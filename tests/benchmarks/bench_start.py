@@ -33,7 +33,8 @@ from processes import command_of, descendants, end_of
 
 ROOT = Path(__file__).parents[2]
 BIOMASS = [sys.executable, "-m", "orchestration"]
-TITLES = {"ray::FoldWorker": "workers", "ray::Broker": "broker", "ray::ImplicitFunc": "coordinators"}
+TITLES = {"ray::SlotWorker": "workers", "ray::Broker": "broker", "ray::ImplicitFunc": "coordinators"}
+TITLES |= {"ray::FoldWorker": "workers"}  # as versions before called it
 OTHERS = "Ray's own"
 ROLES = ("driver", OTHERS, "broker", "coordinators", "workers")
 TICKS = os.sysconf("SC_CLK_TCK")

@@ -4,7 +4,7 @@
 
 Libraries of 50, 200 and 1000 models on 357 and 3570 images, and 5 models beside 500 members of noise. The rules were
 developed on seeds below 20000; the default first seed is what they have not seen. Each finished replicate is a line
-in --results, so that the same command goes on where it was stopped. Nested scores are over 2 partitions of the dates
+in --results, so that a stopped run can be resumed by the same command. Nested scores are over 2 partitions of the dates
 instead of a card's 8, which have the same mean. About half an hour on one core. How often intervals cover, and what
 choices cost, is the subject of simulate_errors.py.
 """

@@ -20,7 +20,7 @@ import numpy as np
 from simulated_libraries import equal_arrays, library_arrays
 
 from biomass_models.targets import FloatArray, squared_error, weighted_r2_score, weighted_sst
-from orchestration.search.pruning import NEVER_FIRST, REFERENCES, RULES, PruneRule, References, decide
+from orchestration.search.pruning import COMPARED, NEVER_FIRST, RULES, Compared, PruneRule, decide
 from orchestration.search.trial import fold_order
 from orchestration.study.records import Decision
 
@@ -47,22 +47,22 @@ def replicate(rule: PruneRule, seed: int, *, equal: bool, alone: bool) -> Iterat
         decision = None
         if trial >= NEVER_FIRST:
             best = sorted(complete, key=lambda one: -score_M[one])
-            references = _references(best, loss_MN, score_M, pred_MNT)
-            decision = _pruned(rule, trial, pred_MNT[trial], references, truth_NT, fold_N, group_N)
+            compared = _compared(best, loss_MN, score_M, pred_MNT)
+            decision = _pruned(rule, trial, pred_MNT[trial], compared, truth_NT, fold_N, group_N)
             plain = np.nan
             if decision is not None:
                 row_n = _rows(fold_N, trial, decision.folds_done)
-                difference = float((loss_MN[trial] - references.loss_N)[row_n].mean())
-                plain = references.score - difference * IMAGES / weighted_sst(truth_NT)
+                difference = float((loss_MN[trial] - compared.loss_N)[row_n].mean())
+                plain = compared.score - difference * IMAGES / weighted_sst(truth_NT)
             yield Ended(decision, score_M[trial], plain)
         if decision is None:
             complete.append(trial)
 
 
-def _references(best: list[int], loss_MN: FloatArray, score_M: list[float], pred_MNT: FloatArray) -> References:
-    chosen = best[:REFERENCES]
-    exempt = [one for one in best[REFERENCES:] if one < NEVER_FIRST]
-    return References(
+def _compared(best: list[int], loss_MN: FloatArray, score_M: list[float], pred_MNT: FloatArray) -> Compared:
+    chosen = best[:COMPARED]
+    exempt = [one for one in best[COMPARED:] if one < NEVER_FIRST]
+    return Compared(
         names=tuple(map(str, chosen)),
         loss_N=loss_MN[chosen].mean(0),
         score=float(np.mean([score_M[one] for one in chosen])),
@@ -79,7 +79,7 @@ def _pruned(
     rule: PruneRule,
     trial: int,
     pred_NT: FloatArray,
-    references: References,
+    compared: Compared,
     truth_NT: FloatArray,
     fold_N: np.ndarray,
     group_N: np.ndarray,
@@ -87,7 +87,7 @@ def _pruned(
     for done in range(1, FOLDS):
         row_n = _rows(fold_N, trial, done)
         decision = decide(
-            rule, pred_NT[row_n], references, truth_NT, group_N, row_n, after_fold=0, folds_done=done, folds=FOLDS
+            rule, pred_NT[row_n], compared, truth_NT, group_N, row_n, after_fold=0, folds_done=done, folds=FOLDS
         )
         if decision.prune:
             return decision

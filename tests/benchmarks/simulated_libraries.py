@@ -66,7 +66,7 @@ def simulate(
     date_N = np.sort(rng.integers(0, dates, images))
     test_date_N = dates + np.repeat(np.arange(test_dates), TEST_IMAGES_A_DATE)
     all_date_A = np.concatenate([date_N, test_date_N])
-    truth_A3 = _masses(rng, all_date_A)
+    truth_A3 = draw_masses(rng, all_date_A)
     models_MA3 = _models(rng, members, truth_A3, all_date_A, own)
     pred_MA3 = np.concatenate([models_MA3, _noise_members(rng, noise, truth_A3)]) if noise else models_MA3
     truth_NT = truth_A3[:images] @ FROM_COMPONENTS.T
@@ -85,7 +85,7 @@ def library_arrays(
     """pred_MNT, truth_NT, fold_N, group_N of a library without a test set."""
     rng = np.random.default_rng([seed, members, images])
     date_N = np.sort(rng.integers(0, dates, images))
-    truth_N3 = _masses(rng, date_N)
+    truth_N3 = draw_masses(rng, date_N)
     pred_MNT = _models(rng, members, truth_N3, date_N).astype(np.float64) @ FROM_COMPONENTS.T
     return pred_MNT, truth_N3 @ FROM_COMPONENTS.T, date_N % 5, np.char.mod("d%04d", date_N)
 
@@ -96,9 +96,11 @@ def equal_arrays(
     """As `library_arrays`, of members that are equally good: own errors of one size, calibrated, of no family."""
     rng = np.random.default_rng([seed, members, images, 1])
     date_N = np.sort(rng.integers(0, dates, images))
-    truth_N3 = _masses(rng, date_N)
+    truth_N3 = draw_masses(rng, date_N)
     spread_N3 = np.sqrt(MEAN_3 * (truth_N3 + 0.3 * MEAN_3))
-    error_MN3 = COMMON_SD * _errors(rng, 1, truth_N3, date_N) + EQUAL_SD * _errors(rng, members, truth_N3, date_N)
+    error_MN3 = COMMON_SD * draw_errors(rng, 1, truth_N3, date_N) + EQUAL_SD * draw_errors(
+        rng, members, truth_N3, date_N
+    )
     centred_N3 = truth_N3 - truth_N3.mean(0)
     raw_MN3 = centred_N3 + error_MN3 * spread_N3
     slope_M3 = (raw_MN3 * centred_N3).mean(1) / (raw_MN3**2).mean(1)
@@ -106,7 +108,7 @@ def equal_arrays(
     return pred_MN3 @ FROM_COMPONENTS.T, truth_N3 @ FROM_COMPONENTS.T, date_N % 5, np.char.mod("d%04d", date_N)
 
 
-def _masses(rng: np.random.Generator, date_A: NDArray[np.int64]) -> FloatArray:
+def draw_masses(rng: np.random.Generator, date_A: NDArray[np.int64]) -> FloatArray:
     dates = int(date_A.max()) + 1
     log_A3 = LOG_SD_DATE * rng.standard_normal((dates, 3))[date_A] + LOG_SD_IMAGE * rng.standard_normal(
         (len(date_A), 3)
@@ -123,7 +125,7 @@ def _models(
     spread_A3 = np.sqrt(MEAN_3 * (truth_A3 + 0.3 * MEAN_3))  # errors grow with the mass
 
     def errors(count: int) -> FloatArray32:
-        return _errors(rng, count, truth_A3, date_A)
+        return draw_errors(rng, count, truth_A3, date_A)
 
     own_sd_M = own * MEMBER_SD * rng.uniform(0.3, 1.0, members) ** 1.5
     family_sd_F = own * FAMILY_SD * rng.uniform(0.6, 1.8, families)
@@ -144,7 +146,7 @@ def _models(
     return np.maximum(pred_MA3, 0, out=pred_MA3)
 
 
-def _errors(rng: np.random.Generator, count: int, truth_A3: FloatArray, date_A: NDArray[np.int64]) -> FloatArray32:
+def draw_errors(rng: np.random.Generator, count: int, truth_A3: FloatArray, date_A: NDArray[np.int64]) -> FloatArray32:
     """Of unit variance, of which DATE_SHARE is common to a date."""
     image = rng.standard_normal((count, *truth_A3.shape), dtype=np.float32)
     date = rng.standard_normal((count, int(date_A.max()) + 1, 3), dtype=np.float32)[:, date_A]

@@ -5,7 +5,7 @@
 Four arms a seed, the same number of trials each: probe, baseline, distilled with a teacher, and the very same
 configurations with the distillation switched off. Folds by date, frozen `tf_efficientnet_lite0`, 2 slots; pasture,
 folds and search all change with the seed. About a quarter of an hour for each seed on 2 free cores, and as long again
-for features that are not cached; the same command goes on after an interruption. FOLDER/table.md is the result.
+for features that are not cached; run the same command again to resume. FOLDER/table.md is the result.
 With more than 10 trials an arm Optuna begins to tune, and the twins repeat what was tuned for the taught arm.
 """
 

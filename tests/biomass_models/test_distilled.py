@@ -17,7 +17,7 @@ from biomass_models.families.base import Artefact
 from biomass_models.families.distilled import model as distilled
 from biomass_models.families.distilled.config import DistilledConfig
 from biomass_models.families.distilled.student import Student
-from biomass_models.features.store import Rows
+from biomass_models.features.rows import Rows
 from biomass_models.targets import CLOVER, DEAD, GDM, GREEN, TARGETS, TOTAL, from_components, identity_gap
 from biomass_models.training.fit import FitError
 from biomass_models.training.losses import distillation_losses, ratio_terms

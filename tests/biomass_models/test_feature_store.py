@@ -22,10 +22,13 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from biomass_models.features import chunks, claims, eviction
+from biomass_models.features import request as feature_request
+from biomass_models.features import rows as feature_rows
 from biomass_models.features import store as feature_store
 from biomass_models.features.chunks import SUFFIX
 from biomass_models.features.eviction import stored_bytes
-from biomass_models.features.store import SPAN_ROWS, CacheError, FeatureStore, Rows, damaged_chunks
+from biomass_models.features.rows import CacheError, Rows
+from biomass_models.features.store import SPAN_ROWS, FeatureStore, damaged_chunks
 from biomass_models.hashes import hash_of
 from biomass_models.interrupt import StopRequested
 
@@ -100,7 +103,7 @@ def _die_at_chunk(count: int, module: Any, name: str, after: bool) -> Callable[[
 def _survive_every_death(folder: str, rows: int, chunk_a_batch: bool) -> None:
     """One death a store, at every instant of every span; then the bank is asked for again, and is right."""
     digests = digests_of(rows)
-    feature_store.WRITE_BYTES = 0 if chunk_a_batch else feature_store.WRITE_BYTES
+    feature_request.WRITE_BYTES = 0 if chunk_a_batch else feature_request.WRITE_BYTES
     spans = -(-rows // SPAN_ROWS)
     inside = [min(start + SPAN_ROWS // 2, rows - 1) for start in range(0, rows, SPAN_ROWS)]
     points = [_die_at_row(row) for row in (*range(0, rows, SPAN_ROWS), *inside)]
@@ -111,7 +114,7 @@ def _survive_every_death(folder: str, rows: int, chunk_a_batch: bool) -> None:
         points.append(_die_at_chunk(span, feature_store.FeatureStore, "write", after=True))  # in place, still claimed
         points.append(_die_at_chunk(span, claims, "_remove", after=False))  # before a claim's files go
         points.append(_die_at_chunk(span, claims, "_remove", after=True))  # its files are gone, its lock is held
-        points.append(_die_at_chunk(span, feature_store, "photographs_of", after=True))  # holding the bank's lock
+        points.append(_die_at_chunk(span, feature_request, "photographs_of", after=True))  # holding the bank's lock
     for number, prepare in enumerate(points):
         root = Path(folder) / str(number)
         child = os.fork()
@@ -336,11 +339,11 @@ def test_rows_are_those_of_their_parts_in_any_order(sizes: list[int], order: Any
     rows = Rows(parts, part_N, row_N, ())
     expected = np.stack([parts[part][row] for part, row in places])
     asked_B = np.array([order.randrange(len(places)) for _ in range(7)])
-    before, feature_store.STACKED_BYTES = feature_store.STACKED_BYTES, 1 << 20 if small else 0
+    before, feature_rows.STACKED_BYTES = feature_rows.STACKED_BYTES, 1 << 20 if small else 0
     try:
         np.testing.assert_array_equal(rows.take(asked_B), expected[asked_B])
     finally:
-        feature_store.STACKED_BYTES = before
+        feature_rows.STACKED_BYTES = before
     np.testing.assert_array_equal(rows.read(), expected)
     assert rows.shape == expected.shape and len(rows) == len(places) and rows.dtype == expected.dtype
 

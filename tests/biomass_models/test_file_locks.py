@@ -15,7 +15,7 @@ import pytest
 
 from biomass_models import file_locks
 from biomass_models.features.cache_folder import require_usable, usable_cache
-from biomass_models.features.store import CacheError
+from biomass_models.features.rows import CacheError
 from biomass_models.file_locks import lock_problem, own_temp_folder
 
 NO_LOCKS = [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP]

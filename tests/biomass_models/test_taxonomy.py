@@ -1,4 +1,4 @@
-"""Species strings to tags, against the table of SPEC 5."""
+"""Species strings to tags, against a table written by hand."""
 
 from __future__ import annotations
 

@@ -194,7 +194,7 @@ def test_calibration_helps_members_that_are_all_shy():
     shy = replace(library, pred_MNT=library.pred_MNT * 0.6)
     plain, calibrated = (fit_blend(shy, BlendSpec(rule=TOP_MEAN, calibrate=flag)) for flag in (False, True))
     assert calibrated.nested_score > plain.nested_score + 0.05
-    spec, gains = choose_follow_ups(shy, BlendSpec(rule=TOP_MEAN, candidates=("calibration",)))
+    spec, gains = choose_follow_ups(shy, BlendSpec(rule=TOP_MEAN, tried=("calibration",)))
     assert spec == BlendSpec(rule=TOP_MEAN, calibrate=True) and list(gains) == ["calibration"]
     assert gains["calibration"].value == pytest.approx(calibrated.nested_score - plain.nested_score)
     assert gains["calibration"].low > 0
@@ -255,7 +255,7 @@ def test_a_card_of_an_earlier_version_has_the_defaults_of_what_it_lacks() -> Non
         Card.from_json({**content, "rounds": 2})
 
 
-@pytest.mark.parametrize("options", [{}, {"per_target": True, "calibrate": True}, {"candidates": tuple(FOLLOW_UPS)}])
+@pytest.mark.parametrize("options", [{}, {"per_target": True, "calibrate": True}, {"tried": tuple(FOLLOW_UPS)}])
 def test_the_page_fits_80_columns_and_names_what_was_left_out(options):
     library = replace(
         small_library(30),
@@ -323,7 +323,7 @@ def test_zeros_are_on_the_card_and_applied():
 def test_candidate_follow_ups_are_used_where_they_gain_and_the_nest_pays_for_the_decision():
     library = small_library(6, images=200, groups=20)
     shy = replace(library, pred_MNT=library.pred_MNT * 0.6)
-    asked = BlendSpec(rule=TOP_MEAN, candidates=("calibration", "zeros"))
+    asked = BlendSpec(rule=TOP_MEAN, tried=("calibration", "zeros"))
     card = fit_blend(shy, asked)
     assert (
         "calibration" in card.follow_ups
@@ -341,7 +341,7 @@ def test_candidate_follow_ups_are_used_where_they_gain_and_the_nest_pays_for_the
     gain = sound.follow_up_gains["calibration"]
     assert (sound.calibration is not None) == (gain.value > gain.se)
     with pytest.raises(ValueError, match="a follow-up is one of"):
-        BlendSpec(rule=TOP_MEAN, candidates=("sharpening",))
+        BlendSpec(rule=TOP_MEAN, tried=("sharpening",))
 
 
 def test_the_first_candidate_is_the_defaults_blend_or_the_one_that_is_named():

@@ -65,7 +65,7 @@ def test_one_wrong_file_of_each_kind_among_ten_sound_ones_changes_nothing(field:
             seed=0,
             open_predictor=lambda _: None,
             say=lambda _: None,
-            show=lambda _: None,
+            show=lambda *_: None,
         )
         return json.loads((tmp_path / out / "ensemble.json").read_text()), path.read_bytes()
 

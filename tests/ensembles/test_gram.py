@@ -77,7 +77,7 @@ def test_kept_members_and_cells_equal_rows_taken_again(index, cached):
         library.gram.gram_MM  # noqa: B018  the shortcut through a cached Gram must give the same
     for found in (library.gram.select(keep_C).keep(index), library.gram.keep(index).select(keep_C)):
         np.testing.assert_allclose(found.gram_MM, fresh.gram_MM, atol=1e-12)
-        assert found.baseline_loss == pytest.approx(fresh.baseline_loss)
+        assert found.per_target_mean_loss == pytest.approx(fresh.per_target_mean_loss)
 
 
 def test_target_gram_is_plain_r2_of_that_target():

@@ -96,14 +96,14 @@ def test_prefilter_shows_a_rule_the_best_of_its_own_training_cells():
 def test_skill_is_that_of_the_per_target_mean_out_of_fold():
     library = small_library(20, noise=9.0)
     expected = weighted_r2_score(library.truth_NT, per_target_mean(*tables_of(library)))
-    assert 1 - library.gram.baseline_loss == pytest.approx(expected, abs=1e-12)
+    assert 1 - library.gram.per_target_mean_loss == pytest.approx(expected, abs=1e-12)
     scores = np.array([weighted_r2_score(library.truth_NT, pred_NT) for pred_NT in library.pred_MNT])
     np.testing.assert_array_equal(skilled(library.gram), scores >= expected)
     assert 0 < len(library.unskilled) < 20
     part = library.gram.select(library.gram.fold_C < 2)  # two folds: each has the other's mean
     rows = library.fold_N < 2
     mean_NT = np.stack([library.truth_NT[library.fold_N == 1 - fold].mean(0) for fold in library.fold_N[rows]])
-    assert 1 - part.baseline_loss == pytest.approx(weighted_r2_score(library.truth_NT[rows], mean_NT), abs=1e-12)
+    assert 1 - part.per_target_mean_loss == pytest.approx(weighted_r2_score(library.truth_NT[rows], mean_NT), abs=1e-12)
 
 
 def tables_of(library):

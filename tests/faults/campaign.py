@@ -286,7 +286,7 @@ class Study:
                 yield from self.ledger.fold_starts(trial, fold)
 
     def _pool_workers(self) -> set[int]:
-        return {pid for pid in descendants(os.getpid()) if "FoldWorker" in command_of(pid)}
+        return {pid for pid in descendants(os.getpid()) if "SlotWorker" in command_of(pid)}
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def finish(proposer: Proposer, cache: Path, data: Path = DATA) -> dict[str, Tria
     while (record := proposer.propose()) is not None:
         result = run_trial(ledger, pool, record.trial_id)
         assert result is not None
-        proposer.tell(record.trial_id, result)
+        proposer.record_result(record.trial_id, result)
         found[record.trial_id] = result
     return found
 

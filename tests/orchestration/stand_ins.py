@@ -1,4 +1,4 @@
-"""Workers without models, for tests and benchmarks of the pool: same face as FoldWorker, made-up work."""
+"""Workers without models, for tests and benchmarks of the pool: same face as SlotWorker, made-up work."""
 
 from __future__ import annotations
 

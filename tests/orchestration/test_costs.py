@@ -46,7 +46,7 @@ LIMIT = 60.0
 class Priced:
     """Costs by a rule, as a test wants them; counts how often it was asked."""
 
-    are_known, unknown = True, None
+    is_ready, unknown = True, None
 
     def __init__(self, price: Callable[[Any], float]) -> None:
         self._price, self.asked = price, 0
@@ -80,7 +80,7 @@ def search(folder: Path, one: Proposer, most: int | None = None) -> list[str]:
 def test_what_is_above_the_limit_is_recorded_and_takes_no_place(tmp_path: Path) -> None:
     one = priced(tmp_path, max_trials=12)
     found = search(tmp_path, one)
-    assert len(found) == 12 == one.finished and one.unfinished == 0 == one.missing
+    assert len(found) == 12 == one.ended and one.open == 0 == one.missing
     ledger = Ledger(Storage(tmp_path))
     results = ledger.results()
     refused = {name: result for name, result in results.items() if result.status == "refused"}
@@ -155,7 +155,7 @@ def test_nothing_is_drawn_before_a_slot_is_measured_but_open_trials_go_on(tmp_pa
     opened = first.propose()
     assert opened is not None
     costs = FoldCosts(200, ())  # which nobody has asked a slot for
-    tune = TuneSearcher(proposer(tmp_path, costs=costs, max_fold_seconds=LIMIT), live=5)
+    tune = TuneSearcher(proposer(tmp_path, costs=costs, max_fold_seconds=LIMIT), most_running=5)
     assert tune.suggest("open") == {"trial_id": opened.trial_id}
     assert tune.suggest("new") is None and costs.seconds("probe", ProbeConfig(backbone="net")) is None
     costs.unknown = "FitError: no"

@@ -143,7 +143,7 @@ def blend(ledger: Ledger, data: Path | None, out: Path, cache: Path) -> list[Pat
         seed=0,
         open_predictor=lambda data: InlinePredictor(data, cache),
         say=lambda _: None,
-        show=lambda _: None,
+        show=lambda *_: None,
     )
 
 
@@ -166,5 +166,5 @@ def test_members_from_files_need_no_test_images_either(without_tests: tuple[Path
     noisy[list(TARGETS)] += np.random.default_rng(0).normal(0, 3, (len(train), 5))
     pd.DataFrame(noisy).to_csv(tmp_path / "ash.csv", index=False)
     files = FileMembers(oof=(str(tmp_path / "a*.csv"),), truth=data / "train.csv")
-    quiet = {"say": lambda _: None, "show": lambda _: None, "open_predictor": lambda _: None}
+    quiet = {"say": lambda _: None, "show": lambda *_: None, "open_predictor": lambda _: None}
     assert run_ensemble([], files, data_dir=None, out=tmp_path / "out", options=BlendOptions(), seed=0, **quiet) == []

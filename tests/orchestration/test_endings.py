@@ -16,7 +16,7 @@ from orchestration.study.storage import Storage
 
 ACKNOWLEDGED, ENDED = 1.0, 15.0  # seconds: the requirement
 NAMES = {SIGINT: "Ctrl-C", SIGTERM: "SIGTERM", SIGHUP: "SIGHUP"}
-GOES_ON = "the same command goes on from here"
+GOES_ON = "run the same command again to resume"
 
 
 def check_end(command: Running, number: Signals, sent: float) -> None:
@@ -64,7 +64,7 @@ def test_a_search_ends_in_order_and_goes_on(folder: Path, tiny_pasture: Path, nu
     with Running(search_command(tiny_pasture), folder) as search:
         search.until(lambda: len(ledger.results()) > len(before))
         check_end(search, number, search.send(number, group=group))
-        assert f"{len(before)} trials are finished already" in search.text
+        assert f"{len(before)} trials have ended already" in search.text
     after = ledger.results()
     assert before < set(after) and all(result.status == "complete" for result in after.values())
     status = status_of("study", folder)
@@ -90,7 +90,7 @@ def test_hours_that_are_over_are_an_end_of_their_own(folder: Path, tiny_pasture:
     waiting = len(ledger.trials()) - ended
     result = biomass(*search_command(tiny_pasture), "--hours", "0", cwd=folder)
     waits = f", {waiting} open ones wait" if waiting else ""
-    assert f"The hours are over: {ended} trials have ended{waits}; the same command" in result.stdout
+    assert f"The hours are over: {ended} trials have ended{waits}; run the same command again" in result.stdout
     assert "Stopped" not in result.stdout + result.stderr and "Next: biomass leaderboard" in result.stdout
     assert len(ledger.results()) == ended and len(ledger.trials()) == ended + waiting
 
@@ -110,7 +110,7 @@ def test_a_signal_may_come_at_any_moment(folder: Path, tiny_pasture: Path, momen
 def test_more_signals_leave_nobody_behind_either(folder: Path, tiny_pasture: Path, times: int) -> None:
     ledger = Ledger(Storage(folder / "study"))
     with Running(search_command(tiny_pasture), folder) as search:
-        search.until(lambda: ledger.results() and search.processes_of("ray::FoldWorker.run"))
+        search.until(lambda: ledger.results() and search.processes_of("ray::SlotWorker.run"))
         sent = search.send(SIGTERM)
         search.until(lambda: "SIGTERM: stopping" in search.text, every=0.001)
         search.send(SIGINT)
@@ -128,7 +128,7 @@ def test_any_command_ends_by_any_of_the_signals(tmp_path: Path, number: Signals)
         command.until(lambda: list(tmp_path.rglob("*.jpg")))
         check_end(command, number, command.send(number))
         assert (
-            command.text.splitlines()[-1] == "Stopped. What was finished is kept; the same command goes on from here."
+            command.text.splitlines()[-1] == "Stopped. What was finished is kept; run the same command again to resume."
         )
 
 

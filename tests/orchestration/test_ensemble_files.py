@@ -111,7 +111,7 @@ def test_files_make_a_blend_without_study_torch_or_ray(runs):
 def test_without_test_predictions_there_is_a_card_and_without_a_data_directory_a_submission(runs):
     folder, test_ids, _ = runs
     options = {"data_dir": None, "options": BlendOptions(), "seed": 0, "open_predictor": lambda _: None}
-    quiet = {"say": lambda _: None, "show": lambda _: None}
+    quiet = {"say": lambda _: None, "show": lambda *_: None}
     files = FileMembers(oof=(str(folder / "?/oof.csv"),), truth=folder / "train.csv")
     assert run_ensemble([], files, out=folder / "card", **options, **quiet) == []
     assert {path.name for path in (folder / "card").iterdir()} == {"ensemble.json", "ensemble.txt"}

@@ -27,7 +27,7 @@ from orchestration.study.records import COMPLETE, FAILED, PRUNED, TrialResult
 from orchestration.study.storage import Storage
 from orchestration.workers.context import WorkerContext
 from orchestration.workers.jobs import FoldJob
-from orchestration.workers.pool import UNDER_WAY
+from orchestration.workers.pool import RUNNING
 from orchestration.workers.slots.inline_pool import InlinePool
 
 pytestmark = pytest.mark.slow
@@ -78,7 +78,7 @@ def test_a_failure_is_observed_without_a_value_and_a_pruned_trial_with_its_estim
         record = search.propose()
         assert record is not None
         search.ledger.write_result(record.trial_id, ending)
-        search.tell(record.trial_id, ending)
+        search.record_result(record.trial_id, ending)
     for _ in range(2):  # at once, and rebuilt from the ledger
         assert [(one.number, one.value, one.refused) for one in seen.values()] == [
             (0, None, False), (1, 0.4, False), (2, 0.3, False),
@@ -114,7 +114,7 @@ def test_a_folder_that_takes_nothing_leaves_the_trial_open(
     ledger, context, records = make_study(tmp_path / "study", tiny_pasture, tmp_path / "cache" / "features")
     trial, pool = records[1].trial_id, InlinePool(context)
     for fold in range(begun):
-        ((_, outcome),) = pool.run([FoldJob(trial_id=trial, fold=fold)], UNDER_WAY)
+        ((_, outcome),) = pool.run([FoldJob(trial_id=trial, fold=fold)], RUNNING)
         assert outcome.status == "done"
     place = {"cache": "cache/features", "its parent": "cache", "study": f"study/trials/{trial}/fold-1"}[blocked]
     aside = tmp_path / "aside"
@@ -123,7 +123,7 @@ def test_a_folder_that_takes_nothing_leaves_the_trial_open(
     (tmp_path / place).parent.mkdir(exist_ok=True)
     (tmp_path / place).write_text("")  # a file where a folder is needed: also root may not write below it
     said = "must have room and answer" if blocked == "study" else "must be a folder that can be written"
-    with pytest.raises(BlockedError, match=f"{said}, got .*{place}.* then give the same command again"):
+    with pytest.raises(BlockedError, match=f"{said}, got .*{place}.* then run the same command again"):
         run_trial(ledger, pool, trial)
     assert ledger.result(trial) is None
     (tmp_path / place).unlink()
@@ -136,7 +136,7 @@ def test_a_folder_that_takes_nothing_leaves_the_trial_open(
 def test_a_cache_without_room_leaves_the_trial_open(tmp_path: Path, tiny_pasture: Path) -> None:
     ledger, context, records = make_study(tmp_path / "study", tiny_pasture, tmp_path / "cache")
     small = replace(context, cache_gb=1e-6)
-    with pytest.raises(BlockedError, match="raise --cache-gb, then give the same command again"):
+    with pytest.raises(BlockedError, match="raise --cache-gb, then run the same command again"):
         run_trial(ledger, InlinePool(small), records[1].trial_id)
     assert ledger.results() == {}
     larger = run_trial(ledger, InlinePool(replace(context, cache_gb=1.0)), records[1].trial_id)
@@ -202,10 +202,10 @@ def test_the_command_of_a_search_without_a_success_ends_with_its_reason(tmp_path
 
 
 def test_no_more_trials_than_allowed_are_under_way(tmp_path: Path) -> None:
-    search = TuneSearcher(proposer(tmp_path, LINE), live=2)
+    search = TuneSearcher(proposer(tmp_path, LINE), most_running=2)
     assert [isinstance(search.suggest(name), dict) for name in "abc"] == [True, True, False]
-    assert search.suggest("c") is None and search.under_way == 2
-    search.live = 3
+    assert search.suggest("c") is None and search.running == 2
+    search.most_running = 3
     assert isinstance(search.suggest("c"), dict)
 
 

@@ -57,12 +57,21 @@ def test_every_trial_is_brought_to_its_end_and_the_same_comes_again(tmp_path: Pa
     search(tmp_path / "other", tiny_pasture, 2)
     said: list[str] = []
     search(tmp_path / "other", tiny_pasture, 4, said)
-    assert "1 slot, in this process; 2 trials are finished already" in said
+    assert "1 slot, in this process; 2 trials have ended already" in said
     one, other = rows(tmp_path / "one"), rows(tmp_path / "other")
     assert one.keys() == other.keys() and len(one) == 4
     for name, frame in one.items():
         pd.testing.assert_frame_equal(frame, other[name], check_exact=True)
     assert audit(Ledger(Storage(tmp_path / "one"))).problems == []
+
+
+def test_a_search_that_prunes_fails_no_trial(tmp_path: Path, tiny_pasture: Path) -> None:
+    """Trials come and end long after the first comparison, and the last ones are up for pruning."""
+    said: list[str] = []
+    search(tmp_path / "study", tiny_pasture, 18, said)
+    results = Ledger(Storage(tmp_path / "study")).results().values()
+    assert {result.status for result in results} <= {"complete", "pruned"}, [result.reason for result in results]
+    assert any(result.decisions for result in results)
 
 
 def test_an_interrupt_keeps_every_finished_fold(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from dataclasses import dataclass, replace
@@ -82,8 +81,13 @@ def test_defaults_at_introduction_cover_every_field_and_never_change() -> None:
     for family, defaults in snapshot.items():
         assert {name: introduced(family)[name] for name in defaults} == defaults
     for family in registry.BUILT_IN:
-        names = {one.name for one in dataclasses.fields(registry.family(family).config_class)}
-        assert names <= set(introduced(family)) == set(snapshot[family])
+        config = registry.family(family).config_class()
+        lacking = {
+            name: value for name, value in configs.config_to_params(config).items() if name not in introduced(family)
+        }
+        assert not lacking, f"families/{family}/introduced.py must hold every field; add to INTRODUCED: {lacking}"
+        new = {name: value for name, value in introduced(family).items() if name not in snapshot.get(family, {})}
+        assert not new, f'tests/studies/introduced.json must hold them too; add to "{family}": {json.dumps(new)}'
 
 
 def test_neither_a_new_field_nor_a_changed_default_moves_or_takes_over_an_id(later: None) -> None:
@@ -124,7 +128,7 @@ def test_a_study_of_this_version_re_proposes_nothing_in_a_later_one(tmp_path: Pa
     found = []
     while (one := proposer.propose()) is not None:
         found.append(one)
-        proposer.tell(one.trial_id, TrialResult(status="failed", reason="x"))
+        proposer.record_result(one.trial_id, TrialResult(status="failed", reason="x"))
     assert found and not any(one.params in drawn for one in found)
 
 
@@ -159,7 +163,7 @@ def test_an_open_trial_outside_of_the_ranges_still_ends(tmp_path: Path) -> None:
     ledger.write_trial(replace(open_one, params={**open_one.params, "dropout": 0.9, "no_more": 1}))
     results = finish(go_on(ledger, trials=3), tmp_path / "cache")
     assert results["30cb46c9b1"].status == "complete"
-    assert go_on(ledger, trials=3).finished == 3
+    assert go_on(ledger, trials=3).ended == 3
 
 
 def test_one_more_family_in_a_release_changes_nothing_for_an_old_command(tmp_path: Path, monkeypatch: Any) -> None:
@@ -265,7 +269,7 @@ def test_trials_without_a_sound_study_are_refused_by_everyone(harm: str, tmp_pat
 def test_only_what_was_typed_is_compared(tmp_path: Path) -> None:
     ledger = copy_of("finished", tmp_path)
     for preset in ("smoke", None):
-        assert go_on(ledger, trials=7, preset=preset).finished == 6
+        assert go_on(ledger, trials=7, preset=preset).ended == 6
     for typed, named in (
         ({"seed": 1}, "seed: 0 -> 1"),
         ({"folds": 5}, "folds: 3 -> 5"),
@@ -278,7 +282,7 @@ def test_only_what_was_typed_is_compared(tmp_path: Path) -> None:
         with pytest.raises(StudyError, match=named):
             go_on(ledger, trials=7, **typed)
     families = ("distilled", "probe", "baseline")
-    assert go_on(ledger, trials=7, seed=0, scale="auto", families=families, shares=(), backbones=("test_vit",)).finished
+    assert go_on(ledger, trials=7, seed=0, scale="auto", families=families, shares=(), backbones=("test_vit",)).ended
 
 
 # -- weights -----------------------------------------------------------------------------------------------------------
@@ -314,7 +318,7 @@ def test_a_network_that_is_away_waits(two_networks: Ledger, tmp_path: Path, monk
     assert {one.trial_id for one in again.set_aside} == {one.trial_id for one in other}
     results = finish(again, tmp_path / "cache")
     assert all(two_networks.trial(name).config["backbone"] == NETWORK for name in results)
-    assert len(results) == 10 - len(other) and again.unfinished == 0
+    assert len(results) == 10 - len(other) and again.open == 0
 
     def nothing(name: str, source: Any) -> str:
         raise WeightsError(f"put {name} into a folder")

@@ -20,7 +20,7 @@ from orchestration.search.pruning import RULES
 from orchestration.study.ledger import Ledger
 from orchestration.study.storage import Storage
 from orchestration.workers.context import WorkerContext
-from orchestration.workers.slots.actor import FoldWorker
+from orchestration.workers.slots.actor import SlotWorker
 from orchestration.workers.slots.broker import Broker
 from orchestration.workers.slots.leases import Slots
 
@@ -35,7 +35,7 @@ def note(event, arguments):
         open(os.path.join(os.environ["TORCH_NOTES"], str(os.getpid())), "w").close()
 sys.addaudithook(note)
 """
-TITLES = {"ray::Broker": "broker", "ray::ImplicitFunc": "coordinator", "ray::FoldWorker": "worker"}  # Ray's and Tune's
+TITLES = {"ray::Broker": "broker", "ray::ImplicitFunc": "coordinator", "ray::SlotWorker": "worker"}  # Ray's and Tune's
 CONTEXT = WorkerContext(study="/study", data_dir="/data", cache="/cache", weights=RANDOM)
 LOADED = "print(sorted({'torch', 'timm', 'sklearn', 'optuna', 'PIL', 'tensorboardX'} & set(sys.modules)))"
 
@@ -51,7 +51,7 @@ def loaded(code: str, *arguments: str, stdin: bytes = b"") -> str:
     "carried",
     [
         pytest.param(make_coordinator("/study", None, RULES["default"], together=True), id="coordinator"),
-        pytest.param((Broker, CONTEXT, Slots(cpus=1.0, gpus=0.0), FoldWorker), id="broker"),
+        pytest.param((Broker, CONTEXT, Slots(cpus=1.0, gpus=0.0), SlotWorker), id="broker"),
     ],
 )
 def test_what_an_actor_is_sent_brings_no_torch_along(carried: Any) -> None:

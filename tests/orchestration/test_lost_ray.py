@@ -72,7 +72,7 @@ def test_work_that_hangs_in_a_dead_ray_is_left_behind(pulse: Pulse, node: Node) 
     node.dead = ["log_monitor"]  # nothing hangs on it
     assert pulse.guard(lambda: 7) == 7 and pulse.check() is None
     node.dead = ["log_monitor", "gcs_server"]
-    with pytest.raises(ClusterError, match="gcs_server is gone; the same command goes on"):
+    with pytest.raises(ClusterError, match="gcs_server is gone; run the same command again to resume"):
         pulse.guard(told.wait, leave=told.set)
     assert told.is_set()
 
@@ -134,7 +134,11 @@ def test_a_search_ends_with_its_own_words_when_ray_is_killed(folder: Path, tiny_
         killed = time.monotonic()
         assert search.end(60.0) == 1, search.text
         assert search.said(f"its {program} is gone") - killed < REPORTED, search.text
-        assert "the same command goes on" in search.text and "Traceback" not in search.text and "***" not in search.text
+        assert (
+            "run the same command again to resume" in search.text
+            and "Traceback" not in search.text
+            and "***" not in search.text
+        )
         assert not running(search.family())
     assert before < set(ledger.results()) and status_of("study", folder)["running"] is False
 

@@ -115,7 +115,7 @@ def models(ledger: Ledger) -> dict[str, bytes]:
 def make_room(ledger: Ledger, limit: int, say: Callable[[str], None] = lambda text: None) -> None:
     incumbent = Incumbent(StudyData(ledger))
     incumbent.refresh()
-    ModelRoom(ledger, limit / GB, say).make(incumbent)
+    ModelRoom(ledger, limit / GB, say).drop_over_limit(incumbent)
 
 
 def drop(ledger: Ledger, trial: str) -> None:
@@ -138,7 +138,7 @@ def test_models_are_kept_within_the_limit_on_record(study: tuple[Ledger, list[st
     assert record is not None and record.why.startswith("--weights-gb") and said == []
     make_room(ledger, 1, said.append)
     assert {path.split("/")[0] for path in models(ledger)} == {best}
-    assert len(said) == 1 and "the best trial and of those under way take" in said[0] and "raise it" in said[0]
+    assert len(said) == 1 and "the best trial and of open ones take" in said[0] and "raise it" in said[0]
     assert all(before[path] == model for path, model in models(ledger).items())
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
-from html import unescape
 from pathlib import Path
 
 import pytest
+from commands import output, words_of
 from released import copy_of
 from told_study import told_study
 from typer.testing import CliRunner
@@ -32,19 +31,12 @@ pytestmark = pytest.mark.slow
 COMPLETE = ("complete",) * 6
 
 
-def output(*arguments: str) -> str:
-    result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "80"}, catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
 def pages(study: str, tmp_path: Path) -> dict[str, str]:
     """What each page prints."""
     out = tmp_path / "report.html"
     output("report", study, "--out", str(out))
-    bare = re.sub(r"<(script|style)[^>]*>.*?</\1>", " ", out.read_text(), flags=re.S)
     return {
-        "report": unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", bare))).replace("\u00a0", " "),
+        "report": words_of(out.read_text()),
         "leaderboard": output("leaderboard", study),
         "status": output("status", study),
     }
@@ -91,7 +83,7 @@ def test_a_stored_blend_with_follow_ups_has_the_same_digits_everywhere(tmp_path:
         oof[list(TARGETS)] *= 0.8
         ledger.write_result(trial_id, result, oof)
     gathered = gather([ledger.storage.uri], FileMembers(), test_ids=None, seed=0, say=print)
-    spec = BlendSpec(rule=rule_named("top-3"), candidates=("calibration", "zeros"))
+    spec = BlendSpec(rule=rule_named("top-3"), tried=("calibration", "zeros"))
     card = fit_blend(gathered.library, spec, gathered.seed)
     assert card.follow_ups == ("calibration",)
     store(ledger, "mine", card, 1.0)

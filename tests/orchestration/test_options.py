@@ -44,6 +44,7 @@ TYPED: dict[str, tuple[str, Any]] = {  # field -> what is typed, and the value t
     "engine": ("--engine random", "random"),
     "folds": ("--folds 3", 3),
     "scheme": ("--scheme random", "random"),
+    "exam": ("--exam 0.25", 0.25),
     "fold_file": ("--fold-file folds.csv", Path("folds.csv")),
     "trials": ("--trials 7", 7),
     "hours": ("--hours 2", 2.0),

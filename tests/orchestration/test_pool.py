@@ -23,8 +23,8 @@ from orchestration.search.trial import BlockedError
 from orchestration.study.ledger import LedgerError
 from orchestration.workers.cluster import ON_HEAD
 from orchestration.workers.jobs import FoldJob, Outcome
-from orchestration.workers.pool import PILOT, RETRY, UNDER_WAY, Priority
-from orchestration.workers.slots.actor import FoldWorker, SignOfLife
+from orchestration.workers.pool import PILOT, RETRY, RUNNING, Priority
+from orchestration.workers.slots.actor import SignOfLife, SlotWorker
 from orchestration.workers.slots.broker import STOP_SECONDS, STOPPED, Broker
 from orchestration.workers.slots.leases import Slots, slots_of
 from orchestration.workers.slots.ray_pool import RayPool
@@ -98,7 +98,7 @@ def test_three_trials_of_five_folds_pass_two_slots(start: Start) -> None:
 
     def trial(name: str) -> None:
         pilot = run(broker, [ScriptedJob(trial_id=name, seconds=0.05)])
-        done.append(pilot + run(broker, [ScriptedJob(trial_id=name, seconds=0.05) for _ in range(4)], UNDER_WAY))
+        done.append(pilot + run(broker, [ScriptedJob(trial_id=name, seconds=0.05) for _ in range(4)], RUNNING))
 
     threads = [threading.Thread(target=trial, args=(name,)) for name in "abc"]
     for thread in threads:
@@ -112,7 +112,7 @@ def test_three_trials_of_five_folds_pass_two_slots(start: Start) -> None:
 
 def test_retries_go_before_survivors_and_those_best_first_before_pilots(start: Start) -> None:
     broker = start(most=1, ready=1)
-    jobs = {"pilot": PILOT, "worse": (UNDER_WAY[0], -0.5), "better": (UNDER_WAY[0], -0.7), "retry": RETRY}
+    jobs = {"pilot": PILOT, "worse": (RUNNING[0], -0.5), "better": (RUNNING[0], -0.7), "retry": RETRY}
     block = broker.run.remote(ScriptedJob(trial_id="block", seconds=0.5), RETRY)
     calls = {name: broker.run.remote(ScriptedJob(trial_id=name), priority) for name, priority in jobs.items()}
     ray.get(block)
@@ -124,7 +124,7 @@ def test_after_a_drop_nothing_of_the_trial_starts_and_the_rest_goes_on(start: St
     broker = start(most=1, ready=1)
     running = broker.run.remote(ScriptedJob(trial_id="pruned", attempt="a", seconds=60.0), PILOT)
     _until(lambda: ray.get(broker.status.remote()).running == 1)
-    queued = broker.run.remote(ScriptedJob(trial_id="pruned", attempt="a"), UNDER_WAY)
+    queued = broker.run.remote(ScriptedJob(trial_id="pruned", attempt="a"), RUNNING)
     other = broker.run.remote(ScriptedJob(trial_id="other", attempt="b"), PILOT)
     RayPool(broker).drop("a")
     assert ray.get([running, queued], timeout=20) == [STOPPED] * 2
@@ -317,11 +317,11 @@ def test_waiting_jobs_are_a_demand_that_an_autoscaler_sees(start: Start) -> None
 
 def test_the_costs_of_a_cluster_are_those_of_its_slots(start: Start, tmp_path: Path, tiny_pasture: Path) -> None:
     _, context, records = make_study(tmp_path / "study", tiny_pasture, tmp_path / "cache")
-    broker = start(ready=1, most=1, workers=FoldWorker, context=context, timeout=60.0)
+    broker = start(ready=1, most=1, workers=SlotWorker, context=context, timeout=60.0)
     costs = FoldCosts(16, (BACKBONE,))
-    assert not costs.are_known  # nobody has asked
+    assert not costs.is_ready  # nobody has asked
     measure_a_slot(costs, broker)
-    _until(lambda: costs.are_known)
+    _until(lambda: costs.is_ready)
     for record in records:
         config = config_from_params(record.family, record.config)
         assert 0 < (costs.seconds(record.family, config) or 0.0) < 600
@@ -334,8 +334,8 @@ def test_costs_of_slots_that_cannot_start_block_the_search(start: Start) -> None
     broker = start(most=1, ready=0, workers=Unstartable, context=stand_ins.Start(why="raises"))
     costs = FoldCosts(16, ())
     measure_a_slot(costs, broker)
-    with pytest.raises(BlockedError, match=r"no worker can start.*driver.*then give the same command again"):
-        _until(lambda: costs.are_known)
+    with pytest.raises(BlockedError, match=r"no worker can start.*driver.*then run the same command again"):
+        _until(lambda: costs.is_ready)
 
 
 def test_a_slot_never_spans_two_nodes() -> None:

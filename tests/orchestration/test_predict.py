@@ -152,7 +152,7 @@ def ensemble(ledger: Ledger, data_dir: Path, predictor: Predictor | None, out: P
         seed=0,
         open_predictor=lambda _: predictor,
         say=lambda _: None,
-        show=lambda _: None,
+        show=lambda *_: None,
     )
 
 
@@ -208,7 +208,7 @@ def test_two_studies_and_files_are_one_library(fresh, tiny_pasture, tmp_path):
         seed=0,
         open_predictor=lambda _: InlinePredictor(tiny_pasture, cache),
         say=lambda _: None,
-        show=cards.append,
+        show=lambda card, _: cards.append(card),
     )
     assert check_submission(paths[0], tiny_pasture) == []
     names = {*cards[0].members, *dict(cards[0].merged), *dict(cards[0].left_out)}

@@ -1,4 +1,4 @@
-"""Named studies: each is valid, any field can be overridden, and a study notes both; `published` is SPEC 4 and 5."""
+"""Named studies: each is valid, any field can be overridden, and a study notes both; `published` is as published."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ GRID = SearchSpace(
 class Priced:
     """Costs of a fold: a third of the grid is too expensive."""
 
-    are_known, unknown = True, None
+    is_ready, unknown = True, None
 
     def seconds(self, family: str, config: Any) -> float:
         return 90.0 if config.alphas > 9 else 10.0
@@ -64,7 +64,7 @@ def ended(score: float | None) -> TrialResult:
 
 def finish(ledger_folder: Path, search: Proposer, identity: str, score: float | None) -> None:
     Ledger(Storage(ledger_folder)).write_result(identity, ended(score))
-    search.tell(identity, ended(score))
+    search.record_result(identity, ended(score))
 
 
 def test_families_take_turns_and_start_from_known_good_settings(tmp_path: Path) -> None:
@@ -114,12 +114,12 @@ def test_what_had_not_ended_is_proposed_again_first(tmp_path: Path) -> None:
     assert all(lost)
     finish(tmp_path, first, lost[1].trial_id, 0.3)  # type: ignore[union-attr]
     again = proposer(tmp_path, max_trials=3)
-    assert again.finished == 1
+    assert again.ended == 1
     assert [again.propose(), again.propose()] == [lost[0], lost[2]]
     assert again.propose() is None
-    again.tell(lost[0].trial_id, ended(0.1))  # type: ignore[union-attr]
-    again.tell(lost[2].trial_id, ended(None))  # type: ignore[union-attr]
-    assert again.finished == 3 and again.unfinished == 0 and again.best_score == 0.3
+    again.record_result(lost[0].trial_id, ended(0.1))  # type: ignore[union-attr]
+    again.record_result(lost[2].trial_id, ended(None))  # type: ignore[union-attr]
+    assert again.ended == 3 and again.open == 0 and again.best_score == 0.3
 
 
 def test_proposals_follow_the_sign_of_the_scores(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_proposals_follow_the_sign_of_the_scores(tmp_path: Path) -> None:
             record = search.propose()
             assert record is not None
             drawn[sign].append(record.params["log10_alpha_low"])
-            search.tell(record.trial_id, ended(sign * drawn[sign][-1]))
+            search.record_result(record.trial_id, ended(sign * drawn[sign][-1]))
     up, down = drawn[1.0], drawn[-1.0]
     assert up[:STARTUP_TRIALS] == down[:STARTUP_TRIALS]
     assert all(one != other for one, other in zip(up[STARTUP_TRIALS:], down[STARTUP_TRIALS:], strict=True))
@@ -178,7 +178,7 @@ def test_a_small_space_is_searched_whole(tmp_path: Path, engine: str, monkeypatc
         if record is None:
             break
         found.add((record.params["size"], record.params["alphas"], record.params["transform"]))
-        search.tell(record.trial_id, ended(-abs(record.params["alphas"] - 7.0)))
+        search.record_result(record.trial_id, ended(-abs(record.params["alphas"] - 7.0)))
     assert found == set(itertools.product(*points)) and most <= REPEATS_OF_ENGINE + RANDOM_REPEATS
     assert search.propose() is None
 

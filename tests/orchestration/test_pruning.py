@@ -1,4 +1,4 @@
-"""The pruning rule: both conditions, the fold-corrected value, what is never pruned."""
+"""The pruning rule: both conditions, the score expected over all folds, what is never pruned."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ensembles.optimum import simplex_optimum
 from orchestration.search.pruning import (
     NEVER_FIRST,
     RULES,
+    Compared,
     PruneRule,
-    References,
     convex_gain,
     decide,
+    exemption,
     expected_difference,
     paired_p,
-    spared,
 )
 from orchestration.study.records import Decision
 
@@ -48,14 +48,22 @@ def decision_on(
 ) -> Decision:
     rows = np.arange(len(truth))
     return decide(
-        rule, trial, reference(best, truth), truth, rows % groups, rows, after_fold=2, folds_done=folds_done, folds=5
+        rule,
+        trial,
+        compared_with(best, truth),
+        truth,
+        rows % groups,
+        rows,
+        after_fold=2,
+        folds_done=folds_done,
+        folds=5,
     )
 
 
-def reference(best: FloatArray, truth: FloatArray, exempt: tuple[FloatArray, ...] = ()) -> References:
+def compared_with(best: FloatArray, truth: FloatArray, exempt: tuple[FloatArray, ...] = ()) -> Compared:
     """A single one, which is the ensemble as well."""
     losses = np.array([squared_error(truth, pred) for pred in exempt]).reshape(-1, len(truth))
-    return References(
+    return Compared(
         names=("7c1e0000",),
         loss_N=squared_error(truth, best),
         score=weighted_r2_score(truth, best),
@@ -158,7 +166,7 @@ def test_a_few_exempt_trials_give_the_level_and_many_the_slope() -> None:
 
 
 def test_the_estimate_undoes_the_luck_of_a_fold() -> None:
-    """On easy rows a bad trial scores high; compared with the references on the same rows it does not."""
+    """On easy rows a bad trial scores high; compared with the others on the same rows it does not."""
     truth = masses(6, 200)
     hard = np.arange(200) < 100
     best, trial = noisy(truth, 1, 3.0), noisy(truth, 2, 6.0)
@@ -167,18 +175,18 @@ def test_the_estimate_undoes_the_luck_of_a_fold() -> None:
     easy = np.flatnonzero(~hard)
     rows = np.arange(200) % 6
     decision = decide(
-        DEFAULT, trial[easy], reference(best, truth), truth, rows, easy, after_fold=0, folds_done=1, folds=2
+        DEFAULT, trial[easy], compared_with(best, truth), truth, rows, easy, after_fold=0, folds_done=1, folds=2
     )
     true, naive = weighted_r2_score(truth, trial), weighted_r2_score(truth[easy], trial[easy])
     assert abs(decision.estimate - true) < 0.5 * abs(naive - true)
 
 
 def test_the_mean_of_losses_is_compared_with_and_not_the_loss_of_a_mean() -> None:
-    """Two references whose errors cancel in their mean: a trial as good as each of them has a difference of 0."""
+    """Two compared trials whose errors cancel in their mean: a trial as good as each of them has a difference of 0."""
     truth = np.round(masses(7))  # whole grams, whose sums are exact
     error = np.round(np.random.default_rng(8).normal(0, 3.0, (len(truth), 3))) @ FROM_COMPONENTS.T
     one, other = truth + error, truth - error
-    both = References(
+    both = Compared(
         names=("a", "b"),
         loss_N=(squared_error(truth, one) + squared_error(truth, other)) / 2,
         score=(weighted_r2_score(truth, one) + weighted_r2_score(truth, other)) / 2,
@@ -198,12 +206,12 @@ def test_rows_must_match() -> None:
 
 
 def test_what_is_never_pruned() -> None:
-    assert spared(NEVER_FIRST - 1, "net", {"net"}, "a") == f"one of the first {NEVER_FIRST}"
-    assert spared(NEVER_FIRST, "other", {"net"}, "a") == "first of its backbone"
-    lots = [spared(99, "net", {"net"}, f"trial-{k}") for k in range(2000)]
-    assert set(lots) == {None, "spared by lot"}
+    assert exemption(NEVER_FIRST - 1, "net", {"net"}, "a") == f"one of the first {NEVER_FIRST}"
+    assert exemption(NEVER_FIRST, "other", {"net"}, "a") == "first of its backbone"
+    lots = [exemption(99, "net", {"net"}, f"trial-{k}") for k in range(2000)]
+    assert set(lots) == {None, "exempt by lot"}
     assert 0.03 < sum(lot is not None for lot in lots) / 2000 < 0.07
-    assert lots == [spared(99, "net", {"net"}, f"trial-{k}") for k in range(2000)]
+    assert lots == [exemption(99, "net", {"net"}, f"trial-{k}") for k in range(2000)]
 
 
 def test_strict_prunes_whatever_default_prunes() -> None:

@@ -17,7 +17,7 @@ PROCESS = "The actor is dead. Worker exit detail: Worker unexpectedly exits. Som
 def died(message: str) -> ActorDiedError:
     context = ActorDiedErrorContext(
         error_message=message,
-        class_name="FoldWorker",
+        class_name="SlotWorker",
         actor_id=bytes(16),
         ray_namespace="n",
         node_ip_address="10.0.0.2",

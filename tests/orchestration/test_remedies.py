@@ -43,7 +43,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("biomass_models", "ensembles", "orchestration", "search_spaces")
 # by what a remedy on a study, a bundle or a command is recognised
 STEPS = re.compile(
-    r"`biomass \w+|biomass repair|same command|command again|command of the search|--retry-failed|copy it back"
+    r"`biomass \w+|biomass repair|same command|command again|--retry-failed|copy it back"
     r"|put it back|copy again|export it again|blend again|blend without them|make room|--restore|search until"
 )
 TORN, ROOM, FAILURES = "test_torn.py", "test_model_room.py", "test_failures.py"
@@ -69,7 +69,7 @@ REMEDIES = {
     "make room, or name another folder with --cache": FULL,
     "make room, or name another folder; what was finished": "test_cli_errors.py::test_no_space_left_for_pictures",
     "must have room and answer, got": f"{FAILURES}::test_a_folder_that_takes_nothing_leaves_the_trial_open",
-    "{}, then give the same command again": FULL,
+    "{}, then run the same command again": FULL,
     "copy or export it again": ALIKE,
     "predictions must be finite": f"{HERE}::test_a_member_that_predicts_nothing_is_left_out",
     "blend again with this version": f"{HERE}::test_a_card_of_another_version_is_made_again",
@@ -81,12 +81,12 @@ REMEDIES = {
     "refused trials are within --max-fold-seconds now": REFUSED,
     "what was refused is taken up": REFUSED,
     "trials in a row stay open": LEFT_OPEN,
-    "unfinished: {}; the command of the search": AUDITED,
+    "open: {}; run `biomass search` again": AUDITED,
     "; see biomass repair STUDY": TORN_FILE,
     "`biomass repair {}` reopens it": TORN_FILE,
-    "the command of the search does it": TORN_FILE,
+    "run `biomass search` again to compute them": TORN_FILE,
     "`biomass repair {}` sets the trial aside": ASIDE,
-    "the command of the search goes on with it": f"{TORN}::test_an_open_trial_mends_its_own_folds",
+    "run `biomass search` again to resume it": f"{TORN}::test_an_open_trial_mends_its_own_folds",
     "copy it back from another copy": f"{TORN}::test_a_study_without_its_table_says_what_to_do",
     "put it back from a copy": f"{HERE}::test_a_study_json_that_is_put_back_is_as_it_was",
     "was made of others, or by another version; blend again": f"{NUMBER}::test_an_ensemble_of_other_trials_is_named"
@@ -96,30 +96,33 @@ REMEDIES = {
     "`biomass ensemble` makes one": f"{HERE}::test_a_card_of_another_version_is_made_again",
     "brings it back": f"{ROOM}::test_restoring_brings_back_the_same_bytes",
     "has all its models; leave --restore": f"{ROOM}::test_restoring_brings_back_the_same_bytes",
-    "{}; mend that, then give the same command again": f"{ROOM}::test_a_model_of_other_data_is_not_put_back",
+    "{}; mend that, then run the same command again": f"{ROOM}::test_a_model_of_other_data_is_not_put_back",
     "must be of format": f"{HERE}::test_a_damaged_bundle_is_copied_or_exported_again",
     "are missing or changed, such as": f"{HERE}::test_a_damaged_bundle_is_copied_or_exported_again",
     "is no whole bundle": f"{HERE}::test_a_damaged_bundle_is_copied_or_exported_again",
-    "the same command goes on from here": f"{ENDINGS}::test_a_search_ends_in_order_and_goes_on",
-    "the same command goes on with more": f"{ENDINGS}::test_hours_that_are_over_are_an_end_of_their_own",
-    "the same command goes on with them": LEFT_OPEN,
-    "cd to another, then give the same command": DELETED,
-    "was killed, the same command goes on": KILLED,
-    "the same command goes on, what was finished is kept": RAY,
+    "What was finished is kept; run": f"{ENDINGS}::test_a_search_ends_in_order_and_goes_on",
+    "stopping, within {} s; run": f"{ENDINGS}::test_a_search_ends_in_order_and_goes_on",
+    "cut short; run": f"{ENDINGS}::test_a_search_ends_in_order_and_goes_on",
+    "run the same command again for more": f"{ENDINGS}::test_hours_that_are_over_are_an_end_of_their_own",
+    "run the same command again to resume them": LEFT_OPEN,
+    "cd to another, then run the same command": DELETED,
+    "was killed; run": KILLED,
+    "again to resume, what was finished is kept": RAY,
     "`ray start` again on the head": f"{LOST}::test_the_head_of_a_cluster_is_killed_under_a_search",
     "put the file there again": "test_doctor.py::test_a_weights_file_that_is_put_there_again_serves",
     "`biomass leaderboard` lists them": f"{HERE}::test_an_unknown_trial_is_found_on_the_leaderboard",
     "or run `biomass search` first": ROAD,
-    "runs of images; run the command again": "test_predict.py::test_an_interrupted_prediction_goes_on_where_it_was",
+    "shards of images; run the command again": "test_predict.py::test_an_interrupted_prediction_goes_on_where_it_was",
     "are missing in {}; run the command again": "test_predict.py::test_an_interrupted_prediction_goes_on_where_it_was",
     "search until one is": f"{HERE}::test_what_needs_a_finished_trial_works_once_there_is_one",
     "a refit compares with finished folds": f"{HERE}::test_what_needs_a_finished_trial_works_once_there_is_one",
-    "stop with Ctrl-C and give the same command again": PAGES,
+    "stop with Ctrl-C and run the same command again": PAGES,
 }
 NO_REMEDY = (  # texts that name a command for another reason
     "Pasture biomass from photographs",
     "trials are changed by `biomass search` alone",
     "the same search with ",
+    "this study keeps an exam",
 )
 
 
@@ -185,7 +188,7 @@ def test_what_needs_a_finished_trial_works_once_there_is_one(tmp_path: Path, tin
     again = {"data_dir": tiny_pasture, "cache_dir": tmp_path / "cache", "weights": RANDOM}
     with pytest.raises(LedgerError, match="search until one is"):
         gather([ledger.storage.uri], FileMembers(), test_ids=None, seed=0, say=lambda line: None)
-    with pytest.raises(LedgerError, match="the command of the search finishes open trials"):
+    with pytest.raises(LedgerError, match="`biomass search` finishes open trials"):
         refit_trial(ledger, trial, **again)  # type: ignore[arg-type]
     run_trial(ledger, InlinePool(context), trial)
     oof = ledger.oof(trial)

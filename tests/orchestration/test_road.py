@@ -187,6 +187,6 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tmp_path: Path, tiny_pasture
     os.killpg(driver.pid, signal.SIGINT)  # what a terminal does: every process of the group gets it
     text, _ = driver.communicate(timeout=60)
     assert driver.returncode == 130, text
-    assert "the same command goes on" in text and "Traceback" not in text
+    assert "run the same command again to resume" in text and "Traceback" not in text
     assert 0 < len(ledger.results()) < 200
     assert all(result.status == "complete" for result in ledger.results().values())

@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 from tiny_study import make_study
 
@@ -16,6 +17,7 @@ from orchestration.inspect.leaderboard import leaderboard, render_families, rend
 from orchestration.inspect.status import render_status, status_of
 from orchestration.search.trial import run_trial
 from orchestration.study.data import StudyData
+from orchestration.study.ledger import Ledger
 from orchestration.workers.slots.inline_pool import InlinePool
 
 
@@ -54,7 +56,7 @@ def test_status_of_a_running_and_of_a_killed_search(tmp_path: Path, tiny_pasture
         not killed.running
         and killed.folds_running == 0
         and killed.seconds_left is None
-        and "was killed, the same command goes on" in killed.driver
+        and "was killed; run the same command again to resume" in killed.driver
     )
 
 
@@ -80,3 +82,21 @@ def test_the_leaderboard_tells_costs_per_trial_and_family(tmp_path: Path, tiny_p
     assert "7200" in text and "GPU s" in text and max(map(len, text.splitlines())) <= 80
     words = " ".join(text.replace("│", " ").split())
     assert "pruned after" in words and "0.04 %" in words  # the note wraps
+
+
+def test_a_status_looks_at_the_folds_of_ended_trials_once(
+    tmp_path: Path, tiny_pasture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it costs is files: with thousands of trials a second look would double it."""
+    ledger, context, records = make_study(tmp_path / "study", tiny_pasture, tmp_path / "cache")
+    run_trial(ledger, InlinePool(context), records[0].trial_id)
+    seen: list[tuple[str, int]] = []
+    look = Ledger.lost_fold_files
+
+    def noted(self: Ledger, trial_id: str, fold: int) -> list[str]:
+        seen.append((trial_id, fold))
+        return look(self, trial_id, fold)
+
+    monkeypatch.setattr(Ledger, "lost_fold_files", noted)
+    status_of(ledger)
+    assert sorted(seen) == [(records[0].trial_id, fold) for fold in range(3)]

@@ -71,7 +71,7 @@ def study(finished: tuple[Path, WorkerContext], tmp_path: Path) -> tuple[Ledger,
 
 
 def search_on(ledger: Ledger, context: WorkerContext) -> list[tuple[str, int]]:
-    """What the command of the search does with open trials; returns the folds that it computed."""
+    """What a search does with open trials; returns the folds that it computed."""
     pool = Counting(context)
     for record in ledger.trials():
         run_trial(ledger, pool, record.trial_id)
@@ -233,7 +233,7 @@ def test_an_open_trial_mends_its_own_folds(study: tuple[Ledger, WorkerContext], 
     before = ledger.oof(trial)
     ledger.reopen(trial)
     WAYS[way](Path(ledger.storage.uri) / "trials" / trial / "fold-2" / "oof.parquet")
-    with pytest.raises(LedgerError, match=r"fold-2/oof\.parquet .*; the command of the search goes on with it"):
+    with pytest.raises(LedgerError, match=r"fold-2/oof\.parquet .*; run `biomass search` again to resume it"):
         ledger.fold_oof(trial, 2)
     assert search_on(ledger, context) == [(trial, 2)]
     assert ledger.oof(trial).equals(before) and audit(ledger).clean

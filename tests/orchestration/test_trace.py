@@ -53,7 +53,7 @@ def files(tmp_path: Path) -> FileMembers:
 def blend(files: FileMembers, out: Path) -> tuple[Path, dict[str, Any]]:
     (path,) = run_ensemble(
         [], files, data_dir=None, out=out, options=BlendOptions(), seed=0,
-        open_predictor=lambda _: pytest.fail("nothing is predicted"), say=lambda _: None, show=lambda _: None,
+        open_predictor=lambda _: pytest.fail("nothing is predicted"), say=lambda _: None, show=lambda *_: None,
     )  # fmt: skip
     return path, json.loads((out / "ensemble.json").read_text())
 

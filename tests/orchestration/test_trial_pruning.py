@@ -15,14 +15,16 @@ from biomass_models.data.folds import fold_hash
 from biomass_models.targets import FROM_COMPONENTS, TARGETS, weighted_r2_score
 from orchestration.inspect.audit import audit
 from orchestration.inspect.replay import render_replay, replay
+from orchestration.search.incumbent import Incumbent
 from orchestration.search.pruning import RULES
 from orchestration.search.trial import fold_order, run_trial
+from orchestration.study.data import StudyData
 from orchestration.study.ids import make_trial_id
 from orchestration.study.ledger import Ledger
 from orchestration.study.records import TrialRecord, TrialResult
 from orchestration.study.storage import Storage
 from orchestration.workers.jobs import FoldJob, Outcome
-from orchestration.workers.pool import PILOT, UNDER_WAY, Priority
+from orchestration.workers.pool import PILOT, RUNNING, Priority
 
 N, FOLDS, GROUPS = 200, 5, 40
 DEFAULT = RULES["default"]
@@ -99,6 +101,23 @@ def test_a_hopeless_trial_ends_after_its_pilot_fold(ledger: Ledger) -> None:
     assert audit(ledger).clean
 
 
+def test_an_incumbent_compares_with_trials_that_came_after_its_first_look(ledger: Ledger) -> None:
+    """It outlives many trials: what its study's data held at the first look is not all that there is."""
+    pool, incumbent = Drawn(ledger), Incumbent(StudyData(ledger))
+    for number in range(3):
+        trial = propose(ledger, number, errors=number, grams=2.0 + number, spared="one of the first 10")
+        run_trial(ledger, pool, trial, rule=DEFAULT, incumbent=incumbent)
+    incumbent.refresh()
+    first = incumbent.compared()
+    best = propose(ledger, 3, errors=3, grams=1.0, spared="one of the first 10")
+    run_trial(ledger, pool, best, rule=DEFAULT, incumbent=incumbent)
+    incumbent.refresh()
+    later = incumbent.compared()
+    assert first is not None and later is not None
+    assert later.names[0] == best and best not in first.names
+    assert len(first.exempt_MN) == 0 and len(later.exempt_MN) == 1
+
+
 def test_a_survivors_other_folds_go_first_and_are_judged_as_well(ledger: Ledger) -> None:
     pool = Drawn(ledger)
     run_trial(ledger, pool, propose(ledger, 0, errors=1, grams=4.0), rule=DEFAULT)
@@ -107,7 +126,7 @@ def test_a_survivors_other_folds_go_first_and_are_judged_as_well(ledger: Ledger)
     assert result is not None and result.status == "complete" and len(result.decisions) == FOLDS - 1
     asked = [entry for entry in pool.asked if entry[0] == good]
     assert [fold for _, fold, _ in asked] == fold_order(11, list(range(FOLDS))) == [1, 2, 3, 4, 0]
-    assert asked[0][2] == PILOT and all(UNDER_WAY[0] == entry[2][0] for entry in asked[1:])
+    assert asked[0][2] == PILOT and all(RUNNING[0] == entry[2][0] for entry in asked[1:])
     assert asked[1][2][1] == -result.decisions[0].estimate  # the best survivor first
 
 
@@ -138,7 +157,7 @@ def test_a_replay_tells_what_a_rule_saves_and_costs(ledger: Ledger) -> None:
         grams = 2.0 if number < 10 else 8.0  # the second half repeats the errors of the first, larger
         run_trial(ledger, pool, propose(ledger, number, errors=number % 10, grams=grams), rule=None)
     replayed = replay(ledger, "default", say=lambda text: None)
-    assert 5 <= replayed.eligible <= 10  # a few are spared by lot
+    assert 5 <= replayed.eligible <= 10  # a few are exempt by lot
     saved = sum(FOLDS - one.decision.folds_done for one in replayed.pruned)
     assert replayed.folds == 100 and replayed.folds_saved == saved > 0
     assert replayed.seconds_saved == replayed.folds_saved

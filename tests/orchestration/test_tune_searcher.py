@@ -19,12 +19,12 @@ def test_tune_sees_ids_only_and_a_stopped_trial_stays_open(tmp_path: Path) -> No
     first = tune_searcher.suggest("tune-1")
     assert isinstance(first, dict) and set(first) == {"trial_id"}
     tune_searcher.on_trial_complete("tune-1", {"status": "stopped", "score": None})
-    assert search.unfinished == 1 and search.finished == 0
+    assert search.open == 1 and search.ended == 0
     second = tune_searcher.suggest("tune-2")
     assert isinstance(second, dict)
     finish(tmp_path, search, second["trial_id"], 0.5)
     tune_searcher.on_trial_complete("tune-2", {"status": "complete"})
-    assert search.finished == 1
+    assert search.ended == 1
     assert tune_searcher.suggest("tune-3") == TuneSearcher.FINISHED
     assert tune_searcher.end_reason is None
 
@@ -47,7 +47,7 @@ def test_a_trial_whose_coordinator_broke_off_stays_open_and_the_others_go_on(tmp
     assert tune_searcher.suggest("tune-4") == TuneSearcher.FINISHED and tune_searcher.stop_reason is None
     assert tune_searcher.end_reason == (
         "2 trials stay open: their coordinators broke off each time they were started, at last by OSError: [Errno 12] "
-        "Cannot allocate memory; the same command goes on with them"
+        "Cannot allocate memory; run the same command again to resume them"
     )
     assert set(Ledger(Storage(tmp_path)).results()) == {ids[1], ids[3]}
     again = proposer(tmp_path, max_trials=4)

@@ -7,6 +7,7 @@ from pathlib import Path
 from biomass_models.backbones.weights import WeightsSource, fingerprint
 from biomass_models.data.folds import assign_folds, fold_hash
 from biomass_models.data.table import read_train
+from biomass_models.families import registry
 from orchestration.search.opening import open_study
 from orchestration.search.proposer import Proposer
 from orchestration.study.ledger import Ledger
@@ -17,7 +18,8 @@ from orchestration.workers.context import WorkerContext
 from search_spaces.spaces import space_of
 
 BACKBONE = "test_vit"
-FAMILY_NAMES = ("baseline", "probe", "distilled")
+FIRST = ("baseline", "probe", "distilled")  # tests name these by their place
+FAMILY_NAMES = (*FIRST, *(name for name in registry.BUILT_IN if name not in FIRST))
 RANDOM = WeightsSource(kind="random")
 
 

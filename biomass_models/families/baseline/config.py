@@ -1,4 +1,4 @@
-"""Configuration of the baseline family (SPEC 4). Torch-free."""
+"""Configuration of the baseline family. Torch-free."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from biomass_models.training.config import NetworkConfig
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaselineConfig(NetworkConfig):
-    """Model 1 (SPEC 4). The defaults are the published setting, field by field."""
+    """The published baseline. The defaults are its setting, field by field."""
 
     backbone: str = "vit_small_patch14_dinov2.lvd142m"
     size: int = 980

@@ -1,4 +1,4 @@
-"""Model 1 (SPEC 4): a backbone, frozen but for its last blocks, and a small head that regresses five z-scores.
+"""The published baseline (Kunwar 2026): a backbone, frozen but for its last blocks, and a head for five z-scores.
 
 With no block trained the head learns on cached features (a bank of turned and jittered copies, drawn from at
 random); otherwise pictures are decoded once per node and augmented on the device.

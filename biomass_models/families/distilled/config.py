@@ -1,4 +1,4 @@
-"""Configurations of the distilled family: student and metadata teacher (SPEC 5). Torch-free."""
+"""Configurations of the distilled family: student and metadata teacher. Torch-free."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOCAL_LAYOUTS = ("none", "halves", "corners4")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherConfig:
-    """The metadata teacher (SPEC 5). Its loss has the published weights, so that trials with other ones share it."""
+    """The metadata teacher. Its loss has the published weights, so that trials with other ones share it."""
 
     width: int = 128  # first hidden layer
     width_2: int = 64  # second hidden layer
@@ -37,9 +37,9 @@ class TeacherConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DistilledConfig(NetworkConfig):
-    """Model 2 (SPEC 5): student of a metadata teacher. The defaults are the published setting.
+    """The published student of a metadata teacher. The defaults are the published setting.
 
-    SPEC 5 gives the corners' size only; the whole image is taken at the same one.
+    Only the corners' size is published; the whole image is taken at the same one.
     """
 
     backbone: str = "vit_small_patch16_dinov3.lvd1689m"  # one with a token grid or a feature map

@@ -1,4 +1,4 @@
-"""Model 2 (SPEC 5): a student that sees the photograph and learns from labels and from a metadata teacher.
+"""The published student (Kunwar 2026): it sees the photograph and learns from labels and from a metadata teacher.
 
 It predicts from images alone; metadata weigh the rows and teach while it trains. With no block trained it learns on
 cached tokens of every view, otherwise pictures are decoded once per node and all views pass the shared backbone.
@@ -56,7 +56,7 @@ def view_parts(config: DistilledConfig) -> tuple[tuple[View, ...], ...]:
     whole = views_for("whole", config.size)
     if config.layout == "none":
         return (whole,)
-    # corners are cut at native resolution of the competition's photographs (SPEC 5): larger views show more
+    # corners are cut at native resolution of the competition's photographs: larger views show more
     crop = (min(0.5, config.local_size / PHOTOGRAPH[0]), min(0.5, config.local_size / PHOTOGRAPH[1]))
     local = views_for(config.layout, config.local_size, crop=crop)
     return whole, tuple(view for view in local if view.name != "whole")
@@ -130,7 +130,7 @@ def student_terms(
     taught_BT: Tensor | None,
     scaler: TargetScaler,
 ) -> Terms:
-    """The student's loss by term (SPEC 5, Loss): weighted by sample, averaged over the batch, times the term's weight.
+    """The student's loss by term: weighted by sample, averaged over the batch, times the term's weight.
 
     mass_BT, taught_BT: labels and the teacher's masses in grams; None where nothing is distilled.
     """

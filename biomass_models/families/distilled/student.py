@@ -1,4 +1,4 @@
-"""The student's network (SPEC 5): views through one shared backbone, attention over tokens and views, a head.
+"""The student's network: views through one shared backbone, attention over tokens and views, a head.
 
 B images, V views of a part, L local views, P patch tokens, D features of a view (global vector and pooled patches).
 """

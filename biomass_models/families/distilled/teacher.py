@@ -1,4 +1,4 @@
-"""The metadata teacher (SPEC 5): what NDVI, height, season and species say about the masses of the training rows.
+"""The metadata teacher: what NDVI, height, season and species say about the masses of the training rows.
 
 M training rows of a fold, T = 5 targets.
 taught_MT   grams; each row's from a teacher that saw neither the row nor its group (inner folds), nor the held-out fold
@@ -75,7 +75,7 @@ def metadata_features(quadrats: pd.DataFrame) -> FloatArray:
 
 
 def sample_weights(quadrats: pd.DataFrame) -> FloatArray:
-    """Inverse frequency of each row's date, state and species: scaled to mean 1, then clipped to [0.1, 5] (SPEC 5)."""
+    """Inverse frequency of each row's date, state and species: scaled to mean 1, then clipped to [0.1, 5]."""
     require_metadata(quadrats)
     kind = quadrats.groupby(list(KIND), observed=True, sort=False)["image_id"]
     inverse = 1.0 / kind.transform("size").to_numpy(np.float64)

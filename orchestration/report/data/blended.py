@@ -62,9 +62,9 @@ def blend_of(study: StudyData, named: str | None = None) -> tuple[Blend | None, 
 
 def _spec_of(card: Card) -> BlendSpec:
     """How the card's blend was made, with the follow-ups that its nests decided about."""
-    candidates = tuple(name for name in card.follow_up_gains if name in FOLLOW_UPS)
-    fixed = [name for name in card.follow_ups if name not in candidates]
-    return replace(BlendSpec(rule=rule_named(card.rule)).using(*fixed), candidates=candidates)
+    tried = tuple(name for name in card.follow_up_gains if name in FOLLOW_UPS)
+    fixed = [name for name in card.follow_ups if name not in tried]
+    return replace(BlendSpec(rule=rule_named(card.rule)).using(*fixed), tried=tried)
 
 
 def growth(library: Library, seed: int) -> list[Step]:

@@ -15,7 +15,9 @@ from ensembles.choice import SINGLE_BEST
 from ensembles.honest import METHOD, Estimate, score_estimate
 from ensembles.nests import nested_all
 from ensembles.scorer import Scorer
-from orchestration.blending.shown import Stored, stored_ensembles
+from ensembles.search_optimism import SearchOptimism
+from orchestration.blending.exam import exam_lines, exam_of
+from orchestration.blending.shown import Stored, search_optimism_of, stored_ensembles
 from orchestration.report.data.blended import Blend, blend_of
 from orchestration.report.data.importance import Importance, importance_of
 from orchestration.report.data.timeline import Clock, Work, work_of
@@ -54,6 +56,9 @@ class ReportContext:
     blend: Blend | None
     stored: tuple[Stored, ...]
     no_blend: str | None  # why there is none
+    exams: tuple[str, ...]  # a line for each blend that was examined, in the order of the first looks
+    exam: str | None  # that of the blend shown
+    search_optimism: SearchOptimism | None  # of the blend shown: simulated, where it was not measured by an exam
     shown: Shown | None  # None before a trial is complete
     scores: dict[str, Estimate]
     behind: dict[str, Estimate]  # trial or reference minus the best trial, paired over units
@@ -122,6 +127,9 @@ def read_context(ledger: Ledger, compare: Sequence[Ledger] = (), ensemble: str |
         for trial in study.trials
         if not folds.get(trial.trial_id) and trial.ended_at is not None and trial.ended_at >= trial.record.proposed_at
     ]
+    records = ledger.exams()
+    own = None if blend is None or blend.name is None else exam_of(ledger, blend.name)
+    exams = ["; ".join(exam_lines(record, records)) for record in records]
     return ReportContext(
         study=study,
         others=others,
@@ -131,6 +139,9 @@ def read_context(ledger: Ledger, compare: Sequence[Ledger] = (), ensemble: str |
         blend=blend,
         stored=stored_ensembles(study),
         no_blend=no_blend,
+        exams=tuple(exams),
+        exam=None if own is None else exams[records.index(own)],
+        search_optimism=None if blend is None or own is not None else search_optimism_of(study, blend.card),
         shown=shown,
         scores={name: scorer.score(pred_NT) for name, pred_NT in known.items()},
         behind={} if best is None else {name: scorer.gain(pred_NT, best) for name, pred_NT in known.items()},

@@ -112,10 +112,18 @@ def _sure(context: ReportContext) -> list[Html]:
     lines.append(
         paragraph(
             f"On the rows it was fitted to it shows {number(card.in_sample_score)}: do not trust that number. The "
-            "search itself saw every fold, so expect a little less on new days."
+            f"search itself saw every fold{_search_luck(context)}."
         )
     )
     return lines
+
+
+def _search_luck(context: ReportContext) -> str:
+    if context.exam is not None:
+        return "; the dates of the exam nothing has seen"
+    if context.search_optimism is not None:
+        return f": {context.search_optimism}"
+    return ", so expect a little less on new days"
 
 
 def _interval(estimate: Estimate, interval: tuple[float, float] | None, units: int, unit: str) -> str:

@@ -28,7 +28,7 @@ def pruned_table(context: ReportContext) -> Table | None:
                 Cell(NONE if last is None else f"{last.p:.2g}", None if last is None else last.p),
                 Cell(percent(None if last is None else last.gain, 2), None if last is None else last.gain),
                 Cell(number(trial.reported_value), trial.reported_value),
-                Cell(tag("code", NONE if last is None else ", ".join(last.references or (last.against,)))),
+                Cell(tag("code", NONE if last is None else ", ".join(last.compared or (last.against,)))),
             ]
         )  # fmt: skip
     saved = folds * len(trials) - sum(trial.result.folds_done for trial in trials if trial.result is not None)

@@ -19,6 +19,7 @@ def ensemble_section(context: ReportContext) -> Section:
         blend = context.blend
         blocks += [
             _source(context, blend),
+            *_beside(context),
             members_figure(context, blend),
             growth_figure(blend),
             alike_figure(context, blend),
@@ -48,6 +49,15 @@ def _source(context: ReportContext, blend: Blend) -> Html:
         tag("code", card.rule), chosen,
         ".", left_out, merged,
     )  # fmt: skip
+
+
+def _beside(context: ReportContext) -> list[Html]:
+    """How much of the nested score may be the luck of the search: what exams measured, else what was simulated."""
+    lines = list(context.exams)
+    if context.search_optimism is not None:
+        exam = "" if context.study.settings.exam else "; --exam of a search measures it"
+        lines.append(f"{context.search_optimism}{exam}")
+    return [paragraph(f"{line[0].upper()}{line[1:]}.") for line in lines]
 
 
 def _against(context: ReportContext, blend: Blend) -> Table:

@@ -16,7 +16,7 @@ from orchestration.search.incumbent import Incumbent
 from orchestration.search.live_view import LiveView
 from orchestration.search.model_room import ModelRoom
 from orchestration.search.on_ray.coordinator import FirmGround, make_coordinator
-from orchestration.search.on_ray.tune_searcher import BreakNotes, TuneSearcher, live_trials
+from orchestration.search.on_ray.tune_searcher import BreakNotes, TuneSearcher, most_running
 from orchestration.search.on_ray.watch import Watch
 from orchestration.search.proposer import Proposer
 from orchestration.search.pruning import PruneRule
@@ -34,7 +34,7 @@ from orchestration.workers.slots.leases import gpus_of_a_slot
 from orchestration.workers.slots.ray_pool import start_broker
 
 COORDINATOR_STARTS = 10  # of one trial
-MOST_LIVE = 1000  # Tune's own limit of trials under way; the searcher's, which follows the slots, is far below
+MOST_RUNNING = 1000  # Tune's own limit of running trials; the searcher's, which follows the slots, is far below
 
 
 def search_on_ray(
@@ -57,8 +57,8 @@ def search_on_ray(
     if proposer.costs is not None:
         measure_a_slot(proposer.costs, broker)
     before = frozenset(ledger.results())
-    say(f"{slots} slots{waits}; {proposer.finished} trials are finished already")
-    searcher = TuneSearcher(proposer, live=live_trials(max(slots, 1)))
+    say(f"{slots} slots{waits}; {proposer.ended} trials have ended already")
+    searcher = TuneSearcher(proposer, most_running=most_running(max(slots, 1)))
     room = None if resources.weights_gb is None else ModelRoom(ledger, resources.weights_gb, say)
     watch = Watch(broker, searcher, LiveView(proposer, Incumbent(StudyData(ledger)), say, room), heartbeat, say)
     together = gpus_of_a_slot(resources) > 0 if resources.folds_together is None else resources.folds_together
@@ -75,9 +75,9 @@ def search_on_ray(
 
 def measure_a_slot(costs: FoldCosts, broker: Any) -> None:
     """Have the first slot that is there measured, where costs need it, before any fold runs on it."""
-    if costs.question is not None:
-        answer = broker.run.remote(costs.question, RETRY)
-        costs.wait_for(lambda: ray.get(answer) if ray.wait([answer], timeout=0)[0] else None)
+    if costs.measure_job is not None:
+        answer = broker.run.remote(costs.measure_job, RETRY)
+        costs.set_poll(lambda: ray.get(answer) if ray.wait([answer], timeout=0)[0] else None)
 
 
 class _Leave(tune.Callback):
@@ -111,7 +111,7 @@ def make_tuner(
     return tune.Tuner(
         tune.with_resources(coordinate, ON_HEAD),
         tune_config=tune.TuneConfig(
-            search_alg=searcher, num_samples=-1, max_concurrent_trials=MOST_LIVE, reuse_actors=True
+            search_alg=searcher, num_samples=-1, max_concurrent_trials=MOST_RUNNING, reuse_actors=True
         ),
         run_config=tune.RunConfig(
             name=layout.TUNE,

@@ -15,8 +15,8 @@ from orchestration.workers.ray_errors import innermost_cause
 BROKEN_COORDINATORS = 5  # of trials in a row: it is not the trials that are at fault
 
 
-def live_trials(slots: int) -> int:
-    """How many trials to have under way: more than slots, so that none idles while Tune starts the next trial; not
+def most_running(slots: int) -> int:
+    """How many trials to have running: more than slots, so that none idles while Tune starts the next trial; not
     many more, or proposals would be drawn before the results that they should learn from."""
     return slots + max(1, slots // 2)
 
@@ -24,19 +24,19 @@ def live_trials(slots: int) -> int:
 class TuneSearcher(Searcher):
     """Ray Tune's view of a Proposer. A Tune trial carries nothing but the id of a trial in the ledger."""
 
-    def __init__(self, proposer: Proposer, live: int = 1) -> None:
-        """live: most trials under way at a time; may be changed while the search runs."""
+    def __init__(self, proposer: Proposer, most_running: int = 1) -> None:
+        """most_running: most trials that run at a time; may be changed while the search runs."""
         super().__init__()
         self.proposer = proposer
         self._trial_ids: dict[str, str] = {}
-        self.live = live
+        self.most_running = most_running
         self.stop_reason: str | None = None  # what stops the whole search, such as a full disk
         self.broken_off: list[str] = []  # trials that stay open, because their coordinators did not stay alive
         self.last_break: str | None = None  # why a coordinator broke off, the latest one
         self._broken_in_a_row = 0
 
     def suggest(self, trial_id: str) -> Any:  # a dict, None for "not now", or Searcher.FINISHED
-        if not self.stop_reason and len(self._trial_ids) >= self.live:
+        if not self.stop_reason and len(self._trial_ids) >= self.most_running:
             return None
         try:
             if not self.stop_reason and self.proposer.waits:
@@ -58,7 +58,7 @@ class TuneSearcher(Searcher):
             return why
         if not self.broken_off:
             return None
-        return f"{len(self.broken_off)} trials stay open: {self._why_broken}; the same command goes on with them"
+        return f"{len(self.broken_off)} trials stay open: {self._why_broken}; run the same command again to resume them"
 
     @property
     def _why_broken(self) -> str:
@@ -66,7 +66,7 @@ class TuneSearcher(Searcher):
         return f"their coordinators broke off each time they were started{why}"
 
     @property
-    def under_way(self) -> int:
+    def running(self) -> int:
         """Trials that have begun and not ended."""
         return len(self._trial_ids)
 
@@ -81,7 +81,7 @@ class TuneSearcher(Searcher):
                 self._leave_open(name)
             return  # the search is being stopped, or Tune has started its coordinator many times: the next run goes on
         self._broken_in_a_row = 0
-        self.proposer.tell(name, ended)
+        self.proposer.record_result(name, ended)
         self.stop_reason = self.stop_reason or failing_alike(self.proposer)
 
     def _leave_open(self, name: str) -> None:
@@ -91,7 +91,7 @@ class TuneSearcher(Searcher):
         if self._broken_in_a_row >= BROKEN_COORDINATORS and self.stop_reason is None:
             self.stop_reason = (
                 f"{BROKEN_COORDINATORS} trials in a row stay open: {self._why_broken}. Mend that on the head node "
-                "(memory, disk, the folder of the code), then give the same command again"
+                "(memory, disk, the folder of the code), then run the same command again"
             )
 
     # The ledger holds all that a new start needs; what Tune would save is never read.

@@ -14,7 +14,7 @@ from ray.exceptions import ActorDiedError, RayError
 from biomass_models.errors import UserError
 from orchestration.progress import Say, progress_bar
 from orchestration.search.live_view import LiveView
-from orchestration.search.on_ray.tune_searcher import TuneSearcher, live_trials
+from orchestration.search.on_ray.tune_searcher import TuneSearcher, most_running
 from orchestration.study.lock import Heartbeat
 from orchestration.study.records import SearchFacts
 from orchestration.study.settings import StudyError
@@ -67,16 +67,16 @@ class Watch:
                 facts = None if ended else self._facts()
                 self._view.refresh()
                 if facts is not None:
-                    self._searcher.live = live_trials(max(facts.slots or 0, 1))
+                    self._searcher.most_running = most_running(max(facts.slots or 0, 1))
                     self._heartbeat.publish(facts)
                 if facts is not None and (why := facts.start_failure) and why not in self._named:
                     self._named.add(why)
                     self._say(f"note: {facts.cannot_start} slots have no worker, it does not start: {why}")
                 shown = facts or shown  # a broker that does not answer at once changes nothing of what is shown
                 update(
-                    proposer.finished,
+                    proposer.ended,
                     proposer.max_trials,
-                    self._view.notes(shown, self._searcher.under_way),
+                    self._view.notes(shown, self._searcher.running),
                     shown and shown.seconds_left,
                 )
                 if ended:
@@ -118,5 +118,5 @@ class Watch:
 
 def _no_broker(what: str) -> ClusterError:
     return ClusterError(
-        f"the broker of the folds {what}", "the same command goes on, what was finished is kept", rule=""
+        f"the broker of the folds {what}", "run the same command again to resume, what was finished is kept", rule=""
     )

@@ -73,7 +73,7 @@ class StudyFiles:
         if top == layout.ENSEMBLES:
             return "`biomass ensemble` makes it anew"
         if top == layout.TRIALS and self.storage.size(layout.result(rest[0])) is None:
-            return "the command of the search goes on with it"
+            return "run `biomass search` again to resume it"
         return f"`biomass repair {self.storage.uri}` reopens it"
 
     def _content(self, name: str, remedy: str) -> bytes:

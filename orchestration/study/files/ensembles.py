@@ -75,7 +75,7 @@ class EnsembleFiles(StudyFiles):
         return self._read_frame(layout.member_prediction(name, trial_id))
 
     def write_member_shard(self, name: str, trial_id: str, span: tuple[int, int], frame: pd.DataFrame) -> None:
-        """A run of images [first, last + 1) that a member has predicted, until all runs are joined."""
+        """The shard of images span[0] to span[1] - 1 that a member has predicted, until all shards are joined."""
         self.storage.write(layout.member_shard(name, trial_id, span), parquet(frame))
 
     def member_shard(self, name: str, trial_id: str, span: tuple[int, int]) -> pd.DataFrame | None:
@@ -87,7 +87,7 @@ class EnsembleFiles(StudyFiles):
         parts = [part for part in found if part is not None]
         if len(parts) != len(spans):
             raise LedgerError(
-                f"member {trial_id} has predicted {len(parts)} of {len(spans)} runs of images; run the command again"
+                f"member {trial_id} has predicted {len(parts)} of {len(spans)} shards of images; run the command again"
             )
         self.write_member_prediction(name, trial_id, pd.concat(parts, ignore_index=True))
         for span in spans:

@@ -29,7 +29,7 @@ class SignOfLife:
         return self._is_stopped()
 
 
-class FoldWorker:
+class SlotWorker:
     """One slot: a long-lived process with its CPUs or its share of a GPU. `run` works, the others answer at once."""
 
     def __init__(
@@ -38,7 +38,7 @@ class FoldWorker:
         """life_seconds: between two signs of life; None where nobody waits for them."""
         import torch
 
-        from orchestration.workers.runner import FoldRunner
+        from orchestration.workers.runner import JobRunner
 
         logging.getLogger("timm").setLevel(logging.ERROR)
         if 0 < context.gpus < 1 and torch.cuda.is_available():  # Ray shares a GPU out, but not its memory
@@ -50,7 +50,7 @@ class FoldWorker:
         def report(done: int, total: int) -> None:
             broker.note_progress.remote(slot, done, total)
 
-        self._runner = FoldRunner(context, on_progress=report)
+        self._runner = JobRunner(context, on_progress=report)
 
     def ready(self) -> bool:
         return True

@@ -20,7 +20,7 @@ from orchestration.study.records import SearchFacts
 from orchestration.workers.jobs import Job, Outcome
 from orchestration.workers.pool import RETRY, Priority
 from orchestration.workers.ray_errors import innermost_cause, where
-from orchestration.workers.slots.actor import FoldWorker
+from orchestration.workers.slots.actor import SlotWorker
 from orchestration.workers.slots.leases import BusyShare, Slots, slots_of
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ class _Entry:
 class Broker:
     """Leases slots to jobs in priority order, replaces dead and hanging workers, and grows with the cluster."""
 
-    def __init__(self, context: WorkerContext, slots: Slots, worker_class: type = FoldWorker) -> None:
-        self._context, self._rules, self._worker_class = context, slots, worker_class
+    def __init__(self, context: WorkerContext, slots: Slots, worker_class: type = SlotWorker) -> None:
+        self._context, self._slots, self._worker_class = context, slots, worker_class
         self._queue: asyncio.PriorityQueue[tuple[Priority, int, _Entry]] = asyncio.PriorityQueue()
         self._entries: dict[int, _Entry] = {}  # by number; without an outcome as yet
         self._next_number = self._next_slot = 0
@@ -196,10 +196,10 @@ class Broker:
         """
         if self._ended is not None:
             return
-        have = slots_of(ray.nodes(), self._rules)
-        most = self._rules.most
+        have = slots_of(ray.nodes(), self._slots)
+        most = self._slots.most
         self._have = have if most is None else min(have, most)
-        wanted = have + (len(self._queued()) if self._rules.grows else 0)
+        wanted = have + (len(self._queued()) if self._slots.grows else 0)
         wanted = max(1, wanted if most is None else min(wanted, most))
         for slot in sorted(set(self._leases) - self._ready, reverse=True):
             if len(self._leases) > wanted:
@@ -216,17 +216,17 @@ class Broker:
                 self._adjust()
 
     async def _new_worker(self, slot: int) -> Any:
-        threads = max(1, int(self._rules.cpus))
+        threads = max(1, int(self._slots.cpus))
         # beside the job, a call that stops it or asks whether the worker is there must get through
         slot_actor: Any = ray.remote(self._worker_class).options(
-            num_cpus=self._rules.cpus, num_gpus=self._rules.gpus, max_concurrency=4
+            num_cpus=self._slots.cpus, num_gpus=self._slots.gpus, max_concurrency=4
         )
         pause, longest = START_PAUSES
         while True:
-            worker = slot_actor.remote(self._context, threads, slot, self._me, self._rules.life_seconds)
+            worker = slot_actor.remote(self._context, threads, slot, self._me, self._slots.life_seconds)
             try:
                 # on a cluster a worker may wait for others' jobs or for a new node, as long as that takes
-                patience = None if self._rules.grows else START_SECONDS
+                patience = None if self._slots.grows else START_SECONDS
                 await asyncio.wait_for(asyncio.wrap_future(worker.ready.remote().future()), patience)
                 self._forget_failures(slot)
                 self._failed_starts.clear()
@@ -300,7 +300,7 @@ class Broker:
             if entry.dropped:
                 self._answer(entry, STOPPED)
                 return False
-            reason = f"no sign of life for {self._rules.fold_timeout:.0f} s (--fold-timeout); its worker was ended"
+            reason = f"no sign of life for {self._slots.fold_timeout:.0f} s (--fold-timeout); its worker was ended"
             self._answer(entry, Outcome(status="failed", reason=reason))
             return False
         self._done += outcome.status == "done"
@@ -319,9 +319,9 @@ class Broker:
     async def _outcome(self, slot: int, worker: Any, entry: _Entry) -> Outcome | None:
         """What the worker answers, or None when it hangs: epochs, batches and features are its signs of life."""
         answer: asyncio.Future[Outcome] = asyncio.wrap_future(worker.run.remote(entry.job, entry.number).future())
-        if self._rules.fold_timeout is None:
+        if self._slots.fold_timeout is None:
             return await answer
-        while (left := self._alive_at[slot] + self._rules.fold_timeout - time.monotonic()) > 0:
+        while (left := self._alive_at[slot] + self._slots.fold_timeout - time.monotonic()) > 0:
             done, _ = await asyncio.wait([answer], timeout=left)
             if done:
                 return answer.result()

@@ -13,7 +13,7 @@ from orchestration.workers.context import WorkerContext
 from orchestration.workers.jobs import Outcome
 from orchestration.workers.pool import AnyJob, Priority
 from orchestration.workers.resources import Resources
-from orchestration.workers.runner import FoldRunner
+from orchestration.workers.runner import JobRunner
 
 
 class InlinePool:
@@ -22,7 +22,7 @@ class InlinePool:
     def __init__(self, context: WorkerContext, on_progress: OnProgress | None = None) -> None:
         """on_progress: of photographs that are encoded."""
         self.context = context
-        self._runner = FoldRunner(context, on_progress)
+        self._runner = JobRunner(context, on_progress)
         self._dropped: set[str] = set()
 
     def run(self, jobs: list[AnyJob], priority: Priority) -> Iterator[tuple[AnyJob, Outcome]]:

@@ -18,12 +18,12 @@ from orchestration.workers.jobs import Outcome
 from orchestration.workers.pool import AnyJob, Pool, Priority
 from orchestration.workers.pulse import Pulse
 from orchestration.workers.resources import Resources
-from orchestration.workers.slots.actor import FoldWorker
+from orchestration.workers.slots.actor import SlotWorker
 from orchestration.workers.slots.broker import Broker
 from orchestration.workers.slots.leases import Slots, gpus_of_a_slot, slots_of
 
 
-def start_broker(context: WorkerContext, resources: Resources, worker_class: type = FoldWorker) -> tuple[Any, int]:
+def start_broker(context: WorkerContext, resources: Resources, worker_class: type = SlotWorker) -> tuple[Any, int]:
     """The broker actor and how many slots it has now. Raises StudyError when the machine can hold none."""
     gpus = gpus_of_a_slot(resources)
     slots = Slots(
