@@ -121,15 +121,23 @@ def unit_in(name: str) -> str | None:
 
 
 def import_table(
-    path: Path, photographs: Path, *, given: Mapping[str, str], unit: str | None, area: str | None
+    path: Path,
+    photographs: Path,
+    *,
+    given: Mapping[str, str],
+    unit: str | None,
+    area: str | None,
+    groups: Sequence[str] = (),
 ) -> Imported:
-    """Understand a table. given: columns by role, which win over names. Raises UserError for what cannot be read.
+    """Understand a table. given: columns by role, which win over names; groups: columns that folds keep whole.
+
+    Raises UserError for what cannot be read.
 
     photographs: the folder in which the table's photographs are looked for by path, by name, or by name without suffix.
     """
     table = read_any_table(path)
     header = [str(name) for name in table.columns]
-    for role, name in given.items():
+    for role, name in [*given.items(), *(("group", name) for name in groups)]:
         if name not in header:
             hint = did_you_mean(name, header)
             raise UserError(f"--{role} names a column, got {name!r}; the table has {', '.join(header)}{hint}")
@@ -147,7 +155,7 @@ def import_table(
     if "date" in columns:
         table[columns["date"]] = _tidy_dates(table[columns["date"]], notes)
     table[columns[PHOTO]] = _find_photographs(table[columns[PHOTO]], photographs)
-    dataset = Dataset(columns=columns, unit=unit, area=_area(area, unit, header, columns), groups=None)
+    dataset = Dataset(columns=columns, unit=unit, area=_area(area, unit, header, columns), groups=tuple(groups) or None)
     return Imported(dataset=dataset, table=table, notes=tuple(notes))
 
 

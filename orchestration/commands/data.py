@@ -85,6 +85,7 @@ def data_import(
     out: Annotated[Path, typer.Option(help="Data directory to write.")],
     unit: Annotated[str | None, typer.Option(help="Of the masses: g (per quadrat), g/m2, kg/ha.")] = None,
     area: Annotated[str | None, typer.Option(help="Of a quadrat in m2, or a column.")] = None,
+    group: Annotated[list[str] | None, typer.Option(help="Column that folds keep whole; repeat.")] = None,
     photo: Annotated[str | None, typer.Option(help="Column of the photographs.", rich_help_panel=COLUMNS)] = None,
     green: Annotated[str | None, typer.Option(help="Green without clover.", rich_help_panel=COLUMNS)] = None,
     dead: Annotated[str | None, typer.Option(help="Dead matter.", rich_help_panel=COLUMNS)] = None,
@@ -114,7 +115,7 @@ def data_import(
     roles = {"photo": photo, "green": green, "dead": dead, "clover": clover, "gdm": gdm, "total": total, "date": date,
              "site": site, "species": species, "ndvi": ndvi, "height": height}  # fmt: skip
     given = {role: column for role, column in roles.items() if column is not None}
-    imported = import_table(table, photos, given=given, unit=unit, area=area)
+    imported = import_table(table, photos, given=given, unit=unit, area=area, groups=group or ())
     write_import(imported, photos, out)
     for role, column in imported.dataset.columns.items():
         print_line(f"{role:8} {column}")

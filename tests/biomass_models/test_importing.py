@@ -98,13 +98,16 @@ def test_masses_that_were_not_measured_are_blank_and_the_check_says_so(folder: P
 
 def test_options_win_over_names(folder: Path) -> None:
     given = {"dead": "Green DM (g)", "green": "Dead_g", "site": "Remark"}
-    found = import_table(folder / "cuts.csv", folder / "phone", given=given, unit="kg/ha", area="0.25")
+    found = import_table(
+        folder / "cuts.csv", folder / "phone", given=given, unit="kg/ha", area="0.25", groups=["Paddock"]
+    )
     assert dict(found.dataset.columns) == {"photo": "Photo", "clover": "Clover g", "date": "Cut day", **given}
-    assert (found.dataset.unit, found.dataset.area) == ("kg/ha", 0.25)
+    assert (found.dataset.unit, found.dataset.area) == ("kg/ha", 0.25) and found.dataset.groups == ("Paddock",)
 
 
 CHANGES = {  # what is replaced in the table by what, options, and what is said
     "a column that is not there": ("", "", {"given": {"total": "Totl"}}, "--total names a column, got 'Totl'"),
+    "a group that is not there": ("", "", {"groups": ["Padock"]}, "did you mean Paddock?"),
     "no photographs": ("Photo", "Foto", {}, "give --photo COLUMN"),
     "no masses": ("(g);Dead_g;Clover g", ";a;b", {}, "give --total COLUMN"),
     "two units": ("Dead_g", "Dead kg/ha", {}, "the columns say g, kg/ha"),
