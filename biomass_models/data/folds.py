@@ -62,6 +62,7 @@ def assign_folds(
         if exam:
             raise FoldError(f"a fold file names the images of an exam itself, with fold {EXAM}; leave --exam out")
         fold = _read_fold_file(file, table["image_id"])
+        _require_whole_exam(table["group"], fold == EXAM)
     else:
         fold = np.full(len(table), EXAM, dtype=np.int64)
         learned = ~_exam_rows(table["group"], exam, seed)
@@ -124,6 +125,18 @@ def _exam_rows(group: pd.Series, share: float, seed: int) -> NDArray[np.bool_]:
             "leave --exam out"
         )
     return taken
+
+
+def _require_whole_exam(group: pd.Series, kept: NDArray[np.bool_]) -> None:
+    """Raise FoldError where a date lies on both sides of an exam, or the exam has too few of them."""
+    names = set(group[kept])
+    if both := sorted(names & set(group[~kept])):
+        raise FoldError(
+            f"an exam (fold {EXAM}) holds whole sampling dates, {_some(pd.Series(both))} also lies in folds; give all "
+            f"of its images fold {EXAM}, or none"
+        )
+    if names and len(names) < LEAST_EXAM_DATES:
+        raise FoldError(f"an exam (fold {EXAM}) holds {LEAST_EXAM_DATES} sampling dates or more, got {len(names)}")
 
 
 def units_of(quadrats: pd.DataFrame, scheme: str) -> pd.Series:

@@ -5,9 +5,9 @@ For demos and tests: the competition's own files may not be handed on. `pasture_
 `pasture_files` writes all of it.
 
 All constants of the generator were fixed before any model was tuned on its pictures, against bands that the real
-labels show (issue 2: metadata trees, per-target mean, ridge on colour statistics), in a few rounds on seeds 0 to 3.
+labels show (metadata trees, per-target mean, ridge on colour statistics), in a few rounds on seeds 0 to 3.
 The strength of the light was settled with an eye on ridge regression on frozen lite0 features as well, which had to be
-clearly better than ridge on colour: that shape tells more than colour here is a choice of the generator, not a finding.
+clearly better than ridge on colour: shape is more informative than colour here only because the generator was built so.
 Tests hold the bands. The constants are not to be changed to make a model look better.
 """
 

@@ -7,6 +7,7 @@ and with them torch and Ray, are only started when a study's trials must predict
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import StringIO
@@ -95,9 +96,18 @@ def run_ensemble(
         for card, predictions in zip(cards, member_predictions(cards, gathered, predictor), strict=True):
             submissions.append(submission_of(card, predictions, image_ids, data_dir))
     photographs = predictor.fingerprint if predictor is not None else None
+    now = time.time()  # one for all: the first candidate is the one that pages show
 
     def origin(card: Card, submission: tuple[str, bytes] | None) -> Origin:
-        return origin_of(card, gathered, files, image_ids=image_ids, photographs=photographs, submission=submission)
+        return origin_of(
+            card,
+            gathered,
+            files,
+            image_ids=image_ids,
+            photographs=photographs,
+            submission=submission,
+            created_at=now,
+        )
 
     study = studies[0] if studies else None
     return write_outputs(gathered, cards, submissions, out, study=study, data_dir=data_dir, origin=origin)

@@ -17,6 +17,8 @@ from biomass_models.targets import TARGETS
 from ensembles.blend import apply_blend
 from ensembles.card import Card
 from ensembles.scorer import Scorer
+from orchestration.blending.shown import newest_of, stored_ensembles
+from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger, LedgerError
 from orchestration.study.records import ExamRecord
 from orchestration.study.seeds import content_id
@@ -67,6 +69,7 @@ def examine(ledger: Ledger, predictor: Predictor, name: str | None = None) -> Ex
         low=known[1],
         high=known[2],
         nested_score=card.nested_score,
+        nested_by=card.nested_by,
         target_rmse_g=dict(zip(TARGETS, map(float, rmse_T), strict=True)),
         looks=(now,),
     )
@@ -81,18 +84,15 @@ def exam_of(ledger: Ledger, name: str) -> ExamRecord | None:
 
 
 def _newest(ledger: Ledger) -> str:
-    found = ledger.ensembles()
-    if not found:
+    """The ensemble that pages show; where none fits the trials that are complete now, the newest of all."""
+    stored = [one for one in stored_ensembles(StudyData(ledger)) if one.card is not None]
+    newest = newest_of([one for one in stored if one.fits] or stored)
+    if newest is None:
         raise LedgerError(
             f"an exam is of a blend, {ledger.storage.uri} has none; make one: biomass ensemble "
             f"{ledger.storage.uri} --data DIR"
         )
-
-    def made(name: str) -> tuple[float, str]:
-        origin = found[name].origin
-        return (0.0 if origin is None else origin.created_at or 0.0, name)
-
-    return max(found, key=made)
+    return newest.name
 
 
 def exam_lines(record: ExamRecord, all_records: list[ExamRecord]) -> list[str]:
@@ -104,7 +104,8 @@ def exam_lines(record: ExamRecord, all_records: list[ExamRecord]) -> list[str]:
     lines = [
         f"exam of {record.ensemble}: {record.score:.4f}{error}{interval}",
         f"on {record.images} images of {record.dates} dates that nothing has learned from; {asked}",
-        f"nested score on the card: {record.nested_score:.4f}",
+        f"nested score on the card: {record.nested_score:.4f}"
+        + ("" if record.nested_by == "date" else f" (by {record.nested_by}: another question than new dates)"),
     ]
     if blends > 1:
         lines.append("a blend that is chosen by its exam is flattered by it: trust the first one most")

@@ -37,7 +37,7 @@ class FileMembers:
     oof: tuple[str, ...] = ()  # patterns of out-of-fold predictions
     truth: Path | None = None  # measured masses; None where a study has them
     groups: tuple[str, ...] = DEFAULT_GROUPS  # the truth's columns whose combinations are never split
-    folds: int = 5  # nests, where the truth has no column `fold`
+    folds: int = 5  # to deal groups into, where the truth has no column `fold`
     tests: tuple[str, ...] = ()  # patterns of test predictions
 
 
@@ -130,7 +130,7 @@ def _common_truth(studies: Sequence[StudyData], say: Callable[[str], None]) -> p
         if not np.allclose(masses_of(other, first["image_id"]), studies[0].truth_NT, atol=1e-6):
             raise LedgerError(f"studies are blended over the same masses; those of {here} differ")
         if fold_hash(other) != fold_hash(first):
-            say(f"{here} has other folds; nests are those of {uri}")
+            say(f"{here} has other folds; folds are those of {uri}")
     return first[[name for name in TRUTH_COLUMNS if name in first]]
 
 

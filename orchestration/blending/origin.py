@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -23,8 +22,11 @@ def origin_of(
     image_ids: Sequence[str] | None,
     photographs: str | None,
     submission: tuple[str, bytes] | None,
+    created_at: float,
 ) -> Origin:
-    """image_ids, photographs: of the test set and its fingerprint; submission: file name and content."""
+    """created_at: one for all cards of a command, seconds since 1970; image_ids, photographs: of the test set and its
+    fingerprint; submission: file name and content.
+    """
     found = {"oof": named_files(files.oof), "test": named_files(files.tests)}
     members: dict[str, dict[str, FoundFile]] = {}
     for kind, paths in found.items():
@@ -32,7 +34,7 @@ def origin_of(
             if name not in gathered.trials and name in paths:
                 members.setdefault(name, {})[kind] = _file(paths[name])
     return Origin(
-        created_at=time.time(),
+        created_at=created_at,
         code=code_version(),
         submission=None if submission is None else _written(*submission),
         test=(

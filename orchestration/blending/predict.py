@@ -29,7 +29,7 @@ from orchestration.workers.pool import PREDICT, Pool
 from orchestration.workers.refit import dropped_folds
 from orchestration.workers.resources import Resources
 from orchestration.workers.shards import check_weights, spans
-from orchestration.workers.slots.inline_pool import inline_slot
+from orchestration.workers.slots.inline_pool import inline_slot, require_one_process
 from orchestration.workers.slots.ray_pool import GuardedPool, RayPool, start_broker
 
 
@@ -55,6 +55,14 @@ class Predictor:
         if table is None:
             raise LedgerError(f"{study.storage.uri} keeps no exam; search with --exam SHARE")
         images = ImageSet.from_table(self._data_dir, table)
+        known = study.photographs()
+        then = {} if known is None else dict(zip(known["image_id"], known["blake2b"], strict=True))
+        others = [name for name, digest in zip(images.image_ids, images.digests, strict=True) if then[name] != digest]
+        if others:
+            raise LedgerError(
+                f"an exam is of the photographs that the study has kept, {len(others)} are others in {self._data_dir} "
+                f"(such as {others[0]}); give the --data of the search"
+            )
         name = f"exam-{test_fingerprint(images)}" + f"-flips-{flips}" * (flips > 1)
         return self._new(members, images, name, flips=flips, exam=True)
 
@@ -112,6 +120,7 @@ class Predictor:
             weights=self._weights.absolute(),
         )
         if self._resources.inline:
+            require_one_process(self._resources)
             with inline_slot(context, self._resources) as pool:
                 yield pool
             return

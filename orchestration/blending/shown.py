@@ -7,7 +7,7 @@ of the same blend, and leaderboard, status and report show the numbers of the ca
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ensembles.blend import fit_blend
@@ -19,7 +19,6 @@ from orchestration.blending.members import comparable_references
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import LedgerError
 from orchestration.study.records import COMPLETE, PRUNED
-from orchestration.study.seeds import derive_seed
 
 DEFAULT_RULE = "default"
 BY_TPE = ("proposed by tpe", "proposed")  # why of a trial; before there were engines every proposal was TPE's
@@ -102,7 +101,7 @@ def shown_blend(study: StudyData, named: str | None = None, *, most: int | None 
                 f"an ensemble is shown with the trials that it was made of; {named} was made of others, or by another "
                 "version; blend again"
             )
-    newest = max(fitting, key=lambda each: (each.created_at, each.name), default=None)
+    newest = newest_of(fitting)
     if newest is not None and newest.card is not None:
         return ShownBlend(name=newest.name, card=newest.card, library=lambda: study_library(study))
     complete = len(study.of(COMPLETE))
@@ -112,10 +111,15 @@ def shown_blend(study: StudyData, named: str | None = None, *, most: int | None 
         )
     library = study_library(study)
     try:
-        card = fit_blend(library, DEFAULT_RULE, blend_seed(study), references=comparable_references(study))
+        card = fit_blend(library, DEFAULT_RULE, study.blend_seed, references=comparable_references(study))
     except ValueError as error:
         raise LedgerError(str(error)) from error
     return ShownBlend(name=None, card=card, library=lambda: library)
+
+
+def newest_of(stored: Iterable[Stored]) -> Stored | None:
+    """The ensemble that was made last; of those that one command has made the first, which is the default's blend."""
+    return min(stored, key=lambda each: (-each.created_at, len(each.name), each.name), default=None)
 
 
 def blend_score(study: StudyData) -> tuple[BlendScore | None, str | None]:
@@ -137,7 +141,7 @@ def search_optimism_of(study: StudyData, card: Card) -> SearchOptimism | None:
 
 def beside_score(study: StudyData, card: Card) -> list[str]:
     """What a card's page says beside its scores: the luck of the search, and what measures it."""
-    exam = study.settings.exam > 0
+    exam = study.record.exam_images > 0
     lines = []
     if (optimism := search_optimism_of(study, card)) is not None:
         lines.append(f"{optimism}{'' if exam else '; --exam of a search measures it'}")
@@ -157,11 +161,6 @@ def study_library(study: StudyData) -> Library:
         return library_from_arrays(list(pred), list(pred.values()), study.truth, left_out=torn, unit=study.unit)
     except LibraryError as error:
         raise LedgerError(str(error)) from error
-
-
-def blend_seed(study: StudyData) -> int:
-    """Seed of a study's blends."""
-    return derive_seed(study.settings.seed, "blend")
 
 
 def stored_ensembles(study: StudyData) -> tuple[Stored, ...]:

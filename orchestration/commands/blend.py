@@ -14,6 +14,7 @@ from orchestration.commands.options import (
     Address,
     Cache,
     DataOption,
+    Inline,
     Json,
     OptionalData,
     Study,
@@ -93,6 +94,7 @@ def ensemble(
     weights: Weights = "auto",
     cache: Cache = DEFAULT_CACHE,
     address: Address = None,
+    inline: Inline = False,
     as_json: Json = False,
 ) -> None:
     """Blend trials of studies, out-of-fold files of any origin, or both.
@@ -111,7 +113,9 @@ def ensemble(
     def open_predictor(data_dir: Path) -> Any:
         from orchestration.blending.predict import Predictor
 
-        here = reachable(Resources(cache=cache, address=address, fold_timeout=None))  # its jobs are no folds
+        here = reachable(
+            Resources(cache=cache, address=address, inline=inline, fold_timeout=None)
+        )  # its jobs are no folds
         return Predictor(data_dir, resources=here, weights=weights_source(weights))
 
     cards: list[dict[str, Any]] = []
@@ -155,6 +159,7 @@ def exam(
     weights: Weights = "auto",
     cache: Cache = DEFAULT_CACHE,
     address: Address = None,
+    inline: Inline = False,
     as_json: Json = False,
 ) -> None:
     """Score a blend on the dates that biomass search --exam held out.
@@ -170,7 +175,7 @@ def exam(
     from orchestration.study.ledger import open_ledger
 
     ledger = open_ledger(study)
-    here = reachable(Resources(cache=cache, address=address, fold_timeout=None))
+    here = reachable(Resources(cache=cache, address=address, inline=inline, fold_timeout=None))
     record = examine(ledger, Predictor(data, resources=here, weights=weights_source(weights)), ensemble)
     if as_json:
         print_json({"exam": record, "looks": sum(len(one.looks) for one in ledger.exams())})

@@ -94,6 +94,7 @@ CachedFeatures = Annotated[
     bool, typer.Option("--cached-features", help="Take features from --cache; by default they are computed afresh.")
 ]
 Address = Annotated[str | None, typer_option("address")]
+Inline = Annotated[bool, typer_option("inline")]
 Weights = Annotated[str, typer_option("weights", show_default=True, rich_help_panel=None)]
 Trial = Annotated[str, typer.Argument(metavar="TRIAL", help="Trial id, or how it begins; the leaderboard lists them.")]
 

@@ -128,6 +128,8 @@ def search(
     if ending.hours_over:
         waits = f", {ending.open} open ones wait" if ending.open else ""
         print_line(f"The hours are over: {ending.ended} trials have ended{waits}; run the same command again for more.")
+    if ending.failed:
+        print_line(f"{ending.failed} trials of this run have failed, most often for: {ending.most_often}")
     print_line(f"{'' if ending.hours_over else 'Finished. '}Next: biomass leaderboard {study}")
 
 

@@ -93,17 +93,19 @@ def _serve(ledger: Ledger, host: str, port: int | None, show: Callable[[Addresse
 
 
 def _follow(view: LedgerView, events: EventFolder, health: str, say: Say) -> None:
-    """Keep up with the ledger for ever; a store or a TensorBoard that does not answer is told once."""
-    tell_once, checked = _Once(say), time.monotonic()
+    """Keep up with the ledger for ever; one remark for a store or a TensorBoard that does not answer."""
+    remark_once, checked = _Once(say), time.monotonic()
     while True:
         try:
             view.refresh()
             events.refresh(view.ended, view.folds)
-            tell_once("ledger", None)
+            remark_once("ledger", None)
         except (OSError, ValueError) as error:
-            tell_once("ledger", f"the study cannot be read for the moment, the pages show what was read last: {error}")
+            remark_once(
+                "ledger", f"the study cannot be read for the moment, the pages show what was read last: {error}"
+            )
         if time.monotonic() - checked > HEALTH_SECONDS:
-            tell_once("tensorboard", _ill(health))
+            remark_once("tensorboard", _ill(health))
             checked = time.monotonic()
         time.sleep(REFRESH_SECONDS)
 

@@ -108,6 +108,11 @@ def audit(ledger: Ledger) -> Audit:
         for text, reopening in _trial(data, trial, audit):
             audit.found.append(Problem(f"trial {name}: {text}", reopening))
     audit.found += _others(ledger)
+    try:
+        ledger.exam_quadrats()
+        ledger.exams()
+    except LedgerError as error:
+        audit.found.append(Problem(str(error)))
     if audit.trials[FAILED] and not audit.trials[COMPLETE]:
         reasons = Counter(str(result.reason) for result in data.results.values() if result.status == FAILED)
         reason, times = reasons.most_common(1)[0]

@@ -104,6 +104,9 @@ def explain(
             map_unit=map_unit_of(record.family),
             views=views,
         )
+    kept = ledger.exam_quadrats()
+    if kept is not None and image_id in set(kept["image_id"]):
+        raise LedgerError(f"an image that is explained is no image of the exam, {image_id} is; name another")
     test = read_test(data_dir)
     asked = test[test["image_id"] == image_id].reset_index(drop=True)
     if not len(asked):

@@ -57,7 +57,7 @@ def replay(ledger: Ledger, rule_name: str, say: Callable[[str], None]) -> Replay
     if any(result.status == PRUNED for result in results.values()):
         raise LedgerError(
             f"a replay needs a study that was searched with --prune off, {ledger.storage.uri} has pruned trials: "
-            "nobody knows what their other folds would have scored"
+            "their other folds were never computed"
         )
     folds, pred = data.folds, data.predictions(trial.trial_id for trial in data.of(COMPLETE))
     for name, reason in data.unread.items():
@@ -145,5 +145,5 @@ class _Run:
 
 def _blend_score(data: StudyData, trial_ids: Iterable[str]) -> float:
     pred = {trial_id: data.pred_NT(trial_id) for trial_id in trial_ids}
-    library = library_from_arrays(list(pred), list(pred.values()), data.truth)
-    return nested(library.gram, rule_named("default")).score
+    library = library_from_arrays(list(pred), list(pred.values()), data.truth, unit=data.unit)
+    return nested(library.gram, rule_named("default"), seed=data.blend_seed).score

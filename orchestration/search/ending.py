@@ -19,6 +19,8 @@ class Ending:
     hours_over: bool  # before every trial that was asked for had ended
     ended: int  # trials of the study that have ended
     open: int  # trials that were proposed and wait for the next search
+    failed: int = 0  # of this run
+    most_often: str | None = None  # why they failed
 
 
 def failing_alike(proposer: Proposer) -> str | None:
@@ -42,7 +44,15 @@ def ending_of(proposer: Proposer, broken_off: str | None, before: Container[str]
     if proposer.open and not proposer.hours_over:
         raise StudyError(f"{proposer.open} trials stay open; run the same command again to resume them")
     require_a_success(proposer.ledger.results(), before)
-    return Ending(hours_over=proposer.hours_over, ended=proposer.ended, open=proposer.open)
+    results = proposer.ledger.results().items()
+    failed = Counter(one.reason for name, one in results if name not in before and one.status == FAILED)
+    return Ending(
+        hours_over=proposer.hours_over,
+        ended=proposer.ended,
+        open=proposer.open,
+        failed=failed.total(),
+        most_often=failed.most_common(1)[0][0] if failed else None,
+    )
 
 
 def require_a_success(results: Mapping[str, TrialResult], before: Container[str]) -> None:
@@ -53,6 +63,10 @@ def require_a_success(results: Mapping[str, TrialResult], before: Container[str]
     if all(result.status == REFUSED for result in results.values()) or (complete and not broken):
         return
     failed = [result.reason for result in (now if complete else results).values() if result.status == FAILED]
+    if not failed:
+        raise StudyError(
+            "a search must complete a trial, got pruned and refused ones only; go on with more --trials, or --prune off"
+        )
     reason, times = Counter(failed).most_common(1)[0]
     raise StudyError(
         f"a search must complete a trial, got {len(failed)} failed, most often ({times}) for: {reason}. Mend it, then "

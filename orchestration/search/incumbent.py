@@ -79,7 +79,7 @@ class Incumbent:
         if self._blend[0] != len(complete):
             coherent_MNT = project_coherent(np.stack(list(shortlist.values())))
             gram = error_gram(coherent_MNT, self.data.truth_NT, quadrats["fold"], quadrats["group"], quadrats["unit"])
-            self._blend = (len(complete), nested(gram, TopMean(BEST)).score)
+            self._blend = (len(complete), nested(gram, TopMean(BEST), seed=self.data.blend_seed).score)
         return self._blend[1]
 
     def decide(self, rule: PruneRule, oof: pd.DataFrame, *, after_fold: int, folds_done: int) -> Decision | None:

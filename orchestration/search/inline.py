@@ -16,7 +16,7 @@ from orchestration.search.live_view import LiveView
 from orchestration.search.model_room import ModelRoom
 from orchestration.search.proposer import Proposer
 from orchestration.search.pruning import PruneRule
-from orchestration.search.trial import NOT_THE_TRIAL, run_trial
+from orchestration.search.trial import NOT_THE_TRIAL, BlockedError, run_trial
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger
 from orchestration.study.lock import Heartbeat
@@ -66,8 +66,6 @@ def search_inline(
                     proposer.record_result(name, result)
                 view.show()
                 broken_off = failing_alike(proposer)
-                if heartbeat.lost_to:
-                    broken_off = f"the study was taken over by {heartbeat.lost_to}"
     return ending_of(proposer, broken_off or proposer.nothing_left, before)
 
 
@@ -84,6 +82,11 @@ class _View:
         self._heartbeat.publish(self._facts)
         notes = self._view.notes(self._facts, running=int(self._facts.running > 0))
         self._update(self._proposer.ended, self._proposer.max_trials, notes, self._facts.seconds_left)
+
+    def require_lock(self) -> None:
+        """Raise BlockedError where another driver has the study: nothing more may be written into it."""
+        if self._heartbeat.lost_to:
+            raise BlockedError(f"the study was taken over by {self._heartbeat.lost_to}")
 
     def jobs(self, left: int, *, done: bool = False) -> None:
         """left: jobs that have not ended, of which the first one runs now; done: whether another one is done."""
@@ -107,7 +110,9 @@ class _SeenPool:
     def run(self, jobs: list[AnyJob], priority: Priority) -> Iterator[tuple[AnyJob, Outcome]]:
         left = len(jobs)
         self._view.jobs(left)
-        for job, outcome in self._pool.run(jobs, priority):
+        for job in jobs:
+            self._view.require_lock()
+            ((_, outcome),) = self._pool.run([job], priority)
             left -= 1
             self._view.jobs(left, done=outcome.status == "done")
             yield job, outcome

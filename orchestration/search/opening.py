@@ -54,7 +54,7 @@ def open_study(
         photograph_size=photograph_size,
     )
     ledger.write_study(record, quadrats)
-    return record
+    return ledger.study()
 
 
 def require_same(

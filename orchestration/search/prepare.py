@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from biomass_models.data.folds import assign_folds, fold_hash
+from biomass_models.data.folds import EXAM, assign_folds, fold_hash
 from biomass_models.data.photographs import common_size
 from biomass_models.data.references import missing_metadata, reference_predictions
 from biomass_models.data.table import read_train
@@ -111,6 +111,8 @@ def _prepare(
             here, scheme=settings.scheme, n_folds=settings.folds, seed=seed, file=fold_file, exam=settings.exam
         )
         quadrats = here.merge(folds, on="image_id", validate="one_to_one")
+        if len(kept := folds[folds["fold"] == EXAM]):
+            say(f"An exam keeps {len(kept)} images of {kept['group'].nunique()} dates from all that learns")
         ledger.write_photographs(photograph_table(here, images.digests))
         record = open_study(
             ledger,

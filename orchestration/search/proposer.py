@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from biomass_models.errors import UserError
 from biomass_models.families.configs import config_to_params
 from orchestration.search.engines.base import Observation
-from orchestration.search.engines.registry import DEFAULT, RANDOM, new_engine
+from orchestration.search.engines.registry import BUILT_IN, DEFAULT, RANDOM, new_engine
 from orchestration.search.known_trials import KnownTrials
 from orchestration.search.pruning import exemption
 from orchestration.study.ids import make_trial_id
@@ -214,7 +214,17 @@ class Proposer(KnownTrials):
         self, family: str, name: str, pending: Mapping[str, Params], seed: int, fixed: Params | None = None
     ) -> Params | None:
         """Raises UserError for what is no point of the space: an engine may come from a package of others."""
-        params = self._engines[name, family].ask(pending, seed, fixed)
+        try:
+            params = self._engines[name, family].ask(pending, seed, fixed)
+        except UserError:
+            raise
+        except Exception as error:  # the boundary to packages of others
+            if name in BUILT_IN:
+                raise
+            raise UserError(
+                f"engine {name} must propose points of the {family} space, got {type(error).__name__}: {error}; repair "
+                "the package that brings it, or name another with --engine"
+            ) from error
         wrong = [] if params is None else self.spaces[family].misfits(params)
         if wrong:
             raise UserError(

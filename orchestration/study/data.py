@@ -21,6 +21,7 @@ from orchestration.study import layout
 from orchestration.study.ledger import Ledger, LedgerError, folds_of
 from orchestration.study.mixed import mixed_text
 from orchestration.study.records import COMPLETE, FoldMetrics, StudyRecord, TrialRecord, TrialResult
+from orchestration.study.seeds import derive_seed
 from orchestration.study.settings import StudySettings
 from orchestration.study.torn import lost_files, torn_notices
 
@@ -148,6 +149,11 @@ class StudyData:
     def results(self) -> Mapping[str, TrialResult]:
         """By id, of every trial that has ended; also of one whose trial.json cannot be read."""
         return self.ledger.results()
+
+    @property
+    def blend_seed(self) -> int:
+        """Seed of the study's blends."""
+        return derive_seed(self.settings.seed, "blend")
 
     @cached_property
     def trials(self) -> tuple[Trial, ...]:

@@ -144,7 +144,7 @@ def require_free(storage: Storage) -> None:
 
 @contextmanager
 def study_lock(ledger: Ledger, say: Callable[[str], None] = lambda text: None) -> Iterator[Heartbeat]:
-    """Hold the study for one driver. A lock that its driver left behind is taken over, and `say` is told.
+    """Hold the study for one driver. A lock that its driver left behind is taken over, with a remark.
 
     Raises LockError that says who holds it and since when.
     """

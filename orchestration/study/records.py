@@ -85,6 +85,7 @@ class StudyRecord(Record):
     created_at: float | None = None
     made_with: Asked = Asked()
     photograph_size: tuple[int, int] | None = None  # px, the most common width and height; None before it was noted
+    exam_images: int = 0  # that exam.parquet keeps from all that learns
 
 
 # -- trials ------------------------------------------------------------------------------------------------------------
@@ -287,6 +288,7 @@ class ExamRecord(Record):
     low: float | None  # 95 % interval
     high: float | None
     nested_score: float  # of the card, to compare with
+    nested_by: str  # what its nests held out
     target_rmse_g: Mapping[str, float]
     looks: tuple[float, ...]  # when it was asked for, seconds since 1970
 

@@ -38,7 +38,7 @@ def stored_space(record: StudyRecord, family: str) -> SearchSpace | None:
 
 
 def open_spaces(record: StudyRecord, say: Callable[[str], None]) -> dict[str, SearchSpace]:
-    """The ranges of each of a study's families that this version can go on with; `say` is told of the others.
+    """The ranges of each of a study's families that this version can go on with; a remark names the others.
 
     Raises StudyError where none is left.
     """

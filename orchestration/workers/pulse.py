@@ -30,7 +30,7 @@ class Pulse:
     def __init__(self, gcs_address: str, node: Any | None, say: Callable[[str], None] = lambda text: None) -> None:
         """gcs_address: HOST:PORT of the control store; node: of an embedded Ray (ray._private.node.Node), else None.
 
-        say: is told at once that Ray is lost; going down without it takes seconds.
+        say: a remark at once when Ray is lost; going down without it takes seconds.
         """
         self._address, self._node, self._say = gcs_address, node, say
         self._answered = time.monotonic()
@@ -61,8 +61,8 @@ class Pulse:
     ) -> T:
         """Do work that waits for Ray in a thread, and wait here for its end or for that of Ray.
 
-        lost: another reason to wait no longer; leave: tells the work that nobody waits for it. Raises what the work
-        raises, the reason, or ClusterError where Ray is lost. Work that hangs in Ray is left behind then.
+        lost: another reason to wait no longer; leave: called when nobody waits for the work any more. Raises what the
+        work raises, the reason, or ClusterError where Ray is lost. Work that hangs in Ray is left behind then.
         """
         ended, results, errors = threading.Event(), list[T](), list[BaseException]()
 

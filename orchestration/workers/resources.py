@@ -66,5 +66,5 @@ class Resources:
     )
     inline: bool = field(
         default=False,
-        metadata=option("Search in this process, without Ray: one slot.", SLOTS, spelling="--inline", noted=False),
+        metadata=option("Work in this process, without Ray: one slot.", SLOTS, spelling="--inline", noted=False),
     )

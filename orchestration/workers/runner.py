@@ -1,4 +1,4 @@
-"""What a slot does: one fold, or one member's predictions. Ray-free; the pool gives it a process and a device.
+"""Runs the jobs of a slot (jobs.py), one at a time. Ray-free; the pool gives it a process and a device.
 
 A worker stays warm: backbones, feature banks and the table are loaded once and serve every later job.
 """

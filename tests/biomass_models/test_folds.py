@@ -89,6 +89,13 @@ def test_a_file_names_the_images_of_an_exam_itself(quadrats: pd.DataFrame, tmp_p
     folds = assign_folds(quadrats)
     folds.loc[folds["fold"] == 4, "fold"] = EXAM
     folds[["image_id", "fold"]].to_csv(tmp_path / "folds.csv", index=False)
+    cut, lone = folds.copy(), assign_folds(quadrats)
+    cut.loc[folds.index[folds["fold"] == 0][0], "fold"] = EXAM
+    lone.loc[lone["group"] == lone["group"].iloc[0], "fold"] = EXAM
+    for wrong, why in ((cut, "holds whole sampling dates, "), (lone, "2 sampling dates or more, got 1")):
+        wrong[["image_id", "fold"]].to_csv(tmp_path / "wrong.csv", index=False)
+        with pytest.raises(FoldError, match=why):
+            assign_folds(quadrats, scheme="file", file=tmp_path / "wrong.csv")
     read = assign_folds(quadrats, scheme="file", file=tmp_path / "folds.csv")
     assert read["fold"].tolist() == folds["fold"].tolist()
     with pytest.raises(FoldError, match="names the images of an exam itself, with fold -1"):

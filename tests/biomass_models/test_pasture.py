@@ -237,7 +237,7 @@ def test_ndvi_and_height_agree_with_the_masses() -> None:
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_table_bands(seed: int) -> None:
-    """Issue 2: per-target mean 0.20-0.28; metadata trees 0.63-0.79 by date and at least 0.05 more at random."""
+    """Per-target mean 0.20-0.28; metadata trees 0.63-0.79 by date and at least 0.05 more at random."""
     table = wide(seed)
     mass_NT = table[list(TARGETS)].to_numpy()
     by_date, at_random = (assign_folds(table, scheme=scheme, seed=0) for scheme in ("date", "random"))
@@ -251,7 +251,7 @@ def test_table_bands(seed: int) -> None:
 
 
 def test_colour_alone_tells_little(full: tuple[Path, list[tuple[int, int]]]) -> None:
-    """Issue 2: ridge on colour statistics scores 0.25-0.60 under folds by date."""
+    """Ridge on colour statistics scores 0.25-0.60 under folds by date."""
     table = read_train(full[0])
     colour_NF = np.stack([references.colour_statistics(full[0] / path) for path in table["image_path"]])
     pred_NT = references.colour_ridge(colour_NF, table, assign_folds(table, scheme="date", seed=0))

@@ -22,10 +22,11 @@ from ensembles.card import Card
 from orchestration.blending.exam import exam_lines, examine
 from orchestration.blending.predict import Predictor
 from orchestration.inspect.audit import audit
+from orchestration.inspect.explain import explain
 from orchestration.search.presets import Preset, StudyOptions
 from orchestration.search.start import start_search
 from orchestration.study.ledger import Ledger, LedgerError
-from orchestration.study.records import Asked, TrialRef
+from orchestration.study.records import Asked, Origin, TrialRef
 from orchestration.study.settings import StudyError
 from orchestration.study.storage import Storage
 from orchestration.workers.resources import Resources
@@ -50,14 +51,15 @@ def search(study: Path, data: Path, options: StudyOptions = TINY, **typed: Any) 
     return Ledger(Storage(study))
 
 
-def store_blend(ledger: Ledger, name: str, weights: list[float]) -> Card:
+def store_blend(ledger: Ledger, name: str, weights: list[float], created_at: float | None = None) -> Card:
     """A blend of the study's trials with these weights; only its members and weights matter here."""
     written = (STUDIES / "finished" / "ensembles" / "submission" / "ensemble.json").read_text()
     names = sorted(ledger.results())
     content = json.loads(written)["card"] | {"members": dict(zip(names, weights, strict=True)), "flips": 1}
     card = Card.from_json(content | {"target_weights": None, "calibration": None, "floors": None})
     refs = {name: TrialRef(ledger.storage.uri, name) for name in names}
-    ledger.write_ensemble(name, card.to_json(), refs, b"sample_id,target\n")
+    origin = None if created_at is None else Origin(created_at=created_at)
+    ledger.write_ensemble(name, card.to_json(), refs, b"sample_id,target\n", origin=origin)
     return card
 
 
@@ -156,6 +158,72 @@ def test_an_exam_needs_kept_dates_a_blend_and_members_of_the_study(
     assert plain.exam_quadrats() is None
     with pytest.raises(LedgerError, match="keeps none; search another study"):
         examine(plain, predict)
+
+
+def test_what_is_lost_or_torn_is_named_and_not_taken_for_nothing(
+    study: Ledger, examined: Path, tiny_pasture: Path
+) -> None:
+    store_blend(study, "mean", [0.5, 0.5])
+    predict = predictor(tiny_pasture, examined)
+    examine(study, predict)
+    (record,) = Path(study.storage.uri).glob("exams/*.json")
+    whole = record.read_bytes()
+    record.write_bytes(whole[:40])
+    with pytest.raises(LedgerError, match="how often the exam was looked at; copy it back from another copy"):
+        examine(study, predict)
+    assert not audit(study).clean
+    record.write_bytes(whole)
+    assert audit(study).clean and len(examine(study, predict).looks) == 2
+    table = Path(study.storage.uri) / "exam.parquet"
+    content = table.read_bytes()
+    table.unlink()
+    with pytest.raises(LedgerError, match=r"holds the \d+ images of the study's exam, got no readable one"):
+        examine(study, predict)
+    assert not audit(study).clean
+    table.write_bytes(content)
+    assert audit(study).clean
+
+
+def test_a_table_that_an_earlier_try_left_behind_is_no_exam(examined: Path, tiny_pasture: Path, tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    shutil.copy(examined / "study" / "exam.parquet", tmp_path / "study")
+    plain = search(tmp_path / "study", tiny_pasture, replace(TINY, exam=0.0))
+    assert plain.exam_quadrats() is None and plain.study().exam_images == 0
+    assert search(tmp_path / "study", tiny_pasture, replace(TINY, exam=0.0)).results().keys() == plain.results().keys()
+
+
+def test_other_photographs_than_those_that_were_kept_are_refused(
+    study: Ledger, examined: Path, own_pasture: Path
+) -> None:
+    store_blend(study, "mean", [0.5, 0.5])
+    kept = study.exam_quadrats()
+    assert kept is not None
+    one, other = (own_pasture / str(path) for path in kept["image_path"][:2])
+    shutil.copy(one, other)
+    with pytest.raises(LedgerError, match="photographs that the study has kept, 1 are others"):
+        examine(study, predictor(own_pasture, examined))
+    assert study.exams() == []
+
+
+def test_the_exam_is_of_the_blend_that_pages_show(study: Ledger, examined: Path, tiny_pasture: Path) -> None:
+    """Candidates of one command have one moment: the first of them is the default's blend."""
+    for name, weights in (("sub", [0.5, 0.5]), ("sub-2", [1.0, 0.0]), ("sub-10", [0.0, 1.0])):
+        store_blend(study, name, weights, created_at=7.0)
+    assert examine(study, predictor(tiny_pasture, examined)).ensemble == "sub"
+
+
+def test_an_image_of_the_exam_is_not_explained(study: Ledger, tiny_pasture: Path, tmp_path: Path) -> None:
+    kept = study.exam_quadrats()
+    assert kept is not None
+    with pytest.raises(LedgerError, match="is no image of the exam"):
+        explain(
+            study,
+            next(iter(study.results())),
+            str(kept["image_id"].iloc[0]),
+            tiny_pasture,
+            cache_dir=tmp_path,
+            weights=RANDOM,
+        )
 
 
 def test_the_share_belongs_to_the_study(examined: Path, tiny_pasture: Path) -> None:

@@ -139,7 +139,7 @@ def test_what_is_not_drawn_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "Drawn is one in 5 of 17 trials",
         "Drawn are the folds of the last trials",
         "Shown are 4 of them",
-        "not judged: too far down the list",
+        "not computed: too far down the list",
     ):
         assert words in text
 

@@ -18,7 +18,7 @@ from ensembles.honest import OLD_METHOD
 from ensembles.search_optimism import FEWEST, MEASURED, search_optimism
 from orchestration.blending.blend import page_of
 from orchestration.blending.members import FileMembers, gather
-from orchestration.blending.shown import beside_score, blend_score, blend_seed, search_optimism_of, study_library
+from orchestration.blending.shown import beside_score, blend_score, search_optimism_of, study_library
 from orchestration.report.data.context import read_context
 from orchestration.report.make import make_report
 from orchestration.study.data import StudyData
@@ -76,7 +76,7 @@ def test_pages_show_the_figure_beside_the_score(tmp_path: Path) -> None:
 def test_random_search_few_trials_and_old_cards_have_no_figure(tmp_path: Path) -> None:
     ledger = told_study(tmp_path / "study", statuses=COMPLETE, noise=4.0)
     study = StudyData(ledger)
-    card = fit_blend(study_library(study), "default", blend_seed(study))
+    card = fit_blend(study_library(study), "default", study.blend_seed)
     assert search_optimism_of(study, card) is not None
     assert search_optimism_of(study, replace(card, method=OLD_METHOD)) is None
     for number, record in enumerate(ledger.trials()):  # two are left, of 13: the engine was changed
@@ -101,7 +101,7 @@ def test_members_from_files_and_of_several_studies_have_no_figure(tmp_path: Path
 def examined(ledger: Ledger) -> tuple[Card, ExamRecord]:
     """Store a blend of the study with an exam."""
     study = StudyData(ledger)
-    card = fit_blend(study_library(study), "default", blend_seed(study))
+    card = fit_blend(study_library(study), "default", study.blend_seed)
     refs = {member: TrialRef(ledger.storage.uri, member) for member in card.members}
     ledger.write_ensemble("mine", card.to_json(), refs, b"sample_id,target\n", origin=Origin(created_at=1.0))
     record = ExamRecord(

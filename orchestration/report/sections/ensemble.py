@@ -55,7 +55,7 @@ def _beside(context: ReportContext) -> list[Html]:
     """How much of the nested score may be the luck of the search: what exams measured, else what was simulated."""
     lines = list(context.exams)
     if context.search_optimism is not None:
-        exam = "" if context.study.settings.exam else "; --exam of a search measures it"
+        exam = "" if context.study.record.exam_images else "; --exam of a search measures it"
         lines.append(f"{context.search_optimism}{exam}")
     return [paragraph(f"{line[0].upper()}{line[1:]}.") for line in lines]
 

@@ -201,7 +201,7 @@ def _place(context: ReportContext, name: str, status: str, reason: str | None) -
         return "the best trial"
     behind = context.behind.get(name)
     if behind is None:
-        return context.study.unread.get(name, "not judged: too far down the list")
+        return context.study.unread.get(name, "not computed: too far down the list")
     if context.blend is not None:
         left_out = dict(context.blend.library.left_out)
         merged = dict(context.blend.library.merged)

@@ -59,10 +59,15 @@ class EnsembleFiles(StudyFiles):
         self._write(layout.exam(record.ensemble, record.card), record)
 
     def exams(self) -> list[ExamRecord]:
-        """Every blend that was examined, in the order of the first looks."""
+        """Every blend that was examined, in the order of the first looks. LedgerError for a record that is torn."""
         names = [name for name in self.storage.children(layout.EXAMS) if name.endswith(".json")]
-        found = [self._read(f"{layout.EXAMS}/{name}", ExamRecord) for name in names]
-        return sorted((one for one in found if one is not None), key=lambda one: one.looks)
+        found = {name: self._read(f"{layout.EXAMS}/{name}", ExamRecord) for name in names}
+        if torn := [name for name, one in found.items() if one is None]:
+            raise LedgerError(
+                f"{self.storage.uri}/{layout.EXAMS}/{torn[0]} cannot be read, which says how often the exam was looked "
+                "at; copy it back from another copy of the study"
+            )
+        return sorted((one for one in found.values() if one is not None), key=lambda one: one.looks)
 
     def set_ensemble_aside(self, name: str) -> None:
         """Take an ensemble away whose card or submission is torn; its members' predictions stay."""

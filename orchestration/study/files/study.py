@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -56,7 +57,7 @@ class SettingFiles(StudyFiles):
         if kept.any():
             self.storage.write(layout.EXAM, parquet(quadrats[kept].reset_index(drop=True)))
         self.storage.write(layout.QUADRATS, parquet(quadrats[~kept].reset_index(drop=True)))
-        self._write(layout.STUDY, record)
+        self._write(layout.STUDY, replace(record, exam_images=int(kept.sum())))
 
     def update_study(self, record: StudyRecord) -> None:
         """Write study.json anew: what was resolved later, such as ranges that 0.1.0 did not store."""
@@ -71,11 +72,23 @@ class SettingFiles(StudyFiles):
         return table
 
     def exam_quadrats(self) -> pd.DataFrame | None:
-        """Labels and metadata of the images that an exam keeps from the study, as `quadrats`; None without an exam."""
-        return self._read_frame(layout.EXAM)
+        """Labels and metadata of the images that an exam keeps from the study, as `quadrats`; None without an exam.
+
+        study.json says how many there are: LedgerError where the table is gone, torn or another one.
+        """
+        if (images := self.study().exam_images) == 0:
+            return None
+        table = self._read_frame(layout.EXAM)
+        if table is None or len(table) != images:
+            got = "no readable one" if table is None else str(len(table))
+            raise LedgerError(
+                f"{self.storage.uri}/{layout.EXAM} holds the {images} images of the study's exam, got {got}; copy it "
+                "back from another copy of the study"
+            )
+        return table
 
     def photographs(self) -> pd.DataFrame | None:
-        """image_id, sha256 of each photograph's content; None in a study of 0.1.0."""
+        """image_id, blake2b of each photograph's content; None in a study of 0.1.0."""
         return self._read_frame(layout.PHOTOGRAPHS)
 
     def write_photographs(self, frame: pd.DataFrame) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from biomass_models.backbones.devices import pick_device, threads
 from biomass_models.interrupt import OnProgress
 from orchestration.study.settings import StudyError
-from orchestration.workers.address import is_cluster
+from orchestration.workers.address import cluster_address, is_cluster
 from orchestration.workers.context import WorkerContext
 from orchestration.workers.jobs import Outcome
 from orchestration.workers.pool import AnyJob, Priority
@@ -49,8 +49,8 @@ def require_one_process(resources: Resources) -> None:
     """Raise StudyError where more was asked for than this process is."""
     if is_cluster(resources.address):
         raise StudyError(
-            f"--inline works in this process, got the cluster {resources.address}; leave out one of the two "
-            "(RAY_ADDRESS names a cluster as well)"
+            f"--inline works in this process, got the cluster {cluster_address(resources.address)}; leave out one of "
+            "the two (RAY_ADDRESS names a cluster as well)"
         )
     if (resources.slots or 1) > 1:
         raise StudyError(f"--inline has one slot, got --slots {resources.slots}; leave out one of the two")
