@@ -15,6 +15,7 @@ SAME_NUMBERS = {
     "84229229d66a547a": "adad69201ac13989",
     "2c0d2ccbc1dd87ab": "4e3796a7ea2bd5f0",
     "974788876e19cc35": "4e3796a7ea2bd5f0",
+    "273f40164e4ddf03": "4e3796a7ea2bd5f0",
 }
 
 

@@ -48,7 +48,7 @@ class Card:
     in_sample_score: float  # members chosen and scored on the same rows: too good
     nested_score: float  # chosen and weighted without the scored units: the number to trust
     nested_se: float
-    nested_by: str  # what a nest holds out: "date", "state", "group"; "fold" where there is a single one of those
+    nested_by: str  # what a nest holds out: date, state, group, photograph; "fold" where there is a single one of those
     nested_fold_scores: dict[str, float | None]
     nested_group_score: float | None  # of earlier versions: nested over groups instead of folds
     nested_group_se: float | None

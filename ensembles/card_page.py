@@ -23,7 +23,7 @@ def render_card(card: Card, beside: Sequence[str] = ()) -> Group:
 
     beside: what is to be known with the scores and is not the blend's own, such as how it was searched for.
     """
-    notice = cut_groups_notice(card.cut_groups)
+    notice = cut_groups_notice(card.cut_groups, card.nested_by)
     parts: list[RenderableType] = [] if notice is None else [Text(f"warning: {notice}", style="yellow")]
     parts += [_scores(card), *map(Text, beside), _versus(card)]
     if tried := card.follow_up_gains | ({} if card.flips_gain is None else {FLIPS: card.flips_gain}):

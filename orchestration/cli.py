@@ -58,6 +58,7 @@ def set_volume(*, quiet: bool, verbose: bool) -> None:
 
 data_app = typer.Typer(name="data", no_args_is_help=True, help="Check, draw and show data directories.")
 data_app.command("check", cls=OwnCommand)(data.data_check)
+data_app.command("import", cls=OwnCommand)(data.data_import)
 data_app.command("make", cls=OwnCommand)(data.data_make)
 data_app.command("show", cls=OwnCommand)(data.data_show)
 submission_app = typer.Typer(name="submission", no_args_is_help=True, help="Check submission files.")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from biomass_models.data import table
+from biomass_models.data.dataset import QUADRATS_FILE
 from biomass_models.data.images import ImageError, file_digest
 from biomass_models.data.photographs import Seen, look_at, same_pictures
 from biomass_models.data.problems import ROW, Level, Problem, near_files, raise_errors, shown
@@ -29,7 +30,7 @@ def check_directory(data_dir: Path, *, on_progress: OnProgress | None = None) ->
     """
     root = Path(data_dir)
     train, problems = table.inspect_train(root)
-    photographs = [_photographs(table.TRAIN_FILE, train)]
+    photographs = [_photographs(table.train_file(root), train)]
     test = None
     if (root / table.TEST_FILE).exists():
         test, test_problems = table.inspect_test(root)
@@ -191,8 +192,8 @@ def _same_photographs(root: Path, photographs: pd.DataFrame, seen: dict[int, See
 
 
 def _misnamed(near: list[str]) -> list[Problem]:
-    """A file that may have been meant as test.csv; train.csv itself is written much like it."""
-    names = [name for name in near if name != table.TRAIN_FILE]
+    """A file that may have been meant as test.csv; train.csv and quadrats.csv are written much like it."""
+    names = [name for name in near if name not in (table.TRAIN_FILE, QUADRATS_FILE)]
     rule, remedy = f"test images are named in {table.TEST_FILE}", f"rename it to {table.TEST_FILE} if they are"
     return [
         Problem(level="warning", file=name, row=None, rule=rule, got=shown(name), remedy=remedy) for name in names[:1]

@@ -1,7 +1,8 @@
 """Which images are held out together: drawn once per study, written down, used by every trial.
 
-N images, K folds, G groups (a sampling date in a state), S strata (clover present or not, times dead matter
-present or not). The draw depends on the set of images, the scheme and the seed, never on the order of rows.
+N images, K folds, G groups (a sampling date in a state, or what dataset.toml names), S strata (clover present or not,
+times dead matter present or not). The draw depends on the set of images, the scheme and the seed, never on the order
+of rows.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from biomass_models.config_rules import known_name
+from biomass_models.data.dataset import KEPT_WHOLE
 from biomass_models.data.problems import errors_of, read_cells
 from biomass_models.errors import UserError
 from biomass_models.targets import IntArray
@@ -39,12 +41,12 @@ def assign_folds(
     file: Path | None = None,
     exam: float = 0.0,
 ) -> pd.DataFrame:
-    """Validation fold of each image: columns image_id, fold (0..K-1), group ("State|date"), in quadrats' order.
+    """Validation fold of each image: columns image_id, fold (0..K-1), group (groups_of), in quadrats' order.
 
-    quadrats: the wide table of read_train. Schemes: `date` keeps a date in a state on one side and spreads clover
-    and dead matter evenly; `random` and `species` split by image, stratified; `state` leaves one state out, whatever
-    n_folds says; `file` reads `image_id,fold`. exam: share of the images, by whole groups, that is drawn first and is
-    in no fold (EXAM); a file says that itself. Raises FoldError.
+    quadrats: the wide table of read_train. Schemes: `date` keeps a group on one side and spreads clover and dead
+    matter evenly (where nothing is grouped it is `random`); `random` and `species` split by image, stratified; `state`
+    leaves one state out, whatever n_folds says; `file` reads `image_id,fold`. exam: share of the images, by whole
+    groups, that is drawn first and is in no fold (EXAM); a file says that itself. Raises FoldError.
     """
     known_name("a fold scheme", scheme, SCHEMES, FoldError)
     if (scheme == "file") != (file is not None):
@@ -53,7 +55,7 @@ def assign_folds(
         raise FoldError(f"at least 2 folds are needed, got {n_folds}")
     if quadrats["image_id"].duplicated().any():
         raise FoldError("folds need one row an image, got repeated image ids; use the table of read_train")
-    group = quadrats["State"].astype("str") + "|" + quadrats["Sampling_Date"].dt.strftime("%Y-%m-%d")
+    group = groups_of(quadrats)
     table = quadrats.assign(group=group).sort_values("image_id")
 
     if file is not None:
@@ -69,8 +71,32 @@ def assign_folds(
     return pd.DataFrame({"image_id": quadrats["image_id"].to_numpy(), "fold": column, "group": group.to_numpy()})
 
 
+def groups_of(quadrats: pd.DataFrame) -> pd.Series:
+    """What folds keep whole, a text for each image: KEPT_WHOLE where it is there, else "State|date", or the date."""
+    if KEPT_WHOLE in quadrats:
+        return quadrats[KEPT_WHOLE].astype("str")
+    _require_column(quadrats, "Sampling_Date", "groups by date")
+    date = quadrats["Sampling_Date"].dt.strftime("%Y-%m-%d")
+    return quadrats["State"].astype("str") + "|" + date if "State" in quadrats else date
+
+
+def is_grouped(quadrats: pd.DataFrame) -> bool:
+    """Whether anything says which photographs belong together."""
+    return KEPT_WHOLE not in quadrats or not (quadrats[KEPT_WHOLE] == quadrats["image_id"]).all()
+
+
+def _require_column(quadrats: pd.DataFrame, column: str, what: str) -> None:
+    if column not in quadrats:
+        raise FoldError(f"{what} need the column {column}, which these data do not have; choose another --scheme")
+
+
 def _draw(table: pd.DataFrame, scheme: str, n_folds: int, seed: int) -> IntArray:
+    if scheme == "date" and not is_grouped(table):
+        scheme = "random"
+    if scheme == "species":
+        _require_column(table, "Species", "folds by species")
     if scheme == "state":
+        _require_column(table, "State", "folds by state")
         fold, states = pd.factorize(table["State"], sort=True)
         _require_enough("states", len(states), 2)
         return np.asarray(fold, dtype=np.int64)
@@ -123,9 +149,13 @@ def units_of(quadrats: pd.DataFrame, scheme: str) -> pd.Series:
     return quadrats["State" if by_state else "group"].astype("str")
 
 
-def unit_name(scheme: str) -> str:
+def unit_name(quadrats: pd.DataFrame, scheme: str) -> str:
     """What a unit is called."""
-    return "state" if scheme == "state" else "date"
+    if scheme == "state":
+        return "state"
+    if KEPT_WHOLE not in quadrats:
+        return "date"
+    return "group" if is_grouped(quadrats) else "photograph"
 
 
 def cut_groups(quadrats: pd.DataFrame) -> int:
@@ -133,13 +163,28 @@ def cut_groups(quadrats: pd.DataFrame) -> int:
     return int((quadrats.groupby("group")["fold"].nunique() > 1).sum())
 
 
-def cut_groups_notice(cut: int) -> str | None:
-    """What folds that cut dates mean for every score; None where they do not."""
+def cut_groups_notice(cut: int, unit: str = "date") -> str | None:
+    """What folds that cut dates (or other groups) mean for every score; None where they do not."""
     if not cut:
         return None
+    if unit == "group":
+        return (
+            f"the folds cut {cut} groups: models have seen other photographs of the groups that they are scored on, "
+            "and score less on new ones"
+        )
     return (
         f"the folds cut {cut} sampling dates: models have seen other photographs of the days that they are scored on, "
         "and score less on new days"
+    )
+
+
+def ungrouped_notice(quadrats: pd.DataFrame) -> str | None:
+    """What random folds mean for every score where nothing says which photographs belong together; else None."""
+    if is_grouped(quadrats):
+        return None
+    return (
+        "no date, site or group says which photographs belong together: folds are random, models may have seen the "
+        "days and places that they are scored on, and score less on new ones"
     )
 
 
@@ -164,7 +209,8 @@ def _by_date(table: pd.DataFrame, n_folds: int, rng: np.random.Generator) -> Int
     """
     group: IntArray
     group, names = pd.factorize(table["group"], sort=True)
-    _require_enough("sampling dates (State, Sampling_Date)", len(names), n_folds)
+    what = "sampling dates (State, Sampling_Date)" if KEPT_WHOLE not in table else "groups"
+    _require_enough(what, len(names), n_folds)
     # the last column counts all images, so that sizes weigh as much as strata
     count_GS = np.zeros((len(names), 5))
     np.add.at(count_GS, (group, _strata(table)), 1)

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -26,6 +27,7 @@ RgbArray = NDArray[np.uint8]
 Stamp = Literal["keep", "remove"]
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP")  # a closed list: PIL would hand PostScript to another program
+HEIF = "HEIF"  # of phones, .heic too; read where pillow-heif is installed
 _EIGHT_BIT = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")  # PIL's modes
 _DEEPEST = 65535  # of a channel of 16 bits
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF tag, and its values that swap width and height
@@ -213,13 +215,26 @@ def open_photograph(path: Path) -> Image.Image:
     try:
         if not Path(path).is_file():  # opening a pipe or a device would wait for ever
             raise ImageError("a photograph is needed", f"no file {path}", "check image_path and the folder")
-        return Image.open(path, formats=FORMATS)
+        return Image.open(path, formats=_formats())
     except UnidentifiedImageError as reason:
-        formats = ", ".join(FORMATS)
+        formats = ", ".join(_formats())
         remedy = "export it as 8-bit JPEG or PNG"
+        if HEIF not in _formats() and Path(path).suffix.lower() in (".heic", ".heif"):
+            remedy = "pip install pillow-heif, or export it as JPEG"
         raise ImageError(f"a photograph is one of {formats}", f"another file {path}", remedy) from reason
     except (OSError, SyntaxError, Image.DecompressionBombError) as reason:
         raise ImageError("a photograph can be opened", f"{path} ({reason})", "copy or export it again") from reason
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """FORMATS, and HEIF where pillow-heif is installed; its pictures are upright as they are opened."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return FORMATS
+    pillow_heif.register_heif_opener()
+    return (*FORMATS, HEIF)
 
 
 def _load(image: Image.Image, path: Path) -> None:

@@ -4,7 +4,8 @@ N images, F colour statistics. pred_NT are out-of-fold predictions [N, 5] in gra
 rows as in `quadrats` (the wide table of table.read_train). `folds` comes from folds.assign_folds, same row order.
 
 per_target_mean   the mean of the training folds
-metadata_trees    NDVI, height, season, state, species; needs metadata, so it cannot predict the test set
+metadata_trees    NDVI, height, season, state, species; needs metadata, so it cannot predict the test set, and is left
+                  out where metadata are missing
 colour_ridge      ridge regression on colour statistics: what a photograph tells without any shape
 """
 
@@ -34,9 +35,10 @@ CHANNELS = ("red", "green", "blue", "hue_cos", "hue_sin", "saturation", "value",
 COLOUR_NAMES: tuple[str, ...] = tuple(
     f"{channel}_{statistic}" for channel in CHANNELS for statistic in ("mean", "sd", *(f"p{p}" for p in PERCENTILES))
 )
+TREE_COLUMNS = ("Sampling_Date", "State", "Species", "Pre_GSHH_NDVI", "Height_Ave_cm")
 ALPHAS = 10.0 ** np.arange(-1, 5.5, 0.5)  # ridge penalties tried on standardised statistics
 INNER_FOLDS = 4
-LONE_DATE_ALPHA = 100.0  # where the training rows have one date only, no inner fold can choose
+LONE_GROUP_ALPHA = 100.0  # where the training rows have one group only, no inner fold can choose
 
 
 def reference_predictions(quadrats: pd.DataFrame, paths: Sequence[Path], on_progress: OnProgress) -> pd.DataFrame:
@@ -52,8 +54,9 @@ def reference_predictions(quadrats: pd.DataFrame, paths: Sequence[Path], on_prog
     predictions = {
         "per-target mean": per_target_mean(quadrats, folds),
         "colour ridge": colour_ridge(np.array(colour), quadrats, folds),
-        "metadata trees": metadata_trees(quadrats, folds),
     }
+    if not missing_metadata(quadrats):
+        predictions["metadata trees"] = metadata_trees(quadrats, folds)
     frames = []
     for name, pred_NT in predictions.items():
         frame = pd.DataFrame(pred_NT, columns=list(TARGETS))
@@ -61,6 +64,11 @@ def reference_predictions(quadrats: pd.DataFrame, paths: Sequence[Path], on_prog
         frame.insert(0, "reference", name)
         frames.append(frame)
     return pd.concat(frames, ignore_index=True)
+
+
+def missing_metadata(quadrats: pd.DataFrame) -> list[str]:
+    """Columns that metadata trees need and that are not there, or have blank cells."""
+    return [name for name in TREE_COLUMNS if name not in quadrats or quadrats[name].isna().any()]
 
 
 def per_target_mean(quadrats: pd.DataFrame, folds: pd.DataFrame) -> FloatArray:
@@ -87,7 +95,7 @@ def metadata_trees(quadrats: pd.DataFrame, folds: pd.DataFrame, seed: int = 0) -
 def colour_ridge(colour_NF: FloatArray, quadrats: pd.DataFrame, folds: pd.DataFrame) -> FloatArray:
     """Ridge regression on standardised colour statistics, [N, 5] grams.
 
-    The penalty is chosen within the training folds, by inner folds that keep a state's sampling date together.
+    The penalty is chosen within the training folds, by inner folds that keep the folds' groups together.
     Raises ValueError unless colour_NF has one finite row for each quadrat.
     """
     colour_NF = np.asarray(colour_NF, dtype=np.float64)
@@ -96,11 +104,10 @@ def colour_ridge(colour_NF: FloatArray, quadrats: pd.DataFrame, folds: pd.DataFr
             f"colour statistics must be finite, one row for each of {len(quadrats)} quadrats, got {colour_NF.shape}"
         )
     mass_NT = quadrats[list(TARGETS)].to_numpy(dtype=np.float64)
-    dates = quadrats["State"].astype(str) + "|" + quadrats["Sampling_Date"].dt.strftime("%Y-%m-%d")
-    date_N = pd.factorize(dates)[0]
+    group_N = pd.factorize(folds["group"])[0]
 
     def fit_predict(train: NDArray[np.intp], held: NDArray[np.intp]) -> FloatArray:
-        alpha = _choose_alpha(colour_NF[train], mass_NT[train], date_N[train])
+        alpha = _choose_alpha(colour_NF[train], mass_NT[train], group_N[train])
         return _ridge(alpha).fit(colour_NF[train], mass_NT[train]).predict(colour_NF[held])
 
     return _out_of_fold(quadrats, folds, fit_predict)
@@ -125,12 +132,12 @@ def colour_statistics(path: Path) -> FloatArray:
     return np.column_stack([channel_CP.mean(axis=1), channel_CP.std(axis=1), percentile_CQ]).ravel()
 
 
-def _choose_alpha(colour_NF: FloatArray, mass_NT: FloatArray, date_N: NDArray[np.intp]) -> float:
-    """The penalty with the best pooled score on inner folds by date."""
-    n_dates = len(np.unique(date_N))
-    if n_dates < 2:
-        return LONE_DATE_ALPHA
-    inner = list(GroupKFold(min(INNER_FOLDS, n_dates)).split(colour_NF, groups=date_N))
+def _choose_alpha(colour_NF: FloatArray, mass_NT: FloatArray, group_N: NDArray[np.intp]) -> float:
+    """The penalty with the best pooled score on inner folds by group."""
+    n_groups = len(np.unique(group_N))
+    if n_groups < 2:
+        return LONE_GROUP_ALPHA
+    inner = list(GroupKFold(min(INNER_FOLDS, n_groups)).split(colour_NF, groups=group_N))
     scores = []
     for alpha in ALPHAS:
         pred_NT = np.empty_like(mass_NT)

@@ -115,6 +115,13 @@ def check_number(
     return flag(file, bad, column, f"{column} is a finite number{bounds}", remedy)
 
 
+def days_of(text: pd.Series) -> pd.Series:
+    """Days of the calendar, year first (2015/9/4, 2015-09-04), as datetime64; NaT for other text."""
+    part = text.str.extract(r"^((?:19|20)\d\d)([/-])(\d\d?)\2(\d\d?)(?:[ T]00:00(?::00)?)?$")
+    date = pd.to_datetime(part[0] + "-" + part[2] + "-" + part[3], format="%Y-%m-%d", errors="coerce")
+    return date.astype("datetime64[us]")
+
+
 def check_dates(file: str, long: pd.DataFrame, parsed: pd.DataFrame) -> list[Problem]:
     if "Sampling_Date" not in long:
         return []
@@ -160,11 +167,14 @@ def warn_masses(file: str, parsed: pd.DataFrame) -> list[Problem]:
         return []
     rows = parsed[parsed["id_target"].isin(TARGETS) & parsed["target"].notna()].drop_duplicates("sample_id")
     mass_NT = rows.pivot(index="image_id", columns="id_target", values="target").reindex(columns=list(TARGETS))
-    return _unlike_grams(file, mass_NT.dropna()) or _off_identities(file, rows, mass_NT)
+    return warn_unlike_grams(file, mass_NT.dropna()) or _off_identities(file, rows, mass_NT)
 
 
-def _unlike_grams(file: str, mass_NT: pd.DataFrame) -> list[Problem]:
-    """One warning for a table in log space, or whose total masses are of another order than a quadrat's."""
+def warn_unlike_grams(file: str, mass_NT: pd.DataFrame) -> list[Problem]:
+    """One warning for a table in log space, or whose total masses are of another order than a quadrat's.
+
+    mass_NT: grams per quadrat of 0.21 m2, columns TARGETS.
+    """
     if len(mass_NT) < 3:
         return []
     undone = {"log1p": (np.expm1, "np.expm1"), "sqrt": (np.square, "np.square")}

@@ -3,7 +3,8 @@
 Long tables have one row per (image, target) with `sample_id` = `<image id>__<target_name>`; wide tables have
 one row per image and a column per target, masses in grams. The competition ships long ones; a wide train.csv or
 test.csv is read as well, with a warning. All functions that check return every problem; all functions that read raise
-DataError with every error. Only paths are checked here; photographs in check.py.
+DataError with every error. Only paths are checked here; photographs in check.py. A directory may hold quadrats.csv
+instead of train.csv (quadrats.py): `read_train` and `inspect_train` read whichever is there.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import numpy as np
 import pandas as pd
 
 from biomass_models.data import rules
+from biomass_models.data.dataset import QUADRATS_FILE
 from biomass_models.data.problems import ROW, DataError, Problem, flag, raise_errors, read_cells, read_header
+from biomass_models.data.quadrats import inspect_quadrats
 from biomass_models.targets import TARGETS
 
 METADATA: tuple[str, ...] = ("Sampling_Date", "State", "Species", "Pre_GSHH_NDVI", "Height_Ave_cm")
@@ -23,14 +26,24 @@ TRAIN_COLUMNS: tuple[str, ...] = ("sample_id", "image_path", *METADATA, "target_
 TRAIN_FILE, TEST_FILE = "train.csv", "test.csv"
 
 
+def train_file(data_dir: Path) -> str:
+    """Name of the table with the labels: quadrats.csv where it is there and train.csv is not, else train.csv."""
+    own = (Path(data_dir) / QUADRATS_FILE).is_file() and not (Path(data_dir) / TRAIN_FILE).exists()
+    return QUADRATS_FILE if own else TRAIN_FILE
+
+
 def read_train(data_dir: Path) -> pd.DataFrame:
-    """train.csv as one row an image, in order of first appearance.
+    """The labelled photographs, one row an image, in order of first appearance.
 
     Columns: image_id, image_path, Sampling_Date (datetime64), State, Species, Pre_GSHH_NDVI, Height_Ave_cm and the
-    five TARGETS in grams (float64). Raises DataError with all errors of the table.
+    five TARGETS in grams (float64). Of quadrats.csv only the metadata that it has, and further columns behind the
+    TARGETS. Raises DataError with all errors of the table.
     """
     long, problems = inspect_train(data_dir)
     raise_errors(problems)
+    if train_file(data_dir) == QUADRATS_FILE:
+        leading = ["image_id", "image_path", *(name for name in METADATA if name in long), *TARGETS]
+        return long[[*leading, *(name for name in long if name not in (ROW, *leading))]]
     first = long.drop_duplicates("image_id")[["image_id", "image_path", *METADATA]]
     return first.merge(_to_wide(long), left_on="image_id", right_index=True, validate="1:1").reset_index(drop=True)
 
@@ -77,7 +90,12 @@ def split_sample_id(sample_id: pd.Series) -> pd.DataFrame:
 
 
 def inspect_train(data_dir: Path) -> tuple[pd.DataFrame, list[Problem]]:
-    """train.csv's long rows with `row` and image_id, parsed as far as they go; and every problem."""
+    """train.csv's long rows with `row` and image_id, parsed as far as they go; and every problem.
+
+    Of quadrats.csv: rows as quadrats.inspect_quadrats has them.
+    """
+    if train_file(data_dir) == QUADRATS_FILE:
+        return inspect_quadrats(data_dir)
     text, problems = _long_cells(Path(data_dir) / TRAIN_FILE, TRAIN_COLUMNS)
     long = _with_ids(text)
     parsed = _parsed(long)
@@ -89,6 +107,11 @@ def inspect_train(data_dir: Path) -> tuple[pd.DataFrame, list[Problem]]:
     problems += rules.check_dates(TRAIN_FILE, long, parsed)
     problems += rules.check_consistent(TRAIN_FILE, long, parsed, ("image_path", *METADATA))
     problems += rules.warn_species(TRAIN_FILE, long) + rules.warn_masses(TRAIN_FILE, parsed)
+    if (Path(data_dir) / QUADRATS_FILE).is_file():
+        rule, got = f"labels are in {TRAIN_FILE} or in {QUADRATS_FILE}", "both"
+        problems.append(
+            Problem(level="error", file=QUADRATS_FILE, row=None, rule=rule, got=got, remedy="move one elsewhere")
+        )
     return parsed, _sorted(problems)
 
 
@@ -153,9 +176,7 @@ def _parsed(long: pd.DataFrame) -> pd.DataFrame:
         if name in long
     }
     if "Sampling_Date" in long:
-        part = long["Sampling_Date"].str.extract(r"^((?:19|20)\d\d)([/-])(\d\d?)\2(\d\d?)(?:[ T]00:00(?::00)?)?$")
-        date = pd.to_datetime(part[0] + "-" + part[2] + "-" + part[3], format="%Y-%m-%d", errors="coerce")
-        columns["Sampling_Date"] = date.astype("datetime64[us]")
+        columns["Sampling_Date"] = rules.days_of(long["Sampling_Date"])
     return long.assign(**columns)
 
 

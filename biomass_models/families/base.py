@@ -75,6 +75,8 @@ class Family:
     describe                what kind of model it is: half a line, for the README's table, the report and the help
     summary(config) -> text what tells this configuration from the published one: a line, for leaderboard and report
     batches_folds(config)   whether all folds of a trial can be one batched problem (`Model.fit_folds`)
+    metadata                columns of the table that its fits may learn from, beside the masses: a search of data
+                            that lack one is without this family
     map_unit                unit of the numbers of `Model.maps`, such as "share of the attention"; "" without maps
     """
 
@@ -82,6 +84,7 @@ class Family:
     describe: str
     summary: Callable[[Any], str] = _from_defaults
     batches_folds: Callable[[Any], bool] = _never
+    metadata: tuple[str, ...] = ()
     map_unit: str = ""
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -18,6 +19,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from biomass_models.data.dataset import (
+    DATASET_FILE,
+    MASSES,
+    METADATA_OF,
+    PHOTO,
+    QUADRATS_FILE,
+    UNITS,
+    Dataset,
+    dataset_toml,
+)
 from biomass_models.data.table import METADATA, TRAIN_FILE, read_train
 from biomass_models.pasture.draw import Picture, Quadrat, draw_picture
 from biomass_models.pasture.facts import held_out_plan, training_plan
@@ -58,6 +69,19 @@ def table_like(path: Path) -> pd.DataFrame:
 def write_train(wide: pd.DataFrame, path: Path) -> None:
     """train.csv, five rows an image."""
     _long(wide, TRAIN_ORDER, ("image_path", *METADATA)).to_csv(path, index=False)
+
+
+def write_quadrats(wide: pd.DataFrame, folder: Path, unit: str, area: float) -> None:
+    """The same as quadrats.csv and dataset.toml, masses in `unit`; area: of a quadrat [m2]."""
+    suffix = re.sub(r"\W", "_", unit)
+    names = {PHOTO: PHOTO, **{role: role for role in METADATA_OF}, **{role: f"{role}_{suffix}" for role in MASSES}}
+    table = pd.DataFrame({PHOTO: wide["image_path"]})
+    table[list(METADATA_OF)] = wide[list(METADATA_OF.values())]
+    mass_NT = wide[list(MASSES.values())].to_numpy(dtype=np.float64)
+    table[[names[role] for role in MASSES]] = mass_NT if unit == "g" else (mass_NT / (UNITS[unit] * area)).round(6)
+    table.to_csv(folder / QUADRATS_FILE, index=False)
+    dataset = Dataset(columns=names, unit=unit, area=area, groups=("site", "date"))
+    (folder / DATASET_FILE).write_text(dataset_toml(dataset), encoding="utf-8")
 
 
 def write_test(wide: pd.DataFrame, folder: Path) -> None:

@@ -22,13 +22,17 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from biomass_models.config_rules import known_name
+from biomass_models.data.dataset import LARGEST_AREA_M2, UNITS
 from biomass_models.data.images import load_photograph
+from biomass_models.data.quadrats import PUBLISHED_AREA_M2
 from biomass_models.data.table import TRAIN_FILE, masses_to_long, read_train
 from biomass_models.errors import UserError
 from biomass_models.pasture import files
 from biomass_models.whole_files import whole_file, whole_folder, write_whole
 
 SHEET_PURPOSE = 4
+FORMS = ("competition", "quadrats")
 TILE, CAPTION, COLUMNS = (400, 200), 18, 4  # px of a contact sheet's tile, px of the line below it, tiles in a row
 
 
@@ -63,16 +67,23 @@ def make_pasture(
     like: Path | None = None,
     width: int = 1000,
     height: int = 500,
+    form: str = "competition",
+    unit: str = "g",
+    area: float = PUBLISHED_AREA_M2,
     workers: int | None = None,
     on_progress: files.Progress | None = None,
 ) -> PastureSummary:
-    """Write a data directory: train.csv, test.csv, sample_submission.csv, train/ and test/ with JPEG photographs.
+    """Write a data directory: tables, train/ and test/ with JPEG photographs.
+
+    The tables are train.csv (or quadrats.csv and dataset.toml), test.csv and sample_submission.csv.
 
     out_dir        must be new or empty; it appears complete or not at all
     test_images    0 for none: no test.csv, and no truth
     truth_path     masses of the test images, `sample_id,target`; default <out_dir>-truth.csv, never inside out_dir
     like           a train.csv whose rows are drawn in place of generated ones; `images` then plays no part
     width, height  px of the photographs, at least 100 x 50
+    form           `competition` for train.csv, `quadrats` for quadrats.csv and dataset.toml
+    unit, area     of the masses in quadrats.csv, and of a quadrat in m2: the masses drawn are of one quadrat
     workers        processes; the bytes do not depend on them. By default one per core, none extra for tiny sets
     on_progress    called with (pictures done, pictures in all)
 
@@ -83,12 +94,20 @@ def make_pasture(
     truth_path = final.with_name(f"{final.name}-truth.csv") if truth_path is None else Path(truth_path).resolve()
     _check_numbers(images=(images, 1), test_images=(test_images, 0), seed=(seed, 0), width=(width, 100))
     _check_numbers(height=(height, 50), workers=(1 if workers is None else workers, 1))
+    known_name("a form of the tables", form, FORMS)
+    known_name("a unit of masses", unit, UNITS)
+    if not 0 < area <= LARGEST_AREA_M2:
+        raise UserError(f"a quadrat has an area above 0 and at most {LARGEST_AREA_M2:g} m2, got {area:g}")
+    if unit != "g" and form != "quadrats":
+        raise UserError(f"masses in {unit} go with --form quadrats; train.csv is in grams per quadrat")
     _check_places(final, truth_path)
     train = files.training_table(images, seed) if like is None else files.table_like(Path(like))
     test = files.held_out_table(test_images, seed, taken=train["image_id"]) if test_images else None
     with whole_folder(final) as part:
         (part / "train").mkdir()
-        if like is None:
+        if form == "quadrats":
+            files.write_quadrats(train, part, unit, area)
+        elif like is None:
             files.write_train(train, part / TRAIN_FILE)
         else:
             shutil.copyfile(like, part / TRAIN_FILE)
@@ -126,7 +145,8 @@ def contact_sheet(data_dir: Path, out_png: Path, *, images: int = 24, seed: int 
         upright = load_photograph(data_dir / row["image_path"], *TILE)
         sheet.paste(ImageOps.fit(upright, (TILE[0] - 4, TILE[1] - 4)), (left + 2, top + 2))
         masses = f"green {row['Dry_Green_g']:.0f}, dead {row['Dry_Dead_g']:.0f}, clover {row['Dry_Clover_g']:.0f} g"
-        caption = f"{row['State']} {row['Species'][:30]}: {masses}"
+        known = " ".join(str(row[name])[:30] for name in ("State", "Species") if name in row)
+        caption = f"{known}: {masses}" if known else masses
         pen.text((left + 4, top + TILE[1]), caption, fill=(220, 220, 220), font=font)
     with whole_file(out_png) as unfinished:
         sheet.save(unfinished, "PNG")

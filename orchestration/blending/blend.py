@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from biomass_models.data.dataset import QUADRATS_FILE
 from biomass_models.data.table import TEST_FILE, TRAIN_FILE, masses_to_long, read_test, read_test_rows
 from biomass_models.errors import UserError
 from biomass_models.targets import TARGETS, FloatArray
@@ -128,7 +129,7 @@ def _refuse(studies: list[str], files: FileMembers, data_dir: Path | None, out: 
         raise UserError(
             f"--out is a submission .csv or a folder, got {out}; give {out.with_suffix('.csv')} or a folder"
         )
-    tables = (TRAIN_FILE, TEST_FILE, "sample_submission.csv")
+    tables = (TRAIN_FILE, QUADRATS_FILE, TEST_FILE, "sample_submission.csv")
     if data_dir is not None and out.name in tables and out.parent.resolve() == data_dir.resolve():
         raise UserError(f"a submission must not overwrite a table of the data directory, got {out}; name another file")
     if not studies and out.suffix == ".csv":

@@ -131,7 +131,7 @@ def _common_truth(studies: Sequence[StudyData], say: Callable[[str], None]) -> p
             raise LedgerError(f"studies are blended over the same masses; those of {here} differ")
         if fold_hash(other) != fold_hash(first):
             say(f"{here} has other folds; folds are those of {uri}")
-    return first[list(TRUTH_COLUMNS)]
+    return first[[name for name in TRUTH_COLUMNS if name in first]]
 
 
 def _trials(studies: Mapping[str, StudyData]) -> dict[str, TrialRef]:

@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from biomass_models.errors import UserError
-from orchestration.commands.options import DataOption, Directory, Json, out_file, print_json, print_line
+from orchestration.commands.options import DataOption, Directory, Json, out_file, out_folder, print_json, print_line
+
+COLUMNS = "Columns, where their names do not say it"
 
 
 def data_check(directory: Directory, as_json: Json = False) -> None:
@@ -44,6 +46,10 @@ def data_make(
     images: Annotated[int, typer.Option(min=1, help="Training images.")] = 357,
     test_images: Annotated[int, typer.Option(min=0, help="Test images, of other dates; 0 for none.")] = 120,
     seed: Annotated[int, typer.Option(min=0, help="Of the pictures and masses.")] = 0,
+    width: Annotated[int, typer.Option(min=100, help="Of the photographs, twice their height [px].")] = 1000,
+    form: Annotated[str, typer.Option(help="competition (train.csv) or quadrats (quadrats.csv).")] = "competition",
+    unit: Annotated[str, typer.Option(help="Of masses in quadrats.csv: g, g/m2, kg/ha.")] = "g",
+    area: Annotated[float, typer.Option(help="Of a quadrat, for quadrats.csv [m2].")] = 0.21,
     like: Annotated[Path | None, typer.Option(help="Draw one image for each row of this train.csv.")] = None,
 ) -> None:
     """Draw a pasture set with known masses.
@@ -51,6 +57,7 @@ def data_make(
     Examples:
     $ biomass data make pasture/ --images 357
     $ biomass data make pasture/ --like csiro-biomass/train.csv
+    $ biomass data make own/ --form quadrats --unit kg/ha --area 0.25 --width 800
     """
     from biomass_models.pasture.make import make_pasture
     from orchestration.progress import progress_bar
@@ -62,9 +69,66 @@ def data_make(
             test_images=test_images,
             seed=seed,
             like=like,
+            width=width,
+            height=max(50, width // 2),
+            form=form,
+            unit=unit,
+            area=area,
             on_progress=update,
         )
     print_line(summary.text())
+
+
+def data_import(
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="CSV or TSV with a row for each photograph.")],
+    photos: Annotated[Path, typer.Option(help="Folder of the photographs.")],
+    out: Annotated[Path, typer.Option(help="Data directory to write.")],
+    unit: Annotated[str | None, typer.Option(help="Of the masses: g (per quadrat), g/m2, kg/ha.")] = None,
+    area: Annotated[str | None, typer.Option(help="Of a quadrat in m2, or a column.")] = None,
+    group: Annotated[list[str] | None, typer.Option(help="Column that folds keep whole; repeat.")] = None,
+    photo: Annotated[str | None, typer.Option(help="Column of the photographs.", rich_help_panel=COLUMNS)] = None,
+    green: Annotated[str | None, typer.Option(help="Green without clover.", rich_help_panel=COLUMNS)] = None,
+    dead: Annotated[str | None, typer.Option(help="Dead matter.", rich_help_panel=COLUMNS)] = None,
+    clover: Annotated[str | None, typer.Option(help="Clover, legumes.", rich_help_panel=COLUMNS)] = None,
+    gdm: Annotated[str | None, typer.Option(help="Green and clover.", rich_help_panel=COLUMNS)] = None,
+    total: Annotated[str | None, typer.Option(help="All dry matter.", rich_help_panel=COLUMNS)] = None,
+    date: Annotated[str | None, typer.Option(help="Sampling day.", rich_help_panel=COLUMNS)] = None,
+    site: Annotated[str | None, typer.Option(help="Site, paddock, state.", rich_help_panel=COLUMNS)] = None,
+    species: Annotated[str | None, typer.Option(help="Species.", rich_help_panel=COLUMNS)] = None,
+    ndvi: Annotated[str | None, typer.Option(help="NDVI.", rich_help_panel=COLUMNS)] = None,
+    height: Annotated[str | None, typer.Option(help="Sward height [cm].", rich_help_panel=COLUMNS)] = None,
+) -> None:
+    """Make a data directory of a table and a folder of photographs.
+
+    What a column holds is read from its name; options win. It asks nothing:
+    look at what it understood, and run it again with options if it is wrong.
+
+    Example:
+    $ biomass data import cuts.csv --photos phone/ --out pasture/ --area 0.25
+    """
+    out_folder(out)
+    from biomass_models.data.dataset import GUIDE
+    from biomass_models.data.importing import first_rows, import_table, write_import
+    from biomass_models.data.problems import errors_of, grouped
+    from biomass_models.data.quadrats import inspect_quadrats
+
+    roles = {"photo": photo, "green": green, "dead": dead, "clover": clover, "gdm": gdm, "total": total, "date": date,
+             "site": site, "species": species, "ndvi": ndvi, "height": height}  # fmt: skip
+    given = {role: column for role, column in roles.items() if column is not None}
+    imported = import_table(table, photos, given=given, unit=unit, area=area, groups=group or ())
+    write_import(imported, photos, out)
+    for role, column in imported.dataset.columns.items():
+        print_line(f"{role:8} {column}")
+    for note in imported.notes:
+        print_line(f"note: {note}")
+    read, problems = inspect_quadrats(out)
+    for line in first_rows(read):
+        print_line(line)
+    for problem in grouped(problems):
+        print_line(str(problem))
+    print_line(f"Wrote {out}: {len(read)} photographs; {GUIDE} has the rules. Next: biomass data check {out}")
+    if errors_of(problems):
+        raise typer.Exit(1)
 
 
 def data_show(

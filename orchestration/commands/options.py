@@ -20,6 +20,7 @@ from orchestration.terminal import PlainConsole, no_more_readers
 from orchestration.verbosity import is_quiet, is_verbose
 from orchestration.workers.resources import Resources
 
+TABLES = ("train.csv", "quadrats.csv", "test.csv")  # one of them makes a folder a data directory
 INTERRUPTED = 130  # by Ctrl-C
 DEFAULT_CACHE = Resources().cache
 
@@ -31,7 +32,7 @@ out_console, err_console = PlainConsole(), PlainConsole(stderr=True)
 
 def existing_data(context: typer.Context, value: Path | None) -> Path | None:
     """A data directory that is there; an error otherwise, before anything heavy loads."""
-    if value is None or context.resilient_parsing or any((value / name).exists() for name in ("train.csv", "test.csv")):
+    if value is None or context.resilient_parsing or any((value / name).exists() for name in TABLES):
         return value
     from orchestration.study.storage import nearest_folder
 
@@ -41,7 +42,8 @@ def existing_data(context: typer.Context, value: Path | None) -> Path | None:
     got = "without them" if value.is_dir() else "a file" if value.exists() else "no such folder"
     hint = hint or "; check the path"
     raise UserError(
-        f"a data directory is a folder with train.csv (or test.csv) and photographs; {value} is {got}{hint}"
+        f"a data directory is a folder with train.csv (or quadrats.csv, test.csv) and photographs; {value} is "
+        f"{got}{hint}"
     )
 
 
@@ -72,7 +74,7 @@ def study_apart(study: str, data: Path) -> None:
         )
 
 
-DATA = "Data directory: train.csv, photographs, and test.csv to predict."
+DATA = "Data directory: train.csv or quadrats.csv, photographs, and test.csv to predict."
 
 Study = Annotated[str, typer.Argument(metavar="STUDY", help="Study folder, or a URI such as s3://bucket/study.")]
 Directory = Annotated[

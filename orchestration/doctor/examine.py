@@ -16,7 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from biomass_models.backbones.weights import WeightsError, WeightsSource
 from biomass_models.data.problems import DataError
-from biomass_models.data.table import read_train
+from biomass_models.data.table import read_train, train_file
 from biomass_models.families import registry
 from biomass_models.families.base import Config
 from biomass_models.families.costs import all_feature_seconds, measure
@@ -99,7 +99,7 @@ def _examine(plan: Plan, resources: Resources, where: str) -> Iterator[Finding]:
     yield from node_findings(facts, {_name(node): node["Resources"] for node in nodes}, resources, gpus)
     if plan.study is not None:
         _clean(plan.study, token)
-    if slots and plan.backbones and plan.data_dir is not None and (plan.data_dir / "train.csv").exists():
+    if slots and plan.backbones and plan.data_dir is not None and (plan.data_dir / train_file(plan.data_dir)).exists():
         yield from _cost(plan, resources, gpus, slots, facts)
 
 
@@ -237,7 +237,7 @@ def _cost(
     try:
         images = 0 if plan.data_dir is None else len(read_train(plan.data_dir))
     except DataError as error:
-        yield Finding("FAIL", "train.csv", str(error.problems[0]), "biomass data check lists every problem")
+        yield Finding("FAIL", error.problems[0].file, str(error.problems[0]), "biomass data check lists every problem")
         return
     slot_hours, disk = 0.0, 0.0
     scale = plan.scale if plan.scale != "auto" else "gpu" if gpus else "cpu"

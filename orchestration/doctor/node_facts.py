@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from biomass_models.backbones.weights import WeightsError, WeightsFileError, WeightsSource, fingerprint, verify_weights
+from biomass_models.data.dataset import DATASET_FILE
+from biomass_models.data.table import TRAIN_FILE, train_file
 from biomass_models.features.cache_folder import usable_cache
 from orchestration.study.environment import STUDY_PACKAGES, project_hash
 from orchestration.study.record import Part
@@ -120,7 +122,9 @@ def _try_storage(study: str, token: str) -> str:
 
 
 def _try_data(data_dir: Path) -> str:
-    missing = [name for name in ("train.csv", "train") if not (data_dir / name).exists()]
+    file = train_file(data_dir)
+    needed = (file, "train") if file == TRAIN_FILE else (file, DATASET_FILE)
+    missing = [name for name in needed if not (data_dir / name).exists()]
     return f"{data_dir} lacks {', '.join(missing)}" if missing else ""
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from biomass_models.data.folds import EXAM, assign_folds, fold_hash
 from biomass_models.data.photographs import common_size
-from biomass_models.data.references import reference_predictions
+from biomass_models.data.references import missing_metadata, reference_predictions
 from biomass_models.data.table import read_train
 from biomass_models.features.inputs import ImageSet
 from orchestration.progress import Say, progress_bar
@@ -135,6 +135,8 @@ def _prepare(
     if ledger.references() is None:
         quadrats = ledger.quadrats()
         with progress_bar("Reference scores") as update:
+            if missing := missing_metadata(quadrats):
+                say(f"metadata trees are left out of the references: no {', '.join(missing)} in every row")
             paths = ImageSet.from_table(data_dir, quadrats).paths
             ledger.write_references(reference_predictions(quadrats, paths, on_progress=update))
     return record

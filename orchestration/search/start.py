@@ -10,12 +10,14 @@ from biomass_models.backbones.weights import (
     WeightsSource,
 )
 from biomass_models.config_rules import known_name
+from biomass_models.data.table import read_train
 from biomass_models.families import registry
 from orchestration.progress import Say
 from orchestration.search.ending import Ending
 from orchestration.search.fold_costs import fold_costs_here
 from orchestration.search.inline import search_inline
 from orchestration.search.opening import require_typed, settings_of_now, typed_fields
+from orchestration.search.preflight import searchable
 from orchestration.search.prepare import prepare_search
 from orchestration.search.presets import Preset
 from orchestration.search.pruning import RULES
@@ -76,6 +78,8 @@ def start_search(
     A study that is there goes on with what it was made with; only what was typed is compared (opening.require_typed).
     """
     ledger = Ledger(Storage(study))
+    if ledger.find_study() is None:
+        asked = searchable(asked, made_with, read_train(data_dir), say)
     wanted = resolve(ledger, asked, made_with, weights=weights, resources=resources, say=say)
     return run_search(
         study,

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from biomass_models.data.alignment import AlignmentError, masses_of
-from biomass_models.data.folds import cut_groups, cut_groups_notice, unit_name, units_of
+from biomass_models.data.folds import cut_groups, cut_groups_notice, ungrouped_notice, unit_name, units_of
 from biomass_models.targets import TARGETS, FloatArray
 from orchestration.study import layout
 from orchestration.study.ledger import Ledger, LedgerError, folds_of
@@ -127,7 +127,7 @@ class StudyData:
     @property
     def unit(self) -> str:
         """What a unit is called."""
-        return unit_name(self.settings.scheme)
+        return unit_name(self.quadrats, self.settings.scheme)
 
     @cached_property
     def cut_groups(self) -> int:
@@ -194,9 +194,10 @@ class StudyData:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What every page says before its scores: folds that cut dates, trials that have lost files; a line each."""
-        cut = cut_groups_notice(self.cut_groups)
-        return (*(() if cut is None else (cut,)), *self.torn)
+        """What every page says before its scores: folds that cut dates or are random, trials that have lost files; a
+        line each."""
+        found = (cut_groups_notice(self.cut_groups, self.unit), ungrouped_notice(self.quadrats))
+        return (*(notice for notice in found if notice is not None), *self.torn)
 
     def fold_metrics(self, trial_id: str) -> Mapping[int, FoldMetrics]:
         """Metrics of a trial's finished folds."""

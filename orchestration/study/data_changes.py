@@ -12,7 +12,7 @@ import pandas as pd
 
 from biomass_models.data.images import digest_of, file_digest
 from biomass_models.data.photographs import stretched
-from biomass_models.data.table import TEST_FILE, TRAIN_FILE, read_test, read_train
+from biomass_models.data.table import TEST_FILE, read_test, read_train, train_file
 from biomass_models.targets import TARGETS
 from orchestration.study.ledger import Ledger
 from orchestration.study.seeds import content_id
@@ -74,14 +74,15 @@ def require_same_data(ledger: Ledger, data_dir: Path, here: pd.DataFrame, digest
 def data_notices(ledger: Ledger, data_dir: Path) -> Iterator[str]:
     """Sentences for whoever shows or predicts photographs, on what is not as it was when the study was searched.
 
-    A directory without train.csv, or with none of the study's images, is another test set and is left alone.
+    A directory without labels, or with none of the study's images, is another test set and is left alone.
     """
     study = ledger.study()
-    if (data_dir / TRAIN_FILE).exists():
+    file = train_file(data_dir)
+    if (data_dir / file).exists():
         here, recorded = read_train(data_dir), set(ledger.quadrats()["image_id"])
         missing = [path for path in here["image_path"] if not (data_dir / path).is_file()]
         if missing:
-            lost = f"{_count(len(missing), 'photograph')} of {TRAIN_FILE} ({_named(missing)})"
+            lost = f"{_count(len(missing), 'photograph')} of {file} ({_named(missing)})"
             yield f"{data_dir} lacks {lost}; get them back"
         elif recorded & set(here["image_id"]):
             digests = [file_digest(data_dir / str(path)) for path in here["image_path"]]

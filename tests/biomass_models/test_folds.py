@@ -35,7 +35,7 @@ def test_errors_are_counted_by_what_folds_keep_whole_and_never_finer_than_a_date
     quadrats: pd.DataFrame, scheme: str, unit: str, units: int
 ) -> None:
     table = quadrats.merge(assign_folds(quadrats, scheme=scheme), on="image_id")
-    assert unit_name(scheme) == unit and units_of(table, scheme).nunique() == units
+    assert unit_name(table, scheme) == unit and units_of(table, scheme).nunique() == units
     assert (cut_groups(table) > 20) == (scheme == "random") and (cut_groups(table) == 0) == (scheme != "random")
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import shutil
 import struct
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import pytest
 from directories import change, one, write_directory
 from PIL import Image
 
+from biomass_models.data import images
 from biomass_models.data.check import check_directory, check_test_directory
-from biomass_models.data.images import ImageError, load_views, views_for
+from biomass_models.data.images import ImageError, load_views, open_photograph, upright_size, views_for
 from biomass_models.data.problems import errors_of
 
 pytestmark = pytest.mark.slow
@@ -283,3 +286,38 @@ def test_the_near_file_is_named_once_for_all_rows(root: Path, spoil: Callable[[P
     spoil(root)
     problem = one(check_directory(root))
     assert problem.level == "error" and problem.rule.startswith("3 rows: ") and got in problem.got
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_a_heic_photograph_is_read_upright(tmp_path: Path, orientation: int) -> None:
+    """The same picture with the same EXIF orientation as PNG."""
+    rng = np.random.default_rng(0)
+    smooth = Image.fromarray(rng.integers(0, 255, (4, 8, 3), dtype=np.uint8)).resize(
+        (256, 128), Image.Resampling.BICUBIC
+    )
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    smooth.save(tmp_path / "a.png", exif=exif)
+    pillow_heif.register_heif_opener()
+    smooth.save(tmp_path / "a.heic", quality=95, exif=exif.tobytes())
+    assert (tmp_path / "a.heic").read_bytes()[4:12] == b"ftypheic"
+    views = views_for("halves", 64)
+    for view, same in zip(load_views(tmp_path / "a.heic", views), load_views(tmp_path / "a.png", views), strict=True):
+        assert np.abs(view.astype(int) - same.astype(int)).mean() < 4
+    with open_photograph(tmp_path / "a.heic") as image, open_photograph(tmp_path / "a.png") as png:
+        assert upright_size(image) == upright_size(png) == ((128, 256) if orientation in (6, 8) else (256, 128))
+
+
+def test_a_heic_photograph_without_pillow_heif_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pillow_heif.from_pillow(Image.new("RGB", (64, 64))).save(tmp_path / "a.HEIC")
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    images._formats.cache_clear()
+    try:
+        with pytest.raises(ImageError, match="pip install pillow-heif"):
+            open_photograph(tmp_path / "a.HEIC")
+    finally:
+        monkeypatch.undo()
+        images._formats.cache_clear()
+    open_photograph(tmp_path / "a.HEIC").close()

@@ -9,6 +9,8 @@ from biomass_models.config_rules import check_types, layout_of, require, within
 from biomass_models.families.base import Family, differences
 from biomass_models.training.config import NetworkConfig
 
+KIND = ("Sampling_Date", "State", "Species")  # rows alike in these are one kind of sampling
+NUMERIC = ("Pre_GSHH_NDVI", "Height_Ave_cm")  # what the teacher reads beside date and species
 LOCAL_LAYOUTS = ("none", "halves", "corners4")
 
 
@@ -106,5 +108,6 @@ FAMILY = Family(
     config_class=DistilledConfig,
     describe="the published student: DINOv3 ViT-S/16, attention over tokens and views, taught by metadata as it trains",
     summary=summary,
+    metadata=(*KIND, *NUMERIC),
     map_unit="share of the attention",
 )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from biomass_models.backbones.devices import one_thread
 from biomass_models.data.taxonomy import TAG_COLUMNS, tag_matrix
 from biomass_models.families.base import Artefact
-from biomass_models.families.distilled.config import TeacherConfig
+from biomass_models.families.distilled.config import KIND, NUMERIC, TeacherConfig
 from biomass_models.interrupt import ShouldStop, check_stop
 from biomass_models.targets import TARGETS
 from biomass_models.training.fit import FitError, FloatArray, score_or_nan, seeded, split_rows
@@ -27,8 +27,6 @@ from biomass_models.training.scaling import TargetScaler
 TOTAL_WEIGHT, RATIO_WEIGHT, HUBER_DELTA = 3.0, 1.2, 1.0
 NUMBERS = 3  # NDVI, height, NDVI x height: the columns that are z-scored
 SEASON = 2  # sine and cosine of the year's angle
-NUMERIC = ("Pre_GSHH_NDVI", "Height_Ave_cm")
-KIND = ("Sampling_Date", "State", "Species")  # rows alike in these are one kind of sampling
 CLOVER_TAGS = ("clover", "white", "subclover", "dalkeith", "losa")
 SMALLEST_SD = 1e-6
 

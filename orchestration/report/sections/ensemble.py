@@ -62,7 +62,7 @@ def _beside(context: ReportContext) -> list[Html]:
 
 def _against(context: ReportContext, blend: Blend) -> Table:
     card = blend.card
-    units = "sampling days" if card.nested_by in ("date", "fold", "group") else f"{card.nested_by}s"
+    units = "sampling days" if card.nested_by in ("date", "fold") else f"{card.nested_by}s"
     rows: list[list[Cell | str]] = [
         [
             name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from biomass_models.data.folds import unit_name
 from biomass_models.families.readable import description_of
 from orchestration.report.data.context import ReportContext
 from orchestration.report.html import Section, tag
@@ -77,11 +78,13 @@ def facts(context: ReportContext) -> list[tuple[str, str]]:
     folds = sum(result.folds_done for result in results)
     gpu_hours = sum(result.gpu_seconds for result in results) / 3600
     hosts = sorted({one.host for one in context.work})
+    unit = unit_name(quadrats, "date")
+    days = "sampling day" if unit == "date" else unit
     dates = list(quadrats["Sampling_Date"].dropna()) if "Sampling_Date" in quadrats else []
     return [
         ("study", study.ledger.storage.uri),
         ("made", "" if record.created_at is None else moment(record.created_at)),
-        ("photographs", f"{count(len(quadrats), 'image')}, {count(quadrats['group'].nunique(), 'sampling day')}"
+        ("photographs", f"{count(len(quadrats), 'image')}, {count(quadrats['group'].nunique(), days)}"
          + (f", {min(dates):%Y-%m-%d} to {max(dates):%Y-%m-%d}" if len(dates) else "")),
         ("data fingerprint", record.data_fingerprint),
         ("folds", f"{settings.folds} by {settings.scheme}, hash {record.fold_hash}"),

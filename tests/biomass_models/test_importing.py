@@ -1,0 +1,132 @@
+"""Tables as spreadsheets write them: what their columns hold, what is mended with a note, what is refused."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from directories import photograph
+from typer.testing import CliRunner
+
+from biomass_models.data.importing import import_table, propose_columns, unit_in
+from biomass_models.data.table import read_train
+from biomass_models.errors import UserError
+from biomass_models.targets import TARGETS
+from orchestration.cli import app
+
+ROWS = ("IMG_1;1.5.2024;North;10,5;2;NA;x", "IMG_2.jpg;2.5.2024;North;20;0;1;y", "sub/IMG_3.jpg;3.5.2024;South;5;3;2;z")
+HEADER = "Photo;Cut day;Paddock;Green DM (g);Dead_g;Clover g;Remark"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """cuts.csv with three rows, and phone/ with four photographs."""
+    for seed, name in enumerate(("IMG_1.JPG", "IMG_2.jpg", "sub/IMG_3.jpg", "IMG_4.jpg")):
+        photograph(tmp_path / "phone" / name, seed=seed)
+    (tmp_path / "cuts.csv").write_text("\n".join([HEADER, *(row.replace("NA", "0") for row in ROWS)]))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("header", "columns"),
+    [
+        ("photo,date,paddock,total_g", {"photo": "photo", "total": "total_g", "date": "date", "site": "paddock"}),
+        ("Filename,DryGreen,Dry Dead,Legume %,GDM,Height_cm", {
+            "photo": "Filename", "green": "DryGreen", "dead": "Dry Dead", "clover": "Legume %", "gdm": "GDM",
+            "height": "Height_cm"}),
+        ("image_path,Sampling_Date,State,Species,Pre_GSHH_NDVI,Height_Ave_cm,Dry_Total_g", {
+            "photo": "image_path", "total": "Dry_Total_g", "date": "Sampling_Date", "site": "State",
+            "species": "Species", "ndvi": "Pre_GSHH_NDVI", "height": "Height_Ave_cm"}),
+        ("evergreen,deadline,nothing", {}),  # parts of words say nothing
+    ],
+)  # fmt: skip
+def test_names_say_what_columns_hold(header: str, columns: dict[str, str]) -> None:
+    assert propose_columns(header.split(",")) == columns
+
+
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [("total_g", "g"), ("Dead (kg/ha)", "kg/ha"), ("green kgDM/ha", "kg/ha"), ("clover_g_m2", "g/m2"),
+     ("total [g/m²]", "g/m2"), ("yield_kg_ha", "kg/ha"), ("total", None), ("lodging", None), ("leg", None)],
+)  # fmt: skip
+def test_a_unit_is_read_from_the_end_of_a_name(name: str, unit: str | None) -> None:
+    assert unit_in(name) == unit
+
+
+def test_a_table_and_a_folder_become_a_data_directory(folder: Path) -> None:
+    ran = CliRunner().invoke(
+        app,
+        ["data", "import", str(folder / "cuts.csv"), "--photos", str(folder / "phone"), "--out", str(folder / "out")],
+    )
+    assert ran.exit_code == 0, ran.output
+    assert "green    Green DM (g)" in ran.output and "1 decimal commas are read as points" in ran.output
+    assert "photos/IMG_1.JPG; North; 2024-05-01; green 10.5 g; dead 2 g; clover 0 g; gdm 10.5 g" in ran.output
+    table = read_train(folder / "out")
+    assert table["image_path"].tolist() == ["photos/IMG_1.JPG", "photos/IMG_2.jpg", "photos/sub/IMG_3.jpg"]
+    assert table[list(TARGETS)].to_numpy()[2].tolist() == [5.0, 3.0, 2.0, 7.0, 10.0]
+    assert table["Remark"].tolist() == ["x", "y", "z"] and table["State"].tolist() == ["North", "North", "South"]
+    original = (folder / "phone" / "sub" / "IMG_3.jpg").read_bytes()
+    assert (folder / "out" / "photos" / "sub" / "IMG_3.jpg").read_bytes() == original
+    assert CliRunner().invoke(app, ["data", "check", str(folder / "out")]).exit_code == 0
+
+
+def test_photographs_that_lie_in_the_directory_stay_there(folder: Path) -> None:
+    out = folder / "data"
+    out.mkdir()
+    shutil.move(folder / "phone", out / "phone")
+    arguments = ["data", "import", str(folder / "cuts.csv"), "--photos", str(out / "phone"), "--out", str(out)]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert read_train(out)["image_path"].tolist()[0] == "phone/IMG_1.JPG" and not (out / "photos").exists()
+    again = CliRunner().invoke(app, arguments)
+    assert (
+        again.exit_code == 1
+        and isinstance(again.exception, UserError)
+        and "has a table already" in str(again.exception)
+    )
+
+
+def test_masses_that_were_not_measured_are_blank_and_the_check_says_so(folder: Path) -> None:
+    (folder / "cuts.csv").write_text("\n".join([HEADER, *ROWS]))
+    ran = CliRunner().invoke(
+        app,
+        ["data", "import", str(folder / "cuts.csv"), "--photos", str(folder / "phone"), "--out", str(folder / "out")],
+    )
+    assert ran.exit_code == 1 and "1 cells such as 'NA' are read as not measured" in ran.output
+    assert "1 of 3 rows without clover, gdm, total, first line 2" in ran.output
+
+
+def test_options_win_over_names(folder: Path) -> None:
+    given = {"dead": "Green DM (g)", "green": "Dead_g", "site": "Remark"}
+    found = import_table(
+        folder / "cuts.csv", folder / "phone", given=given, unit="kg/ha", area="0.25", groups=["Paddock"]
+    )
+    assert dict(found.dataset.columns) == {"photo": "Photo", "clover": "Clover g", "date": "Cut day", **given}
+    assert (found.dataset.unit, found.dataset.area) == ("kg/ha", 0.25) and found.dataset.groups == ("Paddock",)
+
+
+CHANGES = {  # what is replaced in the table by what, options, and what is said
+    "a column that is not there": ("", "", {"given": {"total": "Totl"}}, "--total names a column, got 'Totl'"),
+    "a group that is not there": ("", "", {"groups": ["Padock"]}, "did you mean Paddock?"),
+    "no photographs": ("Photo", "Foto", {}, "give --photo COLUMN"),
+    "no masses": ("(g);Dead_g;Clover g", ";a;b", {}, "give --total COLUMN"),
+    "two units": ("Dead_g", "Dead kg/ha", {}, "the columns say g, kg/ha"),
+    "no area": ("", "", {"unit": "kg/ha"}, "give --area 0.25"),
+    "an area in cm2": ("", "", {"area": "2500"}, "50 x 50 cm is 0.25"),
+    "a photograph that is missing": ("IMG_2", "IMG_9", {}, "1 of 3 photographs of the table are not in"),
+    "a short row": (";x", "", {}, "row 2 of cuts.csv must have 7 cells as the header, got 6"),
+    "a column twice": ("Remark", "Photo", {}, "'Photo' is there twice"),
+    "an unknown unit": ("", "", {"unit": "lb"}, "a unit of masses is one of g, g/m2, kg/ha"),
+}
+
+
+@pytest.mark.parametrize("fault", CHANGES)
+def test_what_cannot_be_understood_is_refused_with_what_to_do(folder: Path, fault: str) -> None:
+    old, new, options, said = CHANGES[fault]
+    table = folder / "cuts.csv"
+    table.write_text(table.read_text().replace(old, new) if old else table.read_text())
+    if fault == "no masses":
+        table.write_text(table.read_text().replace("Green DM", "c"))
+    with pytest.raises(UserError) as caught:
+        import_table(table, folder / "phone", **{"given": {}, "unit": None, "area": None, **options})
+    assert said in str(caught.value) and len(str(caught.value)) <= 4 * 80
