@@ -116,7 +116,7 @@ def examined(ledger: Ledger) -> tuple[Card, ExamRecord]:
 def test_an_exam_takes_the_place_of_the_figure(tmp_path: Path) -> None:
     ledger = told_study(tmp_path / "study", statuses=COMPLETE, noise=4.0)
     record = ledger.study()
-    ledger.write_study(replace(record, settings=replace(record.settings, exam=0.2)), ledger.quadrats())
+    ledger.update_study(replace(record, settings=replace(record.settings, exam=0.2), exam_images=80))
     study, uri = StudyData(ledger), ledger.storage.uri
     card, exam = examined(ledger)
     page = words_of(page_of(card, beside_score(study, card)))
