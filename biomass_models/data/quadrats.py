@@ -1,4 +1,4 @@
-"""quadrats.csv, one row a photograph, columns and units as dataset.toml names them, to the models' table (SPEC 8).
+"""quadrats.csv, one row a photograph, columns and units as dataset.toml names them, to the models' table.
 
 N photographs; mass_NT [N, 5] in the order of TARGETS, NaN where a mass was not measured.
 """

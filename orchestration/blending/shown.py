@@ -82,7 +82,7 @@ class BlendScore:
         found = f"blend {self.nested_score:.4f}{error} nested ({where})"
         if self.low is None or self.high is None:
             return found
-        return f"{found}; on {self.units} other {self.unit}s {self.low:.3f} to {self.high:.3f} (95 %)"
+        return f"{found},\n{self.low:.3f} to {self.high:.3f} on {self.units} other {self.unit}s (95 %)"
 
 
 def shown_blend(study: StudyData, named: str | None = None, *, most: int | None = None) -> ShownBlend:

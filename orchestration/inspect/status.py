@@ -124,7 +124,8 @@ def render_status(status: Status) -> str:
         lines.append(f"        {status.cannot_start} more have no worker, it does not start: {status.start_failure}")
     if status.best is not None:
         lines.append(f"score   best {status.best.score:.4f} ({status.best.trial})")
-        lines.append(f"        {status.blend or f'no blend: {status.no_blend}'}")
+        blend = str(status.blend or f"no blend: {status.no_blend}").splitlines()
+        lines += [f"        {line}" for line in blend]
     if status.seconds_left is not None:
         minutes = status.seconds_left / 60
         lines.append(f"left    about {minutes / 60:.1f} h" if minutes > 90 else f"left    about {minutes:.0f} min")

@@ -22,8 +22,8 @@ average with a standard deviation of .036, .030 to .033 within a family, where r
 to .93 on average. Random search draws trials here of .72 with a standard deviation of .030 whose residuals correlate by
 .89 (printed beside the table), the best of 24 .77. What no study tells is SETTLED; --settled measures with another.
 
-Seeds are consecutive from 0; each finished one is a line in --results, so that the same command goes on where it was
-stopped. About 5 seconds a replicate on one core.
+Seeds are consecutive from 0; each finished one is a line in --results: run the same command again to resume. About
+5 seconds a replicate on one core.
 """
 
 from __future__ import annotations

@@ -402,7 +402,7 @@ def test_folds_that_cut_dates_are_warned_of():
     card = fit_blend(cut)
     assert card.cut_groups == 10 and card.units == 10
     page = page_of(card)
-    assert "warning: the folds cut 10 sampling dates" in page and "trust this" not in page
+    assert "warning: the folds cut 10 groups" in page and "trust this" not in page
 
 
 def page_of(card):

@@ -266,7 +266,7 @@ def test_a_dead_worker_costs_its_job_one_more_try_and_three_deaths_the_trial(sta
 
 
 def test_a_hanging_worker_is_ended_and_its_slot_works_again(start: Start) -> None:
-    broker = start(most=1, timeout=1.0, ready=1)
+    broker = start(most=1, fold_timeout=1.0, ready=1)
     hung, patient, after = run(
         broker,
         [
@@ -317,7 +317,7 @@ def test_waiting_jobs_are_a_demand_that_an_autoscaler_sees(start: Start) -> None
 
 def test_the_costs_of_a_cluster_are_those_of_its_slots(start: Start, tmp_path: Path, tiny_pasture: Path) -> None:
     _, context, records = make_study(tmp_path / "study", tiny_pasture, tmp_path / "cache")
-    broker = start(ready=1, most=1, workers=SlotWorker, context=context, timeout=60.0)
+    broker = start(ready=1, most=1, workers=SlotWorker, context=context, fold_timeout=60.0)
     costs = FoldCosts(16, (BACKBONE,))
     assert not costs.is_ready  # nobody has asked
     measure_a_slot(costs, broker)

@@ -139,6 +139,7 @@ def test_first_trials_are_known_under_the_ids_of_0_1_0(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_the_plain_command_goes_on_with_ray(name: str, tmp_path: Path) -> None:
     ledger = copy_of(name, tmp_path)
     before = files_of(Path(ledger.storage.uri) / "trials")

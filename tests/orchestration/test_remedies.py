@@ -88,6 +88,10 @@ REMEDIES = {
     "`biomass repair {}` sets the trial aside": ASIDE,
     "run `biomass search` again to resume it": f"{TORN}::test_an_open_trial_mends_its_own_folds",
     "copy it back from another copy": f"{TORN}::test_a_study_without_its_table_says_what_to_do",
+    "`biomass data import TABLE` writes both": "../biomass_models/test_importing.py::"
+    "test_a_table_and_a_folder_become_a_data_directory",
+    "a table has a header and rows": "../biomass_models/test_importing.py::"
+    "test_what_cannot_be_understood_is_refused_with_what_to_do",
     "put it back from a copy": f"{HERE}::test_a_study_json_that_is_put_back_is_as_it_was",
     "was made of others, or by another version; blend again": f"{NUMBER}::test_an_ensemble_of_other_trials_is_named"
     "_and_blended_again",

@@ -50,7 +50,7 @@ def test_a_command_says_that_its_folder_was_deleted(tmp_path: Path) -> None:
     )
     assert result.returncode == 0 and "cpu_overnight" in result.stdout
     assert result.stderr == (
-        "error: a command runs in a folder that is there, this one was deleted; cd to another, then give the same "
+        "error: a command runs in a folder that is there, this one was deleted; cd to another, then run the same "
         "command\n"
     )
 
