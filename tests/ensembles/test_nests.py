@@ -127,6 +127,7 @@ def test_skill_is_decided_inside_the_nest():
     assert card.library_size == 3 and card.nested_score < card.in_sample_score - 0.1
 
 
+@pytest.mark.slow
 def test_ten_thousand_members_are_blended_in_bounded_memory():
     """No rule ever sees more than the prefilter's thousand, and no 10 000 x 10 000 matrix (800 MB) is made."""
     library = small_library(10_000, images=40, groups=8, folds=4)

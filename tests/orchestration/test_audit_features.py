@@ -59,6 +59,7 @@ def test_an_audit_with_refits_finds_a_study_that_learnt_from_wrong_features(misl
     assert code == 0 and "audit passed" in text
 
 
+@pytest.mark.slow
 def test_a_refit_computes_features_afresh_unless_told_otherwise(misled: tuple) -> None:
     study, trial, options = misled
     assert "OTHER ROWS" in _biomass("refit", study, trial, *options)[1]

@@ -189,6 +189,7 @@ def test_what_0_1_0_refused_as_a_failure_is_refused(tmp_path: Path) -> None:
     assert len(ledger.results()) == 1
 
 
+@pytest.mark.slow
 def test_the_limit_of_a_study_may_be_moved_and_stays(tmp_path: Path, tiny_pasture: Path) -> None:
     ledger, name = Ledger(Storage(tmp_path / "study")), canonical_name(BACKBONE)
     weights = {name: fingerprint(name, RANDOM)}
@@ -212,6 +213,7 @@ def test_the_limit_of_a_study_may_be_moved_and_stays(tmp_path: Path, tiny_pastur
     assert prepared(plain)._max_fold_seconds == 90.0 and made._max_fold_seconds == 50.0
 
 
+@pytest.mark.slow
 def test_refused_trials_are_shown_and_pass_an_audit(tmp_path: Path) -> None:
     ledger = told_study(tmp_path, statuses=["complete", "refused", "complete", "refused", "failed", "open"])
     status = status_of(ledger)

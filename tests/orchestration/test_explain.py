@@ -61,6 +61,7 @@ def test_a_training_image_is_explained_from_the_ledger(world: Any) -> None:
     assert picture.width > PANEL and picture.height > 3 * PANEL // 2
 
 
+@pytest.mark.slow
 def test_the_picture_is_bright_where_the_model_looked(world: Any) -> None:
     found = ask(world, "distilled", str(world[0].quadrats()["image_id"].iloc[5]))
     corner = np.zeros((4, 4))
@@ -90,6 +91,7 @@ def test_a_portrait_keeps_its_shape(world: Any, tmp_path: Path) -> None:
     assert np.ptp(rows) == pytest.approx(2 * np.ptp(columns), rel=0.02)
 
 
+@pytest.mark.slow
 def test_a_test_image_is_explained_by_all_fold_models(world: Any) -> None:
     _, _, data_dir, _ = world
     image_id = str(read_test(data_dir)["image_id"].iloc[0])

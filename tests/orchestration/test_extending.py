@@ -236,6 +236,7 @@ def blend_with_skill(ledger: Ledger) -> None:
 # -- an engine ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_new_engine_is_found_searched_with_and_observes(tiny_pasture: Path, tmp_path: Path) -> None:
     """As `biomass search --engine climb` goes on with a study that was made with another engine."""
     site, said = tmp_path / "site", list[str]()

@@ -59,6 +59,7 @@ def pulse(node: Node) -> Iterator[Pulse]:
     beats.close()
 
 
+@pytest.mark.slow
 def test_what_work_returns_and_raises_reaches_the_caller(pulse: Pulse) -> None:
     assert pulse.guard(lambda: 7) == 7
     with pytest.raises(ZeroDivisionError):
@@ -100,6 +101,7 @@ def test_an_interrupt_of_the_caller_ends_the_wait(pulse: Pulse) -> None:
     assert told.is_set()
 
 
+@pytest.mark.slow
 def test_a_head_that_answers_again_in_time_is_not_lost() -> None:
     with socket.create_server(("127.0.0.1", 0)) as head:
         port = head.getsockname()[1]

@@ -91,6 +91,7 @@ def test_a_trial_notes_it_in_its_result(tmp_path: Path, tiny_pasture: Path, fami
     assert ledger.results()[records[family].trial_id].mixed == result.mixed
 
 
+@pytest.mark.slow
 def test_leaderboard_report_and_audit_show_it_in_the_same_words(tmp_path: Path) -> None:
     ledger = told_study(tmp_path, statuses=["complete"] * 6)
     names = list(ledger.results())

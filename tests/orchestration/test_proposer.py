@@ -139,6 +139,7 @@ def test_proposals_follow_the_sign_of_the_scores(tmp_path: Path) -> None:
     assert sum(up[-15:]) / 15 - sum(down[-15:]) / 15 > 4.0  # a third of the range of 12
 
 
+@pytest.mark.slow
 def test_a_rebuilt_proposer_proposes_what_the_living_one_would(tmp_path: Path) -> None:
     """With trials under way, that end in another order, known points that are drawn again, and refused ones."""
     options: dict[str, Any] = {"spaces": {"probe": GRID}, "costs": Priced(), "max_fold_seconds": 60.0}

@@ -124,6 +124,7 @@ def test_a_stopped_trial_stays_open(tmp_path: Path, tiny_pasture: Path) -> None:
 
 
 @pytest.mark.parametrize("family", [0, 1, 2])
+@pytest.mark.slow
 def test_a_coordinator_that_starts_again_ends_the_trial_that_its_earlier_life_dropped(
     tmp_path: Path, tiny_pasture: Path, family: int
 ) -> None:

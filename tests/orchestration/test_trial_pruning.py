@@ -151,6 +151,7 @@ def test_a_resumed_trial_is_judged_before_another_fold_starts(ledger: Ledger) ->
     assert result is not None and result.status == "pruned" and len(pool.asked) == before
 
 
+@pytest.mark.slow
 def test_a_replay_tells_what_a_rule_saves_and_costs(ledger: Ledger) -> None:
     pool = Drawn(ledger)
     for number in range(20):
