@@ -93,7 +93,7 @@ def _serve(ledger: Ledger, host: str, port: int | None, show: Callable[[Addresse
 
 
 def _follow(view: LedgerView, events: EventFolder, health: str, say: Say) -> None:
-    """Keep up with the ledger for ever; one remark for a store or a TensorBoard that does not answer."""
+    """Keep up with the ledger until the process ends; one remark for a store or a TensorBoard that does not answer."""
     remark_once, checked = _Once(say), time.monotonic()
     while True:
         try:

@@ -4,7 +4,7 @@
 
 Drawn studies of 50 trials on 357 photographs of 28 dates in 5 folds. Equal trials have errors of one size and no
 calibration of their own, so that each pruned one is a mistake; unequal ones are those of simulated_libraries, as a
-search over several families has them. The trials come one after the other; each is compared by the very rule after
+search over several families has them. The trials come one after the other; each is compared by the same rule after
 each of its folds. What the rule asks of the blend is left out where the test alone is counted.
 """
 
