@@ -68,7 +68,7 @@ def fold_costs_here(
 ) -> FoldCosts:
     """What folds cost on a slot: of this machine, measured now while nothing else runs; of a cluster, measured there.
 
-    Here it prints what a fold of each family's first trial will cost, and raises StudyError where that is above the limit
+    Here it prints what a fold of each family's first trial will cost; StudyError where that is above the limit
     in a family that has no trial yet. here: backbones whose weights are here.
     """
     settings, images = ledger.study().settings, len(ledger.quadrats())
