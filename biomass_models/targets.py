@@ -54,6 +54,17 @@ def norm_of(weight: FloatArray) -> FloatArray:
     return norm_T
 
 
+def measured_of(weight: FloatArray) -> tuple[str, ...]:
+    """Names of the targets that some row counts: what was measured, in the order of TARGETS."""
+    return tuple(name for name, norm in zip(TARGETS, norm_of(weight), strict=True) if norm > 0)
+
+
+def blank_unmeasured(pred_NT: FloatArray, weight: FloatArray) -> FloatArray:
+    """Predictions [..., N, 5] with NaN in the columns of targets that no row counts."""
+    unknown_T = norm_of(weight) <= 0
+    return np.where(unknown_T, np.nan, pred_NT) if unknown_T.any() else pred_NT
+
+
 def weighted_r2_score(truth_NT: ArrayLike, pred_NT: ArrayLike, weight: FloatArray | None = None) -> float:
     """The competition's score: one weighted R2 over all (image, target) rows together.
 
@@ -105,6 +116,19 @@ def squared_error(truth_NT: FloatArray, pred_NT: FloatArray, weight: FloatArray 
     weight = weights_of(truth_NT) if weight is None else weight
     error_N: FloatArray = weighted_square(truth_NT - pred_NT, weight).sum(-1)
     return error_N
+
+
+def rmse_by_target(truth_NT: FloatArray, pred_NT: FloatArray, weight: FloatArray) -> dict[str, float]:
+    """Root mean squared error of each measured target over the rows that have it, grams."""
+    square_NT = (truth_NT - pred_NT) ** 2
+    if weight.ndim == 1:
+        return dict(zip(TARGETS, map(float, square_NT.mean(0) ** 0.5), strict=True))
+    known_NT = weight > 0
+    return {
+        name: float(square_NT[known_NT[:, column], column].mean() ** 0.5)
+        for name in measured_of(weight)
+        for column in [TARGETS.index(name)]
+    }
 
 
 def from_components(green: ArrayLike, dead: ArrayLike, clover: ArrayLike) -> FloatArray:

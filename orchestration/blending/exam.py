@@ -12,8 +12,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
-from biomass_models.targets import TARGETS
+from biomass_models.data.cell_weights import cell_weights
+from biomass_models.targets import TARGETS, rmse_by_target
 from ensembles.blend import apply_blend
 from ensembles.card import Card
 from ensembles.scorer import Scorer
@@ -55,9 +57,9 @@ def examine(ledger: Ledger, predictor: Predictor, name: str | None = None) -> Ex
         )
     members = {member: ensemble.trials[member] for member in card.members}
     pred_NT = apply_blend(card, predictor.exam(ledger, members, flips=card.flips))
-    scorer = Scorer(table.assign(unit=table["group"]))
+    truth = _measured_by(StudyData(ledger), table).assign(unit=table["group"])
+    scorer = Scorer(truth)
     score = scorer.score(pred_NT)
-    rmse_T = np.sqrt(((scorer.truth_NT - pred_NT) ** 2).mean(0))
     known = [None if math.isnan(number) else number for number in (score.se, score.low, score.high)]
     record = ExamRecord(
         ensemble=name,
@@ -70,11 +72,16 @@ def examine(ledger: Ledger, predictor: Predictor, name: str | None = None) -> Ex
         high=known[2],
         nested_score=card.nested_score,
         nested_by=card.nested_by,
-        target_rmse_g=dict(zip(TARGETS, map(float, rmse_T), strict=True)),
+        target_rmse_g=rmse_by_target(scorer.truth_NT, pred_NT, cell_weights(truth)),
         looks=(now,),
     )
     ledger.write_exam(record)
     return record
+
+
+def _measured_by(study: StudyData, table: pd.DataFrame) -> pd.DataFrame:
+    """The exam's table without masses that the study's own photographs lack: nothing predicts them."""
+    return table.assign(**{name: np.nan for name in TARGETS if name not in study.measured})
 
 
 def exam_of(ledger: Ledger, name: str) -> ExamRecord | None:

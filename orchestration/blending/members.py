@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from biomass_models.data.alignment import masses_of
+from biomass_models.data.cell_weights import WEIGHT_COLUMNS
 from biomass_models.data.folds import fold_hash
 from biomass_models.targets import TARGETS, FloatArray
 from ensembles.members.file_names import named_files
@@ -27,7 +28,7 @@ from orchestration.study.ledger import LedgerError, open_ledger
 from orchestration.study.records import COMPLETE, TrialRef
 from orchestration.study.seeds import derive_seed
 
-TRUTH_COLUMNS = ("image_id", "fold", "group", "unit", "State", *TARGETS)
+TRUTH_COLUMNS = ("image_id", "fold", "group", "unit", "State", *TARGETS, *WEIGHT_COLUMNS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +128,7 @@ def _common_truth(studies: Sequence[StudyData], say: Callable[[str], None]) -> p
                 f"studies are blended over the same images; {len(strange)} are in only one of {uri} "
                 f"and {here}, such as {min(strange)}; blend them apart"
             )
-        if not np.allclose(masses_of(other, first["image_id"]), studies[0].truth_NT, atol=1e-6):
+        if not np.allclose(masses_of(other, first["image_id"]), studies[0].truth_NT, atol=1e-6, equal_nan=True):
             raise LedgerError(f"studies are blended over the same masses; those of {here} differ")
         if fold_hash(other) != fold_hash(first):
             say(f"{here} has other folds; folds are those of {uri}")

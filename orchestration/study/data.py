@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 
 from biomass_models.data.alignment import AlignmentError, masses_of
+from biomass_models.data.cell_weights import cell_weights
 from biomass_models.data.folds import cut_groups, cut_groups_notice, ungrouped_notice, unit_name, units_of
-from biomass_models.targets import TARGETS, FloatArray
+from biomass_models.targets import TARGETS, FloatArray, measured_of
 from orchestration.study import layout
 from orchestration.study.ledger import Ledger, LedgerError, folds_of
 from orchestration.study.mixed import mixed_text
@@ -136,8 +137,18 @@ class StudyData:
 
     @cached_property
     def truth_NT(self) -> FloatArray:
-        """Measured masses."""
+        """Measured masses; NaN where a mass was not measured."""
         return self.quadrats[list(TARGETS)].to_numpy(dtype=np.float64)
+
+    @cached_property
+    def weight(self) -> FloatArray:
+        """What each cell counts in the metric, as targets.weights_of."""
+        return cell_weights(self.quadrats)
+
+    @cached_property
+    def measured(self) -> tuple[str, ...]:
+        """Targets that the study measures; predictions of the others are NaN."""
+        return measured_of(self.weight)
 
     @cached_property
     def folds(self) -> list[int]:

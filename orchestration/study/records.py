@@ -11,6 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Self, TypeAlias
 
+import numpy as np
+import pandas as pd
+
+from biomass_models.data.dataset import UNITS, Dataset
+from biomass_models.targets import FloatArray
 from orchestration.old_names import new_fields, old_fields
 from orchestration.study.record import Part, Record
 from orchestration.study.settings import StudySettings
@@ -72,6 +77,43 @@ class Asked(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MassUnit(Part):
+    """The unit in which a user has weighed: what pages and predictions show. Models and ledger hold grams a quadrat."""
+
+    name: str = "g"  # one of dataset.UNITS
+    area_m2: float | None = None  # of a quadrat
+    area_column: str | None = None  # of the quadrats table, where areas differ [m2]
+
+    @classmethod
+    def of(cls, dataset: Dataset, quadrats: pd.DataFrame) -> Self:
+        """As a dataset.toml says; quadrats: the models' table, which ends names that it needs itself in `_`."""
+        if not isinstance(dataset.area, str):
+            return cls(name=dataset.unit, area_m2=dataset.area)
+        column = next(name for name in (dataset.area, f"{dataset.area}_") if name in quadrats)
+        areas = quadrats[column].unique()
+        if len(areas) == 1:
+            return cls(name=dataset.unit, area_m2=float(areas[0]))
+        return cls(name=dataset.unit, area_column=column)
+
+    def per_gram(self, quadrats: pd.DataFrame | None = None) -> FloatArray | None:
+        """How much of the unit one gram in a quadrat is: [N, 1], or [1, 1] where one number serves all.
+
+        quadrats: a table that may have the areas. None where it has not, and areas differ.
+        """
+        if self.name == "g":
+            return np.ones((1, 1))
+        if self.area_m2 is not None:
+            return np.full((1, 1), 1 / (UNITS[self.name] * self.area_m2))
+        if quadrats is None or self.area_column not in quadrats:
+            return None
+        per_gram_N = 1 / (UNITS[self.name] * quadrats[self.area_column].to_numpy(dtype=np.float64))
+        return per_gram_N[:, None]
+
+
+GRAMS = MassUnit()  # of train.csv
+
+
+@dataclass(frozen=True, kw_only=True)
 class StudyRecord(Record):
     """study.json: what a study was asked for, resolved once, and what it was made with."""
 
@@ -85,6 +127,7 @@ class StudyRecord(Record):
     created_at: float | None = None
     made_with: Asked = Asked()
     photograph_size: tuple[int, int] | None = None  # px, the most common width and height; None before it was noted
+    mass_unit: MassUnit = GRAMS  # of the table that was weighed
     exam_images: int = 0  # that exam.parquet keeps from all that learns
 
 
