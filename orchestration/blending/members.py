@@ -14,9 +14,11 @@ import numpy as np
 import pandas as pd
 
 from biomass_models.data.alignment import masses_of
-from biomass_models.data.cell_weights import WEIGHT_COLUMNS
-from biomass_models.data.folds import fold_hash
-from biomass_models.targets import TARGETS, FloatArray
+from biomass_models.data.cell_weights import WEIGHT_COLUMNS, cell_weights
+from biomass_models.data.dataset import QUADRATS_FILE
+from biomass_models.data.folds import assign_folds, fold_hash, unit_name, units_of
+from biomass_models.data.table import read_train
+from biomass_models.targets import TARGETS, FloatArray, measured_of
 from ensembles.members.file_names import named_files
 from ensembles.members.fold_files import join_folds
 from ensembles.members.library import Library, LibraryError, check_members, library_from_arrays
@@ -25,7 +27,7 @@ from ensembles.members.oof_files import DEFAULT_GROUPS, read_members, read_truth
 from ensembles.members.too_good import splits_groups
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import LedgerError, open_ledger
-from orchestration.study.records import COMPLETE, TrialRef
+from orchestration.study.records import COMPLETE, GRAMS, MassUnit, TrialRef, mass_unit_of, table_unit
 from orchestration.study.seeds import derive_seed
 
 TRUTH_COLUMNS = ("image_id", "fold", "group", "unit", "State", *TARGETS, *WEIGHT_COLUMNS)
@@ -52,6 +54,13 @@ class Gathered:
     references: dict[str, FloatArray]  # what a blend must beat, rows as the library's
     study: StudyData | None  # that all members are trials of; None for several studies, and with files
     seed: int
+    mass_unit: MassUnit  # of the measured masses
+    measured: tuple[str, ...]  # targets that they have
+
+    @property
+    def table_unit(self) -> MassUnit | None:
+        """As records.table_unit."""
+        return table_unit(self.mass_unit, self.measured)
 
 
 def gather(
@@ -70,10 +79,12 @@ def gather(
     sources = {uri: StudyData(ledger) for uri, ledger in ledgers.items()}
     first = next(iter(sources.values()), None)
     truth = _common_truth(list(sources.values()), say) if sources else None
+    if first is not None:
+        unit, mass_unit = first.unit, first.record.mass_unit
     if truth is None:
         if files.truth is None:
             raise LibraryError("members that come as files need --truth, a table of the measured masses; got none")
-        truth = read_truth(files.truth, groups=files.groups, folds=files.folds, seed=seed)
+        truth, unit, mass_unit = _file_truth(files.truth, files, seed)
     elif files.truth is not None:
         raise LibraryError("the measured masses are a study's where one is given; leave --truth out")
     trials = _trials(sources)
@@ -104,7 +115,6 @@ def gather(
         sound = {name: pred_NT for name, pred_NT in sound.items() if name in tests.pred_NT or name in pred}
     for name, remark in remarks:
         say(f"{name}: {remark}")
-    unit = first.unit if first is not None else "date" if "unit" in truth else "group"
     library = library_from_arrays(
         list(sound), list(sound.values()), truth, left_out=unreadable, checked=True, unit=unit
     )
@@ -115,7 +125,25 @@ def gather(
         references={} if first is None else comparable_references(first),
         study=first if len(sources) == 1 and not read else None,
         seed=seed if first is None else derive_seed(first.settings.seed, "blend"),
+        mass_unit=mass_unit,
+        measured=measured_of(cell_weights(truth)),
     )
+
+
+def _file_truth(path: Path, files: FileMembers, seed: int) -> tuple[pd.DataFrame, str, MassUnit]:
+    """Measured masses of members that come as files, what an error unit is called, and the unit of the masses.
+
+    path: a table, or a data directory (or its quadrats.csv), which says itself what folds keep whole.
+    """
+    if not path.is_dir() and path.name != QUADRATS_FILE:
+        truth = read_truth(path, groups=files.groups, folds=files.folds, seed=seed)
+        return truth, "date" if "unit" in truth else "group", GRAMS
+    data_dir = path if path.is_dir() else path.parent
+    here = read_train(data_dir)
+    truth = here.merge(assign_folds(here, n_folds=files.folds, seed=seed), on="image_id", validate="one_to_one")
+    truth = truth.assign(unit=units_of(truth, "date"))
+    unit = unit_name(truth, "date")
+    return truth[[name for name in TRUTH_COLUMNS if name in truth]], unit, mass_unit_of(data_dir, here)
 
 
 def _common_truth(studies: Sequence[StudyData], say: Callable[[str], None]) -> pd.DataFrame:

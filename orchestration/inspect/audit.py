@@ -245,6 +245,6 @@ def _others(ledger: Ledger) -> Iterator[Problem]:
         yield Problem(f"{layout.REFERENCES} is no whole table", Reopening(REFERENCES))
     for name in ledger.ensemble_names():
         try:
-            ledger.submission(name)
+            ledger.verify_ensemble(name)
         except LedgerError as error:
             yield Problem(f"ensemble {name}: {str(error).rpartition(';')[0]}", Reopening(ENSEMBLE, name))

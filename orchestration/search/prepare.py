@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from biomass_models.data.dataset import QUADRATS_FILE, inspect_dataset
 from biomass_models.data.folds import EXAM, assign_folds, fold_hash
 from biomass_models.data.photographs import common_size
 from biomass_models.data.references import missing_metadata, reference_predictions
-from biomass_models.data.table import read_train, train_file
+from biomass_models.data.table import read_train
 from biomass_models.features.inputs import ImageSet
 from orchestration.progress import Say, progress_bar
 from orchestration.search.opening import go_on_with, open_study, take_new_weights
@@ -22,7 +21,7 @@ from orchestration.search.proposer import Proposer
 from orchestration.study.data_changes import data_fingerprint, photograph_table, require_same_data
 from orchestration.study.ledger import Ledger
 from orchestration.study.record import SCHEMA
-from orchestration.study.records import FAILED, GRAMS, Asked, MassUnit, StudyRecord, refused_for
+from orchestration.study.records import FAILED, Asked, StudyRecord, mass_unit_of, refused_for
 from orchestration.study.seeds import derive_seed
 from orchestration.study.settings import StudySettings
 from orchestration.study.spaces import open_spaces, spaces_of, stored_space, to_json
@@ -142,12 +141,6 @@ def _prepare(
             paths = ImageSet.from_table(data_dir, quadrats).paths
             ledger.write_references(reference_predictions(quadrats, paths, on_progress=update))
     return record
-
-
-def mass_unit_of(data_dir: Path, here: pd.DataFrame) -> MassUnit:
-    """Unit of the masses of a data directory, whose table is `here`."""
-    dataset = inspect_dataset(data_dir)[0] if train_file(data_dir) == QUADRATS_FILE else None
-    return GRAMS if dataset is None else MassUnit.of(dataset, here)
 
 
 def _folds_of_file(record: StudyRecord, here: pd.DataFrame, fold_file: Path | None) -> list[tuple[str, object, object]]:

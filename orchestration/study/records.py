@@ -7,15 +7,17 @@ earlier version wrote, so that no reader asks which version it was.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
 import pandas as pd
 
-from biomass_models.data.dataset import UNITS, Dataset
-from biomass_models.targets import FloatArray
+from biomass_models.data.dataset import QUADRATS_FILE, UNITS, Dataset, inspect_dataset
+from biomass_models.data.table import train_file
+from biomass_models.targets import TARGETS, FloatArray
 from orchestration.old_names import new_fields, old_fields
 from orchestration.study.record import Part, Record
 from orchestration.study.settings import StudySettings
@@ -111,6 +113,17 @@ class MassUnit(Part):
 
 
 GRAMS = MassUnit()  # of train.csv
+
+
+def table_unit(unit: MassUnit, measured: Sequence[str]) -> MassUnit | None:
+    """Unit of the table of masses that predictions are written as; None where the competition's form holds all."""
+    return None if unit.name == "g" and tuple(measured) == TARGETS else unit
+
+
+def mass_unit_of(data_dir: Path, here: pd.DataFrame) -> MassUnit:
+    """Unit of the masses of a data directory, whose table is `here`."""
+    dataset = inspect_dataset(data_dir)[0] if train_file(data_dir) == QUADRATS_FILE else None
+    return GRAMS if dataset is None else MassUnit.of(dataset, here)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,55 @@
+"""Predicted masses as a table, one row a photograph: where the competition's submission is not the form to write.
+
+N images, T = 5 targets. A target that the study does not measure has blank cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from biomass_models.targets import TARGETS, FloatArray
+from ensembles.submission import COLUMNS
+
+
+def mass_table(
+    image_ids: Sequence[str], mass_NT: FloatArray, *, unit: str = "g", per_gram: FloatArray | None = None
+) -> bytes:
+    """CSV: image_id, TARGETS in grams per quadrat, and the same in the user's unit (Dry_Total_kg_ha, ...) if another.
+
+    mass_NT: grams, NaN throughout in a target that is not measured; per_gram: how much of the unit one gram is, [N, 1]
+    or [1, 1], None where it cannot be said. Raises ValueError for masses that are negative, or blank in some rows.
+    """
+    blank_NT = np.isnan(mass_NT)
+    measured = mass_NT[:, ~blank_NT.all(0)]
+    if not (np.isfinite(measured).all() and (measured >= 0).all()):
+        raise ValueError("masses must be finite and non-negative in each target that a study measures")
+    table = pd.DataFrame(mass_NT, columns=list(TARGETS))
+    table.insert(0, "image_id", list(image_ids))
+    if unit != "g" and per_gram is not None:
+        table[[unit_column(name, unit) for name in TARGETS]] = mass_NT * per_gram
+    return table.to_csv(index=False, float_format="%.6f", lineterminator="\n").encode()
+
+
+def is_submission(path: Path) -> bool:
+    """Whether a file of predictions has the competition's form."""
+    with path.open(encoding="utf-8-sig") as stream:
+        return stream.readline().strip() == ",".join(COLUMNS)
+
+
+def unit_column(target: str, unit: str) -> str:
+    """Name of a target's column in a unit: Dry_Total_kg_ha."""
+    return f"{target.removesuffix('_g')}_{unit.replace('/', '_')}"
+
+
+def table_notes(measured: Sequence[str], unit: str, per_gram: FloatArray | None) -> list[str]:
+    """What a reader of the table should know."""
+    notes = []
+    if absent := [name for name in TARGETS if name not in measured]:
+        notes.append(f"not measured in the study, so left blank: {', '.join(absent)}")
+    if per_gram is None:
+        notes.append(f"areas of quadrats differ, so masses are grams per quadrat, without {unit}")
+    return notes
