@@ -54,15 +54,14 @@ def norm_of(weight: FloatArray) -> FloatArray:
     return norm_T
 
 
-def measured_of(weight: FloatArray) -> tuple[str, ...]:
+def blank_unmeasured(pred_NT: FloatArray, norm_T: FloatArray) -> FloatArray:
+    """Predictions [..., 5] in grams, NaN in targets that were never measured (norm_of a study's weights: 0)."""
+    return np.where(norm_T > 0, pred_NT, np.nan) if (norm_T <= 0).any() else pred_NT
+
+
+def measured_targets(weight: FloatArray) -> tuple[str, ...]:
     """Names of the targets that some row counts: what was measured, in the order of TARGETS."""
     return tuple(name for name, norm in zip(TARGETS, norm_of(weight), strict=True) if norm > 0)
-
-
-def blank_unmeasured(pred_NT: FloatArray, weight: FloatArray) -> FloatArray:
-    """Predictions [..., N, 5] with NaN in the columns of targets that no row counts."""
-    unknown_T = norm_of(weight) <= 0
-    return np.where(unknown_T, np.nan, pred_NT) if unknown_T.any() else pred_NT
 
 
 def weighted_r2_score(truth_NT: ArrayLike, pred_NT: ArrayLike, weight: FloatArray | None = None) -> float:
@@ -126,7 +125,7 @@ def rmse_by_target(truth_NT: FloatArray, pred_NT: FloatArray, weight: FloatArray
     known_NT = weight > 0
     return {
         name: float(square_NT[known_NT[:, column], column].mean() ** 0.5)
-        for name in measured_of(weight)
+        for name in measured_targets(weight)
         for column in [TARGETS.index(name)]
     }
 
@@ -184,5 +183,4 @@ def project_coherent(pred_NT: ArrayLike, norm_T: FloatArray = weight_T) -> Float
         distance = weighted_square(pred - component @ FROM_COMPONENTS.T, norm_T).sum(-1)
         nearer = (component >= 0).all(-1) & (distance < best_distance)
         best[nearer], best_distance[nearer] = component[nearer], distance[nearer]
-    coherent = best @ FROM_COMPONENTS.T
-    return np.where(unknown_T, np.nan, coherent) if unknown_T.any() else coherent
+    return blank_unmeasured(best @ FROM_COMPONENTS.T, norm_T)

@@ -11,6 +11,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from biomass_models.data.dataset import QUADRATS_FILE
+from biomass_models.data.problems import flag, raise_errors, read_cells, read_header
+from biomass_models.data.table import read_masses, read_train
 from biomass_models.targets import TARGETS, FloatArray
 from ensembles.submission import COLUMNS
 
@@ -32,6 +35,27 @@ def mass_table(
     if unit != "g" and per_gram is not None:
         table[[unit_column(name, unit) for name in TARGETS]] = mass_NT * per_gram
     return table.to_csv(index=False, float_format="%.6f", lineterminator="\n").encode()
+
+
+def masses_at(path: Path) -> pd.DataFrame:
+    """TARGETS in grams by image_id of a long CSV `sample_id,target`, a table of masses, or a data directory's labels.
+
+    NaN where a mass is blank. Raises DataError with all that is wrong.
+    """
+    if path.is_dir() or path.name == QUADRATS_FILE:
+        return read_train(path if path.is_dir() else path.parent).set_index("image_id")
+    header = read_header(path)
+    if not {"image_id", *TARGETS} <= set(header):
+        return read_masses(path)
+    text, problems = read_cells(path, ("image_id", *TARGETS))
+    masses = text.set_index("image_id")[list(TARGETS)].apply(pd.to_numeric, errors="coerce").astype(np.float64)
+    for name in TARGETS:
+        wrong = text[(text[name] != "") & ~np.isfinite(masses[name].to_numpy())]
+        problems += flag(path.name, wrong, name, "a mass is a finite number, or blank", "write it in grams")
+    again = text[text["image_id"].duplicated()]
+    problems += flag(path.name, again, "image_id", "an image has one row", "remove one of the rows")
+    raise_errors(problems)
+    return masses
 
 
 def is_submission(path: Path) -> bool:

@@ -18,7 +18,7 @@ from biomass_models.data.cell_weights import WEIGHT_COLUMNS, cell_weights
 from biomass_models.data.dataset import QUADRATS_FILE
 from biomass_models.data.folds import assign_folds, fold_hash, unit_name, units_of
 from biomass_models.data.table import read_train
-from biomass_models.targets import TARGETS, FloatArray, measured_of
+from biomass_models.targets import TARGETS, FloatArray, measured_targets
 from ensembles.members.file_names import named_files
 from ensembles.members.fold_files import join_folds
 from ensembles.members.library import Library, LibraryError, check_members, library_from_arrays
@@ -126,7 +126,7 @@ def gather(
         study=first if len(sources) == 1 and not read else None,
         seed=seed if first is None else derive_seed(first.settings.seed, "blend"),
         mass_unit=mass_unit,
-        measured=measured_of(cell_weights(truth)),
+        measured=measured_targets(cell_weights(truth)),
     )
 
 

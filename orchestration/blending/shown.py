@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from ensembles.measured import WEIGHTED_R2, counted_text
+
 from ensembles.blend import fit_blend
 from ensembles.card import Card
 from ensembles.honest import METHOD
@@ -148,6 +150,12 @@ def beside_score(study: StudyData, card: Card) -> list[str]:
     if exam:
         lines.append(f"this study keeps an exam: `biomass exam {study.ledger.storage.uri} --data DIR` scores the blend")
     return lines
+
+
+def notices_of(study: StudyData) -> tuple[str, ...]:
+    """What every page says before its scores: what they count, where that is not all five masses, and the study's."""
+    counted = counted_text(study.weight)
+    return (*([] if counted == WEIGHTED_R2 else [f"scores are {counted}"]), *study.notices)
 
 
 def study_library(study: StudyData) -> Library:

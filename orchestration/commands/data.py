@@ -8,7 +8,16 @@ from typing import Annotated
 import typer
 
 from biomass_models.errors import UserError
-from orchestration.commands.options import DataOption, Directory, Json, out_file, out_folder, print_json, print_line
+from orchestration.commands.options import (
+    DataOption,
+    Directory,
+    Json,
+    out_file,
+    out_folder,
+    print_json,
+    print_line,
+    print_remark,
+)
 
 COLUMNS = "Columns, where their names do not say it"
 
@@ -50,6 +59,9 @@ def data_make(
     form: Annotated[str, typer.Option(help="competition (train.csv) or quadrats (quadrats.csv).")] = "competition",
     unit: Annotated[str, typer.Option(help="Of masses in quadrats.csv: g, g/m2, kg/ha.")] = "g",
     area: Annotated[float, typer.Option(help="Of a quadrat, for quadrats.csv [m2].")] = 0.21,
+    targets: Annotated[
+        str, typer.Option(help="Masses of quadrats.csv: total, or green,dead,clover,gdm,total.")
+    ] = "green,dead,clover,gdm,total",
     like: Annotated[Path | None, typer.Option(help="Draw one image for each row of this train.csv.")] = None,
 ) -> None:
     """Draw a pasture set with known masses.
@@ -74,6 +86,7 @@ def data_make(
             form=form,
             unit=unit,
             area=area,
+            targets=tuple(name.strip() for name in targets.split(",")),
             on_progress=update,
         )
     print_line(summary.text())
@@ -177,24 +190,38 @@ def submission_check(
 
 
 def score(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Predictions: a CSV sample_id,target.")],
-    truth: Annotated[Path, typer.Option(help="Measured masses: a CSV sample_id,target.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Predictions: sample_id,target, or a table of masses.")],
+    truth: Annotated[Path, typer.Option(help="Measured masses: sample_id,target, a table, or a data directory.")],
     as_json: Json = False,
 ) -> None:
     """The competition's weighted R2 of predictions.
 
-    Example:
-    $ biomass score submission.csv --truth pasture-truth.csv
-    """
-    from biomass_models.data.table import read_masses
-    from biomass_models.targets import TARGETS, weighted_r2_score
+    What is blank in the truth was not measured, and counts nowhere.
 
-    measured, predicted = read_masses(truth), read_masses(file)
+    Examples:
+    $ biomass score submission.csv --truth pasture-truth.csv
+    $ biomass score predictions.csv --truth later-cuts/
+    """
+    import numpy as np
+    from ensembles.measured import counted_text
+
+    from biomass_models.data.cell_weights import cell_weights
+    from biomass_models.targets import TARGETS, weighted_r2_score
+    from ensembles.mass_table import masses_at
+
+    measured, predicted = masses_at(truth), masses_at(file)
     absent = measured.index.difference(predicted.index)
     if len(absent):
         raise UserError(f"every image of {truth} needs a prediction, {file} lacks {len(absent)}, such as {absent[0]}")
-    value = weighted_r2_score(measured[list(TARGETS)], predicted.loc[measured.index, list(TARGETS)])
+    predicted = predicted.loc[measured.index, list(TARGETS)]
+    if blank := [name for name in TARGETS if predicted[name].isna().all() and measured[name].notna().any()]:
+        print_remark(f"{file} predicts no {', '.join(blank)}: what was measured of it does not count")
+        measured[blank] = np.nan
+    weight = cell_weights(measured)
+    value = weighted_r2_score(measured[list(TARGETS)], predicted, weight)
+    counted = counted_text(weight)
     if as_json:
-        print_json({"file": file, "truth": truth, "images": len(measured), "score": value})
+        content = {"file": file, "truth": truth, "images": len(measured), "score": value}
+        print_json(content | ({} if weight.ndim == 1 else {"counted": counted}))
     else:
-        print_line(f"{value:.6f}")
+        print_line(f"{value:.6f}{'' if weight.ndim == 1 else f' {counted}'}")

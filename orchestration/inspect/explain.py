@@ -24,7 +24,7 @@ from biomass_models.families import registry
 from biomass_models.families.introduced import config_from_stored
 from biomass_models.families.readable import map_unit_of
 from biomass_models.features.inputs import ImageSet, Inputs
-from biomass_models.targets import TARGETS, FloatArray, blank_unmeasured
+from biomass_models.targets import TARGETS, FloatArray, blank_unmeasured, norm_of
 from orchestration.study import layout
 from orchestration.study.ledger import Ledger, LedgerError, folds_of
 from orchestration.study.records import COMPLETE, TrialRef
@@ -125,7 +125,7 @@ def explain(
         trial_id=trial_id,
         how=f"mean of {len(folds)} fold models",
         pred_T=blank_unmeasured(
-            np.mean([model.predict(config, one, inputs)[0] for one in tensors], axis=0), cell_weights(quadrats)
+            np.mean([model.predict(config, one, inputs)[0] for one in tensors], axis=0), norm_of(cell_weights(quadrats))
         ),
         truth_T=None,
         maps=tuple(_mean(of_view) for of_view in zip(*by_fold, strict=True)),

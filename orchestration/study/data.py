@@ -17,7 +17,7 @@ import pandas as pd
 from biomass_models.data.alignment import AlignmentError, masses_of
 from biomass_models.data.cell_weights import cell_weights
 from biomass_models.data.folds import cut_groups, cut_groups_notice, ungrouped_notice, unit_name, units_of
-from biomass_models.targets import TARGETS, FloatArray, measured_of
+from biomass_models.targets import TARGETS, FloatArray, measured_targets
 from orchestration.study import layout
 from orchestration.study.ledger import Ledger, LedgerError, folds_of
 from orchestration.study.mixed import mixed_text
@@ -130,6 +130,12 @@ class StudyData:
         """What a unit is called."""
         return unit_name(self.quadrats, self.settings.scheme)
 
+    @property
+    def group_noun(self) -> str:
+        """What a group is called, whatever the folds keep whole: day, group or photograph."""
+        found = unit_name(self.quadrats, "date")
+        return "day" if found == "date" else found
+
     @cached_property
     def cut_groups(self) -> int:
         """Sampling dates whose photographs lie in several folds: every score is too good then."""
@@ -148,7 +154,7 @@ class StudyData:
     @cached_property
     def measured(self) -> tuple[str, ...]:
         """Targets that the study measures; predictions of the others are NaN."""
-        return measured_of(self.weight)
+        return measured_targets(self.weight)
 
     @cached_property
     def folds(self) -> list[int]:

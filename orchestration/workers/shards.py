@@ -22,7 +22,7 @@ from biomass_models.families.base import Config
 from biomass_models.families.introduced import config_from_stored
 from biomass_models.features.inputs import ImageSet, Inputs
 from biomass_models.interrupt import ShouldStop, StopRequested, check_stop
-from biomass_models.targets import TARGETS, FloatArray, blank_unmeasured
+from biomass_models.targets import TARGETS, FloatArray, blank_unmeasured, norm_of
 from orchestration.study.ledger import Ledger, LedgerError, folds_of
 from orchestration.study.records import Params, TrialRef
 from orchestration.study.storage import Storage
@@ -102,7 +102,7 @@ def predict_shard(
             raise
         except Exception as error:
             raise MemberError(f"member {trial_id}: {type(error).__name__}: {error}") from error
-        measured_NT = blank_unmeasured(pred_NT, cell_weights(quadrats))
+        measured_NT = blank_unmeasured(pred_NT, norm_of(cell_weights(quadrats)))
         ledger.write_member_shard(ensemble, trial_id, span, _frame(inputs.images.image_ids, measured_NT))
         done += 1
     return done
@@ -137,7 +137,7 @@ def predict_out_of_fold(
             raise
         except Exception as error:
             raise MemberError(f"member {trial_id}: {type(error).__name__}: {error}") from error
-    measured_NT = blank_unmeasured(pred_NT, cell_weights(quadrats))
+    measured_NT = blank_unmeasured(pred_NT, norm_of(cell_weights(quadrats)))
     ledger.write_member_prediction(ensemble, trial_id, _frame(inputs.images.image_ids, measured_NT))
 
 
