@@ -56,8 +56,7 @@ def told_study(
 
     noise: standard deviation of the errors of the best trial in grams, growing with the trial's number; looks:
     whether folds store an attention table; quadrats: of another told study, for the same images in other folds;
-    unmeasured: rows
-    that lack a target; facts: further fields of study.json.
+    unmeasured: rows that lack a target; facts: further fields of study.json.
     """
     ledger, rng = Ledger(Storage(folder)), np.random.default_rng(0)
     table = _quadrats(images, folds, species, rng) if quadrats is None else quadrats.copy()
