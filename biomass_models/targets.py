@@ -27,6 +27,7 @@ IntArray = NDArray[np.int64]
 TARGETS: tuple[str, ...] = ("Dry_Green_g", "Dry_Dead_g", "Dry_Clover_g", "GDM_g", "Dry_Total_g")
 GREEN, DEAD, CLOVER, GDM, TOTAL = range(5)
 weight_T: FloatArray = np.array([0.1, 0.1, 0.1, 0.2, 0.5])
+LEAST_MEASURED = 10  # training rows in which a target must be measured to be learned, where some rows lack it
 
 # mass_T = FROM_COMPONENTS @ (green, dead, clover)
 FROM_COMPONENTS: FloatArray = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 1], [1, 1, 1]], dtype=np.float64)
