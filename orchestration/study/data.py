@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
 
-import numpy as np
 import pandas as pd
 
 from biomass_models.data.alignment import AlignmentError, masses_of
-from biomass_models.data.cell_weights import cell_weights
+from biomass_models.data.cell_weights import cell_weights, measured_masses
 from biomass_models.data.folds import cut_groups, cut_groups_notice, ungrouped_notice, unit_name, units_of
-from biomass_models.targets import TARGETS, FloatArray, measured_targets
+from biomass_models.targets import FloatArray, measured_targets
 from orchestration.study import layout
 from orchestration.study.ledger import Ledger, LedgerError, folds_of
 from orchestration.study.mixed import mixed_text
@@ -143,8 +142,8 @@ class StudyData:
 
     @cached_property
     def truth_NT(self) -> FloatArray:
-        """Measured masses; NaN where a mass was not measured."""
-        return self.quadrats[list(TARGETS)].to_numpy(dtype=np.float64)
+        """Measured masses; NaN where a mass was not measured, or counts nowhere."""
+        return measured_masses(self.quadrats)[0]
 
     @cached_property
     def weight(self) -> FloatArray:
