@@ -77,8 +77,10 @@ class Incumbent:
         if len(complete) < 2 or quadrats["fold"].nunique() < 2:
             return None
         if self._blend[0] != len(complete):
-            coherent_MNT = project_coherent(np.stack(list(shortlist.values())))
-            gram = error_gram(coherent_MNT, self.data.truth_NT, quadrats["fold"], quadrats["group"], quadrats["unit"])
+            weight = self.data.weight
+            coherent_MNT = project_coherent(np.stack(list(shortlist.values())), norm_of(weight))
+            cells = quadrats["fold"], quadrats["group"], quadrats["unit"]
+            gram = error_gram(coherent_MNT, self.data.truth_NT, *cells, weight)
             self._blend = (len(complete), nested(gram, TopMean(BEST), seed=self.data.blend_seed).score)
         return self._blend[1]
 
