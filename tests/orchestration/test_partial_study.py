@@ -83,9 +83,7 @@ def test_scores_of_a_total_alone_are_its_plain_r2(total_only: Ledger) -> None:
 @pytest.mark.parametrize("junk", [0.0, 1e9])
 def test_what_is_predicted_of_targets_that_nobody_measured_decides_nothing(tmp_path: Path, junk: float) -> None:
     """Pruning, blend of the moment and scores of a study whose OOF rows hold numbers in such columns."""
-    one, other = (
-        told_study(tmp_path / name, unmeasured=CLOVER_IN_HALF, statuses=("complete",) * 14) for name in "ab"
-    )
+    one, other = (told_study(tmp_path / name, unmeasured=CLOVER_IN_HALF, statuses=("complete",) * 14) for name in "ab")
     for trial in StudyData(other).of("complete"):
         oof = other.oof(trial.trial_id)
         oof[[name for name in TARGETS if name not in StudyData(other).measured]] = junk
@@ -264,7 +262,10 @@ def test_members_that_are_files_take_a_data_directory_as_truth(tmp_path: Path) -
     """quadrats.csv says itself what is kept whole, and in which unit its masses are."""
     rng = np.random.default_rng(0)
     total_N = rng.gamma(2, 20, 60)
-    rows = {"photo": [f"p/{row}.jpg" for row in range(60)], "cut": [f"2024-05-{1 + row // 10:02d}" for row in range(60)]}
+    rows = {
+        "photo": [f"p/{row}.jpg" for row in range(60)],
+        "cut": [f"2024-05-{1 + row // 10:02d}" for row in range(60)],
+    }
     pd.DataFrame({**rows, "dm": 40 * total_N}).to_csv(tmp_path / "quadrats.csv", index=False)
     toml = 'unit = "kg/ha"\narea = 0.25\n[columns]\nphoto = "photo"\ntotal = "dm"\ndate = "cut"\n'
     (tmp_path / "dataset.toml").write_text(toml)
@@ -274,9 +275,7 @@ def test_members_that_are_files_take_a_data_directory_as_truth(tmp_path: Path) -
         frame.reindex(columns=["image_id", *TARGETS]).to_csv(tmp_path / f"oof-{name}.csv", index=False)
         tests = pd.DataFrame({"image_id": ["t0", "t1"], "Dry_Total_g": [10.0, 30.0]})
         tests.reindex(columns=["image_id", *TARGETS]).to_csv(tmp_path / f"test-{name}.csv", index=False)
-    files = FileMembers(
-        oof=(f"{tmp_path}/oof-*.csv",), truth=tmp_path, folds=3, tests=(f"{tmp_path}/test-*.csv",)
-    )
+    files = FileMembers(oof=(f"{tmp_path}/oof-*.csv",), truth=tmp_path, folds=3, tests=(f"{tmp_path}/test-*.csv",))
     said: list[str] = []
     (path,) = run_ensemble(
         [], files, data_dir=None, out=tmp_path / "out", options=BlendOptions(), seed=0,

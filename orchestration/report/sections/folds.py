@@ -19,6 +19,7 @@ from orchestration.study.records import GRAMS
 
 MOST_TRIALS = 40  # rows of the heat map
 MOST_DAYS = 45
+LONE = ("photograph", "quadrat")  # groups that are no days or places: nothing is shown for each
 LOWEST = -0.5  # a day's R2 is drawn no lower: days that hardly vary have any value below
 
 
@@ -29,7 +30,7 @@ def folds_section(context: ReportContext) -> Section:
     noun = context.study.group_noun
     return Section(
         anchor="folds",
-        title="Folds and sites" if noun == "photograph" else f"Folds, {noun}s and {_site_noun(context)}s",
+        title="Folds and sites" if noun in LONE else f"Folds, {noun}s and {_site_noun(context)}s",
         short="Folds",
         blocks=tuple(block for block in blocks if block is not None),
     )
@@ -91,7 +92,7 @@ def _label(trial: Trial) -> str:
 
 def _days(context: ReportContext) -> list[Figure | Table]:
     noun = context.study.group_noun
-    if context.shown is None or noun == "photograph":
+    if context.shown is None or noun in LONE:
         return []
     every = context.parts(context.study.quadrats["group"])
     if len(every) < 2:
