@@ -15,7 +15,7 @@ from biomass_models.data.dataset import QUADRATS_FILE
 from biomass_models.data.problems import flag, raise_errors, read_cells, read_header
 from biomass_models.data.table import read_masses, read_train
 from biomass_models.targets import TARGETS, FloatArray
-from ensembles.submission import COLUMNS
+from ensembles.submission import COLUMNS, masses_bytes
 
 
 def mass_table(
@@ -24,17 +24,13 @@ def mass_table(
     """CSV: image_id, TARGETS in grams per quadrat, and the same in the user's unit (Dry_Total_kg_ha, ...) if another.
 
     mass_NT: grams, NaN throughout in a target that is not measured; per_gram: how much of the unit one gram is, [N, 1]
-    or [1, 1], None where it cannot be said. Raises ValueError for masses that are negative, or blank in some rows.
+    or [1, 1], None where it cannot be said. Raises ValueError as masses_bytes.
     """
-    blank_NT = np.isnan(mass_NT)
-    measured = mass_NT[:, ~blank_NT.all(0)]
-    if not (np.isfinite(measured).all() and (measured >= 0).all()):
-        raise ValueError("masses must be finite and non-negative in each target that a study measures")
     table = pd.DataFrame(mass_NT, columns=list(TARGETS))
     table.insert(0, "image_id", list(image_ids))
     if unit != "g" and per_gram is not None:
         table[[unit_column(name, unit) for name in TARGETS]] = mass_NT * per_gram
-    return table.to_csv(index=False, float_format="%.6f", lineterminator="\n").encode()
+    return masses_bytes(table)
 
 
 def masses_at(path: Path) -> pd.DataFrame:

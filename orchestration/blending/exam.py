@@ -11,11 +11,8 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-import pandas as pd
-
 from biomass_models.data.cell_weights import cell_weights
-from biomass_models.targets import TARGETS, rmse_by_target
+from biomass_models.targets import rmse_by_target
 from ensembles.blend import apply_blend
 from ensembles.card import Card
 from ensembles.scorer import Scorer
@@ -57,7 +54,7 @@ def examine(ledger: Ledger, predictor: Predictor, name: str | None = None) -> Ex
         )
     members = {member: ensemble.trials[member] for member in card.members}
     pred_NT = apply_blend(card, predictor.exam(ledger, members, flips=card.flips))
-    truth = _measured_by(StudyData(ledger), table).assign(unit=table["group"])
+    truth = StudyData(ledger).measured_in(table).assign(unit=table["group"])
     scorer = Scorer(truth)
     score = scorer.score(pred_NT)
     known = [None if math.isnan(number) else number for number in (score.se, score.low, score.high)]
@@ -77,11 +74,6 @@ def examine(ledger: Ledger, predictor: Predictor, name: str | None = None) -> Ex
     )
     ledger.write_exam(record)
     return record
-
-
-def _measured_by(study: StudyData, table: pd.DataFrame) -> pd.DataFrame:
-    """The exam's table without masses that the study's own photographs lack: nothing predicts them."""
-    return table.assign(**{name: np.nan for name in TARGETS if name not in study.measured})
 
 
 def exam_of(ledger: Ledger, name: str) -> ExamRecord | None:

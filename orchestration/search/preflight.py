@@ -18,6 +18,7 @@ from biomass_models.families import registry
 from biomass_models.families.base import Family
 from biomass_models.targets import IntArray
 from orchestration.progress import progress_bar
+from orchestration.search.following import followed, known_images
 from orchestration.search.opening import require_typed
 from orchestration.search.presets import Preset
 from orchestration.study.ledger import Ledger
@@ -42,6 +43,9 @@ def check_search(study: str, data_dir: Path, asked: Preset, made_with: Asked, sa
     check_data(data_dir, say)
     if record is None:
         searchable(asked, made_with, read_train(data_dir), say=lambda _: None)
+        follows = asked.study.from_
+        old = followed(study, follows) if follows is not None else None
+        _folds_of(asked, read_train(data_dir), None if old is None else known_images(old))
     elif asked.study.fold_file:
         _folds_of(asked, read_train(data_dir))
 
@@ -72,8 +76,8 @@ def searchable(asked: Preset, made_with: Asked, quadrats: pd.DataFrame, say: Cal
     return asked.with_fields(families=tuple(left), shares=tuple(shares[name] for name in left) if shares else ())
 
 
-def _folds_of(asked: Preset, quadrats: pd.DataFrame) -> IntArray:
-    """The folds that a new study would have. Raises FoldError."""
+def _folds_of(asked: Preset, quadrats: pd.DataFrame, known: pd.DataFrame | None = None) -> IntArray:
+    """The folds that a new study would have; known: as for assign_folds. Raises FoldError."""
     study = asked.study
     folds = assign_folds(
         quadrats,
@@ -82,6 +86,7 @@ def _folds_of(asked: Preset, quadrats: pd.DataFrame) -> IntArray:
         seed=derive_seed(study.seed, "folds"),
         file=study.fold_file,
         exam=study.exam,
+        known=known,
     )
     return folds["fold"].to_numpy()
 

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
 
+import numpy as np
 import pandas as pd
 
 from biomass_models.data.alignment import AlignmentError, masses_of
 from biomass_models.data.cell_weights import cell_weights, measured_masses
 from biomass_models.data.folds import cut_groups, cut_groups_notice, ungrouped_notice, unit_name, units_of
-from biomass_models.targets import FloatArray, measured_targets
+from biomass_models.targets import TARGETS, FloatArray, measured_targets
 from orchestration.study import layout
 from orchestration.study.ledger import Ledger, LedgerError, folds_of
 from orchestration.study.mixed import mixed_text
@@ -128,6 +129,10 @@ class StudyData:
     def unit(self) -> str:
         """What a unit is called."""
         return unit_name(self.quadrats, self.settings.scheme)
+
+    def measured_in(self, table: pd.DataFrame) -> pd.DataFrame:
+        """A table of quadrats without masses that this study does not measure, since nothing here predicts them."""
+        return table.assign(**{name: np.nan for name in TARGETS if name not in self.measured})
 
     @property
     def group_noun(self) -> str:

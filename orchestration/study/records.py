@@ -142,6 +142,7 @@ class StudyRecord(Record):
     photograph_size: tuple[int, int] | None = None  # px, the most common width and height; None before it was noted
     mass_unit: MassUnit = GRAMS  # of the table that was weighed
     exam_images: int = 0  # that exam.parquet keeps from all that learns
+    follows: str | None = None  # URI of the study of fewer photographs whose best settings came first
 
 
 # -- trials ------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The whole road of a table of one's own: search, blend, report, export, predict from the bundle; real models, no Ray."""
+"""The whole road of a table of one's own, with real models and without Ray: search, blend, report, export, predict."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def road(folder: Path, data: Path, *search: str) -> tuple[StudyData, pd.DataFram
     study, cache = folder / "study", ["--cache", folder / "cache"]
     said = biomass("data", "check", data)
     said += biomass("search", study, "--data", data, "--family", "probe", "--trials", 3, *TINY, *cache, *search)
-    said += biomass("ensemble", study, "--data", data, "--out", folder / "masses.csv", "--weights", "random", "--inline",
-                    *cache)  # fmt: skip
+    blend = ["--out", folder / "masses.csv", "--weights", "random", "--inline", *cache]
+    said += biomass("ensemble", study, "--data", data, *blend)
     said += biomass("report", study, "--data", data, "--out", folder / "report.html")
     said += biomass("export", study, "masses", "--out", folder / "bundle", "--weights", "random")
     predict_bundle(folder / "bundle", data, folder / "predicted.csv", weights=folder / "none", say=lambda line: None)

@@ -241,7 +241,7 @@ def test_a_table_of_masses_reads_back_with_blanks_where_nothing_was_measured(tmp
     for wrong in (-1.0, np.nan):
         spoilt = mass_NT.copy()
         spoilt[1, TOTAL] = wrong
-        with pytest.raises(ValueError, match="finite and non-negative"):
+        with pytest.raises(ValueError, match="finite, non-negative"):
             mass_table(["a", "b"], spoilt)
 
 
