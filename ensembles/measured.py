@@ -42,6 +42,12 @@ def counted_text(weight: FloatArray) -> str:
     return f"{kind} of {', '.join(names)}" + (f"; not measured here: {unmeasured}" if unmeasured else "")
 
 
+def counted_notice(weight: FloatArray) -> str | None:
+    """What pages say before their scores: what these count, None where that is all five masses as published."""
+    counted = counted_text(weight)
+    return None if counted == WEIGHTED_R2 else f"scores are {counted}"
+
+
 def _published(weight_NT: FloatArray) -> bool:
     """Whether the weights of each row are in proportion to the published ones, where it counts any."""
     ratio_NT = weight_NT / weight_T

@@ -1,7 +1,8 @@
 """A study beside the one that it follows: their blends on the photographs that both have.
 
-Both are scored on the masses of the newer study that the older one measures too, each photograph by members and weights
-that were chosen without its own unit. Studies deal their folds anew, so this is about blends, not about single settings.
+Both are scored on the masses of the newer study that the older one measures too, each photograph by members and
+weights that were chosen without its own unit. Studies deal their folds anew, so this is about blends, not about single
+settings.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from biomass_models.data.cell_weights import WEIGHT_COLUMNS, cell_weights
 from biomass_models.data.dataset import QUADRATS_FILE
 from biomass_models.data.folds import assign_folds, fold_hash, unit_name, units_of
 from biomass_models.data.table import read_train
-from biomass_models.targets import TARGETS, FloatArray, measured_targets
+from biomass_models.targets import TARGETS, FloatArray, measured_targets, norm_of
 from ensembles.members.file_names import named_files
 from ensembles.members.fold_files import join_folds
 from ensembles.members.library import Library, LibraryError, check_members, library_from_arrays
@@ -92,7 +92,9 @@ def gather(
     for name, reason in torn_trials:
         say(f"note: member {name} is left out: {reason}")
     files_of = named_files(files.oof)
-    read, unreadable = read_members(files_of, say)
+    weight = cell_weights(truth)
+    measured = measured_targets(weight)
+    read, unreadable = read_members(files_of, say, measured)
     joined = join_folds(files_of, read, pd.Index(truth["image_id"].astype(str)))
     for remark in joined.remarks:
         say(remark)
@@ -107,9 +109,9 @@ def gather(
             remarks.append((name, split))
     tests = None
     if files.tests and any(name in sound for name in read):
-        found, torn = read_members(named_files(files.tests), say)
+        found, torn = read_members(named_files(files.tests), say, measured)
         own = {name: frame for name, frame in read.items() if name in sound}
-        tests = match_tests(own, found, torn, test_ids, parts=joined.parts)
+        tests = match_tests(own, found, torn, test_ids, parts=joined.parts, norm_T=norm_of(weight))
         unreadable += tests.left_out
         remarks += tests.remarks
         sound = {name: pred_NT for name, pred_NT in sound.items() if name in tests.pred_NT or name in pred}
@@ -126,7 +128,7 @@ def gather(
         study=first if len(sources) == 1 and not read else None,
         seed=seed if first is None else derive_seed(first.settings.seed, "blend"),
         mass_unit=mass_unit,
-        measured=measured_targets(cell_weights(truth)),
+        measured=measured,
     )
 
 

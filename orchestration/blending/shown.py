@@ -10,11 +10,10 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from ensembles.measured import WEIGHTED_R2, counted_text
-
 from ensembles.blend import fit_blend
 from ensembles.card import Card
 from ensembles.honest import METHOD
+from ensembles.measured import counted_notice
 from ensembles.members.library import Library, LibraryError, library_from_arrays
 from ensembles.search_optimism import SearchOptimism, search_optimism
 from orchestration.blending.members import comparable_references
@@ -154,8 +153,8 @@ def beside_score(study: StudyData, card: Card) -> list[str]:
 
 def notices_of(study: StudyData) -> tuple[str, ...]:
     """What every page says before its scores: what they count, where that is not all five masses, and the study's."""
-    counted = counted_text(study.weight)
-    return (*([] if counted == WEIGHTED_R2 else [f"scores are {counted}"]), *study.notices)
+    counted = counted_notice(study.weight)
+    return (*([] if counted is None else [counted]), *study.notices)
 
 
 def study_library(study: StudyData) -> Library:

@@ -30,9 +30,11 @@ def data_check(directory: Directory, as_json: Json = False) -> None:
     Example:
     $ biomass data check csiro-biomass/
     """
+    from biomass_models.data.cell_weights import cell_weights
     from biomass_models.data.check import check_directory
     from biomass_models.data.problems import errors_of, grouped
-    from biomass_models.data.table import TEST_FILE
+    from biomass_models.data.table import TEST_FILE, read_train
+    from ensembles.measured import counted_notice
     from orchestration.progress import progress_bar
 
     with progress_bar("Checking images") as update:
@@ -45,6 +47,8 @@ def data_check(directory: Directory, as_json: Json = False) -> None:
         for problem in grouped(problems):
             print_line(str(problem))
         alone = "" if (directory / TEST_FILE).exists() else f"; no {TEST_FILE}, so there is nothing to predict"
+        if not errors and (notice := counted_notice(cell_weights(read_train(directory)))):
+            print_line(f"{notice[0].upper()}{notice[1:]}")
         print_line(f"{errors} errors, {warnings} warnings in {directory}{alone}")
     if errors:
         raise typer.Exit(1)
@@ -205,11 +209,11 @@ def score(
     $ biomass score predictions.csv --truth later-cuts/
     """
     import numpy as np
-    from ensembles.measured import counted_text
 
     from biomass_models.data.cell_weights import cell_weights
     from biomass_models.targets import TARGETS, weighted_r2_score
     from ensembles.mass_table import masses_at
+    from ensembles.measured import counted_text
 
     measured, predicted = masses_at(truth), masses_at(file)
     absent = measured.index.difference(predicted.index)

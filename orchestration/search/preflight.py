@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from biomass_models.data.cell_weights import measured_masses
+from biomass_models.data.cell_weights import cell_weights, measured_masses
 from biomass_models.data.check import require_clean
 from biomass_models.data.folds import EXAM, assign_folds
 from biomass_models.data.problems import grouped
@@ -17,6 +17,7 @@ from biomass_models.data.table import read_train
 from biomass_models.families import registry
 from biomass_models.families.base import Family
 from biomass_models.targets import IntArray
+from ensembles.measured import counted_notice
 from orchestration.progress import progress_bar
 from orchestration.search.following import followed, known_images
 from orchestration.search.opening import require_typed
@@ -42,10 +43,12 @@ def check_search(study: str, data_dir: Path, asked: Preset, made_with: Asked, sa
         require_typed(ledger, asked, made_with)
     check_data(data_dir, say)
     if record is None:
-        searchable(asked, made_with, read_train(data_dir), say=lambda _: None)
-        follows = asked.study.from_
-        old = followed(study, follows) if follows is not None else None
-        _folds_of(asked, read_train(data_dir), None if old is None else known_images(old))
+        here = read_train(data_dir)
+        searchable(asked, made_with, here, say=lambda _: None)
+        if asked.study.from_ is not None:
+            _folds_of(asked, here, known_images(followed(study, asked.study.from_)))
+        if notice := counted_notice(cell_weights(here)):
+            say(notice)
     elif asked.study.fold_file:
         _folds_of(asked, read_train(data_dir))
 
