@@ -34,7 +34,7 @@ from ensembles.flips import Flipped, members_in_nests
 from ensembles.measured import SHORT, counted_text, measured_targets, require_all_measured
 from ensembles.members.library import Library, library_from_arrays
 from ensembles.nests import nested
-from ensembles.rules import Greedy
+from ensembles.rules import Greedy, TopMean
 from ensembles.scorer import Scorer
 from ensembles.spec import FOLLOW_UPS, PRIOR_IMAGES, BlendSpec, calibration, floors, nested_rows, with_zeros
 
@@ -204,8 +204,11 @@ def test_calibration_and_floors_by_brute_force():
 def test_a_target_that_was_never_measured_has_no_weights_of_its_own():
     library = partial_library("total and clover")
     assert [gram.sst > 0 for gram in library.target_grams] == [False, False, True, False, True]
-    card = fit_blend(library, BlendSpec(rule=TOP_MEAN, per_target=True))
+    card = fit_blend(library, BlendSpec(rule=TopMean(1), per_target=True))
     assert tuple(card.target_weights or ()) == ("Dry_Clover_g", "Dry_Total_g")
+    assert set(card.members) == {name for weights in (card.target_weights or {}).values() for name in weights}
+    for name, weight in card.members.items():
+        assert weight == pytest.approx(np.mean([own.get(name, 0.0) for own in (card.target_weights or {}).values()]))
 
 
 @pytest.mark.parametrize("kind", ["total", "some clover, own weights"])
