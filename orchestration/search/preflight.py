@@ -18,6 +18,7 @@ from biomass_models.families import registry
 from biomass_models.families.base import Family
 from biomass_models.targets import IntArray
 from orchestration.progress import progress_bar
+from orchestration.search.following import followed, known_images
 from orchestration.search.opening import require_typed
 from orchestration.search.presets import Preset
 from orchestration.study.ledger import Ledger
@@ -41,17 +42,21 @@ def check_search(study: str, data_dir: Path, asked: Preset, made_with: Asked, sa
         require_typed(ledger, asked, made_with)
     check_data(data_dir, say)
     if record is None:
-        searchable(asked, made_with, read_train(data_dir), say=lambda _: None)
+        searchable(study, asked, made_with, read_train(data_dir), say=lambda _: None)
     elif asked.study.fold_file:
         _folds_of(asked, read_train(data_dir))
 
 
-def searchable(asked: Preset, made_with: Asked, quadrats: pd.DataFrame, say: Callable[[str], None]) -> Preset:
-    """The preset without families that cannot learn from these data; says which, and what they lack.
+def searchable(
+    study: str, asked: Preset, made_with: Asked, quadrats: pd.DataFrame, say: Callable[[str], None]
+) -> Preset:
+    """The preset of a new study without families that cannot learn from these data; says which, and what they lack.
 
     Raises StudyError where such a family was typed, or where no other is left; FoldError.
     """
-    fold_N, measured_NT = _folds_of(asked, quadrats), ~np.isnan(measured_masses(quadrats)[0])
+    follows = asked.study.from_
+    known = None if follows is None else known_images(followed(study, follows))
+    fold_N, measured_NT = _folds_of(asked, quadrats, known), ~np.isnan(measured_masses(quadrats)[0])
     lacking: dict[str, tuple[str, str]] = {}  # rule and remedy by family
     for name in asked.study.families:
         family = registry.family(registry.known(name))
@@ -72,8 +77,8 @@ def searchable(asked: Preset, made_with: Asked, quadrats: pd.DataFrame, say: Cal
     return asked.with_fields(families=tuple(left), shares=tuple(shares[name] for name in left) if shares else ())
 
 
-def _folds_of(asked: Preset, quadrats: pd.DataFrame) -> IntArray:
-    """The folds that a new study would have. Raises FoldError."""
+def _folds_of(asked: Preset, quadrats: pd.DataFrame, known: pd.DataFrame | None = None) -> IntArray:
+    """The folds that a new study would have; known: as for assign_folds. Raises FoldError."""
     study = asked.study
     folds = assign_folds(
         quadrats,
@@ -82,6 +87,7 @@ def _folds_of(asked: Preset, quadrats: pd.DataFrame) -> IntArray:
         seed=derive_seed(study.seed, "folds"),
         file=study.fold_file,
         exam=study.exam,
+        known=known,
     )
     return folds["fold"].to_numpy()
 
