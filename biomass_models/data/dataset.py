@@ -3,6 +3,7 @@
 unit = "kg/ha"              # of the masses: g (per quadrat), g/m2 or kg/ha
 area = 0.25                 # of a quadrat [m2], or the name of a column
 groups = ["site", "date"]   # photographs that agree in all of these stay on one side of a fold
+fit = "crop"                # what models see of photographs that are not 2 : 1 (frames.py)
 
 [columns]                   # what a column holds = its name in quadrats.csv
 photo = "photo"
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from biomass_models.config_rules import did_you_mean
+from biomass_models.data.frames import FITS, Fit
 from biomass_models.data.problems import Problem, near_files, shown
 from biomass_models.targets import TARGETS
 
@@ -37,7 +39,8 @@ METADATA_OF: dict[str, str] = {
 ROLES = (PHOTO, *MASSES, *METADATA_OF)
 UNITS: dict[str, float] = {"g": 1.0, "g/m2": 1.0, "kg/ha": 0.1}  # g a quadrat, else g/m2
 LARGEST_AREA_M2 = 100.0
-_KEYS = ("unit", "area", "groups", "columns")
+USUAL_FIT: Fit = "crop"  # of quadrats.csv
+_KEYS = ("unit", "area", "groups", "fit", "columns")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +51,7 @@ class Dataset:
     unit: str  # one of UNITS
     area: float | str | None  # m2, or the column that holds it; None: masses are grams per quadrat
     groups: tuple[str, ...] | None  # roles or columns; None: site and date, as far as they are there
+    fit: Fit = USUAL_FIT  # what views are cut from
 
     def of(self, roles: Mapping[str, str]) -> dict[str, str]:
         """Columns of quadrats.csv by the names that the models use, of the given roles that are mapped."""
@@ -73,7 +77,7 @@ def inspect_dataset(data_dir: Path) -> tuple[Dataset | None, list[Problem]]:
         return None, [_problem(int(place[1]) if place else None, f"{DATASET_FILE} is TOML", f"{reason}", remedy)]
     problems = [
         _problem(_line_of(text, key), rule, got, remedy)
-        for check in (_keys, _columns, _unit, _area, _groups)
+        for check in (_keys, _columns, _unit, _area, _groups, _fit)
         for key, rule, got, remedy in check(given)
     ]
     if problems:
@@ -85,6 +89,7 @@ def inspect_dataset(data_dir: Path) -> tuple[Dataset | None, list[Problem]]:
             unit=given["unit"],
             area=float(area) if isinstance(area, int) else area,
             groups=None if groups is None else tuple(groups),
+            fit=given.get("fit", USUAL_FIT),
         ),
         [],
     )
@@ -98,6 +103,7 @@ def dataset_toml(dataset: Dataset) -> str:
         lines.append(f"area = {area}  # of a quadrat, in m2: a number or a column")
     if dataset.groups is not None:
         lines.append(f"groups = [{', '.join(map(_quoted, dataset.groups))}]  # kept on one side of a fold")
+    lines.append(f"fit = {_quoted(dataset.fit)}  # of photographs that are not 2 : 1: {', '.join(FITS)}")
     lines += ["", "[columns]", *(f"{role} = {_quoted(name)}" for role, name in dataset.columns.items())]
     return "\n".join(lines) + "\n"
 
@@ -163,6 +169,12 @@ def _groups(given: Mapping[str, Any]) -> Iterator[Fault]:
         yield "groups", "groups is a list of columns", shown(groups), 'write it like groups = ["site", "date"]'
     elif len(set(groups)) < len(groups):
         yield "groups", "groups names a column once", shown(groups), "remove the repetition"
+
+
+def _fit(given: Mapping[str, Any]) -> Iterator[Fault]:
+    fit = given.get("fit", USUAL_FIT)
+    if fit not in FITS:
+        yield "fit", f"fit is one of {', '.join(FITS)}", shown(fit), f'write it like fit = "{USUAL_FIT}"'
 
 
 def _problem(row: int | None, rule: str, got: str, remedy: str) -> Problem:

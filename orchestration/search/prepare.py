@@ -12,7 +12,7 @@ import pandas as pd
 from biomass_models.data.folds import EXAM, assign_folds, fold_hash
 from biomass_models.data.photographs import common_size
 from biomass_models.data.references import missing_metadata, reference_predictions
-from biomass_models.data.table import read_train
+from biomass_models.data.table import fit_of, read_train
 from biomass_models.features.inputs import ImageSet
 from orchestration.progress import Say, progress_bar
 from orchestration.search.opening import go_on_with, open_study, take_new_weights
@@ -101,7 +101,7 @@ def _prepare(
 ) -> StudyRecord:
     """The study's record, made now or found; what a study of 0.1.0 did not store is resolved and stored."""
     if not data_checked:
-        check_data(data_dir, say)
+        check_data(data_dir, say, settings.fit)
     here = read_train(data_dir)
     images = ImageSet.from_table(data_dir, here)
     record = ledger.find_study()
@@ -128,6 +128,9 @@ def _prepare(
     else:
         record = go_on_with(ledger, record, settings, _folds_of_file(record, here, fold_file))
         require_same_data(ledger, data_dir, here, images.digests)
+        own, today = record.settings.fit, fit_of(data_dir)
+        if "fit" not in record.made_with.overrides and own != today:
+            say(f"note: the study keeps its fit = {own}, {data_dir} says {today} now; another folder takes that up")
         if not record.spaces:
             known = spaces or {name: one for name in settings.families if (one := stored_space(record, name))}
             record = replace(record, schema=SCHEMA, spaces=to_json(known))

@@ -68,7 +68,7 @@ def test_unlike_sizes_are_a_warning_a_table(root: Path) -> None:
     photograph(root / "train/ID13.jpg", (100, 200), seed=2)
     (problem,) = require_clean(root)
     assert problem.level == "warning" and _places([problem]) == [("train.csv", 7)]
-    assert "200 x 100" in problem.rule and "2 others" in problem.got and "300 x 100" in problem.got
+    assert "200 x 100" in problem.rule and "2 of 3" in problem.got and "300 x 100" in problem.got
 
 
 def test_paths_that_leave_the_directory(root: Path, tmp_path: Path) -> None:
