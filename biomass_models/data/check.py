@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -12,8 +13,8 @@ import pandas as pd
 from biomass_models.data import table
 from biomass_models.data.dataset import QUADRATS_FILE
 from biomass_models.data.frames import Fit
-from biomass_models.data.images import ImageError, file_digest
-from biomass_models.data.photographs import UNLIKE, Seen, is_unlike, look_at, same_pictures, usual_size
+from biomass_models.data.images import ImageError, file_digest, header_size
+from biomass_models.data.photographs import UNLIKE, Seen, cut_off, is_unlike, look_at, same_pictures, usual_size
 from biomass_models.data.problems import ROW, DataError, Level, Problem, near_files, raise_errors, shown
 from biomass_models.data.rules import leaves_directory
 
@@ -47,6 +48,16 @@ def check_test_directory(data_dir: Path, *, fit: Fit, on_progress: OnProgress | 
     """Every problem of test.csv and its photographs; what is to be predicted needs no train.csv."""
     test, problems = table.inspect_test(Path(data_dir))
     return problems + _check_photographs(Path(data_dir), _photographs(table.TEST_FILE, test), fit, on_progress)
+
+
+def cut_off_notice(data_dir: Path) -> str | None:
+    """A sentence on how much of the usual labelled photograph no model sees; None where all of it is seen."""
+    root, sizes = Path(data_dir), []
+    for path in _photographs(table.train_file(root), table.inspect_train(root)[0])["image_path"]:
+        with contextlib.suppress(ImageError, OSError, RuntimeError, ValueError):  # which the check reports
+            sizes.append(header_size(root / path))
+    usual = usual_size(sizes)
+    return None if usual is None else cut_off(usual, _fit_of(root))
 
 
 def _fit_of(root: Path) -> Fit:

@@ -21,7 +21,7 @@ def data_check(directory: Directory, as_json: Json = False) -> None:
     Example:
     $ biomass data check csiro-biomass/
     """
-    from biomass_models.data.check import check_directory
+    from biomass_models.data.check import check_directory, cut_off_notice
     from biomass_models.data.problems import errors_of, grouped
     from biomass_models.data.table import TEST_FILE
     from orchestration.progress import progress_bar
@@ -35,6 +35,8 @@ def data_check(directory: Directory, as_json: Json = False) -> None:
     else:
         for problem in grouped(problems):
             print_line(str(problem))
+        if notice := cut_off_notice(directory):
+            print_line(f"note: {notice}")
         alone = "" if (directory / TEST_FILE).exists() else f"; no {TEST_FILE}, so there is nothing to predict"
         print_line(f"{errors} errors, {warnings} warnings in {directory}{alone}")
     if errors:
@@ -50,6 +52,9 @@ def data_make(
     form: Annotated[str, typer.Option(help="competition (train.csv) or quadrats (quadrats.csv).")] = "competition",
     unit: Annotated[str, typer.Option(help="Of masses in quadrats.csv: g, g/m2, kg/ha.")] = "g",
     area: Annotated[float, typer.Option(help="Of a quadrat, for quadrats.csv [m2].")] = 0.21,
+    targets: Annotated[
+        str, typer.Option(help="Masses in quadrats.csv, by commas: green, dead, clover, gdm, total.")
+    ] = "all",
     like: Annotated[Path | None, typer.Option(help="Draw one image for each row of this train.csv.")] = None,
 ) -> None:
     """Draw a pasture set with known masses.
@@ -59,6 +64,7 @@ def data_make(
     $ biomass data make pasture/ --like csiro-biomass/train.csv
     $ biomass data make own/ --form quadrats --unit kg/ha --area 0.25 --width 800
     """
+    from biomass_models.data.dataset import MASSES
     from biomass_models.pasture.make import make_pasture
     from orchestration.progress import progress_bar
 
@@ -74,13 +80,14 @@ def data_make(
             form=form,
             unit=unit,
             area=area,
+            targets=tuple(MASSES) if targets == "all" else [name.strip() for name in targets.split(",")],
             on_progress=update,
         )
     print_line(summary.text())
 
 
 def data_import(
-    table: Annotated[Path, typer.Argument(metavar="TABLE", help="CSV or TSV with a row for each photograph.")],
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="CSV, TSV or XLSX with a row for each photograph.")],
     photos: Annotated[Path, typer.Option(help="Folder of the photographs.")],
     out: Annotated[Path, typer.Option(help="Data directory to write.")],
     unit: Annotated[str | None, typer.Option(help="Of the masses: g (per quadrat), g/m2, kg/ha.")] = None,
@@ -107,6 +114,7 @@ def data_import(
     $ biomass data import cuts.csv --photos phone/ --out pasture/ --area 0.25
     """
     out_folder(out)
+    from biomass_models.data.check import cut_off_notice
     from biomass_models.data.dataset import GUIDE
     from biomass_models.data.importing import first_rows, import_table, write_import
     from biomass_models.data.problems import errors_of, grouped
@@ -126,6 +134,8 @@ def data_import(
         print_line(line)
     for problem in grouped(problems):
         print_line(str(problem))
+    if notice := cut_off_notice(out):
+        print_line(f"note: {notice}")
     print_line(f"Wrote {out}: {len(read)} photographs; {GUIDE} has the rules. Next: biomass data check {out}")
     if errors_of(problems):
         raise typer.Exit(1)

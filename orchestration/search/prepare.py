@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from biomass_models.data.folds import EXAM, assign_folds, fold_hash
-from biomass_models.data.photographs import common_size
+from biomass_models.data.photographs import common_size, cut_off
 from biomass_models.data.references import missing_metadata, reference_predictions
 from biomass_models.data.table import fit_of, read_train
 from biomass_models.features.inputs import ImageSet
@@ -114,6 +114,9 @@ def _prepare(
         if len(kept := folds[folds["fold"] == EXAM]):
             say(f"An exam keeps {len(kept)} images of {kept['group'].nunique()} dates from all that learns")
         ledger.write_photographs(photograph_table(here, images.digests))
+        size = common_size(images.paths)
+        if size is not None and (hidden := cut_off(size, settings.fit)):
+            say(f"note: {hidden}")
         record = open_study(
             ledger,
             settings,
@@ -123,7 +126,7 @@ def _prepare(
             weights=fingerprints,
             spaces=to_json(spaces or spaces_of(settings)),
             made_with=made_with,
-            photograph_size=common_size(images.paths),
+            photograph_size=size,
         )
     else:
         record = go_on_with(ledger, record, settings, _folds_of_file(record, here, fold_file))

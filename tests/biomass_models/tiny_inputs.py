@@ -9,8 +9,8 @@ import pandas as pd
 from PIL import Image
 
 from biomass_models.backbones.weights import WeightsSource
-from biomass_models.features.eviction import Area
 from biomass_models.data.frames import Fit
+from biomass_models.features.eviction import Area
 from biomass_models.features.inputs import ImageSet, Inputs
 from biomass_models.targets import GDM, TARGETS, TOTAL, from_components
 
