@@ -185,7 +185,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str, str, str, str]] = {  # rows, header
     "unit without area": (ROWS, HEADER, SETTINGS.replace('"g"', '"kg/ha"'), "need the area", "add area = 0.25"),
     "area in cm2": (ROWS, HEADER, "area = 2500\n" + SETTINGS, "dataset.toml:1: error: area is m2", "50 x 50 cm"),
     "misspelt key": (ROWS, HEADER, "gruops = []\n" + SETTINGS, "dataset.toml:1: error", "did you mean groups?"),
-    "unknown fit": (ROWS, HEADER, 'fit = "squash"\n' + SETTINGS, "dataset.toml:1: error: fit is one of", 'fit = "crop"'),
+    "unknown fit": (ROWS, HEADER, 'fit = "squash"\n' + SETTINGS, "toml:1: error: fit is one of", 'fit = "crop"'),
     "fit that is no text": (ROWS, HEADER, "fit = [2, 1]\n" + SETTINGS, "fit is one of stretch, crop, pad", "write it"),
     "role at the top": (ROWS, HEADER, 'total = "t"\n' + SETTINGS, "has the keys", "it belongs below [columns]"),
     "misspelt role": (ROWS, HEADER, SETTINGS + 'hieght = "h"\n', "dataset.toml:7: error", "did you mean height?"),
