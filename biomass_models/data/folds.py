@@ -40,13 +40,15 @@ def assign_folds(
     seed: int = 0,
     file: Path | None = None,
     exam: float = 0.0,
+    known: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Validation fold of each image: columns image_id, fold (0..K-1), group (groups_of), in quadrats' order.
 
     quadrats: the wide table of read_train. Schemes: `date` keeps a group on one side and spreads clover and dead
     matter evenly (where nothing is grouped it is `random`); `random` and `species` split by image, stratified; `state`
     leaves one state out, whatever n_folds says; `file` reads `image_id,fold`. exam: share of the images, by whole
-    groups, that is drawn first and is in no fold (EXAM); a file says that itself. Raises FoldError.
+    groups, that is drawn first and is in no fold (EXAM); a file says that itself. known: image_id and group of images
+    that an earlier search has learned from: no exam holds their groups. Raises FoldError.
     """
     known_name("a fold scheme", scheme, SCHEMES, FoldError)
     if (scheme == "file") != (file is not None):
@@ -63,9 +65,14 @@ def assign_folds(
             raise FoldError(f"a fold file names the images of an exam itself, with fold {EXAM}; leave --exam out")
         fold = _read_fold_file(file, table["image_id"])
         _require_whole_exam(table["group"], fold == EXAM)
+        if both := sorted(set(table["group"][fold == EXAM]) & _known_groups(table, known)):
+            raise FoldError(
+                f"an exam holds sampling dates that no search has learned from, {_some(pd.Series(both))} are known to "
+                f"the study that this one follows; give their images a fold from 0, or follow none"
+            )
     else:
         fold = np.full(len(table), EXAM, dtype=np.int64)
-        learned = ~_exam_rows(table["group"], exam, seed)
+        learned = ~_exam_rows(table["group"], exam, seed, _known_groups(table, known))
         fold[learned] = _draw(table[learned], scheme, n_folds, seed)
     column = pd.Series(fold, index=table.index).loc[quadrats.index].to_numpy(dtype=np.int64)
     return pd.DataFrame({"image_id": quadrats["image_id"].to_numpy(), "fold": column, "group": group.to_numpy()})
@@ -103,7 +110,15 @@ def _draw(table: pd.DataFrame, scheme: str, n_folds: int, seed: int) -> IntArray
     return _DRAW_OF[scheme](table, n_folds, np.random.default_rng(seed))
 
 
-def _exam_rows(group: pd.Series, share: float, seed: int) -> NDArray[np.bool_]:
+def _known_groups(table: pd.DataFrame, known: pd.DataFrame | None) -> set[str]:
+    """Groups of the table that an earlier search has met: by name, or by one of their images."""
+    if known is None:
+        return set()
+    met = table["image_id"].isin(known["image_id"]) | table["group"].isin(known["group"])
+    return set(table.loc[met, "group"])
+
+
+def _exam_rows(group: pd.Series, share: float, seed: int, known: set[str]) -> NDArray[np.bool_]:
     """Which rows an exam takes: whole groups in a drawn order, until adding another is farther from the share."""
     taken = np.zeros(len(group), dtype=bool)
     if share == 0.0:
@@ -113,12 +128,19 @@ def _exam_rows(group: pd.Series, share: float, seed: int) -> NDArray[np.bool_]:
     names = sorted(group.unique())
     dates = 0
     for name in np.random.default_rng([seed, 1]).permutation(names):
+        if name in known:
+            continue
         own = (group == name).to_numpy()
         grown, wanted = int(taken.sum() + own.sum()), share * len(group)
         if dates >= LEAST_EXAM_DATES and abs(grown - wanted) >= abs(taken.sum() - wanted):
             break
         taken |= own
         dates += 1
+    if dates < LEAST_EXAM_DATES and known:
+        raise FoldError(
+            f"an exam needs {LEAST_EXAM_DATES} sampling dates that no search has learned from, got "
+            f"{len(set(names) - known)} that the study does not know that this one follows; leave --exam or --from out"
+        )
     if taken.all() or dates < LEAST_EXAM_DATES:
         raise FoldError(
             f"an exam needs {LEAST_EXAM_DATES} sampling dates, and others to learn from, got {len(names)} in all; "

@@ -15,6 +15,7 @@ from biomass_models.data.problems import grouped
 from biomass_models.data.table import read_train
 from biomass_models.families import registry
 from orchestration.progress import progress_bar
+from orchestration.search.following import followed, known_images
 from orchestration.search.opening import require_typed
 from orchestration.search.presets import Preset
 from orchestration.study.ledger import Ledger
@@ -41,10 +42,17 @@ def check_search(study: str, data_dir: Path, asked: Preset, made_with: Asked, sa
     if record is None:
         searchable(asked, made_with, read_train(data_dir), say=lambda _: None)
     if record is None or asked.study.fold_file:
-        file = asked.study.fold_file
+        file, follows = asked.study.fold_file, asked.study.from_
+        old = followed(study, follows) if record is None and follows is not None else None
         scheme, seed = "file" if file else asked.study.scheme, derive_seed(asked.study.seed, "folds")
         assign_folds(
-            read_train(data_dir), scheme=scheme, n_folds=asked.study.folds, seed=seed, file=file, exam=asked.study.exam
+            read_train(data_dir),
+            scheme=scheme,
+            n_folds=asked.study.folds,
+            seed=seed,
+            file=file,
+            exam=asked.study.exam,
+            known=None if old is None else known_images(old),
         )
 
 

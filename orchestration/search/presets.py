@@ -73,6 +73,10 @@ class StudyOptions:
             "Share of the images, by whole dates (0 to 0.5), kept out for biomass exam.", FOLDS, minimum=0.0
         ),
     )
+    from_: str | None = field(  # `from` is a word of Python's
+        default=None,
+        metadata=option("Study of fewer photographs, whose best settings come first.", WHAT, spelling="--from"),
+    )
     fold_file: Path | None = field(  # the scheme is then `file`
         default=None, metadata=option("Your folds: CSV image_id,fold from 0 (-1: exam).", FOLDS)
     )
