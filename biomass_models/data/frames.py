@@ -16,9 +16,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
-from PIL import Image
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from biomass_models.data.images import View
 
 Fit = Literal["stretch", "crop", "pad"]
@@ -57,10 +58,12 @@ def decoded_size(size: tuple[int, int], fit: Fit, width: float, height: float) -
     return (needed[1], needed[0]) if is_turned(size, fit) else needed
 
 
-def framed(image: Image.Image, size: tuple[int, int], fit: Fit) -> Image.Image:
+def framed(image: Image, size: tuple[int, int], fit: Fit) -> Image:
     """The frame of an upright RGB photograph; size: of the file, of which `image` may be a smaller draft."""
+    from PIL import Image as pillow  # here, because every command loads the names of the fits
+
     if is_turned(size, fit):
-        image = image.transpose(Image.Transpose.ROTATE_90)
+        image = image.transpose(pillow.Transpose.ROTATE_90)
     own, (width, height) = (max(size), min(size)), frame_size(size, fit)
     if fit == "stretch" or (width, height) == own:
         return image
@@ -69,7 +72,7 @@ def framed(image: Image.Image, size: tuple[int, int], fit: Fit) -> Image.Image:
     if fit == "crop":
         return image.crop((left, top, left + scaled[0], top + scaled[1]))
     red, green, blue = np.asarray(image, dtype=np.float64).mean(axis=(0, 1)).round().astype(int).tolist()
-    canvas = Image.new("RGB", scaled, (red, green, blue))
+    canvas = pillow.new("RGB", scaled, (red, green, blue))
     canvas.paste(image, (-left, -top))
     return canvas
 

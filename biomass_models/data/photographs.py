@@ -92,7 +92,8 @@ def common_size(paths: Sequence[Path]) -> tuple[int, int] | None:
 def usual_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
     """The most common size; of those that are equally common, the one whose shape is in the middle."""
     counts = Counter(sizes)
-    most = [size for size, count in counts.items() if count == max(counts.values())]
+    largest = max(counts.values(), default=0)
+    most = [size for size, count in counts.items() if count == largest]
     return sorted(most, key=lambda size: size[0] / size[1])[(len(most) - 1) // 2] if most else None
 
 
