@@ -48,10 +48,10 @@ def data_make(
     images: Annotated[int, typer.Option(min=1, help="Training images.")] = 357,
     test_images: Annotated[int, typer.Option(min=0, help="Test images, of other dates; 0 for none.")] = 120,
     seed: Annotated[int, typer.Option(min=0, help="Of the pictures and masses.")] = 0,
-    width: Annotated[int, typer.Option(min=100, help="Of the photographs, twice their height [px].")] = 1000,
+    width: Annotated[int, typer.Option(min=100, help="Of the photographs, in px, twice their height.")] = 1000,
     form: Annotated[str, typer.Option(help="competition (train.csv) or quadrats (quadrats.csv).")] = "competition",
     unit: Annotated[str, typer.Option(help="Of masses in quadrats.csv: g, g/m2, kg/ha.")] = "g",
-    area: Annotated[float, typer.Option(help="Of a quadrat, for quadrats.csv [m2].")] = 0.21,
+    area: Annotated[float, typer.Option(help="Of a quadrat in m2, for quadrats.csv.")] = 0.21,
     targets: Annotated[
         str, typer.Option(help="Masses in quadrats.csv, by commas: green, dead, clover, gdm, total.")
     ] = "all",
@@ -103,7 +103,7 @@ def data_import(
     site: Annotated[str | None, typer.Option(help="Site, paddock, state.", rich_help_panel=COLUMNS)] = None,
     species: Annotated[str | None, typer.Option(help="Species.", rich_help_panel=COLUMNS)] = None,
     ndvi: Annotated[str | None, typer.Option(help="NDVI.", rich_help_panel=COLUMNS)] = None,
-    height: Annotated[str | None, typer.Option(help="Sward height [cm].", rich_help_panel=COLUMNS)] = None,
+    height: Annotated[str | None, typer.Option(help="Sward height in cm.", rich_help_panel=COLUMNS)] = None,
 ) -> None:
     """Make a data directory of a table and a folder of photographs.
 
