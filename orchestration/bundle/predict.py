@@ -28,9 +28,11 @@ from biomass_models.visible import visible
 from biomass_models.whole_files import write_whole
 from ensembles.blend import apply_blend
 from ensembles.card import Card
+from ensembles.mass_table import mass_table, table_notes
 from ensembles.submission import require_valid, submission_bytes
 from orchestration.endings import debugging, explained
 from orchestration.study.record import Part, RecordError
+from orchestration.study.records import GRAMS, MassUnit, table_unit
 from orchestration.workers.shards import mean_prediction, shard_inputs, spans
 
 MARKER, WEIGHTS = "bundle.json", "weights"
@@ -83,6 +85,13 @@ class Bundle(Part):
     backbones: tuple[NeededWeights, ...]
     files: Mapping[str, BundleFile]  # by path
     photograph_size: tuple[int, int] | None = None  # width and height in px that it was trained on
+    mass_unit: MassUnit = GRAMS  # of what it was trained on
+    measured: tuple[str, ...] = TARGETS  # that it predicts
+
+    @property
+    def table_unit(self) -> MassUnit | None:
+        """As records.table_unit."""
+        return table_unit(self.mass_unit, self.measured)
 
 
 class BundleError(UserError):
@@ -93,7 +102,7 @@ def main(bundle: Path) -> None:
     """The command line of a bundle's predict.py."""
     parser = argparse.ArgumentParser(description="Predict the photographs of a test.csv.")
     parser.add_argument("data", type=Path, help="data directory: test.csv and its photographs")
-    parser.add_argument("out", type=Path, help="submission to write")
+    parser.add_argument("out", type=Path, help="submission, or table of masses, to write")
     parser.add_argument("--weights", type=Path, default=bundle / WEIGHTS, help="folder of backbone weights")
     arguments = parser.parse_args()
     try:
@@ -111,7 +120,8 @@ def _say(text: str) -> None:
 
 
 def predict_bundle(bundle: Path, data_dir: Path, out: Path, *, weights: Path, say: Callable[[str], None]) -> None:
-    """Predict test.csv's images with all members, blend, write and validate the submission.
+    """Predict test.csv's images with all members, blend, write and validate the submission, or a table of masses where
+    the study measures fewer than five or in another unit than grams per quadrat.
 
     weights: folder of backbone weights; installed weights packages count as well. Raises BundleError for a damaged
     bundle and for missing or other weights, before any photograph is read.
@@ -140,7 +150,14 @@ def predict_bundle(bundle: Path, data_dir: Path, out: Path, *, weights: Path, sa
                 )
         say(f"{span[1]} of {len(table)} images")
     predictions = {member.name: pred_NT for member, pred_NT in zip(marker.members, pred_MNT, strict=True)}
-    masses = pd.DataFrame(apply_blend(card, predictions), columns=list(TARGETS))
+    mass_NT = apply_blend(card, predictions)
+    if (unit := marker.table_unit) is not None:
+        write_whole(out, mass_table(list(table["image_id"]), mass_NT, unit=unit.name, per_gram=unit.per_gram()))
+        for note in table_notes(marker.measured, unit.name, unit.per_gram()):
+            say(f"note: {note}")
+        say(f"Masses, one row a photograph: {out}")
+        return
+    masses = pd.DataFrame(mass_NT, columns=list(TARGETS))
     masses.insert(0, "image_id", table["image_id"].to_numpy())
     content = submission_bytes(read_test_rows(data_dir), masses)
     require_valid(content, out.name, data_dir)

@@ -8,7 +8,16 @@ from typing import Annotated
 import typer
 
 from biomass_models.errors import UserError
-from orchestration.commands.options import DataOption, Directory, Json, out_file, out_folder, print_json, print_line
+from orchestration.commands.options import (
+    DataOption,
+    Directory,
+    Json,
+    out_file,
+    out_folder,
+    print_json,
+    print_line,
+    print_remark,
+)
 
 COLUMNS = "Columns, where their names do not say it"
 
@@ -21,9 +30,11 @@ def data_check(directory: Directory, as_json: Json = False) -> None:
     Example:
     $ biomass data check csiro-biomass/
     """
+    from biomass_models.data.cell_weights import cell_weights
     from biomass_models.data.check import check_directory, cut_off_notice
     from biomass_models.data.problems import errors_of, grouped
-    from biomass_models.data.table import TEST_FILE
+    from biomass_models.data.table import TEST_FILE, read_train
+    from ensembles.measured import counted_notice
     from orchestration.progress import progress_bar
 
     with progress_bar("Checking images") as update:
@@ -38,6 +49,8 @@ def data_check(directory: Directory, as_json: Json = False) -> None:
         if notice := cut_off_notice(directory):
             print_line(f"note: {notice}")
         alone = "" if (directory / TEST_FILE).exists() else f"; no {TEST_FILE}, so there is nothing to predict"
+        if not errors and (notice := counted_notice(cell_weights(read_train(directory)))):
+            print_line(f"{notice[0].upper()}{notice[1:]}")
         print_line(f"{errors} errors, {warnings} warnings in {directory}{alone}")
     if errors:
         raise typer.Exit(1)
@@ -189,24 +202,38 @@ def submission_check(
 
 
 def score(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Predictions: a CSV sample_id,target.")],
-    truth: Annotated[Path, typer.Option(help="Measured masses: a CSV sample_id,target.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Predictions: sample_id,target, or a table of masses.")],
+    truth: Annotated[Path, typer.Option(help="Measured masses: sample_id,target, a table, or a data directory.")],
     as_json: Json = False,
 ) -> None:
     """The competition's weighted R2 of predictions.
 
-    Example:
-    $ biomass score submission.csv --truth pasture-truth.csv
-    """
-    from biomass_models.data.table import read_masses
-    from biomass_models.targets import TARGETS, weighted_r2_score
+    What is blank in the truth was not measured, and counts nowhere.
 
-    measured, predicted = read_masses(truth), read_masses(file)
+    Examples:
+    $ biomass score submission.csv --truth pasture-truth.csv
+    $ biomass score predictions.csv --truth later-cuts/
+    """
+    import numpy as np
+
+    from biomass_models.data.cell_weights import cell_weights
+    from biomass_models.targets import TARGETS, weighted_r2_score
+    from ensembles.mass_table import masses_at
+    from ensembles.measured import counted_text
+
+    measured, predicted = masses_at(truth), masses_at(file)
     absent = measured.index.difference(predicted.index)
     if len(absent):
         raise UserError(f"every image of {truth} needs a prediction, {file} lacks {len(absent)}, such as {absent[0]}")
-    value = weighted_r2_score(measured[list(TARGETS)], predicted.loc[measured.index, list(TARGETS)])
+    predicted = predicted.loc[measured.index, list(TARGETS)]
+    if blank := [name for name in TARGETS if predicted[name].isna().all() and measured[name].notna().any()]:
+        print_remark(f"{file} predicts no {', '.join(blank)}: what was measured of it does not count")
+        measured[blank] = np.nan
+    weight = cell_weights(measured)
+    value = weighted_r2_score(measured[list(TARGETS)], predicted, weight)
+    counted = counted_text(weight)
     if as_json:
-        print_json({"file": file, "truth": truth, "images": len(measured), "score": value})
+        content = {"file": file, "truth": truth, "images": len(measured), "score": value}
+        print_json(content | ({} if weight.ndim == 1 else {"counted": counted}))
     else:
-        print_line(f"{value:.6f}")
+        print_line(f"{value:.6f}{'' if weight.ndim == 1 else f' {counted}'}")

@@ -17,6 +17,7 @@ from safetensors.torch import load as load_tensors
 from biomass_models.backbones.weights import WeightsSource
 from biomass_models.config_rules import did_you_mean
 from biomass_models.data.alignment import masses_of
+from biomass_models.data.cell_weights import cell_weights
 from biomass_models.data.frames import Fit, placed
 from biomass_models.data.images import View, header_size, shown_photograph
 from biomass_models.data.table import read_test
@@ -24,7 +25,7 @@ from biomass_models.families import registry
 from biomass_models.families.introduced import config_from_stored
 from biomass_models.families.readable import map_unit_of
 from biomass_models.features.inputs import ImageSet, Inputs
-from biomass_models.targets import TARGETS, FloatArray
+from biomass_models.targets import TARGETS, FloatArray, blank_unmeasured, norm_of
 from orchestration.study import layout
 from orchestration.study.ledger import Ledger, LedgerError, folds_of
 from orchestration.study.records import COMPLETE, TrialRef
@@ -46,13 +47,13 @@ class ViewMap(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """One image through one trial. Masses in grams, in the order of TARGETS."""
+    """One image through one trial. Masses in grams, in the order of TARGETS; NaN where none was measured."""
 
     image_id: str
     path: Path  # of the photograph
     trial_id: str
     how: str  # which fold models spoke
-    pred_T: FloatArray
+    pred_T: FloatArray  # NaN for a target that the study does not measure
     truth_T: FloatArray | None  # None for a test image
     maps: tuple[ViewMap, ...]  # one for each view, the whole image first; none for a family without maps
     map_unit: str  # of the maps, such as share of the attention
@@ -126,7 +127,9 @@ def explain(
         path=inputs.images.paths[0],
         trial_id=trial_id,
         how=f"mean of {len(folds)} fold models",
-        pred_T=np.mean([model.predict(config, one, inputs)[0] for one in tensors], axis=0),
+        pred_T=blank_unmeasured(
+            np.mean([model.predict(config, one, inputs)[0] for one in tensors], axis=0), norm_of(cell_weights(quadrats))
+        ),
         truth_T=None,
         maps=tuple(_mean(of_view) for of_view in zip(*by_fold, strict=True)),
         map_unit=map_unit_of(record.family),
@@ -141,9 +144,12 @@ def render_explanation(explanation: Explanation) -> Group:
     masses = Table(title=f"{explanation.image_id} by trial {explanation.trial_id}", title_justify="left")
     for column in ("target", "predicted g") + (() if truth_T is None else ("measured g", "difference g")):
         masses.add_column(column, justify="left" if column == "target" else "right")
-    for index, target in enumerate(TARGETS):
+    for index, target in _predicted(explanation):
         pred = explanation.pred_T[index]
-        measured = () if truth_T is None else (f"{truth_T[index]:.1f}", f"{pred - truth_T[index]:+.1f}")
+        measured: tuple[str, ...] = ()
+        if truth_T is not None:
+            known = not np.isnan(truth_T[index])
+            measured = (f"{truth_T[index]:.1f}", f"{pred - truth_T[index]:+.1f}") if known else ("not measured", "")
         masses.add_row(target, f"{pred:.1f}", *measured)
     masses.caption, masses.caption_justify = explanation.how, "left"
     if not explanation.maps:
@@ -158,6 +164,11 @@ def render_explanation(explanation: Explanation) -> Group:
         place = f"{one.map_HW.max():.0%} at {down + 1}, {right + 1} of {rows} x {columns}"
         views.add_row(one.view, "" if np.isnan(one.weight) else f"{one.weight:.2f}", place)
     return Group(masses, views)
+
+
+def _predicted(explanation: Explanation) -> list[tuple[int, str]]:
+    """Targets that the study measures, with their places among TARGETS."""
+    return [(index, target) for index, target in enumerate(TARGETS) if not np.isnan(explanation.pred_T[index])]
 
 
 def draw_explanation(explanation: Explanation) -> Image.Image:
@@ -209,8 +220,8 @@ def _caption(explanation: Explanation) -> str:
     truth_T = explanation.truth_T
     parts = [
         f"{target.removesuffix('_g').removeprefix('Dry_')} {explanation.pred_T[index]:.0f}"
-        + ("" if truth_T is None else f" ({truth_T[index]:.0f})")
-        for index, target in enumerate(TARGETS)
+        + ("" if truth_T is None or np.isnan(truth_T[index]) else f" ({truth_T[index]:.0f})")
+        for index, target in _predicted(explanation)
     ]
     unit = "g predicted" if truth_T is None else "g predicted (measured)"
     return f"{explanation.image_id}: {', '.join(parts)} {unit}"

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from biomass_models.data.cell_weights import measured_masses
+from biomass_models.data.cell_weights import cell_weights, measured_masses
 from biomass_models.data.check import require_clean
 from biomass_models.data.folds import EXAM, assign_folds
 from biomass_models.data.frames import Fit
@@ -19,6 +19,7 @@ from biomass_models.data.table import read_train
 from biomass_models.families import registry
 from biomass_models.families.base import Family
 from biomass_models.targets import IntArray
+from ensembles.measured import counted_notice
 from orchestration.progress import progress_bar
 from orchestration.search.following import followed, known_images
 from orchestration.search.opening import require_typed
@@ -45,7 +46,10 @@ def check_search(study: str, data_dir: Path, asked: Preset, made_with: Asked, sa
     fit = record.settings.fit if record is not None else None if asked.study.fit == "auto" else asked.study.fit
     check_data(data_dir, say, cast("Fit | None", fit))
     if record is None:
-        searchable(study, asked, made_with, read_train(data_dir), say=lambda _: None)
+        here = read_train(data_dir)
+        searchable(study, asked, made_with, here, say=lambda _: None)
+        if notice := counted_notice(cell_weights(here)):
+            say(notice)
     elif asked.study.fold_file:
         _folds_of(asked, read_train(data_dir))
 

@@ -23,7 +23,7 @@ from orchestration.study.data import StudyData
 from orchestration.study.data_changes import data_fingerprint, photograph_table, require_same_data
 from orchestration.study.ledger import Ledger
 from orchestration.study.record import SCHEMA
-from orchestration.study.records import FAILED, Asked, StudyRecord, refused_for
+from orchestration.study.records import FAILED, Asked, StudyRecord, mass_unit_of, refused_for
 from orchestration.study.seeds import derive_seed
 from orchestration.study.settings import StudySettings
 from orchestration.study.spaces import open_spaces, spaces_of, stored_space, to_json
@@ -54,7 +54,7 @@ def prepare_search(
     record = ledger.find_study()
     if record is None:
         old = None if follows is None else followed(ledger.storage.uri, follows)
-        record = _new(ledger, here, images, settings, fold_file, fingerprints, spaces, made_with, old, say)
+        record = _new(ledger, data_dir, here, images, settings, fold_file, fingerprints, spaces, made_with, old, say)
     else:
         record = _found(ledger, record, data_dir, here, images, settings, fold_file, spaces, say)
     _make_references(ledger, data_dir, say)
@@ -103,6 +103,7 @@ def reopen(ledger: Ledger, max_fold_seconds: float, retry_failed: bool, say: Say
 
 def _new(
     ledger: Ledger,
+    data_dir: Path,
     here: pd.DataFrame,
     images: ImageSet,
     settings: StudySettings,
@@ -146,6 +147,7 @@ def _new(
         spaces=to_json(found),
         made_with=made_with,
         photograph_size=size,
+        mass_unit=mass_unit_of(data_dir, here),
         follows=None if old is None else old.ledger.storage.uri,
     )
 

@@ -15,6 +15,7 @@ import pandas as pd
 from safetensors.torch import load as load_tensors
 
 from biomass_models.backbones.weights import WeightsError, WeightsSource, fingerprint
+from biomass_models.data.cell_weights import cell_weights
 from biomass_models.data.frames import Fit
 from biomass_models.data.images import DecodeOnce
 from biomass_models.errors import UserError
@@ -23,7 +24,7 @@ from biomass_models.families.base import Config
 from biomass_models.families.introduced import config_from_stored
 from biomass_models.features.inputs import ImageSet, Inputs
 from biomass_models.interrupt import ShouldStop, StopRequested, check_stop
-from biomass_models.targets import TARGETS, FloatArray
+from biomass_models.targets import TARGETS, FloatArray, blank_unmeasured, norm_of
 from orchestration.study.ledger import Ledger, LedgerError, folds_of
 from orchestration.study.records import Params, TrialRef
 from orchestration.study.storage import Storage
@@ -106,7 +107,8 @@ def predict_shard(
         if ledger.member_shard(ensemble, trial_id, span) is not None:
             continue
         record, inputs = ledger.trial(trial_id), inputs_of(ledger.study().settings.fit)
-        folds = folds_of(ledger.quadrats())
+        quadrats = ledger.quadrats()
+        folds = folds_of(quadrats)
         try:
             models = (ledger.fold_model(trial_id, fold) for fold in folds)
             pred_NT = mean_prediction(
@@ -116,7 +118,8 @@ def predict_shard(
             raise
         except Exception as error:
             raise MemberError(f"member {trial_id}: {type(error).__name__}: {error}") from error
-        ledger.write_member_shard(ensemble, trial_id, span, _frame(inputs.images.image_ids, pred_NT))
+        measured_NT = blank_unmeasured(pred_NT, norm_of(cell_weights(quadrats)))
+        ledger.write_member_shard(ensemble, trial_id, span, _frame(inputs.images.image_ids, measured_NT))
         done += 1
     return done
 
@@ -150,7 +153,8 @@ def predict_out_of_fold(
             raise
         except Exception as error:
             raise MemberError(f"member {trial_id}: {type(error).__name__}: {error}") from error
-    ledger.write_member_prediction(ensemble, trial_id, _frame(inputs.images.image_ids, pred_NT))
+    measured_NT = blank_unmeasured(pred_NT, norm_of(cell_weights(quadrats)))
+    ledger.write_member_prediction(ensemble, trial_id, _frame(inputs.images.image_ids, measured_NT))
 
 
 def _predict(
