@@ -27,6 +27,7 @@ IntArray = NDArray[np.int64]
 TARGETS: tuple[str, ...] = ("Dry_Green_g", "Dry_Dead_g", "Dry_Clover_g", "GDM_g", "Dry_Total_g")
 GREEN, DEAD, CLOVER, GDM, TOTAL = range(5)
 weight_T: FloatArray = np.array([0.1, 0.1, 0.1, 0.2, 0.5])
+LEAST_MEASURED = 10  # training rows in which a target must be measured to be learned, where some rows lack it
 
 # mass_T = FROM_COMPONENTS @ (green, dead, clover)
 FROM_COMPONENTS: FloatArray = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 1], [1, 1, 1]], dtype=np.float64)
@@ -52,6 +53,16 @@ def norm_of(weight: FloatArray) -> FloatArray:
     """Weight of each target in a projection, [5]; 0 for a target that no row counts."""
     norm_T: FloatArray = weight if weight.ndim == 1 else weight.max(axis=0, initial=0.0)
     return norm_T
+
+
+def blank_unmeasured(pred_NT: FloatArray, norm_T: FloatArray) -> FloatArray:
+    """Predictions [..., 5] in grams, NaN in targets that were never measured (norm_of a study's weights: 0)."""
+    return np.where(norm_T > 0, pred_NT, np.nan) if (norm_T <= 0).any() else pred_NT
+
+
+def measured_targets(weight: FloatArray) -> tuple[str, ...]:
+    """Names of the targets that some row counts: what was measured, in the order of TARGETS."""
+    return tuple(name for name, norm in zip(TARGETS, norm_of(weight), strict=True) if norm > 0)
 
 
 def weighted_r2_score(truth_NT: ArrayLike, pred_NT: ArrayLike, weight: FloatArray | None = None) -> float:
@@ -107,6 +118,19 @@ def squared_error(truth_NT: FloatArray, pred_NT: FloatArray, weight: FloatArray 
     return error_N
 
 
+def rmse_by_target(truth_NT: FloatArray, pred_NT: FloatArray, weight: FloatArray) -> dict[str, float]:
+    """Root mean squared error of each measured target over the rows that have it, grams."""
+    square_NT = (truth_NT - pred_NT) ** 2
+    if weight.ndim == 1:
+        return dict(zip(TARGETS, map(float, square_NT.mean(0) ** 0.5), strict=True))
+    known_NT = weight > 0
+    return {
+        name: float(square_NT[known_NT[:, column], column].mean() ** 0.5)
+        for name in measured_targets(weight)
+        for column in [TARGETS.index(name)]
+    }
+
+
 def from_components(green: ArrayLike, dead: ArrayLike, clover: ArrayLike) -> FloatArray:
     """Three component masses [...] in grams -> all five targets [..., 5]."""
     stacked = np.stack([np.asarray(part, dtype=np.float64) for part in (green, dead, clover)], axis=-1)
@@ -160,5 +184,4 @@ def project_coherent(pred_NT: ArrayLike, norm_T: FloatArray = weight_T) -> Float
         distance = weighted_square(pred - component @ FROM_COMPONENTS.T, norm_T).sum(-1)
         nearer = (component >= 0).all(-1) & (distance < best_distance)
         best[nearer], best_distance[nearer] = component[nearer], distance[nearer]
-    coherent = best @ FROM_COMPONENTS.T
-    return np.where(unknown_T, np.nan, coherent) if unknown_T.any() else coherent
+    return blank_unmeasured(best @ FROM_COMPONENTS.T, norm_T)

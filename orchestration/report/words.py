@@ -18,6 +18,7 @@ SCHEMES = {
     "random": "random folds",
     "state": "folds by state",
     "species": "folds by species",
+    "time": "folds by periods of time",
     "file": "folds of the user's own",
 }
 
@@ -29,6 +30,11 @@ def number(value: float | None, digits: int = 3, *, sign: bool = False) -> str:
     text = f"{abs(value):.{digits}f}"
     zero = float(text) == 0
     return ("−" if value < 0 and not zero else "+" if sign and not zero else "") + text
+
+
+def mass(value: float, unit: str, *, sign: bool = False) -> str:
+    """A mass with its unit: a decimal below 100, where it means something."""
+    return f"{number(value, 1 if abs(value) < 100 else 0, sign=sign)}{GAP}{unit}"
 
 
 def plus_minus(estimate: Estimate, *, sign: bool = False) -> str:
