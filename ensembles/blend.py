@@ -83,7 +83,7 @@ def fit_blend(
         rule=used.rule.name,
         follow_ups=tuple(used.follow_ups),
         chosen_rule=chosen_rule(gram, used.rule, seed=seed).name,
-        members={name: float(weight_t.mean()) for name, weight_t in weights.items()},
+        members={name: float(weight_t[library.norm_T > 0].mean()) for name, weight_t in weights.items()},
         target_weights=_per_target(weights, measured) if used.per_target else None,
         calibration=_pairs(blender, measured) if used.calibrate else None,
         floors=_floors(blender, measured) if used.zeros else None,
@@ -155,8 +155,8 @@ def apply_blend(card: Card, predictions: Mapping[str, ArrayLike]) -> FloatArray:
 
 def _weights(library: Library, blender: Blender) -> dict[str, FloatArray]:
     """Chosen members' weights per target, heaviest member first."""
-    mean_M = blender.weight_TM.mean(0)
-    chosen = np.flatnonzero(blender.weight_TM.any(0))
+    mean_M = blender.weight_TM[library.norm_T > 0].mean(0)
+    chosen = blender.support
     chosen = chosen[np.argsort(-mean_M[chosen], kind="stable")]
     return {library.names[member]: blender.weight_TM[:, member] for member in chosen}
 

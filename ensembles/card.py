@@ -35,7 +35,7 @@ class Card:
     rule: str
     follow_ups: tuple[str, ...]  # what follows the rule (spec.FOLLOW_UPS)
     chosen_rule: str  # what was chosen, where the rule chooses among rules; the rule itself otherwise
-    members: dict[str, float]  # weight of each chosen member, heaviest first; they sum to 1 (mean over targets)
+    members: dict[str, float]  # weight of each chosen member, heaviest first, summing to 1 (mean over measured targets)
     target_weights: dict[str, dict[str, float]] | None  # target -> member -> weight, when fitted per target
     calibration: dict[str, tuple[float, float]] | None  # target -> (slope, offset in grams), when calibrated
     floors: dict[str, float] | None  # component -> grams; what is predicted up to it becomes 0

@@ -87,14 +87,18 @@ class Blender:
 
     @property
     def support(self) -> NDArray[np.int64]:
-        """Members with weight."""
-        return np.flatnonzero(self.weight_TM.any(0))
+        """Members with weight in a target that was measured."""
+        return np.flatnonzero(self._measured_TM.any(0))
+
+    @property
+    def _measured_TM(self) -> FloatArray:
+        return self.weight_TM[self.norm_T > 0]
 
     def blend(self, pred_MNT: FloatArray) -> FloatArray:
         """Blended masses [N, 5] grams of coherent members [M, N, 5]; coherent and non-negative."""
         support = self.support
         blend_NT = np.einsum("tm,mnt->nt", self.weight_TM[:, support], pred_MNT[support])
-        shared = (self.weight_TM == self.weight_TM[0]).all()
+        shared = (self._measured_TM == self._measured_TM[0]).all()
         if not (shared and (self.slope_T == 1).all() and (self.offset_T == 0).all()):
             blend_NT = project_coherent(self.offset_T + self.slope_T * blend_NT, self.norm_T)
         return with_zeros(blend_NT, self.floor_3) if self.floor_3.any() else blend_NT

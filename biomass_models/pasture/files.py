@@ -71,13 +71,13 @@ def write_train(wide: pd.DataFrame, path: Path) -> None:
     _long(wide, TRAIN_ORDER, ("image_path", *METADATA)).to_csv(path, index=False)
 
 
-def write_quadrats(wide: pd.DataFrame, folder: Path, unit: str, area: float, masses: Sequence[str]) -> None:
-    """The same as quadrats.csv and dataset.toml, with some of MASSES in `unit`; area: of a quadrat [m2]."""
-    suffix = re.sub(r"\W", "_", unit)
+def write_quadrats(wide: pd.DataFrame, folder: Path, unit: str, area: float, targets: Sequence[str]) -> None:
+    """The same as quadrats.csv and dataset.toml, some masses in `unit`; area: of a quadrat [m2]."""
+    suffix, masses = re.sub(r"\W", "_", unit), {role: name for role, name in MASSES.items() if role in targets}
     names = {PHOTO: PHOTO, **{role: role for role in METADATA_OF}, **{role: f"{role}_{suffix}" for role in masses}}
     table = pd.DataFrame({PHOTO: wide["image_path"]})
     table[list(METADATA_OF)] = wide[list(METADATA_OF.values())]
-    mass_NT = wide[[MASSES[role] for role in masses]].to_numpy(dtype=np.float64)
+    mass_NT = wide[list(masses.values())].to_numpy(dtype=np.float64)
     table[[names[role] for role in masses]] = mass_NT if unit == "g" else (mass_NT / (UNITS[unit] * area)).round(6)
     table.to_csv(folder / QUADRATS_FILE, index=False)
     dataset = Dataset(columns=names, unit=unit, area=area, groups=("site", "date"))

@@ -86,7 +86,7 @@ def make_pasture(
     width, height  px of the photographs, at least 100 x 50
     form           `competition` for train.csv, `quadrats` for quadrats.csv and dataset.toml
     unit, area     of the masses in quadrats.csv, and of a quadrat in m2: the masses drawn are of one quadrat
-    targets        of the masses in quadrats.csv: green, dead, clover, gdm, total
+    targets        masses that quadrats.csv has: names of dataset.MASSES; the truth of test images has all five
     workers        processes; the bytes do not depend on them. By default one per core, none extra for tiny sets
     on_progress    called with (pictures done, pictures in all)
 
@@ -105,8 +105,10 @@ def make_pasture(
         raise UserError(f"masses in {unit} go with --form quadrats; train.csv is in grams per quadrat")
     for name in targets:
         known_name("a mass", name, MASSES)
-    if not targets or (tuple(targets) != tuple(MASSES) and form != "quadrats"):
-        raise UserError("some of the masses go with --form quadrats, at least one; train.csv has all five")
+    if not targets:
+        raise UserError(f"a table has masses, none of {', '.join(MASSES)} was asked for; name some")
+    if set(targets) != set(MASSES) and form != "quadrats":
+        raise UserError("some masses alone go with --form quadrats; train.csv has all five")
     _check_places(final, truth_path)
     train = files.training_table(images, seed) if like is None else files.table_like(Path(like))
     test = files.held_out_table(test_images, seed, taken=train["image_id"]) if test_images else None

@@ -99,7 +99,7 @@ def broken_reason(pred_NT: FloatArray, comparison: Comparison) -> str | None:
     blank_T = np.isnan(pred_NT).all(0) & measured_T
     if blank_T.any() and (blank_T != measured_T).any():
         lacking = ", ".join(SHORT[name] for name, blank in zip(TARGETS, blank_T, strict=True) if blank)
-        return f"there are no predictions of {lacking}, which was measured here"
+        return f"there are no predictions of {lacking}; what was measured must be predicted"
     if bad_NT.any():
         return f"{int(bad_NT.any(1).sum())} of {len(pred_NT)} images have NaN or infinite predictions"
     pred_NT = np.where(measured_T, pred_NT, np.nan)

@@ -106,6 +106,7 @@ def _write(
                 config=record.config,
                 weights=record.weights,
                 models=tuple(paths),
+                fit=source.study().settings.fit,
             )
         )
     put(*project_wheel())

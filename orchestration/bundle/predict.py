@@ -17,7 +17,8 @@ import pandas as pd
 
 from biomass_models.backbones.weights import WeightsError, WeightsSource, fingerprint
 from biomass_models.data.check import check_test_directory
-from biomass_models.data.photographs import stretched
+from biomass_models.data.frames import Fit
+from biomass_models.data.photographs import unlike_shapes
 from biomass_models.data.problems import grouped
 from biomass_models.data.table import read_test, read_test_rows
 from biomass_models.errors import UserError
@@ -56,6 +57,7 @@ class BundleMember(Part):
     config: Mapping[str, Any]
     weights: str  # fingerprint of its backbone's
     models: tuple[str, ...]  # paths within the bundle
+    fit: Fit = "stretch"  # of its study: what its views are cut from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,23 +129,24 @@ def predict_bundle(bundle: Path, data_dir: Path, out: Path, *, weights: Path, sa
     marker = _read(bundle)
     card, source = Card.from_json(marker.card), _source(marker.backbones, weights)
     table = read_test(data_dir)
-    for problem in grouped(check_test_directory(data_dir)):
+    fits = list(dict.fromkeys(member.fit for member in marker.members))
+    for problem in grouped(check_test_directory(data_dir, fit=fits[0])):
         if problem.level == "error":
             raise BundleError(str(problem))
         say(str(problem))
-    trained_on = marker.photograph_size or TRAINED_ON
-    if odd := stretched([data_dir / str(path) for path in table["image_path"]], trained_on):
+    trained_on, paths = marker.photograph_size or TRAINED_ON, [data_dir / str(path) for path in table["image_path"]]
+    for odd in filter(None, (unlike_shapes(paths, trained_on, fit) for fit in fits)):
         say(f"warning: {odd}")
     images = ImageSet.from_table(data_dir, table)
     pred_MNT = np.empty((len(marker.members), len(table), len(TARGETS)))
     for span in spans(len(table)):
         # features are of use to the members of this shard only: the disk need not hold more than one shard's
         with tempfile.TemporaryDirectory() as cache:
-            inputs, _ = shard_inputs(images, span, cache_dir=Path(cache), weights=source)
+            inputs_of, _ = shard_inputs(images, span, cache_dir=Path(cache), weights=source)
             for row, member in enumerate(marker.members):
                 models = ((bundle / path).read_bytes() for path in member.models)
                 pred_MNT[row, slice(*span)] = mean_prediction(
-                    member.family, member.config, models, inputs, flips=card.flips
+                    member.family, member.config, models, inputs_of(member.fit), flips=card.flips
                 )
         say(f"{span[1]} of {len(table)} images")
     predictions = {member.name: pred_NT for member, pred_NT in zip(marker.members, pred_MNT, strict=True)}

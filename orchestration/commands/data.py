@@ -31,7 +31,7 @@ def data_check(directory: Directory, as_json: Json = False) -> None:
     $ biomass data check csiro-biomass/
     """
     from biomass_models.data.cell_weights import cell_weights
-    from biomass_models.data.check import check_directory
+    from biomass_models.data.check import check_directory, cut_off_notice
     from biomass_models.data.problems import errors_of, grouped
     from biomass_models.data.table import TEST_FILE, read_train
     from ensembles.measured import counted_notice
@@ -46,6 +46,8 @@ def data_check(directory: Directory, as_json: Json = False) -> None:
     else:
         for problem in grouped(problems):
             print_line(str(problem))
+        if notice := cut_off_notice(directory):
+            print_line(f"note: {notice}")
         alone = "" if (directory / TEST_FILE).exists() else f"; no {TEST_FILE}, so there is nothing to predict"
         if not errors and (notice := counted_notice(cell_weights(read_train(directory)))):
             print_line(f"{notice[0].upper()}{notice[1:]}")
@@ -59,13 +61,13 @@ def data_make(
     images: Annotated[int, typer.Option(min=1, help="Training images.")] = 357,
     test_images: Annotated[int, typer.Option(min=0, help="Test images, of other dates; 0 for none.")] = 120,
     seed: Annotated[int, typer.Option(min=0, help="Of the pictures and masses.")] = 0,
-    width: Annotated[int, typer.Option(min=100, help="Of the photographs, twice their height [px].")] = 1000,
+    width: Annotated[int, typer.Option(min=100, help="Of the photographs, in px, twice their height.")] = 1000,
     form: Annotated[str, typer.Option(help="competition (train.csv) or quadrats (quadrats.csv).")] = "competition",
     unit: Annotated[str, typer.Option(help="Of masses in quadrats.csv: g, g/m2, kg/ha.")] = "g",
-    area: Annotated[float, typer.Option(help="Of a quadrat, for quadrats.csv [m2].")] = 0.21,
+    area: Annotated[float, typer.Option(help="Of a quadrat in m2, for quadrats.csv.")] = 0.21,
     targets: Annotated[
-        str, typer.Option(help="Masses of quadrats.csv: total, or green,dead,clover,gdm,total.")
-    ] = "green,dead,clover,gdm,total",
+        str, typer.Option(help="Masses in quadrats.csv, by commas: green, dead, clover, gdm, total.")
+    ] = "all",
     like: Annotated[Path | None, typer.Option(help="Draw one image for each row of this train.csv.")] = None,
 ) -> None:
     """Draw a pasture set with known masses.
@@ -75,6 +77,7 @@ def data_make(
     $ biomass data make pasture/ --like csiro-biomass/train.csv
     $ biomass data make own/ --form quadrats --unit kg/ha --area 0.25 --width 800
     """
+    from biomass_models.data.dataset import MASSES
     from biomass_models.pasture.make import make_pasture
     from orchestration.progress import progress_bar
 
@@ -90,14 +93,14 @@ def data_make(
             form=form,
             unit=unit,
             area=area,
-            targets=tuple(name.strip() for name in targets.split(",")),
+            targets=tuple(MASSES) if targets == "all" else [name.strip() for name in targets.split(",")],
             on_progress=update,
         )
     print_line(summary.text())
 
 
 def data_import(
-    table: Annotated[Path, typer.Argument(metavar="TABLE", help="CSV or TSV with a row for each photograph.")],
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="CSV, TSV or XLSX with a row for each photograph.")],
     photos: Annotated[Path, typer.Option(help="Folder of the photographs.")],
     out: Annotated[Path, typer.Option(help="Data directory to write.")],
     unit: Annotated[str | None, typer.Option(help="Of the masses: g (per quadrat), g/m2, kg/ha.")] = None,
@@ -114,7 +117,7 @@ def data_import(
     site: Annotated[str | None, typer.Option(help="Site, paddock, state.", rich_help_panel=COLUMNS)] = None,
     species: Annotated[str | None, typer.Option(help="Species.", rich_help_panel=COLUMNS)] = None,
     ndvi: Annotated[str | None, typer.Option(help="NDVI.", rich_help_panel=COLUMNS)] = None,
-    height: Annotated[str | None, typer.Option(help="Sward height [cm].", rich_help_panel=COLUMNS)] = None,
+    height: Annotated[str | None, typer.Option(help="Sward height in cm.", rich_help_panel=COLUMNS)] = None,
 ) -> None:
     """Make a data directory of a table and a folder of photographs.
 
@@ -125,6 +128,7 @@ def data_import(
     $ biomass data import cuts.csv --photos phone/ --out pasture/ --area 0.25
     """
     out_folder(out)
+    from biomass_models.data.check import cut_off_notice
     from biomass_models.data.dataset import GUIDE
     from biomass_models.data.importing import first_rows, import_table, write_import
     from biomass_models.data.problems import errors_of, grouped
@@ -145,6 +149,8 @@ def data_import(
         print_line(line)
     for problem in grouped(problems):
         print_line(str(problem))
+    if notice := cut_off_notice(out):
+        print_line(f"note: {notice}")
     print_line(f"Wrote {out}: {len(read)} photographs; {GUIDE} has the rules. Next: biomass data check {out}")
     if errors_of(problems):
         raise typer.Exit(1)

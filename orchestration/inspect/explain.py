@@ -18,7 +18,8 @@ from biomass_models.backbones.weights import WeightsSource
 from biomass_models.config_rules import did_you_mean
 from biomass_models.data.alignment import masses_of
 from biomass_models.data.cell_weights import cell_weights
-from biomass_models.data.images import View, load_views, probe_image
+from biomass_models.data.frames import Fit, placed
+from biomass_models.data.images import View, header_size, shown_photograph
 from biomass_models.data.table import read_test
 from biomass_models.families import registry
 from biomass_models.families.introduced import config_from_stored
@@ -57,6 +58,7 @@ class Explanation:
     maps: tuple[ViewMap, ...]  # one for each view, the whole image first; none for a family without maps
     map_unit: str  # of the maps, such as share of the attention
     views: tuple[View, ...]  # where the parts lie that the trial's model sees
+    fit: Fit  # what they are cut from
 
     def to_json(self) -> dict[str, Any]:
         """Masses by target, and each view with its weight and its map as rows of shares."""
@@ -80,7 +82,7 @@ def explain(
     """
     record, quadrats = ledger.trial(trial_id), ledger.quadrats()
     model, config = registry.model(record.family), config_from_stored(record.family, record.config)
-    views = tuple(model.views(config))
+    views, fit = tuple(model.views(config)), ledger.study().settings.fit
     trained = quadrats[quadrats["image_id"] == image_id]
     if len(trained):
         row = trained.iloc[0]
@@ -104,6 +106,7 @@ def explain(
             maps=() if maps is None else _view_maps(maps[maps["image_id"] == image_id]),
             map_unit=map_unit_of(record.family),
             views=views,
+            fit=fit,
         )
     kept = ledger.exam_quadrats()
     if kept is not None and image_id in set(kept["image_id"]):
@@ -115,7 +118,7 @@ def explain(
         hint = did_you_mean(image_id, known) or f"; train.csv has such as {', '.join(known[:3])}"
         raise LedgerError(f"an image is one of train.csv or test.csv, got {image_id!r}{hint}")
     check_weights(TrialRef(ledger.storage.uri, trial_id), weights)
-    inputs = Inputs(ImageSet.from_table(data_dir, asked), cache_dir=cache_dir, weights=weights)
+    inputs = Inputs(ImageSet.from_table(data_dir, asked), cache_dir=cache_dir, weights=weights, fit=fit)
     folds = folds_of(quadrats)
     tensors = [load_tensors(ledger.fold_model(trial_id, fold)) for fold in folds]
     by_fold = [_view_maps(model.maps(config, one, inputs)) for one in tensors] if model.maps else []
@@ -131,6 +134,7 @@ def explain(
         maps=tuple(_mean(of_view) for of_view in zip(*by_fold, strict=True)),
         map_unit=map_unit_of(record.family),
         views=views,
+        fit=fit,
     )
 
 
@@ -168,13 +172,11 @@ def _predicted(explanation: Explanation) -> list[tuple[int, str]]:
 
 
 def draw_explanation(explanation: Explanation) -> Image.Image:
-    """The photograph, then the same lit where the model looked: in the whole image, and in each local view."""
-    width, height = probe_image(explanation.path)
-    scale = min(PANEL / width, TALLEST / height)
-    everything = View(name="whole", box=(0, 0, 1, 1), height=round(height * scale), width=round(width * scale))
-    photograph = load_views(explanation.path, [everything])[0].astype(np.float32)
+    """What the model saw, then the same lit where it looked: in the whole image, and in each local view."""
+    photograph = shown_photograph(explanation.path, PANEL, TALLEST, fit=explanation.fit).astype(np.float32)
     captions, panels = [_caption(explanation)], [photograph]
-    boxes = {view.name: view.box for view in explanation.views}
+    views = placed(explanation.views, header_size(explanation.path), explanation.fit)
+    boxes = {view.name: view.box for view in views}
     if explanation.maps:
         whole, *local = explanation.maps
         captions.append(f"Where it looked in the whole image (brightest: the largest {explanation.map_unit})")
@@ -191,7 +193,7 @@ def draw_explanation(explanation: Explanation) -> Image.Image:
             ]
             panels.append(_lit(photograph, highlights))
     line = TEXT + MARGIN
-    step = everything.height + line
+    step = len(photograph) + line
     sheet = Image.new("RGB", (PANEL + 2 * MARGIN, len(panels) * step + MARGIN), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(TEXT - 3)
     for number, (caption, panel) in enumerate(zip(captions, panels, strict=True)):

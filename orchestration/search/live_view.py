@@ -6,9 +6,8 @@ import contextlib
 from dataclasses import replace
 from time import time
 
-from ensembles.measured import SHORT
-
 from biomass_models.targets import TARGETS
+from ensembles.measured import SHORT
 from orchestration.progress import Say
 from orchestration.search.incumbent import Incumbent
 from orchestration.search.model_room import ModelRoom

@@ -131,6 +131,8 @@ def require_typed(ledger: Ledger, asked: Preset, made_with: Asked) -> None:
         pairs.append(("weights", _kind(settings.weights), _kind(study.weights)))
     if "scale" in typed and study.scale != "auto":
         pairs.append(("scale", settings.scale, study.scale))
+    if "fit" in typed and study.fit != "auto":
+        pairs.append(("fit", settings.fit, study.fit))
     if "fold_file" in typed or "scheme" in typed:
         pairs.append(("scheme", settings.scheme, "file" if study.fold_file else study.scheme))
     if "from_" in typed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from biomass_models.data.cell_weights import cell_weights, measured_masses
 from biomass_models.data.check import require_clean
 from biomass_models.data.folds import EXAM, assign_folds
+from biomass_models.data.frames import Fit
 from biomass_models.data.problems import grouped
 from biomass_models.data.table import read_train
 from biomass_models.families import registry
@@ -41,24 +43,27 @@ def check_search(study: str, data_dir: Path, asked: Preset, made_with: Asked, sa
     record = ledger.find_study()
     if record is not None:
         require_typed(ledger, asked, made_with)
-    check_data(data_dir, say)
+    fit = record.settings.fit if record is not None else None if asked.study.fit == "auto" else asked.study.fit
+    check_data(data_dir, say, cast("Fit | None", fit))
     if record is None:
         here = read_train(data_dir)
-        searchable(asked, made_with, here, say=lambda _: None)
-        if asked.study.from_ is not None:
-            _folds_of(asked, here, known_images(followed(study, asked.study.from_)))
+        searchable(study, asked, made_with, here, say=lambda _: None)
         if notice := counted_notice(cell_weights(here)):
             say(notice)
     elif asked.study.fold_file:
         _folds_of(asked, read_train(data_dir))
 
 
-def searchable(asked: Preset, made_with: Asked, quadrats: pd.DataFrame, say: Callable[[str], None]) -> Preset:
-    """The preset without families that cannot learn from these data; says which, and what they lack.
+def searchable(
+    study: str, asked: Preset, made_with: Asked, quadrats: pd.DataFrame, say: Callable[[str], None]
+) -> Preset:
+    """The preset of a new study without families that cannot learn from these data; says which, and what they lack.
 
     Raises StudyError where such a family was typed, or where no other is left; FoldError.
     """
-    fold_N, measured_NT = _folds_of(asked, quadrats), ~np.isnan(measured_masses(quadrats)[0])
+    follows = asked.study.from_
+    known = None if follows is None else known_images(followed(study, follows))
+    fold_N, measured_NT = _folds_of(asked, quadrats, known), ~np.isnan(measured_masses(quadrats)[0])
     lacking: dict[str, tuple[str, str]] = {}  # rule and remedy by family
     for name in asked.study.families:
         family = registry.family(registry.known(name))
@@ -103,9 +108,12 @@ def _unlearned(family: Family, measured_NT: NDArray[np.bool_], fold_N: IntArray)
     return None
 
 
-def check_data(data_dir: Path, say: Callable[[str], None]) -> None:
-    """Read all of a data directory; DataError with every problem, warnings are said."""
+def check_data(data_dir: Path, say: Callable[[str], None], fit: Fit | None = None) -> None:
+    """Read all of a data directory; DataError with every problem, warnings are said.
+
+    fit: what the study's models see of photographs; None as the data say.
+    """
     with progress_bar("Checking data") as update:
-        warnings = require_clean(data_dir, on_progress=update)
+        warnings = require_clean(data_dir, fit=fit, on_progress=update)
     for warning in grouped(warnings):
         say(str(warning))

@@ -6,7 +6,8 @@ decoded once (images.DecodeOnce) whatever the number of members, folds, views an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from safetensors.torch import load as load_tensors
 
 from biomass_models.backbones.weights import WeightsError, WeightsSource, fingerprint
 from biomass_models.data.cell_weights import cell_weights
+from biomass_models.data.frames import Fit
 from biomass_models.data.images import DecodeOnce
 from biomass_models.errors import UserError
 from biomass_models.families import registry
@@ -27,6 +29,7 @@ from orchestration.study.ledger import Ledger, LedgerError, folds_of
 from orchestration.study.records import Params, TrialRef
 from orchestration.study.storage import Storage
 
+InputsOfFit = Callable[[Fit], Inputs]
 SHARD_IMAGES = 48  # one worker's piece; decoded at full scale they take 300 MB
 
 
@@ -41,15 +44,27 @@ def spans(images: int) -> list[tuple[int, int]]:
 
 def shard_inputs(
     images: ImageSet, span: tuple[int, int], *, cache_dir: Path, weights: WeightsSource, cache_gb: float | None = None
-) -> tuple[Inputs, DecodeOnce]:
-    """Inputs of one shard, whose photographs are decoded once; and who counts the decodings.
+) -> tuple[InputsOfFit, DecodeOnce]:
+    """Inputs of one shard by what a study's models see of photographs, which are decoded once; and the decoder.
 
     Their features count for the predictions' quota of the store: training banks never make room for them.
     """
     decoder = DecodeOnce()
     part = images.take(np.arange(*span))
-    inputs = Inputs(part, cache_dir=cache_dir, weights=weights, load=decoder, cache_gb=cache_gb, area="prediction")
-    return inputs, decoder
+
+    @cache
+    def inputs_of(fit: Fit) -> Inputs:
+        return Inputs(
+            part,
+            cache_dir=cache_dir,
+            weights=weights,
+            fit=fit,
+            load=decoder,
+            cache_gb=cache_gb,
+            area="prediction",
+        )
+
+    return inputs_of, decoder
 
 
 def mean_prediction(
@@ -74,14 +89,15 @@ def predict_shard(
     members: Sequence[TrialRef],
     ensemble: str,
     span: tuple[int, int],
-    inputs: Inputs,
+    inputs_of: InputsOfFit,
     *,
     flips: int,
     should_stop: ShouldStop | None = None,
 ) -> int:
     """Predict one shard with each member whose rows are missing; returns the number of these members.
 
-    Each member's rows are kept in its own study at once, so that a stop or a crash loses one member of one shard.
+    inputs_of: of the shard, by the fit of a member's study. Each member's rows are kept in its own study at once, so
+    that a stop or a crash loses one member of one shard.
     Raises StopRequested, MemberError.
     """
     done = 0
@@ -90,7 +106,7 @@ def predict_shard(
         ledger = Ledger(Storage(study))
         if ledger.member_shard(ensemble, trial_id, span) is not None:
             continue
-        record = ledger.trial(trial_id)
+        record, inputs = ledger.trial(trial_id), inputs_of(ledger.study().settings.fit)
         quadrats = ledger.quadrats()
         folds = folds_of(quadrats)
         try:

@@ -81,7 +81,7 @@ WRONG = [
     (constant, r"constant over all images \(Dry_Total_g\)"),
     (one_nan, "1 of 60 images have NaN"),
     (without_total, "columns missing: Dry_Total_g"),
-    (blank_total, "60 of 60 images have NaN|no predictions of total, which was measured"),
+    (blank_total, "60 of 60 images have NaN|no predictions of total; what was measured"),
 ]
 
 
@@ -188,7 +188,7 @@ def test_a_file_without_a_mass_that_was_measured_is_left_out(folder):
     reasons = dict(library_from_frames(members, truth, left_out=unreadable).left_out)
     assert set(reasons) == {"wide", "long"}
     assert "add Dry_Clover_g" in reasons["wide"]
-    assert reasons["long"] == "there are no predictions of clover, which was measured here"
+    assert reasons["long"] == "there are no predictions of clover; what was measured must be predicted"
 
 
 def test_a_truth_has_what_was_measured_and_what_follows(tmp_path):

@@ -172,7 +172,7 @@ def test_explain_shows_the_measured_targets() -> None:
     nan = np.nan
     told = Explanation(
         image_id="a", path=Path("a.jpg"), trial_id="t", how="fold 0", pred_T=np.array([nan, nan, 3.0, nan, 30.0]),
-        truth_T=np.array([nan, nan, nan, nan, 25.0]), maps=(), map_unit="", views=(),
+        truth_T=np.array([nan, nan, nan, nan, 25.0]), maps=(), map_unit="", views=(), fit="stretch",
     )  # fmt: skip
     console = Console(width=80)
     with console.capture() as capture:

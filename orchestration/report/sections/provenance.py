@@ -106,6 +106,7 @@ def facts(context: ReportContext) -> list[tuple[str, str]]:
         ("made", "" if record.created_at is None else moment(record.created_at)),
         ("photographs", f"{count(len(quadrats), 'image')}, {count(quadrats['group'].nunique(), days)}"
          + (f", {min(dates):%Y-%m-%d} to {max(dates):%Y-%m-%d}" if len(dates) else "")),
+        ("fit of photographs that are not 2 : 1", settings.fit),
         ("masses", _masses(context)),
         ("data fingerprint", record.data_fingerprint),
         ("folds", f"{settings.folds} by {settings.scheme}, hash {record.fold_hash}"),
