@@ -17,8 +17,7 @@ from typer.testing import CliRunner
 from biomass_models.data.table import read_train
 from biomass_models.pasture.make import make_pasture
 from biomass_models.targets import TARGETS, TOTAL
-from ensembles.mass_table import masses_at
-from ensembles.submission import check_submission
+from ensembles.submission import check_submission, masses_at
 from orchestration.bundle.predict import predict_bundle
 from orchestration.cli import app
 from orchestration.study.data import StudyData
