@@ -28,7 +28,7 @@ from orchestration.commands.options import (
     print_line,
     print_remark,
     reachable,
-    weights_source,
+    typed_weights,
 )
 from orchestration.workers.resources import Resources
 
@@ -91,7 +91,7 @@ def ensemble(
     flips: Annotated[
         int, typer.Option(help="Try 2, 4 or 8 test-time flips; used if they gain.", rich_help_panel=TRIED)
     ] = 1,
-    weights: Weights = "auto",
+    weights: Weights = None,
     cache: Cache = DEFAULT_CACHE,
     address: Address = None,
     inline: Inline = False,
@@ -116,7 +116,7 @@ def ensemble(
         here = reachable(
             Resources(cache=cache, address=address, inline=inline, fold_timeout=None)
         )  # its jobs are no folds
-        return Predictor(data_dir, resources=here, weights=weights_source(weights))
+        return Predictor(data_dir, resources=here, weights=typed_weights(weights))
 
     cards: list[dict[str, Any]] = []
 
@@ -156,7 +156,7 @@ def exam(
     ensemble: Annotated[
         str | None, typer.Option(metavar="NAME", help="Stored ensemble to examine; the newest without it.")
     ] = None,
-    weights: Weights = "auto",
+    weights: Weights = None,
     cache: Cache = DEFAULT_CACHE,
     address: Address = None,
     inline: Inline = False,
@@ -176,7 +176,7 @@ def exam(
 
     ledger = open_ledger(study)
     here = reachable(Resources(cache=cache, address=address, inline=inline, fold_timeout=None))
-    record = examine(ledger, Predictor(data, resources=here, weights=weights_source(weights)), ensemble)
+    record = examine(ledger, Predictor(data, resources=here, weights=typed_weights(weights)), ensemble)
     if as_json:
         print_json({"exam": record, "looks": sum(len(one.looks) for one in ledger.exams())})
         return
@@ -190,7 +190,7 @@ def explain(
     image: Annotated[str, typer.Option(help="Image id of train.csv or test.csv.")],
     data: DataOption,
     out: Annotated[Path | None, typer.Option(help="Picture to write; IMAGE-TRIAL.png without it.")] = None,
-    weights: Weights = "auto",
+    weights: Weights = None,
     cache: Cache = DEFAULT_CACHE,
     as_json: Json = False,
 ) -> None:
@@ -205,7 +205,7 @@ def explain(
     from biomass_models.whole_files import whole_file
     from orchestration.study.ledger import open_ledger
 
-    ledger, source = open_ledger(study), weights_source(weights)
+    ledger, source = open_ledger(study), typed_weights(weights)
     trial_id = ledger.trial(ledger.trial_id(trial)).trial_id
     picture = out or Path(Path(f"{image}-{trial_id}.png").name)
     from orchestration.inspect.explain import draw_explanation, render_explanation
@@ -229,7 +229,7 @@ def export(
     ],
     out: Annotated[Path, typer.Option(help="Folder to write, new or empty.")] = Path("bundle"),
     with_weights: Annotated[bool, typer.Option(help="Copy the backbones' weights; read their licence first.")] = False,
-    weights: Weights = "auto",
+    weights: Weights = None,
 ) -> None:
     """Pack a blend for a notebook without network: code, models, predict.py.
 
@@ -239,7 +239,7 @@ def export(
     out_folder(out)
     from orchestration.study.ledger import open_ledger
 
-    source = weights_source(weights)
+    source = typed_weights(weights)
     open_ledger(study).ensemble(name)
     from orchestration.bundle.export import export_bundle
 

@@ -20,7 +20,7 @@ from orchestration.commands.options import (
     print_json,
     print_line,
     print_remark,
-    weights_source,
+    typed_weights,
 )
 
 
@@ -88,7 +88,7 @@ def audit(
     refit: Annotated[int, typer.Option(min=0, help="Fit so many complete trials again and compare bit for bit.")] = 0,
     data: OptionalData = None,
     cached_features: CachedFeatures = False,
-    weights: Weights = "auto",
+    weights: Weights = None,
     cache: Cache = DEFAULT_CACHE,
     as_json: Json = False,
 ) -> None:
@@ -120,7 +120,7 @@ def audit(
     if refit and data is not None:
         features = local_cache(cache) if cached_features else None
         found.found += refit_trials(
-            ledger, data, sample=refit, cache_dir=features, weights=weights_source(weights), say=print_remark
+            ledger, data, sample=refit, cache_dir=features, weights=typed_weights(weights), say=print_remark
         )
     if as_json:
         print_json(found.to_json())

@@ -29,6 +29,7 @@ from orchestration.study.mixed import mixed_facts, mixed_text
 from orchestration.study.records import COMPLETE, FAILED, FoldMetrics, TrialResult
 from orchestration.study.seeds import derive_seed
 from orchestration.workers.refit import Refitter, same_rows
+from orchestration.workers.weights_here import searched_source
 
 LATE_SECONDS = 2.0  # clocks of two nodes may differ by so much before a start counts as one after the end
 FOLD, RESULT, TRIAL, ENSEMBLE, REFERENCES = "fold", "result", "trial", "ensemble", "references"
@@ -130,20 +131,21 @@ def refit(
     *,
     sample: int,
     cache_dir: Path | None,
-    weights: WeightsSource,
+    weights: WeightsSource | None = None,
     say: Callable[[str], None],
 ) -> list[Problem]:
     """Fit a sample of the complete trials again from their trial.json; the problems are folds that come out otherwise.
 
     cache_dir: a feature store to take features from; None computes them afresh, so that a wrong feature shows.
-    Out-of-fold rows must be the same bit for bit, which holds on the same kind of machine and packages.
+    weights: None takes them from where the search had them. Out-of-fold rows must be the same bit for bit, which holds
+    on the same kind of machine and packages.
     """
     results = StudyData(ledger).results
     complete = sorted(name for name, result in results.items() if result.status == COMPLETE)
     order = np.random.default_rng(derive_seed("audit", complete)).permutation(len(complete))
     problems = []
     with tempfile.TemporaryDirectory() as folder:
-        refitter = Refitter(ledger, data_dir, Path(folder), cache_dir, weights)
+        refitter = Refitter(ledger, data_dir, Path(folder), cache_dir, weights or searched_source(ledger))
         for name in [complete[place] for place in order[:sample]]:
             again = refitter.folds(name, range(len(results[name].fold_scores)))
             problems += [

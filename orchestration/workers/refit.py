@@ -28,6 +28,7 @@ from orchestration.study.ledger import Ledger, LedgerError, folds_of
 from orchestration.study.records import RestoredModel, TrialRecord
 from orchestration.study.storage import Storage
 from orchestration.workers.jobs import FoldJob, Outcome
+from orchestration.workers.weights_here import searched_source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,13 +77,13 @@ class Refit:
 
 
 def refit_trial(
-    ledger: Ledger, trial_id: str, data_dir: Path, *, cache_dir: Path | None, weights: WeightsSource
+    ledger: Ledger, trial_id: str, data_dir: Path, *, cache_dir: Path | None, weights: WeightsSource | None = None
 ) -> Refit:
     """Fit all finished folds of a trial again, and compare what it was made with.
 
-    cache_dir: a feature store to take features from; None computes them afresh.
-    Raises LedgerError for an unknown trial, one without finished folds, or a data directory without its images;
-    DataError for one that cannot be read; WeightsError where the backbone's weights are not here.
+    cache_dir: a feature store to take features from; None computes them afresh. weights: None takes them from where
+    the search had them. Raises LedgerError for an unknown trial, one without finished folds, or a data directory
+    without its images; DataError for one that cannot be read; WeightsError where the backbone's weights are not here.
     """
     record = ledger.trial(trial_id)
     metrics = {fold: one for fold in _folds(ledger) if (one := ledger.fold_metrics(trial_id, fold)) is not None}
@@ -91,6 +92,7 @@ def refit_trial(
             f"a refit compares with finished folds, trial {trial_id} has none; `biomass search` finishes open trials, "
             "and failed ones with --retry-failed"
         )
+    weights = weights or searched_source(ledger)
     different = [*_data(ledger, data_dir), *_weights(record, weights)]
     with tempfile.TemporaryDirectory() as folder:
         folds = tuple(Refitter(ledger, data_dir, Path(folder), cache_dir, weights).folds(trial_id, list(metrics)))
@@ -115,7 +117,7 @@ def restore_models(
     data_dir: Path,
     *,
     cache_dir: Path,
-    weights: WeightsSource,
+    weights: WeightsSource | None = None,
     should_stop: ShouldStop | None = None,
 ) -> list[FoldAgain]:
     """Fit the folds of a trial again whose models were dropped, from its record and under the same seeds.
@@ -126,6 +128,7 @@ def restore_models(
     record, folds = ledger.trial(trial_id), dropped_folds(ledger, trial_id)
     if not folds:
         raise LedgerError(f"a model is restored that was dropped, trial {trial_id} has all its models; leave --restore")
+    weights = weights or searched_source(ledger)
     if different := [*_data(ledger, data_dir), *_weights(record, weights)]:
         raise LedgerError(f"a model is restored from what it was made of; {'; '.join(different)}; give those")
     with tempfile.TemporaryDirectory() as folder:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from safetensors.torch import load as load_tensors
 
-from biomass_models.backbones.weights import WeightsError, WeightsSource, fingerprint
+from biomass_models.backbones.weights import WeightsSource
 from biomass_models.data.images import DecodeOnce
 from biomass_models.errors import UserError
 from biomass_models.families import registry
@@ -22,7 +22,7 @@ from biomass_models.families.introduced import config_from_stored
 from biomass_models.features.inputs import ImageSet, Inputs
 from biomass_models.interrupt import ShouldStop, StopRequested, check_stop
 from biomass_models.targets import TARGETS, FloatArray
-from orchestration.study.ledger import Ledger, LedgerError, folds_of
+from orchestration.study.ledger import Ledger, folds_of
 from orchestration.study.records import Params, TrialRef
 from orchestration.study.storage import Storage
 
@@ -147,18 +147,3 @@ def _frame(image_ids: Sequence[str], pred_NT: FloatArray) -> pd.DataFrame:
     frame = pd.DataFrame(pred_NT, columns=list(TARGETS))
     frame.insert(0, "image_id", list(image_ids))
     return frame
-
-
-def check_weights(ref: TrialRef, weights: WeightsSource) -> None:
-    """A member predicts with the very backbone that it was trained on; LedgerError says what to give."""
-    record = Ledger(Storage(ref.study)).trial(ref.trial_id)
-    backbone = record.config["backbone"]
-    try:
-        got = fingerprint(backbone, weights)
-    except WeightsError as error:
-        got = f"none ({error})"
-    if got != record.weights:
-        raise LedgerError(
-            f"member {record.trial_id} was trained on {backbone} with weights {record.weights}, "
-            f"--weights {weights.kind} gives {got}; give the --weights of the search"
-        )

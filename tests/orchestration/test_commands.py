@@ -58,7 +58,7 @@ def test_status_and_audit_of_a_whole_study(study: Path, tiny_pasture: Path) -> N
     )
     code, text = run("audit", str(study))
     assert code == 0 and "audit passed" in text
-    again = ["--refit", "1", "--data", str(tiny_pasture), "--weights", "random", "--cache", str(study / "cache")]
+    again = ["--refit", "1", "--data", str(tiny_pasture), "--cache", str(study / "cache")]
     code, text = run("audit", str(study), *again)
     assert code == 0 and "audit passed" in text
 
@@ -133,7 +133,7 @@ def test_commands_take_a_trial_by_how_its_id_begins(study: Path, tiny_pasture: P
     group: Any = get_command(app)
     taking = {name for name, one in group.commands.items() if any(each.metavar == "TRIAL" for each in one.params)}
     ledger = Ledger(Storage(study))
-    image, data = str(ledger.quadrats()["image_id"].iloc[0]), ["--data", str(tiny_pasture), "--weights", "random"]
+    image, data = str(ledger.quadrats()["image_id"].iloc[0]), ["--data", str(tiny_pasture)]
     more = {"refit": data, "explain": [*data, "--image", image, "--out", str(tmp_path / "look.png")]}
     assert taking == set(more), "a command that takes a trial takes its beginning"
     trial = next(name for name, result in ledger.results().items() if result.status == "complete")
