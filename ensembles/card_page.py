@@ -55,7 +55,9 @@ def _scores(card: Card) -> Table:
         table.add_row("bootstrap", value, "fitted on drawn groups, scored on the others")
     table.add_row("in sample", f"{card.in_sample_score:.4f}", f"too good by {card.optimism:.4f}{chosen}")
     table.add_row("ceiling", f"{card.ceiling_score:.4f}", "the best weights in sample; nothing shows more")
-    table.add_row("best single", f"{card.best_single_nested_score:.4f}", f"nested; in sample {_best(card)}")
+    table.add_row(
+        "best single", f"{card.best_single_nested_score:.4f}", f"nested; the best in sample is {card.best_single}"
+    )
     table.add_row("mean of top 5", f"{card.top5_nested_score:.4f}", "nested; what a plain mean would get")
     return table
 
@@ -65,10 +67,6 @@ def _new_units(card: Card) -> list[int]:
     if card.units is None or card.interval_for_new(card.units) is None:
         return []
     return sorted({card.units, NEW_UNITS}, reverse=True) if card.nested_by == "date" else [card.units]
-
-
-def _best(card: Card) -> str:
-    return f"{card.best_single} has {card.best_single_score:.4f}"
 
 
 def _versus(card: Card) -> Table:
