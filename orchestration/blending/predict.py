@@ -29,7 +29,7 @@ from orchestration.workers.pool import PREDICT, Pool
 from orchestration.workers.refit import dropped_folds
 from orchestration.workers.resources import Resources
 from orchestration.workers.shards import spans
-from orchestration.workers.slots.inline_pool import inline_slot, require_one_process
+from orchestration.workers.slots.inline_pool import inline_slot
 from orchestration.workers.slots.ray_pool import GuardedPool, RayPool, start_broker
 from orchestration.workers.weights_here import source_of_trials
 
@@ -121,7 +121,6 @@ class Predictor:
             weights=weights.absolute(),
         )
         if self._resources.inline:
-            require_one_process(self._resources)
             with inline_slot(context, self._resources) as pool:
                 yield pool
             return

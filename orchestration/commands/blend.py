@@ -110,13 +110,12 @@ def ensemble(
     from orchestration.blending.blend import BlendOptions, run_ensemble
     from orchestration.blending.members import FileMembers
 
+    resources = Resources(cache=cache, address=address, inline=inline, fold_timeout=None)  # its jobs are no folds
+
     def open_predictor(data_dir: Path) -> Any:
         from orchestration.blending.predict import Predictor
 
-        here = reachable(
-            Resources(cache=cache, address=address, inline=inline, fold_timeout=None)
-        )  # its jobs are no folds
-        return Predictor(data_dir, resources=here, weights=typed_weights(weights))
+        return Predictor(data_dir, resources=reachable(resources), weights=typed_weights(weights))
 
     cards: list[dict[str, Any]] = []
 
@@ -170,13 +169,14 @@ def exam(
     Example:
     $ biomass exam runs/first --data csiro-biomass/
     """
-    from orchestration.blending.exam import exam_lines, examine
-    from orchestration.blending.predict import Predictor
+    resources = Resources(cache=cache, address=address, inline=inline, fold_timeout=None)
     from orchestration.study.ledger import open_ledger
 
     ledger = open_ledger(study)
-    here = reachable(Resources(cache=cache, address=address, inline=inline, fold_timeout=None))
-    record = examine(ledger, Predictor(data, resources=here, weights=typed_weights(weights)), ensemble)
+    from orchestration.blending.exam import exam_lines, examine
+    from orchestration.blending.predict import Predictor
+
+    record = examine(ledger, Predictor(data, resources=reachable(resources), weights=typed_weights(weights)), ensemble)
     if as_json:
         print_json({"exam": record, "looks": sum(len(one.looks) for one in ledger.exams())})
         return

@@ -246,7 +246,9 @@ def _cost(
         config = space.config(space.first_trials[0])
         estimate: Any = ray.remote(fold_cost).options(num_cpus=resources.cpus_per_fold, num_gpus=gpus, max_retries=0)
         try:
-            fold, features = ray.get(estimate.remote(family, config, images, plan.folds), timeout=10 * ASK_SECONDS)
+            fold, features = ray.get(
+                estimate.remote(family, config, images, plan.folds, "auto" if gpus else "cpu"), timeout=10 * ASK_SECONDS
+            )
         except RayError as error:
             yield Finding("FAIL", f"fold of {family}", innermost_cause(error), "see the text")
             continue
@@ -271,13 +273,13 @@ def _cost(
             yield Finding("ok", f"disk of {name}", text)
 
 
-def fold_cost(family: str, config: Config, images: int, folds: int) -> tuple[float, float]:
+def fold_cost(family: str, config: Config, images: int, folds: int, device: str) -> tuple[float, float]:
     """Seconds of a fold and of its features, counted from passes that are timed where this runs."""
     n_train = round(images * (1 - 1 / folds))
     model = registry.model(family)
     trained = [config.backbone] if getattr(config, "trained_blocks", 0) else []
-    seconds = model.fold_seconds(config, n_train, measure(trained, "auto"))
-    return seconds, all_feature_seconds(model.feature_specs(config), images)
+    seconds = model.fold_seconds(config, n_train, measure(trained, device))
+    return seconds, all_feature_seconds(model.feature_specs(config), images, device)
 
 
 def _name(node: Mapping[str, Any]) -> str:

@@ -28,7 +28,6 @@ from orchestration.study.storage import Storage
 from orchestration.workers.address import is_cluster, require_answer
 from orchestration.workers.context import WorkerContext
 from orchestration.workers.resources import Resources
-from orchestration.workers.slots.inline_pool import require_one_process
 from orchestration.workers.weights_here import available_backbones, backbones_of_study, source_of_study
 from search_spaces.domain import SearchSpace
 
@@ -145,8 +144,6 @@ def run_search(
     just read the data.
     """
     known_name("a pruning rule", prune, RULES, StudyError)
-    if resources.inline:
-        require_one_process(resources)
     require_answer(resources.address)
     ledger = Ledger(Storage(study))
     with study_lock(ledger, say) as heartbeat:

@@ -63,7 +63,7 @@ class JobRunner:
                 case PredictJob():
                     return self._predict(job, should_stop)
                 case MeasureJob():
-                    return Outcome(status="done", speed=measure(job.backbones, "auto", should_stop))
+                    return Outcome(status="done", speed=measure(job.backbones, self._context.device, should_stop))
                 case RestoreJob():
                     return self._restore(job, should_stop)
         except StopRequested:
@@ -154,7 +154,7 @@ class JobRunner:
             pid=cost.pid,
             epochs=tuple(_finite(epoch) for epoch in result.epochs),
             info=result.info,
-            environment=environment(record.family),
+            environment=environment(record.family, self._context.device),
         )
         self._ledger.write_fold(
             record.trial_id,
@@ -190,6 +190,7 @@ class JobRunner:
             job.span,
             cache_dir=Path(self._context.cache),
             weights=self._context.weights,
+            device=self._context.device,
             cache_gb=self._context.cache_gb,
         )
         done = predict_shard(job.members, job.ensemble, job.span, inputs, flips=job.flips, should_stop=should_stop)
@@ -221,6 +222,7 @@ class JobRunner:
             Path(context.data_dir),
             cache_dir=Path(context.cache),
             weights=context.weights,
+            device=context.device,
             should_stop=should_stop,
         )
         return Outcome(status="done")
@@ -240,6 +242,7 @@ class JobRunner:
             ImageSet.from_table(Path(self._context.data_dir), table),
             cache_dir=Path(self._context.cache),
             weights=self._context.weights,
+            device=self._context.device,
             cache_gb=self._context.cache_gb,
             compile=self._context.compile,
         )

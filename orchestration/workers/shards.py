@@ -39,7 +39,13 @@ def spans(images: int) -> list[tuple[int, int]]:
 
 
 def shard_inputs(
-    images: ImageSet, span: tuple[int, int], *, cache_dir: Path, weights: WeightsSource, cache_gb: float | None = None
+    images: ImageSet,
+    span: tuple[int, int],
+    *,
+    cache_dir: Path,
+    weights: WeightsSource,
+    device: str = "auto",
+    cache_gb: float | None = None,
 ) -> tuple[Inputs, DecodeOnce]:
     """Inputs of one shard, whose photographs are decoded once; and who counts the decodings.
 
@@ -47,7 +53,15 @@ def shard_inputs(
     """
     decoder = DecodeOnce()
     part = images.take(np.arange(*span))
-    inputs = Inputs(part, cache_dir=cache_dir, weights=weights, load=decoder, cache_gb=cache_gb, area="prediction")
+    inputs = Inputs(
+        part,
+        cache_dir=cache_dir,
+        weights=weights,
+        device=device,
+        load=decoder,
+        cache_gb=cache_gb,
+        area="prediction",
+    )
     return inputs, decoder
 
 
