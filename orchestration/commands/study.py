@@ -95,7 +95,7 @@ def audit(
     """Prove from the files alone that nothing was lost or repeated.
 
     Every feature bank in --cache is compared with the hash of its content.
-    Exit code 1 when something is wrong or unfinished; `biomass repair` reopens
+    Exit code 1 when something is wrong or open; `biomass repair` reopens
     what can be computed again.
 
     Examples:

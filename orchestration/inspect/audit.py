@@ -52,14 +52,14 @@ class Problem(NamedTuple):
 
 @dataclass
 class Audit:
-    """What was found. `problems` break a rule; `unfinished` trials only need the search to go on."""
+    """What was found. `problems` break a rule; `open` trials only need the search to go on."""
 
     trials: Counter[str] = field(default_factory=Counter)  # by status
     folds: int = 0  # finished and verified
     dropped: int = 0  # of these, folds whose model was deleted to keep --weights-gb
     restarts: int = 0  # folds begun again because a driver, worker or node was lost
     mixed: list[str] = field(default_factory=list)  # trials whose folds were not made alike, and in what they differ
-    unfinished: list[str] = field(default_factory=list)  # open trials; the name is that of the JSON
+    open: list[str] = field(default_factory=list)  # trials that have not ended
     found: list[Problem] = field(default_factory=list)
 
     @property
@@ -68,7 +68,7 @@ class Audit:
 
     @property
     def clean(self) -> bool:
-        return not self.found and not self.unfinished
+        return not self.found and not self.open
 
     def to_json(self) -> dict[str, Any]:
         """The counts, the texts, and whether the audit passed."""
@@ -81,15 +81,15 @@ class Audit:
         lines = [f"trials: {counts}; folds verified: {self.folds}{without}; begun again after a loss: {self.restarts}"]
         lines += [f"note: {text}" for text in self.mixed]
         lines += [f"problem: {problem}" for problem in self.problems]
-        if self.unfinished:
-            lines.append(f"open: {', '.join(self.unfinished)}; run `biomass search` again to resume them")
+        if self.open:
+            lines.append(f"open: {', '.join(self.open)}; run `biomass search` again to resume them")
         if self.clean:
             lines.append("audit passed")
         elif self.found:
             mended = any(problem.reopening is not None for problem in self.found)
             lines.append(f"audit found {len(self.found)} problems" + ("; see biomass repair STUDY" if mended else ""))
         else:
-            lines.append(f"audit found no problem, and {len(self.unfinished)} open trials")
+            lines.append(f"audit found no problem, and {len(self.open)} open trials")
         return "\n".join(lines)
 
 
@@ -182,7 +182,7 @@ def _trial(data: StudyData, trial: Trial, audit: Audit) -> Iterator[Problem]:
         audit.mixed.append(f"trial {name}: {mixed}")
     reopening = Reopening(RESULT, name)
     if result is None:
-        audit.unfinished.append(name)
+        audit.open.append(name)
         if ledger.storage.size(layout.result(name)) is not None:
             yield Problem("its result.json cannot be read", reopening)
         return
