@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from biomass_models.counted import counted
 from biomass_models.data import table
 from biomass_models.data.dataset import QUADRATS_FILE
 from biomass_models.data.images import ImageError, file_digest
@@ -163,7 +164,7 @@ def _unlike_sizes(photographs: pd.DataFrame, sizes: dict[int, tuple[int, int]]) 
         if odd:
             width, height = sizes[odd[0]]
             first = photographs.loc[odd[0]]
-            got = f"{len(odd)} others, the first {shown(first['image_path'])} with {width} x {height}"
+            got = f"{counted(len(odd), 'other')}, the first {shown(first['image_path'])} with {width} x {height}"
             rule = f"photographs have one size (most: {usual[0]} x {usual[1]} px)"
             remedy = "check that none is cropped or turned; each is resized to the same views"
             problems.append(

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from biomass_models.backbones.weights import WeightsSource
+from biomass_models.counted import counted
 from biomass_models.data.alignment import masses_of
 from biomass_models.data.table import read_test
 from biomass_models.features.inputs import ImageSet
@@ -61,9 +62,9 @@ class Predictor:
         then = {} if known is None else dict(zip(known["image_id"], known["blake2b"], strict=True))
         others = [name for name, digest in zip(images.image_ids, images.digests, strict=True) if then[name] != digest]
         if others:
+            strange = f"{counted(len(others), 'is another', 'are others')} in {self._data_dir} (such as {others[0]})"
             raise LedgerError(
-                f"an exam is of the photographs that the study has kept, {len(others)} are others in {self._data_dir} "
-                f"(such as {others[0]}); give the --data of the search"
+                f"an exam is of the photographs that the study has kept, {strange}; give the --data of the search"
             )
         name = f"exam-{test_fingerprint(images)}" + f"-flips-{flips}" * (flips > 1)
         return self._new(members, images, name, flips=flips, exam=True)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from biomass_models.counted import counted
 from biomass_models.errors import UserError
 from orchestration.commands.options import DataOption, Directory, Json, out_file, out_folder, print_json, print_line
 
@@ -36,7 +37,7 @@ def data_check(directory: Directory, as_json: Json = False) -> None:
         for problem in grouped(problems):
             print_line(str(problem))
         alone = "" if (directory / TEST_FILE).exists() else f"; no {TEST_FILE}, so there is nothing to predict"
-        print_line(f"{errors} errors, {warnings} warnings in {directory}{alone}")
+        print_line(f"{counted(errors, 'error')}, {counted(warnings, 'warning')} in {directory}{alone}")
     if errors:
         raise typer.Exit(1)
 
@@ -126,7 +127,9 @@ def data_import(
         print_line(line)
     for problem in grouped(problems):
         print_line(str(problem))
-    print_line(f"Wrote {out}: {len(read)} photographs; {GUIDE} has the rules. Next: biomass data check {out}")
+    print_line(
+        f"Wrote {out}: {counted(len(read), 'photograph')}; {GUIDE} has the rules. Next: biomass data check {out}"
+    )
     if errors_of(problems):
         raise typer.Exit(1)
 

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from biomass_models.backbones.weights import WeightsSource
+from biomass_models.counted import counted
 from biomass_models.data.alignment import rows_of
 from biomass_models.data.folds import fold_hash
 from biomass_models.targets import TARGETS, weighted_r2_score
@@ -87,9 +88,10 @@ class Audit:
             lines.append("audit passed")
         elif self.found:
             mended = any(problem.reopening is not None for problem in self.found)
-            lines.append(f"audit found {len(self.found)} problems" + ("; see biomass repair STUDY" if mended else ""))
+            see = "; see biomass repair STUDY" if mended else ""
+            lines.append(f"audit found {counted(len(self.found), 'problem')}{see}")
         else:
-            lines.append(f"audit found no problem, and {len(self.open)} open trials")
+            lines.append(f"audit found no problem, and {counted(len(self.open), 'open trial')}")
         return "\n".join(lines)
 
 
@@ -227,9 +229,10 @@ def _pruned(result: TrialResult, whole: int, folds: int) -> Iterator[str]:
     if not result.reason or not result.decisions or not result.decisions[-1].prune:
         yield "it is pruned without a decision that says so"
     if not 0 < whole < folds:
-        yield f"it is pruned with {whole} folds of {folds}"
+        yield f"it is pruned with {whole} of {folds} folds"
     elif whole < result.folds_done:
-        yield f"it was pruned with {result.folds_done} folds, {whole} are there whole"
+        there = counted(whole, "is", "are")
+        yield f"it was pruned with {counted(result.folds_done, 'fold')}, {there} there whole"
 
 
 def _refused(result: TrialResult, whole: int) -> Iterator[str]:
@@ -238,7 +241,7 @@ def _refused(result: TrialResult, whole: int) -> Iterator[str]:
     elif result.estimated_seconds <= result.limit_seconds:
         yield f"it is refused for {result.estimated_seconds:.1f} s a fold, within {result.limit_seconds:.1f} s"
     if whole:
-        yield f"it is refused, and has {whole} folds"
+        yield f"it is refused, and has {counted(whole, 'fold')}"
 
 
 def _others(ledger: Ledger) -> Iterator[Problem]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
+from biomass_models.counted import counted
 from biomass_models.families.readable import summary_of
 from biomass_models.targets import weighted_r2_score
 from orchestration.study.data import COLOUR_RIDGE, StudyData, Trial
@@ -112,7 +113,7 @@ def render_leaderboard(rows: list[Row], top: int | None = None) -> Table:
             style=None if row.family else "dim",
         )
     if len(shown) < len(rows):
-        view.caption = f"and {len(rows) - len(shown)} more trials (--top 0 shows all)"
+        view.caption = f"and {counted(len(rows) - len(shown), 'more trial')} (--top 0 shows all)"
     return view
 
 

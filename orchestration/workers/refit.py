@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from biomass_models.backbones.weights import WeightsSource, fingerprint
+from biomass_models.counted import counted
 from biomass_models.data.folds import fold_hash
 from biomass_models.data.table import read_train
 from biomass_models.features.inputs import ImageSet
@@ -64,7 +65,7 @@ class Refit:
 
     def __str__(self) -> str:
         verdict = "the same rows" if self.same else "OTHER ROWS"
-        lines = [f"trial {self.trial_id}: {verdict} in {len(self.folds)} folds fitted again"]
+        lines = [f"trial {self.trial_id}: {verdict} in {counted(len(self.folds), 'fold')} fitted again"]
         lines += [f"  {fold}" for fold in self.folds]
         if self.different_here:
             lines.append("Not as recorded:" if self.same else "What is not as recorded, and may be why:")

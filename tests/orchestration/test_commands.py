@@ -54,7 +54,7 @@ def test_status_and_audit_of_a_whole_study(study: Path, tiny_pasture: Path) -> N
         code == 0
         and "2 complete" in text
         and "no blend: a blend needs at least one sound member" in text
-        and "failed 1 times" in text
+        and "failed 1 time: " in text
     )
     code, text = run("audit", str(study))
     assert code == 0 and "audit passed" in text
@@ -73,7 +73,7 @@ def test_an_audit_that_finds_something_exits_with_1(study: Path) -> None:
         code, text = run("audit", str(study))
     finally:
         storage.write(name, whole)
-    assert code == 1 and f"problem: trial {trial}" in text and "audit found 1 problems" in text
+    assert code == 1 and f"problem: trial {trial}" in text and "audit found 1 problem" in text
 
 
 def test_json_and_tables_come_from_the_same_objects(study: Path, tiny_pasture: Path, tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ def test_refused_trials_are_taken_up_again_when_the_limit_allows_them(
     assert said == (
         ["3 refused trials are within --max-fold-seconds now; --retry-failed takes them up"]
         if not retry
-        else ["1 failed trials are taken up again" + (", and 3 that were refused" if reopened else "")]
+        else ["1 failed trial is taken up again" + (", and 3 that were refused" if reopened else "")]
     )
 
 

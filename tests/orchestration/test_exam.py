@@ -211,7 +211,7 @@ def test_other_photographs_than_those_that_were_kept_are_refused(
     assert kept is not None
     one, other = (own_pasture / str(path) for path in kept["image_path"][:2])
     shutil.copy(one, other)
-    with pytest.raises(LedgerError, match="photographs that the study has kept, 1 are others"):
+    with pytest.raises(LedgerError, match="photographs that the study has kept, 1 is another"):
         examine(study, predictor(own_pasture, examined))
     assert study.exams() == []
 

@@ -48,8 +48,8 @@ def test_status_of_a_running_and_of_a_killed_search(tmp_path: Path, tiny_pasture
         "2 of 6 ended",
         "about 2 min",
         "busy 97 %",
-        "1 more have no worker, it does not start: OSError: x",
-        "failed 1 times: fold 0: no such file",
+        "1 more has no worker, it does not start: OSError: x",
+        "failed 1 time: fold 0: no such file",
         f"process {os.getpid()}",
     ):
         assert words in text

@@ -54,7 +54,7 @@ def test_a_trial_whose_coordinator_broke_off_stays_open_and_the_others_go_on(tmp
     assert tune_searcher.suggest("tune-4") == TuneSearcher.FINISHED and tune_searcher.stop_reason is None
     assert tune_searcher.end_reason == (
         "2 trials stay open: their coordinators broke off each time they were started, at last by OSError: [Errno 12] "
-        "Cannot allocate memory; run the same command again to resume them"
+        "Cannot allocate memory; run the same command again to resume"
     )
     assert set(Ledger(Storage(tmp_path)).results()) == {ids[1], ids[3]}
     again = proposer(tmp_path, max_trials=4)

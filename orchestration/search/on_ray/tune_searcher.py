@@ -8,6 +8,7 @@ from ray import tune
 from ray.exceptions import RayError
 from ray.tune.search import Searcher
 
+from biomass_models.counted import counted
 from biomass_models.errors import UserError
 from orchestration.search.ending import failing_alike
 from orchestration.search.proposer import Proposer
@@ -61,7 +62,8 @@ class TuneSearcher(Searcher):
             return why
         if not self.broken_off:
             return None
-        return f"{len(self.broken_off)} trials stay open: {self._why_broken}; run the same command again to resume them"
+        stay = counted(len(self.broken_off), "trial stays", "trials stay")
+        return f"{stay} open: {self._why_broken}; run the same command again to resume"
 
     @property
     def _why_broken(self) -> str:
