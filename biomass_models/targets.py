@@ -1,8 +1,11 @@
 """The five targets, their identities and the one metric. The ground floor: numpy only.
 
 N images, T = 5 targets; masses in grams of dry matter per 70 x 30 cm quadrat, float64.
-mass_NT    masses, columns in the order of TARGETS; leading axes (members, bags) are allowed everywhere
+mass_NT    masses, columns in the order of TARGETS; leading axes (members, bags) are allowed everywhere; NaN in a truth:
+           not measured
 weight_T   weights of the metric, summing to 1
+weight     what each cell counts in the metric: weight_T for all rows where all was measured, else [N, 5], 0 in a cell
+           that was not (weights_of); what stands in such a cell, of truth or prediction, plays no part
 
 The three components (green, dead, clover) determine all five: GDM = green + clover, total = GDM + dead.
 """
@@ -10,6 +13,8 @@ The three components (green, dead, clover) determine all five: GDM = green + clo
 from __future__ import annotations
 
 import itertools
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,50 +28,89 @@ IntArray = NDArray[np.int64]
 TARGETS: tuple[str, ...] = ("Dry_Green_g", "Dry_Dead_g", "Dry_Clover_g", "GDM_g", "Dry_Total_g")
 GREEN, DEAD, CLOVER, GDM, TOTAL = range(5)
 weight_T: FloatArray = np.array([0.1, 0.1, 0.1, 0.2, 0.5])
+LEAST_MEASURED = 10  # training rows in which a target must be measured to be learned, where some rows lack it
 
 # mass_T = FROM_COMPONENTS @ (green, dead, clover)
 FROM_COMPONENTS: FloatArray = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 1], [1, 1, 1]], dtype=np.float64)
 
 
-def weighted_r2_score(truth_NT: ArrayLike, pred_NT: ArrayLike) -> float:
+def weights_of(truth_NT: ArrayLike, given: FloatArray | None = None) -> FloatArray:
+    """Weight of each cell in the metric: `given` ([5] or [N, 5], default weight_T), and 0 where truth_NT is NaN.
+
+    [N, 5], or `given` as it is where nothing is NaN: then every formula is the published one, to the bit.
+    """
+    truth = np.asarray(truth_NT, dtype=np.float64)
+    weight = weight_T if given is None else given
+    unmeasured = np.isnan(truth)
+    return np.where(unmeasured, 0.0, weight) if unmeasured.any() else weight
+
+
+def weights_in(weight: FloatArray, rows: Any) -> FloatArray:
+    """Weights of some rows."""
+    return weight if weight.ndim == 1 else weight[rows]
+
+
+def norm_of(weight: FloatArray) -> FloatArray:
+    """Weight of each target in a projection, [5]; 0 for a target that no row counts."""
+    norm_T: FloatArray = weight if weight.ndim == 1 else weight.max(axis=0, initial=0.0)
+    return norm_T
+
+
+def blank_unmeasured(pred_NT: FloatArray, norm_T: FloatArray) -> FloatArray:
+    """Predictions [..., 5] in grams, NaN in targets that were never measured (norm_of a study's weights: 0)."""
+    return np.where(norm_T > 0, pred_NT, np.nan) if (norm_T <= 0).any() else pred_NT
+
+
+def weighted_r2_score(truth_NT: ArrayLike, pred_NT: ArrayLike, weight: FloatArray | None = None) -> float:
     """The competition's score: one weighted R2 over all (image, target) rows together.
 
-    truth_NT, pred_NT: [N, 5] grams. Larger is better, 1 is perfect, 0 is the grand weighted mean.
-    Raises ValueError for unlike shapes, values that are not finite, or a truth without spread.
+    truth_NT, pred_NT: [N, 5] grams; weight: of the cells, by default weights_of(truth_NT). Larger is better, 1 is
+    perfect, 0 is the grand weighted mean. Raises ValueError for unlike shapes; UserError for values that count and are
+    not finite, and a truth without spread.
     """
     truth, pred = np.asarray(truth_NT, dtype=np.float64), np.asarray(pred_NT, dtype=np.float64)
     if truth.shape != pred.shape or truth.ndim != 2 or truth.shape[1] != len(TARGETS):
         raise ValueError(
             f"truth and prediction must both be [images, {len(TARGETS)}], got {truth.shape} and {pred.shape}"
         )
-    if not (np.isfinite(truth).all() and np.isfinite(pred).all()):
+    weight = weights_of(truth) if weight is None else weight
+    counts = np.broadcast_to(weight > 0, truth.shape)
+    if not (np.isfinite(truth[counts]).all() and np.isfinite(pred[counts]).all()):
         raise UserError("truth and prediction must be finite; look for NaN or infinite masses")
-    sst = weighted_sst(truth)
+    sst = weighted_sst(truth, weight)
     if sst <= 0:
         raise UserError(f"R2 needs masses that differ, got {counted(len(truth), 'image')} without any spread")
-    return float(1.0 - weighted_square(truth - pred).sum() / sst)
+    return float(1.0 - weighted_square(truth - pred, weight).sum() / sst)
 
 
-def weighted_sst(truth_NT: ArrayLike) -> float:
+def weighted_sst(truth_NT: ArrayLike, weight: FloatArray | None = None) -> float:
     """Weighted total sum of squares around the ONE grand weighted mean: the metric's denominator, in g^2.
 
     Exactly 0 for masses that are all alike: what rounding leaves of them is no spread.
     """
     truth = np.asarray(truth_NT, dtype=np.float64)
-    mean = (weight_T * truth).sum() / (weight_T.sum() * len(truth))
-    sst = float(weighted_square(truth - mean).sum())
-    return sst if sst > 1e-12 * float(weighted_square(truth).sum()) else 0.0
+    weight = weights_of(truth) if weight is None else weight
+    if weight.ndim == 1:
+        mean = (weight * truth).sum() / (weight.sum() * len(truth))
+    elif (total := float(weight.sum())) > 0:
+        mean = np.where(weight > 0, weight * truth, 0.0).sum() / total
+    else:
+        return 0.0
+    sst = float(weighted_square(truth - mean, weight).sum())
+    return sst if sst > 1e-12 * float(weighted_square(truth, weight).sum()) else 0.0
 
 
-def weighted_square(residual_NT: FloatArray) -> FloatArray:
-    """What each residual [..., 5] in grams adds to the metric's numerator: [..., 5] g^2."""
-    square_NT: FloatArray = weight_T * residual_NT**2
-    return square_NT
+def weighted_square(residual_NT: FloatArray, weight: FloatArray = weight_T) -> FloatArray:
+    """What each residual [..., N, 5] in grams adds to the metric's numerator: [..., N, 5] g^2; exactly 0 in a cell
+    that does not count."""
+    square_NT: FloatArray = weight * residual_NT**2
+    return square_NT if (weight > 0).all() else np.where(weight > 0, square_NT, 0.0)
 
 
-def squared_error(truth_NT: FloatArray, pred_NT: FloatArray) -> FloatArray:
-    """Weighted squared error of each image, [...] g^2; the metric's numerator is its sum over the images."""
-    error_N: FloatArray = weighted_square(truth_NT - pred_NT).sum(-1)
+def squared_error(truth_NT: FloatArray, pred_NT: FloatArray, weight: FloatArray | None = None) -> FloatArray:
+    """Weighted squared error of each image, [..., N] g^2; the metric's numerator is its sum over the images."""
+    weight = weights_of(truth_NT) if weight is None else weight
+    error_N: FloatArray = weighted_square(truth_NT - pred_NT, weight).sum(-1)
     return error_N
 
 
@@ -84,9 +128,10 @@ def identity_gap(mass_NT: ArrayLike) -> FloatArray:
     return np.maximum(gdm_gap, total_gap)
 
 
-def _face_solvers() -> list[FloatArray]:
+@lru_cache(maxsize=64)
+def _face_solvers(norm: tuple[float, ...]) -> tuple[FloatArray, ...]:
     """For each set of components allowed to be positive: the weighted least-squares map [3, 5] onto that face."""
-    root_weight = np.sqrt(weight_T)
+    root_weight = np.sqrt(np.array(norm))
     solvers = []
     for free in itertools.product([False, True], repeat=3):
         solver = np.zeros((3, len(TARGETS)))
@@ -94,30 +139,32 @@ def _face_solvers() -> list[FloatArray]:
             columns = FROM_COMPONENTS[:, np.array(free)]
             solver[np.array(free)] = np.linalg.pinv(root_weight[:, None] * columns) * root_weight
         solvers.append(solver)
-    return solvers
+    return tuple(solvers)
 
 
-_SOLVERS = _face_solvers()
-
-
-def project_coherent(pred_NT: ArrayLike) -> FloatArray:
+def project_coherent(pred_NT: ArrayLike, norm_T: FloatArray = weight_T) -> FloatArray:
     """Nearest coherent, non-negative masses in the metric's own norm; shape [..., 5] grams, kept.
 
     The feasible set is the convex cone FROM_COMPONENTS @ z, z >= 0, so the projection never moves a prediction
     away from any coherent truth: no score against such a truth can fall. Solved exactly by enumerating
     the cone's 8 faces for all rows at once: the feasible candidate that lies nearest is the projection.
+    norm_T: norm_of a study's weights. A target without weight in it was never measured: whatever is predicted of it is
+    not looked at, and it is NaN in what is returned. The others are unique also where components are not.
     Raises ValueError for masses that are not finite.
     """
     pred = np.asarray(pred_NT, dtype=np.float64)
     if pred.shape[-1] != len(TARGETS):
         raise ValueError(f"the last axis must hold the {len(TARGETS)} targets, got shape {pred.shape}")
+    unknown_T = norm_T <= 0
+    if unknown_T.any():
+        pred = np.where(unknown_T, 0.0, pred)
     if not np.isfinite(pred).all():
         raise ValueError("masses must be finite before they are projected; look for NaN or infinite predictions")
     best = np.zeros((*pred.shape[:-1], 3))
-    best_distance = np.asarray(weighted_square(pred).sum(-1))  # the face where all three components are 0
-    for solver in _SOLVERS[1:]:
+    best_distance = np.asarray(weighted_square(pred, norm_T).sum(-1))  # the face where all three components are 0
+    for solver in _face_solvers(tuple(norm_T.tolist()))[1:]:
         component = pred @ solver.T
-        distance = squared_error(pred, component @ FROM_COMPONENTS.T)
+        distance = weighted_square(pred - component @ FROM_COMPONENTS.T, norm_T).sum(-1)
         nearer = (component >= 0).all(-1) & (distance < best_distance)
         best[nearer], best_distance[nearer] = component[nearer], distance[nearer]
-    return best @ FROM_COMPONENTS.T
+    return blank_unmeasured(best @ FROM_COMPONENTS.T, norm_T)

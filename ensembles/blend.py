@@ -2,12 +2,13 @@
 
 The nested score is weighted R2 of the rows that spec.nested_rows predicts: in each nest rule, members, weights and
 follow-ups are chosen without that nest. honest.score_estimate gives its error.
-M members, N images, T = 5 targets; masses in grams.
+M members, N images, T = 5 targets; masses in grams. Of a target that was never measured a blend's masses are NaN, and
+the card has no number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,14 +19,17 @@ from biomass_models.targets import (
     FloatArray,
     project_coherent,
     squared_error,
+    weight_T,
     weighted_r2_score,
     weighted_sst,
+    weights_in,
 )
 from ensembles.card import Card, TargetScore
 from ensembles.choice import SINGLE_BEST, TOP_MEAN, chosen_rule, rule_named
 from ensembles.flips import Flipped, flips_gain, nested_rows_with_flips
 from ensembles.gram import ErrorGram
 from ensembles.honest import METHOD, paired_difference, score_estimate, units_of
+from ensembles.measured import counted_text, images_by_target, measured_targets, sums_by_target
 from ensembles.members.library import Library
 from ensembles.nests import nested_all, shortlist
 from ensembles.optimum import simplex_optimum
@@ -67,21 +71,22 @@ def fit_blend(
     single, top5 = nested_all(gram, [SINGLE_BEST, TOP_MEAN], seed=seed)
     rivals = {"best single": single.loss_RC, "mean of top 5": top5.loss_RC}
     for name, pred_NT in (references or {}).items():
-        rivals[name] = library.loss_by_cell(project_coherent(pred_NT))
+        rivals[name] = library.loss_by_cell(project_coherent(pred_NT, library.norm_T))
     shown = gram.keep(shortlist(gram))
     ceiling = simplex_optimum(shown.gram_MM)
     best = int(ranking(gram)[0])
     estimate = score_estimate(gram, loss_RC)
     several_units = units_of(gram) > 1
     weights = _weights(library, blender)
+    measured = measured_targets(library.weight)
     return Card(
         rule=used.rule.name,
         follow_ups=tuple(used.follow_ups),
         chosen_rule=chosen_rule(gram, used.rule, seed=seed).name,
-        members={name: float(weight_t.mean()) for name, weight_t in weights.items()},
-        target_weights=_per_target(weights) if used.per_target else None,
-        calibration=_pairs(blender) if used.calibrate else None,
-        floors=dict(zip(TARGETS, map(float, blender.floor_3), strict=False)) if used.zeros else None,
+        members={name: float(weight_t[library.norm_T > 0].mean()) for name, weight_t in weights.items()},
+        target_weights=_per_target(weights, measured) if used.per_target else None,
+        calibration=_pairs(blender, measured) if used.calibrate else None,
+        floors=_floors(blender, measured) if used.zeros else None,
         follow_up_gains=gains,
         flips=copies,
         flips_gain=gain,
@@ -89,7 +94,7 @@ def fit_blend(
         images=len(library.truth_NT),
         groups=len(np.unique(gram.group_C)),
         seed=seed,
-        in_sample_score=weighted_r2_score(library.truth_NT, blend_NT),
+        in_sample_score=weighted_r2_score(library.truth_NT, blend_NT, library.weight),
         nested_score=estimate.value,
         nested_se=estimate.se,
         nested_low=_known(estimate.low),
@@ -110,18 +115,21 @@ def fit_blend(
         best_single_nested_score=single.score,
         top5_nested_score=top5.score,
         versus={name: paired_difference(gram, loss_RC, rival) for name, rival in rivals.items()},
-        targets=_by_target(library.truth_NT, blend_NT, nested_RNT),
+        targets=_by_target(library, blend_NT, nested_RNT),
         state_scores=_by_state(library, nested_RNT),
         diversity=_diversity(gram, blender.support),
         left_out=(*library.left_out, *library.unskilled),
         merged=library.merged,
+        counted=counted_text(library.weight),
+        target_norm=None if library.weight.ndim == 1 else _known_norm(library.norm_T),
     )
 
 
 def apply_blend(card: Card, predictions: Mapping[str, ArrayLike]) -> FloatArray:
     """Blend members' predictions ([N, 5] grams by name) by a card; coherent and non-negative masses [N, 5].
 
-    Members are projected onto the identities first, as they were when the blend was fitted.
+    Members are projected onto the identities first, as they were when the blend was fitted. Targets that were not
+    measured where it was fitted are not looked at, and NaN.
     Raises UserError for members whose predictions are missing or not finite, ValueError where shapes differ.
     """
     missing = [name for name in card.members if name not in predictions]
@@ -131,39 +139,48 @@ def apply_blend(card: Card, predictions: Mapping[str, ArrayLike]) -> FloatArray:
     if len({pred_NT.shape for pred_NT in given.values()}) != 1:
         shapes = ", ".join(f"{name} {pred_NT.shape}" for name, pred_NT in given.items())
         raise ValueError(f"members must predict the same images, got shapes {shapes}")
-    if bad := [name for name, pred_NT in given.items() if not np.isfinite(pred_NT).all()]:
+    norm_T = weight_T if card.target_norm is None else np.array([card.target_norm.get(name, 0.0) for name in TARGETS])
+    if bad := [name for name, pred_NT in given.items() if not np.isfinite(pred_NT[..., norm_T > 0]).all()]:
         raise UserError(f"predictions must be finite, {', '.join(bad)} are not; blend without them")
-    pred_MNT = project_coherent(np.stack(list(given.values())))
-    weight_TM = np.array(
-        [
-            [(card.target_weights[target] if card.target_weights else card.members).get(name, 0.0) for name in given]
-            for target in TARGETS
-        ]
-    )
-    pair_T2 = np.array([card.calibration[target] if card.calibration else (1.0, 0.0) for target in TARGETS])
+    pred_MNT = project_coherent(np.stack(list(given.values())), norm_T)
+    by_target = card.target_weights or {}
+    weight_TM = np.array([[by_target.get(target, card.members).get(name, 0.0) for name in given] for target in TARGETS])
+    pair_T2 = np.array([(card.calibration or {}).get(target, (1.0, 0.0)) for target in TARGETS])
     floor_3 = np.array([(card.floors or {}).get(component, 0.0) for component in TARGETS[:3]])
-    blender = Blender(weight_TM=weight_TM, slope_T=pair_T2[:, 0], offset_T=pair_T2[:, 1], floor_3=floor_3)
+    blender = Blender(
+        weight_TM=weight_TM, slope_T=pair_T2[:, 0], offset_T=pair_T2[:, 1], floor_3=floor_3, norm_T=norm_T
+    )
     return blender.blend(pred_MNT)
 
 
 def _weights(library: Library, blender: Blender) -> dict[str, FloatArray]:
     """Chosen members' weights per target, heaviest member first."""
-    mean_M = blender.weight_TM.mean(0)
-    chosen = np.flatnonzero(blender.weight_TM.any(0))
+    mean_M = blender.weight_TM[library.norm_T > 0].mean(0)
+    chosen = blender.support
     chosen = chosen[np.argsort(-mean_M[chosen], kind="stable")]
     return {library.names[member]: blender.weight_TM[:, member] for member in chosen}
 
 
-def _per_target(weights: Mapping[str, FloatArray]) -> dict[str, dict[str, float]]:
+def _per_target(weights: Mapping[str, FloatArray], measured: Sequence[str]) -> dict[str, dict[str, float]]:
     return {
         target: {name: float(weight_t[column]) for name, weight_t in weights.items() if weight_t[column] > 0}
         for column, target in enumerate(TARGETS)
+        if target in measured
     }
 
 
-def _pairs(blender: Blender) -> dict[str, tuple[float, float]]:
+def _pairs(blender: Blender, measured: Sequence[str]) -> dict[str, tuple[float, float]]:
     triples = zip(TARGETS, blender.slope_T, blender.offset_T, strict=True)
-    return {target: (float(slope), float(offset)) for target, slope, offset in triples}
+    return {target: (float(slope), float(offset)) for target, slope, offset in triples if target in measured}
+
+
+def _floors(blender: Blender, measured: Sequence[str]) -> dict[str, float]:
+    floors = zip(TARGETS, map(float, blender.floor_3), strict=False)
+    return {component: floor for component, floor in floors if component in measured}
+
+
+def _known_norm(norm_T: FloatArray) -> dict[str, float]:
+    return {name: float(norm) for name, norm in zip(TARGETS, norm_T, strict=True) if norm > 0}
 
 
 def _scores_within(gram: ErrorGram, loss_C: FloatArray, key_C: NDArray[np.generic]) -> dict[str, float | None]:
@@ -179,17 +196,24 @@ def _known(value: float) -> float | None:
     return None if np.isnan(value) else value
 
 
-def _by_target(truth_NT: FloatArray, blend_NT: FloatArray, nested_RNT: FloatArray) -> dict[str, TargetScore]:
-    """Squared errors are means over partitions."""
-    spread_T = ((truth_NT - truth_NT.mean(0)) ** 2).sum(0)
-    in_sample_T, nested_T = ((truth_NT - blend_NT) ** 2).sum(0), ((truth_NT - nested_RNT) ** 2).sum(1).mean(0)
+def _by_target(library: Library, blend_NT: FloatArray, nested_RNT: FloatArray) -> dict[str, TargetScore]:
+    """Of the cells that were measured; squared errors are means over partitions."""
+    truth_NT, weight = library.truth_NT, library.weight
+    images_T = images_by_target(weight, len(truth_NT))
+    spread_T = sums_by_target((truth_NT - sums_by_target(truth_NT, weight) / images_T) ** 2, weight)
+    in_sample_T = sums_by_target((truth_NT - blend_NT) ** 2, weight)
+    nested_T = sums_by_target((truth_NT - nested_RNT) ** 2, weight).mean(0)
+    measured = measured_targets(weight)
     return {
         name: TargetScore(
             in_sample_r2=float(1 - in_sample / spread) if spread > 0 else None,
             nested_r2=float(1 - nested / spread) if spread > 0 else None,
-            nested_rmse=float(np.sqrt(nested / len(truth_NT))),
+            nested_rmse=float(np.sqrt(nested / images)),
         )
-        for name, spread, in_sample, nested in zip(TARGETS, spread_T, in_sample_T, nested_T, strict=True)
+        for name, spread, in_sample, nested, images in zip(
+            TARGETS, spread_T, in_sample_T, nested_T, images_T, strict=True
+        )
+        if name in measured
     }
 
 
@@ -197,8 +221,9 @@ def _by_state(library: Library, nested_RNT: FloatArray) -> dict[str, float | Non
     scores: dict[str, float | None] = {}
     for state in [] if library.state_N is None else np.unique(library.state_N):
         rows = library.state_N == state
-        sst = weighted_sst(library.truth_NT[rows])
-        loss = float(squared_error(library.truth_NT[rows], nested_RNT[:, rows]).sum(-1).mean())
+        truth_NT, weight = library.truth_NT[rows], weights_in(library.weight, rows)
+        sst = weighted_sst(truth_NT, weight)
+        loss = float(squared_error(truth_NT, nested_RNT[:, rows], weight).sum(-1).mean())
         scores[str(state)] = 1 - loss / sst if sst > 0 else None
     return scores
 

@@ -2,7 +2,7 @@
 
 Scores are the weighted R2 of pooled out-of-fold rows. `nested` numbers were chosen and weighted without the rows they
 score; `method` names how they and their errors were computed (honest.py, nests.py). Cards of earlier versions keep
-their numbers and their method. Masses in grams.
+their numbers and their method. Masses in grams. Nothing is in it of a target that was never measured.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 from biomass_models.errors import UserError
 from ensembles.honest import METHOD, OLD_METHOD, Estimate, interval_for_new
+from ensembles.measured import WEIGHTED_R2
 
 BESIDE = ("optimism", "origin")  # what a written card holds beside its fields: derived, and where it comes from
 
@@ -34,7 +35,7 @@ class Card:
     rule: str
     follow_ups: tuple[str, ...]  # what follows the rule (spec.FOLLOW_UPS)
     chosen_rule: str  # what was chosen, where the rule chooses among rules; the rule itself otherwise
-    members: dict[str, float]  # weight of each chosen member, heaviest first; they sum to 1 (mean over targets)
+    members: dict[str, float]  # weight of each chosen member, heaviest first, summing to 1 (mean over measured targets)
     target_weights: dict[str, dict[str, float]] | None  # target -> member -> weight, when fitted per target
     calibration: dict[str, tuple[float, float]] | None  # target -> (slope, offset in grams), when calibrated
     floors: dict[str, float] | None  # component -> grams; what is predicted up to it becomes 0
@@ -71,6 +72,8 @@ class Card:
     nested_high: float | None = None
     units: int | None = None  # G, what errors are counted by
     cut_groups: int = 0  # groups that lie in several folds: scores are too good then
+    counted: str = WEIGHTED_R2  # what scores count (measured.counted_text)
+    target_norm: dict[str, float] | None = None  # weights of the measured targets in a projection; None: the metric's
 
     @property
     def nested(self) -> Estimate:

@@ -12,6 +12,7 @@ from biomass_models.counted import counted
 from biomass_models.data.folds import cut_groups_notice
 from ensembles.card import Card
 from ensembles.honest import OLD_METHOD, Estimate
+from ensembles.measured import WEIGHTED_R2
 
 WIDTH = 80
 FLIPS = "test-time flips"
@@ -26,7 +27,8 @@ def render_card(card: Card, beside: Sequence[str] = ()) -> Group:
     """
     notice = cut_groups_notice(card.cut_groups, card.nested_by)
     parts: list[RenderableType] = [] if notice is None else [Text(f"warning: {notice}", style="yellow")]
-    parts += [_scores(card), *map(Text, beside), _versus(card)]
+    counted = [] if card.counted == WEIGHTED_R2 else [f"scores are {card.counted}"]
+    parts += [_scores(card), *map(Text, [*counted, *beside]), _versus(card)]
     if tried := card.follow_up_gains | ({} if card.flips_gain is None else {FLIPS: card.flips_gain}):
         parts.append(_tried(card, tried))
     parts += [_members(card), _parts(card), *_notes(card)]
@@ -36,7 +38,7 @@ def render_card(card: Card, beside: Sequence[str] = ()) -> Group:
 def _scores(card: Card) -> Table:
     made_by = ", ".join([card.rule, *card.follow_ups])
     table = _table(f"Blend of {len(card.members)} of {counted(card.library_size, 'member')}: {made_by}")
-    for name, justify in (("weighted R2", "left"), ("score", "right"), ("what it is", "left")):
+    for name, justify in ((card.counted.partition(" of ")[0], "left"), ("score", "right"), ("what it is", "left")):
         table.add_column(name, justify="right" if justify == "right" else "left")
     chosen = "" if card.chosen_rule == card.rule else f" (the rule {card.chosen_rule} was chosen)"
     trust = "too good, see the warning" if card.cut_groups else "trust this"

@@ -96,12 +96,12 @@ def candidate_rules(
     losses = [paired_difference(problem, own.loss_RC, other.loss_RC) for other in scored]
     eligible = [rule for rule, loss in zip(others, losses, strict=True) if loss.value <= loss.se]
     weights = {rule: fit_weights(problem, rule, seed=seed) for rule in [first, *eligible]}
-    images = problem.moment_C3[:, 0].sum() / problem.target_weight_T.sum()
+    total = problem.moment_C3[:, 0].sum()  # of the weights: the number of images where all was measured
 
     def distance(left: Rule, right: Rule) -> float:
         # weights sum to 1: residuals differ by what predictions differ by
         difference_M = weights[left] - weights[right]
-        return float(np.sqrt(problem.loss_by_cell(difference_M).sum() / images))
+        return float(np.sqrt(problem.loss_by_cell(difference_M).sum() / total))
 
     while eligible and len(taken) < count:
         distances = {rule: min(distance(rule, old) for old, _ in taken) for rule in eligible}

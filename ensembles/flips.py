@@ -34,7 +34,7 @@ class Flipped:
         pred_MNT = library.pred_MNT.copy()
         for row, name in enumerate(library.names):
             if name in self.pred_NT:
-                pred_MNT[row] = project_coherent(np.asarray(self.pred_NT[name], dtype=np.float64))
+                pred_MNT[row] = project_coherent(np.asarray(self.pred_NT[name], dtype=np.float64), library.norm_T)
         return pred_MNT
 
 

@@ -4,14 +4,17 @@ M members, N images, T = 5 targets, C cells. A cell holds the images of one grou
 that any nest or jackknife moves. Masses in grams, float64.
 component_MN3  green, dead, clover of coherent members      truth_NT   measured masses
 factor_ME      one per cell: factor @ factor.T is the cell's weighted residual Gram in g^2
+weight         of the metric: [5] where all was measured, else [N, 5] with 0 in what was not (targets.weights_of)
 moment_C3      per cell the sums of w, w y, w y^2 over its rows: the moving parts of the metric's denominator
-sum_CT         per cell the sum of each target's masses: what the per-target mean out of fold follows from
+sum_CT         per cell the sum of each target's masses, and count_CT of how many rows: what the per-target mean out of
+               fold follows from; both by weight where rows weigh differently
 unit_C         what errors are counted by: the cell's group, or what is kept whole around it, such as a state
 gram_MM        total Gram / SST, so that R2(weights) = 1 - weights @ gram_MM @ weights when they sum to 1
 
 Two facts keep this small. Coherent members live in a space of 3 components, so 3 columns an image (and one for the
-truth's own incoherence) hold all of 5 targets. And a cell's Gram has rank M at most, so its factor never has more
-than M columns: past this file nothing depends on the number of rows.
+truth's own incoherence) hold all of 5 targets; where not all was measured, an image has a column for each mass that
+was. And a cell's Gram has rank M at most, so its factor never has more than M columns: past this file nothing depends
+on the number of rows.
 """
 
 from __future__ import annotations
@@ -24,7 +27,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from biomass_models.errors import UserError
-from biomass_models.targets import FROM_COMPONENTS, TARGETS, FloatArray, IntArray, squared_error, weight_T
+from biomass_models.targets import (
+    FROM_COMPONENTS,
+    TARGETS,
+    FloatArray,
+    IntArray,
+    squared_error,
+    weight_T,
+    weights_in,
+    weights_of,
+)
 
 _METRIC_33 = FROM_COMPONENTS.T @ (weight_T[:, None] * FROM_COMPONENTS)  # the metric's norm, seen by components
 _ROOT_33 = np.linalg.cholesky(_METRIC_33)
@@ -39,7 +51,8 @@ class ErrorGram:
     factors: tuple[FloatArray, ...]  # C arrays [M, E_c], grams
     moment_C3: FloatArray
     sum_CT: FloatArray
-    target_weight_T: FloatArray
+    count_CT: FloatArray
+    target_weight_T: FloatArray  # what a target's sums count; 1 where they are weighted already
     fold_C: IntArray
     group_C: NDArray[np.str_]
     unit_C: NDArray[np.str_]
@@ -48,7 +61,7 @@ class ErrorGram:
     wider: tuple[ErrorGram, IntArray] | None = field(default=None, repr=False)  # a Gram of more members; which
 
     def __post_init__(self) -> None:
-        columns = (self.factors, self.moment_C3, self.sum_CT, self.fold_C, self.group_C, self.unit_C)
+        columns = (self.factors, self.moment_C3, self.sum_CT, self.count_CT, self.fold_C, self.group_C, self.unit_C)
         cells = {len(column) for column in columns}
         if len(cells) != 1 or not self.factors:
             raise ValueError(f"factors, moments, folds, groups, units must cover the same cells, got lengths {cells}")
@@ -63,8 +76,10 @@ class ErrorGram:
 
     @cached_property
     def sst(self) -> float:
-        """The metric's denominator over these cells, around their own grand weighted mean, g^2."""
-        return float(sst_of(self.moment_C3.sum(0)))
+        """The metric's denominator over these cells, around their own grand weighted mean, g^2; 0 without spread."""
+        moment_3 = self.moment_C3.sum(0)
+        sst = float(sst_of(moment_3))
+        return sst if sst > 1e-12 * float(moment_3[2]) else 0.0  # what rounding leaves is no spread
 
     @cached_property
     def loss_CM(self) -> FloatArray:
@@ -78,15 +93,19 @@ class ErrorGram:
 
     @cached_property
     def per_target_mean_loss(self) -> float:
-        """1 - R2 over these cells of each target's mean over the other folds; over all rows with a single fold."""
-        count_C = self.moment_C3[:, 0] / self.target_weight_T.sum()
+        """1 - R2 over these cells of each target's mean over the other folds; over all rows with a single fold, and of
+        a target that is measured in one only."""
         loss, folds = 0.0, np.unique(self.fold_C)
+        every_T, images_T = self.sum_CT.sum(0), np.maximum(self.count_CT.sum(0), np.finfo(np.float64).tiny)
         for fold in folds:
             held_C = self.fold_C == fold
             others_C = ~held_C if len(folds) > 1 else held_C
-            mean_T = self.sum_CT[others_C].sum(0) / count_C[others_C].sum()
-            square, sum_T, count = self.moment_C3[held_C, 2].sum(), self.sum_CT[held_C].sum(0), count_C[held_C].sum()
-            loss += square - 2 * self.target_weight_T @ (mean_T * sum_T) + count * self.target_weight_T @ mean_T**2
+            count_T = self.count_CT[others_C].sum(0)
+            known_T = count_T > 0
+            mean_T = np.where(known_T, self.sum_CT[others_C].sum(0), every_T) / np.where(known_T, count_T, images_T)
+            square, sum_T = self.moment_C3[held_C, 2].sum(), self.sum_CT[held_C].sum(0)
+            count_T = self.count_CT[held_C].sum(0)
+            loss += square - 2 * self.target_weight_T @ (mean_T * sum_T) + count_T * self.target_weight_T @ mean_T**2
         return float(loss / self.sst)
 
     @cached_property
@@ -157,6 +176,7 @@ class ErrorGram:
             factors=factors,
             moment_C3=self.moment_C3[index_C],
             sum_CT=self.sum_CT[index_C],
+            count_CT=self.count_CT[index_C],
             target_weight_T=self.target_weight_T,
             fold_C=self.fold_C[index_C],
             group_C=self.group_C[index_C],
@@ -168,7 +188,8 @@ class ErrorGram:
 
 def sst_of(moment: FloatArray) -> FloatArray:
     """Total sum of squares around the grand weighted mean, from sums of (w, w y, w y^2) on the last axis."""
-    return moment[..., 2] - moment[..., 1] ** 2 / moment[..., 0]
+    weight = moment[..., 0]
+    return moment[..., 2] - moment[..., 1] ** 2 / np.where(weight > 0, weight, 1.0)
 
 
 def cells_of(fold_N: ArrayLike, group_N: ArrayLike) -> tuple[list[IntArray], IntArray, NDArray[np.str_]]:
@@ -188,19 +209,25 @@ def error_gram(
     fold_N: ArrayLike,
     group_N: ArrayLike,
     unit_N: ArrayLike | None = None,
+    weight: FloatArray | None = None,
 ) -> ErrorGram:
     """Reduce coherent predictions [M, N, 5] and truth [N, 5] (grams) to Gram factors per (fold, group) cell.
 
-    unit_N: the error units, coarser than the groups; the groups themselves where it is None.
-    Raises ValueError for predictions off the identities (project them first), UserError for a truth without spread.
+    unit_N: the error units, coarser than the groups; the groups themselves where it is None; weight: of the metric, by
+    default weights_of(truth_NT). Raises ValueError for predictions off the identities where all was measured (project
+    them first), and for values that count and are not finite; UserError for a truth without spread.
     """
     pred, truth = np.asarray(pred_MNT, dtype=np.float64), np.asarray(truth_NT, dtype=np.float64)
     if pred.ndim != 3 or truth.shape != (pred.shape[1], len(TARGETS)) or pred.shape[2] != len(TARGETS):
         raise ValueError(f"predictions must be [M, N, 5] and truth [N, 5], got {pred.shape} and {truth.shape}")
-    gap = float(np.abs(pred @ _IDENTITY_T2).max())
-    if not gap <= 1e-6 * max(1.0, float(pred.max())):  # so written that NaN is refused as well
-        raise ValueError(f"members must hold the identities, got a gap of {gap:.3g} g; use project_coherent first")
-    return gram_of_components(pred[..., :3], truth, fold_N, group_N, unit_N)
+    weight = weights_of(truth) if weight is None else weight
+    if weight.ndim == 1 and (weight == weight_T).all():
+        gap = float(np.abs(pred @ _IDENTITY_T2).max())
+        if not gap <= 1e-6 * max(1.0, float(pred.max())):  # so written that NaN is refused as well
+            raise ValueError(f"members must hold the identities, got a gap of {gap:.3g} g; use project_coherent first")
+        return gram_of_components(pred[..., :3], truth, fold_N, group_N, unit_N)
+    weight_NT = np.broadcast_to(weight, truth.shape)
+    return _with_spread(_gram_of_cells(pred, truth, weight_NT, fold_N, group_N, unit_N))
 
 
 def gram_of_components(
@@ -221,10 +248,7 @@ def gram_of_components(
         offset_M1 = np.full((members, 1), np.sqrt(incoherent_N[rows].sum()))
         return _shortest(np.concatenate([residual_M3n, offset_M1], axis=1))
 
-    gram = _assemble(reduce, truth_NT, weight_T, fold_N, group_N, unit_N)
-    if not gram.sst > 0:
-        raise UserError("R2 needs masses that differ, got a truth without any spread")
-    return gram
+    return _with_spread(_assemble(reduce, truth_NT, weight_T, fold_N, group_N, unit_N))
 
 
 def target_gram(
@@ -233,11 +257,18 @@ def target_gram(
     fold_N: ArrayLike,
     group_N: ArrayLike,
     unit_N: ArrayLike | None = None,
+    weight_N: FloatArray | None = None,
 ) -> ErrorGram:
     """The Gram of one target alone (R2 around that target's own mean), for rules with weights per target.
 
-    A target without spread has an SST of 0: there is no R2 to maximise.
+    weight_N: of the images, 0 where the target was not measured; by default all count alike, but for NaN in the truth.
+    A target without spread, or never measured, has an SST of 0: there is no R2 to maximise.
     """
+    if weight_N is None and np.isnan(truth_N).any():
+        weight_N = np.where(np.isnan(truth_N), 0.0, 1.0)
+    if weight_N is not None:
+        column = np.s_[..., None]
+        return _gram_of_cells(pred_MN[column], truth_N[column], weight_N[column], fold_N, group_N, unit_N)
 
     def reduce(rows: IntArray) -> FloatArray:
         return _shortest(truth_N[rows] - pred_MN[:, rows])
@@ -245,15 +276,46 @@ def target_gram(
     return _assemble(reduce, truth_N[:, None], np.ones(1), fold_N, group_N, unit_N)
 
 
-def moments_of(truth_NT: FloatArray, weight_t: FloatArray) -> FloatArray:
-    """Sums of w, w y, w y^2 over rows: [3]."""
-    return np.array([weight_t.sum() * len(truth_NT), (weight_t * truth_NT).sum(), (weight_t * truth_NT**2).sum()])
+def moments_of(truth_NT: FloatArray, weight: FloatArray) -> FloatArray:
+    """Sums of w, w y, w y^2 over rows, [3]; weight: of the targets, or of each cell."""
+    if weight.ndim == 1:
+        return np.array([weight.sum() * len(truth_NT), (weight * truth_NT).sum(), (weight * truth_NT**2).sum()])
+    mass_NT = np.where(weight > 0, truth_NT, 0.0)
+    return np.array([weight.sum(), (weight * mass_NT).sum(), (weight * mass_NT**2).sum()])
+
+
+def _gram_of_cells(
+    pred_MNt: FloatArray,
+    truth_Nt: FloatArray,
+    weight_Nt: FloatArray,
+    fold_N: ArrayLike,
+    group_N: ArrayLike,
+    unit_N: ArrayLike | None,
+) -> ErrorGram:
+    """From masses that each count by a weight of their own; those without any are never read."""
+
+    def reduce(rows: IntArray) -> FloatArray:
+        counts_nt = weight_Nt[rows] > 0
+        residual_ME = (truth_Nt[rows][counts_nt] - pred_MNt[:, rows][:, counts_nt]) * np.sqrt(
+            weight_Nt[rows][counts_nt]
+        )
+        if not np.isfinite(residual_ME).all():
+            raise ValueError("masses that count must be finite, of truth and members; look for NaN")
+        return _shortest(residual_ME)
+
+    return _assemble(reduce, truth_Nt, weight_Nt, fold_N, group_N, unit_N)
+
+
+def _with_spread(gram: ErrorGram) -> ErrorGram:
+    if not gram.sst > 0:
+        raise UserError("R2 needs masses that differ, got a truth without any spread")
+    return gram
 
 
 def _assemble(
     reduce: Callable[[IntArray], FloatArray],
     truth_Nt: FloatArray,
-    weight_t: FloatArray,
+    weight: FloatArray,
     fold_N: ArrayLike,
     group_N: ArrayLike,
     unit_N: ArrayLike | None,
@@ -262,11 +324,15 @@ def _assemble(
     unit = np.asarray(group_N if unit_N is None else unit_N).astype(np.str_)
     if split := [str(group_C[cell]) for cell, own in enumerate(rows) if (unit[own] != unit[own[0]]).any()]:
         raise ValueError(f"a unit must hold whole groups, group {split[0]} lies in several units")
+    by_target = weight.ndim == 1
+    row_weight_Nt = np.ones(truth_Nt.shape) if by_target else weight
+    mass_Nt = truth_Nt if by_target else weight * np.where(weight > 0, truth_Nt, 0.0)
     return ErrorGram(
         factors=tuple(reduce(cell) for cell in rows),
-        moment_C3=np.stack([moments_of(truth_Nt[cell], weight_t) for cell in rows]),
-        sum_CT=np.stack([truth_Nt[cell].sum(0) for cell in rows]),
-        target_weight_T=weight_t,
+        moment_C3=np.stack([moments_of(truth_Nt[cell], weights_in(weight, cell)) for cell in rows]),
+        sum_CT=np.stack([mass_Nt[cell].sum(0) for cell in rows]),
+        count_CT=np.stack([row_weight_Nt[cell].sum(0) for cell in rows]),
+        target_weight_T=weight if by_target else np.ones(truth_Nt.shape[1]),
         fold_C=fold_C,
         group_C=group_C,
         unit_C=unit[[own[0] for own in rows]],

@@ -18,7 +18,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
 from biomass_models.targets import FloatArray
@@ -67,20 +67,26 @@ def interval_for_new(score: Estimate, units: int, new: int) -> tuple[float, floa
 
 
 def units_of(problem: ErrorGram) -> int:
-    """Number of units G."""
-    return len(np.unique(problem.unit_C))
+    """Number of units G; one in which nothing counts is none."""
+    return len(np.unique(problem.unit_C[_counts_C(problem)]))
+
+
+def _counts_C(problem: ErrorGram) -> NDArray[np.bool_]:
+    """Cells in which something counts."""
+    return problem.moment_C3[:, 0] > 0
 
 
 def _jackknife(problem: ErrorGram, amount_C: FloatArray) -> tuple[float, float]:
     """sum(amount) / SST and its standard error by leaving out one unit after the other."""
-    units, unit_C = np.unique(problem.unit_C, return_inverse=True)
+    counts_C = _counts_C(problem)
+    units, unit_c = np.unique(problem.unit_C[counts_C], return_inverse=True)
     size = len(units)
     value = float(amount_C.sum() / problem.sst)
     if size < 2:
         return value, math.nan
     amount_G, moment_G3 = np.zeros(size), np.zeros((size, 3))
-    np.add.at(amount_G, unit_C, amount_C)
-    np.add.at(moment_G3, unit_C, problem.moment_C3)
+    np.add.at(amount_G, unit_c, amount_C[counts_C])
+    np.add.at(moment_G3, unit_c, problem.moment_C3[counts_C])
     sst_G = sst_of(moment_G3.sum(0) - moment_G3)
     if not (sst_G > 1e-12 * problem.sst).all():  # all spread is between one unit and the rest
         return value, math.nan

@@ -66,6 +66,14 @@ def assign_nests(problem: ErrorGram, *, seed: int = 0, partitions: int = PARTITI
     return nest_RG[:, unit_C].astype(np.int64)
 
 
+def require_spread(problem: ErrorGram) -> None:
+    """Raise UserError for cells that no weights can be found on."""
+    if not problem.sst > 0:
+        raise UserError(
+            "weights are found on masses that differ; without the scored part (a date, or a fold) none are left"
+        )
+
+
 def can_nest(problem: ErrorGram) -> bool:
     """Whether there is anything to nest over."""
     return len(np.unique(problem.unit_C)) > 1 or len(np.unique(problem.fold_C)) > 1
@@ -94,6 +102,7 @@ def nested_all(
         for nest in range(count):
             held_C = nest_C == nest
             training, held = problem.select(~held_C), problem.select(held_C)
+            require_spread(training)
             shown = shortlist(training, prefilter=prefilter)
             if len(shown) < problem.members:
                 training = training.keep(shown)
@@ -130,6 +139,7 @@ def fit_weights(
     problem: ErrorGram, rule: Rule, *, seed: int = 0, among_M: NDArray[np.bool_] | None = None
 ) -> FloatArray:
     """A rule's weights over all members, [M]; only those of the shortlist can have any."""
+    require_spread(problem)
     shown = shortlist(problem, among_M)
     weight_M = np.zeros(problem.members)
     weight_M[shown] = rule(problem.keep(shown) if len(shown) < problem.members else problem, seed)

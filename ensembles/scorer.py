@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from biomass_models.data.cell_weights import cell_weights
 from biomass_models.targets import TARGETS, FloatArray, project_coherent, squared_error
 from ensembles.gram import cells_of, error_gram
 from ensembles.honest import Estimate, interval_for_new, paired_difference, score_estimate, units_of
@@ -19,17 +20,20 @@ class Scorer:
     """Scores predictions against measured masses."""
 
     def __init__(self, truth: pd.DataFrame) -> None:
-        """truth: quadrats with fold, group, unit. Raises UserError for masses without any spread: they have no R2."""
+        """truth: quadrats with fold, group, unit; NaN where a mass was not measured. Raises UserError for masses
+        without any spread: they have no R2."""
         self.truth_NT: FloatArray = truth[list(TARGETS)].to_numpy(dtype=np.float64)
+        self.weight: FloatArray = cell_weights(truth)
         fold_N, group_N = truth["fold"], truth["group"]
         self._rows_of_cell = cells_of(fold_N, group_N)[0]
         # of this Gram only the cells and their moments count; who the member is plays no part
-        self._cells = error_gram(project_coherent(self.truth_NT)[None], self.truth_NT, fold_N, group_N, truth["unit"])
+        member_NT = project_coherent(self.truth_NT) if self.weight.ndim == 1 else self.truth_NT
+        self._cells = error_gram(member_NT[None], self.truth_NT, fold_N, group_N, truth["unit"], self.weight)
         self.units = units_of(self._cells)
 
     def loss_N(self, pred_NT: FloatArray) -> FloatArray:
         """Weighted squared error of each image, [N] g^2, of rows [N, 5] or as a mean over partitions [R, N, 5]."""
-        return mean_loss(self.truth_NT, pred_NT)
+        return mean_loss(self.truth_NT, pred_NT, self.weight)
 
     def score(self, pred_NT: FloatArray) -> Estimate:
         """The weighted R2 with its standard error."""
@@ -48,7 +52,10 @@ class Scorer:
         return np.array([loss_N[rows].sum() for rows in self._rows_of_cell])
 
 
-def mean_loss(truth_NT: FloatArray, pred_NT: FloatArray) -> FloatArray:
-    """Weighted squared error of each image, [N] g^2; a mean over what stands before the images."""
-    loss_N = squared_error(truth_NT, pred_NT)
+def mean_loss(truth_NT: FloatArray, pred_NT: FloatArray, weight: FloatArray | None = None) -> FloatArray:
+    """Weighted squared error of each image, [N] g^2; a mean over what stands before the images.
+
+    weight: of the cells, by default weights_of(truth_NT).
+    """
+    loss_N = squared_error(truth_NT, pred_NT, weight)
     return loss_N.reshape(-1, len(truth_NT)).mean(0)

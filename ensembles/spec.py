@@ -6,6 +6,7 @@ M members, N images, T = 5 targets, R partitions (nests.py); masses in grams.
 weight_TM   weights of each target's blend; the rows are equal unless weights are fitted per target
 slope_T, offset_T   calibrated mass = offset + slope * blended mass
 floor_3     green, dead and clover below it become 0: a blend's "a little clover" is mostly none
+norm_T      weights of the targets in a projection; 0 for one that was never measured, whose blended mass is NaN
 Shared weights keep the identities. What breaks them - weights per target, calibration - is projected again afterwards.
 Follow-ups gain little and can lose: they are off unless asked for, and a tried one is used where its nested gain, on
 the cells that the blend is fitted on, exceeds its standard error. An outer nest pays for that decision as well.
@@ -21,9 +22,19 @@ from numpy.typing import NDArray
 
 from biomass_models.data.problems import did_you_mean
 from biomass_models.errors import UserError
-from biomass_models.targets import FROM_COMPONENTS, TARGETS, FloatArray, project_coherent, weight_T
+from biomass_models.targets import (
+    FROM_COMPONENTS,
+    TARGETS,
+    FloatArray,
+    norm_of,
+    project_coherent,
+    weight_T,
+    weights_in,
+    weights_of,
+)
 from ensembles.choice import chosen_rule
 from ensembles.honest import Estimate, paired_difference
+from ensembles.measured import images_by_target, sums_by_target
 from ensembles.members.library import Library
 from ensembles.nests import INNER_PARTITIONS, PARTITIONS, assign_nests, can_nest, fit_weights, skilled
 from ensembles.rules import Rule
@@ -72,19 +83,24 @@ class Blender:
     slope_T: FloatArray
     offset_T: FloatArray
     floor_3: FloatArray
+    norm_T: FloatArray
 
     @property
     def support(self) -> NDArray[np.int64]:
-        """Members with weight."""
-        return np.flatnonzero(self.weight_TM.any(0))
+        """Members with weight in a target that was measured."""
+        return np.flatnonzero(self._measured_TM.any(0))
+
+    @property
+    def _measured_TM(self) -> FloatArray:
+        return self.weight_TM[self.norm_T > 0]
 
     def blend(self, pred_MNT: FloatArray) -> FloatArray:
         """Blended masses [N, 5] grams of coherent members [M, N, 5]; coherent and non-negative."""
         support = self.support
         blend_NT = np.einsum("tm,mnt->nt", self.weight_TM[:, support], pred_MNT[support])
-        shared = (self.weight_TM == self.weight_TM[0]).all()
+        shared = (self._measured_TM == self._measured_TM[0]).all()
         if not (shared and (self.slope_T == 1).all() and (self.offset_T == 0).all()):
-            blend_NT = project_coherent(self.offset_T + self.slope_T * blend_NT)
+            blend_NT = project_coherent(self.offset_T + self.slope_T * blend_NT, self.norm_T)
         return with_zeros(blend_NT, self.floor_3) if self.floor_3.any() else blend_NT
 
     def blend_rows(self, pred_MNT: FloatArray, rows: NDArray[np.int64]) -> FloatArray:
@@ -210,67 +226,94 @@ def _target_weights(library: Library, spec: BlendSpec, keep_C: NDArray[np.bool_]
     if spec.per_target:
         for target, target_gram in enumerate(library.target_grams):
             part = target_gram.select(keep_C)
-            if part.sst > 0:  # a target that never varies here keeps the shared weights
+            if part.sst > 0:  # a target that never varies here, or was not measured, keeps the shared weights
                 weight_TM[target] = fit_weights(part, spec.rule, seed=seed, among_M=skilled(gram))
     return weight_TM
 
 
 def _followed_up(library: Library, spec: BlendSpec, weight_TM: FloatArray, keep_C: NDArray[np.bool_]) -> Blender:
     blender = Blender(
-        weight_TM=weight_TM, slope_T=np.ones(len(TARGETS)), offset_T=np.zeros(len(TARGETS)), floor_3=np.zeros(3)
+        weight_TM=weight_TM,
+        slope_T=np.ones(len(TARGETS)),
+        offset_T=np.zeros(len(TARGETS)),
+        floor_3=np.zeros(3),
+        norm_T=library.norm_T,
     )
     if not (spec.calibrate or spec.zeros):
         return blender
     rows = np.concatenate([cell for cell, kept in zip(library.rows_of_cell, keep_C, strict=True) if kept])
-    truth_NT = library.truth_NT[rows]
+    truth_NT, weight = library.truth_NT[rows], weights_in(library.weight, rows)
     if spec.calibrate:
         support = blender.support
         raw_NT = np.einsum("tm,mnt->nt", weight_TM[:, support], library.pred_MNT[np.ix_(support, rows)])
-        slope_T, offset_T = calibration(truth_NT, raw_NT)
+        slope_T, offset_T = calibration(truth_NT, raw_NT, weight)
         blender = replace(blender, slope_T=slope_T, offset_T=offset_T)
     if spec.zeros:
-        blender = replace(blender, floor_3=floors(truth_NT, blender.blend_rows(library.pred_MNT, rows)))
+        blender = replace(blender, floor_3=floors(truth_NT, blender.blend_rows(library.pred_MNT, rows), weight))
     return blender
 
 
-def calibration(truth_NT: FloatArray, pred_NT: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Least-squares slope and offset per target, the slope pulled towards 1 (PRIOR_IMAGES); 1 where nothing varies."""
-    pred_mean_T, truth_mean_T = pred_NT.mean(0), truth_NT.mean(0)
-    spread_T = ((pred_NT - pred_mean_T) ** 2).mean(0)
-    joint_T = ((pred_NT - pred_mean_T) * (truth_NT - truth_mean_T)).mean(0)
+def calibration(
+    truth_NT: FloatArray, pred_NT: FloatArray, weight: FloatArray | None = None
+) -> tuple[FloatArray, FloatArray]:
+    """Least-squares slope and offset per target, the slope pulled towards 1 (PRIOR_IMAGES); 1 where nothing varies.
+
+    weight: of the cells, by default weights_of(truth_NT). A target that no row counts is left as it is.
+    """
+    weight = weights_of(truth_NT) if weight is None else weight
+    images_T = images_by_target(weight, len(truth_NT))
+
+    def mean(value_NT: FloatArray) -> FloatArray:
+        return sums_by_target(value_NT, weight) / images_T
+
+    pred_mean_T, truth_mean_T = mean(pred_NT), mean(truth_NT)
+    spread_T = mean((pred_NT - pred_mean_T) ** 2)
+    joint_T = mean((pred_NT - pred_mean_T) * (truth_NT - truth_mean_T))
     varies_T = spread_T > 0
     free_T = np.where(varies_T, joint_T / np.where(varies_T, spread_T, 1.0), 1.0)
-    images = len(truth_NT)
-    slope_T = (images * free_T + PRIOR_IMAGES) / (images + PRIOR_IMAGES)
+    slope_T = (images_T * free_T + PRIOR_IMAGES) / (images_T + PRIOR_IMAGES)
     return slope_T, truth_mean_T - slope_T * pred_mean_T
 
 
-def floors(truth_NT: FloatArray, pred_NT: FloatArray) -> FloatArray:
-    """Per component (green, dead, clover) the largest predicted mass that is better called 0, [3] grams; 0 for none.
+def floors(truth_NT: FloatArray, pred_NT: FloatArray, weight: FloatArray | None = None) -> FloatArray:
+    """Per component (green, dead, clover) the largest predicted mass that is better called 0, [3] grams; 0 for none,
+    and for a component that was never measured.
 
     Setting component c of an image to 0 changes its squared error, in the metric's norm G, by
     2 p_c (G residual)_c + p_c^2 G_cc: summed over images from the smallest prediction on, the least sum is the place.
+    weight: of the cells, by default weights_of(truth_NT); G is the image's own where its masses were not all measured.
     """
+    weight = weights_of(truth_NT) if weight is None else weight
     pred_N3 = pred_NT[:, :3].copy()
     residual_NT = truth_NT - pred_NT
     floor_3 = np.zeros(3)
-    for component in range(3):
+    for component in np.flatnonzero(norm_of(weight)[:3] > 0):
+        column_T = FROM_COMPONENTS[:, component]
         order = np.argsort(pred_N3[:, component], kind="stable")
         mass_N = pred_N3[order, component]
-        slope_N = residual_NT[order] @ (weight_T * FROM_COMPONENTS[:, component])
-        change_N = np.cumsum(2 * mass_N * slope_N + mass_N**2 * _METRIC_33[component, component])
+        if weight.ndim == 1:
+            slope_N, norm_N = residual_NT[order] @ (weight * column_T), _METRIC_33[component, component]
+        else:
+            slope_N = np.where(weight > 0, weight * residual_NT, 0.0)[order] @ column_T
+            norm_N = weight[order] @ column_T
+        change_N = np.cumsum(2 * mass_N * slope_N + mass_N**2 * norm_N)
         place = int(change_N.argmin())
         if change_N[place] < 0:
             beyond = mass_N[place + 1] if place + 1 < len(mass_N) else 2 * mass_N[place]
             floor_3[component] = (mass_N[place] + beyond) / 2  # between two masses: rounding must not decide
             zeroed_N = np.where(pred_N3[:, component] <= floor_3[component], pred_N3[:, component], 0.0)
-            residual_NT += zeroed_N[:, None] * FROM_COMPONENTS[:, component]
+            residual_NT += zeroed_N[:, None] * column_T
     return floor_3
 
 
 def with_zeros(pred_NT: FloatArray, floor_3: FloatArray) -> FloatArray:
-    """Coherent masses [N, 5] with the components that do not exceed their floor at 0."""
-    return np.where(pred_NT[:, :3] <= floor_3, 0.0, pred_NT[:, :3]) @ FROM_COMPONENTS.T
+    """Coherent masses [N, 5] with the components that do not exceed their floor at 0; NaN, as of targets that were
+    never measured, stays."""
+    low_N3 = pred_NT[:, :3] <= floor_3
+    if np.isnan(pred_NT).any():
+        removed_N3 = np.where(low_N3, pred_NT[:, :3], 0.0)
+        return np.maximum(pred_NT - removed_N3 @ FROM_COMPONENTS.T, 0.0)
+    return np.where(low_N3, 0.0, pred_NT[:, :3]) @ FROM_COMPONENTS.T
 
 
 def _kept(library: Library, keep_C: NDArray[np.bool_] | None) -> NDArray[np.bool_]:

@@ -1,4 +1,7 @@
-"""The submission file: written in test.csv's order, and a validator that lists every problem at once. Grams."""
+"""The submission file: written in test.csv's order, and a validator that lists every problem at once. Grams.
+
+A submission has all five masses. Where some were never measured, masses are written as a table with blank columns.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ import pandas as pd
 from biomass_models.data.problems import ROW, Level, Problem, errors_of, flag, read_cells, read_header, shown
 from biomass_models.data.table import masses_to_long, read_test_rows, split_sample_id
 from biomass_models.errors import UserError
-from biomass_models.targets import TARGETS, identity_gap
+from biomass_models.targets import TARGETS, FloatArray, identity_gap, weight_T
+from ensembles.measured import require_all_measured
 
 COLUMNS = ("sample_id", "target")
 LARGEST_GAP = 1e-3  # g by which an identity may be missed: rounding to six decimals, no more
@@ -20,18 +24,38 @@ LARGEST_GAP = 1e-3  # g by which an identity may be missed: rounding to six deci
 def submission_bytes(test_rows: pd.DataFrame, masses: pd.DataFrame) -> bytes:
     """CSV `sample_id,target` with one row for each row of test.csv, in its order.
 
-    test_rows: sample_id in order; masses: image_id (column or index) and TARGETS in grams. Raises ValueError for an
-    image without masses, or with masses that are negative, not finite or off the identities.
+    test_rows: sample_id in order; masses: image_id (column or index) and TARGETS in grams. Raises UserError for masses
+    of which some were never measured (all NaN), ValueError for an image without masses, or with masses that are
+    negative, not finite or off the identities.
     """
-    mass_NT = masses[list(TARGETS)].to_numpy(dtype=np.float64)
-    if not (np.isfinite(mass_NT).all() and (mass_NT >= 0).all() and (identity_gap(mass_NT) <= LARGEST_GAP).all()):
-        raise ValueError("masses must be finite, non-negative and hold the identities; use project_coherent")
+    blank_T = masses[list(TARGETS)].isna().all(axis=0).to_numpy(dtype=bool)
+    require_all_measured(np.where(blank_T, 0.0, weight_T))
+    _require_sound(masses[list(TARGETS)].to_numpy(dtype=np.float64))
     target = masses_to_long(masses).set_index("sample_id")["target"]
     absent = pd.Index(test_rows["sample_id"]).difference(target.index)
     if len(absent):
         raise ValueError(f"every row of test.csv needs a mass, {len(absent)} have none, such as {absent[0]}")
     frame = pd.DataFrame({"sample_id": test_rows["sample_id"], "target": target.loc[test_rows["sample_id"]].to_numpy()})
     return str(frame.to_csv(index=False, float_format="%.6f", lineterminator="\n")).encode()
+
+
+def masses_bytes(masses: pd.DataFrame) -> bytes:
+    """CSV `image_id,<five targets>` in the order of `masses`; a column that was never measured (all NaN) is blank.
+
+    Raises ValueError for the other masses as submission_bytes does.
+    """
+    mass_NT = masses[list(TARGETS)].to_numpy(dtype=np.float64)
+    _require_sound(np.where(np.isnan(mass_NT).all(axis=0), 0.0, mass_NT), gaps=not np.isnan(mass_NT).any())
+    frame = masses if "image_id" in masses.columns else masses.reset_index(names="image_id")
+    frame = frame[["image_id", *TARGETS]]
+    return str(frame.to_csv(index=False, float_format="%.6f", lineterminator="\n")).encode()
+
+
+def _require_sound(mass_NT: FloatArray, *, gaps: bool = True) -> None:
+    """gaps: whether all five are known, so that the identities must hold."""
+    sound = np.isfinite(mass_NT).all() and (mass_NT >= 0).all()
+    if not (sound and (not gaps or (identity_gap(mass_NT) <= LARGEST_GAP).all())):
+        raise ValueError("masses must be finite, non-negative and hold the identities; use project_coherent")
 
 
 def require_valid(content: bytes, name: str, data_dir: Path) -> None:

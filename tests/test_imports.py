@@ -107,7 +107,7 @@ EDGES: dict[str, set[str]] = {
     f"{RUN}.doctor": {*MODELS, f"{MODEL}.families", "search_spaces", STUDY, WORKERS, SLOTS},
     REPORT: {MODEL, BLEND, STUDY, f"{REPORT}.data", f"{REPORT}.sections"},
     f"{REPORT}.data": {MODEL, BLEND, f"{BLEND}.members", "search_spaces", STUDY, BLENDING, REPORT},
-    f"{REPORT}.sections": {*FLOOR, f"{MODEL}.families", BLEND, STUDY, REPORT, f"{REPORT}.data"},
+    f"{REPORT}.sections": {*FLOOR, f"{MODEL}.families", BLEND, STUDY, BLENDING, REPORT, f"{REPORT}.data"},
 }
 ALL = {f"{RUN}.commands", *ABOVE, *BELOW}  # may import from everywhere below them
 NUMPY_ONLY = {"torch", "ray", "timm", "optuna"}

@@ -1,8 +1,10 @@
-"""What quadrats.csv means: dataset.toml names its columns, the unit of its masses, and what folds keep whole.
+"""What quadrats.csv means: dataset.toml names its columns, the unit and the weights of its masses, and what folds keep
+whole.
 
 unit = "kg/ha"              # of the masses: g (per quadrat), g/m2 or kg/ha
 area = 0.25                 # of a quadrat [m2], or the name of a column
 groups = ["site", "date"]   # photographs that agree in all of these stay on one side of a fold
+weights = {total = 1.0}     # of the masses in the score; without them the published ones
 
 [columns]                   # what a column holds = its name in quadrats.csv
 photo = "photo"
@@ -11,6 +13,7 @@ total = "total_kg_ha"
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -25,6 +28,7 @@ from biomass_models.targets import TARGETS
 QUADRATS_FILE, DATASET_FILE = "quadrats.csv", "dataset.toml"
 GUIDE = "docs/data.md"  # the page of rules
 PHOTO = "photo"
+QUADRAT = "quadrat"  # role, and column of the models' table: photographs that agree in it show one quadrat
 KEPT_WHOLE = "kept_whole"  # column of the models' table: photographs that agree in it stay on one side of a fold
 MASSES: dict[str, str] = dict(zip(("green", "dead", "clover", "gdm", "total"), TARGETS, strict=True))
 METADATA_OF: dict[str, str] = {
@@ -34,10 +38,10 @@ METADATA_OF: dict[str, str] = {
     "ndvi": "Pre_GSHH_NDVI",
     "height": "Height_Ave_cm",
 }
-ROLES = (PHOTO, *MASSES, *METADATA_OF)
+ROLES = (PHOTO, QUADRAT, *MASSES, *METADATA_OF)
 UNITS: dict[str, float] = {"g": 1.0, "g/m2": 1.0, "kg/ha": 0.1}  # g a quadrat, else g/m2
 LARGEST_AREA_M2 = 100.0
-_KEYS = ("unit", "area", "groups", "columns")
+_KEYS = ("unit", "area", "groups", "weights", "columns")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +52,7 @@ class Dataset:
     unit: str  # one of UNITS
     area: float | str | None  # m2, or the column that holds it; None: masses are grams per quadrat
     groups: tuple[str, ...] | None  # roles or columns; None: site and date, as far as they are there
+    weights: Mapping[str, float] | None = None  # by role, above 0; None: the published ones
 
     def of(self, roles: Mapping[str, str]) -> dict[str, str]:
         """Columns of quadrats.csv by the names that the models use, of the given roles that are mapped."""
@@ -73,18 +78,19 @@ def inspect_dataset(data_dir: Path) -> tuple[Dataset | None, list[Problem]]:
         return None, [_problem(int(place[1]) if place else None, f"{DATASET_FILE} is TOML", f"{reason}", remedy)]
     problems = [
         _problem(_line_of(text, key), rule, got, remedy)
-        for check in (_keys, _columns, _unit, _area, _groups)
+        for check in (_keys, _columns, _unit, _area, _groups, _weights)
         for key, rule, got, remedy in check(given)
     ]
     if problems:
         return None, problems
-    area, groups = given.get("area"), given.get("groups")
+    area, groups, weights = (given.get(key) for key in ("area", "groups", "weights"))
     return (
         Dataset(
             columns=dict(given["columns"]),
             unit=given["unit"],
             area=float(area) if isinstance(area, int) else area,
             groups=None if groups is None else tuple(groups),
+            weights=None if weights is None else {role: float(number) for role, number in weights.items()},
         ),
         [],
     )
@@ -98,6 +104,9 @@ def dataset_toml(dataset: Dataset) -> str:
         lines.append(f"area = {area}  # of a quadrat, in m2: a number or a column")
     if dataset.groups is not None:
         lines.append(f"groups = [{', '.join(map(_quoted, dataset.groups))}]  # kept on one side of a fold")
+    if dataset.weights is not None:
+        pairs = ", ".join(f"{role} = {number!r}" for role, number in dataset.weights.items())
+        lines.append(f"weights = {{{pairs}}}  # of the masses in the score")
     lines += ["", "[columns]", *(f"{role} = {_quoted(name)}" for role, name in dataset.columns.items())]
     return "\n".join(lines) + "\n"
 
@@ -163,6 +172,19 @@ def _groups(given: Mapping[str, Any]) -> Iterator[Fault]:
         yield "groups", "groups is a list of columns", shown(groups), 'write it like groups = ["site", "date"]'
     elif len(set(groups)) < len(groups):
         yield "groups", "groups names a column once", shown(groups), "remove the repetition"
+
+
+def _weights(given: Mapping[str, Any]) -> Iterator[Fault]:
+    weights = given.get("weights", {"total": 1.0})
+    if not isinstance(weights, Mapping) or not weights:
+        yield "weights", "weights are numbers by mass", shown(weights), "write it like weights = {total = 1.0}"
+        return
+    for role, number in weights.items():
+        if role not in MASSES:
+            remedy = f"mend the name{did_you_mean(role, MASSES)}"
+            yield "weights", f"weights are of {', '.join(MASSES)}", shown(role), remedy
+        elif isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < math.inf:
+            yield "weights", "a weight is a number above 0", f"{role} = {shown(number)}", f"write it like {role} = 0.5"
 
 
 def _problem(row: int | None, rule: str, got: str, remedy: str) -> Problem:

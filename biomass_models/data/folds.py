@@ -1,8 +1,8 @@
 """Which images are held out together: drawn once per study, written down, used by every trial.
 
 N images, K folds, G groups (a sampling date in a state, or what dataset.toml names), S strata (clover present or not,
-times dead matter present or not). The draw depends on the set of images, the scheme and the seed, never on the order
-of rows.
+times dead matter present or not; not measured is a third case of each). The draw depends on the set of images, the
+scheme and the seed, never on the order of rows.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from biomass_models.config_rules import known_name
 from biomass_models.counted import counted
-from biomass_models.data.dataset import KEPT_WHOLE
+from biomass_models.data.dataset import KEPT_WHOLE, QUADRAT
 from biomass_models.data.problems import errors_of, read_cells
 from biomass_models.errors import UserError
-from biomass_models.targets import IntArray
+from biomass_models.targets import LEAST_MEASURED, TARGETS, IntArray
 
-SCHEMES: tuple[str, ...] = ("date", "random", "state", "species", "file")
+SCHEMES: tuple[str, ...] = ("date", "random", "state", "species", "time", "file")
 
 EXAM = -1  # fold of the images that are kept out of everything, for an exam
 LEAST_EXAM_DATES = 2
@@ -41,13 +41,17 @@ def assign_folds(
     seed: int = 0,
     file: Path | None = None,
     exam: float = 0.0,
+    known: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Validation fold of each image: columns image_id, fold (0..K-1), group (groups_of), in quadrats' order.
 
     quadrats: the wide table of read_train. Schemes: `date` keeps a group on one side and spreads clover and dead
     matter evenly (where nothing is grouped it is `random`); `random` and `species` split by image, stratified; `state`
-    leaves one state out, whatever n_folds says; `file` reads `image_id,fold`. exam: share of the images, by whole
-    groups, that is drawn first and is in no fold (EXAM); a file says that itself. Raises FoldError.
+    leaves one state out, whatever n_folds says; `time` cuts the calendar into n_folds periods; `file` reads
+    `image_id,fold`. None parts the photographs of a quadrat. exam: share of the images, by whole groups, that is drawn
+    first and is in no fold (EXAM); a file says that itself. known: image_id and group of images that an earlier search
+    has learned from: no exam holds their groups. Raises FoldError, also where a fold leaves a target too few measured
+    rows to learn from.
     """
     known_name("a fold scheme", scheme, SCHEMES, FoldError)
     if (scheme == "file") != (file is not None):
@@ -64,10 +68,17 @@ def assign_folds(
             raise FoldError(f"a fold file names the images of an exam itself, with fold {EXAM}; leave --exam out")
         fold = _read_fold_file(file, table["image_id"])
         _require_whole_exam(table["group"], fold == EXAM)
+        _require_whole_quadrats(table, fold)
+        if both := sorted(set(table["group"][fold == EXAM]) & _known_groups(table, known)):
+            raise FoldError(
+                f"an exam holds sampling dates that no search has learned from, {_some(pd.Series(both))} are known to "
+                f"the study that this one follows; give their images a fold from 0, or follow none"
+            )
     else:
         fold = np.full(len(table), EXAM, dtype=np.int64)
-        learned = ~_exam_rows(table["group"], exam, seed)
+        learned = ~_exam_rows(table["group"], exam, seed, _known_groups(table, known))
         fold[learned] = _draw(table[learned], scheme, n_folds, seed)
+    _require_measured(table, fold)
     column = pd.Series(fold, index=table.index).loc[quadrats.index].to_numpy(dtype=np.int64)
     return pd.DataFrame({"image_id": quadrats["image_id"].to_numpy(), "fold": column, "group": group.to_numpy()})
 
@@ -82,8 +93,9 @@ def groups_of(quadrats: pd.DataFrame) -> pd.Series:
 
 
 def is_grouped(quadrats: pd.DataFrame) -> bool:
-    """Whether anything says which photographs belong together."""
-    return KEPT_WHOLE not in quadrats or not (quadrats[KEPT_WHOLE] == quadrats["image_id"]).all()
+    """Whether anything says which quadrats belong together."""
+    lone = quadrats["image_id" if QUADRAT not in quadrats else QUADRAT]
+    return KEPT_WHOLE not in quadrats or not (quadrats[KEPT_WHOLE] == lone).all()
 
 
 def _require_column(quadrats: pd.DataFrame, column: str, what: str) -> None:
@@ -101,10 +113,50 @@ def _draw(table: pd.DataFrame, scheme: str, n_folds: int, seed: int) -> IntArray
         fold, states = pd.factorize(table["State"], sort=True)
         _require_enough("states", len(states), 2)
         return np.asarray(fold, dtype=np.int64)
-    return _DRAW_OF[scheme](table, n_folds, np.random.default_rng(seed))
+    if QUADRAT not in table:
+        return _DRAW_OF[scheme](table, n_folds, np.random.default_rng(seed))
+    # photographs of a quadrat are one row of what is dealt
+    firsts = table.drop_duplicates(QUADRAT)
+    fold_of = pd.Series(_DRAW_OF[scheme](firsts, n_folds, np.random.default_rng(seed)), index=firsts[QUADRAT])
+    return fold_of.loc[table[QUADRAT]].to_numpy(dtype=np.int64)
 
 
-def _exam_rows(group: pd.Series, share: float, seed: int) -> NDArray[np.bool_]:
+def _require_whole_quadrats(table: pd.DataFrame, fold: IntArray) -> None:
+    if QUADRAT not in table:
+        return
+    folds_Q = table.assign(fold=fold).groupby(QUADRAT)["fold"].nunique()
+    if len(cut := folds_Q[folds_Q > 1]):
+        raise FoldError(
+            f"photographs of a quadrat lie in one fold, those of {_some(cut.index.to_series())} lie in several; give "
+            "them one"
+        )
+
+
+def _require_measured(table: pd.DataFrame, fold: IntArray) -> None:
+    """Raise FoldError where the rows outside a fold leave a target too few measured cells. A target that was measured
+    in every row has as many as there are rows."""
+    for target in (name for name in TARGETS if name in table):
+        measured = table[target].notna().to_numpy()
+        if measured.all() or not measured.any():
+            continue
+        rows = {int(k): int(measured[(fold != EXAM) & (fold != k)].sum()) for k in np.unique(fold[fold != EXAM])}
+        least = min(rows, key=lambda k: rows[k])
+        if rows[least] < LEAST_MEASURED:
+            raise FoldError(
+                f"{target} is learned from {LEAST_MEASURED} measured photographs or more, without fold {least} there "
+                f"are {rows[least]}; measure more, or leave its column out of dataset.toml"
+            )
+
+
+def _known_groups(table: pd.DataFrame, known: pd.DataFrame | None) -> set[str]:
+    """Groups of the table that an earlier search has met: by name, or by one of their images."""
+    if known is None:
+        return set()
+    met = table["image_id"].isin(known["image_id"]) | table["group"].isin(known["group"])
+    return set(table.loc[met, "group"])
+
+
+def _exam_rows(group: pd.Series, share: float, seed: int, known: set[str]) -> NDArray[np.bool_]:
     """Which rows an exam takes: whole groups in a drawn order, until adding another is farther from the share."""
     taken = np.zeros(len(group), dtype=bool)
     if share == 0.0:
@@ -114,12 +166,19 @@ def _exam_rows(group: pd.Series, share: float, seed: int) -> NDArray[np.bool_]:
     names = sorted(group.unique())
     dates = 0
     for name in np.random.default_rng([seed, 1]).permutation(names):
+        if name in known:
+            continue
         own = (group == name).to_numpy()
         grown, wanted = int(taken.sum() + own.sum()), share * len(group)
         if dates >= LEAST_EXAM_DATES and abs(grown - wanted) >= abs(taken.sum() - wanted):
             break
         taken |= own
         dates += 1
+    if dates < LEAST_EXAM_DATES and known:
+        raise FoldError(
+            f"an exam needs {LEAST_EXAM_DATES} sampling dates that no search has learned from, got "
+            f"{len(set(names) - known)} that the study does not know that this one follows; leave --exam or --from out"
+        )
     if taken.all() or dates < LEAST_EXAM_DATES:
         raise FoldError(
             f"an exam needs {LEAST_EXAM_DATES} sampling dates, and others to learn from, got {len(names)} in all; "
@@ -156,7 +215,9 @@ def unit_name(quadrats: pd.DataFrame, scheme: str) -> str:
         return "state"
     if KEPT_WHOLE not in quadrats:
         return "date"
-    return "group" if is_grouped(quadrats) else "photograph"
+    if is_grouped(quadrats):
+        return "group"
+    return "photograph" if QUADRAT not in quadrats else "quadrat"
 
 
 def cut_groups(quadrats: pd.DataFrame) -> int:
@@ -193,9 +254,12 @@ def fold_hash(folds: pd.DataFrame) -> str:
 
 
 def _strata(table: pd.DataFrame) -> IntArray:
-    """[N] stratum 0..3: clover present, dead matter present."""
-    clover, dead = table["Dry_Clover_g"] > 0, table["Dry_Dead_g"] > 0
-    return np.asarray(2 * clover + dead, dtype=np.int64)
+    """[N] stratum 0..3: clover present, dead matter present; 4..8 where one of them was not measured."""
+    present = [np.asarray(table[name] > 0, dtype=np.int64) for name in ("Dry_Clover_g", "Dry_Dead_g")]
+    unknown = [np.asarray(table[name].isna()) for name in ("Dry_Clover_g", "Dry_Dead_g")]
+    (clover, dead), (no_clover, no_dead) = present, unknown
+    stratum = np.where(no_clover, 4 + dead, 2 * clover + dead)
+    return np.where(no_dead, np.where(no_clover, 8, 6 + clover), stratum)
 
 
 def _by_date(table: pd.DataFrame, n_folds: int, rng: np.random.Generator) -> IntArray:
@@ -209,9 +273,11 @@ def _by_date(table: pd.DataFrame, n_folds: int, rng: np.random.Generator) -> Int
     what = "sampling dates (State, Sampling_Date)" if KEPT_WHOLE not in table else "groups"
     _require_enough(what, len(names), n_folds)
     # the last column counts all images, so that sizes weigh as much as strata
-    count_GS = np.zeros((len(names), 5))
-    np.add.at(count_GS, (group, _strata(table)), 1)
-    count_GS[:, 4] = count_GS[:, :4].sum(1)
+    stratum = _strata(table)
+    strata = max(4, int(stratum.max()) + 1)
+    count_GS = np.zeros((len(names), strata + 1))
+    np.add.at(count_GS, (group, stratum), 1)
+    count_GS[:, -1] = count_GS[:, :-1].sum(1)
     draws = [_greedy_groups(count_GS, n_folds, rng) for _ in range(_DRAWS)]
     _, best = min(draws, key=lambda draw: draw[0])
     return np.asarray(best[group], dtype=np.int64)
@@ -248,6 +314,24 @@ def _by_species(table: pd.DataFrame, n_folds: int, rng: np.random.Generator) -> 
     return _dealt(pd.factorize(table["Species"].where(images_N >= n_folds, ""), sort=True)[0], n_folds, rng)
 
 
+def _by_time(table: pd.DataFrame, n_folds: int, rng: np.random.Generator) -> IntArray:
+    """Periods of the calendar, one after the other, each with about as many images; a day is never cut."""
+    del rng  # the calendar says it all
+    _require_column(table, "Sampling_Date", "folds by time")
+    day: IntArray
+    day, days = pd.factorize(table["Sampling_Date"], sort=True)
+    _require_enough("sampling days", len(days), n_folds)
+    images_D = np.bincount(day)
+    middle_D = (np.cumsum(images_D) - images_D / 2) / len(day)
+    fold_D = np.zeros(len(days), dtype=np.int64)
+    for d in range(
+        1, len(days)
+    ):  # one period after the other, none empty: each day goes on with one, or begins the next
+        wanted = max(int(middle_D[d] * n_folds), n_folds - (len(days) - d))
+        fold_D[d] = min(max(wanted, fold_D[d - 1]), fold_D[d - 1] + 1)
+    return fold_D[day]
+
+
 def _dealt(stratum_N: IntArray, n_folds: int, rng: np.random.Generator) -> IntArray:
     """Images shuffled, sorted by stratum and dealt like cards: folds differ by at most 1 image, of a stratum too."""
     _require_enough("images", len(stratum_N), n_folds)
@@ -262,6 +346,7 @@ _DRAW_OF: dict[str, Callable[[pd.DataFrame, int, np.random.Generator], IntArray]
     "date": _by_date,
     "random": _by_image,
     "species": _by_species,
+    "time": _by_time,
 }
 
 

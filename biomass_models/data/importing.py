@@ -22,6 +22,7 @@ from biomass_models.data.dataset import (
     LARGEST_AREA_M2,
     MASSES,
     PHOTO,
+    QUADRAT,
     QUADRATS_FILE,
     ROLES,
     UNITS,
@@ -35,6 +36,7 @@ from biomass_models.whole_files import whole_folder, write_whole
 PHOTOGRAPHS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".heic", ".heif")
 _ROLE_WORDS: dict[str, tuple[str, ...]] = {  # words that say what a column holds, the surest first
     PHOTO: ("photo", "photograph", "image", "picture", "file", "filename", "path", "img", "jpg"),
+    QUADRAT: ("quadrat",),
     "gdm": ("gdm",),
     "total": ("total", "biomass", "yield", "herbage"),
     "green": ("green",),
@@ -152,6 +154,8 @@ def import_table(
     masses = [columns[role] for role in MASSES if role in columns]
     if not masses:
         raise UserError(f"a table has masses, none of {', '.join(header)} is one; give --total COLUMN, or others")
+    if QUADRAT not in given and QUADRAT in columns and not _names_quadrats(table[columns[QUADRAT]], table[masses]):
+        del columns[QUADRAT]
     notes: list[str] = []
     unit = _unit(unit, masses, notes)
     table[masses] = table[masses].apply(_tidy_numbers, notes=notes)
@@ -160,6 +164,12 @@ def import_table(
     table[columns[PHOTO]] = _find_photographs(table[columns[PHOTO]], photographs)
     dataset = Dataset(columns=columns, unit=unit, area=_area(area, unit, header, columns), groups=tuple(groups) or None)
     return Imported(dataset=dataset, table=table, notes=tuple(notes))
+
+
+def _names_quadrats(name: pd.Series, masses: pd.DataFrame) -> bool:
+    """Whether a column says which photographs show one quadrat: some share a name, and then their masses. A number of
+    the quadrat within its plot does not."""
+    return bool(name.duplicated().any() and (masses.groupby(name).nunique() <= 1).all(axis=None) and (name != "").all())
 
 
 def write_import(imported: Imported, photographs: Path, out: Path) -> None:

@@ -1,6 +1,7 @@
 """quadrats.csv, one row a photograph, columns and units as dataset.toml names them, to the models' table.
 
-N photographs; mass_NT [N, 5] in the order of TARGETS, NaN where a mass was not measured.
+N photographs; mass_NT [N, 5] in the order of TARGETS, NaN where a mass was not measured. A quadrat has one photograph,
+or, where there is a column for it, several.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import numpy as np
 import pandas as pd
 
 from biomass_models.config_rules import did_you_mean
+from biomass_models.counted import counted
 from biomass_models.data import rules
+from biomass_models.data.cell_weights import WEIGHT_COLUMNS
 from biomass_models.data.dataset import (
     DATASET_FILE,
     GUIDE,
@@ -22,28 +25,32 @@ from biomass_models.data.dataset import (
     MASSES,
     METADATA_OF,
     PHOTO,
+    QUADRAT,
     QUADRATS_FILE,
     UNITS,
     Dataset,
     inspect_dataset,
 )
 from biomass_models.data.problems import ROW, Problem, flag, read_cells, read_header, shown
-from biomass_models.targets import CLOVER, DEAD, GDM, GREEN, TARGETS, TOTAL, FloatArray
+from biomass_models.targets import CLOVER, DEAD, GDM, GREEN, TARGETS, TOTAL, FloatArray, weight_T
 
 PUBLISHED_AREA_M2 = 0.21  # of the quadrats that the usual masses are of
 SUMS = ((GREEN, CLOVER, GDM), (GDM, DEAD, TOTAL))  # part + part = whole
-_OWN = ("fold", "group", "unit", "image_id", "image_path", KEPT_WHOLE, *METADATA_OF.values(), *TARGETS, ROW)
+_OWN = (
+    *("fold", "group", "unit", "image_id", "image_path", KEPT_WHOLE, QUADRAT, ROW),
+    *(*METADATA_OF.values(), *TARGETS, *WEIGHT_COLUMNS),
+)
 _DEFAULT_GROUPS = ("site", "date")
-_FILLED = ("date", "site", "species")
-_SHOWN = 3  # kinds of rows that a message lists
+_FILLED = ("date", "site", "species", QUADRAT)
 
 
 def inspect_quadrats(data_dir: Path) -> tuple[pd.DataFrame, list[Problem]]:
     """One row a photograph and every problem of quadrats.csv and dataset.toml.
 
     Columns: row, image_id, image_path, the metadata that there are, TARGETS in grams per quadrat (NaN where unknown),
-    `kept_whole` unless it is the date (in a site), and further columns under their own names. With errors it is as
-    complete as could be.
+    `quadrat` where photographs are of quadrats, `kept_whole` unless it is the date (in a site), WEIGHT_COLUMNS where
+    these are not the published ones, and further columns under their own names. With errors it is as complete as could
+    be.
     """
     path = Path(data_dir) / QUADRATS_FILE
     dataset, problems = inspect_dataset(data_dir)
@@ -61,6 +68,8 @@ def inspect_quadrats(data_dir: Path) -> tuple[pd.DataFrame, list[Problem]]:
     problems += _metadata(dataset, text, table)
     problems += _masses(dataset, text, table)
     problems += _groups(dataset, text, table)
+    problems += _quadrats(table)
+    problems += _weigh(dataset, table)
     _keep_others(dataset, text, table)
     return table, sorted(problems, key=lambda problem: (problem.row or 0, problem.level))
 
@@ -117,12 +126,14 @@ def _check_photos(table: pd.DataFrame) -> list[Problem]:
 
 
 def _metadata(dataset: Dataset, text: pd.DataFrame, table: pd.DataFrame) -> list[Problem]:
-    """Adds the metadata that there are to `table`."""
+    """Adds the metadata that there are, and which photographs show one quadrat, to `table`."""
     problems = []
     filled = {role: dataset.columns[role] for role in _FILLED if dataset.columns.get(role) in text}
     for role, column in filled.items():
         remedy = f"fill it in, or remove {role} from {DATASET_FILE}"
         problems += flag(QUADRATS_FILE, text[text[column] == ""], column, f"{column} has no blank cells", remedy)
+    if QUADRAT in filled:
+        table[QUADRAT] = text[filled[QUADRAT]]
     for role, name in METADATA_OF.items():
         column = dataset.columns.get(role, "")
         if column not in text:
@@ -168,13 +179,11 @@ def _masses(dataset: Dataset, text: pd.DataFrame, table: pd.DataFrame) -> list[P
     if not readable:
         return problems
     problems += _below_zero(table, refused_NT) + _off_identities(table, mass_NT, tolerance)
-    problems += _not_measured(table, derived_NT)
-    if np.isfinite(derived_NT).all():
-        per_area = 1.0 if dataset.area is None else PUBLISHED_AREA_M2 / area_N[:, None]
-        usual = pd.DataFrame(derived_NT * per_area, columns=list(TARGETS))
-        unlike, remedy = rules.warn_unlike_grams(QUADRATS_FILE, usual), f"check unit and area in {DATASET_FILE}"
-        problems += [one if dataset.unit == "g" else replace(one, remedy=remedy) for one in unlike]
-    return problems
+    problems += _not_measured(dataset, text, table)
+    per_area = 1.0 if dataset.area is None else PUBLISHED_AREA_M2 / area_N[:, None]
+    usual = pd.DataFrame(derived_NT * per_area, columns=list(TARGETS))
+    unlike, remedy = rules.warn_unlike_grams(QUADRATS_FILE, usual), f"check unit and area in {DATASET_FILE}"
+    return problems + [one if dataset.unit == "g" else replace(one, remedy=remedy) for one in unlike]
 
 
 def _areas(dataset: Dataset, text: pd.DataFrame) -> tuple[FloatArray, list[Problem]]:
@@ -219,23 +228,17 @@ def _off_identities(table: pd.DataFrame, mass_NT: FloatArray, tolerance: float) 
     return problems
 
 
-def _not_measured(table: pd.DataFrame, mass_NT: FloatArray) -> list[Problem]:
-    """One error for all rows in which masses are neither measured nor follow."""
-    kinds: dict[tuple[str, ...], list[int]] = {}  # lines by what is missing
-    roles = list(MASSES)
-    for row, unknown_T in zip(table[ROW], np.isnan(mass_NT), strict=True):
-        if unknown_T.any():
-            kinds.setdefault(tuple(roles[t] for t in np.flatnonzero(unknown_T)), []).append(int(row))
-    if not kinds:
-        return []
-    most = sorted(kinds.items(), key=lambda kind: -len(kind[1]))
-    got = "; ".join(
-        f"{len(lines)} of {len(table)} rows without {', '.join(names)}, first line {lines[0]}"
-        for names, lines in most[:_SHOWN]
-    )
-    rule = "for now each of the five masses is measured, or follows (green + clover = gdm, gdm + dead = total)"
-    remedy = f"add what was weighed, or leave the rows out ({GUIDE})"
-    return [Problem(level="error", file=QUADRATS_FILE, row=None, rule=rule, got=got, remedy=remedy)]
+def _not_measured(dataset: Dataset, text: pd.DataFrame, table: pd.DataFrame) -> list[Problem]:
+    """Columns and rows without any mass."""
+    problems = []
+    for role, column in dataset.columns.items():
+        if role in MASSES and column in text and len(text) and (text[column] == "").all():
+            rule, remedy = f"{column} holds masses", f"fill it in, or remove {role} from {DATASET_FILE}"
+            got = f"blanks in all of {counted(len(text), 'row')}"
+            problems.append(Problem(level="error", file=QUADRATS_FILE, row=None, rule=rule, got=got, remedy=remedy))
+    rows = table[table[list(TARGETS)].isna().all(axis=1)]
+    rule, remedy = "a row has one mass or more", f"add what was weighed, or leave the row out ({GUIDE})"
+    return problems + flag(QUADRATS_FILE, rows, pd.Series("none", index=rows.index), rule, remedy)
 
 
 def _groups(dataset: Dataset, text: pd.DataFrame, table: pd.DataFrame) -> list[Problem]:
@@ -244,8 +247,9 @@ def _groups(dataset: Dataset, text: pd.DataFrame, table: pd.DataFrame) -> list[P
     if names is None:
         names = tuple(role for role in _DEFAULT_GROUPS if role in dataset.columns)
     if not names:
-        if "image_id" in table:
-            table[KEPT_WHOLE] = table["image_id"]
+        lone = QUADRAT if QUADRAT in table else "image_id"
+        if lone in table:
+            table[KEPT_WHOLE] = table[lone]
         rule = "photographs of one day and place stay on one side of a fold"
         got = "no groups" if dataset.groups is not None else "neither date, site nor groups"
         remedy = f"folds are random, scores too good for new days and places: add a date ({GUIDE})"
@@ -267,6 +271,44 @@ def _groups(dataset: Dataset, text: pd.DataFrame, table: pd.DataFrame) -> list[P
         of_date = column == dataset.columns.get("date")
         parts.append(table["Sampling_Date"].dt.strftime("%Y-%m-%d").fillna("") if of_date else text[column])
     table[KEPT_WHOLE] = pd.Series(["|".join(cells) for cells in zip(*parts, strict=True)], dtype="str")
+    return problems
+
+
+def _quadrats(table: pd.DataFrame) -> list[Problem]:
+    """Photographs of one quadrat that differ in what was weighed, or in what folds keep whole."""
+    if QUADRAT not in table:
+        return []
+    problems, firsts = [], table.drop_duplicates(QUADRAT).set_index(QUADRAT)
+    kept = [name for name in ("Sampling_Date", "State", KEPT_WHOLE) if name in table]
+    for columns, what in ((list(TARGETS), "masses"), (kept, "date, site and groups")):
+        first = firsts[columns].loc[table[QUADRAT]].set_axis(table.index)
+        differs = ((table[columns] != first) & ~(table[columns].isna() & first.isna())).any(axis=1)
+        rows = table[differs & (table[QUADRAT] != "")]
+        got = rows[QUADRAT].map(shown) + ", first in line " + rows[QUADRAT].map(firsts[ROW]).astype(str)
+        remedy = f"mend the {what}, or give it another name; a name stands for one quadrat of the whole table"
+        problems += flag(QUADRATS_FILE, rows, got, f"photographs of a quadrat have the same {what}", remedy)
+    return problems
+
+
+def _weigh(dataset: Dataset, table: pd.DataFrame) -> list[Problem]:
+    """Adds WEIGHT_COLUMNS where the user gave weights, or quadrats have several photographs, which count as one."""
+    measured_NT = table[list(TARGETS)].notna().to_numpy()
+    given_T, problems = weight_T, []
+    if dataset.weights is not None:
+        measured = {role for role, name in MASSES.items() if table[name].notna().any()}
+        for lacking, what, remedy in (
+            (measured - set(dataset.weights), "was measured or follows and has no weight", "add its weight"),
+            (set(dataset.weights) - measured, "has a weight and was not measured", "remove its weight"),
+        ):
+            for role in (role for role in MASSES if role in lacking):
+                rule = "weights name the masses that were measured, or follow from others, and no others"
+                got = f"{role}, which {what}"
+                problems.append(Problem(level="error", file=DATASET_FILE, row=None, rule=rule, got=got, remedy=remedy))
+        given_T = np.array([dataset.weights.get(role, 0.0) for role in MASSES])
+        given_T = given_T / given_T.sum()
+    photographs_N = table.groupby(QUADRAT)[ROW].transform("size").to_numpy() if QUADRAT in table else np.ones(1)
+    if dataset.weights is not None or (photographs_N > 1).any():
+        table[list(WEIGHT_COLUMNS)] = np.where(measured_NT, given_T / photographs_N[:, None], 0.0)
     return problems
 
 

@@ -1,7 +1,8 @@
 """Reference predictions that cost next to nothing and put every score in proportion.
 
 N images, F colour statistics. pred_NT are out-of-fold predictions [N, 5] in grams, columns as TARGETS, clipped at 0,
-rows as in `quadrats` (the wide table of table.read_train). `folds` comes from folds.assign_folds, same row order.
+rows as in `quadrats` (the wide table of table.read_train); NaN in targets that were never measured. Each target is
+fitted on the rows in which it was. `folds` comes from folds.assign_folds, same row order.
 
 per_target_mean   the mean of the training folds
 metadata_trees    NDVI, height, season, state, species; needs metadata, so it cannot predict the test set, and is left
@@ -12,6 +13,7 @@ colour_ridge      ridge regression on colour statistics: what a photograph tells
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +23,14 @@ from PIL import Image
 from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GroupKFold
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from biomass_models.data.cell_weights import measured_alike, measured_masses, row_weights
 from biomass_models.data.images import as_rgb, open_photograph
 from biomass_models.errors import UserError
 from biomass_models.interrupt import OnProgress
-from biomass_models.targets import TARGETS, FloatArray, weighted_r2_score
+from biomass_models.targets import TARGETS, FloatArray, weighted_r2_score, weights_in, weights_of
 
 COLOUR_SIZE = (128, 64)  # px to which a photograph is reduced before its colours are counted
 PERCENTILES = (5, 25, 50, 75, 95)
@@ -73,21 +76,34 @@ def missing_metadata(quadrats: pd.DataFrame) -> list[str]:
 
 def per_target_mean(quadrats: pd.DataFrame, folds: pd.DataFrame) -> FloatArray:
     """Each target's mean over the training folds, [N, 5] grams. It scores above 0: the metric has one grand mean."""
-    mass_NT = quadrats[list(TARGETS)].to_numpy(dtype=np.float64)
-    return _out_of_fold(quadrats, folds, lambda train, held: np.tile(mass_NT[train].mean(axis=0), (len(held), 1)))
+    labels = _Labels.of(quadrats)
+
+    def fit_predict(train: NDArray[np.intp], held: NDArray[np.intp]) -> FloatArray:
+        def fit(rows: NDArray[np.intp], mass_MT: FloatArray) -> FloatArray:
+            weight_M = labels.weights(rows)
+            mean_T = mass_MT.mean(axis=0) if weight_M is None else np.average(mass_MT, axis=0, weights=weight_M)
+            return np.tile(mean_T, (len(held), 1))
+
+        return labels.fit_predict(train, held, fit)
+
+    return _out_of_fold(quadrats, folds, fit_predict)
 
 
 def metadata_trees(quadrats: pd.DataFrame, folds: pd.DataFrame, seed: int = 0) -> FloatArray:
     """Extremely randomised trees on NDVI, height, season (sine and cosine), state and species, [N, 5] grams."""
-    mass_NT = quadrats[list(TARGETS)].to_numpy(dtype=np.float64)
+    labels = _Labels.of(quadrats)
     angle = 2 * np.pi * quadrats["Sampling_Date"].dt.day_of_year.to_numpy(dtype=np.float64) / 365.25
     numbers = quadrats[["Pre_GSHH_NDVI", "Height_Ave_cm"]].to_numpy(dtype=np.float64)
     names = pd.get_dummies(quadrats[["State", "Species"]]).to_numpy(dtype=np.float64)
     metadata_NF = np.column_stack([numbers, np.sin(angle), np.cos(angle), names])
 
     def fit_predict(train: NDArray[np.intp], held: NDArray[np.intp]) -> FloatArray:
-        trees = ExtraTreesRegressor(n_estimators=200, min_samples_leaf=2, max_features=0.6, random_state=seed)
-        return trees.fit(metadata_NF[train], mass_NT[train]).predict(metadata_NF[held])
+        def fit(rows: NDArray[np.intp], mass_MT: FloatArray) -> FloatArray:
+            trees = ExtraTreesRegressor(n_estimators=200, min_samples_leaf=2, max_features=0.6, random_state=seed)
+            trees.fit(metadata_NF[rows], _flat(mass_MT), sample_weight=labels.weights(rows))
+            return trees.predict(metadata_NF[held]).reshape(len(held), -1)
+
+        return labels.fit_predict(train, held, fit)
 
     return _out_of_fold(quadrats, folds, fit_predict)
 
@@ -103,12 +119,11 @@ def colour_ridge(colour_NF: FloatArray, quadrats: pd.DataFrame, folds: pd.DataFr
         raise ValueError(
             f"colour statistics must be finite, one row for each of {len(quadrats)} quadrats, got {colour_NF.shape}"
         )
-    mass_NT = quadrats[list(TARGETS)].to_numpy(dtype=np.float64)
-    group_N = pd.factorize(folds["group"])[0]
+    labels, group_N = _Labels.of(quadrats), pd.factorize(folds["group"])[0]
 
     def fit_predict(train: NDArray[np.intp], held: NDArray[np.intp]) -> FloatArray:
-        alpha = _choose_alpha(colour_NF[train], mass_NT[train], group_N[train])
-        return _ridge(alpha).fit(colour_NF[train], mass_NT[train]).predict(colour_NF[held])
+        alpha = _choose_alpha(colour_NF, labels, train, group_N[train])
+        return _ridge_predictions(alpha, colour_NF, labels, train, held)
 
     return _out_of_fold(quadrats, folds, fit_predict)
 
@@ -132,23 +147,70 @@ def colour_statistics(path: Path) -> FloatArray:
     return np.column_stack([channel_CP.mean(axis=1), channel_CP.std(axis=1), percentile_CQ]).ravel()
 
 
-def _choose_alpha(colour_NF: FloatArray, mass_NT: FloatArray, group_N: NDArray[np.intp]) -> float:
-    """The penalty with the best pooled score on inner folds by group."""
-    n_groups = len(np.unique(group_N))
+@dataclass(frozen=True)
+class _Labels:
+    """Masses of all rows, NaN where not measured, and what cells and rows count."""
+
+    mass_NT: FloatArray
+    weight: FloatArray  # of the cells, [5] or [N, 5]
+    weight_N: FloatArray | None  # of the rows; None: all alike
+
+    @classmethod
+    def of(cls, quadrats: pd.DataFrame) -> _Labels:
+        mass_NT, weight = measured_masses(quadrats)
+        return cls(mass_NT, weight, None if weight.ndim == 1 else row_weights(weight, len(quadrats)))
+
+    def weights(self, rows: NDArray[np.intp]) -> FloatArray | None:
+        return None if self.weight_N is None else self.weight_N[rows]
+
+    def fit_predict(
+        self,
+        train: NDArray[np.intp],
+        held: NDArray[np.intp],
+        fit: Callable[[NDArray[np.intp], FloatArray], FloatArray],
+    ) -> FloatArray:
+        """Predictions [held, 5] of one fit for each set of targets that were measured in the same training rows; NaN in
+        targets without any. fit(rows, masses): predictions [held, targets of the set]."""
+        if self.weight.ndim == 1:
+            return fit(train, self.mass_NT[train])
+        pred_NT = np.full((len(held), len(TARGETS)), np.nan)
+        for columns, places in measured_alike(self.mass_NT[train]):
+            rows = train[places]
+            pred_NT[:, columns] = fit(rows, self.mass_NT[np.ix_(rows, columns)])
+        return pred_NT
+
+
+def _choose_alpha(colour_NF: FloatArray, labels: _Labels, train: NDArray[np.intp], group_M: NDArray[np.intp]) -> float:
+    """The penalty with the best pooled score on inner folds of the training rows by group."""
+    n_groups = len(np.unique(group_M))
     if n_groups < 2:
         return LONE_GROUP_ALPHA
-    inner = list(GroupKFold(min(INNER_FOLDS, n_groups)).split(colour_NF, groups=group_N))
+    inner = list(GroupKFold(min(INNER_FOLDS, n_groups)).split(colour_NF[train], groups=group_M))
+    mass_MT, weight = labels.mass_NT[train], weights_in(labels.weight, train)
     scores = []
     for alpha in ALPHAS:
-        pred_NT = np.empty_like(mass_NT)
-        for train, held in inner:
-            pred_NT[held] = _ridge(alpha).fit(colour_NF[train], mass_NT[train]).predict(colour_NF[held])
-        scores.append(weighted_r2_score(mass_NT, np.maximum(pred_NT, 0)))
+        pred_MT = np.empty_like(mass_MT)
+        for own, held in inner:
+            pred_MT[held] = _ridge_predictions(alpha, colour_NF, labels, train[own], train[held])
+        # a target that no inner training row has is not predicted there
+        scores.append(weighted_r2_score(mass_MT, np.maximum(pred_MT, 0), weights_of(pred_MT, weight)))
     return float(ALPHAS[int(np.argmax(scores))])
 
 
-def _ridge(alpha: float) -> Pipeline:
-    return make_pipeline(StandardScaler(), Ridge(alpha=alpha))
+def _ridge_predictions(
+    alpha: float, colour_NF: FloatArray, labels: _Labels, train: NDArray[np.intp], held: NDArray[np.intp]
+) -> FloatArray:
+    def fit(rows: NDArray[np.intp], mass_MT: FloatArray) -> FloatArray:
+        ridge = make_pipeline(StandardScaler(), Ridge(alpha=alpha))
+        ridge.fit(colour_NF[rows], mass_MT, ridge__sample_weight=labels.weights(rows))
+        return ridge.predict(colour_NF[held]).reshape(len(held), -1)
+
+    return labels.fit_predict(train, held, fit)
+
+
+def _flat(mass_MT: FloatArray) -> FloatArray:
+    """As scikit-learn's trees want a single target: without an axis for it."""
+    return mass_MT[:, 0] if mass_MT.shape[1] == 1 else mass_MT
 
 
 def _out_of_fold(

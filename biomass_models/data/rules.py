@@ -26,6 +26,7 @@ _IN_GRAMS = {  # grams per quadrat of 0.21 m2 by the unit that a table may be in
     "kilograms": 1000.0,
 }
 
+_FEWEST = 3  # images from which their masses are said to be unlike grams
 _TARGET_NAMES = ", ".join(TARGETS)
 _UNSAFE_ID = r'^[.\-]|[/\\:*?"<>|\x00-\x1f\x7f]|^.{201,}$'  # an id names files: no separators, nothing hidden
 _PATH_ID = r"/.*\.\w{3,4}$"
@@ -173,19 +174,18 @@ def warn_masses(file: str, parsed: pd.DataFrame) -> list[Problem]:
 def warn_unlike_grams(file: str, mass_NT: pd.DataFrame) -> list[Problem]:
     """One warning for a table in log space, or whose total masses are of another order than a quadrat's.
 
-    mass_NT: grams per quadrat of 0.21 m2, columns TARGETS.
+    mass_NT: grams per quadrat of 0.21 m2, columns TARGETS, NaN where not measured.
     """
-    if len(mass_NT) < 3:
-        return []
+    complete_NT, total = mass_NT.dropna().to_numpy(), mass_NT["Dry_Total_g"].dropna()
     undone = {"log1p": (np.expm1, "np.expm1"), "sqrt": (np.square, "np.square")}
-    for space, (invert, remedy) in undone.items():
+    for space, (invert, remedy) in undone.items() if len(complete_NT) >= _FEWEST else ():
         with np.errstate(over="ignore", invalid="ignore"):
-            gap_N = identity_gap(invert(mass_NT.to_numpy()))
-        own_N = identity_gap(mass_NT.to_numpy())
+            gap_N = identity_gap(invert(complete_NT))
+        own_N = identity_gap(complete_NT)
         if np.median(own_N) > 0.1 and np.median(gap_N) < 0.1 * np.median(own_N):
             got = f"masses off the identities by {np.median(own_N):.3g} that look like {space}"
             return [_of_masses(file, "masses are grams per quadrat", got, f"give grams: {remedy}")]
-    mean = float(mass_NT["Dry_Total_g"].mean())
+    mean = float(total.mean()) if len(total) >= _FEWEST else np.nan
     if USUAL_MEAN_G[0] <= mean <= USUAL_MEAN_G[1] or not np.isfinite(mean):
         return []
     unit = min(_IN_GRAMS, key=lambda name: abs(np.log(max(mean, 1e-9) * _IN_GRAMS[name] / 45)))

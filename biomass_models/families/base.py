@@ -67,6 +67,10 @@ def _never(_config: Any) -> bool:
     return False
 
 
+def _any_mass(_measured_NT: NDArray[np.bool_]) -> None:
+    return None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """What is known of a family without torch.
@@ -77,6 +81,9 @@ class Family:
     batches_folds(config)   whether all folds of a trial can be one batched problem (`Model.fit_folds`)
     metadata                columns of the table that its fits may learn from, beside the masses: a search of data
                             that lack one is without this family
+    learns(measured_NT)     why its fits cannot learn all that was measured, None where they can: which of the five
+                            targets of each training row of a fold were measured, [N, 5]. A search of data for which
+                            some fold has a reason is without this family
     map_unit                unit of the numbers of `Model.maps`, such as "share of the attention"; "" without maps
     """
 
@@ -85,6 +92,7 @@ class Family:
     summary: Callable[[Any], str] = _from_defaults
     batches_folds: Callable[[Any], bool] = _never
     metadata: tuple[str, ...] = ()
+    learns: Callable[[NDArray[np.bool_]], str | None] = _any_mass
     map_unit: str = ""
 
 
@@ -120,7 +128,8 @@ class Model:
 
     fit(config, quadrats, fold_N, fold, inputs, *, seed, should_stop=None) -> FoldResult
         Fits the rows outside `fold` and predicts those inside. quadrats: image_id, group, metadata and the five
-        targets [grams]; its images are rows of `inputs`. Same seed, same numbers. Of a model with `shared`, the
+        targets [grams, NaN where not measured]; its images are rows of `inputs`. All five are predicted; what is said
+        of a target that no row has measured is not looked at. Same seed, same numbers. Of a model with `shared`, the
         keyword `shared` brings the fold's Artefact where the configuration asks for one; without it the fit makes
         its own. Raises FitError, StopRequested.
     predict(config, tensors, inputs, *, flips=1, should_stop=None) -> pred_NT

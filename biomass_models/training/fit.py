@@ -18,8 +18,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from biomass_models.data.cell_weights import measured_masses, row_weights
 from biomass_models.errors import UserError
-from biomass_models.targets import TARGETS, FloatArray, IntArray, weighted_r2_score, weighted_sst
+from biomass_models.targets import (
+    FloatArray,
+    IntArray,
+    weight_T,
+    weighted_r2_score,
+    weighted_sst,
+    weights_in,
+)
 
 
 class FitError(UserError):
@@ -45,20 +53,35 @@ class FoldRows:
     train_M: IntArray  # rows of the table
     valid_M: IntArray
     image_N: IntArray  # row of the image set, for each row of the table
-    mass_NT: FloatArray  # grams
+    mass_NT: FloatArray  # grams, NaN where not measured
+    weight: FloatArray = field(default_factory=weight_T.copy)  # of the cells, [5] or [N, 5] (targets.weights_of)
 
     @classmethod
     def of(cls, quadrats: pd.DataFrame, fold_N: NDArray[Any], fold: int, image_N: IntArray) -> FoldRows:
         """FitError if either side of the fold is empty."""
-        return cls(*split_rows(fold_N, fold), image_N, quadrats[list(TARGETS)].to_numpy(np.float64))
+        return cls(*split_rows(fold_N, fold), image_N, *measured_masses(quadrats))
 
     @property
     def train_mass_MT(self) -> FloatArray:
         return self.mass_NT[self.train_M]
 
     @property
+    def train_weight(self) -> FloatArray:
+        """Of the cells of the training rows, [5] or [M, 5]."""
+        return weights_in(self.weight, self.train_M)
+
+    @property
+    def train_row_weight_M(self) -> FloatArray:
+        """Of the training rows: photographs of one quadrat count as one."""
+        return row_weights(self.weight, len(self.mass_NT))[self.train_M]
+
+    @property
     def held_out_mass_NT(self) -> FloatArray:
         return self.mass_NT[self.valid_M]
+
+    def held_out_score(self, pred_NT: FloatArray) -> float:
+        """score_or_nan of predictions of the held-out rows."""
+        return score_or_nan(self.held_out_mass_NT, pred_NT, weights_in(self.weight, self.valid_M))
 
     @property
     def held_out_images(self) -> IntArray:
@@ -92,11 +115,14 @@ def seeded(seed: int, purpose: str, device: torch.device) -> Iterator[None]:
         yield
 
 
-def score_or_nan(truth_NT: FloatArray, pred_NT: FloatArray) -> float:
-    """The metric on one fold's rows; NaN where a tiny fold has no spread, so that a log never fails a fit."""
-    if weighted_sst(truth_NT) <= 0:
+def score_or_nan(truth_NT: FloatArray, pred_NT: FloatArray, weight: FloatArray | None = None) -> float:
+    """The metric on one fold's rows; NaN where a tiny fold has no spread, so that a log never fails a fit.
+
+    weight: of the cells, by default targets.weights_of(truth_NT).
+    """
+    if weighted_sst(truth_NT, weight) <= 0:
         return math.nan
-    return weighted_r2_score(truth_NT, pred_NT)
+    return weighted_r2_score(truth_NT, pred_NT, weight)
 
 
 def as_tensors(arrays: dict[str, FloatArray]) -> dict[str, Tensor]:

@@ -19,9 +19,9 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from biomass_models.interrupt import ShouldStop
-from biomass_models.targets import weight_T
 from biomass_models.training.fit import FloatArray, FoldRows, generator_for, seed_for
 from biomass_models.training.loop import Records, Schedule, run_epochs
+from biomass_models.training.losses import weighted_mse_losses
 from biomass_models.training.sources import FeatureSource
 
 HIDDEN, DROPOUT = 1, 3  # places of the first linear layer and of the dropout in heads.mlp_head
@@ -29,7 +29,7 @@ HIDDEN, DROPOUT = 1, 3  # places of the first linear layer and of the dropout in
 
 @dataclass(frozen=True)
 class HeadFold:
-    """One fold: its rows, its seed, and the z-scores [M, 5] of its training rows."""
+    """One fold: its rows, its seed, and the z-scores [M, 5] of its training rows, NaN where not measured."""
 
     rows: FoldRows
     seed: int
@@ -131,7 +131,6 @@ def _train_alike(
     optimiser = torch.optim.AdamW(many.groups(head_lr, weight_decay), fused=True)
     held_KV = pad_sequence([torch.from_numpy(fold.rows.held_out_images) for fold in folds], batch_first=True)
     held_KVD = source.feature_NCD[held_KV.to(device), 0]
-    weight = torch.as_tensor(weight_T, dtype=torch.float32, device=device)
     batches = _Batches(many, source, folds, schedule.batch_size)
     loss_K = torch.zeros(len(folds), device=device)
 
@@ -140,7 +139,7 @@ def _train_alike(
         return batches.epoch()
 
     def step(batch: _Batch) -> None:
-        error_KB = (many(batch.feature_KBD, batch.kept_KBH) - batch.goal_KBT) ** 2 @ weight
+        error_KB = weighted_mse_losses(many(batch.feature_KBD, batch.kept_KBH), batch.goal_KBT, batch.weight)
         total_K = (error_KB * batch.there_KB).sum(1)
         optimiser.zero_grad(set_to_none=True)
         (total_K / batch.count_K).sum().backward()
@@ -173,6 +172,7 @@ def _train_alike(
 class _Batch:
     feature_KBD: Tensor
     goal_KBT: Tensor
+    weight: Tensor  # of the cells, [5] or [K, B, 5]
     kept_KBH: Tensor
     there_KB: Tensor  # False where a fold's batch is shorter than the longest
     count_K: Tensor  # rows of each fold's batch
@@ -188,6 +188,7 @@ class _Batches:
         self._dropout: float = many.heads[0][DROPOUT].p  # type: ignore[assignment]
         self._image = [torch.from_numpy(fold.rows.image_N[fold.rows.train_M]) for fold in folds]
         self._goal = [torch.from_numpy(fold.goal_MT).float() for fold in folds]
+        self._weight = [torch.from_numpy(fold.rows.train_weight).float() for fold in folds]
         self._order = [generator_for(fold.seed, "order") for fold in folds]
         self._draws = [generator_for(fold.seed, "augmentation") for fold in folds]
         self._masks = [torch.Generator(self._device).manual_seed(seed_for(fold.seed, "dropout")) for fold in folds]
@@ -206,10 +207,17 @@ class _Batches:
             yield _Batch(
                 self._source.feature_NCD[self._padded(image), self._padded(copy)],
                 self._padded(goal),
+                self._weights(index),
                 self._padded([self._mask(n, own) for n, own in zip(counts, self._masks, strict=True)]),
                 torch.arange(max(counts), device=self._device) < count_K.unsqueeze(1),
                 count_K,
             )
+
+    def _weights(self, index: Sequence[Tensor]) -> Tensor:
+        """Of the batch's cells; those of all rows where the folds' own are so, which a table gives to all or none."""
+        if self._weight[0].ndim == 1:
+            return self._weight[0].to(self._device)
+        return self._padded([all_[own] for all_, own in zip(self._weight, index, strict=True)])
 
     def _mask(self, count: int, generator: torch.Generator) -> Tensor:
         """Kept hidden units [count, H], scaled: the very draws that nn.Dropout would make for this fold on a CPU."""

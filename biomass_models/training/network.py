@@ -27,7 +27,6 @@ from biomass_models.training.fit import (
     IntArray,
     as_tensors,
     generator_for,
-    score_or_nan,
     seeded,
 )
 from biomass_models.training.loop import Schedule, Terms, train_epochs
@@ -169,7 +168,7 @@ def train_network(
             pred_NT = predict_rows(
                 net, source, held_out, grams, inputs.device, config.batch_size, should_stop=should_stop
             )
-            record["score"] = score_or_nan(rows.held_out_mass_NT, pred_NT)
+            record["score"] = rows.held_out_score(pred_NT)
             best.take(record, pred_NT, net.trained_state, last)
         epochs.append(record)
 

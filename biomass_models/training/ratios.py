@@ -33,10 +33,10 @@ def reconstruct(output_BT: Tensor, scaler: TargetScaler) -> Tensor:
 
 
 def log_z(mass_BT: Tensor, scaler: TargetScaler) -> Tensor:
-    """Masses [B, 5] -> z-scored log1p grams [B, Q] of total, GDM, green and clover.
+    """Masses [B, 5] -> z-scored log1p grams [B, Q] of total, GDM, green and clover; NaN stays NaN.
 
-    One that never varies in the training rows (no clover in a state) is left out: a student predicts a trace of it,
-    which would be thousands of its standard deviations.
+    One that never varies in the training rows (no clover in a state), or was never measured, is left out: a student
+    predicts a trace of it, which would be thousands of its standard deviations.
     """
     columns = [column for column in DISTILLED if column == TOTAL or scaler.sd_T[column] > SMALLEST_SD]
     mean_Q = torch.as_tensor(scaler.mean_T[columns]).to(mass_BT)

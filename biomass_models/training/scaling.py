@@ -1,6 +1,6 @@
 """Grams to the numbers that a network regresses, and back. Torch-free, float64.
 
-N images, T = 5 targets.  mass_NT grams;  z_NT transformed and z-scored masses, without unit.
+N images, T = 5 targets.  mass_NT grams, NaN where not measured;  z_NT transformed and z-scored masses, without unit.
 """
 
 from __future__ import annotations
@@ -31,13 +31,21 @@ class TargetScaler:
 
     @classmethod
     def fit(cls, mass_NT: FloatArray, transform: str) -> TargetScaler:
-        """mass_NT: [N, 5] grams of the training rows, all non-negative."""
-        value = _forward(mass_NT, transform)
-        cap = np.maximum(HEADROOM * mass_NT.max(axis=0), 1.0)
-        return cls(transform, value.mean(axis=0), np.maximum(value.std(axis=0), SMALLEST_SD), cap)
+        """mass_NT: [N, 5] grams of the training rows, non-negative. Measured cells count; a target without any is
+        scaled as one that is always 0.
+        """
+        unmeasured = np.isnan(mass_NT)
+        if unmeasured.any():
+            mass_NT = np.where(unmeasured.all(axis=0), 0.0, mass_NT)
+            value = _forward(mass_NT, transform)
+            mean, sd, heaviest = np.nanmean(value, axis=0), np.nanstd(value, axis=0), np.nanmax(mass_NT, axis=0)
+        else:
+            value = _forward(mass_NT, transform)
+            mean, sd, heaviest = value.mean(axis=0), value.std(axis=0), mass_NT.max(axis=0)
+        return cls(transform, mean, np.maximum(sd, SMALLEST_SD), np.maximum(HEADROOM * heaviest, 1.0))
 
     def scale(self, mass_NT: FloatArray) -> FloatArray:
-        """[N, 5] grams -> [N, 5] z-scores."""
+        """[N, 5] grams -> [N, 5] z-scores; NaN stays NaN."""
         return (_forward(mass_NT, self.transform) - self.mean_T) / self.sd_T
 
     def grams(self, z_NT: FloatArray) -> FloatArray:

@@ -2,7 +2,8 @@
 
 A table of out-of-fold predictions often holds the label as well, under the plain name: `target` beside `pred`, or
 `Dry_Green_g` beside `Dry_Green_g_pred`. Where a name means prediction, that column is it; where several do, or none
-stands out, the table is refused with the candidates.
+stands out, the table is refused with the candidates. Predictions need columns of the targets that were measured where
+they are scored, and those of others are not read; a table of measured masses has what was measured.
 """
 
 from __future__ import annotations
@@ -54,29 +55,32 @@ def tidy_names(table: pd.DataFrame) -> pd.DataFrame:
     return table.set_axis(names, axis=1)
 
 
-def predictions_of(table: pd.DataFrame) -> tuple[pd.DataFrame, str | None]:
+def predictions_of(table: pd.DataFrame, measured: Sequence[str] = TARGETS) -> tuple[pd.DataFrame, str | None]:
     """image_id, TARGETS in grams and fold (where there is one), one row an image; and a remark on columns passed over.
 
-    Raises UserError: no such columns, several that may be it, rows that the model was trained on, values that are no
-    numbers, a row that is there twice.
+    measured: targets that the table must have; the others are NaN. Raises UserError: no such columns, several that may
+    be it, rows that the model was trained on, values that are no numbers, a row that is there twice.
     """
     _refuse_seen_rows(table)
-    sets = _wide_sets(table)
+    found = _wide_sets(table)
+    sets = {affix: columns for affix, columns in found.items() if set(measured) <= set(columns)}
     if sets:
         columns, remark = _chosen_set(sets)
-        return _wide(table, columns), remark
+        return _wide(table, {name: columns[name] for name in measured}), remark
     column, remark = _chosen_column(table)
-    return _from_long(table, column), remark
+    return _from_long(table, column, measured), remark
 
 
 def labels_of(table: pd.DataFrame) -> pd.DataFrame:
-    """image_id and measured TARGETS in grams: the columns under the plain names, or the ones named a label."""
-    sets = _wide_sets(table)
-    for affix in sorted(sets, key=lambda affix: affix != "*"):
+    """image_id and measured TARGETS in grams, NaN where none is: the columns under the plain names, or those named a
+    label, whichever have more targets."""
+    is_long = "sample_id" in table or "target_name" in table
+    sets = {a: columns for a, columns in _wide_sets(table).items() if not is_long or len(columns) == len(TARGETS)}
+    for affix in sorted(sets, key=lambda affix: (-len(sets[affix]), affix != "*")):
         if affix == "*" or _kind(affix) == "label":
             return _wide(table, sets[affix])
     values = [name for name in _value_columns(table) if _kind(name) == "label"]
-    return _from_long(table, "target" if "target" in table else values[0] if len(values) == 1 else "target")
+    return _from_long(table, "target" if "target" in table else values[0] if len(values) == 1 else "target", None)
 
 
 def _kind(text: str) -> str:
@@ -90,13 +94,13 @@ def _kind(text: str) -> str:
 
 
 def _wide_sets(table: pd.DataFrame) -> dict[str, dict[str, str]]:
-    """Columns by target for each affix that all five targets have: `*` is the plain name, `*_pred`, `oof_*`."""
+    """Columns by target for each affix that a target has: `*` is the plain name, `*_pred`, `oof_*`."""
     found: dict[str, dict[str, str]] = {}
     for name in map(str, table.columns):
         for target in TARGETS:
             if target.lower() in name.lower():
                 found.setdefault(name.lower().replace(target.lower(), "*", 1), {})[target] = name
-    return {affix: columns for affix, columns in found.items() if len(columns) == len(TARGETS)}
+    return found
 
 
 def _chosen_set(sets: dict[str, dict[str, str]]) -> tuple[dict[str, str], str | None]:
@@ -151,25 +155,31 @@ def _wide(table: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
     ids = table["image_id" if "image_id" in table else "image_path"]
     frame = pd.DataFrame({"image_id": _text_ids(ids)})
     for target in TARGETS:
-        frame[target] = _numbers(table, columns[target])
+        frame[target] = _numbers(table, columns[target]) if target in columns else np.nan
     return frame.assign(fold=table["fold"].to_numpy()) if "fold" in table else frame
 
 
-def _from_long(table: pd.DataFrame, column: str) -> pd.DataFrame:
+def _from_long(table: pd.DataFrame, column: str, measured: Sequence[str] | None) -> pd.DataFrame:
+    """measured: targets that count, whose rows alone are read; None for whatever there is."""
     table = _with_sample_id(table)
-    absent = [name for name in TARGETS if name not in table]
+    absent = [name for name in measured or () if name not in table]
     if _is_wide(table) and absent:
-        raise UserError(f"a wide table has all targets, got {_listed(table.columns)}; add {_listed(absent)}")
+        raise UserError(f"a wide table has all measured targets, got {_listed(table.columns)}; add {_listed(absent)}")
     if not {"sample_id", column} <= set(table.columns):
         raise UserError(
             f"columns must be image_id,{','.join(TARGETS)} or sample_id,target; got {_listed(table.columns)}"
             f"{_near_miss(table)}"
         )
-    sample_id = _text_ids(table["sample_id"])
-    halves = split_sample_id(sample_id)
+    halves = split_sample_id(_text_ids(table["sample_id"]))
     strange = ~halves["target_name"].isin(TARGETS)
     if strange.any():
-        raise UserError(f"sample_id must be <image id>__<target name>, got {sample_id[strange].iloc[0]!r}")
+        raise UserError(
+            f"sample_id must be <image id>__<target name>, got {_text_ids(table['sample_id'])[strange].iloc[0]!r}"
+        )
+    if measured is not None:
+        counts_N = halves["target_name"].isin(measured).to_numpy()
+        table, halves = table[counts_N], halves[counts_N].reset_index(drop=True)
+    sample_id = _text_ids(table["sample_id"])
     long = halves.assign(target=_numbers(table, column).to_numpy())
     if long.duplicated(["image_id", "target_name"]).any():
         twice_N = long.duplicated(["image_id", "target_name"])

@@ -4,7 +4,8 @@
     long   sample_id,target   with sample_id = <image id>__<target name>      (CSV or parquet)
     .npy   [images, 5] in the order of TARGETS, with image ids in <stem>.ids.txt or ids.txt beside it, one a line
 Masses in grams. A column that is named a prediction wins over a plain one (columns.py). A file that cannot be read is
-named with the reason, as a broken member is.
+named with the reason, as a broken member is. A blank cell of the truth was not measured; predictions of targets that
+were never measured may be left out or left blank.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from biomass_models.data.alignment import rows_of
 from biomass_models.data.problems import other_separator, read_header
+from biomass_models.data.quadrats import derive
 from biomass_models.data.table import split_sample_id
 from biomass_models.errors import UserError
 from biomass_models.targets import TARGETS
@@ -33,17 +35,18 @@ _FAULTS = (ValueError, OSError, KeyError, EOFError, csv.Error)
 
 
 def read_members(
-    files: Mapping[str, Path], remark: Remark = lambda _: None
+    files: Mapping[str, Path], remark: Remark = lambda _: None, measured: Sequence[str] = TARGETS
 ) -> tuple[dict[str, pd.DataFrame], list[tuple[str, str]]]:
     """Wide frames (image_id, TARGETS) by name, and the files that could not be read with the reasons.
 
-    remark: called with what a reader should know of a file that was read, such as which of its columns counted.
+    remark: called with what a reader should know of a file that was read, such as which of its columns counted;
+    measured: targets that a file must have (measured.measured_targets).
     """
     frames: dict[str, pd.DataFrame] = {}
     unreadable: list[tuple[str, str]] = []
     for name, path in files.items():
         try:
-            frames[name], note = _wide(path)
+            frames[name], note = _wide(path, measured)
         except _FAULTS as reason:
             unreadable.append((name, f"{path.name} cannot be read: {' '.join(str(reason).split())}"))
         else:
@@ -55,11 +58,13 @@ def read_members(
 def read_truth(path: Path, *, groups: Sequence[str] = DEFAULT_GROUPS, folds: int = 5, seed: int = 0) -> pd.DataFrame:
     """image_id, fold, group, TARGETS, and State and unit (if there): what library_from_frames needs of a truth.
 
+    A mass that was not measured is NaN, unless it follows from the others (quadrats.derive).
     Raises LibraryError for a file without masses, an unknown group column or fewer groups than folds.
     """
     try:
         table = _table(path)
         masses = labels_of(table)[["image_id", *TARGETS]]
+        masses[list(TARGETS)], _ = derive(masses[list(TARGETS)].to_numpy(dtype=np.float64))
     except _FAULTS as reason:
         raise LibraryError(f"the truth {path} cannot be read: {reason}") from reason
     if absent := [name for name in groups if name not in table]:
@@ -89,9 +94,9 @@ def _image_ids(table: pd.DataFrame) -> pd.Series:
     return table["image_id" if "image_id" in table else "image_path"].astype(str).str.strip()
 
 
-def _wide(path: Path) -> tuple[pd.DataFrame, str | None]:
+def _wide(path: Path, measured: Sequence[str]) -> tuple[pd.DataFrame, str | None]:
     if path.suffix.lower() != ".npy":
-        return predictions_of(_table(path))
+        return predictions_of(_table(path), measured)
     pred_NT = np.load(path, allow_pickle=False)
     beside = [path.with_name(f"{path.stem}.ids.txt"), path.with_name("ids.txt")]
     found = next((candidate for candidate in beside if candidate.is_file()), None)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from biomass_models.targets import FloatArray, weighted_square
+from biomass_models.targets import FloatArray, weight_T, weighted_square
 
 QUADRAT_M2 = 0.21  # 70 x 30 cm
 UNITS: dict[float, str] = {  # what a mass in grams is multiplied by
@@ -40,11 +40,16 @@ class Space:
 
 
 def spaces(reference_NT: FloatArray) -> list[Space]:
-    """What predictions may be in; scalings are undone with mean, spread and range of the reference [N, 5] in grams."""
-    mean_T, sd_T = reference_NT.mean(0), reference_NT.std(0)
-    log_NT = np.log1p(np.maximum(reference_NT, 0))
-    log_mean_T, log_sd_T = log_NT.mean(0), log_NT.std(0)
-    top_T, low_T = reference_NT.max(0), reference_NT.min(0)
+    """What predictions may be in; scalings are undone with mean, spread and range of the reference [N, 5] in grams.
+
+    NaN in the reference is not looked at.
+    """
+    never_T = np.isnan(reference_NT).all(0)
+    known_NT = np.where(never_T, 0.0, reference_NT)
+    mean_T, sd_T = np.nanmean(known_NT, axis=0), np.nanstd(known_NT, axis=0)
+    log_NT = np.log1p(np.maximum(known_NT, 0))
+    log_mean_T, log_sd_T = np.nanmean(log_NT, axis=0), np.nanstd(log_NT, axis=0)
+    top_T, low_T = np.nanmax(known_NT, axis=0), np.nanmin(known_NT, axis=0)
     return [
         Space(name="log1p", remedy="np.expm1 gives grams", grams=_capped(np.expm1)),
         Space(name="sqrt", remedy="squares give grams", grams=np.square),
@@ -77,9 +82,9 @@ def unit_text(factor: float) -> str:
     return f"about {factor:.2g} times the truth; give grams per quadrat"
 
 
-def size(mass_NT: FloatArray) -> float:
-    """Root mean square of masses in the metric's weights, grams."""
-    return float(np.sqrt(weighted_square(mass_NT).sum(-1).mean()))
+def size(mass_NT: FloatArray, weight: FloatArray = weight_T) -> float:
+    """Root mean square of masses in the metric's weights (of the targets, or the cells), grams."""
+    return float(np.sqrt(weighted_square(mass_NT, weight).sum(-1).mean()))
 
 
 def _capped(undo: Callable[[FloatArray], FloatArray]) -> Callable[[FloatArray], FloatArray]:

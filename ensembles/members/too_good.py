@@ -24,7 +24,7 @@ _TIMES, _TWICE = 4.0, 2.5  # by how much the error must be below the median of t
 def holds_labels(pred_NT: FloatArray, truth_NT: FloatArray, groups: Mapping[str, NDArray[np.str_]]) -> str | None:
     """Why predictions seem to be the measured masses, or their means over a group; None when they do not.
 
-    groups: by name, what each image belongs to, such as its date.
+    truth_NT: NaN where nothing was measured; groups: by name, what each image belongs to, such as its date.
     """
     equal_T = [_share_equal(pred_NT[:, target], truth_NT[:, target]) for target in range(len(TARGETS))]
     if labels := [name for name, share in zip(TARGETS, equal_T, strict=True) if share >= _SHARE]:
@@ -88,19 +88,21 @@ def _share_equal(pred_N: FloatArray, truth_N: FloatArray) -> float:
 def _means_of_labels(pred_NT: FloatArray, truth_NT: FloatArray, group_N: NDArray[np.str_]) -> str | None:
     """`means`, `sums` or `means without the image itself` when most rows are just that of their group's labels."""
     _, index_N, size_G = np.unique(group_N, return_inverse=True, return_counts=True)
-    shared_N = size_G[index_N] > 1
-    if len(size_G) < 2 or shared_N.sum() < 0.5 * len(group_N):
+    known_NT = np.isfinite(truth_NT)
+    count_GT, sum_GT = np.zeros((2, len(size_G), truth_NT.shape[1]))
+    np.add.at(count_GT, index_N, known_NT.astype(np.float64))
+    np.add.at(sum_GT, index_N, np.where(known_NT, truth_NT, 0.0))
+    sum_NT, count_NT = sum_GT[index_N], count_GT[index_N]
+    shared_NT = known_NT & (count_NT > 1)
+    if len(size_G) < 2 or shared_NT.sum() < 0.5 * known_NT.sum():
         return None
-    sum_GT = np.zeros((len(size_G), truth_NT.shape[1]))
-    np.add.at(sum_GT, index_N, truth_NT)
-    sum_NT, n_N1 = sum_GT[index_N], size_G[index_N][:, None]
     candidates = {
-        "the measured means": sum_NT / n_N1,
+        "the measured means": sum_NT / np.maximum(count_NT, 1),
         "the sums of the measured masses": sum_NT,
-        "the measured means of the other images": (sum_NT - truth_NT) / np.maximum(n_N1 - 1, 1),
+        "the measured means of the other images": (sum_NT - truth_NT) / np.maximum(count_NT - 1, 1),
     }
     for what, value_NT in candidates.items():
         near_NT = np.abs(pred_NT - value_NT) <= 0.06  # rounded to one decimal
-        if near_NT[shared_N].mean() > 0.8 and value_NT[shared_N].std() > 0.5:
+        if near_NT[shared_NT].mean() > 0.8 and value_NT[shared_NT].std() > 0.5:
             return what
     return None

@@ -88,6 +88,7 @@ def data_import(
     area: Annotated[str | None, typer.Option(help="Of a quadrat in m2, or a column.")] = None,
     group: Annotated[list[str] | None, typer.Option(help="Column that folds keep whole; repeat.")] = None,
     photo: Annotated[str | None, typer.Option(help="Column of the photographs.", rich_help_panel=COLUMNS)] = None,
+    quadrat: Annotated[str | None, typer.Option(help="Which quadrat it shows.", rich_help_panel=COLUMNS)] = None,
     green: Annotated[str | None, typer.Option(help="Green without clover.", rich_help_panel=COLUMNS)] = None,
     dead: Annotated[str | None, typer.Option(help="Dead matter.", rich_help_panel=COLUMNS)] = None,
     clover: Annotated[str | None, typer.Option(help="Clover, legumes.", rich_help_panel=COLUMNS)] = None,
@@ -113,8 +114,9 @@ def data_import(
     from biomass_models.data.problems import errors_of, grouped
     from biomass_models.data.quadrats import inspect_quadrats
 
-    roles = {"photo": photo, "green": green, "dead": dead, "clover": clover, "gdm": gdm, "total": total, "date": date,
-             "site": site, "species": species, "ndvi": ndvi, "height": height}  # fmt: skip
+    roles = {"photo": photo, "quadrat": quadrat, "green": green, "dead": dead, "clover": clover, "gdm": gdm,
+             "total": total, "date": date, "site": site, "species": species, "ndvi": ndvi,
+             "height": height}  # fmt: skip
     given = {role: column for role, column in roles.items() if column is not None}
     imported = import_table(table, photos, given=given, unit=unit, area=area, groups=group or ())
     write_import(imported, photos, out)

@@ -55,6 +55,7 @@ def leaderboard(
     $ biomass leaderboard runs/first
     $ biomass leaderboard runs/first --json | jq '.rows[0]'
     """
+    from orchestration.blending.followed import followed_blend
     from orchestration.blending.shown import blend_score
     from orchestration.inspect.leaderboard import (
         best_rows,
@@ -70,14 +71,18 @@ def leaderboard(
     data = StudyData(open_ledger(study))
     rows, notices = make_leaderboard(data), data.notices
     blend, no_blend = blend_score(data)
+    followed, not_compared = followed_blend(data)
     if as_json:
         content = {"rows": best_rows(rows, top or None), "families": family_rows(rows), "blend": blend}
+        content["followed"] = followed
         print_json(content | {"notices": notices})
         return
     for notice in notices:
         print_remark(f"note: {notice}")
     out_console.print(render_leaderboard(rows, 20 if top is None else top or None))
     out_console.print(str(blend or f"no blend: {no_blend}"), soft_wrap=True)
+    if line := str(followed or not_compared or ""):
+        out_console.print(line, soft_wrap=True)
     if any(row.family is not None and row.score is not None for row in rows):
         out_console.print(render_summaries(rows))
     out_console.print(render_families(rows))

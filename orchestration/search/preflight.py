@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from biomass_models.data.cell_weights import measured_masses
 from biomass_models.data.check import require_clean
-from biomass_models.data.folds import assign_folds
+from biomass_models.data.folds import EXAM, assign_folds
 from biomass_models.data.problems import grouped
 from biomass_models.data.table import read_train
 from biomass_models.families import registry
+from biomass_models.families.base import Family
+from biomass_models.targets import IntArray
 from orchestration.progress import progress_bar
+from orchestration.search.following import followed, known_images
 from orchestration.search.opening import require_typed
 from orchestration.search.presets import Preset
 from orchestration.study.ledger import Ledger
@@ -36,36 +42,63 @@ def check_search(study: str, data_dir: Path, asked: Preset, made_with: Asked, sa
         require_typed(ledger, asked, made_with)
     check_data(data_dir, say)
     if record is None:
-        searchable(asked, made_with, read_train(data_dir), say=lambda _: None)
-    if record is None or asked.study.fold_file:
-        file = asked.study.fold_file
-        scheme, seed = "file" if file else asked.study.scheme, derive_seed(asked.study.seed, "folds")
-        assign_folds(
-            read_train(data_dir), scheme=scheme, n_folds=asked.study.folds, seed=seed, file=file, exam=asked.study.exam
-        )
+        searchable(study, asked, made_with, read_train(data_dir), say=lambda _: None)
+    elif asked.study.fold_file:
+        _folds_of(asked, read_train(data_dir))
 
 
-def searchable(asked: Preset, made_with: Asked, quadrats: pd.DataFrame, say: Callable[[str], None]) -> Preset:
-    """The preset without families that learn from metadata which these data lack; says which, and what is missing.
+def searchable(
+    study: str, asked: Preset, made_with: Asked, quadrats: pd.DataFrame, say: Callable[[str], None]
+) -> Preset:
+    """The preset of a new study without families that cannot learn from these data; says which, and what they lack.
 
-    Raises StudyError where such a family was typed, or where no other is left.
+    Raises StudyError where such a family was typed, or where no other is left; FoldError.
     """
-    lacking = {}
+    follows = asked.study.from_
+    known = None if follows is None else known_images(followed(study, follows))
+    fold_N, measured_NT = _folds_of(asked, quadrats, known), ~np.isnan(measured_masses(quadrats)[0])
+    lacking: dict[str, tuple[str, str]] = {}  # rule and remedy by family
     for name in asked.study.families:
-        needed = registry.family(registry.known(name)).metadata
-        if missing := [column for column in needed if column not in quadrats or quadrats[column].isna().any()]:
-            lacking[name] = ", ".join(missing)
+        family = registry.family(registry.known(name))
+        if missing := [column for column in family.metadata if column not in quadrats or quadrats[column].isna().any()]:
+            rule = f"the family {name} learns from metadata that not every photograph has here: {', '.join(missing)}"
+            lacking[name] = rule, "add them to the data"
+        elif reason := _unlearned(family, measured_NT, fold_N):
+            lacking[name] = f"the family {name} cannot learn {reason}", "measure more"
     left = [name for name in asked.study.families if name not in lacking]
-    for name, columns in lacking.items():
-        rule = f"the family {name} learns from metadata that not every photograph has here: {columns}"
+    for rule, remedy in lacking.values():
         if "families" in made_with.overrides or not left:
             more = f" or search without it ({' '.join(f'--family {one}' for one in left)})" if left else ""
-            raise StudyError(f"{rule}; add them to the data{more}")
+            raise StudyError(f"{rule}; {remedy}{more}")
         say(f"{rule}; it is left out of the search")
     if not lacking:
         return asked
     shares = dict(zip(asked.study.families, asked.study.shares, strict=False))
     return asked.with_fields(families=tuple(left), shares=tuple(shares[name] for name in left) if shares else ())
+
+
+def _folds_of(asked: Preset, quadrats: pd.DataFrame, known: pd.DataFrame | None = None) -> IntArray:
+    """The folds that a new study would have; known: as for assign_folds. Raises FoldError."""
+    study = asked.study
+    folds = assign_folds(
+        quadrats,
+        scheme="file" if study.fold_file else study.scheme,
+        n_folds=study.folds,
+        seed=derive_seed(study.seed, "folds"),
+        file=study.fold_file,
+        exam=study.exam,
+        known=known,
+    )
+    return folds["fold"].to_numpy()
+
+
+def _unlearned(family: Family, measured_NT: NDArray[np.bool_], fold_N: IntArray) -> str | None:
+    """The reason of the first fold from whose training rows a family cannot learn."""
+    learned = fold_N != EXAM
+    for fold in np.unique(fold_N[learned]):
+        if reason := family.learns(measured_NT[learned & (fold_N != fold)]):
+            return f"{reason} (fold {fold})"
+    return None
 
 
 def check_data(data_dir: Path, say: Callable[[str], None]) -> None:

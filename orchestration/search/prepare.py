@@ -16,9 +16,11 @@ from biomass_models.data.references import missing_metadata, reference_predictio
 from biomass_models.data.table import read_train
 from biomass_models.features.inputs import ImageSet
 from orchestration.progress import Say, progress_bar
+from orchestration.search.following import begin_with, changes_since, followed, known_images
 from orchestration.search.opening import go_on_with, open_study, take_new_weights
 from orchestration.search.preflight import check_data
 from orchestration.search.proposer import Proposer
+from orchestration.study.data import StudyData
 from orchestration.study.data_changes import data_fingerprint, photograph_table, require_same_data
 from orchestration.study.ledger import Ledger
 from orchestration.study.record import SCHEMA
@@ -43,9 +45,20 @@ def prepare_search(
     made_with: Asked | None = None,
     spaces: dict[str, SearchSpace] | None = None,
     data_checked: bool = False,
+    follows: str | None = None,
 ) -> Proposer:
     """Check the data, make or find the study, and rebuild what comes next from its ledger. Needs the study's lock."""
-    record = _prepare(ledger, data_dir, settings, fold_file, fingerprints, spaces, made_with, say, data_checked)
+    if not data_checked:
+        check_data(data_dir, say)
+    here = read_train(data_dir)
+    images = ImageSet.from_table(data_dir, here)
+    record = ledger.find_study()
+    if record is None:
+        old = None if follows is None else followed(ledger.storage.uri, follows)
+        record = _new(ledger, here, images, settings, fold_file, fingerprints, spaces, made_with, old, say)
+    else:
+        record = _found(ledger, record, data_dir, here, images, settings, fold_file, spaces)
+    _make_references(ledger, data_dir, say)
     reopen(ledger, settings.max_fold_seconds, retry_failed, say)
     for sentence in take_new_weights(ledger, fingerprints):
         say(sentence)
@@ -82,10 +95,8 @@ def reopen(ledger: Ledger, max_fold_seconds: float, retry_failed: bool, say: Say
     within = [name for name, seconds in estimates.items() if seconds <= max_fold_seconds]
     if not retry_failed:
         if within:
-            now, them = (
-                counted(len(within), "refused trial is", "refused trials are"),
-                plural(len(within), "it", "them"),
-            )
+            now = counted(len(within), "refused trial is", "refused trials are")
+            them = plural(len(within), "it", "them")
             say(f"{now} within --max-fold-seconds now; --retry-failed takes {them} up")
         return
     failed = [name for name, result in results.items() if result.status == FAILED and name not in estimates]
@@ -95,59 +106,80 @@ def reopen(ledger: Ledger, max_fold_seconds: float, retry_failed: bool, say: Say
     say(f"{counted(len(failed), 'failed trial is', 'failed trials are')} taken up again{more}")
 
 
-def _prepare(
+def _new(
     ledger: Ledger,
-    data_dir: Path,
+    here: pd.DataFrame,
+    images: ImageSet,
     settings: StudySettings,
     fold_file: Path | None,
     fingerprints: Mapping[str, str],
     spaces: dict[str, SearchSpace] | None,
     made_with: Asked | None,
+    old: StudyData | None,
     say: Say,
-    data_checked: bool,
 ) -> StudyRecord:
-    """The study's record, made now or found; what a study of 0.1.0 did not store is resolved and stored."""
-    if not data_checked:
-        check_data(data_dir, say)
-    here = read_train(data_dir)
-    images = ImageSet.from_table(data_dir, here)
-    record = ledger.find_study()
-    if record is None:
-        seed = derive_seed(settings.seed, "folds")
-        folds = assign_folds(
-            here, scheme=settings.scheme, n_folds=settings.folds, seed=seed, file=fold_file, exam=settings.exam
-        )
-        quadrats = here.merge(folds, on="image_id", validate="one_to_one")
-        if len(kept := folds[folds["fold"] == EXAM]):
-            dates = counted(kept["group"].nunique(), "date")
-            say(f"An exam keeps {counted(len(kept), 'image')} of {dates} from all that learns")
-        ledger.write_photographs(photograph_table(here, images.digests))
-        record = open_study(
-            ledger,
-            settings,
-            quadrats=quadrats,
-            data_fingerprint=data_fingerprint(quadrats, images.digest),
-            fold_hash=fold_hash(folds),
-            weights=fingerprints,
-            spaces=to_json(spaces or spaces_of(settings)),
-            made_with=made_with,
-            photograph_size=common_size(images.paths),
-        )
-    else:
-        record = go_on_with(ledger, record, settings, _folds_of_file(record, here, fold_file))
-        require_same_data(ledger, data_dir, here, images.digests)
-        if not record.spaces:
-            known = spaces or {name: one for name in settings.families if (one := stored_space(record, name))}
-            record = replace(record, schema=SCHEMA, spaces=to_json(known))
-            ledger.update_study(record)
-    if ledger.references() is None:
-        quadrats = ledger.quadrats()
-        with progress_bar("Reference scores") as update:
-            if missing := missing_metadata(quadrats):
-                say(f"metadata trees are left out of the references: no {', '.join(missing)} in every row")
-            paths = ImageSet.from_table(data_dir, quadrats).paths
-            ledger.write_references(reference_predictions(quadrats, paths, on_progress=update))
+    """Make the study."""
+    folds = assign_folds(
+        here,
+        scheme=settings.scheme,
+        n_folds=settings.folds,
+        seed=derive_seed(settings.seed, "folds"),
+        file=fold_file,
+        exam=settings.exam,
+        known=None if old is None else known_images(old),
+    )
+    quadrats = here.merge(folds, on="image_id", validate="one_to_one")
+    if len(kept := folds[folds["fold"] == EXAM]):
+        dates = counted(kept["group"].nunique(), "date")
+        say(f"An exam keeps {counted(len(kept), 'image')} of {dates} from all that learns")
+    found = spaces or spaces_of(settings)
+    if old is not None:
+        say(changes_since(old, here, images.digests))
+        found = begin_with(old, found, say)
+    ledger.write_photographs(photograph_table(here, images.digests))
+    return open_study(
+        ledger,
+        settings,
+        quadrats=quadrats,
+        data_fingerprint=data_fingerprint(quadrats, images.digest),
+        fold_hash=fold_hash(folds),
+        weights=fingerprints,
+        spaces=to_json(found),
+        made_with=made_with,
+        photograph_size=common_size(images.paths),
+        follows=None if old is None else old.ledger.storage.uri,
+    )
+
+
+def _found(
+    ledger: Ledger,
+    record: StudyRecord,
+    data_dir: Path,
+    here: pd.DataFrame,
+    images: ImageSet,
+    settings: StudySettings,
+    fold_file: Path | None,
+    spaces: dict[str, SearchSpace] | None,
+) -> StudyRecord:
+    """The record of the study that is there; what a study of 0.1.0 did not store is resolved and stored."""
+    record = go_on_with(ledger, record, settings, _folds_of_file(record, here, fold_file))
+    require_same_data(ledger, data_dir, here, images.digests)
+    if not record.spaces:
+        known = spaces or {name: one for name in settings.families if (one := stored_space(record, name))}
+        record = replace(record, schema=SCHEMA, spaces=to_json(known))
+        ledger.update_study(record)
     return record
+
+
+def _make_references(ledger: Ledger, data_dir: Path, say: Say) -> None:
+    if ledger.references() is not None:
+        return
+    quadrats = ledger.quadrats()
+    with progress_bar("Reference scores") as update:
+        if missing := missing_metadata(quadrats):
+            say(f"metadata trees are left out of the references: no {', '.join(missing)} in every row")
+        paths = ImageSet.from_table(data_dir, quadrats).paths
+        ledger.write_references(reference_predictions(quadrats, paths, on_progress=update))
 
 
 def _folds_of_file(record: StudyRecord, here: pd.DataFrame, fold_file: Path | None) -> list[tuple[str, object, object]]:

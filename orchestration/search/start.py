@@ -66,13 +66,14 @@ def start_search(
     """
     ledger = Ledger(Storage(study))
     if ledger.find_study() is None:
-        asked = searchable(asked, made_with, read_train(data_dir), say)
+        asked = searchable(study, asked, made_with, read_train(data_dir), say)
     wanted = resolve(ledger, asked, made_with, weights=weights, resources=resources, say=say)
     return run_search(
         study,
         data_dir,
         wanted.settings,
         fold_file=asked.study.fold_file,
+        follows=asked.study.from_,
         weights=wanted.weights,
         fingerprints=wanted.fingerprints,
         resources=resources,
@@ -134,13 +135,15 @@ def run_search(
     made_with: Asked | None = None,
     spaces: dict[str, SearchSpace] | None = None,
     data_checked: bool = False,
+    follows: str | None = None,
 ) -> Ending:
     """Search until the study holds max_trials or the hours are over; returns the Ending.
 
     fingerprints: of the weights that are here, by backbone. spaces: by family, where a new study shall have other
     ranges than the scale's (comparisons of configurations). Everything that can be checked is checked before Ray
     starts. The same call again resumes the study. prune: a name of pruning.RULES; retry_failed: failed trials
-    are taken up again, with the folds that they have. made_with: see open_study. data_checked: preflight.check_data has
+    are taken up again, with the folds that they have. follows: a study of fewer photographs, whose best settings a new
+    study begins with. made_with: see open_study. data_checked: preflight.check_data has
     just read the data.
     """
     known_name("a pruning rule", prune, RULES, StudyError)
@@ -160,6 +163,7 @@ def run_search(
             made_with=made_with,
             spaces=spaces,
             data_checked=data_checked,
+            follows=follows,
         )
         for notice in StudyData(ledger).torn:
             say(f"note: {notice}")

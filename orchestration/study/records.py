@@ -86,6 +86,7 @@ class StudyRecord(Record):
     made_with: Asked = Asked()
     photograph_size: tuple[int, int] | None = None  # px, the most common width and height; None before it was noted
     exam_images: int = 0  # that exam.parquet keeps from all that learns
+    follows: str | None = None  # URI of the study of fewer photographs whose best settings came first
 
 
 # -- trials ------------------------------------------------------------------------------------------------------------

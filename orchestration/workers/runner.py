@@ -12,9 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from safetensors.torch import save as save_tensors
 
+from biomass_models.counted import counted
+from biomass_models.data.cell_weights import measured_masses
 from biomass_models.data.table import read_test
 from biomass_models.families import registry
 from biomass_models.families.base import Artefact, Shared
@@ -24,8 +27,8 @@ from biomass_models.features.cache_folder import require_usable, usable_cache
 from biomass_models.features.inputs import ImageSet, Inputs
 from biomass_models.features.rows import CacheError
 from biomass_models.interrupt import OnProgress, ShouldStop, StopRequested, check_stop
-from biomass_models.targets import TARGETS, weighted_r2_score, weighted_sst
-from biomass_models.training.fit import FoldResult
+from biomass_models.targets import TARGETS, FloatArray, blank_unmeasured, norm_of, weights_in
+from biomass_models.training.fit import FitError, FoldResult, score_or_nan
 from orchestration.study.environment import environment
 from orchestration.study.ledger import Ledger, LedgerError, folds_of
 from orchestration.study.records import FoldMetrics, TrialRecord
@@ -135,14 +138,16 @@ class JobRunner:
     def _write(self, record: TrialRecord, fold: int, result: FoldResult, cost: Cost, share: float) -> FoldMetrics:
         """share: of the cost, where several folds were one batch."""
         rows = self._train_table().iloc[result.row_N]
-        truth_NT = rows[list(TARGETS)].to_numpy()
+        mass_NT, weight = measured_masses(self._train_table())
+        pred_NT = _required_masses(record.family, result.pred_NT, norm_of(weight))
+        score = score_or_nan(mass_NT[result.row_N], pred_NT, weights_in(weight, result.row_N))
         oof = rows[["image_id", "fold", "group"]].reset_index(drop=True)
-        oof[list(TARGETS)] = result.pred_NT
+        oof[list(TARGETS)] = pred_NT
         metrics = FoldMetrics(
             fold=fold,
             images=len(rows),
             # one image, or images all alike, have no spread and so no R2 of their own; the pooled score has
-            score=weighted_r2_score(truth_NT, result.pred_NT) if weighted_sst(truth_NT) > 0 else None,
+            score=score if math.isfinite(score) else None,
             started_at=cost.started_at,
             finished_at=cost.finished_at,
             seconds=cost.seconds * share,
@@ -246,6 +251,19 @@ class JobRunner:
             cache_gb=self._context.cache_gb,
             compile=self._context.compile,
         )
+
+
+def _required_masses(family: str, pred_NT: FloatArray, norm_T: FloatArray) -> FloatArray:
+    """What a family predicted of the targets that were measured, NaN in the others; FitError for what is no mass."""
+    pred_NT = blank_unmeasured(np.asarray(pred_NT, dtype=np.float64), norm_T)
+    wrong_NT = ~(np.isfinite(pred_NT) & (pred_NT >= 0)) & (norm_T > 0)
+    if wrong_NT.any():
+        row, target = np.argwhere(wrong_NT)[0]
+        raise FitError(
+            f"predictions are finite grams of at least 0, {family} has "
+            f"{counted(int(wrong_NT.any(1).sum()), 'row')} with others, such as {TARGETS[target]} = {pred_NT[row, target]:g}; mend the family, or change its settings"
+        )
+    return pred_NT
 
 
 def _finite(record: Mapping[str, float]) -> Mapping[str, float | None]:

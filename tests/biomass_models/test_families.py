@@ -19,6 +19,7 @@ import torch
 import worked_packages
 from tiny_inputs import inputs_for, tiny_quadrats
 
+from biomass_models.data.cell_weights import WEIGHT_COLUMNS
 from biomass_models.families import registry
 from biomass_models.families.baseline.config import BaselineConfig
 from biomass_models.families.configs import config_from_params
@@ -26,7 +27,7 @@ from biomass_models.families.costs import all_feature_seconds, forward_seconds, 
 from biomass_models.families.distilled.config import DistilledConfig
 from biomass_models.families.probe.config import ProbeConfig
 from biomass_models.interrupt import StopRequested
-from biomass_models.targets import TARGETS
+from biomass_models.targets import TARGETS, TOTAL, weight_T
 from biomass_models.training.fit import seed_for
 from biomass_models.training.maps import MAP_COLUMNS
 from search_spaces.spaces import space_of
@@ -218,6 +219,23 @@ def test_held_out_labels_touch_nothing(case: Any, world: Any) -> None:
     changed.loc[fold_N == 1, "Dry_Total_g"] += 30.0  # training labels do matter
     third = family.fit(config, changed, fold_N, 2, inputs, seed=1)
     assert np.abs(third.pred_NT - first.pred_NT).max() > 1e-3
+
+
+def test_what_was_not_measured_is_not_looked_at(case: Any, world: Any) -> None:
+    """The total in all rows, the other masses in two of three."""
+    family, config = case
+    inputs, quadrats, fold_N, _ = world
+    mass_NT = quadrats[list(TARGETS)].to_numpy()
+    measured_NT = (np.arange(len(quadrats)) % 3 > 0)[:, None] | (np.arange(5) == TOTAL)
+    pred = set()
+    for value in (np.nan, 0.0, 1e9):
+        table = quadrats.assign(**dict(zip(TARGETS, np.where(measured_NT, mass_NT, value).T, strict=True)))
+        if not np.isnan(value):
+            table[list(WEIGHT_COLUMNS)] = np.where(measured_NT, weight_T, 0.0)
+        result = family.fit(config, table, fold_N, 1, inputs, seed=0)
+        assert np.isfinite(result.pred_NT).all() and (result.pred_NT >= 0).all()
+        pred.add(result.pred_NT.tobytes())
+    assert len(pred) == 1
 
 
 def test_table_may_be_a_part_of_the_images_in_another_order(case: Any, world: Any) -> None:

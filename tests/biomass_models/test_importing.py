@@ -16,6 +16,7 @@ from biomass_models.targets import TARGETS
 from orchestration.cli import app
 
 ROWS = ("IMG_1;1.5.2024;North;10,5;2;NA;x", "IMG_2.jpg;2.5.2024;North;20;0;1;y", "sub/IMG_3.jpg;3.5.2024;South;5;3;2;z")
+PHOTOS = ("IMG_1", "IMG_2", "IMG_3")
 HEADER = "Photo;Cut day;Paddock;Green DM (g);Dead_g;Clover g;Remark"
 
 
@@ -86,14 +87,37 @@ def test_photographs_that_lie_in_the_directory_stay_there(folder: Path) -> None:
     )
 
 
-def test_masses_that_were_not_measured_are_blank_and_the_check_says_so(folder: Path) -> None:
+def test_masses_that_were_not_measured_are_blank(folder: Path) -> None:
     (folder / "cuts.csv").write_text("\n".join([HEADER, *ROWS]))
     ran = CliRunner().invoke(
         app,
         ["data", "import", str(folder / "cuts.csv"), "--photos", str(folder / "phone"), "--out", str(folder / "out")],
     )
-    assert ran.exit_code == 1 and "1 cell such as 'NA' read as not measured" in ran.output
-    assert "1 of 3 rows without clover, gdm, total, first line 2" in ran.output
+    assert ran.exit_code == 0 and "1 cell such as 'NA' read as not measured" in ran.output
+    assert "photos/IMG_1.JPG; North; 2024-05-01; green 10.5 g; dead 2 g\n" in ran.output
+    known = read_train(folder / "out")[list(TARGETS)].notna().to_numpy()
+    assert known.tolist() == [[True, True, False, False, False], [True] * 5, [True] * 5]
+
+
+@pytest.mark.parametrize(
+    ("quadrats", "masses", "found"),
+    [
+        (("q1", "q1", "q2"), ("1", "1", "2"), True),
+        (("q1", "q1", "q2"), ("1", "3", "2"), False),  # numbers of quadrats within a plot
+        (("q1", "q2", "q3"), ("1", "1", "2"), False),  # a photograph each
+        (("q1", "q1", ""), ("1", "1", "2"), False),
+    ],
+)
+def test_a_column_of_quadrats_is_one_where_photographs_share_name_and_masses(
+    folder: Path, quadrats: tuple[str, ...], masses: tuple[str, ...], found: bool
+) -> None:
+    rows = [f"{photo},{name},{mass}" for photo, name, mass in zip(PHOTOS, quadrats, masses, strict=True)]
+    (folder / "cuts.csv").write_text("\n".join(["photo,Quadrat,total_g", *rows]))
+    how = {"unit": None, "area": None}
+    dataset = import_table(folder / "cuts.csv", folder / "phone", given={}, **how).dataset
+    assert ("quadrat" in dataset.columns) is found
+    asked = import_table(folder / "cuts.csv", folder / "phone", given={"quadrat": "Quadrat"}, **how).dataset
+    assert asked.columns["quadrat"] == "Quadrat"
 
 
 def test_options_win_over_names(folder: Path) -> None:

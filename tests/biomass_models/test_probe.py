@@ -58,9 +58,9 @@ def test_groups_are_not_split_when_the_penalty_is_chosen(monkeypatch: pytest.Mon
     feature_NF[:, 0] = np.repeat(np.arange(6), 5)  # a fingerprint of the group
     seen: list[tuple[set[float], set[float]]] = []
 
-    def spy(train_NF: np.ndarray, goal: np.ndarray, test_MF: np.ndarray, alpha_A: np.ndarray) -> np.ndarray:
+    def spy(train_NF: np.ndarray, goal: np.ndarray, test_MF: np.ndarray, *more: np.ndarray) -> np.ndarray:
         seen.append((set(train_NF[:, 0]), set(test_MF[:, 0])))
-        return ridge_path(train_NF, goal, test_MF, alpha_A)
+        return ridge_path(train_NF, goal, test_MF, *more)
 
     monkeypatch.setattr(probe, "ridge_path", spy)
     inner_errors(ProbeConfig(), feature_NF, rng.gamma(2, 5, (30, 5)), group_N, seed=0)

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from biomass_models.data import references
+from biomass_models.data.cell_weights import WEIGHT_COLUMNS
 from biomass_models.data.references import (
     COLOUR_NAMES,
     colour_ridge,
@@ -17,7 +18,17 @@ from biomass_models.data.references import (
     metadata_trees,
     per_target_mean,
 )
-from biomass_models.targets import TARGETS, from_components, weighted_r2_score
+from biomass_models.targets import (
+    CLOVER,
+    DEAD,
+    GDM,
+    GREEN,
+    TARGETS,
+    TOTAL,
+    from_components,
+    weight_T,
+    weighted_r2_score,
+)
 
 N_DATES, PER_DATE = 12, 8
 
@@ -108,6 +119,46 @@ def test_the_penalty_is_chosen_by_date_not_by_image() -> None:
         unshrunk[~train] = model.predict(code_NF[~train])
     assert by_date > mean - 0.1
     assert by_date > weighted_r2_score(truth_NT, np.maximum(unshrunk, 0)) + 0.3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reference", ["mean", "trees", "ridge"])
+def test_references_are_fitted_on_measured_cells_and_blank_what_never_was(reference: str) -> None:
+    """Oracle: each set of targets alone, on the rows in which it was measured."""
+    quadrats, folds = made_up(9)
+    colour_NF = np.random.default_rng(2).normal(size=(len(quadrats), 5))
+    predict = {
+        "mean": per_target_mean,
+        "trees": metadata_trees,
+        "ridge": lambda table, folds: colour_ridge(colour_NF, table, folds),
+    }[reference]
+    measured_NT = np.isin(np.arange(5), (DEAD, TOTAL)) | np.zeros((len(quadrats), 5), dtype=bool)
+    measured_NT[:, CLOVER] = np.random.default_rng(3).random(len(quadrats)) < 0.5
+    tables = []
+    for value in (np.nan, 0.0, 1e9):
+        table = quadrats.copy()
+        table[list(TARGETS)] = np.where(measured_NT, table[list(TARGETS)].to_numpy(), value)
+        if not np.isnan(value):
+            table[list(WEIGHT_COLUMNS)] = np.where(measured_NT, weight_T, 0.0)
+        tables.append(table)
+    pred_NT, *others = (predict(table, folds) for table in tables)
+    assert all(other.tobytes() == pred_NT.tobytes() for other in others)
+    assert np.isnan(pred_NT[:, [GREEN, GDM]]).all() and np.isfinite(pred_NT[:, [DEAD, CLOVER, TOTAL]]).all()
+    if reference == "mean":
+        train = (folds["fold"] != 0).to_numpy()
+        clover = quadrats["Dry_Clover_g"].to_numpy()[train & measured_NT[:, CLOVER]].mean()
+        assert pred_NT[~train, CLOVER] == pytest.approx(clover)
+    beside = tables[0].assign(Dry_Clover_g=np.where(measured_NT[:, CLOVER], 2 * quadrats["Dry_Clover_g"] + 1, np.nan))
+    if reference != "ridge":  # whose penalty is chosen on all targets together
+        np.testing.assert_array_equal(predict(beside, folds)[:, [DEAD, TOTAL]], pred_NT[:, [DEAD, TOTAL]])
+
+
+def test_photographs_of_one_quadrat_weigh_as_one_in_references() -> None:
+    quadrats = pd.DataFrame({"image_id": list("abcd")})
+    quadrats[list(TARGETS)] = np.tile(np.array([1.0, 4, 4, 7])[:, None], (1, 5))
+    quadrats[list(WEIGHT_COLUMNS)] = np.array([1, 0.5, 0.5, 1])[:, None] * weight_T
+    folds = pd.DataFrame({"image_id": list("abcd"), "fold": [0, 0, 0, 1], "group": list("abcd")})
+    assert per_target_mean(quadrats, folds)[3].tolist() == [2.5] * 5  # of 1 and of 4, not of 1, 4 and 4
 
 
 def test_one_training_date_still_gives_a_prediction() -> None:

@@ -15,10 +15,13 @@ from biomass_models.targets import (
     TARGETS,
     from_components,
     identity_gap,
+    norm_of,
     project_coherent,
+    squared_error,
     weight_T,
     weighted_r2_score,
     weighted_sst,
+    weights_of,
 )
 
 grams = st.floats(-200, 200, allow_nan=False)
@@ -133,3 +136,63 @@ def test_a_single_row_is_projected_like_a_table_of_one() -> None:
     row = [3.0, -1.0, 2.0, 9.0, 4.0]
     assert project_coherent(row).shape == (5,)
     np.testing.assert_array_equal(project_coherent(row), project_coherent([row])[0])
+
+
+# -- what was not measured ---------------------------------------------------------------------------------------------
+
+PATTERNS = st.lists(st.booleans(), min_size=5, max_size=5).filter(any)
+
+
+@given(truth_NT=masses_65, pred_NT=masses_65, measured_NT=arrays(np.bool_, (6, 5)))
+@settings(deadline=None)
+def test_cells_that_were_not_measured_leave_both_sums_and_the_mean(
+    truth_NT: np.ndarray, pred_NT: np.ndarray, measured_NT: np.ndarray
+) -> None:
+    known = truth_NT[measured_NT]
+    if len(known) < 2 or np.ptp(known) < 1e-3:
+        return
+    weight = np.tile(weight_T, (6, 1))[measured_NT]
+    oracle = r2_score(known, pred_NT[measured_NT], sample_weight=weight)
+    partial_NT = np.where(measured_NT, truth_NT, np.nan)
+    assert weighted_r2_score(partial_NT, pred_NT) == pytest.approx(oracle, rel=1e-9, abs=1e-9)
+
+
+def test_what_stands_in_a_cell_that_was_not_measured_plays_no_part() -> None:
+    rng = np.random.default_rng(0)
+    truth_NT, pred_NT = rng.gamma(2, 10, (2, 20, 5))
+    unmeasured_NT = rng.random((20, 5)) < 0.4
+    partial_NT = np.where(unmeasured_NT, np.nan, truth_NT)
+    weight = weights_of(partial_NT)
+    found = set()
+    for cell in (np.nan, 0.0, 1e9):
+        own, other = np.where(unmeasured_NT, cell, truth_NT), np.where(unmeasured_NT, cell, pred_NT)
+        score = weighted_r2_score(own, other, weight)
+        found.add((score, weighted_sst(own, weight), squared_error(own, other, weight).tobytes()))
+    assert len(found) == 1
+    assert found.pop()[0] == weighted_r2_score(partial_NT, pred_NT)
+
+
+def test_weights_are_the_published_ones_where_all_was_measured() -> None:
+    truth_NT = np.ones((4, 5))
+    assert weights_of(truth_NT) is weight_T
+    truth_NT[1, 2] = np.nan
+    np.testing.assert_array_equal(weights_of(truth_NT)[1], [0.1, 0.1, 0.0, 0.2, 0.5])
+    np.testing.assert_array_equal(norm_of(weights_of(truth_NT)), weight_T)
+
+
+@given(pred_NT=masses_65, measured=PATTERNS, parts=components_63)
+@settings(max_examples=150, deadline=None)
+def test_projection_onto_what_was_measured(pred_NT: np.ndarray, measured: list[bool], parts: np.ndarray) -> None:
+    measured_T = np.array(measured)
+    norm_T = np.where(measured_T, weight_T, 0.0)
+    projected = project_coherent(pred_NT, norm_T)
+    assert np.isnan(projected[:, ~measured_T]).all()
+    root = np.sqrt(weight_T[measured_T])
+    known = FROM_COMPONENTS[measured_T]
+    oracle = np.array([known @ nnls(root[:, None] * known, root * row[measured_T])[0] for row in pred_NT])
+    np.testing.assert_allclose(projected[:, measured_T], oracle, atol=1e-5)
+    truth_NT = np.where(measured_T, from_components(parts[:, 0], parts[:, 1], parts[:, 2]), np.nan)
+    assert squared_error(truth_NT, projected).sum() <= squared_error(truth_NT, pred_NT).sum() + 1e-6
+    for cell in (np.nan, 0.0, 1e9):
+        other = project_coherent(np.where(measured_T, pred_NT, cell), norm_T)
+        assert other.tobytes() == projected.tobytes()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from biomass_models.targets import FROM_COMPONENTS, TARGETS, FloatArray
+from biomass_models.data.cell_weights import WEIGHT_COLUMNS
+from biomass_models.targets import CLOVER, FROM_COMPONENTS, TARGETS, TOTAL, FloatArray, weight_T
 from ensembles.members.library import Library
 
 
@@ -45,3 +46,34 @@ def small_library(
         group_N=truth["group"].to_numpy().astype(np.str_),
         state_N=truth["State"].to_numpy().astype(np.str_),
     )
+
+
+PARTIAL = ("total", "total and clover", "total, some all", "some clover, own weights")  # what was measured
+
+
+def partial_weights(kind: str, images: int = 60, seed: int = 0) -> FloatArray:
+    """[N, 5] weights of the cells of a study in which so much was measured."""
+    rng = np.random.default_rng([seed, images, 2])
+    weight_NT = np.tile(weight_T, (images, 1))
+    some_N = rng.random(images) < 0.5
+    if kind == "total":
+        measured_NT = np.arange(5) == TOTAL
+    elif kind == "total and clover":
+        measured_NT = np.isin(np.arange(5), [TOTAL, CLOVER])
+    elif kind == "total, some all":
+        measured_NT = some_N[:, None] | (np.arange(5) == TOTAL)
+    else:
+        measured_NT = (np.arange(5) == TOTAL) | (some_N[:, None] & (np.arange(5) == CLOVER))
+        weight_NT = np.array([0.1, 0.1, 0.4, 0.1, 0.3]) / rng.integers(
+            1, 4, (images, 1)
+        )  # several photographs a quadrat
+    return np.where(measured_NT, weight_NT, 0.0)
+
+
+def partial_frame(kind: str, images: int = 60, fill: float = np.nan, seed: int = 0) -> pd.DataFrame:
+    """truth_frame with `fill` where nothing was measured, and the weights of the cells unless NaN says it all."""
+    truth, weight_NT = truth_frame(images, seed=seed), partial_weights(kind, images, seed)
+    truth[list(TARGETS)] = np.where(weight_NT > 0, truth[list(TARGETS)].to_numpy(), fill)
+    if np.isnan(fill) and "own" not in kind:
+        return truth
+    return truth.assign(**dict(zip(WEIGHT_COLUMNS, weight_NT.T, strict=True)))

@@ -251,6 +251,7 @@ def test_a_card_of_an_earlier_version_has_the_defaults_of_what_it_lacks() -> Non
     content = json.loads(stored.read_text())["card"]
     card = LaterCard.from_json(content)
     assert card.rounds == 1 and card.members == {"d701b58692": 1.0}
+    assert card.counted == "weighted R2" and card.target_norm is None
     with pytest.raises(ValueError, match=r"\[\] missing and \['rounds'\] unknown"):
         Card.from_json({**content, "rounds": 2})
 

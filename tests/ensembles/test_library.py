@@ -215,7 +215,9 @@ def test_nothing_to_blend_and_unusable_truths_are_errors():
     with pytest.raises(LibraryError, match="twice"):
         library_from_frames(members, pd.concat([truth, truth.iloc[:1]]))
     with pytest.raises(LibraryError, match="finite"):
-        library_from_frames(members, truth.assign(GDM_g=np.nan))
+        library_from_frames(members, truth.assign(GDM_g=np.inf))
+    with pytest.raises(LibraryError, match="60 of 60 have none, such as ID"):
+        library_from_frames(members, truth.assign(**dict.fromkeys(TARGETS, np.nan)))
     with pytest.raises(LibraryError, match="name of its own"):
         library_from_arrays(["a", "a"], member_predictions(truth, 2), truth)
     with pytest.raises(LibraryError, match="must be"):

@@ -45,6 +45,7 @@ TYPED: dict[str, tuple[str, Any]] = {  # field -> what is typed, and the value t
     "folds": ("--folds 3", 3),
     "scheme": ("--scheme random", "random"),
     "exam": ("--exam 0.25", 0.25),
+    "from_": ("--from old", "old"),
     "fold_file": ("--fold-file folds.csv", Path("folds.csv")),
     "trials": ("--trials 7", 7),
     "hours": ("--hours 2", 2.0),
@@ -63,7 +64,7 @@ TYPED: dict[str, tuple[str, Any]] = {  # field -> what is typed, and the value t
     "address": ("--address local", "local"),
     "inline": ("--inline", True),
 }
-OTHERWISE = {"fold_file", "inline"}  # not beside --scheme and --slots
+OTHERWISE = {"from_", "fold_file", "inline"}  # not without a study, beside --scheme, beside --slots
 
 
 class Started(Exception):
@@ -126,7 +127,7 @@ def test_every_field_has_one_option_and_every_option_a_field() -> None:
     assert len(PART_OF) == sum(len(fields(part)) for part in PARTS.values()), "two parts have a field of one name"
     for name in with_option:
         singular = {"families": "family", "backbones": "backbone"}.get(name, name)
-        assert f"--{singular.replace('_', '-')}" in (*options[name].opts, *_switches(options[name])), name
+        assert f"--{singular.rstrip('_').replace('_', '-')}" in (*options[name].opts, *_switches(options[name])), name
     assert TYPED.keys() == OPTION_FIELDS.keys(), "what is typed for a new field, and what arrives"
 
 

@@ -28,7 +28,7 @@ from biomass_models.features.inputs import Inputs
 from biomass_models.features.outputs import GLOBAL
 from biomass_models.features.spec import FeatureSpec, fitted
 from biomass_models.interrupt import ShouldStop
-from biomass_models.training.fit import FloatArray, FoldResult, FoldRows, as_arrays, score_or_nan, seeded
+from biomass_models.training.fit import FloatArray, FoldResult, FoldRows, as_arrays, seeded
 from biomass_models.training.heads import mlp_head
 from biomass_models.training.loop import Terms
 from biomass_models.training.losses import weighted_mse_loss
@@ -84,12 +84,14 @@ def fit(
     rows = FoldRows.of(quadrats, fold_N, fold, inputs.images.rows(list(quadrats["image_id"])))
     scaler = TargetScaler.fit(rows.train_mass_MT, config.transform)
     goal_MT = torch.from_numpy(scaler.scale(rows.train_mass_MT)).float().to(inputs.device)
+    weight = torch.from_numpy(rows.train_weight).float().to(inputs.device)
     opened = _open(config, inputs, should_stop)
     with seeded(seed, "initial weights", torch.device("cpu")):
         net = BaselineNet(opened.backbone, head_of(config, opened.features))
 
     def losses(output_BT: Tensor, index_B: Tensor) -> Terms:
-        return {"mse": weighted_mse_loss(output_BT, goal_MT[index_B])}
+        weight_B = weight if weight.ndim == 1 else weight[index_B]
+        return {"mse": weighted_mse_loss(output_BT, goal_MT[index_B], weight_B)}
 
     return train_network(
         config,
@@ -136,7 +138,7 @@ def fit_folds(
 
     def after_epoch(k: int, record: dict[str, float], z_VT: Tensor, last: bool) -> None:
         pred_NT = scalers[k].grams(z_VT.double().cpu().numpy())
-        record["score"] = score_or_nan(rows_K[k].held_out_mass_NT, pred_NT)
+        record["score"] = rows_K[k].held_out_score(pred_NT)
         best_K[k].take(record, pred_NT, BaselineNet(None, heads[k]).trained_state, last)
         epochs_K[k].append(record)
 

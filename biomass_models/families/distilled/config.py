@@ -5,12 +5,17 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from biomass_models.config_rules import check_types, layout_of, require, within
 from biomass_models.families.base import Family, differences
+from biomass_models.targets import CLOVER, DEAD, GDM, GREEN, LEAST_MEASURED, TARGETS, TOTAL
 from biomass_models.training.config import NetworkConfig
 
 KIND = ("Sampling_Date", "State", "Species")  # rows alike in these are one kind of sampling
 NUMERIC = ("Pre_GSHH_NDVI", "Height_Ave_cm")  # what the teacher reads beside date and species
+TERMS = ((TOTAL,), (GDM, DEAD), (GREEN, CLOVER))  # masses that a row needs for each term of the loss
 LOCAL_LAYOUTS = ("none", "halves", "corners4")
 
 
@@ -104,10 +109,33 @@ def summary(config: DistilledConfig) -> str:
     return ", ".join(filter(None, ["" if config.distillation_weight else "no teacher", found]))
 
 
+def learned_targets(measured_NT: NDArray[np.bool_], least: int = 1) -> NDArray[np.bool_]:
+    """Which targets student and teacher learn, [5]: a mass is a share of a share of the total, and each term of the
+    loss on the way to it has `least` rows in which its masses were measured."""
+    learned_T, enough = np.zeros(len(TARGETS), dtype=bool), True
+    for needed in TERMS:
+        enough = enough and bool(measured_NT[:, needed].all(axis=1).sum() >= least)
+        learned_T[list(needed)] = enough
+    return learned_T
+
+
+def learns(measured_NT: NDArray[np.bool_]) -> str | None:
+    """Which masses were measured and cannot be learned, and why (families.base.Family.learns)."""
+    unlearned_T = measured_NT.any(axis=0) & ~learned_targets(measured_NT, LEAST_MEASURED)
+    if measured_NT.all() or not unlearned_T.any():
+        return None
+    names = ", ".join(name for name, lost in zip(TARGETS, unlearned_T, strict=True) if lost)
+    return (
+        f"{names}: it learns the total, then GDM with dead, then green with clover, each from {LEAST_MEASURED} "
+        "training rows or more that have both"
+    )
+
+
 FAMILY = Family(
     config_class=DistilledConfig,
     describe="the published student: DINOv3 ViT-S/16, attention over tokens and views, taught by metadata as it trains",
     summary=summary,
     metadata=(*KIND, *NUMERIC),
+    learns=learns,
     map_unit="share of the attention",
 )

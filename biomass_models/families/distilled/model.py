@@ -93,6 +93,7 @@ def fit(
         raise ValueError(f"a teacher's rows are the {len(rows.train_M)} training rows, got {len(shared.table)}")
     scaler = TargetScaler.fit(rows.train_mass_MT, "log1p")
     weight = sample_weights(quadrats.iloc[rows.train_M]) if config.group_weights else np.ones(len(rows.train_M))
+    weight = weight * rows.train_row_weight_M
     mass_MT, weight_M = _on(inputs.device, rows.train_mass_MT), _on(inputs.device, weight)
     taught_MT = None
     if teacher is not None and shared is not None:
@@ -132,7 +133,7 @@ def student_terms(
 ) -> Terms:
     """The student's loss by term: weighted by sample, averaged over the batch, times the term's weight.
 
-    mass_BT, taught_BT: labels and the teacher's masses in grams; None where nothing is distilled.
+    mass_BT, taught_BT: labels and the teacher's masses in grams, NaN where unknown; None where nothing is distilled.
     """
     delta = config.huber_delta
     terms = ratio_terms(

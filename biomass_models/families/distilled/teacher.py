@@ -1,7 +1,8 @@
 """The metadata teacher: what NDVI, height, season and species say about the masses of the training rows.
 
 M training rows of a fold, T = 5 targets.
-taught_MT   grams; each row's from a teacher that saw neither the row nor its group (inner folds), nor the held-out fold
+taught_MT   grams; each row's from a teacher that saw neither the row nor its group (inner folds), nor the held-out
+            fold; NaN in targets for which that teacher had no rows
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from sklearn.model_selection import GroupKFold
 from torch import Tensor, nn
 
 from biomass_models.backbones.devices import one_thread
+from biomass_models.data.cell_weights import measured_masses, row_weights
 from biomass_models.data.taxonomy import TAG_COLUMNS, tag_matrix
 from biomass_models.families.base import Artefact
-from biomass_models.families.distilled.config import KIND, NUMERIC, TeacherConfig
+from biomass_models.families.distilled.config import KIND, NUMERIC, TeacherConfig, learned_targets
 from biomass_models.interrupt import ShouldStop, check_stop
-from biomass_models.targets import TARGETS
+from biomass_models.targets import TARGETS, weights_of
 from biomass_models.training.fit import FitError, FloatArray, score_or_nan, seeded, split_rows
 from biomass_models.training.losses import ratio_terms
 from biomass_models.training.ratios import reconstruct
@@ -99,7 +101,8 @@ def fit_teacher(
     train_M, _ = split_rows(fold_N, fold)
     table = quadrats.iloc[train_M]
     require_metadata(table, *NUMERIC, "group")
-    feature_MF, mass_MT = metadata_features(table), table[list(TARGETS)].to_numpy(np.float64)
+    feature_MF, (mass_MT, cell_weight) = metadata_features(table), measured_masses(table)
+    row_weight_M = row_weights(cell_weight, len(table))
     groups = table["group"].to_numpy()
     folds = min(config.inner_folds, len(set(groups)))
     if folds < 2:
@@ -108,14 +111,14 @@ def fit_teacher(
         )
     taught_MT = np.empty_like(mass_MT)
     for number, (inner, held) in enumerate(GroupKFold(folds).split(feature_MF, groups=groups)):
-        weight = sample_weights(table.iloc[inner])
+        weight = sample_weights(table.iloc[inner]) * row_weight_M[inner]
         with one_thread(), seeded(seed, f"teacher {number}", torch.device("cpu")):
             taught_MT[held] = _fit_predict(
                 config, feature_MF[inner], mass_MT[inner], weight, feature_MF[held], should_stop
             )
     taught = table[["image_id"]].reset_index(drop=True)
     taught[list(TARGETS)] = taught_MT
-    return Artefact(taught, score_or_nan(mass_MT, taught_MT))
+    return Artefact(taught, score_or_nan(mass_MT, taught_MT, weights_of(taught_MT, cell_weight)))
 
 
 def _fit_predict(
@@ -126,7 +129,8 @@ def _fit_predict(
     asked_MF: FloatArray,
     should_stop: ShouldStop | None,
 ) -> FloatArray:
-    """Full-batch training on the CPU (25 features: a GPU would wait for launches), then masses [M, 5] in grams."""
+    """Full-batch training on the CPU (25 features: a GPU would wait for launches), then masses [M, 5] in grams, NaN in
+    targets that could not be learned."""
     scaler = TargetScaler.fit(mass_NT, "log1p")
     mean_F, sd_F = feature_NF[:, :NUMBERS].mean(0), np.maximum(feature_NF[:, :NUMBERS].std(0), SMALLEST_SD)
 
@@ -149,4 +153,5 @@ def _fit_predict(
         taught_MT = reconstruct(net(scaled(asked_MF)).double(), scaler).numpy()
     if not np.isfinite(taught_MT).all():
         raise FitError(f"a teacher's masses must be finite, got others at teacher_lr={config.lr}; choose a lower one")
-    return taught_MT
+    learned_T = learned_targets(~np.isnan(mass_NT))
+    return taught_MT if learned_T.all() else np.where(learned_T, taught_MT, np.nan)

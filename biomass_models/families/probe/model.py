@@ -3,12 +3,14 @@
 N images, F features (views, layers and poolings side by side), T = 5 targets, A penalties of the grid.
 feature_NF   embeddings, standardised by the training rows' mean and spread, then divided by sqrt(F)
 alpha        penalty: mean squared error + alpha * |coefficient|^2, so its scale depends neither on N nor on F
+goal_NT      z-scored masses, NaN where not measured: each target is fitted on the rows in which it was
+weight_N     of the rows: photographs of one quadrat count as one. None: all alike
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold
 from torch import Tensor
 
+from biomass_models.data.cell_weights import measured_alike, row_weights
 from biomass_models.data.images import views_for
 from biomass_models.families import costs
 from biomass_models.families.base import Model
@@ -26,7 +29,7 @@ from biomass_models.features.inputs import Inputs
 from biomass_models.features.outputs import GLOBAL, PATCH_MEAN, PATCH_STD
 from biomass_models.features.spec import FeatureBank, FeatureSpec
 from biomass_models.interrupt import ShouldStop, check_stop
-from biomass_models.targets import TARGETS, weight_T, weighted_sst
+from biomass_models.targets import TARGETS, IntArray, norm_of, weight_T, weighted_square, weighted_sst, weights_in
 from biomass_models.training.fit import (
     FitError,
     FloatArray,
@@ -34,7 +37,6 @@ from biomass_models.training.fit import (
     FoldRows,
     as_arrays,
     as_tensors,
-    score_or_nan,
 )
 from biomass_models.training.scaling import TargetScaler
 
@@ -84,21 +86,29 @@ def fit(
     bank = inputs.features(feature_specs(config)[0], should_stop=should_stop)
     feature_NF = embeddings(config, bank)[rows.image_N]
     group_M = quadrats["group"].to_numpy()[train_M]
-    error_AT = inner_errors(config, feature_NF[train_M], mass_NT[train_M], group_M, seed=seed, should_stop=should_stop)
-    alpha_A = alpha_grid(config)
+    error_AT = inner_errors(
+        config,
+        feature_NF[train_M],
+        mass_NT[train_M],
+        group_M,
+        seed=seed,
+        weight=rows.train_weight,
+        should_stop=should_stop,
+    )
+    alpha_A, measured_T = alpha_grid(config), norm_of(rows.train_weight) > 0
+    chosen_T = np.full(len(TARGETS), error_AT.sum(1).argmin())
     if config.alpha_per_target:
-        chosen_T = error_AT.argmin(0)
-    else:
-        chosen_T = np.full(len(TARGETS), error_AT.sum(1).argmin())
+        chosen_T = np.where(measured_T, error_AT.argmin(0), chosen_T)
     scaler = TargetScaler.fit(mass_NT[train_M], config.transform)
-    ridge = Ridge.fit(feature_NF[train_M], scaler.scale(mass_NT[train_M]), alpha_A[chosen_T])
+    weight_M = None if rows.weight.ndim == 1 else rows.train_row_weight_M
+    ridge = Ridge.fit(feature_NF[train_M], scaler.scale(mass_NT[train_M]), alpha_A[chosen_T], weight_M)
     pred_NT = scaler.grams(ridge.predict(feature_NF[valid_M]))
     chosen_error = float(error_AT[chosen_T, np.arange(len(TARGETS))].sum())
-    sst = weighted_sst(mass_NT[train_M])
+    sst = weighted_sst(mass_NT[train_M], rows.train_weight)
     record = {
         "epoch": 1.0,
         "inner_score": 1 - chosen_error / sst if sst > 0 else np.nan,
-        "score": score_or_nan(mass_NT[valid_M], pred_NT),
+        "score": rows.held_out_score(pred_NT),
         "seconds": time.perf_counter() - started,
     }
     info = {
@@ -155,11 +165,12 @@ def inner_errors(
     group_N: NDArray[np.object_],
     *,
     seed: int,
+    weight: FloatArray = weight_T,
     should_stop: ShouldStop | None = None,
 ) -> FloatArray:
     """Weighted squared error [A, T] in g^2 of the training rows' own out-of-fold predictions, for each penalty.
 
-    Everything is fitted anew inside each inner fold, scalers included.
+    Everything is fitted anew inside each inner fold, scalers included. weight: of the cells, [5] or [N, 5].
     """
     groups = len(set(group_N))
     if groups < 2:
@@ -169,12 +180,14 @@ def inner_errors(
         )
     alpha_A = alpha_grid(config)
     error_AT = np.zeros((len(alpha_A), len(TARGETS)))
+    weight_N = None if weight.ndim == 1 else row_weights(weight, len(mass_NT))
     folds = GroupKFold(min(config.inner_folds, groups), shuffle=True, random_state=seed % 2**32)
     for fold, (inner, outer) in enumerate(folds.split(feature_NF, groups=group_N)):
         check_stop(should_stop, f"{fold} of {folds.n_splits} inner folds")
         scaler = TargetScaler.fit(mass_NT[inner], config.transform)
-        path_ANT = ridge_path(feature_NF[inner], scaler.scale(mass_NT[inner]), feature_NF[outer], alpha_A)
-        error_AT += (weight_T * (scaler.grams(path_ANT) - mass_NT[outer]) ** 2).sum(1)
+        weight_M = None if weight_N is None else weight_N[inner]
+        path_ANT = ridge_path(feature_NF[inner], scaler.scale(mass_NT[inner]), feature_NF[outer], alpha_A, weight_M)
+        error_AT += weighted_square(scaler.grams(path_ANT) - mass_NT[outer], weights_in(weight, outer)).sum(1)
     return error_AT
 
 
@@ -188,13 +201,17 @@ class Ridge:
     intercept_T: FloatArray
 
     @classmethod
-    def fit(cls, feature_NF: FloatArray, goal_NT: FloatArray, alpha_T: FloatArray) -> Ridge:
-        """One penalty per target, [T]."""
+    def fit(
+        cls, feature_NF: FloatArray, goal_NT: FloatArray, alpha_T: FloatArray, weight_N: FloatArray | None = None
+    ) -> Ridge:
+        """One penalty per target, [T]. A target without a goal is 0 everywhere."""
         mean_F, scale_F = standardiser(feature_NF)
-        u_NR, s_R, v_RF = np.linalg.svd(standardised(feature_NF, mean_F, scale_F), full_matrices=False)
-        intercept_T = goal_NT.mean(0)
-        shrunk_RT = shrinkage(s_R, alpha_T, len(goal_NT)).T * (u_NR.T @ (goal_NT - intercept_T))
-        return cls(mean_F, scale_F, v_RF.T @ shrunk_RT, intercept_T)
+        coefficient_FT, intercept_T = np.zeros((len(mean_F), goal_NT.shape[1])), np.zeros(goal_NT.shape[1])
+        for columns, part in _decomposed(standardised(feature_NF, mean_F, scale_F), goal_NT, weight_N):
+            shrunk_RT = shrinkage(part.s_R, alpha_T[columns], part.rows).T * part.goal_RT
+            coefficient_FT[:, columns] = part.v_RF.T @ shrunk_RT
+            intercept_T[columns] = part.intercept_T - part.centre_F @ coefficient_FT[:, columns]
+        return cls(mean_F, scale_F, coefficient_FT, intercept_T)
 
     def predict(self, feature_NF: FloatArray) -> FloatArray:
         """[N, F] -> [N, T]."""
@@ -209,16 +226,58 @@ class Ridge:
         }
 
 
-def ridge_path(train_NF: FloatArray, goal_NT: FloatArray, test_MF: FloatArray, alpha_A: FloatArray) -> FloatArray:
-    """Predictions [A, M, T] of one ridge regression per penalty, from a single SVD."""
+def ridge_path(
+    train_NF: FloatArray,
+    goal_NT: FloatArray,
+    test_MF: FloatArray,
+    alpha_A: FloatArray,
+    weight_N: FloatArray | None = None,
+) -> FloatArray:
+    """Predictions [A, M, T] of one ridge regression per penalty, from a single SVD of each set of measured rows."""
     mean_F, scale_F = standardiser(train_NF)
-    u_NR, s_R, v_RF = np.linalg.svd(standardised(train_NF, mean_F, scale_F), full_matrices=False)
-    intercept_T = goal_NT.mean(0)
-    goal_RT = u_NR.T @ (goal_NT - intercept_T)
-    test_MR = standardised(test_MF, mean_F, scale_F) @ v_RF.T
-    return (
-        np.einsum("mr,ar,rt->amt", test_MR, shrinkage(s_R, alpha_A, len(goal_NT)), goal_RT, optimize=True) + intercept_T
-    )
+    test_MF = standardised(test_MF, mean_F, scale_F)
+    path_AMT = np.zeros((len(alpha_A), len(test_MF), goal_NT.shape[1]))
+    for columns, part in _decomposed(standardised(train_NF, mean_F, scale_F), goal_NT, weight_N):
+        test_MR = (test_MF - part.centre_F) @ part.v_RF.T
+        shrunk_AR = shrinkage(part.s_R, alpha_A, part.rows)
+        own_AMT = np.einsum("mr,ar,rt->amt", test_MR, shrunk_AR, part.goal_RT, optimize=True) + part.intercept_T
+        if len(columns) == goal_NT.shape[1]:
+            return own_AMT
+        path_AMT[:, :, columns] = own_AMT
+    return path_AMT
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Singular values and vectors of the rows in which some targets were measured, and their goals in that basis."""
+
+    rows: int
+    centre_F: FloatArray  # mean feature of these rows; 0 where all rows count alike, since features are centred
+    s_R: FloatArray
+    v_RF: FloatArray
+    goal_RT: FloatArray  # of these targets
+    intercept_T: FloatArray
+
+
+def _decomposed(
+    feature_NF: FloatArray, goal_NT: FloatArray, weight_N: FloatArray | None
+) -> Iterator[tuple[IntArray, _Part]]:
+    """feature_NF: standardised. Yields the columns of goal_NT that were measured in the same rows, and their part."""
+    if weight_N is None and not np.isnan(goal_NT).any():
+        u_NR, s_R, v_RF = np.linalg.svd(feature_NF, full_matrices=False)
+        intercept_T = goal_NT.mean(0)
+        centre_F = np.zeros(feature_NF.shape[1])
+        part = _Part(len(goal_NT), centre_F, s_R, v_RF, u_NR.T @ (goal_NT - intercept_T), intercept_T)
+        yield np.arange(goal_NT.shape[1]), part
+        return
+    weight_N = np.ones(len(goal_NT)) if weight_N is None else weight_N
+    for columns, rows in measured_alike(goal_NT):
+        goal_MT, share_M = goal_NT[np.ix_(rows, columns)], weight_N[rows] / weight_N[rows].sum()
+        centre_F, intercept_T = share_M @ feature_NF[rows], share_M @ goal_MT
+        root_M1 = np.sqrt(len(rows) * share_M)[:, None]
+        u_MR, s_R, v_RF = np.linalg.svd(root_M1 * (feature_NF[rows] - centre_F), full_matrices=False)
+        goal_RT = u_MR.T @ (root_M1 * (goal_MT - intercept_T))
+        yield columns, _Part(len(rows), centre_F, s_R, v_RF, goal_RT, intercept_T)
 
 
 def standardised(feature_NF: FloatArray, mean_F: FloatArray, scale_F: FloatArray) -> FloatArray:

@@ -1,37 +1,21 @@
-"""The blend that a report shows, with the rows and the growth that its pictures are made of.
+"""What a report's pictures of a blend are made of: how it grows, and how its members err alike.
 
-M members, N images, T = 5 targets, R partitions (ensembles.nests); masses in grams. Numbers are those of the card.
+M members. Numbers are those of the card.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from biomass_models.targets import FloatArray
-from ensembles.card import Card
-from ensembles.choice import rule_named
 from ensembles.members.library import Library
 from ensembles.nests import nested_all
 from ensembles.rules import Greedy, Rule, TopMean
-from ensembles.spec import FOLLOW_UPS, BlendSpec, nested_rows
-from orchestration.blending.shown import shown_blend
-from orchestration.study.data import StudyData
-from orchestration.study.ledger import LedgerError
 
 GROWTH = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50)  # members or picks at which growth is measured
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Blend:
-    """A blend with its nested rows."""
-
-    name: str | None  # of the stored ensemble; None for one that was made for the report
-    card: Card
-    library: Library
-    nested_RNT: FloatArray  # each image blended by members and weights that were chosen without its unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,29 +26,6 @@ class Step:
     members: int  # members of the plain mean; picks of the greedy selection
     in_sample: float
     nested: float
-
-
-def blend_of(study: StudyData, named: str | None = None) -> tuple[Blend | None, str | None]:
-    """The blend to show (named: a stored one), or the reason why there is none. LedgerError for a name without a blend.
-
-    The rows are made as the card's were, but for flips: their losses are those of the card.
-    """
-    try:
-        found = shown_blend(study, named)
-        card, library = found.card, found.library()
-        rows_RNT = nested_rows(library, _spec_of(card), seed=card.seed)
-    except (LedgerError, ValueError) as error:
-        if named is not None:
-            raise
-        return None, str(error)
-    return Blend(name=found.name, card=card, library=library, nested_RNT=rows_RNT), None
-
-
-def _spec_of(card: Card) -> BlendSpec:
-    """How the card's blend was made, with the follow-ups that its nests decided about."""
-    tried = tuple(name for name in card.follow_up_gains if name in FOLLOW_UPS)
-    fixed = [name for name in card.follow_ups if name not in tried]
-    return replace(BlendSpec(rule=rule_named(card.rule)).using(*fixed), tried=tried)
 
 
 def growth(library: Library, seed: int) -> list[Step]:

@@ -18,8 +18,9 @@ from ensembles.nests import nested_all
 from ensembles.scorer import Scorer
 from ensembles.search_optimism import SearchOptimism
 from orchestration.blending.exam import exam_lines, exam_of
+from orchestration.blending.followed import Followed, followed_blend
+from orchestration.blending.nested import Blend, blend_of
 from orchestration.blending.shown import Stored, search_optimism_of, stored_ensembles
-from orchestration.report.data.blended import Blend, blend_of
 from orchestration.report.data.importance import Importance, importance_of
 from orchestration.report.data.timeline import Clock, Work, work_of
 from orchestration.study.data import StudyData, Trial
@@ -57,6 +58,8 @@ class ReportContext:
     blend: Blend | None
     stored: tuple[Stored, ...]
     no_blend: str | None  # why there is none
+    followed: Followed | None  # beside the blend of the study that this one follows
+    not_followed: str | None  # why not
     exams: tuple[str, ...]  # a line for each blend that was examined, in the order of the first looks
     exam: str | None  # that of the blend shown
     search_optimism: SearchOptimism | None  # of the blend shown: simulated, where it was not measured by an exam
@@ -132,8 +135,11 @@ def read_context(ledger: Ledger, compare: Sequence[Ledger] = (), ensemble: str |
     records = ledger.exams()
     own = None if blend is None or blend.name is None else exam_of(ledger, blend.name)
     exams = ["; ".join(exam_lines(record, records)) for record in records]
+    followed, not_followed = followed_blend(study)
     return ReportContext(
         study=study,
+        followed=followed,
+        not_followed=not_followed,
         others=others,
         pred=pred,
         folds=folds,

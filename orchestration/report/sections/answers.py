@@ -77,6 +77,18 @@ def _best(context: ReportContext) -> list[Html]:
             f"In grams, {context.shown.name} is typically {typical:.1f}{GAP}g off in a quadrat's total, whose mean is "
         )
         lines.append(paragraph(f"{text}{mean:.0f}{GAP}g."))
+    if context.followed is not None:
+        found = context.followed
+        way = "more" if found.gain.value > 0 else "less"
+        lines.append(
+            paragraph(
+                f"On the {count(found.photographs, 'photograph')} that the earlier study ", tag("code", found.old),
+                f" has too, this blend scores {plus_minus(found.score)} and that one {plus_minus(found.old_score)}: "
+                f"{number(abs(found.gain.value))} {way}, {number(found.gain.low)} to {number(found.gain.high)} (95 %).",
+            )
+        )  # fmt: skip
+    elif context.not_followed is not None:
+        lines.append(paragraph(f"The study that this one follows: {context.not_followed}."))
     references = sorted(study.references, key=lambda name: -context.scores[name].value)
     if references:
         barred = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from orchestration.report.data.blended import Blend
+from orchestration.blending.nested import Blend
 from orchestration.report.data.context import ReportContext
 from orchestration.report.html import Cell, Column, Figure, Html, Section, Table, join, paragraph, tag
 from orchestration.report.sections.members_charts import alike_figure, growth_figure, members_figure

@@ -7,8 +7,9 @@ from typing import Any
 
 import altair as alt
 
+from orchestration.blending.nested import Blend
 from orchestration.report.charts import RAMP, SOFT, colour, data, ink_on, legend, panel, ramp_colour, shape
-from orchestration.report.data.blended import Blend, Step, growth, heaviest, residual_correlation
+from orchestration.report.data.blended import Step, growth, heaviest, residual_correlation
 from orchestration.report.data.context import ReportContext
 from orchestration.report.html import Figure
 from orchestration.report.words import count, number, percent, short_id

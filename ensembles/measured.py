@@ -1,0 +1,86 @@
+"""What was measured: its name on every page, and sums over the cells that count.
+
+N images, T = 5 targets; masses in grams.
+weight   of the cells in the metric: [5] where all was measured, else [N, 5] with 0 in a cell that was not
+         (biomass_models.targets.weights_of); what stands in such a cell plays no part
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from biomass_models.errors import UserError
+from biomass_models.targets import TARGETS, FloatArray, norm_of, weight_T
+
+WEIGHTED_R2 = "weighted R2"
+SHORT: dict[str, str] = dict(zip(TARGETS, ("green", "dead", "clover", "GDM", "total"), strict=True))
+
+
+def measured_targets(weight: FloatArray) -> tuple[str, ...]:
+    """Those that some row counts, in the order of TARGETS."""
+    return tuple(name for name, norm in zip(TARGETS, norm_of(weight), strict=True) if norm > 0)
+
+
+def unmeasured_text(weight: FloatArray) -> str:
+    """Short names of the targets that no row counts; empty where all are measured."""
+    measured = measured_targets(weight)
+    return ", ".join(SHORT[name] for name in TARGETS if name not in measured)
+
+
+def counted_text(weight: FloatArray) -> str:
+    """What a score counts: `weighted R2`, or `weighted R2 of total, clover (40 of 90); not measured here: green, ...`.
+
+    Heaviest target first; (40 of 90) are the photographs in which it was measured, where that is not all of them. Own
+    weights are those that are not the published ones times a factor of the photograph.
+    """
+    if weight.ndim == 1:
+        return WEIGHTED_R2
+    norm_T = norm_of(weight)
+    names = []
+    for target in np.argsort(-norm_T, kind="stable")[: int((norm_T > 0).sum())]:
+        images = int((weight[:, target] > 0).sum())
+        names.append(SHORT[TARGETS[target]] + (f" ({images} of {len(weight)})" if images < len(weight) else ""))
+    kind = "R2" if len(names) == 1 else WEIGHTED_R2 if _published(weight) else f"{WEIGHTED_R2} (own weights)"
+    unmeasured = unmeasured_text(weight)
+    if not unmeasured and (weight > 0).all():
+        return kind
+    return f"{kind} of {', '.join(names)}" + (f"; not measured here: {unmeasured}" if unmeasured else "")
+
+
+def _published(weight_NT: FloatArray) -> bool:
+    """Whether the weights of each row are in proportion to the published ones, where it counts any."""
+    ratio_NT = weight_NT / weight_T
+    least_N = np.where(ratio_NT > 0, ratio_NT, np.inf).min(axis=1)
+    return bool((ratio_NT.max(axis=1) <= least_N * (1 + 1e-9)).all())
+
+
+def require_all_measured(weight: FloatArray) -> None:
+    """Raise UserError where a submission of all five masses cannot be made."""
+    if unmeasured := unmeasured_text(weight):
+        raise UserError(
+            f"a submission holds all five masses, not measured here: {unmeasured}; predict masses without test.csv"
+        )
+
+
+def sums_by_target(value_NT: FloatArray, weight: FloatArray) -> FloatArray:
+    """Sum over the images of what each cell holds, [..., N, 5] -> [..., 5].
+
+    A cell counts by its weight as a share of its target's largest one: all of it where all was measured.
+    """
+    if weight.ndim == 1:
+        return np.asarray(value_NT.sum(-2))
+    return np.asarray(np.where(weight > 0, shares_of(weight) * value_NT, 0.0).sum(-2))
+
+
+def images_by_target(weight: FloatArray, images: int) -> FloatArray:
+    """How many images each target's sum is of, [5], at least 1: to divide by."""
+    if weight.ndim == 1:
+        return np.full(len(TARGETS), float(images))
+    count_T = shares_of(weight).sum(0)
+    return np.where(count_T > 0, count_T, 1.0)
+
+
+def shares_of(weight_NT: FloatArray) -> FloatArray:
+    """Each cell's weight as a share of its target's largest one."""
+    norm_T = norm_of(weight_NT)
+    return weight_NT / np.where(norm_T > 0, norm_T, 1.0)

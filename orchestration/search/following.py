@@ -1,0 +1,61 @@
+"""A study of more labelled photographs: what it takes over from the one before, and what is another now.
+
+Its first trials are the settings that were best there. Nothing of the old scores is observed: they are of other data.
+Loads neither torch nor Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import pandas as pd
+
+from orchestration.progress import Say
+from orchestration.study.data import StudyData
+from orchestration.study.data_changes import all_quadrats, data_changes
+from orchestration.study.ledger import Ledger
+from orchestration.study.settings import StudyError
+from orchestration.study.storage import Storage
+from search_spaces.domain import SearchSpace
+
+SETTINGS = 5  # of each family that are proposed first
+
+
+def followed(study: str, old: str) -> StudyData:
+    """The study that `study` follows. Raises StudyError where there is none, and for itself."""
+    storage = Storage(old)
+    if storage.uri == Storage(study).uri:
+        raise StudyError(f"a study follows another one, got {old} for both; search in a new folder (--from {old})")
+    ledger = Ledger(storage)
+    if ledger.find_study() is None:
+        raise StudyError(f"--from names a study, there is none in {old}; give its folder, or leave --from out")
+    return StudyData(ledger)
+
+
+def known_images(old: StudyData) -> pd.DataFrame:
+    """image_id and group of every image that the old study has learned from or was examined on."""
+    return all_quadrats(old.ledger)[["image_id", "group"]]
+
+
+def changes_since(old: StudyData, here: pd.DataFrame, digests: Sequence[str]) -> str:
+    """A sentence on what is another in these data: photographs added, missing or replaced, labels changed."""
+    found = data_changes(old.ledger, here, digests)
+    return f"Since {old.name}: {', '.join(found) if found else 'the same photographs and labels'}"
+
+
+def begin_with(old: StudyData, spaces: Mapping[str, SearchSpace], say: Say) -> dict[str, SearchSpace]:
+    """The spaces, whose first trials are now the best settings of the old study, then their own; says which."""
+    found = {}
+    for family, space in spaces.items():
+        ranked = [trial for trial in old.ranked if trial.family == family]
+        inside = [trial for trial in ranked if not space.misfits(trial.record.params)][:SETTINGS]
+        best = [dict(trial.record.params) for trial in inside]
+        own = [params for params in space.first_trials if dict(params) not in best]
+        found[family] = replace(space, first_trials=(*best, *own))
+        if inside:
+            names = ", ".join(trial.trial_id for trial in inside)
+            say(f"{family} begins with the {len(inside)} best settings of {old.name}: {names}")
+        elif ranked:
+            say(f"{family}: no setting of {old.name} lies in the ranges of this search; it begins as a new one")
+    return found
