@@ -29,8 +29,9 @@ class Followed:
     gain: Estimate  # paired over units
 
     def __str__(self) -> str:
+        photographs = counted(self.photographs, "photograph")
         return (
-            f"on {counted(self.photographs, 'photograph')} that {self.old} has too: blend {self.score.value:.4f} nested, "
+            f"on {photographs} that {self.old} has too: blend {self.score.value:.4f} nested, "
             f"{self.old_score.value:.4f} there; {self.gain.value:+.4f} [{self.gain.low:+.4f}, {self.gain.high:+.4f}]"
         )
 

@@ -82,7 +82,7 @@ class _View:
         self._facts = self._view.completed(self._facts, self._heartbeat.since)
         self._heartbeat.publish(self._facts)
         notes = self._view.notes(self._facts, running=int(self._facts.running > 0))
-        self._update(self._proposer.ended, self._proposer.max_trials, notes, self._facts.seconds_left)
+        self._update(self._proposer.ended, self._proposer.planned, notes, self._facts.seconds_left)
 
     def require_lock(self) -> None:
         """Raise BlockedError where another driver has the study: nothing more may be written into it."""

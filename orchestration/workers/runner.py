@@ -259,9 +259,10 @@ def _required_masses(family: str, pred_NT: FloatArray, norm_T: FloatArray) -> Fl
     wrong_NT = ~(np.isfinite(pred_NT) & (pred_NT >= 0)) & (norm_T > 0)
     if wrong_NT.any():
         row, target = np.argwhere(wrong_NT)[0]
+        rows = counted(int(wrong_NT.any(1).sum()), "row")
         raise FitError(
-            f"predictions are finite grams of at least 0, {family} has "
-            f"{counted(int(wrong_NT.any(1).sum()), 'row')} with others, such as {TARGETS[target]} = {pred_NT[row, target]:g}; mend the family, or change its settings"
+            f"predictions are finite grams of at least 0, {family} has {rows} with others, such as "
+            f"{TARGETS[target]} = {pred_NT[row, target]:g}; mend the family, or change its settings"
         )
     return pred_NT
 

@@ -77,7 +77,7 @@ class Watch:
                 shown = facts or shown  # a broker that does not answer at once changes nothing of what is shown
                 update(
                     proposer.ended,
-                    proposer.max_trials,
+                    proposer.planned,
                     self._view.notes(shown, self._searcher.running),
                     shown and shown.seconds_left,
                 )
