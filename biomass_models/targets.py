@@ -61,6 +61,11 @@ def blank_unmeasured(pred_NT: FloatArray, norm_T: FloatArray) -> FloatArray:
     return np.where(norm_T > 0, pred_NT, np.nan) if (norm_T <= 0).any() else pred_NT
 
 
+def measured_targets(weight: FloatArray) -> tuple[str, ...]:
+    """Names of the targets that some row counts: what was measured, in the order of TARGETS."""
+    return tuple(name for name, norm in zip(TARGETS, norm_of(weight), strict=True) if norm > 0)
+
+
 def weighted_r2_score(truth_NT: ArrayLike, pred_NT: ArrayLike, weight: FloatArray | None = None) -> float:
     """The competition's score: one weighted R2 over all (image, target) rows together.
 
@@ -112,6 +117,19 @@ def squared_error(truth_NT: FloatArray, pred_NT: FloatArray, weight: FloatArray 
     weight = weights_of(truth_NT) if weight is None else weight
     error_N: FloatArray = weighted_square(truth_NT - pred_NT, weight).sum(-1)
     return error_N
+
+
+def rmse_by_target(truth_NT: FloatArray, pred_NT: FloatArray, weight: FloatArray) -> dict[str, float]:
+    """Root mean squared error of each measured target over the rows that have it, grams."""
+    square_NT = (truth_NT - pred_NT) ** 2
+    if weight.ndim == 1:
+        return dict(zip(TARGETS, map(float, square_NT.mean(0) ** 0.5), strict=True))
+    known_NT = weight > 0
+    return {
+        name: float(square_NT[known_NT[:, column], column].mean() ** 0.5)
+        for name in measured_targets(weight)
+        for column in [TARGETS.index(name)]
+    }
 
 
 def from_components(green: ArrayLike, dead: ArrayLike, clover: ArrayLike) -> FloatArray:

@@ -10,15 +10,10 @@ from __future__ import annotations
 import numpy as np
 
 from biomass_models.errors import UserError
-from biomass_models.targets import TARGETS, FloatArray, norm_of, weight_T
+from biomass_models.targets import TARGETS, FloatArray, measured_targets, norm_of, weight_T
 
 WEIGHTED_R2 = "weighted R2"
 SHORT: dict[str, str] = dict(zip(TARGETS, ("green", "dead", "clover", "GDM", "total"), strict=True))
-
-
-def measured_targets(weight: FloatArray) -> tuple[str, ...]:
-    """Those that some row counts, in the order of TARGETS."""
-    return tuple(name for name, norm in zip(TARGETS, norm_of(weight), strict=True) if norm > 0)
 
 
 def unmeasured_text(weight: FloatArray) -> str:
@@ -45,6 +40,12 @@ def counted_text(weight: FloatArray) -> str:
     if not unmeasured and (weight > 0).all():
         return kind
     return f"{kind} of {', '.join(names)}" + (f"; not measured here: {unmeasured}" if unmeasured else "")
+
+
+def counted_notice(weight: FloatArray) -> str | None:
+    """What pages say before their scores: what these count, None where that is all five masses as published."""
+    counted = counted_text(weight)
+    return None if counted == WEIGHTED_R2 else f"scores are {counted}"
 
 
 def _published(weight_NT: FloatArray) -> bool:

@@ -40,14 +40,16 @@ def submission_bytes(test_rows: pd.DataFrame, masses: pd.DataFrame) -> bytes:
 
 
 def masses_bytes(masses: pd.DataFrame) -> bytes:
-    """CSV `image_id,<five targets>` in the order of `masses`; a column that was never measured (all NaN) is blank.
+    """CSV `image_id,<five targets>` in the order of `masses`, then its further columns; a target that was never
+    measured (all NaN) is blank.
 
     Raises ValueError for the other masses as submission_bytes does.
     """
     mass_NT = masses[list(TARGETS)].to_numpy(dtype=np.float64)
     _require_sound(np.where(np.isnan(mass_NT).all(axis=0), 0.0, mass_NT), gaps=not np.isnan(mass_NT).any())
     frame = masses if "image_id" in masses.columns else masses.reset_index(names="image_id")
-    frame = frame[["image_id", *TARGETS]]
+    leading = ["image_id", *TARGETS]
+    frame = frame[[*leading, *(name for name in frame if name not in leading)]]
     return str(frame.to_csv(index=False, float_format="%.6f", lineterminator="\n")).encode()
 
 

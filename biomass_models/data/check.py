@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from biomass_models.counted import counted
 from biomass_models.data import table
 from biomass_models.data.dataset import QUADRATS_FILE
-from biomass_models.data.images import ImageError, file_digest
-from biomass_models.data.photographs import Seen, look_at, same_pictures
-from biomass_models.data.problems import ROW, Level, Problem, near_files, raise_errors, shown
+from biomass_models.data.frames import Fit
+from biomass_models.data.images import ImageError, file_digest, header_size
+from biomass_models.data.photographs import UNLIKE, Seen, cut_off, is_unlike, look_at, same_pictures, usual_size
+from biomass_models.data.problems import ROW, DataError, Level, Problem, near_files, raise_errors, shown
 from biomass_models.data.rules import leaves_directory
 
 SMALLEST_SIDE = 64  # px; no network sees a sward in less
@@ -23,11 +23,12 @@ SMALLEST_SIDE = 64  # px; no network sees a sward in less
 OnProgress = Callable[[int, int], None]
 
 
-def check_directory(data_dir: Path, *, on_progress: OnProgress | None = None) -> list[Problem]:
+def check_directory(data_dir: Path, *, fit: Fit | None = None, on_progress: OnProgress | None = None) -> list[Problem]:
     """Every problem of the directory, errors and warnings; the competition's, as downloaded, has no errors.
 
     Each photograph is decoded. A directory without test.csv is one to learn from, and no error.
-    on_progress: called with (photographs looked at, all of them), in the caller's thread.
+    fit: what models will see of photographs, None as the data say; on_progress: called with (photographs looked at, all
+    of them), in the caller's thread.
     """
     root = Path(data_dir)
     train, problems = table.inspect_train(root)
@@ -39,17 +40,37 @@ def check_directory(data_dir: Path, *, on_progress: OnProgress | None = None) ->
         photographs.append(_photographs(table.TEST_FILE, test))
     elif near := near_files(root / table.TEST_FILE):
         problems = problems + _misnamed(near)
-    problems += _check_photographs(root, pd.concat(photographs), on_progress)
+    problems += _check_photographs(root, pd.concat(photographs), fit or _fit_of(root), on_progress)
     return problems + ([] if test is None else _seen_twice(train, test))
 
 
-def check_test_directory(data_dir: Path, *, on_progress: OnProgress | None = None) -> list[Problem]:
+def check_test_directory(data_dir: Path, *, fit: Fit, on_progress: OnProgress | None = None) -> list[Problem]:
     """Every problem of test.csv and its photographs; what is to be predicted needs no train.csv."""
     test, problems = table.inspect_test(Path(data_dir))
-    return problems + _check_photographs(Path(data_dir), _photographs(table.TEST_FILE, test), on_progress)
+    return problems + _check_photographs(Path(data_dir), _photographs(table.TEST_FILE, test), fit, on_progress)
 
 
-def _check_photographs(root: Path, photographs: pd.DataFrame, on_progress: OnProgress | None) -> list[Problem]:
+def cut_off_notice(data_dir: Path) -> str | None:
+    """A sentence on how much of the usual labelled photograph no model sees; None where all of it is seen."""
+    root, sizes = Path(data_dir), []
+    for path in _photographs(table.train_file(root), table.inspect_train(root)[0])["image_path"]:
+        with contextlib.suppress(ImageError, OSError, RuntimeError, ValueError):  # which the check reports
+            sizes.append(header_size(root / path))
+    usual = usual_size(sizes)
+    return None if usual is None else cut_off(usual, _fit_of(root))
+
+
+def _fit_of(root: Path) -> Fit:
+    """Whatever is wrong with dataset.toml has been reported already."""
+    try:
+        return table.fit_of(root)
+    except DataError:
+        return "stretch"
+
+
+def _check_photographs(
+    root: Path, photographs: pd.DataFrame, fit: Fit, on_progress: OnProgress | None
+) -> list[Problem]:
     """Photographs that are missing, broken, odd, of unlike sizes, or there twice."""
     photographs = photographs.reset_index(drop=True)
     problems: list[Problem] = []
@@ -65,12 +86,12 @@ def _check_photographs(root: Path, photographs: pd.DataFrame, on_progress: OnPro
             if on_progress is not None:
                 on_progress(at + 1, len(photographs))
     sizes = {at: (each.width, each.height) for at, each in seen.items()}
-    return problems + _unlike_sizes(photographs, sizes) + _same_photographs(root, photographs, seen)
+    return problems + _unlike_sizes(photographs, sizes, fit) + _same_photographs(root, photographs, seen)
 
 
-def require_clean(data_dir: Path, on_progress: Callable[[int, int], None] | None = None) -> list[Problem]:
-    """The directory's warnings; raises DataError with all errors when there is one."""
-    problems = check_directory(data_dir, on_progress=on_progress)
+def require_clean(data_dir: Path, *, fit: Fit | None = None, on_progress: OnProgress | None = None) -> list[Problem]:
+    """The directory's warnings; raises DataError with all errors when there is one. Arguments as check_directory."""
+    problems = check_directory(data_dir, fit=fit, on_progress=on_progress)
     raise_errors(problems)
     return problems
 
@@ -153,23 +174,29 @@ def _problem(photographs: pd.DataFrame, at: int, said: tuple[str, str, str], lev
     return Problem(level=level, file=row["file"], row=int(row[ROW]), rule=rule, got=got, remedy=remedy)
 
 
-def _unlike_sizes(photographs: pd.DataFrame, sizes: dict[int, tuple[int, int]]) -> list[Problem]:
-    """One warning a table, at the first photograph that does not have the most common size."""
-    if len(set(sizes.values())) < 2:
+def _unlike_sizes(photographs: pd.DataFrame, sizes: dict[int, tuple[int, int]], fit: Fit) -> list[Problem]:
+    """At most two warnings a table: photographs of another shape than most of the first table's, or of another size."""
+    usual = usual_size([size for at, size in sizes.items() if photographs["file"][at] == photographs["file"][0]])
+    usual = usual or usual_size(list(sizes.values()))
+    if usual is None:
         return []
-    usual = Counter(sizes.values()).most_common(1)[0][0]
     problems = []
     for file, rows in photographs.groupby("file", sort=False):
-        odd = [at for at in rows.index if sizes.get(at, usual) != usual]
-        if odd:
-            width, height = sizes[odd[0]]
-            first = photographs.loc[odd[0]]
-            got = f"{counted(len(odd), 'other')}, the first {shown(first['image_path'])} with {width} x {height}"
-            rule = f"photographs have one size (most: {usual[0]} x {usual[1]} px)"
-            remedy = "check that none is cropped or turned; each is resized to the same views"
-            problems.append(
-                Problem(level="warning", file=str(file), row=int(first[ROW]), rule=rule, got=got, remedy=remedy)
-            )
+        known = {at: sizes[at] for at in rows.index if at in sizes}
+        shapes = [at for at, size in known.items() if is_unlike(size, usual, fit)]
+        others = [at for at, size in known.items() if at not in set(shapes) and sorted(size) != sorted(usual)]
+        for odd, same, remedy in (
+            (shapes, "shape", UNLIKE[fit]),
+            (others, "size", "check that none is cropped; each is resized to the same views"),
+        ):
+            if odd:
+                width, height = sizes[odd[0]]
+                first = photographs.loc[odd[0]]
+                path = shown(first["image_path"])
+                got = f"{len(odd)} of {len(known)} photographs, the first {path} with {width} x {height}"
+                rule = f"photographs have one {same} (most: {usual[0]} x {usual[1]} px)"
+                row = int(first[ROW])
+                problems.append(Problem(level="warning", file=str(file), row=row, rule=rule, got=got, remedy=remedy))
     return problems
 
 

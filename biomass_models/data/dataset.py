@@ -5,6 +5,7 @@ unit = "kg/ha"              # of the masses: g (per quadrat), g/m2 or kg/ha
 area = 0.25                 # of a quadrat [m2], or the name of a column
 groups = ["site", "date"]   # photographs that agree in all of these stay on one side of a fold
 weights = {total = 1.0}     # of the masses in the score; without them the published ones
+fit = "crop"                # what models see of photographs that are not 2 : 1 (frames.py)
 
 [columns]                   # what a column holds = its name in quadrats.csv
 photo = "photo"
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from biomass_models.config_rules import did_you_mean
+from biomass_models.data.frames import FITS, Fit
 from biomass_models.data.problems import Problem, near_files, shown
 from biomass_models.targets import TARGETS
 
@@ -41,7 +43,8 @@ METADATA_OF: dict[str, str] = {
 ROLES = (PHOTO, QUADRAT, *MASSES, *METADATA_OF)
 UNITS: dict[str, float] = {"g": 1.0, "g/m2": 1.0, "kg/ha": 0.1}  # g a quadrat, else g/m2
 LARGEST_AREA_M2 = 100.0
-_KEYS = ("unit", "area", "groups", "weights", "columns")
+USUAL_FIT: Fit = "crop"  # of quadrats.csv
+_KEYS = ("unit", "area", "groups", "weights", "fit", "columns")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +56,7 @@ class Dataset:
     area: float | str | None  # m2, or the column that holds it; None: masses are grams per quadrat
     groups: tuple[str, ...] | None  # roles or columns; None: site and date, as far as they are there
     weights: Mapping[str, float] | None = None  # by role, above 0; None: the published ones
+    fit: Fit = USUAL_FIT  # what views are cut from
 
     def of(self, roles: Mapping[str, str]) -> dict[str, str]:
         """Columns of quadrats.csv by the names that the models use, of the given roles that are mapped."""
@@ -78,7 +82,7 @@ def inspect_dataset(data_dir: Path) -> tuple[Dataset | None, list[Problem]]:
         return None, [_problem(int(place[1]) if place else None, f"{DATASET_FILE} is TOML", f"{reason}", remedy)]
     problems = [
         _problem(_line_of(text, key), rule, got, remedy)
-        for check in (_keys, _columns, _unit, _area, _groups, _weights)
+        for check in (_keys, _columns, _unit, _area, _groups, _weights, _fit)
         for key, rule, got, remedy in check(given)
     ]
     if problems:
@@ -91,6 +95,7 @@ def inspect_dataset(data_dir: Path) -> tuple[Dataset | None, list[Problem]]:
             area=float(area) if isinstance(area, int) else area,
             groups=None if groups is None else tuple(groups),
             weights=None if weights is None else {role: float(number) for role, number in weights.items()},
+            fit=given.get("fit", USUAL_FIT),
         ),
         [],
     )
@@ -107,6 +112,7 @@ def dataset_toml(dataset: Dataset) -> str:
     if dataset.weights is not None:
         pairs = ", ".join(f"{role} = {number!r}" for role, number in dataset.weights.items())
         lines.append(f"weights = {{{pairs}}}  # of the masses in the score")
+    lines.append(f"fit = {_quoted(dataset.fit)}  # of photographs that are not 2 : 1: {', '.join(FITS)}")
     lines += ["", "[columns]", *(f"{role} = {_quoted(name)}" for role, name in dataset.columns.items())]
     return "\n".join(lines) + "\n"
 
@@ -185,6 +191,12 @@ def _weights(given: Mapping[str, Any]) -> Iterator[Fault]:
             yield "weights", f"weights are of {', '.join(MASSES)}", shown(role), remedy
         elif isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < math.inf:
             yield "weights", "a weight is a number above 0", f"{role} = {shown(number)}", f"write it like {role} = 0.5"
+
+
+def _fit(given: Mapping[str, Any]) -> Iterator[Fault]:
+    fit = given.get("fit", USUAL_FIT)
+    if fit not in FITS:
+        yield "fit", f"fit is one of {', '.join(FITS)}", shown(fit), f'write it like fit = "{USUAL_FIT}"'
 
 
 def _problem(row: int | None, rule: str, got: str, remedy: str) -> Problem:

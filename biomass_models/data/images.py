@@ -1,7 +1,8 @@
 """Photographs to arrays: decoded once, no larger than needed, cut into views.
 
 Pixels are uint8 RGB [height, width, 3]; x runs right and y down; boxes are (left, top, right, bottom).
-Fractions of the whole upright image place a view, so one layout serves photographs of every size.
+Fractions of the whole upright image, or of its frame (frames.py), place a view, so one layout serves photographs of
+every size.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,11 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from biomass_models.data import frames
+from biomass_models.data.frames import Fit
 from biomass_models.data.stamps import find_date_stamp as find_date_stamp
 from biomass_models.data.stamps import paint_out_stamp as paint_out_stamp
 from biomass_models.errors import UserError
 
 RgbArray = NDArray[np.uint8]
+Size = tuple[int, int]  # width and height in px of an upright photograph
+Needed = Callable[[Size], Size]  # the least size at which a file of a size may be decoded
 Stamp = Literal["keep", "remove"]
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP")  # a closed list: PIL would hand PostScript to another program
@@ -48,7 +54,7 @@ class View:
     """A part of the photograph and the size at which a network sees it."""
 
     name: str  # where the part lies: whole, left, top-right, tile-r0-c1
-    box: tuple[float, float, float, float]  # left, top, right, bottom as fractions of the whole image
+    box: tuple[float, float, float, float]  # left, top, right, bottom as fractions of the photograph's frame
     height: int  # px, output
     width: int  # px, output
 
@@ -95,17 +101,19 @@ def views_for(layout: str, size: int, *, crop: tuple[float, float] = (0.112, 0.2
 class Load(Protocol):
     """What `load_views` does."""
 
-    def __call__(self, path: Path, views: Sequence[View], *, stamp: Stamp = "keep") -> list[RgbArray]: ...
+    def __call__(
+        self, path: Path, views: Sequence[View], *, stamp: Stamp = "keep", fit: Fit = "stretch"
+    ) -> list[RgbArray]: ...
 
 
-def load_views(path: Path, views: Sequence[View], *, stamp: Stamp = "keep") -> list[RgbArray]:
+def load_views(path: Path, views: Sequence[View], *, stamp: Stamp = "keep", fit: Fit = "stretch") -> list[RgbArray]:
     """The views of one photograph, each uint8 [height, width, 3]; decoded once and turned upright.
 
     JPEGs are decoded at the smallest of the scales 1, 1/2, 1/4, 1/8 that leaves every view twice its size, then
-    resized with an antialiased bicubic filter. stamp "remove" paints an orange date stamp over first.
-    Raises ImageError.
+    resized with an antialiased bicubic filter. stamp "remove" paints an orange date stamp over first; fit: what the
+    views are cut from (frames.py). Raises ImageError.
     """
-    return _views_of(path, views, stamp, load_photograph)
+    return _views_of(path, views, stamp, fit, _decode)
 
 
 class DecodeOnce:
@@ -120,47 +128,75 @@ class DecodeOnce:
         self._kept: dict[tuple[Path, tuple[int, int]], Image.Image] = {}
         self.decoded = 0  # files, times scales
 
-    def __call__(self, path: Path, views: Sequence[View], *, stamp: Stamp = "keep") -> list[RgbArray]:
+    def __call__(
+        self, path: Path, views: Sequence[View], *, stamp: Stamp = "keep", fit: Fit = "stretch"
+    ) -> list[RgbArray]:
         """As load_views."""
-        return _views_of(path, views, stamp, self._decode)
+        return _views_of(path, views, stamp, fit, self._decode)
 
-    def _decode(self, path: Path, width: int, height: int) -> Image.Image:
+    def _decode(self, path: Path, needed: Needed) -> tuple[Image.Image, Size]:
         with open_photograph(path) as image:
-            _draft(image, width, height)
+            size = _draft(image, path, needed)
             key = (path, image.size)
             if key not in self._kept:
                 self._kept[key] = upright_rgb(image, path)
                 self.decoded += 1
-        return self._kept[key]
+        return self._kept[key], size
 
 
 def _views_of(
-    path: Path, views: Sequence[View], stamp: Stamp, decode: Callable[[Path, int, int], Image.Image]
+    path: Path,
+    views: Sequence[View],
+    stamp: Stamp,
+    fit: Fit,
+    decode: Callable[[Path, Needed], tuple[Image.Image, Size]],
 ) -> list[RgbArray]:
     if not views:
         raise ValueError("at least one view is needed, got none")
-    needed_width = max(view.width / (view.box[2] - view.box[0]) for view in views)
-    needed_height = max(view.height / (view.box[3] - view.box[1]) for view in views)
-    if stamp == "remove":
-        needed_width = max(needed_width, _STAMP_WIDTH / _GAP)
-    image = decode(path, math.ceil(needed_width * _GAP), math.ceil(needed_height * _GAP))
+
+    def needed(size: Size) -> Size:
+        parts = frames.placed(views, size, fit)
+        width = max(view.width / (view.box[2] - view.box[0]) for view in parts)
+        height = max(view.height / (view.box[3] - view.box[1]) for view in parts)
+        width, height = frames.decoded_size(size, fit, width, height)
+        if stamp == "remove":
+            width = max(width, _STAMP_WIDTH / _GAP)
+        return math.ceil(width * _GAP), math.ceil(height * _GAP)
+
+    image, size = decode(path, needed)
     if stamp == "remove":
         image = Image.fromarray(paint_out_stamp(np.asarray(image)))
-    return [_cut(image, view) for view in views]
+    frame = frames.framed(image, size, fit)
+    return [_cut(frame, view) for view in frames.placed(views, size, fit)]
+
+
+def shown_photograph(path: Path, width: int, height: int, *, fit: Fit = "stretch") -> RgbArray:
+    """All that models see of a photograph, as large as width x height px allow, uint8 [H, W, 3]. Raises ImageError."""
+    full = frames.frame_size(probe_image(path), fit)
+    scale = min(width / full[0], height / full[1])
+    size = {"height": max(1, round(full[1] * scale)), "width": max(1, round(full[0] * scale))}
+    return load_views(path, [View(name="whole", box=(0, 0, 1, 1), **size)], fit=fit)[0]
 
 
 def probe_image(path: Path) -> tuple[int, int]:
     """Width and height in px of the upright photograph, all of which has been decoded. Raises ImageError."""
     with open_photograph(path) as image:
-        size = upright_size(image)
+        size = upright_size(image, path)
         image.draft(None, (1, 1))
         _load(image, path)
     return size
 
 
-def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height in px of an opened file as it is seen, from its header."""
-    turned = image.getexif().get(_ORIENTATION) in _TURNED
+def header_size(path: Path) -> tuple[int, int]:
+    """Width and height in px of the upright photograph, from its header. Raises ImageError."""
+    with open_photograph(path) as image:
+        return upright_size(image, path)
+
+
+def upright_size(image: Image.Image, path: Path) -> Size:
+    """Width and height in px of an opened file as it is seen, from its header. Raises ImageError."""
+    with _whole(path):  # a PNG is decoded for what may stand behind its pixels
+        turned = image.getexif().get(_ORIENTATION) in _TURNED
     return (image.height, image.width) if turned else (image.width, image.height)
 
 
@@ -177,15 +213,22 @@ def digest_of(digests: Sequence[str]) -> str:
 
 def load_photograph(path: Path, width: int, height: int) -> Image.Image:
     """The upright RGB photograph, at least width x height px where the file has as many. Raises ImageError."""
+    return _decode(path, lambda _: (width, height))[0]
+
+
+def _decode(path: Path, needed: Needed) -> tuple[Image.Image, Size]:
+    """The upright RGB photograph at a scale that is large enough, and the size that the file has."""
     with open_photograph(path) as image:
-        _draft(image, width, height)
-        return upright_rgb(image, path)
+        size = _draft(image, path, needed)
+        return upright_rgb(image, path), size
 
 
-def _draft(image: Image.Image, width: int, height: int) -> None:
-    """Ask a JPEG for the smallest scale that is at least width x height px when upright."""
-    turned = image.getexif().get(_ORIENTATION) in _TURNED
-    image.draft(None, (height, width) if turned else (width, height))
+def _draft(image: Image.Image, path: Path, needed: Needed) -> Size:
+    """Ask a JPEG for the smallest scale that is as large as needed; returns the size that the file has, upright."""
+    size = upright_size(image, path)
+    width, height = needed(size)
+    image.draft(None, (width, height) if size == image.size else (height, width))
+    return size
 
 
 def upright_rgb(image: Image.Image, path: Path) -> Image.Image:
@@ -238,8 +281,15 @@ def _formats() -> tuple[str, ...]:
 
 
 def _load(image: Image.Image, path: Path) -> None:
-    try:
+    with _whole(path):
         image.load()
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """ImageError for what PIL raises where a file ends too early."""
+    try:
+        yield
     except (OSError, ValueError, SyntaxError, EOFError) as reason:
         raise ImageError("a photograph is whole", f"{path} ({reason})", "copy it again") from reason
 

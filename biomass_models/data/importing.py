@@ -11,7 +11,10 @@ import re
 import shutil
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from xml.etree import ElementTree
+from zipfile import BadZipFile
 
 import pandas as pd
 
@@ -34,6 +37,7 @@ from biomass_models.errors import UserError
 from biomass_models.whole_files import whole_folder, write_whole
 
 PHOTOGRAPHS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".heic", ".heif")
+SHEETS = (".xlsx", ".xlsm")
 _ROLE_WORDS: dict[str, tuple[str, ...]] = {  # words that say what a column holds, the surest first
     PHOTO: ("photo", "photograph", "image", "picture", "file", "filename", "path", "img", "jpg"),
     QUADRAT: ("quadrat",),
@@ -65,21 +69,15 @@ class Imported:
     notes: tuple[str, ...]  # what was assumed or changed
 
 
-def read_any_table(path: Path) -> pd.DataFrame:
-    """A CSV or TSV, separated by commas, semicolons or tabs, as stripped text. Raises UserError."""
+def read_any_table(path: Path, notes: list[str] | None = None) -> pd.DataFrame:
+    """A CSV, TSV or XLSX as stripped text; notes: gets what was assumed. Raises UserError."""
     if not path.is_file():
         near = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(f"a table is a CSV or TSV file, there is no {path}{did_you_mean(path.name, near)}")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as reason:
-        raise UserError(f"a table is text in UTF-8, {path.name} is not ({reason}); save it as CSV (UTF-8)") from reason
-    first = text.lstrip().split("\n", 1)[0]
-    mark = max("\t;,", key=first.count)
-    try:
-        lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True))
-    except csv.Error as reason:
-        raise UserError(f"a table is well-formed CSV, got {reason} in {path.name}; mend the quotes") from reason
+        raise UserError(f"a table is a CSV, TSV or XLSX file, there is no {path}{did_you_mean(path.name, near)}")
+    if path.suffix.lower() in (".xls", ".xlsb", ".ods"):
+        raise UserError(f"a table is a CSV, TSV or XLSX file, got {path.name}; save it as .xlsx or CSV")
+    is_sheet = path.suffix.lower() in SHEETS
+    lines = _sheet_lines(path, [] if notes is None else notes) if is_sheet else _text_lines(path)
     rows = [[cell.strip() for cell in row] for row in lines if any(cell.strip() for cell in row)]
     if len(rows) < 2:
         raise UserError(f"a table has a header and rows, {path.name} has {counted(len(rows), 'line')}; export it again")
@@ -94,6 +92,57 @@ def read_any_table(path: Path) -> pd.DataFrame:
             )
     table = pd.DataFrame(rows[1:], columns=pd.Index(header), dtype="str")
     return table[[name for name in header if name]]
+
+
+def _text_lines(path: Path) -> list[list[str]]:
+    """Cells of a text that is separated by commas, semicolons or tabs, whichever its header has most of."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as reason:
+        raise UserError(f"a table is text in UTF-8, {path.name} is not ({reason}); save it as CSV (UTF-8)") from reason
+    first = text.lstrip().split("\n", 1)[0]
+    mark = max("\t;,", key=first.count)
+    try:
+        return list(csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True))
+    except csv.Error as reason:
+        raise UserError(f"a table is well-formed CSV, got {reason} in {path.name}; mend the quotes") from reason
+
+
+def _sheet_lines(path: Path, notes: list[str]) -> list[list[str]]:
+    """Cells of a workbook's first sheet as text, dates with the year first; formulas as they were last computed."""
+    try:
+        import openpyxl
+    except ImportError:
+        raise UserError(f"reading {path.name} needs openpyxl; pip install openpyxl, or save it as CSV") from None
+    try:
+        values, formulas = (openpyxl.load_workbook(path, data_only=computed) for computed in (True, False))
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, ElementTree.ParseError) as reason:
+        raise UserError(f"{path.name} is no workbook ({reason}); save it again as .xlsx, or as CSV") from reason
+    sheet, written = values.worksheets[0], formulas.worksheets[0]
+    lines = []
+    for cells, sources in zip(sheet.iter_rows(), written.iter_rows(), strict=True):
+        for cell, source in zip(cells, sources, strict=True):
+            if cell.value is None and source.data_type == "f":
+                raise UserError(
+                    f"{path.name} has not computed {sheet.title}!{cell.coordinate}, {shown(source.value)}; "
+                    "open and save it in a spreadsheet program, or save it as CSV"
+                )
+        lines.append([_sheet_text(cell.value) for cell in cells])
+    if len(values.worksheets) > 1:
+        notes.append(f"the first sheet is read, {shown(sheet.title)}, of {len(values.worksheets)}")
+    used = max((at + 1 for line in lines for at, text in enumerate(line) if text.strip()), default=0)
+    return [line[:used] for line in lines]
+
+
+def _sheet_text(value: object) -> str:
+    """A cell as a CSV would have it."""
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return value.isoformat(sep=" ").removesuffix(" 00:00:00")
+    if isinstance(value, float):
+        return f"{value:.15g}"  # what a spreadsheet shows of 0.1 + 0.2
+    return str(value)
 
 
 def propose_columns(header: Sequence[str], known: Container[str] = ()) -> dict[str, str]:
@@ -140,7 +189,8 @@ def import_table(
 
     photographs: the folder in which the table's photographs are looked for by path, by name, or by name without suffix.
     """
-    table = read_any_table(path)
+    notes: list[str] = []
+    table = read_any_table(path, notes)
     header = [str(name) for name in table.columns]
     for role, name in [*given.items(), *(("group", name) for name in groups)]:
         if name not in header:
@@ -156,7 +206,6 @@ def import_table(
         raise UserError(f"a table has masses, none of {', '.join(header)} is one; give --total COLUMN, or others")
     if QUADRAT not in given and QUADRAT in columns and not _names_quadrats(table[columns[QUADRAT]], table[masses]):
         del columns[QUADRAT]
-    notes: list[str] = []
     unit = _unit(unit, masses, notes)
     table[masses] = table[masses].apply(_tidy_numbers, notes=notes)
     if "date" in columns:

@@ -15,13 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from biomass_models.data.images import open_photograph, upright_rgb, upright_size
+from biomass_models.data.frames import Fit, hidden_share
+from biomass_models.data.images import header_size, open_photograph, upright_rgb, upright_size
 
 SIDE = 16  # px of a thumbnail
 SAME = 0.96  # correlation of two thumbnails above which they show the same; other quadrats reach 0.84, turned ones too
 _COARSE, _MAYBE = 8, 0.97  # px and correlation of the first pass, which compares all with all
 _FLATTEST = 2.0  # grey levels of spread below which a picture shows nothing
-_SHAPE = np.log(1.1)  # of width over height, beyond which a photograph counts as of another shape
+_SHAPE = np.log(1.05)  # of width over height, beyond which a photograph counts as of another shape
+_NOTED = 0.05  # share of a photograph's area
+UNLIKE: dict[Fit, str] = {  # what happens to photographs of another shape, and what to do
+    "stretch": "they are stretched to it; crop or turn them",
+    "crop": "another share of them is cut off; crop them alike",
+    "pad": "they are padded otherwise; crop them alike",
+}
 _BLOCK = 512  # photographs compared with all others at once
 _GREY = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
 
@@ -52,7 +59,7 @@ class Seen:
 def look_at(path: Path) -> Seen:
     """Decode a whole photograph. Raises ImageError."""
     with open_photograph(path) as image:
-        (width, height), mode, frames = upright_size(image), image.mode, getattr(image, "n_frames", 1)
+        (width, height), mode, frames = upright_size(image, path), image.mode, getattr(image, "n_frames", 1)
         image.draft(None, (4 * SIDE, 4 * SIDE))  # mostly an eighth: all of the file is read, a thumbnail needs no more
         small = upright_rgb(image, path)
         clear = _least_alpha(image) < 255
@@ -78,31 +85,50 @@ def look_at(path: Path) -> Seen:
 
 
 def common_size(paths: Sequence[Path]) -> tuple[int, int] | None:
-    """The most common width and height in px of upright photographs, from their headers; None without photographs."""
-    sizes = Counter(_header_size(path) for path in paths)
-    return sizes.most_common(1)[0][0] if sizes else None
+    """The usual width and height in px of upright photographs, from their headers; None without photographs."""
+    return usual_size([header_size(path) for path in paths])
 
 
-def stretched(paths: Sequence[Path], trained_on: tuple[int, int]) -> str | None:
-    """A sentence on photographs of another shape than those trained on: a view makes them that shape."""
-    shape = trained_on[0] / trained_on[1]
-    odd = {}
-    for path in paths:
-        width, height = _header_size(path)
-        if abs(np.log(width / height / shape)) > _SHAPE:
-            odd[path] = f"{width} x {height}"
+def usual_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
+    """The most common size; of those that are equally common, the one whose shape is in the middle."""
+    counts = Counter(sizes)
+    largest = max(counts.values(), default=0)
+    most = [size for size, count in counts.items() if count == largest]
+    return sorted(most, key=lambda size: size[0] / size[1])[(len(most) - 1) // 2] if most else None
+
+
+def is_unlike(size: tuple[int, int], usual: tuple[int, int], fit: Fit) -> bool:
+    """Whether a photograph's shape differs by more than 5 %; a portrait is like a landscape unless it is stretched."""
+    return abs(_log_shape(size, fit) - _log_shape(usual, fit)) > _SHAPE
+
+
+def _log_shape(size: tuple[int, int], fit: Fit) -> float:
+    shape = float(np.log(size[0] / size[1]))
+    return shape if fit == "stretch" else abs(shape)
+
+
+def unlike_shapes(paths: Sequence[Path], trained_on: tuple[int, int], fit: Fit) -> str | None:
+    """A sentence on photographs of another shape than those trained on: their views are of another scale."""
+    sizes = {path: header_size(path) for path in paths}
+    odd = {path: size for path, size in sizes.items() if is_unlike(size, trained_on, fit)}
     if not odd:
         return None
-    first, size = next(iter(odd.items()))
+    first, (width, height) = next(iter(odd.items()))
     return (
         f"{len(odd)} of {len(paths)} photographs have another shape than the {trained_on[0]} x {trained_on[1]} px "
-        f"trained on, such as {first.name} with {size}: they are stretched to it; crop them"
+        f"trained on, such as {first.name} with {width} x {height}: {UNLIKE[fit]}"
     )
 
 
-def _header_size(path: Path) -> tuple[int, int]:
-    with open_photograph(path) as image:
-        return upright_size(image)
+def cut_off(size: tuple[int, int], fit: Fit) -> str | None:
+    """A sentence on how much of a photograph of that size no model sees; None where all of it is seen."""
+    share = hidden_share(size, fit)
+    if share < _NOTED:
+        return None
+    return (
+        f"fit = {fit} cuts {share:.0%} off photographs of {size[0]} x {size[1]} px: the middle of 2 : 1 is left; "
+        "pad and stretch keep all"
+    )
 
 
 def _least_alpha(image: Image.Image) -> int:

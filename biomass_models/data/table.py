@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from biomass_models.data import rules
-from biomass_models.data.dataset import QUADRATS_FILE
+from biomass_models.data.dataset import QUADRATS_FILE, inspect_dataset
+from biomass_models.data.frames import Fit
 from biomass_models.data.problems import ROW, DataError, Problem, flag, raise_errors, read_cells, read_header
 from biomass_models.data.quadrats import inspect_quadrats
 from biomass_models.targets import TARGETS
@@ -30,6 +31,19 @@ def train_file(data_dir: Path) -> str:
     """Name of the table with the labels: quadrats.csv where it is there and train.csv is not, else train.csv."""
     own = (Path(data_dir) / QUADRATS_FILE).is_file() and not (Path(data_dir) / TRAIN_FILE).exists()
     return QUADRATS_FILE if own else TRAIN_FILE
+
+
+def fit_of(data_dir: Path) -> Fit:
+    """What models see of photographs that are not 2 : 1: as dataset.toml says; they are stretched with train.csv.
+
+    Raises DataError for an unsound dataset.toml.
+    """
+    if train_file(data_dir) == TRAIN_FILE:
+        return "stretch"
+    dataset, problems = inspect_dataset(data_dir)
+    raise_errors(problems)
+    assert dataset is not None
+    return dataset.fit
 
 
 def read_train(data_dir: Path) -> pd.DataFrame:

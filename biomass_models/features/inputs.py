@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,15 @@ from biomass_models.backbones.adapter import Backbone, build_backbone, weightles
 from biomass_models.backbones.devices import MicroBatch, pick_device
 from biomass_models.backbones.weights import WeightsSource, fingerprint
 from biomass_models.counted import counted
+from biomass_models.data import frames
+from biomass_models.data.frames import Fit
 from biomass_models.data.images import Load, Stamp, View, digest_of, file_digest, load_views
 from biomass_models.features.encoding import batch_size, decoded, decoder_facts, describe, encode
 from biomass_models.features.eviction import Area, note_use
 from biomass_models.features.rows import Rows
 from biomass_models.features.spec import FeatureBank, FeatureSpec, fitted, needed_arrays
 from biomass_models.features.store import SPAN_ROWS, FeatureStore
+from biomass_models.hashes import code_hash
 from biomass_models.interrupt import OnProgress, ShouldStop
 
 BANKS_IN_MEMORY = 4  # banks a process keeps; others are mapped again when asked for
@@ -72,14 +75,17 @@ class Inputs:
         cache_dir: Path,
         weights: WeightsSource,
         device: str = "auto",
+        fit: Fit = "stretch",
         load: Load = load_views,
         cache_gb: float | None = None,
         area: Area = "study",
         compile: bool = False,
     ) -> None:
-        """load: how photographs are decoded; cache_gb: most GB that cache_dir may hold, None is no limit; area: whose
-        quota new features count for; compile: networks whose backbone trains go through torch.compile."""
+        """fit: what views are cut from; load: how photographs are decoded; cache_gb: most GB that cache_dir may hold,
+        None is no limit; area: whose quota new features count for; compile: networks whose backbone trains go through
+        torch.compile."""
         self.images = images
+        self.fit = fit
         self.load = load
         self.store = FeatureStore(cache_dir, limit_gb=cache_gb, area=area)
         self.weights = weights
@@ -92,9 +98,26 @@ class Inputs:
     def of(self, row_N: NDArray[np.int64]) -> Inputs:
         """The same for some of the images, in the given order."""
         images = self.images.take(row_N)
-        same = Inputs(images, cache_dir=self.store.root, weights=self.weights, device=str(self.device), load=self.load)
+        same = Inputs(
+            images,
+            cache_dir=self.store.root,
+            weights=self.weights,
+            device=str(self.device),
+            fit=self.fit,
+            load=self.load,
+        )
         same.store = self.store
         return same
+
+    def _named(self, description: dict[str, Any]) -> dict[str, Any]:
+        """What names a bank; stretched photographs keep the names that they had before there were other fits."""
+        if self.fit == "stretch":
+            return description
+        return {**description, "fit": self.fit, "frames": code_hash(frames)}
+
+    @property
+    def _load(self) -> Load:
+        return partial(self.load, fit=self.fit)
 
     def backbone(self, name: str) -> Backbone:
         """A backbone of one's own with the source's weights, on the CPU."""
@@ -126,13 +149,13 @@ class Inputs:
 
         def produce(rows: Sequence[int], names: Sequence[str]) -> Iterator[Mapping[str, NDArray[Any]]]:
             paths, digests = [self.images.paths[row] for row in rows], [self.images.digests[row] for row in rows]
-            return encode(loaded(), sized, paths, digests, names, self.device, fits.size, self.load)
+            return encode(loaded(), sized, paths, digests, names, self.device, fits.size, self._load)
 
         fits = self._fits.setdefault(spec, MicroBatch(batch_size(views, self.device)))
 
         def fill() -> None:  # batches of another size have a bank of their own: a bank's rows are all computed alike
             arrays = self.store.bank(
-                describe(sized, self.fingerprint(spec.backbone), self.device, fits.size),
+                self._named(describe(sized, self.fingerprint(spec.backbone), self.device, fits.size)),
                 needed_arrays(sized),
                 self.images.digests,
                 produce,
@@ -160,11 +183,11 @@ class Inputs:
         def produce(rows: Sequence[int], _names: Sequence[str]) -> Iterator[Mapping[str, NDArray[Any]]]:
             paths = [self.images.paths[row] for row in rows]
             batches = [paths[first : first + DECODE_AT_ONCE] for first in range(0, len(paths), DECODE_AT_ONCE)]
-            return ({"pixels": pixels[0]} for _, pixels in decoded(batches, (view,), stamp, self.load))
+            return ({"pixels": pixels[0]} for _, pixels in decoded(batches, (view,), stamp, self._load))
 
         description = {"kind": "pixels", "view": asdict(view), "stamp": stamp, "decoder": decoder_facts()}
         arrays = self.store.bank(
-            description,
+            self._named(description),
             ["pixels"],
             self.images.digests,
             produce,

@@ -71,14 +71,14 @@ def write_train(wide: pd.DataFrame, path: Path) -> None:
     _long(wide, TRAIN_ORDER, ("image_path", *METADATA)).to_csv(path, index=False)
 
 
-def write_quadrats(wide: pd.DataFrame, folder: Path, unit: str, area: float) -> None:
-    """The same as quadrats.csv and dataset.toml, masses in `unit`; area: of a quadrat [m2]."""
-    suffix = re.sub(r"\W", "_", unit)
-    names = {PHOTO: PHOTO, **{role: role for role in METADATA_OF}, **{role: f"{role}_{suffix}" for role in MASSES}}
+def write_quadrats(wide: pd.DataFrame, folder: Path, unit: str, area: float, targets: Sequence[str]) -> None:
+    """The same as quadrats.csv and dataset.toml, some masses in `unit`; area: of a quadrat [m2]."""
+    suffix, masses = re.sub(r"\W", "_", unit), {role: name for role, name in MASSES.items() if role in targets}
+    names = {PHOTO: PHOTO, **{role: role for role in METADATA_OF}, **{role: f"{role}_{suffix}" for role in masses}}
     table = pd.DataFrame({PHOTO: wide["image_path"]})
     table[list(METADATA_OF)] = wide[list(METADATA_OF.values())]
-    mass_NT = wide[list(MASSES.values())].to_numpy(dtype=np.float64)
-    table[[names[role] for role in MASSES]] = mass_NT if unit == "g" else (mass_NT / (UNITS[unit] * area)).round(6)
+    mass_NT = wide[list(masses.values())].to_numpy(dtype=np.float64)
+    table[[names[role] for role in masses]] = mass_NT if unit == "g" else (mass_NT / (UNITS[unit] * area)).round(6)
     table.to_csv(folder / QUADRATS_FILE, index=False)
     dataset = Dataset(columns=names, unit=unit, area=area, groups=("site", "date"))
     (folder / DATASET_FILE).write_text(dataset_toml(dataset), encoding="utf-8")

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from biomass_models.config_rules import known_name
 from biomass_models.counted import counted
-from biomass_models.data.dataset import LARGEST_AREA_M2, UNITS
+from biomass_models.data.dataset import LARGEST_AREA_M2, MASSES, UNITS
 from biomass_models.data.images import load_photograph
 from biomass_models.data.quadrats import PUBLISHED_AREA_M2
 from biomass_models.data.table import TRAIN_FILE, masses_to_long, read_train
@@ -71,6 +72,7 @@ def make_pasture(
     form: str = "competition",
     unit: str = "g",
     area: float = PUBLISHED_AREA_M2,
+    targets: Sequence[str] = tuple(MASSES),
     workers: int | None = None,
     on_progress: files.Progress | None = None,
 ) -> PastureSummary:
@@ -85,6 +87,7 @@ def make_pasture(
     width, height  px of the photographs, at least 100 x 50
     form           `competition` for train.csv, `quadrats` for quadrats.csv and dataset.toml
     unit, area     of the masses in quadrats.csv, and of a quadrat in m2: the masses drawn are of one quadrat
+    targets        masses that quadrats.csv has: names of dataset.MASSES; the truth of test images has all five
     workers        processes; the bytes do not depend on them. By default one per core, none extra for tiny sets
     on_progress    called with (pictures done, pictures in all)
 
@@ -101,13 +104,19 @@ def make_pasture(
         raise UserError(f"a quadrat has an area above 0 and at most {LARGEST_AREA_M2:g} m2, got {area:g}")
     if unit != "g" and form != "quadrats":
         raise UserError(f"masses in {unit} go with --form quadrats; train.csv is in grams per quadrat")
+    for name in targets:
+        known_name("a mass", name, MASSES)
+    if not targets:
+        raise UserError(f"a table has masses, none of {', '.join(MASSES)} was asked for; name some")
+    if set(targets) != set(MASSES) and form != "quadrats":
+        raise UserError("some masses alone go with --form quadrats; train.csv has all five")
     _check_places(final, truth_path)
     train = files.training_table(images, seed) if like is None else files.table_like(Path(like))
     test = files.held_out_table(test_images, seed, taken=train["image_id"]) if test_images else None
     with whole_folder(final) as part:
         (part / "train").mkdir()
         if form == "quadrats":
-            files.write_quadrats(train, part, unit, area)
+            files.write_quadrats(train, part, unit, area, targets)
         elif like is None:
             files.write_train(train, part / TRAIN_FILE)
         else:

@@ -27,6 +27,7 @@ from ensembles.card import Card
 from ensembles.card_page import WIDTH, render_card
 from ensembles.choice import rule_named
 from ensembles.flips import Flipped, members_in_nests
+from ensembles.mass_table import mass_table, table_notes
 from ensembles.spec import BlendSpec
 from ensembles.submission import require_valid, submission_bytes
 from orchestration.blending.members import FileMembers, Gathered, gather
@@ -35,7 +36,7 @@ from orchestration.blending.shown import beside_score
 from orchestration.progress import Say
 from orchestration.study.data_changes import data_notices
 from orchestration.study.ledger import Ledger, open_ledger
-from orchestration.study.records import Origin
+from orchestration.study.records import MassUnit, Origin
 from orchestration.study.storage import Storage
 from orchestration.terminal import PlainConsole
 
@@ -80,7 +81,8 @@ def run_ensemble(
     What cannot work is refused before anything is computed. Raises UserError (LedgerError, LibraryError, DataError).
     """
     _refuse(studies, files, data_dir, out, options)
-    test_ids = [str(image_id) for image_id in read_test(data_dir)["image_id"]] if data_dir is not None else None
+    tests = _tests_of(data_dir, out, say)
+    test_ids = None if tests is None else [str(image_id) for image_id in read_test(tests)["image_id"]]
     if data_dir is not None:
         changes = [change for study in studies for change in data_notices(open_ledger(study), data_dir)]
         for change in dict.fromkeys(changes):
@@ -92,10 +94,13 @@ def run_ensemble(
         show(card, _beside(gathered, card))
     submissions: list[bytes] = []
     image_ids: list[str] | None = None
-    if predictor is not None or gathered.tests is not None:
+    if test_ids is not None or gathered.tests is not None:
         image_ids = test_ids or list(gathered.tests.image_ids if gathered.tests else ())
         for card, predictions in zip(cards, member_predictions(cards, gathered, predictor), strict=True):
-            submissions.append(submission_of(card, predictions, image_ids, data_dir))
+            submissions.append(submission_of(card, predictions, image_ids, tests, gathered.table_unit))
+        if (unit := gathered.table_unit) is not None:
+            for note in table_notes(gathered.measured, unit.name, unit.per_gram()):
+                say(f"note: {note}")
     photographs = predictor.fingerprint if predictor is not None else None
     now = time.time()  # one for all: the first candidate is the one that pages show
 
@@ -111,7 +116,16 @@ def run_ensemble(
         )
 
     study = studies[0] if studies else None
-    return write_outputs(gathered, cards, submissions, out, study=study, data_dir=data_dir, origin=origin)
+    return write_outputs(gathered, cards, submissions, out, study=study, data_dir=tests, origin=origin)
+
+
+def _tests_of(data_dir: Path | None, out: Path, say: Say) -> Path | None:
+    """The data directory where its test images shall be predicted: it names some, or a file of predictions is asked
+    for."""
+    if data_dir is None or (data_dir / TEST_FILE).exists() or out.suffix == ".csv":
+        return data_dir
+    say(f"{data_dir} has no {TEST_FILE}: the blend is made, nothing is predicted")
+    return None
 
 
 def _refuse(studies: list[str], files: FileMembers, data_dir: Path | None, out: Path, options: BlendOptions) -> None:
@@ -200,9 +214,21 @@ def member_predictions(
     return [{name: one[name] for name in card.members} for card, one in zip(cards, found, strict=True)]
 
 
-def submission_of(card: Card, predictions: dict[str, FloatArray], image_ids: list[str], data_dir: Path | None) -> bytes:
-    """The CSV `sample_id,target`: in test.csv's order, or image by image where there is no data directory."""
-    masses = pd.DataFrame(apply_blend(card, predictions), columns=list(TARGETS))
+def submission_of(
+    card: Card,
+    predictions: dict[str, FloatArray],
+    image_ids: list[str],
+    data_dir: Path | None,
+    table_unit: MassUnit | None = None,
+) -> bytes:
+    """The CSV `sample_id,target`: in test.csv's order, or image by image where there is no data directory.
+
+    table_unit: that of a table of masses, which is written instead.
+    """
+    mass_NT = apply_blend(card, predictions)
+    if table_unit is not None:
+        return mass_table(image_ids, mass_NT, unit=table_unit.name, per_gram=table_unit.per_gram())
+    masses = pd.DataFrame(mass_NT, columns=list(TARGETS))
     masses.insert(0, "image_id", image_ids)
     return submission_bytes(read_test_rows(data_dir) if data_dir is not None else masses_to_long(masses), masses)
 
@@ -217,7 +243,7 @@ def write_outputs(
     data_dir: Path | None,
     origin: Callable[[Card, tuple[str, bytes] | None], Origin],
 ) -> list[Path]:
-    """Cards, pages and submissions, each file whole; returns the submissions' paths.
+    """Cards, pages and submissions, each file whole, and in the study; returns the submissions' paths.
 
     origin: what a card records about a submission of a name and a content, or about itself alone.
     out: a submission file (`.csv`, the cards are then in the study only) or a folder. Raises UserError, before the
@@ -225,7 +251,7 @@ def write_outputs(
     """
     folder, stem = (out.parent, out.stem) if out.suffix == ".csv" else (out, "submission")
     names = [f"{stem}-{number}.csv" if number > 1 else f"{stem}.csv" for number in range(1, len(submissions) + 1)]
-    if data_dir is not None:
+    if data_dir is not None and gathered.table_unit is None:
         for name, submission in zip(names, submissions, strict=True):
             require_valid(submission, name, data_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -237,10 +263,10 @@ def write_outputs(
         if written is not None:
             storage.write(*written)
             paths.append(folder / written[0])
-        if study is not None and submissions:
+        if study is not None:
             name = (out.stem if out.suffix == ".csv" else out.name) + mark
             trials = {member: ref for member, ref in gathered.trials.items() if member in card.members}
-            Ledger(Storage(study)).write_ensemble(name, card.to_json(), trials, submissions[number - 1], origin=made)
+            Ledger(Storage(study)).write_ensemble(name, card.to_json(), trials, written and written[1], origin=made)
         if out.suffix != ".csv":
             storage.write(f"ensemble{mark}.txt", page_of(card, _beside(gathered, card)).encode())
             content = card.to_json() | {"origin": made.to_json()}

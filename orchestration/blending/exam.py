@@ -11,10 +11,9 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from biomass_models.counted import counted
-from biomass_models.targets import TARGETS
+from biomass_models.data.cell_weights import cell_weights
+from biomass_models.targets import rmse_by_target
 from ensembles.blend import apply_blend
 from ensembles.card import Card
 from ensembles.scorer import Scorer
@@ -56,9 +55,9 @@ def examine(ledger: Ledger, predictor: Predictor, name: str | None = None) -> Ex
         )
     members = {member: ensemble.trials[member] for member in card.members}
     pred_NT = apply_blend(card, predictor.exam(ledger, members, flips=card.flips))
-    scorer = Scorer(table.assign(unit=table["group"]))
+    truth = StudyData(ledger).measured_in(table).assign(unit=table["group"])
+    scorer = Scorer(truth)
     score = scorer.score(pred_NT)
-    rmse_T = np.sqrt(((scorer.truth_NT - pred_NT) ** 2).mean(0))
     known = [None if math.isnan(number) else number for number in (score.se, score.low, score.high)]
     record = ExamRecord(
         ensemble=name,
@@ -71,7 +70,7 @@ def examine(ledger: Ledger, predictor: Predictor, name: str | None = None) -> Ex
         high=known[2],
         nested_score=card.nested_score,
         nested_by=card.nested_by,
-        target_rmse_g=dict(zip(TARGETS, map(float, rmse_T), strict=True)),
+        target_rmse_g=rmse_by_target(scorer.truth_NT, pred_NT, cell_weights(truth)),
         looks=(now,),
     )
     ledger.write_exam(record)

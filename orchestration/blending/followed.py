@@ -1,7 +1,8 @@
 """A study beside the one that it follows: their blends on the photographs that both have.
 
-Both are scored on the masses of the newer study, each photograph by members and weights that were chosen without its
-own unit. Studies deal their folds anew, so this is about blends, not about single settings.
+Both are scored on the masses of the newer study that the older one measures too, each photograph by members and
+weights that were chosen without its own unit. Studies deal their folds anew, so this is about blends, not about single
+settings.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def followed_blend(study: StudyData) -> tuple[Followed | None, str | None]:
         (here, why), (there, why_there) = blend_of(study), blend_of(old)
         if here is None or there is None:
             return None, f"{old.name if there is None else study.name} has no blend: {why_there or why}"
-        truth = study.truth[study.truth["image_id"].isin(old.quadrats["image_id"])]
+        truth = old.measured_in(study.truth[study.truth["image_id"].isin(old.quadrats["image_id"])])
         if truth.empty:
             return None, f"{old.name} has none of these photographs"
         scorer = Scorer(truth)

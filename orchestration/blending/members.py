@@ -14,8 +14,11 @@ import numpy as np
 import pandas as pd
 
 from biomass_models.data.alignment import masses_of
-from biomass_models.data.folds import fold_hash
-from biomass_models.targets import TARGETS, FloatArray
+from biomass_models.data.cell_weights import WEIGHT_COLUMNS, cell_weights
+from biomass_models.data.dataset import QUADRATS_FILE
+from biomass_models.data.folds import assign_folds, fold_hash, unit_name, units_of
+from biomass_models.data.table import read_train
+from biomass_models.targets import TARGETS, FloatArray, measured_targets, norm_of
 from ensembles.members.file_names import named_files
 from ensembles.members.fold_files import join_folds
 from ensembles.members.library import Library, LibraryError, check_members, library_from_arrays
@@ -24,10 +27,10 @@ from ensembles.members.oof_files import DEFAULT_GROUPS, read_members, read_truth
 from ensembles.members.too_good import splits_groups
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import LedgerError, open_ledger
-from orchestration.study.records import COMPLETE, TrialRef
+from orchestration.study.records import COMPLETE, GRAMS, MassUnit, TrialRef, mass_unit_of, table_unit
 from orchestration.study.seeds import derive_seed
 
-TRUTH_COLUMNS = ("image_id", "fold", "group", "unit", "State", *TARGETS)
+TRUTH_COLUMNS = ("image_id", "fold", "group", "unit", "State", *TARGETS, *WEIGHT_COLUMNS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,13 @@ class Gathered:
     references: dict[str, FloatArray]  # what a blend must beat, rows as the library's
     study: StudyData | None  # that all members are trials of; None for several studies, and with files
     seed: int
+    mass_unit: MassUnit  # of the measured masses
+    measured: tuple[str, ...]  # targets that they have
+
+    @property
+    def table_unit(self) -> MassUnit | None:
+        """As records.table_unit."""
+        return table_unit(self.mass_unit, self.measured)
 
 
 def gather(
@@ -69,10 +79,12 @@ def gather(
     sources = {uri: StudyData(ledger) for uri, ledger in ledgers.items()}
     first = next(iter(sources.values()), None)
     truth = _common_truth(list(sources.values()), say) if sources else None
+    if first is not None:
+        unit, mass_unit = first.unit, first.record.mass_unit
     if truth is None:
         if files.truth is None:
             raise LibraryError("members that come as files need --truth, a table of the measured masses; got none")
-        truth = read_truth(files.truth, groups=files.groups, folds=files.folds, seed=seed)
+        truth, unit, mass_unit = _file_truth(files.truth, files, seed)
     elif files.truth is not None:
         raise LibraryError("the measured masses are a study's where one is given; leave --truth out")
     trials = _trials(sources)
@@ -80,7 +92,9 @@ def gather(
     for name, reason in torn_trials:
         say(f"note: member {name} is left out: {reason}")
     files_of = named_files(files.oof)
-    read, unreadable = read_members(files_of, say)
+    weight = cell_weights(truth)
+    measured = measured_targets(weight)
+    read, unreadable = read_members(files_of, say, measured)
     joined = join_folds(files_of, read, pd.Index(truth["image_id"].astype(str)))
     for remark in joined.remarks:
         say(remark)
@@ -95,15 +109,14 @@ def gather(
             remarks.append((name, split))
     tests = None
     if files.tests and any(name in sound for name in read):
-        found, torn = read_members(named_files(files.tests), say)
+        found, torn = read_members(named_files(files.tests), say, measured)
         own = {name: frame for name, frame in read.items() if name in sound}
-        tests = match_tests(own, found, torn, test_ids, parts=joined.parts)
+        tests = match_tests(own, found, torn, test_ids, parts=joined.parts, norm_T=norm_of(weight))
         unreadable += tests.left_out
         remarks += tests.remarks
         sound = {name: pred_NT for name, pred_NT in sound.items() if name in tests.pred_NT or name in pred}
     for name, remark in remarks:
         say(f"{name}: {remark}")
-    unit = first.unit if first is not None else "date" if "unit" in truth else "group"
     library = library_from_arrays(
         list(sound), list(sound.values()), truth, left_out=unreadable, checked=True, unit=unit
     )
@@ -114,7 +127,25 @@ def gather(
         references={} if first is None else comparable_references(first),
         study=first if len(sources) == 1 and not read else None,
         seed=seed if first is None else derive_seed(first.settings.seed, "blend"),
+        mass_unit=mass_unit,
+        measured=measured,
     )
+
+
+def _file_truth(path: Path, files: FileMembers, seed: int) -> tuple[pd.DataFrame, str, MassUnit]:
+    """Measured masses of members that come as files, what an error unit is called, and the unit of the masses.
+
+    path: a table, or a data directory (or its quadrats.csv), which says itself what folds keep whole.
+    """
+    if not path.is_dir() and path.name != QUADRATS_FILE:
+        truth = read_truth(path, groups=files.groups, folds=files.folds, seed=seed)
+        return truth, "date" if "unit" in truth else "group", GRAMS
+    data_dir = path if path.is_dir() else path.parent
+    here = read_train(data_dir)
+    truth = here.merge(assign_folds(here, n_folds=files.folds, seed=seed), on="image_id", validate="one_to_one")
+    truth = truth.assign(unit=units_of(truth, "date"))
+    unit = unit_name(truth, "date")
+    return truth[[name for name in TRUTH_COLUMNS if name in truth]], unit, mass_unit_of(data_dir, here)
 
 
 def _common_truth(studies: Sequence[StudyData], say: Callable[[str], None]) -> pd.DataFrame:
@@ -127,7 +158,7 @@ def _common_truth(studies: Sequence[StudyData], say: Callable[[str], None]) -> p
                 f"studies are blended over the same images; {len(strange)} are in only one of {uri} "
                 f"and {here}, such as {min(strange)}; blend them apart"
             )
-        if not np.allclose(masses_of(other, first["image_id"]), studies[0].truth_NT, atol=1e-6):
+        if not np.allclose(masses_of(other, first["image_id"]), studies[0].truth_NT, atol=1e-6, equal_nan=True):
             raise LedgerError(f"studies are blended over the same masses; those of {here} differ")
         if fold_hash(other) != fold_hash(first):
             say(f"{here} has other folds; folds are those of {uri}")

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from biomass_models.data.table import train_file
 from ensembles.card import Card
 from ensembles.members.file_names import named_files
 from orchestration.blending.members import FileMembers, Gathered
@@ -42,7 +43,7 @@ def origin_of(
             if image_ids is None
             else TestSet(images=len(image_ids), rows=content_id(*image_ids), photographs=photographs)
         ),
-        truth=None if files.truth is None else _file(files.truth),
+        truth=None if files.truth is None else _file(_table_of(files.truth)),
         trials=_trials(card.members, gathered),
         files=members,
     )
@@ -50,6 +51,11 @@ def origin_of(
 
 def _trials(members: Mapping[str, float], gathered: Gathered) -> dict[str, TrialRef]:
     return {name: gathered.trials[name] for name in members if name in gathered.trials}
+
+
+def _table_of(truth: Path) -> Path:
+    """The table of a data directory; any other truth is one."""
+    return truth / train_file(truth) if truth.is_dir() else truth
 
 
 def _file(path: Path) -> FoundFile:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ensembles.blend import fit_blend
 from ensembles.card import Card
 from ensembles.honest import METHOD
+from ensembles.measured import counted_notice
 from ensembles.members.library import Library, LibraryError, library_from_arrays
 from ensembles.search_optimism import SearchOptimism, search_optimism
 from orchestration.blending.members import comparable_references
@@ -148,6 +149,12 @@ def beside_score(study: StudyData, card: Card) -> list[str]:
     if exam:
         lines.append(f"this study keeps an exam: `biomass exam {study.ledger.storage.uri} --data DIR` scores the blend")
     return lines
+
+
+def notices_of(study: StudyData) -> tuple[str, ...]:
+    """What every page says before its scores: what they count, where that is not all five masses, and the study's."""
+    counted = counted_notice(study.weight)
+    return (*([] if counted is None else [counted]), *study.notices)
 
 
 def study_library(study: StudyData) -> Library:

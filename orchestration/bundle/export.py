@@ -23,6 +23,7 @@ from biomass_models.families.registry import installed
 from biomass_models.whole_files import whole_folder
 from ensembles.card import Card
 from orchestration.bundle.predict import FORMAT, MARKER, WEIGHTS, Bundle, BundleFile, BundleMember, NeededWeights
+from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger, LedgerError, folds_of, open_ledger
 from orchestration.study.records import TrialRef
 from orchestration.study.storage import Storage
@@ -105,6 +106,7 @@ def _write(
                 config=record.config,
                 weights=record.weights,
                 models=tuple(paths),
+                fit=source.study().settings.fit,
             )
         )
     put(*project_wheel())
@@ -122,10 +124,13 @@ def _write(
                 shutil.copyfile(find_weights(entry.backbone, weights).path, folder / path)
                 assert entry.bytes is not None and entry.sha256 is not None
                 written[path] = BundleFile(bytes=entry.bytes, sha256=entry.sha256)
+    own = StudyData(Ledger(Storage(study)))
     marker = Bundle(
         format=FORMAT,
         study=study,
-        photograph_size=Ledger(Storage(study)).study().photograph_size,
+        photograph_size=own.record.photograph_size,
+        mass_unit=own.record.mass_unit,
+        measured=own.measured,
         ensemble=name,
         card=card.to_json(),
         members=tuple(members),

@@ -18,7 +18,8 @@ import pandas as pd
 from biomass_models.backbones.weights import WeightsError, WeightsSource, fingerprint
 from biomass_models.counted import counted
 from biomass_models.data.check import check_test_directory
-from biomass_models.data.photographs import stretched
+from biomass_models.data.frames import Fit
+from biomass_models.data.photographs import unlike_shapes
 from biomass_models.data.problems import grouped
 from biomass_models.data.table import read_test, read_test_rows
 from biomass_models.errors import UserError
@@ -28,9 +29,11 @@ from biomass_models.visible import visible
 from biomass_models.whole_files import write_whole
 from ensembles.blend import apply_blend
 from ensembles.card import Card
+from ensembles.mass_table import mass_table, table_notes
 from ensembles.submission import require_valid, submission_bytes
 from orchestration.endings import debugging, explained
 from orchestration.study.record import Part, RecordError
+from orchestration.study.records import GRAMS, MassUnit, table_unit
 from orchestration.workers.shards import mean_prediction, shard_inputs, spans
 
 MARKER, WEIGHTS = "bundle.json", "weights"
@@ -55,6 +58,7 @@ class BundleMember(Part):
     config: Mapping[str, Any]
     weights: str  # fingerprint of its backbone's
     models: tuple[str, ...]  # paths within the bundle
+    fit: Fit = "stretch"  # of its study: what its views are cut from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +86,13 @@ class Bundle(Part):
     backbones: tuple[NeededWeights, ...]
     files: Mapping[str, BundleFile]  # by path
     photograph_size: tuple[int, int] | None = None  # width and height in px that it was trained on
+    mass_unit: MassUnit = GRAMS  # of what it was trained on
+    measured: tuple[str, ...] = TARGETS  # that it predicts
+
+    @property
+    def table_unit(self) -> MassUnit | None:
+        """As records.table_unit."""
+        return table_unit(self.mass_unit, self.measured)
 
 
 class BundleError(UserError):
@@ -92,7 +103,7 @@ def main(bundle: Path) -> None:
     """The command line of a bundle's predict.py."""
     parser = argparse.ArgumentParser(description="Predict the photographs of a test.csv.")
     parser.add_argument("data", type=Path, help="data directory: test.csv and its photographs")
-    parser.add_argument("out", type=Path, help="submission to write")
+    parser.add_argument("out", type=Path, help="submission, or table of masses, to write")
     parser.add_argument("--weights", type=Path, default=bundle / WEIGHTS, help="folder of backbone weights")
     arguments = parser.parse_args()
     try:
@@ -110,7 +121,8 @@ def _say(text: str) -> None:
 
 
 def predict_bundle(bundle: Path, data_dir: Path, out: Path, *, weights: Path, say: Callable[[str], None]) -> None:
-    """Predict test.csv's images with all members, blend, write and validate the submission.
+    """Predict test.csv's images with all members, blend, write and validate the submission, or a table of masses where
+    the study measures fewer than five or in another unit than grams per quadrat.
 
     weights: folder of backbone weights; installed weights packages count as well. Raises BundleError for a damaged
     bundle and for missing or other weights, before any photograph is read.
@@ -118,27 +130,35 @@ def predict_bundle(bundle: Path, data_dir: Path, out: Path, *, weights: Path, sa
     marker = _read(bundle)
     card, source = Card.from_json(marker.card), _source(marker.backbones, weights)
     table = read_test(data_dir)
-    for problem in grouped(check_test_directory(data_dir)):
+    fits = list(dict.fromkeys(member.fit for member in marker.members))
+    for problem in grouped(check_test_directory(data_dir, fit=fits[0])):
         if problem.level == "error":
             raise BundleError(str(problem))
         say(str(problem))
-    trained_on = marker.photograph_size or TRAINED_ON
-    if odd := stretched([data_dir / str(path) for path in table["image_path"]], trained_on):
+    trained_on, paths = marker.photograph_size or TRAINED_ON, [data_dir / str(path) for path in table["image_path"]]
+    for odd in filter(None, (unlike_shapes(paths, trained_on, fit) for fit in fits)):
         say(f"warning: {odd}")
     images = ImageSet.from_table(data_dir, table)
     pred_MNT = np.empty((len(marker.members), len(table), len(TARGETS)))
     for span in spans(len(table)):
         # features are of use to the members of this shard only: the disk need not hold more than one shard's
         with tempfile.TemporaryDirectory() as cache:
-            inputs, _ = shard_inputs(images, span, cache_dir=Path(cache), weights=source)
+            inputs_of, _ = shard_inputs(images, span, cache_dir=Path(cache), weights=source)
             for row, member in enumerate(marker.members):
                 models = ((bundle / path).read_bytes() for path in member.models)
                 pred_MNT[row, slice(*span)] = mean_prediction(
-                    member.family, member.config, models, inputs, flips=card.flips
+                    member.family, member.config, models, inputs_of(member.fit), flips=card.flips
                 )
         say(f"{span[1]} of {len(table)} images")
     predictions = {member.name: pred_NT for member, pred_NT in zip(marker.members, pred_MNT, strict=True)}
-    masses = pd.DataFrame(apply_blend(card, predictions), columns=list(TARGETS))
+    mass_NT = apply_blend(card, predictions)
+    if (unit := marker.table_unit) is not None:
+        write_whole(out, mass_table(list(table["image_id"]), mass_NT, unit=unit.name, per_gram=unit.per_gram()))
+        for note in table_notes(marker.measured, unit.name, unit.per_gram()):
+            say(f"note: {note}")
+        say(f"Masses, one row a photograph: {out}")
+        return
+    masses = pd.DataFrame(mass_NT, columns=list(TARGETS))
     masses.insert(0, "image_id", table["image_id"].to_numpy())
     content = submission_bytes(read_test_rows(data_dir), masses)
     require_valid(content, out.name, data_dir)

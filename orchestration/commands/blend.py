@@ -48,7 +48,8 @@ def ensemble(
         list[str] | None, typer.Option(help="Out-of-fold predictions: a pattern, in quotes.", rich_help_panel=FILES)
     ] = None,
     truth: Annotated[
-        Path | None, typer.Option(help="Measured masses: train.csv, or a wide table.", rich_help_panel=FILES)
+        Path | None,
+        typer.Option(help="Measured masses: a data directory, train.csv, or a wide table.", rich_help_panel=FILES),
     ] = None,
     groups: Annotated[
         str, typer.Option(help="Columns of --truth that name a group; groups are never split.", rich_help_panel=FILES)
@@ -106,7 +107,9 @@ def ensemble(
     $ biomass ensemble runs/first --data csiro-biomass/ --out submission.csv
     $ biomass ensemble --oof 'runs/*.csv' --truth train.csv --out blend/
     """
+    from biomass_models.data.table import TEST_FILE
     from ensembles.card_page import render_card
+    from ensembles.mass_table import is_submission
     from orchestration.blending.blend import BlendOptions, run_ensemble
     from orchestration.blending.members import FileMembers
 
@@ -126,7 +129,7 @@ def ensemble(
             out_console.print(render_card(card, beside))
 
     columns = tuple(name.strip() for name in groups.split(",") if name.strip())
-    out = out or Path("submission.csv" if study and data else "ensemble")
+    out = out or Path("submission.csv" if study and data and (data / TEST_FILE).exists() else "ensemble")
     written = run_ensemble(
         study or [],
         FileMembers(
@@ -144,7 +147,10 @@ def ensemble(
         print_json({"cards": cards, "submissions": written, "out": out})
         return
     for path in written:
-        print_line(f"Submission{', valid' if data else ''}: {path}")
+        if is_submission(path):
+            print_line(f"Submission{', valid' if data else ''}: {path}")
+        else:
+            print_line(f"Masses, one row a photograph: {path}")
     if not written:
         print_line(f"Card: {out / 'ensemble.json'}")
 
@@ -242,9 +248,13 @@ def export(
     source = typed_weights(weights)
     open_ledger(study).ensemble(name)
     from orchestration.bundle.export import export_bundle
+    from orchestration.study.data import StudyData
+    from orchestration.study.records import table_unit
 
     needed = export_bundle(study, name, out, weights=source, with_weights=with_weights)
+    own = StudyData(open_ledger(study))
+    predicted = "submission.csv" if table_unit(own.record.mass_unit, own.measured) is None else "predictions.csv"
     for entry in needed:
         if entry.file is not None and not with_weights:
             print_line(f"Put {entry.file} ({entry.bytes} bytes, sha256 {entry.sha256}) into {out / 'weights'}")
-    print_line(f"Bundle: {out}. There: python predict.py DATA_DIR submission.csv")
+    print_line(f"Bundle: {out}. There: python predict.py DATA_DIR {predicted}")

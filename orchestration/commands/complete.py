@@ -27,6 +27,12 @@ def scales(incomplete: str) -> list[str]:
     return _starting(incomplete, ("auto", *SCALES))
 
 
+def fits(incomplete: str) -> list[str]:
+    from biomass_models.data.frames import FITS
+
+    return _starting(incomplete, ("auto", *FITS))
+
+
 def schemes(incomplete: str) -> list[str]:
     from biomass_models.data.folds import SCHEMES
 

@@ -9,7 +9,16 @@ import typer
 
 from biomass_models.counted import counted
 from biomass_models.errors import UserError
-from orchestration.commands.options import DataOption, Directory, Json, out_file, out_folder, print_json, print_line
+from orchestration.commands.options import (
+    DataOption,
+    Directory,
+    Json,
+    out_file,
+    out_folder,
+    print_json,
+    print_line,
+    print_remark,
+)
 
 COLUMNS = "Columns, where their names do not say it"
 
@@ -22,9 +31,11 @@ def data_check(directory: Directory, as_json: Json = False) -> None:
     Example:
     $ biomass data check csiro-biomass/
     """
-    from biomass_models.data.check import check_directory
+    from biomass_models.data.cell_weights import cell_weights
+    from biomass_models.data.check import check_directory, cut_off_notice
     from biomass_models.data.problems import errors_of, grouped
-    from biomass_models.data.table import TEST_FILE
+    from biomass_models.data.table import TEST_FILE, read_train
+    from ensembles.measured import counted_notice
     from orchestration.progress import progress_bar
 
     with progress_bar("Checking images") as update:
@@ -36,7 +47,11 @@ def data_check(directory: Directory, as_json: Json = False) -> None:
     else:
         for problem in grouped(problems):
             print_line(str(problem))
+        if notice := cut_off_notice(directory):
+            print_line(f"note: {notice}")
         alone = "" if (directory / TEST_FILE).exists() else f"; no {TEST_FILE}, so there is nothing to predict"
+        if not errors and (notice := counted_notice(cell_weights(read_train(directory)))):
+            print_line(f"{notice[0].upper()}{notice[1:]}")
         print_line(f"{counted(errors, 'error')}, {counted(warnings, 'warning')} in {directory}{alone}")
     if errors:
         raise typer.Exit(1)
@@ -47,10 +62,13 @@ def data_make(
     images: Annotated[int, typer.Option(min=1, help="Training images.")] = 357,
     test_images: Annotated[int, typer.Option(min=0, help="Test images, of other dates; 0 for none.")] = 120,
     seed: Annotated[int, typer.Option(min=0, help="Of the pictures and masses.")] = 0,
-    width: Annotated[int, typer.Option(min=100, help="Of the photographs, twice their height [px].")] = 1000,
+    width: Annotated[int, typer.Option(min=100, help="Of the photographs, in px, twice their height.")] = 1000,
     form: Annotated[str, typer.Option(help="competition (train.csv) or quadrats (quadrats.csv).")] = "competition",
     unit: Annotated[str, typer.Option(help="Of masses in quadrats.csv: g, g/m2, kg/ha.")] = "g",
-    area: Annotated[float, typer.Option(help="Of a quadrat, for quadrats.csv [m2].")] = 0.21,
+    area: Annotated[float, typer.Option(help="Of a quadrat in m2, for quadrats.csv.")] = 0.21,
+    targets: Annotated[
+        str, typer.Option(help="Masses in quadrats.csv, by commas: green, dead, clover, gdm, total.")
+    ] = "all",
     like: Annotated[Path | None, typer.Option(help="Draw one image for each row of this train.csv.")] = None,
 ) -> None:
     """Draw a pasture set with known masses.
@@ -60,6 +78,7 @@ def data_make(
     $ biomass data make pasture/ --like csiro-biomass/train.csv
     $ biomass data make own/ --form quadrats --unit kg/ha --area 0.25 --width 800
     """
+    from biomass_models.data.dataset import MASSES
     from biomass_models.pasture.make import make_pasture
     from orchestration.progress import progress_bar
 
@@ -75,13 +94,14 @@ def data_make(
             form=form,
             unit=unit,
             area=area,
+            targets=tuple(MASSES) if targets == "all" else [name.strip() for name in targets.split(",")],
             on_progress=update,
         )
     print_line(summary.text())
 
 
 def data_import(
-    table: Annotated[Path, typer.Argument(metavar="TABLE", help="CSV or TSV with a row for each photograph.")],
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="CSV, TSV or XLSX with a row for each photograph.")],
     photos: Annotated[Path, typer.Option(help="Folder of the photographs.")],
     out: Annotated[Path, typer.Option(help="Data directory to write.")],
     unit: Annotated[str | None, typer.Option(help="Of the masses: g (per quadrat), g/m2, kg/ha.")] = None,
@@ -98,7 +118,7 @@ def data_import(
     site: Annotated[str | None, typer.Option(help="Site, paddock, state.", rich_help_panel=COLUMNS)] = None,
     species: Annotated[str | None, typer.Option(help="Species.", rich_help_panel=COLUMNS)] = None,
     ndvi: Annotated[str | None, typer.Option(help="NDVI.", rich_help_panel=COLUMNS)] = None,
-    height: Annotated[str | None, typer.Option(help="Sward height [cm].", rich_help_panel=COLUMNS)] = None,
+    height: Annotated[str | None, typer.Option(help="Sward height in cm.", rich_help_panel=COLUMNS)] = None,
 ) -> None:
     """Make a data directory of a table and a folder of photographs.
 
@@ -109,6 +129,7 @@ def data_import(
     $ biomass data import cuts.csv --photos phone/ --out pasture/ --area 0.25
     """
     out_folder(out)
+    from biomass_models.data.check import cut_off_notice
     from biomass_models.data.dataset import GUIDE
     from biomass_models.data.importing import first_rows, import_table, write_import
     from biomass_models.data.problems import errors_of, grouped
@@ -129,9 +150,10 @@ def data_import(
         print_line(line)
     for problem in grouped(problems):
         print_line(str(problem))
-    print_line(
-        f"Wrote {out}: {counted(len(read), 'photograph')}; {GUIDE} has the rules. Next: biomass data check {out}"
-    )
+    if notice := cut_off_notice(out):
+        print_line(f"note: {notice}")
+    wrote = f"Wrote {out}: {counted(len(read), 'photograph')}"
+    print_line(f"{wrote}; {GUIDE} has the rules. Next: biomass data check {out}")
     if errors_of(problems):
         raise typer.Exit(1)
 
@@ -182,24 +204,38 @@ def submission_check(
 
 
 def score(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Predictions: a CSV sample_id,target.")],
-    truth: Annotated[Path, typer.Option(help="Measured masses: a CSV sample_id,target.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Predictions: sample_id,target, or a table of masses.")],
+    truth: Annotated[Path, typer.Option(help="Measured masses: sample_id,target, a table, or a data directory.")],
     as_json: Json = False,
 ) -> None:
     """The competition's weighted R2 of predictions.
 
-    Example:
-    $ biomass score submission.csv --truth pasture-truth.csv
-    """
-    from biomass_models.data.table import read_masses
-    from biomass_models.targets import TARGETS, weighted_r2_score
+    What is blank in the truth was not measured, and counts nowhere.
 
-    measured, predicted = read_masses(truth), read_masses(file)
+    Examples:
+    $ biomass score submission.csv --truth pasture-truth.csv
+    $ biomass score predictions.csv --truth later-cuts/
+    """
+    import numpy as np
+
+    from biomass_models.data.cell_weights import cell_weights
+    from biomass_models.targets import TARGETS, weighted_r2_score
+    from ensembles.mass_table import masses_at
+    from ensembles.measured import counted_text
+
+    measured, predicted = masses_at(truth), masses_at(file)
     absent = measured.index.difference(predicted.index)
     if len(absent):
         raise UserError(f"every image of {truth} needs a prediction, {file} lacks {len(absent)}, such as {absent[0]}")
-    value = weighted_r2_score(measured[list(TARGETS)], predicted.loc[measured.index, list(TARGETS)])
+    predicted = predicted.loc[measured.index, list(TARGETS)]
+    if blank := [name for name in TARGETS if predicted[name].isna().all() and measured[name].notna().any()]:
+        print_remark(f"{file} predicts no {', '.join(blank)}: what was measured of it does not count")
+        measured[blank] = np.nan
+    weight = cell_weights(measured)
+    value = weighted_r2_score(measured[list(TARGETS)], predicted, weight)
+    counted = counted_text(weight)
     if as_json:
-        print_json({"file": file, "truth": truth, "images": len(measured), "score": value})
+        content = {"file": file, "truth": truth, "images": len(measured), "score": value}
+        print_json(content | ({} if weight.ndim == 1 else {"counted": counted}))
     else:
-        print_line(f"{value:.6f}")
+        print_line(f"{value:.6f}{'' if weight.ndim == 1 else f' {counted}'}")

@@ -56,7 +56,7 @@ def leaderboard(
     $ biomass leaderboard runs/first --json | jq '.rows[0]'
     """
     from orchestration.blending.followed import followed_blend
-    from orchestration.blending.shown import blend_score
+    from orchestration.blending.shown import blend_score, notices_of
     from orchestration.inspect.leaderboard import (
         best_rows,
         family_rows,
@@ -69,7 +69,7 @@ def leaderboard(
     from orchestration.study.ledger import open_ledger
 
     data = StudyData(open_ledger(study))
-    rows, notices = make_leaderboard(data), data.notices
+    rows, notices = make_leaderboard(data), notices_of(data)
     blend, no_blend = blend_score(data)
     followed, not_compared = followed_blend(data)
     if as_json:

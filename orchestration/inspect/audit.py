@@ -220,7 +220,7 @@ def _complete(data: StudyData, name: str, result: TrialResult, whole: dict[int, 
         return
     if not same_rows(pooled, rows_of(rows, image_ids)):
         yield "its pooled out-of-fold rows are not those of its folds"
-    score = weighted_r2_score(data.truth_NT, pooled[list(TARGETS)])
+    score = weighted_r2_score(data.truth_NT, pooled[list(TARGETS)], data.weight)
     if result.score is None or abs(score - result.score) > 1e-9:
         yield f"its score is recorded as {result.score}, its rows give {score:.6f}"
 
@@ -250,6 +250,6 @@ def _others(ledger: Ledger) -> Iterator[Problem]:
         yield Problem(f"{layout.REFERENCES} is no whole table", Reopening(REFERENCES))
     for name in ledger.ensemble_names():
         try:
-            ledger.submission(name)
+            ledger.verify_ensemble(name)
         except LedgerError as error:
             yield Problem(f"ensemble {name}: {str(error).rpartition(';')[0]}", Reopening(ENSEMBLE, name))

@@ -17,13 +17,15 @@ from safetensors.torch import load as load_tensors
 from biomass_models.backbones.weights import WeightsSource
 from biomass_models.config_rules import did_you_mean
 from biomass_models.data.alignment import masses_of
-from biomass_models.data.images import View, load_views, probe_image
+from biomass_models.data.cell_weights import cell_weights
+from biomass_models.data.frames import Fit, placed
+from biomass_models.data.images import View, header_size, shown_photograph
 from biomass_models.data.table import read_test
 from biomass_models.families import registry
 from biomass_models.families.introduced import config_from_stored
 from biomass_models.families.readable import map_unit_of
 from biomass_models.features.inputs import ImageSet, Inputs
-from biomass_models.targets import TARGETS, FloatArray
+from biomass_models.targets import TARGETS, FloatArray, blank_unmeasured, norm_of
 from orchestration.study import layout
 from orchestration.study.ledger import Ledger, LedgerError, folds_of
 from orchestration.study.records import COMPLETE, TrialRef
@@ -45,17 +47,18 @@ class ViewMap(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """One image through one trial. Masses in grams, in the order of TARGETS."""
+    """One image through one trial. Masses in grams, in the order of TARGETS; NaN where none was measured."""
 
     image_id: str
     path: Path  # of the photograph
     trial_id: str
     how: str  # which fold models spoke
-    pred_T: FloatArray
+    pred_T: FloatArray  # NaN for a target that the study does not measure
     truth_T: FloatArray | None  # None for a test image
     maps: tuple[ViewMap, ...]  # one for each view, the whole image first; none for a family without maps
     map_unit: str  # of the maps, such as share of the attention
     views: tuple[View, ...]  # where the parts lie that the trial's model sees
+    fit: Fit  # what they are cut from
 
     def to_json(self) -> dict[str, Any]:
         """Masses by target, and each view with its weight and its map as rows of shares."""
@@ -86,7 +89,7 @@ def explain(
     """
     record, quadrats = ledger.trial(trial_id), ledger.quadrats()
     model, config = registry.model(record.family), config_from_stored(record.family, record.config)
-    views = tuple(model.views(config))
+    views, fit = tuple(model.views(config)), ledger.study().settings.fit
     trained = quadrats[quadrats["image_id"] == image_id]
     if len(trained):
         row = trained.iloc[0]
@@ -110,6 +113,7 @@ def explain(
             maps=() if maps is None else _view_maps(maps[maps["image_id"] == image_id]),
             map_unit=map_unit_of(record.family),
             views=views,
+            fit=fit,
         )
     kept = ledger.exam_quadrats()
     if kept is not None and image_id in set(kept["image_id"]):
@@ -121,7 +125,7 @@ def explain(
         hint = did_you_mean(image_id, known) or f"; train.csv has such as {', '.join(known[:3])}"
         raise LedgerError(f"an image is one of train.csv or test.csv, got {image_id!r}{hint}")
     source = source_of_trials([TrialRef(ledger.storage.uri, trial_id)], weights)
-    inputs = Inputs(ImageSet.from_table(data_dir, asked), cache_dir=cache_dir, weights=source)
+    inputs = Inputs(ImageSet.from_table(data_dir, asked), cache_dir=cache_dir, weights=source, fit=fit)
     folds = folds_of(quadrats)
     tensors = [load_tensors(ledger.fold_model(trial_id, fold)) for fold in folds]
     by_fold = [_view_maps(model.maps(config, one, inputs)) for one in tensors] if model.maps else []
@@ -130,11 +134,14 @@ def explain(
         path=inputs.images.paths[0],
         trial_id=trial_id,
         how=f"mean of {len(folds)} fold models",
-        pred_T=np.mean([model.predict(config, one, inputs)[0] for one in tensors], axis=0),
+        pred_T=blank_unmeasured(
+            np.mean([model.predict(config, one, inputs)[0] for one in tensors], axis=0), norm_of(cell_weights(quadrats))
+        ),
         truth_T=None,
         maps=tuple(_mean(of_view) for of_view in zip(*by_fold, strict=True)),
         map_unit=map_unit_of(record.family),
         views=views,
+        fit=fit,
     )
 
 
@@ -144,9 +151,12 @@ def render_explanation(explanation: Explanation) -> Group:
     masses = Table(title=f"{explanation.image_id} by trial {explanation.trial_id}", title_justify="left")
     for column in ("target", "predicted g") + (() if truth_T is None else ("measured g", "difference g")):
         masses.add_column(column, justify="left" if column == "target" else "right")
-    for index, target in enumerate(TARGETS):
+    for index, target in _predicted(explanation):
         pred = explanation.pred_T[index]
-        measured = () if truth_T is None else (f"{truth_T[index]:.1f}", f"{pred - truth_T[index]:+.1f}")
+        measured: tuple[str, ...] = ()
+        if truth_T is not None:
+            known = not np.isnan(truth_T[index])
+            measured = (f"{truth_T[index]:.1f}", f"{pred - truth_T[index]:+.1f}") if known else ("not measured", "")
         masses.add_row(target, f"{pred:.1f}", *measured)
     masses.caption, masses.caption_justify = explanation.how, "left"
     if not explanation.maps:
@@ -163,14 +173,17 @@ def render_explanation(explanation: Explanation) -> Group:
     return Group(masses, views)
 
 
+def _predicted(explanation: Explanation) -> list[tuple[int, str]]:
+    """Targets that the study measures, with their places among TARGETS."""
+    return [(index, target) for index, target in enumerate(TARGETS) if not np.isnan(explanation.pred_T[index])]
+
+
 def draw_explanation(explanation: Explanation) -> Image.Image:
-    """The photograph, then the same lit where the model looked: in the whole image, and in each local view."""
-    width, height = probe_image(explanation.path)
-    scale = min(PANEL / width, TALLEST / height)
-    everything = View(name="whole", box=(0, 0, 1, 1), height=round(height * scale), width=round(width * scale))
-    photograph = load_views(explanation.path, [everything])[0].astype(np.float32)
+    """What the model saw, then the same lit where it looked: in the whole image, and in each local view."""
+    photograph = shown_photograph(explanation.path, PANEL, TALLEST, fit=explanation.fit).astype(np.float32)
     captions, panels = [_caption(explanation)], [photograph]
-    boxes = {view.name: view.box for view in explanation.views}
+    views = placed(explanation.views, header_size(explanation.path), explanation.fit)
+    boxes = {view.name: view.box for view in views}
     if explanation.maps:
         whole, *local = explanation.maps
         captions.append(f"Where it looked in the whole image (brightest: the largest {explanation.map_unit})")
@@ -187,7 +200,7 @@ def draw_explanation(explanation: Explanation) -> Image.Image:
             ]
             panels.append(_lit(photograph, highlights))
     line = TEXT + MARGIN
-    step = everything.height + line
+    step = len(photograph) + line
     sheet = Image.new("RGB", (PANEL + 2 * MARGIN, len(panels) * step + MARGIN), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(TEXT - 3)
     for number, (caption, panel) in enumerate(zip(captions, panels, strict=True)):
@@ -214,8 +227,8 @@ def _caption(explanation: Explanation) -> str:
     truth_T = explanation.truth_T
     parts = [
         f"{target.removesuffix('_g').removeprefix('Dry_')} {explanation.pred_T[index]:.0f}"
-        + ("" if truth_T is None else f" ({truth_T[index]:.0f})")
-        for index, target in enumerate(TARGETS)
+        + ("" if truth_T is None or np.isnan(truth_T[index]) else f" ({truth_T[index]:.0f})")
+        for index, target in _predicted(explanation)
     ]
     unit = "g predicted" if truth_T is None else "g predicted (measured)"
     return f"{explanation.image_id}: {', '.join(parts)} {unit}"

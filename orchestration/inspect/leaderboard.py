@@ -152,7 +152,7 @@ def _references(data: StudyData) -> list[Row]:
         Row(
             name=name,
             family=None,
-            score=weighted_r2_score(data.truth_NT, reference.pred_NT),
+            score=weighted_r2_score(data.truth_NT, reference.pred_NT, data.weight),
             notes=() if reference.predicts_tests else ("needs metadata, cannot predict the test set",),
         )
         for name, reference in data.references.items()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from biomass_models.counted import counted
-from orchestration.blending.shown import BlendScore, blend_score
+from orchestration.blending.shown import BlendScore, blend_score, notices_of
 from orchestration.study.data import OPEN, StudyData
 from orchestration.study.ledger import Ledger
 from orchestration.study.lock import is_alive, read_owner, who
@@ -102,7 +102,7 @@ def status_of(ledger: Ledger) -> Status:
         seconds_left=facts.seconds_left,
         reasons=tuple(Failure(*pair) for pair in reasons.most_common(3)),
         pruned=tuple(Pruned(trial.trial_id, trial.reason) for trial in pruned[-3:]),
-        notices=(*data.notices, *left_out),
+        notices=(*notices_of(data), *left_out),
         cannot_start=facts.cannot_start,
         start_failure=facts.start_failure,
     )

@@ -38,7 +38,7 @@ def make_report(
         ranking_section(context),
         search_section(context),
         folds_section(context),
-        predictions_section(context, Photographs(data_dir)),
+        predictions_section(context, Photographs(data_dir, context.study.settings.fit)),
         ensemble_section(context),
         provenance_section(context),
     )

@@ -33,6 +33,11 @@ def number(value: float | None, digits: int = 3, *, sign: bool = False) -> str:
     return ("−" if value < 0 and not zero else "+" if sign and not zero else "") + text
 
 
+def mass(value: float, unit: str, *, sign: bool = False) -> str:
+    """A mass with its unit: a decimal below 100, where it means something."""
+    return f"{number(value, 1 if abs(value) < 100 else 0, sign=sign)}{GAP}{unit}"
+
+
 def plus_minus(estimate: Estimate, *, sign: bool = False) -> str:
     """value ± standard error; the value alone where a single group leaves no error."""
     if math.isnan(estimate.se):

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from biomass_models.data.alignment import places_of
-from biomass_models.targets import TARGETS, FloatArray, IntArray, project_coherent, squared_error
+from biomass_models.targets import TARGETS, FloatArray, IntArray, norm_of, project_coherent, squared_error
 from ensembles.gram import error_gram
 from ensembles.nests import nested
 from ensembles.rules import TopMean
@@ -66,8 +66,8 @@ class Incumbent:
 
     def ensemble_NT(self) -> FloatArray:
         """The mean of the best five, each projected onto the identities."""
-        best = self.data.predictions(self.complete, BEST).values()
-        mean_NT: FloatArray = np.mean([project_coherent(pred_NT) for pred_NT in best], axis=0)
+        best, norm_T = self.data.predictions(self.complete, BEST).values(), norm_of(self.data.weight)
+        mean_NT: FloatArray = np.mean([project_coherent(pred_NT, norm_T) for pred_NT in best], axis=0)
         return mean_NT
 
     def blend_score(self) -> float | None:
@@ -77,8 +77,10 @@ class Incumbent:
         if len(complete) < 2 or quadrats["fold"].nunique() < 2:
             return None
         if self._blend[0] != len(complete):
-            coherent_MNT = project_coherent(np.stack(list(shortlist.values())))
-            gram = error_gram(coherent_MNT, self.data.truth_NT, quadrats["fold"], quadrats["group"], quadrats["unit"])
+            weight = self.data.weight
+            coherent_MNT = project_coherent(np.stack(list(shortlist.values())), norm_of(weight))
+            cells = quadrats["fold"], quadrats["group"], quadrats["unit"]
+            gram = error_gram(coherent_MNT, self.data.truth_NT, *cells, weight)
             self._blend = (len(complete), nested(gram, TopMean(BEST), seed=self.data.blend_seed).score)
         return self._blend[1]
 
@@ -109,6 +111,7 @@ class Incumbent:
             after_fold=after_fold,
             folds_done=folds_done,
             folds=len(self.data.folds),
+            weight=self.data.weight,
         )
 
     def compared(self) -> Compared | None:
@@ -142,6 +145,6 @@ class Incumbent:
 
     def _losses(self, trial_ids: Sequence[str]) -> FloatArray:
         """Squared errors of trials, [M, N]."""
-        truth_NT = self.data.truth_NT
+        truth_NT, weight = self.data.truth_NT, self.data.weight
         found = self.data.predictions(trial_ids).values()
-        return np.array([squared_error(truth_NT, pred_NT) for pred_NT in found]).reshape(-1, len(truth_NT))
+        return np.array([squared_error(truth_NT, pred_NT, weight) for pred_NT in found]).reshape(-1, len(truth_NT))

@@ -6,6 +6,8 @@ import contextlib
 from dataclasses import replace
 from time import time
 
+from biomass_models.targets import TARGETS
+from ensembles.measured import SHORT
 from orchestration.progress import Say
 from orchestration.search.incumbent import Incumbent
 from orchestration.search.model_room import ModelRoom
@@ -24,6 +26,8 @@ class LiveView:
         self._ended = -1
         self._blend: float | None = None
         self._named: set[str] = set()  # torn trials that were said
+        measured = incumbent.data.measured
+        self._of = "" if measured == TARGETS else f" of {'+'.join(SHORT[name] for name in measured)}"  # what it counts
 
     def refresh(self) -> None:
         """Look at the blend, and at the room for models, again when a trial has ended."""
@@ -58,7 +62,7 @@ class LiveView:
         running: trials whose folds are in work.
         """
         best, failed, pruned = (self._proposer.best_score, *map(self._proposer.count, (FAILED, PRUNED)))
-        notes = [f"best {best:.3f}"] if best is not None else []
+        notes = [f"best {best:.3f}{self._of}"] if best is not None else []
         notes += [f"{failed} {FAILED}"] if failed else []
         if facts is not None and facts.encoding[0] < facts.encoding[1]:
             notes.append("encoding {}/{}".format(*facts.encoding))

@@ -13,7 +13,7 @@ import pandas as pd
 from orchestration.search.presets import Preset, preset_named
 from orchestration.study.environment import STUDY_PACKAGES, code_version
 from orchestration.study.ledger import Ledger, folds_of
-from orchestration.study.records import Asked, Params, StudyRecord
+from orchestration.study.records import GRAMS, Asked, MassUnit, Params, StudyRecord
 from orchestration.study.settings import MOVABLE, StudyError, StudySettings
 from orchestration.study.storage import Storage
 
@@ -29,14 +29,15 @@ def open_study(
     spaces: Mapping[str, Params] | None = None,
     made_with: Asked | None = None,
     photograph_size: tuple[int, int] | None = None,
+    mass_unit: MassUnit = GRAMS,
     follows: str | None = None,
 ) -> StudyRecord:
     """Make the study, or return the record of the one that is there if all of this is the same.
 
     quadrats: one row an image with labels, metadata, fold and group; weights: fingerprint by backbone; spaces: ranges
     by family; made_with: what the command asked for; photograph_size: the most common width and height in px, so that a
-    prediction knows what it was trained on; follows: URI of the study that it follows. The last four are stored with a
-    new study and never compared.
+    prediction knows what it was trained on; mass_unit: that of the table; follows: URI of the study that it follows.
+    The last five are stored with a new study and never compared.
     Raises StudyError naming every setting that would change results.
     """
     existing = ledger.find_study()
@@ -55,6 +56,7 @@ def open_study(
         created_at=time.time(),
         made_with=made_with or Asked(),
         photograph_size=photograph_size,
+        mass_unit=mass_unit,
         follows=follows,
     )
     ledger.write_study(record, quadrats)
@@ -129,6 +131,8 @@ def require_typed(ledger: Ledger, asked: Preset, made_with: Asked) -> None:
         pairs.append(("weights", _kind(settings.weights), _kind(study.weights)))
     if "scale" in typed and study.scale != "auto":
         pairs.append(("scale", settings.scale, study.scale))
+    if "fit" in typed and study.fit != "auto":
+        pairs.append(("fit", settings.fit, study.fit))
     if "fold_file" in typed or "scheme" in typed:
         pairs.append(("scheme", settings.scheme, "file" if study.fold_file else study.scheme))
     if "from_" in typed:

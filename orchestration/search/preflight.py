@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from biomass_models.data.cell_weights import measured_masses
+from biomass_models.data.cell_weights import cell_weights, measured_masses
 from biomass_models.data.check import require_clean
 from biomass_models.data.folds import EXAM, assign_folds
+from biomass_models.data.frames import Fit
 from biomass_models.data.problems import grouped
 from biomass_models.data.table import read_train
 from biomass_models.families import registry
 from biomass_models.families.base import Family
 from biomass_models.targets import IntArray
+from ensembles.measured import counted_notice
 from orchestration.progress import progress_bar
 from orchestration.search.following import followed, known_images
 from orchestration.search.opening import require_typed
@@ -40,9 +43,13 @@ def check_search(study: str, data_dir: Path, asked: Preset, made_with: Asked, sa
     record = ledger.find_study()
     if record is not None:
         require_typed(ledger, asked, made_with)
-    check_data(data_dir, say)
+    fit = record.settings.fit if record is not None else None if asked.study.fit == "auto" else asked.study.fit
+    check_data(data_dir, say, cast("Fit | None", fit))
     if record is None:
-        searchable(study, asked, made_with, read_train(data_dir), say=lambda _: None)
+        here = read_train(data_dir)
+        searchable(study, asked, made_with, here, say=lambda _: None)
+        if notice := counted_notice(cell_weights(here)):
+            say(notice)
     elif asked.study.fold_file:
         _folds_of(asked, read_train(data_dir))
 
@@ -101,9 +108,12 @@ def _unlearned(family: Family, measured_NT: NDArray[np.bool_], fold_N: IntArray)
     return None
 
 
-def check_data(data_dir: Path, say: Callable[[str], None]) -> None:
-    """Read all of a data directory; DataError with every problem, warnings are said."""
+def check_data(data_dir: Path, say: Callable[[str], None], fit: Fit | None = None) -> None:
+    """Read all of a data directory; DataError with every problem, warnings are said.
+
+    fit: what the study's models see of photographs; None as the data say.
+    """
     with progress_bar("Checking data") as update:
-        warnings = require_clean(data_dir, on_progress=update)
+        warnings = require_clean(data_dir, fit=fit, on_progress=update)
     for warning in grouped(warnings):
         say(str(warning))

@@ -11,9 +11,9 @@ import pandas as pd
 
 from biomass_models.counted import counted, plural
 from biomass_models.data.folds import EXAM, assign_folds, fold_hash
-from biomass_models.data.photographs import common_size
+from biomass_models.data.photographs import common_size, cut_off
 from biomass_models.data.references import missing_metadata, reference_predictions
-from biomass_models.data.table import read_train
+from biomass_models.data.table import fit_of, read_train
 from biomass_models.features.inputs import ImageSet
 from orchestration.progress import Say, progress_bar
 from orchestration.search.following import begin_with, changes_since, followed, known_images
@@ -24,7 +24,7 @@ from orchestration.study.data import StudyData
 from orchestration.study.data_changes import data_fingerprint, photograph_table, require_same_data
 from orchestration.study.ledger import Ledger
 from orchestration.study.record import SCHEMA
-from orchestration.study.records import FAILED, Asked, StudyRecord, refused_for
+from orchestration.study.records import FAILED, Asked, StudyRecord, mass_unit_of, refused_for
 from orchestration.study.seeds import derive_seed
 from orchestration.study.settings import StudySettings
 from orchestration.study.spaces import open_spaces, spaces_of, stored_space, to_json
@@ -49,15 +49,15 @@ def prepare_search(
 ) -> Proposer:
     """Check the data, make or find the study, and rebuild what comes next from its ledger. Needs the study's lock."""
     if not data_checked:
-        check_data(data_dir, say)
+        check_data(data_dir, say, settings.fit)
     here = read_train(data_dir)
     images = ImageSet.from_table(data_dir, here)
     record = ledger.find_study()
     if record is None:
         old = None if follows is None else followed(ledger.storage.uri, follows)
-        record = _new(ledger, here, images, settings, fold_file, fingerprints, spaces, made_with, old, say)
+        record = _new(ledger, data_dir, here, images, settings, fold_file, fingerprints, spaces, made_with, old, say)
     else:
-        record = _found(ledger, record, data_dir, here, images, settings, fold_file, spaces)
+        record = _found(ledger, record, data_dir, here, images, settings, fold_file, spaces, say)
     _make_references(ledger, data_dir, say)
     reopen(ledger, settings.max_fold_seconds, retry_failed, say)
     for sentence in take_new_weights(ledger, fingerprints):
@@ -108,6 +108,7 @@ def reopen(ledger: Ledger, max_fold_seconds: float, retry_failed: bool, say: Say
 
 def _new(
     ledger: Ledger,
+    data_dir: Path,
     here: pd.DataFrame,
     images: ImageSet,
     settings: StudySettings,
@@ -135,8 +136,13 @@ def _new(
     found = spaces or spaces_of(settings)
     if old is not None:
         say(changes_since(old, here, images.digests))
+        if old.settings.fit != settings.fit:
+            say(f"{old.name} was searched with fit = {old.settings.fit}, this study has {settings.fit}")
         found = begin_with(old, found, say)
     ledger.write_photographs(photograph_table(here, images.digests))
+    size = common_size(images.paths)
+    if size is not None and (hidden := cut_off(size, settings.fit)):
+        say(f"note: {hidden}")
     return open_study(
         ledger,
         settings,
@@ -146,7 +152,8 @@ def _new(
         weights=fingerprints,
         spaces=to_json(found),
         made_with=made_with,
-        photograph_size=common_size(images.paths),
+        photograph_size=size,
+        mass_unit=mass_unit_of(data_dir, here),
         follows=None if old is None else old.ledger.storage.uri,
     )
 
@@ -160,10 +167,14 @@ def _found(
     settings: StudySettings,
     fold_file: Path | None,
     spaces: dict[str, SearchSpace] | None,
+    say: Say,
 ) -> StudyRecord:
     """The record of the study that is there; what a study of 0.1.0 did not store is resolved and stored."""
     record = go_on_with(ledger, record, settings, _folds_of_file(record, here, fold_file))
     require_same_data(ledger, data_dir, here, images.digests)
+    own, today = record.settings.fit, fit_of(data_dir)
+    if "fit" not in record.made_with.overrides and own != today:
+        say(f"note: the study keeps its fit = {own}, {data_dir} says {today} now; another folder takes that up")
     if not record.spaces:
         known = spaces or {name: one for name in settings.families if (one := stored_space(record, name))}
         record = replace(record, schema=SCHEMA, spaces=to_json(known))

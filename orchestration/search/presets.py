@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from biomass_models.config_rules import known_name
+from biomass_models.data.frames import Fit
 from biomass_models.families import registry
 from orchestration.option import BUDGET, FOLDS, WHAT, option, option_of, typed_with
 from orchestration.search.engines import registry as engines
@@ -50,6 +51,12 @@ class StudyOptions:
     )
     scale: str = field(  # auto: gpu where a slot has one, else cpu
         default="auto", metadata=option("Ranges: auto, smoke, demo, cpu, gpu.", WHAT, completion="scales")
+    )
+    fit: str = field(
+        default="auto",
+        metadata=option(
+            "Photographs that are not 2:1: stretch, crop, pad; auto as the data say.", WHAT, completion="fits"
+        ),
     )
     engine: str = field(
         default=engines.DEFAULT,
@@ -121,15 +128,20 @@ class Preset:
         Families are looked at where a study is made: one that is there may have a family that is not installed here.
         """
         from biomass_models.data.folds import SCHEMES
+        from biomass_models.data.frames import FITS
         from orchestration.search.pruning import RULES
 
         known_name("a scale", self.study.scale, ("auto", *SCALES))
+        known_name("a fit of photographs", self.study.fit, ("auto", *FITS))
         known_name("a fold scheme", self.study.scheme, [scheme for scheme in SCHEMES if scheme != "file"])
         known_name("a pruning rule", self.budget.prune, RULES)
         engines.known(self.study.engine)
 
-    def settings(self, backbones: Sequence[str], *, weights: str, gpu: bool) -> StudySettings:
-        """Settings of the study. backbones: those whose weights were found; weights: auto, random or folder."""
+    def settings(self, backbones: Sequence[str], *, weights: str, gpu: bool, fit: Fit = "stretch") -> StudySettings:
+        """Settings of the study.
+
+        backbones: those whose weights were found; weights: auto, random or folder; fit: what the data say.
+        """
         study = self.study
         return StudySettings(
             families=study.families,
@@ -137,6 +149,7 @@ class Preset:
             backbones=tuple(backbones),
             weights=weights,
             scale=study.scale if study.scale != "auto" else "gpu" if gpu else "cpu",
+            fit=fit if study.fit == "auto" else cast("Fit", study.fit),
             scheme="file" if study.fold_file else study.scheme,
             folds=study.folds,
             seed=study.seed,

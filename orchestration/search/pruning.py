@@ -2,6 +2,7 @@
 
 n images of the folds that the trial has finished, N images of the study, T = 5 targets, G groups (dates) among the n.
 trial_nT                out-of-fold predictions of those images, grams      truth_NT   measured masses
+weight                  what each cell counts in the metric (targets.weights_of)
 compared.ensemble_NT    the same of the incumbent ensemble, of all images
 compared.loss_N         mean of the three best complete trials' losses: the best one alone is lucky on these rows
 loss                    weighted squared error of one image, g^2: what the metric sums up
@@ -27,11 +28,14 @@ from scipy.special import stdtr
 from biomass_models.targets import (
     FloatArray,
     IntArray,
+    norm_of,
     project_coherent,
     squared_error,
     weight_T,
     weighted_square,
     weighted_sst,
+    weights_in,
+    weights_of,
 )
 from orchestration.study.records import Decision
 from orchestration.study.seeds import derive_seed
@@ -92,19 +96,24 @@ def decide(
     after_fold: int,
     folds_done: int,
     folds: int,
+    weight: FloatArray | None = None,
 ) -> Decision:
     """Apply a rule on the rows that a trial has finished.
 
-    row_n: those rows of the study's N; folds: of the study. Raises ValueError for arrays of unlike shapes or no rows.
+    row_n: those rows of the study's N; folds: of the study; weight: of the cells, by default weights_of(truth_NT).
+    Raises ValueError for arrays of unlike shapes or no rows.
     """
+    weight = weights_of(truth_NT) if weight is None else weight
     trial, truth = np.asarray(trial_nT, dtype=np.float64), truth_NT[row_n]
     if trial.shape != truth.shape or not len(truth):
         raise ValueError(
             f"a pruning decision needs the same rows of trial and truth, got shapes {trial.shape}, {truth.shape}"
         )
-    difference_n = squared_error(truth, trial) - compared.loss_N[row_n]
+    weight_n = weights_in(weight, row_n)
+    difference_n = squared_error(truth, trial, weight_n) - compared.loss_N[row_n]
     p, groups = paired_p(difference_n, np.asarray(group_N)[row_n])
-    gain = convex_gain(truth - compared.ensemble_NT[row_n], truth - project_coherent(trial))
+    coherent = project_coherent(trial, norm_of(weight))
+    gain = convex_gain(truth - compared.ensemble_NT[row_n], truth - coherent, weight_n)
     expected = expected_difference(
         float(difference_n.mean()), compared.exempt_MN - compared.loss_N, row_n, folds_done / folds
     )
@@ -119,7 +128,7 @@ def decide(
         p=p,
         groups=groups,
         gain=gain,
-        estimate=compared.score - expected * len(truth_NT) / weighted_sst(truth_NT),
+        estimate=compared.score - expected * len(truth_NT) / weighted_sst(truth_NT, weight),
     )
 
 
@@ -159,15 +168,22 @@ def paired_p(difference_n: ArrayLike, group_n: ArrayLike) -> tuple[float, int]:
     return float(stdtr(groups - 1, -mean / error)), groups
 
 
-def convex_gain(ensemble_residual_nT: FloatArray, residual_nT: FloatArray) -> float:
-    """Relative fall of the ensemble's loss through its best mixture (1 - w) ensemble + w trial, 0 <= w <= 1."""
-    own = float(weighted_square(ensemble_residual_nT).sum())
+def convex_gain(ensemble_residual_nT: FloatArray, residual_nT: FloatArray, weight: FloatArray = weight_T) -> float:
+    """Relative fall of the ensemble's loss through its best mixture (1 - w) ensemble + w trial, 0 <= w <= 1.
+
+    weight: what the cells of these rows count in the metric.
+    """
+    if weight.ndim > 1:  # what was not measured is NaN in residuals, and counts nowhere
+        ensemble_residual_nT, residual_nT = (
+            np.where(weight > 0, part, 0.0) for part in (ensemble_residual_nT, residual_nT)
+        )
+    own = float(weighted_square(ensemble_residual_nT, weight).sum())
     step_nT = residual_nT - ensemble_residual_nT
-    cross, length = (float((weight_T * part * step_nT).sum()) for part in (ensemble_residual_nT, step_nT))
+    cross, length = (float((weight * part * step_nT).sum()) for part in (ensemble_residual_nT, step_nT))
     if own == 0.0 or length == 0.0:
         return 0.0
-    weight = min(max(-cross / length, 0.0), 1.0)
-    return max(0.0, -(2 * weight * cross + weight**2 * length) / own)
+    share = min(max(-cross / length, 0.0), 1.0)
+    return max(0.0, -(2 * share * cross + share**2 * length) / own)
 
 
 def exemption(number: int, backbone: str, known_backbones: Collection[str], trial_id: str) -> str | None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from biomass_models.backbones.weights import WeightsSource
 from biomass_models.config_rules import known_name
-from biomass_models.data.table import read_train
+from biomass_models.data.frames import Fit
+from biomass_models.data.table import fit_of, read_train
 from biomass_models.families import registry
 from orchestration.progress import Say
 from orchestration.search.ending import Ending
@@ -64,10 +65,10 @@ def start_search(
 
     A study that is there goes on with what it was made with; only what was typed is compared (opening.require_typed).
     """
-    ledger = Ledger(Storage(study))
+    ledger, fit = Ledger(Storage(study)), fit_of(data_dir)
     if ledger.find_study() is None:
         asked = searchable(study, asked, made_with, read_train(data_dir), say)
-    wanted = resolve(ledger, asked, made_with, weights=weights, resources=resources, say=say)
+    wanted = resolve(ledger, asked, made_with, weights=weights, resources=resources, say=say, fit=fit)
     return run_search(
         study,
         data_dir,
@@ -97,11 +98,19 @@ class Wanted:
 
 
 def resolve(
-    ledger: Ledger, asked: Preset, made_with: Asked, *, weights: WeightsSource, resources: Resources, say: Say
+    ledger: Ledger,
+    asked: Preset,
+    made_with: Asked,
+    *,
+    weights: WeightsSource,
+    resources: Resources,
+    say: Say,
+    fit: Fit = "stretch",
 ) -> Wanted:
     """The settings of the study that is there, or those of a new one. Starts nothing, unless a cluster is asked.
 
-    Raises StudyError where something typed is not the study's, WeightsError where no weights are here.
+    fit: what the data say of photographs that are not 2 : 1. Raises StudyError where something typed is not the
+    study's, WeightsError where no weights are here.
     """
     record = ledger.find_study()
     if record is None:
@@ -109,7 +118,7 @@ def resolve(
             registry.known(family)
         found = available_backbones(asked.study.backbones, weights, say)
         gpu = asked.study.scale == "auto" and has_gpu(resources)
-        settings = asked.settings(tuple(found), weights=weights.kind, gpu=gpu)
+        settings = asked.settings(tuple(found), weights=weights.kind, gpu=gpu, fit=fit)
         return Wanted(settings=settings, weights=weights, fingerprints=found)
     require_typed(ledger, asked, made_with)
     typed = "weights" in typed_fields(made_with, record.made_with)

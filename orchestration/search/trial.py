@@ -13,7 +13,7 @@ from biomass_models.data.alignment import rows_of
 from biomass_models.errors import UserError
 from biomass_models.families import registry
 from biomass_models.families.introduced import config_from_stored
-from biomass_models.targets import TARGETS, weighted_r2_score
+from biomass_models.targets import TARGETS, rmse_by_target, weighted_r2_score
 from orchestration.search.incumbent import Incumbent
 from orchestration.search.pruning import PruneRule
 from orchestration.study.data import StudyData
@@ -177,16 +177,16 @@ class _Trial:
         return result
 
     def _pooled(self) -> tuple[pd.DataFrame, TrialResult]:
-        quadrats, folds = self._incumbent.data.quadrats, sorted(self._order)
+        data, folds = self._incumbent.data, sorted(self._order)
         oof = pd.concat([self._ledger.fold_oof(self._id, fold) for fold in folds])
-        oof = rows_of(oof, quadrats["image_id"])
-        truth_NT, pred_NT = quadrats[list(TARGETS)].to_numpy(), oof[list(TARGETS)].to_numpy()
+        oof = rows_of(oof, data.quadrats["image_id"])
+        pred_NT = oof[list(TARGETS)].to_numpy()
         return oof, TrialResult(
             status=COMPLETE,
-            score=weighted_r2_score(truth_NT, pred_NT),
+            score=weighted_r2_score(data.truth_NT, pred_NT, data.weight),
             fold_scores=tuple(self._metrics[fold].score for fold in folds),
             teacher_score=self._teacher_score(),
-            target_rmse_g=dict(zip(TARGETS, map(float, ((truth_NT - pred_NT) ** 2).mean(0) ** 0.5), strict=True)),
+            target_rmse_g=rmse_by_target(data.truth_NT, pred_NT, data.weight),
         )
 
     def _teacher_score(self) -> float | None:

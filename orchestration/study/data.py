@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 
 from biomass_models.data.alignment import AlignmentError, masses_of
+from biomass_models.data.cell_weights import cell_weights, measured_masses
 from biomass_models.data.folds import cut_groups, cut_groups_notice, ungrouped_notice, unit_name, units_of
-from biomass_models.targets import TARGETS, FloatArray
+from biomass_models.targets import TARGETS, FloatArray, measured_targets
 from orchestration.study import layout
 from orchestration.study.ledger import Ledger, LedgerError, folds_of
 from orchestration.study.mixed import mixed_text
@@ -129,6 +130,16 @@ class StudyData:
         """What a unit is called."""
         return unit_name(self.quadrats, self.settings.scheme)
 
+    def measured_in(self, table: pd.DataFrame) -> pd.DataFrame:
+        """A table of quadrats without masses that this study does not measure, since nothing here predicts them."""
+        return table.assign(**{name: np.nan for name in TARGETS if name not in self.measured})
+
+    @property
+    def group_noun(self) -> str:
+        """What a group is called, whatever the folds keep whole: day, group or photograph."""
+        found = unit_name(self.quadrats, "date")
+        return "day" if found == "date" else found
+
     @cached_property
     def cut_groups(self) -> int:
         """Sampling dates whose photographs lie in several folds: every score is too good then."""
@@ -136,8 +147,18 @@ class StudyData:
 
     @cached_property
     def truth_NT(self) -> FloatArray:
-        """Measured masses."""
-        return self.quadrats[list(TARGETS)].to_numpy(dtype=np.float64)
+        """Measured masses; NaN where a mass was not measured, or counts nowhere."""
+        return measured_masses(self.quadrats)[0]
+
+    @cached_property
+    def weight(self) -> FloatArray:
+        """What each cell counts in the metric, as targets.weights_of."""
+        return cell_weights(self.quadrats)
+
+    @cached_property
+    def measured(self) -> tuple[str, ...]:
+        """Targets that the study measures; predictions of the others are NaN."""
+        return measured_targets(self.weight)
 
     @cached_property
     def folds(self) -> list[int]:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from biomass_models.counted import counted
 from biomass_models.data.images import digest_of, file_digest
-from biomass_models.data.photographs import stretched
+from biomass_models.data.photographs import unlike_shapes
 from biomass_models.data.table import TEST_FILE, read_test, read_train, train_file
 from biomass_models.targets import TARGETS
 from orchestration.study.ledger import Ledger
@@ -91,7 +91,7 @@ def data_notices(ledger: Ledger, data_dir: Path) -> Iterator[str]:
                 yield f"{data_dir} is not as it was searched: {', '.join(changes)}; give the --data of the search"
     if study.photograph_size is not None and (data_dir / TEST_FILE).exists():
         paths = [data_dir / str(path) for path in read_test(data_dir)["image_path"]]
-        if odd := stretched(paths, study.photograph_size):
+        if odd := unlike_shapes(paths, study.photograph_size, study.settings.fit):
             yield odd
 
 

@@ -12,7 +12,7 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
-from typing import Any, Self, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from biomass_models.errors import UserError
 from orchestration.old_names import STORED
@@ -118,6 +118,8 @@ def _converter(hint: Any) -> Callable[[Any], Any]:
     if origin in (typing.Union, types.UnionType):
         (inner,) = (_converter(one) for one in arguments if one is not type(None))
         return lambda value: None if value is None else inner(value)
+    if origin is Literal:
+        return lambda value: _one_of(arguments, value)
     if origin is tuple and arguments[-1] is Ellipsis:
         each = _converter(arguments[0])
         return lambda value: tuple(map(each, _a(list, value)))
@@ -135,6 +137,12 @@ def _converter(hint: Any) -> Callable[[Any], Any]:
     if hint is float:
         return _number
     return lambda value: _a(hint, value)
+
+
+def _one_of(names: tuple[Any, ...], value: Any) -> Any:
+    if value not in names:
+        raise ValueError(f"must be one of {', '.join(map(str, names))}, got {value!r}"[:200])
+    return value
 
 
 def _a(kind: type, value: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from biomass_models.counted import counted
+from biomass_models.data.frames import Fit
 from biomass_models.errors import UserError
 from orchestration.study.record import Part
 
@@ -25,6 +26,7 @@ class StudySettings(Part):
     shares: tuple[float, ...] = ()  # of the trials that each family gets, in any unit; () = equal
     weights: str = "auto"  # auto | random | folder
     scale: str = "cpu"  # which ranges: smoke | demo | cpu | gpu
+    fit: Fit = "stretch"  # what views are cut from (biomass_models/data/frames.py); before it was noted: stretch
     scheme: str = "date"  # of the folds
     folds: int = 5
     seed: int = 0

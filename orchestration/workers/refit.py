@@ -221,7 +221,12 @@ class Refitter:
         if list(then["image_id"]) != list(now["image_id"]):
             problem = f"has other images: {len(then)} then, {len(now)} here"
             return FoldAgain(**about, same=False, largest_difference_g=None, problem=problem)
-        gap = float(np.abs(_masses(then) - _masses(now)).max(initial=0.0))
+        before, after = _masses(then), _masses(now)
+        blank = np.isnan(before)  # targets that the study does not measure
+        if (blank != np.isnan(after)).any():
+            problem = "has masses where the other has none"
+            return FoldAgain(**about, same=False, largest_difference_g=None, problem=problem)
+        gap = float(np.abs(before - after)[~blank].max(initial=0.0))
         return FoldAgain(**about, same=same_rows(then, now), largest_difference_g=gap, problem=None)
 
 

@@ -18,6 +18,7 @@ from safetensors.torch import save as save_tensors
 
 from biomass_models.counted import counted
 from biomass_models.data.cell_weights import measured_masses
+from biomass_models.data.frames import Fit
 from biomass_models.data.table import read_test
 from biomass_models.families import registry
 from biomass_models.families.base import Artefact, Shared
@@ -190,7 +191,7 @@ class JobRunner:
             if table is None:
                 raise LedgerError(f"{self._context.study} keeps no exam")
             self._new[job.exam] = ImageSet.from_table(folder, table)
-        inputs, decoder = shard_inputs(
+        inputs_of, decoder = shard_inputs(
             self._new[job.exam],
             job.span,
             cache_dir=Path(self._context.cache),
@@ -198,14 +199,14 @@ class JobRunner:
             device=self._context.device,
             cache_gb=self._context.cache_gb,
         )
-        done = predict_shard(job.members, job.ensemble, job.span, inputs, flips=job.flips, should_stop=should_stop)
+        done = predict_shard(job.members, job.ensemble, job.span, inputs_of, flips=job.flips, should_stop=should_stop)
         return Outcome(status="done", members=done, decoded=decoder.decoded)
 
     def _flips(self, job: FlipsJob, should_stop: ShouldStop | None) -> Outcome:
         """A member's out-of-fold rows as means over flips."""
         ledger = Ledger(Storage(job.study))
         if job.study not in self._inputs:
-            self._inputs[job.study] = self._inputs_of(ledger.quadrats())
+            self._inputs[job.study] = self._inputs_of(ledger.quadrats(), ledger.study().settings.fit)
         predict_out_of_fold(
             ledger,
             job.trial_id,
@@ -239,15 +240,16 @@ class JobRunner:
 
     def _train_inputs(self) -> Inputs:
         if "train" not in self._inputs:
-            self._inputs["train"] = self._inputs_of(self._train_table())
+            self._inputs["train"] = self._inputs_of(self._train_table(), self._ledger.study().settings.fit)
         return self._inputs["train"]
 
-    def _inputs_of(self, table: pd.DataFrame) -> Inputs:
+    def _inputs_of(self, table: pd.DataFrame, fit: Fit) -> Inputs:
         return Inputs(
             ImageSet.from_table(Path(self._context.data_dir), table),
             cache_dir=Path(self._context.cache),
             weights=self._context.weights,
             device=self._context.device,
+            fit=fit,
             cache_gb=self._context.cache_gb,
             compile=self._context.compile,
         )

@@ -6,7 +6,8 @@ decoded once (images.DecodeOnce) whatever the number of members, folds, views an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ import pandas as pd
 from safetensors.torch import load as load_tensors
 
 from biomass_models.backbones.weights import WeightsSource
+from biomass_models.data.cell_weights import cell_weights
+from biomass_models.data.frames import Fit
 from biomass_models.data.images import DecodeOnce
 from biomass_models.errors import UserError
 from biomass_models.families import registry
@@ -21,11 +24,12 @@ from biomass_models.families.base import Config
 from biomass_models.families.introduced import config_from_stored
 from biomass_models.features.inputs import ImageSet, Inputs
 from biomass_models.interrupt import ShouldStop, StopRequested, check_stop
-from biomass_models.targets import TARGETS, FloatArray
+from biomass_models.targets import TARGETS, FloatArray, blank_unmeasured, norm_of
 from orchestration.study.ledger import Ledger, folds_of
 from orchestration.study.records import Params, TrialRef
 from orchestration.study.storage import Storage
 
+InputsOfFit = Callable[[Fit], Inputs]
 SHARD_IMAGES = 48  # one worker's piece; decoded at full scale they take 300 MB
 
 
@@ -46,23 +50,28 @@ def shard_inputs(
     weights: WeightsSource,
     device: str = "auto",
     cache_gb: float | None = None,
-) -> tuple[Inputs, DecodeOnce]:
-    """Inputs of one shard, whose photographs are decoded once; and who counts the decodings.
+) -> tuple[InputsOfFit, DecodeOnce]:
+    """Inputs of one shard by what a study's models see of photographs, which are decoded once; and the decoder.
 
     Their features count for the predictions' quota of the store: training banks never make room for them.
     """
     decoder = DecodeOnce()
     part = images.take(np.arange(*span))
-    inputs = Inputs(
-        part,
-        cache_dir=cache_dir,
-        weights=weights,
-        device=device,
-        load=decoder,
-        cache_gb=cache_gb,
-        area="prediction",
-    )
-    return inputs, decoder
+
+    @cache
+    def inputs_of(fit: Fit) -> Inputs:
+        return Inputs(
+            part,
+            cache_dir=cache_dir,
+            weights=weights,
+            device=device,
+            fit=fit,
+            load=decoder,
+            cache_gb=cache_gb,
+            area="prediction",
+        )
+
+    return inputs_of, decoder
 
 
 def mean_prediction(
@@ -87,14 +96,15 @@ def predict_shard(
     members: Sequence[TrialRef],
     ensemble: str,
     span: tuple[int, int],
-    inputs: Inputs,
+    inputs_of: InputsOfFit,
     *,
     flips: int,
     should_stop: ShouldStop | None = None,
 ) -> int:
     """Predict one shard with each member whose rows are missing; returns the number of these members.
 
-    Each member's rows are kept in its own study at once, so that a stop or a crash loses one member of one shard.
+    inputs_of: of the shard, by the fit of a member's study. Each member's rows are kept in its own study at once, so
+    that a stop or a crash loses one member of one shard.
     Raises StopRequested, MemberError.
     """
     done = 0
@@ -103,8 +113,9 @@ def predict_shard(
         ledger = Ledger(Storage(study))
         if ledger.member_shard(ensemble, trial_id, span) is not None:
             continue
-        record = ledger.trial(trial_id)
-        folds = folds_of(ledger.quadrats())
+        record, inputs = ledger.trial(trial_id), inputs_of(ledger.study().settings.fit)
+        quadrats = ledger.quadrats()
+        folds = folds_of(quadrats)
         try:
             models = (ledger.fold_model(trial_id, fold) for fold in folds)
             pred_NT = mean_prediction(
@@ -114,7 +125,8 @@ def predict_shard(
             raise
         except Exception as error:
             raise MemberError(f"member {trial_id}: {type(error).__name__}: {error}") from error
-        ledger.write_member_shard(ensemble, trial_id, span, _frame(inputs.images.image_ids, pred_NT))
+        measured_NT = blank_unmeasured(pred_NT, norm_of(cell_weights(quadrats)))
+        ledger.write_member_shard(ensemble, trial_id, span, _frame(inputs.images.image_ids, measured_NT))
         done += 1
     return done
 
@@ -148,7 +160,8 @@ def predict_out_of_fold(
             raise
         except Exception as error:
             raise MemberError(f"member {trial_id}: {type(error).__name__}: {error}") from error
-    ledger.write_member_prediction(ensemble, trial_id, _frame(inputs.images.image_ids, pred_NT))
+    measured_NT = blank_unmeasured(pred_NT, norm_of(cell_weights(quadrats)))
+    ledger.write_member_prediction(ensemble, trial_id, _frame(inputs.images.image_ids, measured_NT))
 
 
 def _predict(

@@ -6,11 +6,14 @@ import shutil
 from pathlib import Path
 
 import pytest
-from directories import change, photograph, write_directory
+from directories import change, photograph, write_directory, write_rows
 from PIL import Image, ImageFile
 
 from biomass_models.data.check import check_directory, require_clean
+from biomass_models.data.frames import Fit
+from biomass_models.data.photographs import UNLIKE
 from biomass_models.data.problems import DataError, Problem, errors_of
+from biomass_models.targets import TARGETS
 
 
 @pytest.fixture
@@ -68,7 +71,24 @@ def test_unlike_sizes_are_a_warning_a_table(root: Path) -> None:
     photograph(root / "train/ID13.jpg", (100, 200), seed=2)
     (problem,) = require_clean(root)
     assert problem.level == "warning" and _places([problem]) == [("train.csv", 7)]
-    assert "200 x 100" in problem.rule and "2 others" in problem.got and "300 x 100" in problem.got
+    assert "200 x 100" in problem.rule and "2 of 3" in problem.got and "300 x 100" in problem.got
+
+
+@pytest.mark.parametrize(
+    ("fit", "shapes", "sizes"),
+    [("stretch", "3 of 4", "1 of 4"), ("crop", "2 of 4", "1 of 4"), ("pad", "2 of 4", "1 of 4")],
+)
+def test_shapes_are_compared_with_the_labelled_photographs(root: Path, fit: Fit, shapes: str, sizes: str) -> None:
+    """Most photographs of the test table are squares; a portrait is another shape only where it is stretched."""
+    for number, size in enumerate([(100, 100), (100, 100), (100, 200), (400, 200)]):
+        photograph(root / f"test/{number}.jpg", size, seed=10 + number)
+    rows = [[f"{number}__{name}", f"test/{number}.jpg", name] for number in range(4) for name in TARGETS]
+    write_rows(root / "test.csv", ("sample_id", "image_path", "target_name"), rows)
+    shape, size = check_directory(root, fit=fit)
+    assert _places([shape, size]) == [("test.csv", 2), ("test.csv", 17)]
+    assert "one shape (most: 200 x 100 px)" in shape.rule and shape.got.startswith(shapes)
+    assert shape.remedy == UNLIKE[fit]
+    assert "one size (most: 200 x 100 px)" in size.rule and size.got.startswith(sizes) and "400 x 200" in size.got
 
 
 def test_paths_that_leave_the_directory(root: Path, tmp_path: Path) -> None:

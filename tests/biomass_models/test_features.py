@@ -12,10 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from tiny_inputs import RANDOM, inputs_for, tiny_quadrats
 
 from biomass_models.backbones.adapter import Tokens, build_backbone
 from biomass_models.backbones.devices import encoding_precision
+from biomass_models.data.frames import FITS
 from biomass_models.data.images import load_views, views_for
 from biomass_models.features import encoding
 from biomass_models.features import inputs as inputs_module
@@ -265,6 +267,44 @@ def test_banks_keep_the_names_that_they_had(data: Any) -> None:
     assert (made["code"], made["decoder"]["code"]) == ("adad69201ac13989", "4e3796a7ea2bd5f0")
     versions = {"timm": "t", "torch": "t", "threads": 1, "decoder": {**made["decoder"], "pillow": "p"}}
     assert hash_of({**made, **versions}) == "b97e4ca361035373"
+
+
+def _banks(cache: Path) -> dict[str, dict[str, Any]]:
+    """What names each bank of a store, by its folder."""
+    return {path.parent.name: json.loads(path.read_text()) for path in cache.glob("*/bank.json")}
+
+
+def test_each_fit_has_banks_of_its_own_and_stretched_ones_keep_their_names(data: Any, tmp_path: Path) -> None:
+    folder, table = data
+    for fit in FITS:
+        inputs = inputs_for(folder, table.iloc[:3], tmp_path / fit, fit=fit)
+        inputs.features(SPEC)
+        inputs.of(np.array([0, 2])).features(SPEC)
+        inputs.of(np.array([1])).pixels(SPEC.views[0], stamp="keep")
+    stretched, *others = (_banks(tmp_path / fit) for fit in FITS)
+    assert len(stretched) == 2 and not any({"fit", "frames"} & facts.keys() for facts in stretched.values())
+    for fit, banks in zip(FITS[1:], others, strict=True):
+        assert len(banks) == 2 and not banks.keys() & stretched.keys()
+        plain = [{name: fact for name, fact in one.items() if name not in ("fit", "frames")} for one in banks.values()]
+        assert {facts["fit"] for facts in banks.values()} == {fit}
+        assert {hash_of(facts) for facts in plain} == {hash_of(facts) for facts in stretched.values()}
+
+
+def test_features_and_pixels_are_of_the_frame(tmp_path: Path) -> None:
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    table, _ = tiny_quadrats(folder, images=3)
+    wide, tall = folder / "q0.jpg", folder / "q1.jpg"
+    for path, size in ((wide, (160, 80)), (tall, (90, 120))):
+        Image.open(path).resize(size).save(path, quality=95)
+    by_fit = {fit: inputs_for(folder, table.iloc[:2], tmp_path / "cache", fit=fit) for fit in FITS}
+    for fit, inputs in by_fit.items():
+        pixels = inputs.pixels(SPEC.views[0], stamp="keep").read()
+        for path, seen in zip((wide, tall), pixels, strict=True):
+            np.testing.assert_array_equal(seen, load_views(path, SPEC.views, fit=fit)[0])
+    stretched, cropped, padded = (inputs.features(SPEC).stack(GLOBAL) for inputs in by_fit.values())
+    assert torch.equal(stretched[0], cropped[0]) and torch.equal(stretched[0], padded[0])  # it is 2 : 1
+    assert not torch.equal(stretched[1], cropped[1]) and not torch.equal(cropped[1], padded[1])
 
 
 def test_code_of_others_that_makes_an_output_is_in_the_name_of_its_bank() -> None:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import shutil
+import sys
+import zipfile
+from collections.abc import Sequence
+from datetime import date, datetime
 from pathlib import Path
 
+import openpyxl
+import pandas as pd
 import pytest
 from directories import photograph
+from PIL import Image
 from typer.testing import CliRunner
 
-from biomass_models.data.importing import import_table, propose_columns, unit_in
+from biomass_models.data.importing import import_table, propose_columns, read_any_table, unit_in
 from biomass_models.data.table import read_train
 from biomass_models.errors import UserError
 from biomass_models.targets import TARGETS
@@ -154,3 +161,100 @@ def test_what_cannot_be_understood_is_refused_with_what_to_do(folder: Path, faul
     with pytest.raises(UserError) as caught:
         import_table(table, folder / "phone", **{"given": {}, "unit": None, "area": None, **options})
     assert said in str(caught.value) and len(str(caught.value)) <= 4 * 80
+
+
+# -- spreadsheets -----------------------------------------------------------------------------------------------------
+
+
+def workbook(path: Path, *rows: Sequence[object], more: int = 0) -> Path:
+    book = openpyxl.Workbook()
+    for row in rows:
+        book.active.append(list(row))
+    for _ in range(more):
+        book.create_sheet()
+    book.save(path)
+    return path
+
+
+CELLS = (
+    ("Photo", "Cut day", "Total (g)", None, "Plot", ""),
+    ("IMG_1", datetime(2024, 5, 1), 0.1 + 0.2, None, 7, None),
+    ("IMG_2.jpg", date(2024, 5, 2), 12, None, 8.5, None),
+    (None, None, None),
+    ("sub/IMG_3.jpg", datetime(2024, 5, 3, 0, 0), "10,5", None, "x", None),
+)
+
+
+def test_a_workbook_is_the_csv_that_it_would_be_saved_as(folder: Path) -> None:
+    """Its first sheet; dates, numbers and empty cells as a CSV has them, without columns and rows that are empty."""
+    notes: list[str] = []
+    found = read_any_table(workbook(folder / "cuts.xlsx", *CELLS, more=1), notes)
+    text = "Photo;Cut day;Total (g);Plot\nIMG_1;2024-05-01;0.3;7\nIMG_2.jpg;2024-05-02;12;8.5\n"
+    (folder / "cuts.csv").write_text(text + "sub/IMG_3.jpg;2024-05-03;10,5;x\n")
+    pd.testing.assert_frame_equal(found, read_any_table(folder / "cuts.csv"))
+    assert notes == ["the first sheet is read, 'Sheet', of 2"]
+    books = [
+        import_table(folder / name, folder / "phone", given={"site": "Plot"}, unit=None, area=None)
+        for name in ("cuts.xlsx", "cuts.csv")
+    ]
+    pd.testing.assert_frame_equal(*(book.table for book in books))
+    assert books[0].dataset == books[1].dataset and notes[0] in books[0].notes
+
+
+def test_a_formula_that_was_never_computed_is_no_blank_cell(folder: Path) -> None:
+    book = workbook(folder / "cuts.xlsx", ("photo", "total_g"), ("IMG_1", 3), ("IMG_2", "=B2*2"))
+    with pytest.raises(UserError, match=r"has not computed Sheet!B3, '=B2\*2'; open and save it"):
+        read_any_table(book)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("cuts.xlsx", b"not a zip", "cuts.xlsx is no workbook"),
+        ("cuts.xlsx", b"", "cuts.xlsx is no workbook"),
+        ("cuts.xls", b"\xd0\xcf\x11\xe0", "save it as .xlsx or CSV"),
+        ("cuts.ods", b"PK", "save it as .xlsx or CSV"),
+    ],
+)
+def test_what_is_no_workbook_is_refused(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=said):
+        read_any_table(tmp_path / name)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.7, 0.95])
+def test_half_a_workbook_is_refused(folder: Path, share: float) -> None:
+    book = workbook(folder / "cuts.xlsx", *CELLS)
+    book.write_bytes(book.read_bytes()[: int(share * book.stat().st_size)])
+    with pytest.raises(UserError, match="is no workbook"):
+        read_any_table(book)
+
+
+def test_a_zip_without_a_workbook_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "cuts.xlsx", "w") as archive:
+        archive.writestr("word/document.xml", "<a/>")
+    with pytest.raises(UserError, match="is no workbook"):
+        read_any_table(tmp_path / "cuts.xlsx")
+
+
+def test_a_workbook_without_openpyxl_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    book = workbook(folder / "cuts.xlsx", *CELLS)
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    with pytest.raises(UserError, match="pip install openpyxl, or save it as CSV"):
+        read_any_table(book)
+
+
+def test_import_and_check_say_how_much_of_a_photograph_is_cut_off(folder: Path) -> None:
+    for path in (folder / "phone").rglob("*.*"):
+        Image.open(path).resize((160, 120)).save(path, "JPEG")
+    out = folder / "out"
+    arguments = ["data", "import", str(folder / "cuts.csv"), "--photos", str(folder / "phone"), "--out", str(out)]
+    said = "note: fit = crop cuts 33% off photographs of 160 x 120 px"
+    for command in (arguments, ["data", "check", str(out)]):
+        ran = CliRunner().invoke(app, command)
+        assert ran.exit_code == 0 and said in " ".join(ran.output.split()), ran.output
+    text = (out / "dataset.toml").read_text()
+    assert 'fit = "crop"' in text
+    (out / "dataset.toml").write_text(text.replace('fit = "crop"', 'fit = "pad"'))
+    ran = CliRunner().invoke(app, ["data", "check", str(out)])
+    assert ran.exit_code == 0 and "cuts" not in ran.output

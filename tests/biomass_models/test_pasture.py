@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,8 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from typer.testing import CliRunner
 
 from biomass_models.data import references
+from biomass_models.data.dataset import MASSES, inspect_dataset
 from biomass_models.data.folds import assign_folds
 from biomass_models.data.problems import DataError
 from biomass_models.data.table import read_masses, read_test, read_train
@@ -23,6 +26,7 @@ from biomass_models.pasture.files import training_table
 from biomass_models.pasture.light import Lighting, draw_lighting
 from biomass_models.pasture.make import contact_sheet, make_pasture
 from biomass_models.targets import TARGETS, identity_gap, weighted_r2_score
+from orchestration.cli import app
 
 pytestmark = pytest.mark.slow
 
@@ -346,3 +350,36 @@ def test_a_new_day_changes_the_light_of_the_same_sward() -> None:
         return np.asarray(picture).mean(axis=(0, 1))
 
     assert np.abs(mean_rgb("2015/9/4") - mean_rgb("2015/9/3")).max() > 5
+
+
+@pytest.mark.parametrize("targets", ["total", "total,clover", "clover, total", "all"])
+def test_quadrats_have_the_masses_that_were_asked_for(tmp_path: Path, targets: str) -> None:
+    options = ["--form", "quadrats", "--unit", "kg/ha", "--area", "0.25", "--width", "100", "--images", "3"]
+    command = ["data", "make", str(tmp_path / "own"), *options, "--test-images", "0", "--targets", targets]
+    ran = CliRunner().invoke(app, command)
+    assert ran.exit_code == 0, ran.output
+    dataset, problems = inspect_dataset(tmp_path / "own")
+    assert dataset is not None and problems == []
+    asked = set(MASSES) if targets == "all" else {"total", "clover"} & {name.strip() for name in targets.split(",")}
+    assert {role for role in dataset.columns if role in MASSES} == asked
+    table = pd.read_csv(tmp_path / "own" / "quadrats.csv")
+    assert {name for name in table if name.endswith("_kg_ha")} == {f"{name}_kg_ha" for name in asked}
+    assert not (tmp_path / "own" / "test.csv").exists() and not (tmp_path / "own-truth.csv").exists()
+    make_pasture(tmp_path / "all", images=3, test_images=0, width=100, height=50)  # the same pasture
+    grams = read_train(tmp_path / "all")
+    for role in asked:
+        np.testing.assert_allclose(table[f"{role}_kg_ha"] * 0.25 * 0.1, grams[MASSES[role]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"targets": ["totl"]}, "did you mean total"),
+        ({"targets": []}, "none of green"),
+        ({"targets": ["total"], "form": "competition"}, "go with --form quadrats"),
+    ],
+)
+def test_masses_that_are_none_are_refused(tmp_path: Path, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        make_pasture(tmp_path / "own", images=1, test_images=0, **{"form": "quadrats", **options})
+    assert not (tmp_path / "own").exists()

@@ -16,7 +16,7 @@ from biomass_models.data.dataset import Dataset, dataset_toml, inspect_dataset
 from biomass_models.data.folds import FoldError, assign_folds, is_grouped, ungrouped_notice, unit_name
 from biomass_models.data.problems import DataError, errors_of, grouped
 from biomass_models.data.quadrats import derive, image_ids, inspect_quadrats
-from biomass_models.data.table import METADATA, read_train
+from biomass_models.data.table import METADATA, fit_of, read_train
 from biomass_models.targets import TARGETS, from_components, weight_T
 
 COLUMNS = ("photo", "green", "dead", "clover")
@@ -216,6 +216,14 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     assert inspect_dataset(tmp_path) == (dataset, [])
 
 
+def test_photographs_of_a_table_of_ones_own_are_cropped_unless_it_says_otherwise(tmp_path: Path) -> None:
+    for settings, fit in (("", "crop"), ('fit = "pad"\n', "pad"), ('fit = "stretch"\n', "stretch")):
+        assert fit_of(write(tmp_path, settings=settings + SETTINGS)) == fit
+    assert fit_of(write_directory(tmp_path / "competition")) == "stretch"
+    with pytest.raises(DataError, match="fit is one of"):
+        fit_of(write(tmp_path, settings='fit = "no"\n' + SETTINGS))
+
+
 HEADER = ",".join(COLUMNS)
 WRONG: dict[str, tuple[tuple[str, ...], str, str, str, str]] = {  # rows, header, settings, what is said, remedy
     "no settings": (ROWS, HEADER, "", "[columns] names the columns", "add [columns]"),
@@ -224,6 +232,8 @@ WRONG: dict[str, tuple[tuple[str, ...], str, str, str, str]] = {  # rows, header
     "unit without area": (ROWS, HEADER, SETTINGS.replace('"g"', '"kg/ha"'), "need the area", "add area = 0.25"),
     "area in cm2": (ROWS, HEADER, "area = 2500\n" + SETTINGS, "dataset.toml:1: error: area is m2", "50 x 50 cm"),
     "misspelt key": (ROWS, HEADER, "gruops = []\n" + SETTINGS, "dataset.toml:1: error", "did you mean groups?"),
+    "unknown fit": (ROWS, HEADER, 'fit = "squash"\n' + SETTINGS, "toml:1: error: fit is one of", 'fit = "crop"'),
+    "fit that is no text": (ROWS, HEADER, "fit = [2, 1]\n" + SETTINGS, "fit is one of stretch, crop, pad", "write it"),
     "role at the top": (ROWS, HEADER, 'total = "t"\n' + SETTINGS, "has the keys", "it belongs below [columns]"),
     "misspelt role": (ROWS, HEADER, SETTINGS + 'hieght = "h"\n', "dataset.toml:7: error", "did you mean height?"),
     "one column twice": (ROWS, HEADER, SETTINGS + 'total = "green"\n', "'green' for green and total", "remove one"),

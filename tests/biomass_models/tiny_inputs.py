@@ -9,6 +9,7 @@ import pandas as pd
 from PIL import Image
 
 from biomass_models.backbones.weights import WeightsSource
+from biomass_models.data.frames import Fit
 from biomass_models.features.eviction import Area
 from biomass_models.features.inputs import ImageSet, Inputs
 from biomass_models.targets import GDM, TARGETS, TOTAL, from_components
@@ -46,6 +47,12 @@ def tiny_quadrats(folder: Path, images: int = IMAGES) -> tuple[pd.DataFrame, np.
 
 
 def inputs_for(
-    folder: Path, table: pd.DataFrame, cache: Path, weights: WeightsSource = RANDOM, area: Area = "study"
+    folder: Path,
+    table: pd.DataFrame,
+    cache: Path,
+    weights: WeightsSource = RANDOM,
+    area: Area = "study",
+    fit: Fit = "stretch",
 ) -> Inputs:
-    return Inputs(ImageSet.from_table(folder, table), cache_dir=cache, weights=weights, device="cpu", area=area)
+    images = ImageSet.from_table(folder, table)
+    return Inputs(images, cache_dir=cache, weights=weights, device="cpu", area=area, fit=fit)

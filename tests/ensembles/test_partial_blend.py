@@ -204,11 +204,20 @@ def test_calibration_and_floors_by_brute_force():
 def test_a_target_that_was_never_measured_has_no_weights_of_its_own():
     library = partial_library("total and clover")
     assert [gram.sst > 0 for gram in library.target_grams] == [False, False, True, False, True]
-    card = fit_blend(library, BlendSpec(rule=TopMean(1), per_target=True))
-    assert tuple(card.target_weights or ()) == ("Dry_Clover_g", "Dry_Total_g")
-    assert set(card.members) == {name for weights in (card.target_weights or {}).values() for name in weights}
-    for name, weight in card.members.items():
-        assert weight == pytest.approx(np.mean([own.get(name, 0.0) for own in (card.target_weights or {}).values()]))
+
+
+def test_a_member_that_is_best_of_all_but_in_no_measured_target_is_none_of_the_blend():
+    truth_NT = truth_frame()[list(TARGETS)].to_numpy()
+    error_NT = np.random.default_rng(0).normal(0, 1, truth_NT.shape)
+    scales = {"both": (2.0, 2.0), "clover": (0.1, 9.0), "total": (9.0, 0.1)}  # of the errors of clover and total
+    pred_MNT = [truth_NT + error_NT * [5, 5, clover, 5, total] for clover, total in scales.values()]
+    library = library_from_arrays(list(scales), pred_MNT, partial_frame("total and clover"))
+    best = TopMean(1)
+    assert set(fit_blend(library, best).members) == {"both"}
+    card = fit_blend(library, BlendSpec(rule=best, per_target=True))
+    assert card.target_weights == {"Dry_Clover_g": {"clover": 1.0}, "Dry_Total_g": {"total": 1.0}}
+    assert card.members == {"clover": 0.5, "total": 0.5}
+    assert tuple(members_in_nests(library, BlendSpec(rule=best, per_target=True))) == ("clover", "total")
 
 
 @pytest.mark.parametrize("kind", ["total", "some clover, own weights"])

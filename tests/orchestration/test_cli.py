@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from commands import ROOT, biomass, environment
+from rich.text import Text
 from typer.main import get_command
 
 from orchestration.cli import PIPELINE, app
@@ -60,6 +61,13 @@ def test_every_command_has_examples_and_they_are_of_commands_and_options_that_ex
         command = next(command for path, command in COMMANDS.items() if tuple(typed[: len(path)]) == path)
         known = {option for parameter in command.params for option in parameter.opts}
         assert {word for word in typed if word.startswith("--")} <= known
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_no_word_of_a_help_text_is_read_as_markup(words: tuple[str, ...]) -> None:
+    """Help pages are rendered as markup: a unit in brackets would vanish from them."""
+    for one in COMMANDS[words].params:
+        assert Text.from_markup(one.help or "").plain == (one.help or ""), one.name
 
 
 def test_commands_that_print_a_table_or_list_have_json() -> None:

@@ -14,8 +14,9 @@ from PIL import Image, ImageOps
 from tiny_study import RANDOM
 
 from biomass_models.data.folds import assign_folds, fold_hash
+from biomass_models.data.frames import FITS, Fit
 from biomass_models.data.images import digest_of, file_digest
-from biomass_models.data.photographs import common_size, stretched
+from biomass_models.data.photographs import common_size, unlike_shapes, usual_size
 from biomass_models.data.problems import DataError
 from biomass_models.data.table import TEST_FILE, read_train
 from biomass_models.targets import TARGETS
@@ -112,12 +113,22 @@ def test_another_test_set_is_left_alone(own_pasture: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "size, odd", [((200, 100), False), ((100, 100), True), ((100, 200), True), ((220, 100), False)]
+    "size, odd",
+    [((200, 100), False), ((100, 100), True), ((100, 200), True), ((208, 100), False), ((212, 100), True)],
 )
-def test_photographs_of_another_shape_are_named(tmp_path: Path, size: tuple[int, int], odd: bool) -> None:
+@pytest.mark.parametrize("fit", FITS)
+def test_photographs_of_another_shape_are_named(tmp_path: Path, size: tuple[int, int], odd: bool, fit: Fit) -> None:
+    """By more than 5 %; a portrait is of the same shape where it is turned."""
     Image.new("RGB", size).save(tmp_path / "one.png")
-    text = stretched([tmp_path / "one.png"], (2000, 1000))
+    text = unlike_shapes([tmp_path / "one.png"], (2000, 1000), fit)
+    odd &= fit == "stretch" or size != (100, 200)
     assert (text is not None) == odd and (not odd or f"one.png with {size[0]} x {size[1]}" in text)
+
+
+def test_the_usual_size_is_the_most_common_or_of_the_middle_shape() -> None:
+    assert usual_size([(4, 3), (2, 1), (2, 1), (9, 1)]) == (2, 1)
+    assert usual_size([(100, 10), (30, 20), (10, 100), (20, 21), (40, 30)]) == (40, 30)
+    assert usual_size([]) is None
 
 
 # -- no test.csv ------------------------------------------------------------------------------------------------------

@@ -41,6 +41,7 @@ TYPED: dict[str, tuple[str, Any]] = {  # field -> what is typed, and the value t
     "weights": ("--weights random", "random"),
     "scale": ("--scale smoke", "smoke"),
     "seed": ("--seed 3", 3),
+    "fit": ("--fit pad", "pad"),
     "engine": ("--engine random", "random"),
     "folds": ("--folds 3", 3),
     "scheme": ("--scheme random", "random"),

@@ -110,7 +110,7 @@ def test_parts_of_several_partitions_are_means_of_their_losses() -> None:
         strict=True,
     ):  # fmt: skip
         assert each.r2 == pytest.approx(np.mean([one.r2 for one in alone]))
-        assert each.bias == pytest.approx(np.mean([one.bias for one in alone]))
+        assert each.main.bias == pytest.approx(np.mean([one.main.bias for one in alone]))
 
 
 def test_parts_hold_all_of_the_error_and_none_of_what_does_not_vary() -> None:
@@ -118,7 +118,7 @@ def test_parts_hold_all_of_the_error_and_none_of_what_does_not_vary() -> None:
     pred_NT = truth_NT + np.array([[2.0], [0.0], [-2.0], [0.0], [4.0]])
     first, alike = parts(truth_NT, pred_NT, ["a", "a", "a", "b", "b"])
     assert (first.images, first.r2) == (3, pytest.approx(1 - 8 / 200))
-    assert (alike.images, alike.r2, alike.bias) == (2, None, 2.0)
+    assert (alike.images, alike.r2, alike.main.bias) == (2, None, 2.0)
     assert [first.share, alike.share] == [pytest.approx(8 / 24), pytest.approx(16 / 24)]
     assert alike.error == pytest.approx(np.sqrt(8))
 

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import study_records as records
 
+from biomass_models.data.cell_weights import cell_weights
 from biomass_models.data.references import per_target_mean
 from biomass_models.families.configs import config_to_params
-from biomass_models.targets import TARGETS, FloatArray, from_components, project_coherent, weighted_r2_score
+from biomass_models.targets import (
+    TARGETS,
+    FloatArray,
+    blank_unmeasured,
+    from_components,
+    norm_of,
+    project_coherent,
+    weighted_r2_score,
+)
 from orchestration.study.ledger import Ledger
 from orchestration.study.records import FoldMetrics, StudyRecord
 from orchestration.study.storage import Storage
@@ -37,20 +49,27 @@ def told_study(
     noise: float = 8.0,
     looks: bool = False,
     quadrats: pd.DataFrame | None = None,
+    unmeasured: Mapping[str, slice] = MappingProxyType({}),
+    **facts: Any,
 ) -> Ledger:
     """statuses: of the trials in the order of proposal: complete, pruned, failed, refused or open; families take turns.
 
-    noise: standard deviation of the errors of the best trial in grams, growing with the trial's number; looks: whether
-    folds store an attention table; quadrats: of another told study, for the same images in other folds.
+    noise: standard deviation of the errors of the best trial in grams, growing with the trial's number; looks:
+    whether folds store an attention table; quadrats: of another told study, for the same images in other folds;
+    unmeasured: rows that lack a target; facts: further fields of study.json.
     """
     ledger, rng = Ledger(Storage(folder)), np.random.default_rng(0)
     table = _quadrats(images, folds, species, rng) if quadrats is None else quadrats.copy()
     if scheme == "random":
         table["fold"] = rng.permutation(np.arange(len(table)) % folds)
     truth_NT = table[list(TARGETS)].to_numpy()
-    kept = table if metadata else table.drop(columns=list(METADATA))
-    ledger.write_study(_record(families, folds, scheme), kept)
     mean_NT = per_target_mean(table, table[["image_id", "fold", "group"]])
+    for name, rows in unmeasured.items():
+        table.loc[table.index[rows], name] = np.nan
+    norm_T = norm_of(cell_weights(table))
+    mean_NT = blank_unmeasured(mean_NT, norm_T)
+    kept = table if metadata else table.drop(columns=list(METADATA))
+    ledger.write_study(replace(_record(families, folds, scheme), **facts), kept)
     references = records.oof_of(table, mean_NT).assign(reference="per-target mean")
     ledger.write_references(references.drop(columns=["fold", "group"]))
     draws = {family: Random(0) for family in families}
@@ -66,6 +85,7 @@ def told_study(
             )
         )  # fmt: skip
         pred_NT = project_coherent(truth_NT + rng.normal(0, noise * (1 + number / 10), truth_NT.shape))
+        pred_NT = blank_unmeasured(pred_NT, norm_T)
         done = {"complete": range(folds), "pruned": range(1), "failed": range(1)}.get(status, range(0))
         metrics = [_fold(ledger, trial_id, table, pred_NT, fold, number, looks) for fold in done]
         if status != "open":

@@ -10,18 +10,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 from biomass_models.counted import counted
-from biomass_models.targets import FloatArray
+from biomass_models.targets import TARGETS, TOTAL, FloatArray, norm_of
 from ensembles.choice import SINGLE_BEST
 from ensembles.honest import METHOD, Estimate, score_estimate
+from ensembles.measured import counted_text
 from ensembles.nests import nested_all
 from ensembles.scorer import Scorer
 from ensembles.search_optimism import SearchOptimism
 from orchestration.blending.exam import exam_lines, exam_of
 from orchestration.blending.followed import Followed, followed_blend
 from orchestration.blending.nested import Blend, blend_of
-from orchestration.blending.shown import Stored, search_optimism_of, stored_ensembles
+from orchestration.blending.shown import Stored, notices_of, search_optimism_of, stored_ensembles
 from orchestration.report.data.importance import Importance, importance_of
+from orchestration.report.data.scorer import Part, TargetError, parts, target_error
 from orchestration.report.data.timeline import Clock, Work, work_of
 from orchestration.study.data import StudyData, Trial
 from orchestration.study.ledger import Ledger, LedgerError
@@ -64,6 +69,10 @@ class ReportContext:
     exam: str | None  # that of the blend shown
     search_optimism: SearchOptimism | None  # of the blend shown: simulated, where it was not measured by an exam
     shown: Shown | None  # None before a trial is complete
+    weight: FloatArray  # of the cells in the metric (targets.weights_of)
+    main: int  # the target that pages show first: total, or the measured one that counts most
+    unit: str  # of the user's masses
+    per_gram: FloatArray  # how much of it one gram in a quadrat is, [N, 1] or [1, 1]
     scores: dict[str, Estimate]
     behind: dict[str, Estimate]  # trial or reference minus the best trial, paired over units
     single: Estimate | None  # score of "take the best trial", chosen without the scored units
@@ -82,7 +91,36 @@ class ReportContext:
         """Folds that cut dates; what is left out because its files are torn; trials whose folds were not made alike."""
         unread = self.study.unread.items()
         left_out = (f"trial {name} is left out: {reason}" for name, reason in unread)
-        return (*self.study.notices, *left_out, *self._mixed)
+        return (*notices_of(self.study), *left_out, *self._mixed)
+
+    @property
+    def counted(self) -> str:
+        """What scores count, without what was not measured: the notices have that."""
+        return counted_text(self.weight).partition(";")[0].replace("R2", "R²")
+
+    @property
+    def measured(self) -> list[tuple[int, str]]:
+        """Measured targets with their places among TARGETS, the main one first."""
+        found = [(TARGETS.index(name), name) for name in self.study.measured]
+        return sorted(found, key=lambda pair: pair[0] != self.main)
+
+    def in_unit(self, mass_NT: FloatArray) -> FloatArray:
+        """Masses [..., N, 5] in grams in the user's unit."""
+        return mass_NT * self.per_gram
+
+    def error(self, target: int) -> TargetError:
+        """Of the predictions shown, of a measured target."""
+        assert self.shown is not None
+        found = target_error(self.scorer.truth_NT, self.shown.pred_RNT, target, self.per_gram)
+        assert found is not None
+        return found
+
+    def parts(self, key_N: ArrayLike) -> list[Part]:
+        """Of the predictions shown, by day or the like."""
+        assert self.shown is not None
+        return parts(
+            self.scorer.truth_NT, self.shown.pred_RNT, key_N, weight=self.weight, main=self.main, per_gram=self.per_gram
+        )
 
     @property
     def _mixed(self) -> list[str]:
@@ -132,6 +170,7 @@ def read_context(ledger: Ledger, compare: Sequence[Ledger] = (), ensemble: str |
         for trial in study.trials
         if not folds.get(trial.trial_id) and trial.ended_at is not None and trial.ended_at >= trial.record.proposed_at
     ]
+    per_gram = study.record.mass_unit.per_gram(study.quadrats)
     records = ledger.exams()
     own = None if blend is None or blend.name is None else exam_of(ledger, blend.name)
     exams = ["; ".join(exam_lines(record, records)) for record in records]
@@ -151,6 +190,10 @@ def read_context(ledger: Ledger, compare: Sequence[Ledger] = (), ensemble: str |
         exam=None if own is None else exams[records.index(own)],
         search_optimism=None if blend is None or own is not None else search_optimism_of(study, blend.card),
         shown=shown,
+        weight=study.weight,
+        main=main_target(study.weight),
+        unit=study.record.mass_unit.name if per_gram is not None else "g",
+        per_gram=np.ones((1, 1)) if per_gram is None else per_gram,
         scores={name: scorer.score(pred_NT) for name, pred_NT in known.items()},
         behind={} if best is None else {name: scorer.gain(pred_NT, best) for name, pred_NT in known.items()},
         single=None if blend is None else _single(blend),
@@ -158,6 +201,12 @@ def read_context(ledger: Ledger, compare: Sequence[Ledger] = (), ensemble: str |
         work=work,
         clock=Clock([(one.start, one.end) for one in work] + untimed),
     )
+
+
+def main_target(weight: FloatArray) -> int:
+    """Total where it was measured, else the measured target that counts most."""
+    norm_T = norm_of(weight)
+    return TOTAL if norm_T[TOTAL] > 0 else int(norm_T.argmax())
 
 
 def _single(blend: Blend) -> Estimate:

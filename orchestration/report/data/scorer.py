@@ -2,13 +2,53 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from biomass_models.targets import FloatArray, weighted_sst
+from biomass_models.targets import TOTAL, FloatArray, weighted_sst, weights_in, weights_of
 from ensembles.scorer import mean_loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetError:
+    """How predictions do on one target, over the images in which it was measured; masses in the user's unit."""
+
+    images: int
+    mean: float  # measured
+    rmse: float
+    bias: float  # mean of predicted minus measured
+    r2: float  # around the target's own mean; NaN without spread
+
+    @property
+    def relative(self) -> float:
+        """RMSE as a share of the mean; NaN where that is 0."""
+        return self.rmse / self.mean if self.mean > 0 else math.nan
+
+
+def target_error(
+    truth_NT: FloatArray, pred_NT: FloatArray, target: int, per_gram: FloatArray | float = 1.0
+) -> TargetError | None:
+    """Of rows [N, 5] in grams, or as a mean over partitions [R, N, 5]; None where it was measured in none.
+
+    per_gram: how much of the user's unit a gram is, [N, 1] or one number.
+    """
+    known_N = np.isfinite(truth_NT[:, target])
+    if not known_N.any():
+        return None
+    factor_N = np.broadcast_to(np.reshape(per_gram, (-1,)), known_N.shape)[known_N]
+    truth_N, residual_RN = truth_NT[known_N, target] * factor_N, pred_NT[..., known_N, target] * factor_N
+    residual_RN = residual_RN - truth_N
+    square_RN, spread = np.atleast_2d(residual_RN**2), float(((truth_N - truth_N.mean()) ** 2).sum())
+    return TargetError(
+        images=int(known_N.sum()),
+        mean=float(truth_N.mean()),
+        rmse=float(np.sqrt(square_RN.mean())),
+        bias=float(residual_RN.mean()),
+        r2=1 - float(square_RN.sum(1).mean()) / spread if spread > 0 else math.nan,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,17 +60,30 @@ class Part:
     r2: float | None  # within the part, around its own mean; None without spread
     error: float  # root of the mean weighted squared error, g
     share: float  # of the whole study's squared error
-    bias: float  # mean of predicted minus measured total, g
+    main: TargetError | None  # of the target that pages show first; None where it was not measured
 
 
-def parts(truth_NT: FloatArray, pred_NT: FloatArray, key_N: ArrayLike) -> list[Part]:
-    """One entry for each value of the key, in the order of the values; the score of [R, N, 5] is a mean."""
+def parts(
+    truth_NT: FloatArray,
+    pred_NT: FloatArray,
+    key_N: ArrayLike,
+    *,
+    weight: FloatArray | None = None,
+    main: int = TOTAL,
+    per_gram: FloatArray | float = 1.0,
+) -> list[Part]:
+    """One entry for each value of the key, in the order of the values; the score of [R, N, 5] is a mean.
+
+    weight: of the cells, by default weights_of(truth_NT); main, per_gram: as for target_error.
+    """
     key = np.asarray(key_N).astype(str)
-    loss_N = mean_loss(truth_NT, pred_NT)
+    weight = weights_of(truth_NT) if weight is None else weight
+    loss_N = mean_loss(truth_NT, pred_NT, weight)
+    factor_N = np.broadcast_to(np.reshape(per_gram, (-1,)), key.shape)
     found = []
     for name in np.unique(key):
         rows = key == name
-        sst = weighted_sst(truth_NT[rows])
+        sst = weighted_sst(truth_NT[rows], weights_in(weight, rows))
         found.append(
             Part(
                 name=str(name),
@@ -38,7 +91,7 @@ def parts(truth_NT: FloatArray, pred_NT: FloatArray, key_N: ArrayLike) -> list[P
                 r2=float(1 - loss_N[rows].sum() / sst) if sst > 0 else None,
                 error=float(np.sqrt(loss_N[rows].mean())),
                 share=float(loss_N[rows].sum() / loss_N.sum()) if loss_N.any() else 0.0,
-                bias=float((pred_NT[..., rows, -1] - truth_NT[rows, -1]).mean()),
+                main=target_error(truth_NT[rows], pred_NT[..., rows, :], main, factor_N[rows]),
             )
         )
     return found

@@ -7,12 +7,24 @@ from dataclasses import replace
 
 import numpy as np
 
-from biomass_models.targets import TOTAL
+from biomass_models.targets import TARGETS
 from ensembles.honest import Estimate
 from orchestration.report.data.context import ReportContext
 from orchestration.report.html import Html, join, paragraph, tag
 from orchestration.report.sections.why import what_fails, why_lost
-from orchestration.report.words import GAP, SCHEMES, count, duration, listed, number, plus_minus, verdict
+from orchestration.report.words import (
+    GAP,
+    SCHEMES,
+    SHORT,
+    count,
+    duration,
+    listed,
+    mass,
+    number,
+    percent,
+    plus_minus,
+    verdict,
+)
 
 _UNITS = {"date": "sampling day"}  # as people call them
 
@@ -30,7 +42,12 @@ def answers(context: ReportContext) -> Html:
 
 
 def headline(context: ReportContext) -> str:
-    """One line: what the study came to."""
+    """One line: what the study came to, and what its score counts where that is not all five masses."""
+    counts = "" if context.counted == "weighted R²" or context.best is None else f" ({context.counted})"
+    return f"{_came_to(context)}{counts}"
+
+
+def _came_to(context: ReportContext) -> str:
     if context.blend is not None:
         size, estimate = len(context.blend.card.members), context.blend.card.nested
         if size > 1 and context.single is not None and context.single.value >= estimate.value:
@@ -70,13 +87,14 @@ def _best(context: ReportContext) -> list[Html]:
             )
         )  # fmt: skip
     if context.shown is not None:
-        residual_RN = context.shown.pred_RNT[..., TOTAL] - context.scorer.truth_NT[:, TOTAL]
-        mean = float(context.scorer.truth_NT[:, TOTAL].mean())
-        typical = float(np.sqrt((residual_RN**2).mean()))
-        text = (
-            f"In grams, {context.shown.name} is typically {typical:.1f}{GAP}g off in a quadrat's total, whose mean is "
+        error, unit, name = context.error(context.main), context.unit, SHORT[TARGETS[context.main]]
+        text = f"In {'grams' if unit == 'g' else unit}, {context.shown.name} is typically {mass(error.rmse, unit)} off "
+        lines.append(
+            paragraph(
+                f"{text}in a quadrat's {name}, whose mean is {number(error.mean, 0)}{GAP}{unit}: "
+                f"{percent(error.relative)}."
+            )
         )
-        lines.append(paragraph(f"{text}{mean:.0f}{GAP}g."))
     if context.followed is not None:
         found = context.followed
         way = "more" if found.gain.value > 0 else "less"

@@ -7,24 +7,30 @@ from typing import Any
 
 import altair as alt
 
+from biomass_models.targets import TARGETS
 from orchestration.report.charts import RAMP, SOFT, data, ink_on, panel, ramp_colour
 from orchestration.report.data.context import ReportContext
-from orchestration.report.data.scorer import Part, parts
-from orchestration.report.html import Figure, Html, Section
+from orchestration.report.data.scorer import Part
+from orchestration.report.html import Cell, Column, Figure, Html, Section, Table
 from orchestration.report.sections.scheme_gap import gap_blocks
-from orchestration.report.words import count, day_name, number, percent, short_id
+from orchestration.report.words import SHORT, count, day_name, mass, number, percent, short_id
 from orchestration.study.data import Trial
+from orchestration.study.records import GRAMS
 
 MOST_TRIALS = 40  # rows of the heat map
 MOST_DAYS = 45
+LONE = ("photograph", "quadrat")  # groups that are no days or places: nothing is shown for each
 LOWEST = -0.5  # a day's R2 is drawn no lower: days that hardly vary have any value below
 
 
 def folds_section(context: ReportContext) -> Section:
-    blocks: list[Html | Figure | None] = [_heat_map(context), *_days(context), _states(context), *gap_blocks(context)]
+    blocks: list[Html | Figure | Table | None] = [
+        _heat_map(context), *_days(context), *_states(context), *gap_blocks(context)
+    ]  # fmt: skip
+    noun = context.study.group_noun
     return Section(
         anchor="folds",
-        title="Folds, days and states",
+        title="Folds and sites" if noun in LONE else f"Folds, {noun}s and {_site_noun(context)}s",
         short="Folds",
         blocks=tuple(block for block in blocks if block is not None),
     )
@@ -84,69 +90,112 @@ def _label(trial: Trial) -> str:
     return f"{trial.family} {short_id(trial.trial_id)}{' (stopped)' if trial.status == 'pruned' else ''}"
 
 
-def _days(context: ReportContext) -> list[Figure | None]:
-    if context.shown is None:
+def _days(context: ReportContext) -> list[Figure | Table]:
+    noun = context.study.group_noun
+    if context.shown is None or noun in LONE:
         return []
-    every = parts(context.scorer.truth_NT, context.shown.pred_RNT, context.study.quadrats["group"])
+    every = context.parts(context.study.quadrats["group"])
     if len(every) < 2:
         return []
     every.sort(key=lambda part: -part.share)
     shown = every[:MOST_DAYS]
     worst = shown[0]
     how = (
-        "Left: the bar is the share of the whole squared error that a day (in a state) holds, the diamond its share of "
-        "the images: where the bar goes far beyond the diamond, the day is worse than others. Right: R² within the "
-        "day, around its own mean. Days on which all quadrats weigh nearly the same have a low R² even when errors are "
+        f"Left: the bar is the share of the whole squared error that a {noun} holds, the diamond its share of the "
+        f"images: where the bar goes far beyond the diamond, the {noun} is worse than others. Right: R² within the "
+        f"{noun}, around its own mean. One whose quadrats all weigh nearly the same has a low R² even when errors are "
         f"small; values below {number(LOWEST, 1)} are drawn there."
     )
     within = "" if worst.r2 is None else f", R² {number(worst.r2, 2)}"
-    more = f"Shown are {MOST_DAYS} of {len(every)} days, those with the most error." if len(every) > MOST_DAYS else ""
+    more = (
+        f"Shown are {MOST_DAYS} of {len(every)} {noun}s, those with the most error." if len(every) > MOST_DAYS else ""
+    )
     return [
         Figure(
-            title=f"By day: {day_name(worst.name)} costs {context.shown.name} most ({percent(worst.share)} of the "
+            title=f"By {noun}: {day_name(worst.name)} costs {context.shown.name} most ({percent(worst.share)} of the "
             f"error from {percent(worst.images / len(context.scorer.truth_NT))} of the images{within})",
             how=how,
-            panels=(_share_panel(shown, len(context.scorer.truth_NT)), _r2_panel(shown)),
+            panels=(_share_panel(context, shown), _r2_panel(shown)),
             note=more,
             across=2,
-        )
+        ),
+        _errors_table(context, noun, every),
     ]
 
 
-def _states(context: ReportContext) -> Figure | None:
-    quadrats = context.study.quadrats
+def _site_noun(context: ReportContext) -> str:
+    """What the column State holds: states of the competition's photographs, sites of a table of one's own."""
+    return "state" if context.study.record.mass_unit == GRAMS else "site"
+
+
+def _states(context: ReportContext) -> list[Figure | Table]:
+    quadrats, noun = context.study.quadrats, _site_noun(context)
     if context.shown is None or "State" not in quadrats or quadrats["State"].nunique() < 2:
-        return None
-    every = parts(context.scorer.truth_NT, context.shown.pred_RNT, quadrats["State"])
+        return []
+    every = context.parts(quadrats["State"])
     every.sort(key=lambda part: -part.share)
     scored = [part for part in every if part.r2 is not None]
     best = max(scored, key=lambda part: part.r2 or 0.0, default=None)
     worst = min(scored, key=lambda part: part.r2 or 0.0, default=None)
-    title = "By state"
+    title = f"By {noun}"
     if best is not None and worst is not None and best is not worst:
         title = (
-            f"By state: {best.name} works best (R² {number(best.r2, 2)}), {worst.name} worst ({number(worst.r2, 2)})"
+            f"By {noun}: {best.name} works best (R² {number(best.r2, 2)}), {worst.name} worst ({number(worst.r2, 2)})"
         )
-    return Figure(
+    figure = Figure(
         title=title,
-        how="As for the days: the share of the squared error (bar) and of the images (diamond), and R² within the "
-        "state. A state with few or similar swards has a low R² of its own.",
-        panels=(_share_panel(every, len(context.scorer.truth_NT)), _r2_panel(every)),
+        how=f"The share of the squared error (bar) and of the images (diamond), and R² within the {noun}. One with few "
+        "or similar swards has a low R² of its own.",
+        panels=(_share_panel(context, every), _r2_panel(every)),
         across=2,
+    )
+    return [figure, _errors_table(context, noun, every)]
+
+
+def _errors_table(context: ReportContext, noun: str, every: list[Part]) -> Table:
+    """Errors of the main target beside its mean, a row for each day, group or site."""
+    target, unit = SHORT[TARGETS[context.main]], context.unit
+    errors = [(part, part.main) for part in every if part.main is not None]
+    rows: list[list[Cell | str]] = [
+        [
+            Cell(day_name(part.name), part.name),
+            Cell(str(error.images), error.images),
+            Cell(mass(error.mean, unit), error.mean),
+            Cell(mass(error.rmse, unit), error.rmse),
+            Cell(percent(error.relative), error.relative),
+            Cell(mass(error.bias, unit, sign=True), error.bias),
+            Cell(number(part.r2, 2), part.r2),
+        ]
+        for part, error in errors[:MOST_DAYS]
+    ]
+    return Table(
+        title=f"Errors of {target} by {noun}",
+        columns=(
+            Column(name=noun),
+            Column(name="images", gloss=f"in which {target} was measured", numeric=True),
+            Column(name="mean", gloss="measured", numeric=True),
+            Column(name="error", gloss="root of the mean squared error", numeric=True),
+            Column(name="% of mean", gloss="error as a share of the mean", numeric=True),
+            Column(name="bias", gloss="mean of predicted minus measured", numeric=True),
+            Column(name="R²", gloss="weighted R2 within, of all that was measured", numeric=True),
+        ),
+        rows=rows,
+        how="Click a header to sort. An error says most beside the mean mass that it is of.",
     )
 
 
-def _share_panel(every: list[Part], images: int) -> Any:
+def _share_panel(context: ReportContext, every: list[Part]) -> Any:
+    images, target, unit = len(context.scorer.truth_NT), SHORT[TARGETS[context.main]], context.unit
     rows: list[dict[str, Any]] = [
         {"name": day_name(part.name), "share": part.share, "of_images": part.images / images, "images": part.images,
-         "error": part.error, "bias": part.bias}
+         "error": part.error, "bias": None if part.main is None else part.main.bias}
         for part in every
     ]  # fmt: skip
     y = alt.Y("name:N", sort=[row["name"] for row in rows], title=None)
     tips: list[Any] = ["name:N", "images:Q",
             alt.Tooltip("share:Q", format=".1%"), alt.Tooltip("of_images:Q", format=".1%"),
             alt.Tooltip("error:Q", title="weighted RMSE [g]", format=".1f"),
-            alt.Tooltip("bias:Q", title="mean of predicted minus measured total [g]", format="+.1f")]  # fmt: skip
+            alt.Tooltip("bias:Q", title=f"mean predicted minus measured {target} [{unit}]", format="+.1f")]  # fmt: skip
     base = alt.Chart(data(rows)).encode(y=y, tooltip=tips)
     bar = base.mark_bar(color="var(--c1)", opacity=0.6, height={"band": 0.65}).encode(
         x=alt.X("share:Q", title="share of the squared error", axis=alt.Axis(format="%", tickCount=5))

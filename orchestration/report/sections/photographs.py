@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from biomass_models.data.images import ImageError, View, load_views, probe_image
+from biomass_models.data.frames import Fit
+from biomass_models.data.images import ImageError, shown_photograph
 from biomass_models.targets import FloatArray
 
 WIDTH, TALLEST = 360, 300  # px of a thumbnail: twice as fine as a small screen shows it
@@ -27,18 +28,15 @@ class Photographs:
     """The photographs of a data directory; without one there are none."""
 
     folder: Path | None
+    fit: Fit = "stretch"  # what the study's models see of them
 
     def thumbnail(self, image_path: str) -> np.ndarray | None:
-        """The whole photograph, small; None where there is no folder or the file cannot be shown."""
+        """What models see of a photograph, small; None where there is no folder or the file cannot be shown."""
         path = self._path(image_path)
         if path is None:
             return None
         try:
-            width, height = probe_image(path)
-            scale = min(WIDTH / width, TALLEST / height)
-            size = (max(1, round(height * scale)), max(1, round(width * scale)))
-            whole = View(name="whole", box=(0, 0, 1, 1), height=size[0], width=size[1])
-            return load_views(path, [whole])[0]
+            return shown_photograph(path, WIDTH, TALLEST, fit=self.fit)
         except (ImageError, OSError):
             return None
 

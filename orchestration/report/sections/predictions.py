@@ -5,14 +5,13 @@ from __future__ import annotations
 import altair as alt
 import numpy as np
 
-from biomass_models.targets import TARGETS, TOTAL
 from orchestration.report.charts import SOFT, colour, data, legend, panel, shape
 from orchestration.report.data.context import ReportContext
-from orchestration.report.html import Figure, Html, Section, Table, paragraph
+from orchestration.report.html import Cell, Column, Figure, Html, Section, Table, paragraph
 from orchestration.report.sections.photographs import Photographs
 from orchestration.report.sections.residual_charts import drawn_rows, left_note, residual_figure, state_of
 from orchestration.report.sections.worst import worst_images
-from orchestration.report.words import GAP, SHORT, number
+from orchestration.report.words import SHORT, mass, number, percent
 
 
 def predictions_section(context: ReportContext, photographs: Photographs) -> Section:
@@ -28,9 +27,10 @@ def predictions_section(context: ReportContext, photographs: Photographs) -> Sec
             if context.blend.card.flips > 1:
                 how += ". Its photographs were not flipped for these pictures, as they were for its scores"
         lead = paragraph(f"The pictures show {context.shown.name}. {honest}{how}.")
-        found: list[Html | Figure | None] = [
+        found: list[Html | Figure | Table | None] = [
             lead,
             _scatter(context),
+            _errors(context),
             residual_figure(context),
             worst_images(context, photographs),
         ]
@@ -40,29 +40,29 @@ def predictions_section(context: ReportContext, photographs: Photographs) -> Sec
 
 def _scatter(context: ReportContext) -> Figure:
     assert context.shown is not None
-    truth_NT, pred_NT, state_N = context.scorer.truth_NT, context.shown.pred_NT, state_of(context)
+    truth_NT, pred_NT = context.in_unit(context.scorer.truth_NT), context.in_unit(context.shown.pred_NT)
+    state_N, unit = state_of(context), context.unit
     states = sorted(state_N.unique())
     ids, rows = context.study.quadrats["image_id"], drawn_rows(context)
     panels, r2 = [], {}
-    for target, name in sorted(enumerate(TARGETS), key=lambda pair: pair[0] != TOTAL):
+    for target, name in context.measured:
         truth_N, pred_N = truth_NT[:, target], pred_NT[:, target]
-        spread = float(((truth_N - truth_N.mean()) ** 2).sum())
-        square_RN = (truth_N - context.shown.pred_RNT[..., target]) ** 2
-        r2[name] = 1 - float(square_RN.sum(1).mean()) / spread if spread else float("nan")
-        error = float(np.sqrt(square_RN.mean()))
-        top = float(max(truth_N.max(), pred_N.max(), 1.0))
+        error = context.error(target)
+        r2[name] = error.r2
+        top = float(max(np.nanmax(truth_N), np.nanmax(pred_N), 1.0))
         points = [
             {"image": str(ids.iloc[row]), "measured": float(truth_N[row]), "predicted": float(pred_N[row]),
              "state": state_N.iloc[row]}
             for row in rows
+            if not np.isnan(truth_N[row])
         ]  # fmt: skip
         across = alt.Scale(domain=[0, top], nice=True)
         dots = (
             alt.Chart(data(points))
             .mark_point(filled=True, size=32, opacity=0.7)
             .encode(
-                x=alt.X("measured:Q", title="measured [g]", scale=across, axis=alt.Axis(tickCount=5)),
-                y=alt.Y("predicted:Q", title="predicted [g]", scale=across, axis=alt.Axis(tickCount=5)),
+                x=alt.X("measured:Q", title=f"measured [{unit}]", scale=across, axis=alt.Axis(tickCount=5)),
+                y=alt.Y("predicted:Q", title=f"predicted [{unit}]", scale=across, axis=alt.Axis(tickCount=5)),
                 color=colour("state", states, None, legend=False),
                 shape=shape("state", states),
                 tooltip=[
@@ -77,17 +77,54 @@ def _scatter(context: ReportContext) -> Figure:
             color=SOFT, strokeDash=[4, 3], strokeWidth=1
         )
         diagonal = line.encode(x=alt.X("x:Q", scale=across), y=alt.Y("y:Q", scale=across))
-        caption = f"{SHORT[name]} · R² {number(r2[name], 2)}, typical error {error:.1f}{GAP}g"
+        few = "" if error.images == len(truth_N) else f", measured in {error.images} of {len(truth_N)}"
+        caption = f"{SHORT[name]} · R² {number(error.r2, 2)}, typical error {mass(error.rmse, unit)}{few}"
         panels.append(panel(alt.layer(diagonal, dots), height=270, caption=caption[0].upper() + caption[1:]))
     known = {name: value for name, value in r2.items() if not np.isnan(value)}
     best, worst = max(known, key=lambda name: known[name]), min(known, key=lambda name: known[name])
+    title = f"{SHORT[best]} has an R² of {number(known[best], 2)}"
+    if best != worst:
+        title = f"{SHORT[best]} is read best (R² {number(known[best], 2)}), "
+        title += f"{SHORT[worst]} worst ({number(known[worst], 2)})"
+    mixed = "; the score mixes all five" if len(r2) == 5 else "; the score mixes them" if len(r2) > 1 else ""
     return Figure(
-        title=f"Measured against predicted: {SHORT[best]} is read best (R² {number(known[best], 2)}), {SHORT[worst]} "
-        f"worst ({number(known[worst], 2)})",
+        title=f"Measured against predicted: {title}",
         how="Each mark is a photograph that the models had not seen; on the dashed line the prediction would be "
-        "exact, below it too low. The R² here is of one target around its own mean; the score mixes all five.",
+        f"exact, below it too low. The R² here is of one target around its own mean{mixed}.",
         panels=tuple(panels),
         note=left_note(context),
         across=3,
         legend=legend("state", states),
+    )
+
+
+def _errors(context: ReportContext) -> Table:
+    """Each measured target's error beside its mean."""
+    unit, rows = context.unit, list[list[Cell | str]]()
+    for target, name in context.measured:
+        error = context.error(target)
+        rows.append(
+            [
+                Cell(SHORT[name], name),
+                Cell(str(error.images), error.images),
+                Cell(mass(error.mean, unit), error.mean),
+                Cell(mass(error.rmse, unit), error.rmse),
+                Cell(percent(error.relative), error.relative),
+                Cell(mass(error.bias, unit, sign=True), error.bias),
+                Cell(number(error.r2, 2), error.r2),
+            ]
+        )
+    return Table(
+        title="Errors beside the mean masses",
+        columns=(
+            Column(name="mass"),
+            Column(name="images", gloss="in which it was measured", numeric=True),
+            Column(name="mean", gloss="measured", numeric=True),
+            Column(name="error", gloss="root of the mean squared error", numeric=True),
+            Column(name="% of mean", gloss="error as a share of the mean", numeric=True),
+            Column(name="bias", gloss="mean of predicted minus measured", numeric=True),
+            Column(name="R²", gloss="around the target's own mean", numeric=True),
+        ),
+        rows=rows,
+        how="An error says most beside the mean mass that it is of: 10 g of 20 g is little use, 10 g of 100 g is.",
     )

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import sys
 
+import numpy as np
+
 from biomass_models.data.folds import unit_name
 from biomass_models.families.readable import description_of
 from orchestration.report.data.context import ReportContext
 from orchestration.report.html import Section, tag
-from orchestration.report.words import count, duration, moment, number
+from orchestration.report.words import SHORT, count, duration, moment, number
 from orchestration.study.records import TrialResult
 
 GLOSSARY: tuple[tuple[str, str, str], ...] = (
     ("r2", "Weighted R²", "the score: the share of the variation of the masses that is predicted. 1 is perfect, 0 is "
-     "as good as saying the mean mass for everything, below 0 is worse. All images and the five targets count "
-     "together; total has half the weight, green + clover a fifth, green, dead and clover a tenth each."),
+     "as good as saying the mean mass for everything, below 0 is worse."),
     ("oof", "Out-of-fold", "predicted by a model that was trained without the image, as all scores here are."),
     ("fold", "Fold", "one part of the images; each part is predicted by a model trained on the others."),
     ("date", "Folds by date", "all photographs of one day in one state are in the same fold. Photographs of a day "
@@ -49,7 +50,7 @@ def provenance_section(context: ReportContext) -> Section:
         tag("dl", *pairs, class_="facts-list"),
         tag("p", tag("b", "How to read this. "), how, class_="how"),
     )
-    of = {"family": _families(context)}  # what the study adds to a word
+    of = {"family": _families(context), "r2": _counted(context)}  # what the study adds to a word
     words = [
         tag("div", tag("dt", name), tag("dd", gloss, of.get(anchor, "")), id=f"word-{anchor}")
         for anchor, name, gloss in GLOSSARY
@@ -69,6 +70,25 @@ def _families(context: ReportContext) -> str:
     return " Here: " + "; ".join(f"{name} ({text})" if text else name for name, text in described.items()) + "."
 
 
+def _counted(context: ReportContext) -> str:
+    """What counts in the study's scores."""
+    if context.weight.ndim == 1:
+        return (
+            " All images and the five targets count together; total has half the weight, green + clover a fifth, "
+            "green, dead and clover a tenth each."
+        )
+    return f" Here it is {context.counted}: what was not measured counts nowhere."
+
+
+def _masses(context: ReportContext) -> str:
+    """What was measured in how many photographs, in which unit."""
+    measured_N, unit = np.isfinite(context.scorer.truth_NT), context.study.record.mass_unit
+    images = [f"{SHORT[name]} in {measured_N[:, target].sum()}" for target, name in context.measured]
+    area = f", quadrats of {unit.area_m2:g} m²" if unit.area_m2 is not None else ""
+    area = ", quadrats of different areas" if unit.area_column is not None else area
+    return f"{', '.join(images)} photographs; {unit.name if unit.name != 'g' else 'grams per quadrat'}{area}"
+
+
 def facts(context: ReportContext) -> list[tuple[str, str]]:
     """Name and value; the value is empty where nothing was recorded."""
     study, record = context.study, context.study.record
@@ -86,6 +106,8 @@ def facts(context: ReportContext) -> list[tuple[str, str]]:
         ("made", "" if record.created_at is None else moment(record.created_at)),
         ("photographs", f"{count(len(quadrats), 'image')}, {count(quadrats['group'].nunique(), days)}"
          + (f", {min(dates):%Y-%m-%d} to {max(dates):%Y-%m-%d}" if len(dates) else "")),
+        ("fit of photographs that are not 2 : 1", settings.fit),
+        ("masses", _masses(context)),
         ("data fingerprint", record.data_fingerprint),
         ("folds", f"{settings.folds} by {settings.scheme}, hash {record.fold_hash}"),
         ("families", ", ".join(settings.families)),

@@ -8,12 +8,12 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from biomass_models.targets import TOTAL, FloatArray
+from biomass_models.targets import TARGETS, FloatArray
 from orchestration.report.charts import SOFT, colour, data, legend, panel, shape
 from orchestration.report.data.context import ReportContext
 from orchestration.report.data.scorer import binned_mean
 from orchestration.report.html import Figure, Panel
-from orchestration.report.words import count, number
+from orchestration.report.words import SHORT, count, mass
 
 MOST_IMAGES = 3000  # drawn one by one
 MOST_SPECIES = 20
@@ -23,10 +23,10 @@ def residual_figure(context: ReportContext) -> Figure | None:
     """Predicted minus measured total against what is known of each quadrat."""
     assert context.shown is not None
     quadrats = context.study.quadrats
-    residual_N = context.shown.pred_NT[:, TOTAL] - context.scorer.truth_NT[:, TOTAL]
-    panels: list[Panel] = [
-        _trend(context, residual_N, context.scorer.truth_NT[:, TOTAL], "measured total [g]", "Measured total")
-    ]
+    target, unit = SHORT[TARGETS[context.main]], context.unit
+    truth_N = context.in_unit(context.scorer.truth_NT)[:, context.main]
+    residual_N = context.in_unit(context.shown.pred_NT)[:, context.main] - truth_N
+    panels: list[Panel] = [_trend(context, residual_N, truth_N, f"measured {target} [{unit}]", f"Measured {target}")]
     findings = []
     if "Sampling_Date" in quadrats and quadrats["Sampling_Date"].notna().any():
         panels.append(_trend(context, residual_N, quadrats["Sampling_Date"], "sampling date", "Date"))
@@ -37,17 +37,20 @@ def residual_figure(context: ReportContext) -> Figure | None:
         if column in quadrats and quadrats[column].notna().sum() > 1:
             panels.append(_trend(context, residual_N, quadrats[column], title, caption))
     if "Species" in quadrats and quadrats["Species"].notna().any():
-        bias = pd.Series(residual_N).groupby(quadrats["Species"].astype(str).to_numpy()).agg(["mean", "size"])
+        known = np.isfinite(residual_N)
+        species = quadrats["Species"].astype(str)[known]
+        bias = pd.Series(residual_N[known]).groupby(species.to_numpy()).agg(["mean", "size"])
         enough = bias[bias["size"] >= 5]
         if len(enough):
             worst = str(enough["mean"].abs().idxmax())
-            off = number(float(enough["mean"].loc[worst]), 1, sign=True)
-            findings.append(f"{worst} is off most, {off} g on average")
-        panels.append(_species(residual_N, quadrats["Species"].astype(str), bias))
+            off = mass(float(enough["mean"].loc[worst]), unit, sign=True)
+            findings.append(f"{worst} is off most, {off} on average")
+        panels.append(_species(residual_N[known], species, bias, unit))
     absent = [name for name in ("Sampling_Date", "Height_Ave_cm", "Pre_GSHH_NDVI", "Species") if name not in quadrats]
     note = f"This study has no {', '.join(absent)}. " if absent else ""
     return Figure(
-        title="Errors of the total" + (f": {findings[0]}" if findings else " against what is known of each quadrat"),
+        title=f"Errors of the {target}"
+        + (f": {findings[0]}" if findings else " against what is known of each quadrat"),
         how="Up is predicted too high, down too low. The line is the mean of neighbouring quadrats: where it leaves "
         "zero, the error is systematic and more data or another model could remove it. No model reads these columns; "
         "they only explain its errors.",
@@ -64,7 +67,7 @@ def _trend(context: ReportContext, residual_N: FloatArray, values: Any, title: s
     dates = pd.api.types.is_datetime64_any_dtype(series)
     states, state_N = sorted(state_of(context).unique()), state_of(context)
     ids = context.study.quadrats["image_id"]
-    known = series.notna().to_numpy()
+    known = series.notna().to_numpy() & np.isfinite(residual_N)
     shown = [row for row in drawn_rows(context) if known[row]]
 
     def place(value: Any) -> Any:
@@ -92,7 +95,7 @@ def _trend(context: ReportContext, residual_N: FloatArray, values: Any, title: s
     kind = "T" if dates else "Q"
     axis = alt.Axis(format="%b %Y", tickCount=6, labelOverlap=True) if dates else alt.Axis(tickCount=6)
     x = alt.X(f"x:{kind}", title=title, axis=axis, scale=alt.Scale(nice=False) if dates else alt.Scale(zero=False))
-    y = alt.Y("residual:Q", title="predicted − measured [g]")
+    y = alt.Y("residual:Q", title=f"predicted − measured [{context.unit}]")
     dots = (
         alt.Chart(data(rows))
         .mark_point(filled=True, size=30, opacity=0.6)
@@ -114,7 +117,7 @@ def _trend(context: ReportContext, residual_N: FloatArray, values: Any, title: s
     )
 
 
-def _species(residual_N: FloatArray, species_N: pd.Series, bias: pd.DataFrame) -> Panel:
+def _species(residual_N: FloatArray, species_N: pd.Series, bias: pd.DataFrame, unit: str) -> Panel:
     order = list(bias.sort_values("size", ascending=False).index[:MOST_SPECIES])
     order.sort(key=lambda name: float(bias["mean"][name]))
     rows = [
@@ -126,7 +129,7 @@ def _species(residual_N: FloatArray, species_N: pd.Series, bias: pd.DataFrame) -
         {"species": name, "residual": float(bias["mean"][name]), "images": int(bias["size"][name])} for name in order
     ]
     y = alt.Y("species:N", sort=order, title=None, axis=alt.Axis(labelLimit=280))
-    x = alt.X("residual:Q", title="predicted − measured [g]")
+    x = alt.X("residual:Q", title=f"predicted − measured [{unit}]")
     ticks = alt.Chart(data(rows)).mark_tick(thickness=1.5, color="var(--c1)", opacity=0.5).encode(x=x, y=y)
     dots = alt.Chart(data(means)).mark_point(filled=True, size=60, shape="diamond", color="var(--ink)", opacity=1)
     mean = dots.encode(x=x, y=y, tooltip=["species:N", "images:Q", alt.Tooltip("residual:Q", format="+.1f")])

@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from biomass_models.targets import TOTAL
+from biomass_models.targets import TARGETS, TOTAL
 from orchestration.report.data.context import ReportContext
 from orchestration.report.data.importance import FEW, what_the_best_share
-from orchestration.report.data.scorer import parts
 from orchestration.report.html import Html, paragraph, tag
 from orchestration.report.words import (
     CLEAR,
     GAP,
+    SHORT,
     count,
     day_name,
     percent,
@@ -92,27 +92,34 @@ def what_fails(context: ReportContext) -> list[Html]:
     order = np.argsort(-loss_N, kind="stable")
     worst, top = int(order[0]), order[: max(1, round(len(order) / 20))]
     held = float(loss_N[top].sum() / loss_N.sum()) if loss_N.any() else 0.0
-    truth, pred = context.scorer.truth_NT[worst, TOTAL], pred_NT[worst, TOTAL]
+    main, unit = context.main, context.unit
+    truth_N, pred_N = context.in_unit(context.scorer.truth_NT)[:, main], context.in_unit(pred_NT)[:, main]
+    measured = "not measured" if np.isnan(truth_N[worst]) else f"{truth_N[worst]:.0f}{GAP}{unit} measured"
+    of = "" if main == TOTAL else f" of {SHORT[TARGETS[main]]}"
     lines = [
         paragraph(
             f"The worst {count(len(top), 'image')} of {len(order)} hold {percent(held)} of the squared error. Worst: ",
-            tag("code", quadrats["image_id"].iloc[worst]), f", {truth:.0f}{GAP}g measured, {pred:.0f}{GAP}g predicted.",
+            tag("code", quadrats["image_id"].iloc[worst]),
+            f", {measured}, {pred_N[worst]:.0f}{GAP}{unit}{of} predicted.",
         )
     ]  # fmt: skip
-    days = [day for day in parts(context.scorer.truth_NT, context.shown.pred_RNT, quadrats["group"]) if day.images > 2]
+    days = [day for day in context.parts(quadrats["group"]) if day.images > 2]
     if days:
-        day = max(days, key=lambda each: each.share)
+        day, noun = max(days, key=lambda each: each.share), context.study.group_noun
         lines.append(
             paragraph(
-                f"Worst day: {day_name(day.name)}, {percent(day.images / len(order))} of the images and "
+                f"Worst {noun}: {day_name(day.name)}, {percent(day.images / len(order))} of the images and "
                 f"{percent(day.share)} of the squared error."
             )
         )
-    heavy = context.scorer.truth_NT[:, TOTAL] >= np.quantile(context.scorer.truth_NT[:, TOTAL], 0.9)
-    bias = float((pred_NT[heavy, TOTAL] - context.scorer.truth_NT[heavy, TOTAL]).mean())
-    limit = float(context.scorer.truth_NT[heavy, TOTAL].min())
+    heavy = truth_N >= np.nanquantile(truth_N, 0.9)
+    bias = float((pred_N[heavy] - truth_N[heavy]).mean())
+    limit = float(truth_N[heavy].min())
     way = "too low" if bias < 0 else "too high"
     lines.append(
-        paragraph(f"The heaviest tenth (above {limit:.0f}{GAP}g) is predicted {abs(bias):.0f}{GAP}g {way} on average.")
+        paragraph(
+            f"The heaviest tenth (above {limit:.0f}{GAP}{unit}{of}) is predicted {abs(bias):.0f}{GAP}{unit} {way} on "
+            "average."
+        )
     )
     return lines

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from biomass_models.families.readable import map_unit_of
-from biomass_models.targets import TARGETS, TOTAL
+from biomass_models.targets import TARGETS
 from orchestration.report.data.context import ReportContext
 from orchestration.report.html import Html, tag
 from orchestration.report.sections.photographs import Photographs, data_uri, lit, whole_map
@@ -35,7 +35,8 @@ def worst_images(context: ReportContext, photographs: Photographs) -> Html:
         seen += looked is not None and pixels is not None
         cards.append(_card(context, row, rank, loss_N[row] / total, pixels, looked))
     held = percent(float(loss_N[order].sum()) / total)
-    low = sum(context.shown.pred_NT[row, TOTAL] < context.scorer.truth_NT[row, TOTAL] for row in order)
+    main, truth_NT = context.main, context.scorer.truth_NT
+    low = sum(context.shown.pred_NT[row, main] < truth_NT[row, main] for row in order)
     title = (
         f"The {len(order)} worst of {len(loss_N)} images hold {held} of the error; {low} of them are predicted too low"
     )
@@ -98,7 +99,8 @@ def _card(
     context: ReportContext, row: int, rank: int, share: float, pixels: np.ndarray | None, looked: np.ndarray | None
 ) -> Html:
     assert context.shown is not None
-    quadrats, truth_T, pred_T = context.study.quadrats, context.scorer.truth_NT[row], context.shown.pred_NT[row]
+    quadrats, main = context.study.quadrats, TARGETS[context.main]
+    truth_T, pred_T = (context.in_unit(mass_NT)[row] for mass_NT in (context.scorer.truth_NT, context.shown.pred_NT))
     image_id = str(quadrats["image_id"].iloc[row])
     pictures = []
     if pixels is not None:
@@ -123,11 +125,13 @@ def _card(
             tag("th", SHORT[name], scope="row"),
             tag("td", number(truth, 1)),
             tag("td", number(pred, 1)),
-            tag("td", number(pred - truth, 1, sign=True), class_="off" if name == TARGETS[TOTAL] else None),
+            tag("td", number(pred - truth, 1, sign=True), class_="off" if name == main else None),
         )
         for name, truth, pred in zip(TARGETS, map(float, truth_T), map(float, pred_T), strict=True)
+        if name in context.study.measured
     ]
-    head = tag("tr", *(tag("th", text, scope="col") for text in ("grams", "measured", "predicted", "off by")))
+    unit = "grams" if context.unit == "g" else context.unit
+    head = tag("tr", *(tag("th", text, scope="col") for text in (unit, "measured", "predicted", "off by")))
     about = [_text(quadrats, column, row) for column in ("State", "Sampling_Date", "Species")]
     known = " · ".join(text for text in about if text != NONE)
     cost = f"{percent(share, 1)} of the error"

@@ -21,14 +21,15 @@ class EnsembleFiles(StudyFiles):
         name: str,
         card: Mapping[str, Any],
         trials: Mapping[str, TrialRef],
-        submission: bytes,
+        submission: bytes | None,
         origin: Origin | None = None,
     ) -> None:
-        """A card, which trials its members are, the submission, and what it was made with (origin.py)."""
+        """A card, which trials its members are, the submission if there were photographs to predict, and the origin."""
         own = self.storage.uri
         refs = {member: ref._replace(study=".") if ref.study == own else ref for member, ref in trials.items()}
         record = EnsembleRecord(card=card, trials=refs, origin=origin)
-        self._commit(layout.ensemble(name), {layout.SUBMISSION: submission}, layout.ENSEMBLE, record)
+        files = {} if submission is None else {layout.SUBMISSION: submission}
+        self._commit(layout.ensemble(name), files, layout.ENSEMBLE, record)
 
     def ensemble(self, name: str) -> EnsembleRecord:
         """The card and its members' trials; LedgerError that lists the ensembles there are."""
@@ -54,6 +55,12 @@ class EnsembleFiles(StudyFiles):
     def submission(self, name: str) -> bytes:
         """The submission of an ensemble, verified against its marker."""
         return self._payload(layout.ensemble(name), layout.ENSEMBLE, EnsembleRecord, layout.SUBMISSION)
+
+    def verify_ensemble(self, name: str) -> None:
+        """Raises LedgerError where the card cannot be read, or the submission is not what it vouches for."""
+        record = self._ensemble(name)
+        if record is None or layout.SUBMISSION in record.files:
+            self.submission(name)
 
     def write_exam(self, record: ExamRecord) -> None:
         self._write(layout.exam(record.ensemble, record.card), record)
