@@ -22,7 +22,7 @@ from orchestration.blending.predict import Predictor
 from orchestration.inspect.leaderboard import leaderboard, render_leaderboard
 from orchestration.progress import progress_bar
 from orchestration.report.make import make_report
-from orchestration.search.presets import Drawing, Preset
+from orchestration.search.presets.options import Drawing, Preset
 from orchestration.search.start import start_search
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger

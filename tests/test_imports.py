@@ -38,7 +38,7 @@ BELOW = tuple(
 )  # at the top, and used by all
 ABOVE = (f"{RUN}.__main__", f"{RUN}.cli", f"{RUN}.demo")
 REPORT = f"{RUN}.report"
-SLOTS, ON_RAY = f"{WORKERS}.slots", f"{SEARCH}.on_ray"
+SLOTS, ON_RAY, PRESETS = f"{WORKERS}.slots", f"{SEARCH}.on_ray", f"{SEARCH}.presets"
 # room -> rooms that it may import from; a module at the top of orchestration is a room of its own
 EDGES: dict[str, set[str]] = {
     MODEL: set(),
@@ -93,12 +93,13 @@ EDGES: dict[str, set[str]] = {
         WORKERS,
         SLOTS,
         ON_RAY,
-        f"{RUN}.option",
+        PRESETS,
         f"{RUN}.progress",
         f"{RUN}.time_left",
         f"{SEARCH}.engines",
     },
     ON_RAY: {MODEL, STUDY, WORKERS, SLOTS, SEARCH, f"{RUN}.progress", f"{RUN}.verbosity"},
+    PRESETS: {*FLOOR, f"{MODEL}.families", "search_spaces", STUDY, WORKERS, SEARCH, f"{SEARCH}.engines", f"{RUN}.option"},
     f"{SEARCH}.engines": {MODEL, STUDY, "search_spaces"},
     BLENDING: {*MODELS, BLEND, f"{BLEND}.members", STUDY, WORKERS, SLOTS, f"{RUN}.progress", f"{RUN}.terminal"},
     INSPECT: {*MODELS, f"{MODEL}.families", BLEND, f"{BLEND}.members", STUDY, WORKERS, SEARCH, BLENDING},
@@ -187,7 +188,7 @@ def test_no_circle_but_between_a_folder_and_what_lies_in_it() -> None:
 
 def test_nothing_lists_the_families_by_hand() -> None:
     """The registry does; presets and a study's settings choose some."""
-    chosen = {f"{MODEL}.families.registry", f"{SEARCH}.presets"}
+    chosen = {f"{MODEL}.families.registry", f"{PRESETS}.named"}
     names = {folder.rpartition(".")[2] for folder in FAMILIES}
     for module, path in _modules():
         texts = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}

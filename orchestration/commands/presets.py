@@ -15,7 +15,8 @@ from biomass_models.families import registry
 from orchestration.commands import complete
 from orchestration.commands.options import Json, out_console, print_json, print_line
 from orchestration.old_names import COMMANDS, old_fields
-from orchestration.search.presets import NOTED, PRESETS, Drawing, Preset, preset_named
+from orchestration.search.presets.named import PRESETS, preset_named
+from orchestration.search.presets.options import NOTED, Drawing, Preset
 
 DRAWN = tuple(one.name for one in fields(Drawing))
 

@@ -23,7 +23,8 @@ from orchestration.commands.options import (
     study_apart,
     weights_source,
 )
-from orchestration.search.presets import StudyOptions, overridden
+from orchestration.search.presets.named import overridden
+from orchestration.search.presets.options import StudyOptions
 
 
 @preset_options(

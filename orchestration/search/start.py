@@ -18,7 +18,7 @@ from orchestration.search.inline import search_inline
 from orchestration.search.opening import require_typed, settings_of_now, typed_fields
 from orchestration.search.preflight import searchable
 from orchestration.search.prepare import prepare_search
-from orchestration.search.presets import Preset
+from orchestration.search.presets.options import Preset
 from orchestration.search.pruning import RULES
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger

@@ -27,7 +27,7 @@ from orchestration.report.make import make_report
 from orchestration.search.fold_costs import FoldCosts, trained_backbones
 from orchestration.search.on_ray.tune_searcher import TuneSearcher
 from orchestration.search.prepare import prepare_search, reopen
-from orchestration.search.presets import Preset
+from orchestration.search.presets.options import Preset
 from orchestration.search.proposer import DRAWS_UNTIL_EXHAUSTED, Proposer
 from orchestration.search.start import resolve
 from orchestration.study.data import StudyData

@@ -26,7 +26,7 @@ from orchestration.blending.predict import Predictor
 from orchestration.cli import app
 from orchestration.inspect.audit import audit
 from orchestration.inspect.explain import explain
-from orchestration.search.presets import Preset, StudyOptions
+from orchestration.search.presets.options import Preset, StudyOptions
 from orchestration.search.start import start_search
 from orchestration.study.ledger import Ledger, LedgerError
 from orchestration.study.records import Asked, Origin, TrialRef

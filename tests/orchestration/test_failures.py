@@ -20,7 +20,7 @@ from orchestration.search.known_trials import ALIKE_FAILURES
 from orchestration.search.on_ray.tune_searcher import TuneSearcher
 from orchestration.search.opening import StudyError
 from orchestration.search.prepare import prepare_search, reopen
-from orchestration.search.presets import Preset
+from orchestration.search.presets.options import Preset
 from orchestration.search.trial import BlockedError, run_trial
 from orchestration.study.ledger import Ledger
 from orchestration.study.records import COMPLETE, FAILED, PRUNED, TrialResult

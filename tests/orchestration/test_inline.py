@@ -20,7 +20,7 @@ from orchestration.blending.predict import Predictor
 from orchestration.inspect.audit import audit
 from orchestration.search.ending import Ending
 from orchestration.search.known_trials import ALIKE_FAILURES
-from orchestration.search.presets import Preset
+from orchestration.search.presets.options import Preset
 from orchestration.search.start import start_search
 from orchestration.study.ledger import Ledger
 from orchestration.study.lock import read_owner
