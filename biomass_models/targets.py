@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from biomass_models.counted import counted
 from biomass_models.errors import UserError
 
 FloatArray = NDArray[np.float64]
@@ -83,7 +84,7 @@ def weighted_r2_score(truth_NT: ArrayLike, pred_NT: ArrayLike, weight: FloatArra
         raise UserError("truth and prediction must be finite; look for NaN or infinite masses")
     sst = weighted_sst(truth, weight)
     if sst <= 0:
-        raise UserError(f"R2 needs masses that differ, got {len(truth)} image(s) without any spread")
+        raise UserError(f"R2 needs masses that differ, got {counted(len(truth), 'image')} without any spread")
     return float(1.0 - weighted_square(truth - pred, weight).sum() / sst)
 
 

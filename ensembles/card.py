@@ -58,7 +58,7 @@ class Card:
     ceiling_score: float  # exact optimum on the simplex, in sample: no blend of these members can show more
     ceiling_gap: float  # duality gap of that optimum
     best_single: str
-    best_single_score: float  # in sample
+    best_single_score: float  # in sample, projected as all members are: not the trial's own score, which pages show
     best_single_nested_score: float  # the best member, chosen without the scored units
     top5_nested_score: float  # the mean of the five best, chosen without the scored units
     versus: dict[str, Estimate]  # nested blend minus something else, paired over units

@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from biomass_models.counted import counted
 from biomass_models.data.folds import cut_groups_notice
 from ensembles.card import Card
 from ensembles.honest import OLD_METHOD, Estimate
@@ -36,7 +37,7 @@ def render_card(card: Card, beside: Sequence[str] = ()) -> Group:
 
 def _scores(card: Card) -> Table:
     made_by = ", ".join([card.rule, *card.follow_ups])
-    table = _table(f"Blend of {len(card.members)} of {card.library_size} members: {made_by}")
+    table = _table(f"Blend of {len(card.members)} of {counted(card.library_size, 'member')}: {made_by}")
     for name, justify in ((card.counted.partition(" of ")[0], "left"), ("score", "right"), ("what it is", "left")):
         table.add_column(name, justify="right" if justify == "right" else "left")
     chosen = "" if card.chosen_rule == card.rule else f" (the rule {card.chosen_rule} was chosen)"
@@ -51,13 +52,15 @@ def _scores(card: Card) -> Table:
         )
     if card.nested_by == "fold" and card.nested_group_score is not None:
         value = _plus_minus(card.nested_group_score, card.nested_group_se)
-        table.add_row("nested by group", value, f"the same over {card.groups} groups")
+        table.add_row("nested by group", value, f"the same over {counted(card.groups, 'group')}")
     if card.bootstrap is not None:
         value = _plus_minus(card.bootstrap.value, card.bootstrap.se)
         table.add_row("bootstrap", value, "fitted on drawn groups, scored on the others")
     table.add_row("in sample", f"{card.in_sample_score:.4f}", f"too good by {card.optimism:.4f}{chosen}")
     table.add_row("ceiling", f"{card.ceiling_score:.4f}", "the best weights in sample; nothing shows more")
-    table.add_row("best single", f"{card.best_single_nested_score:.4f}", f"nested; in sample {_best(card)}")
+    table.add_row(
+        "best single", f"{card.best_single_nested_score:.4f}", f"nested; the best in sample is {card.best_single}"
+    )
     table.add_row("mean of top 5", f"{card.top5_nested_score:.4f}", "nested; what a plain mean would get")
     return table
 
@@ -69,12 +72,8 @@ def _new_units(card: Card) -> list[int]:
     return sorted({card.units, NEW_UNITS}, reverse=True) if card.nested_by == "date" else [card.units]
 
 
-def _best(card: Card) -> str:
-    return f"{card.best_single} has {card.best_single_score:.4f}"
-
-
 def _versus(card: Card) -> Table:
-    over = f"{card.groups} groups" if card.units is None else f"{card.units} {card.nested_by}s"
+    over = counted(card.groups, "group") if card.units is None else counted(card.units, card.nested_by)
     by = "bootstrap over" if card.method == OLD_METHOD else "over"
     table = _table(f"Nested blend minus ... (paired, {by} {over})")
     for name in ("other", "difference", "95 % interval"):

@@ -33,7 +33,9 @@ class OwnCommand(TyperCommand):
         own = {option for parameter in self.params for option in parameter.opts}
         volume = {word for word in typed if word in (*QUIET, *VERBOSE)} - own
         if volume:
-            set_volume(quiet=bool(volume & set(QUIET)), verbose=bool(volume & set(VERBOSE)))
+            before = ctx.find_root().params
+            quiet = bool(before.get("quiet") or volume & set(QUIET))
+            set_volume(quiet=quiet, verbose=bool(before.get("verbose") or volume & set(VERBOSE)))
         return super().parse_args(ctx, [_of_today(word, own) for word in typed if word not in volume] + rest)
 
 
@@ -50,7 +52,7 @@ def _of_today(word: str, own: set[str]) -> str:
 
 
 def set_volume(*, quiet: bool, verbose: bool) -> None:
-    """Raises BadParameter for both at once."""
+    """Raises BadParameter for both, wherever each was typed."""
     if quiet and verbose:
         raise typer.BadParameter("a command is quiet or verbose, got both: give -q or -v")
     set_verbosity(quiet=quiet, verbose=verbose)

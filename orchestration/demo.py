@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from biomass_models.backbones.weights import WeightsSource
+from biomass_models.counted import counted
 from biomass_models.data.table import read_masses
 from biomass_models.pasture.make import make_pasture
 from biomass_models.targets import TARGETS, weighted_r2_score
@@ -21,7 +22,7 @@ from orchestration.blending.predict import Predictor
 from orchestration.inspect.leaderboard import leaderboard, render_leaderboard
 from orchestration.progress import progress_bar
 from orchestration.report.make import make_report
-from orchestration.search.presets import Drawing, Preset
+from orchestration.search.presets.options import Drawing, Preset
 from orchestration.search.start import start_search
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger
@@ -86,7 +87,7 @@ def run_demo(
     )
     truth, submitted = read_masses(truth_path), read_masses(out)
     score = weighted_r2_score(truth[list(TARGETS)], submitted.loc[truth.index, list(TARGETS)])
-    console.print(f"True score on the generated test set ({len(truth)} images of other dates): {score:.4f}")
+    console.print(f"True score on the generated test set ({counted(len(truth), 'image')} of other dates): {score:.4f}")
     console.print(f"Submission, valid: {out}", soft_wrap=True)
     page = folder / "report.html"
     write_whole(page, make_report(Ledger(Storage(study)), data_dir, say=say).encode())

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from biomass_models.counted import counted
 from biomass_models.errors import UserError
 from biomass_models.targets import TARGETS, FloatArray, IntArray
 
@@ -28,7 +29,7 @@ def places_of(own: Ids, image_ids: Ids, of: str = "images") -> IntArray:
     have, wanted = pd.Index(own), pd.Index(image_ids)
     if have.has_duplicates:
         twice = have[have.duplicated()].unique()
-        raise AlignmentError(f"{len(twice)} images have more than one row, such as {twice[0]}")
+        raise AlignmentError(f"{counted(len(twice), 'image has', 'images have')} more than one row, such as {twice[0]}")
     place_N = have.get_indexer(wanted)
     if (place_N < 0).any():
         missing = wanted[place_N < 0]

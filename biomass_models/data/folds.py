@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from biomass_models.config_rules import known_name
+from biomass_models.counted import counted
 from biomass_models.data.dataset import KEPT_WHOLE, QUADRAT
 from biomass_models.data.problems import errors_of, read_cells
 from biomass_models.errors import UserError
@@ -228,14 +229,10 @@ def cut_groups_notice(cut: int, unit: str = "date") -> str | None:
     """What folds that cut dates (or other groups) mean for every score; None where they do not."""
     if not cut:
         return None
-    if unit == "group":
-        return (
-            f"the folds cut {cut} groups: models have seen other photographs of the groups that they are scored on, "
-            "and score less on new ones"
-        )
+    what, where, which = ("group", "groups", "ones") if unit == "group" else ("sampling date", "days", "days")
     return (
-        f"the folds cut {cut} sampling dates: models have seen other photographs of the days that they are scored on, "
-        "and score less on new days"
+        f"the folds cut {counted(cut, what)}: models have seen other photographs of the {where} that they are scored "
+        f"on, and score less on new {which}"
     )
 
 

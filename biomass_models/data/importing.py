@@ -19,6 +19,7 @@ from zipfile import BadZipFile
 import pandas as pd
 
 from biomass_models.config_rules import did_you_mean, known_name
+from biomass_models.counted import counted
 from biomass_models.data.dataset import (
     DATASET_FILE,
     LARGEST_AREA_M2,
@@ -79,14 +80,16 @@ def read_any_table(path: Path, notes: list[str] | None = None) -> pd.DataFrame:
     lines = _sheet_lines(path, [] if notes is None else notes) if is_sheet else _text_lines(path)
     rows = [[cell.strip() for cell in row] for row in lines if any(cell.strip() for cell in row)]
     if len(rows) < 2:
-        raise UserError(f"a table has a header and rows, {path.name} has {len(rows)} lines; export it again")
+        raise UserError(f"a table has a header and rows, {path.name} has {counted(len(rows), 'line')}; export it again")
     header, width = rows[0], len(rows[0])
     twice = sorted({name for name in header if name and header.count(name) > 1})
     if twice:
         raise UserError(f"a column appears once, {shown(twice[0])} is there twice; rename one")
     for at, row in enumerate(rows[1:], start=2):
         if len(row) != width:
-            raise UserError(f"row {at} of {path.name} must have {width} cells as the header, got {len(row)}; mend it")
+            raise UserError(
+                f"row {at} of {path.name} must have {counted(width, 'cell')} as the header, got {len(row)}; mend it"
+            )
     table = pd.DataFrame(rows[1:], columns=pd.Index(header), dtype="str")
     return table[[name for name in header if name]]
 
@@ -278,10 +281,10 @@ def _tidy_numbers(cells: pd.Series, notes: list[str]) -> pd.Series:
     """Decimal commas as points, and words for `not measured` as blanks."""
     comma, word = cells.str.fullmatch(r"-?\d+,\d+"), cells.str.fullmatch(_NOT_MEASURED)
     if comma.any():
-        notes.append(f"{cells.name}: {int(comma.sum())} decimal commas are read as points")
+        notes.append(f"{cells.name}: {counted(int(comma.sum()), 'decimal comma')} read as a point")
     if word.any():
         first = cells[word].iloc[0]
-        notes.append(f"{cells.name}: {int(word.sum())} cells such as {first!r} are read as not measured")
+        notes.append(f"{cells.name}: {counted(int(word.sum()), 'cell')} such as {first!r} read as not measured")
     return cells.where(~comma, cells.str.replace(",", ".", regex=False)).where(~word, "")
 
 
@@ -315,7 +318,7 @@ def _find_photographs(cells: pd.Series, folder: Path) -> list[str]:
             (several if hits else absent).append(f"{shown(cell)} in row {at}")
     if absent:
         more = f"{len(absent)} of {len(cells)} photographs of the table are not in {folder}, such as {absent[0]}"
-        raise UserError(f"{more}; it has {len(files)} photographs; mend --photos, the column or the names")
+        raise UserError(f"{more}; it has {counted(len(files), 'photograph')}; mend --photos, the column or the names")
     if several:
         raise UserError(f"a name stands for one photograph, {several[0]} for several; write its folder as well")
     return found

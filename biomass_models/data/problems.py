@@ -16,6 +16,7 @@ from typing import Literal
 import pandas as pd
 
 from biomass_models.config_rules import did_you_mean, nearest
+from biomass_models.counted import counted
 from biomass_models.errors import UserError
 
 Level = Literal["error", "warning"]
@@ -50,7 +51,7 @@ class DataError(UserError):
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = list(problems)
         found = grouped(self.problems)
-        lines = [f"{len(self.problems)} problem(s) in the data:"] if len(found) > 1 else []
+        lines = [f"{counted(len(self.problems), 'problem')} in the data:"] if len(found) > 1 else []
         lines += map(str, found[:_SHOWN])
         if len(found) > _SHOWN:
             lines.append(f"and {len(found) - _SHOWN} more")

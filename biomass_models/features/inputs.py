@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from biomass_models.backbones.adapter import Backbone, build_backbone, weightless
 from biomass_models.backbones.devices import MicroBatch, pick_device
 from biomass_models.backbones.weights import WeightsSource, fingerprint
+from biomass_models.counted import counted
 from biomass_models.data import frames
 from biomass_models.data.frames import Fit
 from biomass_models.data.images import Load, Stamp, View, digest_of, file_digest, load_views
@@ -60,7 +61,7 @@ class ImageSet:
         row_of = {image_id: row for row, image_id in enumerate(self.image_ids)}
         absent = [image_id for image_id in image_ids if image_id not in row_of]
         if absent:
-            raise KeyError(f"{len(absent)} images of the table are not in the image set, such as {absent[:3]}")
+            raise KeyError(f"{counted(len(absent), 'image')} of the table not in the image set, such as {absent[:3]}")
         return np.array([row_of[image_id] for image_id in image_ids], dtype=np.int64)
 
 

@@ -24,6 +24,7 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from biomass_models.config_rules import known_name
+from biomass_models.counted import counted
 from biomass_models.data.dataset import LARGEST_AREA_M2, MASSES, UNITS
 from biomass_models.data.images import load_photograph
 from biomass_models.data.quadrats import PUBLISHED_AREA_M2
@@ -51,10 +52,10 @@ class PastureSummary:
 
     def text(self) -> str:
         """For people: what was written, where the test images' masses are."""
-        dates = f"{self.train_images} training photographs of {self.train_dates} dates"
+        dates = f"{counted(self.train_images, 'training photograph')} of {counted(self.train_dates, 'date')}"
         if self.truth_path is None:
             return f"Wrote {self.out_dir}: {dates}, no test photographs"
-        tests = f"{self.test_images} test photographs of {self.test_dates}"
+        tests = f"{counted(self.test_images, 'test photograph')} of {self.test_dates}"
         return f"Wrote {self.out_dir}: {dates}, {tests}; their masses are in {self.truth_path}"
 
 

@@ -229,8 +229,8 @@ def heaviest_target(norm_T: FloatArray) -> int:
 
 
 def no_skill_reason(score: float, mean_score: float) -> str:
-    """Why a member has no weight."""
-    return f"scores {score:.3f}, below the per-target mean's {mean_score:.3f}"
+    """Why a member has no weight; score: of its projected rows."""
+    return f"projected onto the identities it scores {score:.3f}, below the per-target mean's {mean_score:.3f}"
 
 
 def _correlation(left_N: FloatArray, right_N: FloatArray) -> float:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from biomass_models.counted import counted
 from biomass_models.data.problems import did_you_mean, shown
 from biomass_models.data.table import METADATA, split_sample_id
 from biomass_models.errors import UserError
@@ -182,8 +183,9 @@ def _from_long(table: pd.DataFrame, column: str, measured: Sequence[str] | None)
     long = halves.assign(target=_numbers(table, column).to_numpy())
     if long.duplicated(["image_id", "target_name"]).any():
         twice_N = long.duplicated(["image_id", "target_name"])
+        such = counted(int(twice_N.sum()), "such row")
         raise UserError(
-            f"a sample_id must appear once, got {sample_id[twice_N].iloc[0]!r} again ({int(twice_N.sum())} such rows); "
+            f"a sample_id must appear once, got {sample_id[twice_N].iloc[0]!r} again ({such}); "
             "of several folds? keep the rows that were predicted unseen"
         )
     wide = long.pivot(index="image_id", columns="target_name", values="target").reindex(columns=list(TARGETS))

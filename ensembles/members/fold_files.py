@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from biomass_models.counted import counted
 from ensembles.members.image_ids import matched_ids
 
 _FOLD = re.compile(r"(?:fold|cv|split|part|kfold)[-_ ]?\*", re.IGNORECASE)
@@ -50,8 +51,8 @@ def join_folds(files: Mapping[str, Path], frames: Mapping[str, pd.DataFrame], im
             reason = None
         elif rows > len(together):
             reason = (
-                f"{len(names)} files {_short(key)} hold {rows - len(together)} rows twice; one file a fold holds the "
-                "fold's held-out images only"
+                f"{len(names)} files {_short(key)} hold {counted(rows - len(together), 'row')} twice; one "
+                "file a fold holds the fold's held-out images only"
             )
             reason = reason if _FOLD.search(key) else None
         elif together != wanted:

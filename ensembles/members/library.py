@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from biomass_models.counted import counted
 from biomass_models.data.alignment import AlignmentError, places_of
 from biomass_models.data.cell_weights import cell_weights
 from biomass_models.data.folds import cut_groups
@@ -201,7 +202,8 @@ def library_from_arrays(
     checked: the members are what check_members found sound; unit: what the truth's units (else groups) are called.
     """
     if len(names) != len(pred_MNT) or len(set(names)) != len(names):
-        raise LibraryError(f"each member needs a name of its own, got {len(names)} names for {len(pred_MNT)} members")
+        got = f"{counted(len(names), 'name')} for {counted(len(pred_MNT), 'member')}"
+        raise LibraryError(f"each member needs a name of its own, got {got}")
     truth_NT, weight, image_id_N, fold_N, group_N = _checked_truth(truth)
     comparison = Comparison.of(truth_NT, fold_N, image_id_N, weight)
     broken = list(left_out)

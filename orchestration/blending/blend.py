@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from biomass_models.counted import counted
 from biomass_models.data.dataset import QUADRATS_FILE
 from biomass_models.data.table import TEST_FILE, TRAIN_FILE, masses_to_long, read_test, read_test_rows
 from biomass_models.errors import UserError
@@ -156,7 +157,7 @@ def _refuse(studies: list[str], files: FileMembers, data_dir: Path | None, out: 
 def make_cards(gathered: Gathered, options: BlendOptions, predictor: Predictor | None, say: Say) -> list[Card]:
     """Blend, and compare flips where they are asked for and trials can show them. The first candidate comes first."""
     library = gathered.library
-    say(f"Blending {len(library.names)} members")
+    say(f"Blending {counted(len(library.names), 'member')}")
     found = choose_candidates(
         library,
         options.candidates,

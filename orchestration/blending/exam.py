@@ -11,6 +11,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from biomass_models.counted import counted
 from biomass_models.data.cell_weights import cell_weights
 from biomass_models.targets import rmse_by_target
 from ensembles.blend import apply_blend
@@ -99,10 +100,11 @@ def exam_lines(record: ExamRecord, all_records: list[ExamRecord]) -> list[str]:
     error = "" if record.se is None else f" ± {record.se:.4f}"
     interval = "" if record.low is None else f", 95 % {record.low:.3f} to {record.high:.3f}"
     looks, blends = sum(len(one.looks) for one in all_records), len(all_records)
-    asked = "the first look" if looks == 1 else f"look {looks} of this study, at {blends} blend{'s' * (blends > 1)}"
+    asked = "the first look" if looks == 1 else f"look {looks} of this study, at {counted(blends, 'blend')}"
+    images = f"{counted(record.images, 'image')} of {counted(record.dates, 'date')}"
     lines = [
         f"exam of {record.ensemble}: {record.score:.4f}{error}{interval}",
-        f"on {record.images} images of {record.dates} dates that nothing has learned from; {asked}",
+        f"on {images} that nothing has learned from; {asked}",
         f"nested score on the card: {record.nested_score:.4f}"
         + ("" if record.nested_by == "date" else f" (by {record.nested_by}: another question than new dates)"),
     ]

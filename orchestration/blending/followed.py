@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from biomass_models.counted import counted
 from biomass_models.data.alignment import places_of
 from ensembles.honest import Estimate
 from ensembles.scorer import Scorer
@@ -29,8 +30,9 @@ class Followed:
     gain: Estimate  # paired over units
 
     def __str__(self) -> str:
+        photographs = counted(self.photographs, "photograph")
         return (
-            f"on the {self.photographs} photographs that {self.old} has too: blend {self.score.value:.4f} nested, "
+            f"on {photographs} that {self.old} has too: blend {self.score.value:.4f} nested, "
             f"{self.old_score.value:.4f} there; {self.gain.value:+.4f} [{self.gain.low:+.4f}, {self.gain.high:+.4f}]"
         )
 

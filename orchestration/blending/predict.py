@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from biomass_models.backbones.weights import WeightsSource
+from biomass_models.counted import counted
 from biomass_models.data.alignment import masses_of
 from biomass_models.data.table import read_test
 from biomass_models.features.inputs import ImageSet
@@ -28,15 +29,17 @@ from orchestration.workers.jobs import FlipsJob, Job, PredictJob, RestoreJob
 from orchestration.workers.pool import PREDICT, Pool
 from orchestration.workers.refit import dropped_folds
 from orchestration.workers.resources import Resources
-from orchestration.workers.shards import check_weights, spans
-from orchestration.workers.slots.inline_pool import inline_slot, require_one_process
+from orchestration.workers.shards import spans
+from orchestration.workers.slots.inline_pool import inline_slot
 from orchestration.workers.slots.ray_pool import GuardedPool, RayPool, start_broker
+from orchestration.workers.weights_here import source_of_trials
 
 
 class Predictor:
     """Predictions of trials on one data directory; starts workers only when something is missing."""
 
-    def __init__(self, data_dir: Path, *, resources: Resources, weights: WeightsSource) -> None:
+    def __init__(self, data_dir: Path, *, resources: Resources, weights: WeightsSource | None = None) -> None:
+        """weights: where backbones' weights come from; None: from where the members' searches had them."""
         self._data_dir, self._resources, self._weights = data_dir, resources, weights
         self.fingerprint: str | None = None  # of the test photographs and their ids, once they were predicted
 
@@ -59,9 +62,9 @@ class Predictor:
         then = {} if known is None else dict(zip(known["image_id"], known["blake2b"], strict=True))
         others = [name for name, digest in zip(images.image_ids, images.digests, strict=True) if then[name] != digest]
         if others:
+            strange = f"{counted(len(others), 'is another', 'are others')} in {self._data_dir} (such as {others[0]})"
             raise LedgerError(
-                f"an exam is of the photographs that the study has kept, {len(others)} are others in {self._data_dir} "
-                f"(such as {others[0]}); give the --data of the search"
+                f"an exam is of the photographs that the study has kept, {strange}; give the --data of the search"
             )
         name = f"exam-{test_fingerprint(images)}" + f"-flips-{flips}" * (flips > 1)
         return self._new(members, images, name, flips=flips, exam=True)
@@ -99,28 +102,26 @@ class Predictor:
     def _run(self, members: Mapping[str, TrialRef], jobs: list[Job], label: str) -> None:
         if not members:
             return
-        for ref in members.values():
-            check_weights(ref, self._weights)
+        weights = source_of_trials(members.values(), self._weights)
         restores: list[Job] = [
             RestoreJob(study=ref.study, trial_id=ref.trial_id)
             for ref in members.values()
             if dropped_folds(_ledger(ref), ref.trial_id)
         ]
-        with self.pool(next(iter(members.values())).study) as pool:
+        with self.pool(next(iter(members.values())).study, weights) as pool:
             _do(pool, restores, "Fitting models again that were dropped")
             _do(pool, jobs, label)
 
     @contextmanager
-    def pool(self, study: str) -> Iterator[Pool]:
+    def pool(self, study: str, weights: WeightsSource) -> Iterator[Pool]:
         """Warm workers, for as long as there is something to predict."""
         context = WorkerContext(
             study=study,
             data_dir=str(self._data_dir.resolve()),
             cache=str(self._resources.cache.expanduser().resolve()),
-            weights=self._weights.absolute(),
+            weights=weights.absolute(),
         )
         if self._resources.inline:
-            require_one_process(self._resources)
             with inline_slot(context, self._resources) as pool:
                 yield pool
             return

@@ -28,7 +28,7 @@ from orchestration.study.ledger import Ledger, LedgerError, folds_of, open_ledge
 from orchestration.study.records import TrialRef
 from orchestration.study.storage import Storage
 from orchestration.wheel import project_wheel, wheel_of
-from orchestration.workers.shards import check_weights
+from orchestration.workers.weights_here import source_of_trials
 
 PREDICT = '''"""Predict without network: python predict.py DATA_DIR submission.csv [--weights FOLDER]"""
 
@@ -49,13 +49,14 @@ NEEDED = (
 
 
 def export_bundle(
-    study: str, name: str, out: Path, *, weights: WeightsSource, with_weights: bool = False
+    study: str, name: str, out: Path, *, weights: WeightsSource | None = None, with_weights: bool = False
 ) -> tuple[NeededWeights, ...]:
     """Write the bundle of an ensemble; returns the backbone weights that it needs beside itself.
 
-    Everything is checked before the first byte is written, and the folder appears when all of it is there. Raises
-    LedgerError: no such ensemble, a member that came as a file and has no weights, other backbone weights than the
-    members were trained on, a folder that is not empty.
+    weights: of the backbones; None takes them from where the members' searches had them. Everything is checked before
+    the first byte is written, and the folder appears when all of it is there. Raises LedgerError: no such ensemble, a
+    member that came as a file and has no weights, other backbone weights than the members were trained on, a folder
+    that is not empty.
     """
     ledger = open_ledger(study)
     ensemble = ledger.ensemble(name)
@@ -66,11 +67,10 @@ def export_bundle(
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise LedgerError(f"a bundle is written into a new or empty folder, {out} is not; remove it or name another")
-    for member in card.members:
-        check_weights(refs[member], weights)
-    needed = _backbones([refs[member] for member in card.members], weights)
+    source = source_of_trials([refs[member] for member in card.members], weights)
+    needed = _backbones([refs[member] for member in card.members], source)
     with whole_folder(out) as part:
-        _write(part, ledger.storage.uri, name, card, refs, needed, weights if with_weights else None)
+        _write(part, ledger.storage.uri, name, card, refs, needed, source if with_weights else None)
     return needed
 
 

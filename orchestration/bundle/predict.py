@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from biomass_models.backbones.weights import WeightsError, WeightsSource, fingerprint
+from biomass_models.counted import counted
 from biomass_models.data.check import check_test_directory
 from biomass_models.data.frames import Fit
 from biomass_models.data.photographs import unlike_shapes
@@ -176,7 +177,8 @@ def _read(bundle: Path) -> Bundle:
         raise BundleError(f"{bundle} is no whole bundle, {MARKER} cannot be read ({error}); export it again") from error
     damaged = [path for path, file in marker.files.items() if _digest(bundle / path) != file.sha256]
     if damaged:
-        raise BundleError(f"{len(damaged)} files of {bundle} are missing or changed, such as {damaged[0]}; copy again")
+        lost = counted(len(damaged), "file is", "files are")
+        raise BundleError(f"{lost} missing or changed in {bundle}, such as {damaged[0]}; copy again")
     return marker
 
 

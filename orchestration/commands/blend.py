@@ -28,7 +28,7 @@ from orchestration.commands.options import (
     print_line,
     print_remark,
     reachable,
-    weights_source,
+    typed_weights,
 )
 from orchestration.workers.resources import Resources
 
@@ -92,7 +92,7 @@ def ensemble(
     flips: Annotated[
         int, typer.Option(help="Try 2, 4 or 8 test-time flips; used if they gain.", rich_help_panel=TRIED)
     ] = 1,
-    weights: Weights = "auto",
+    weights: Weights = None,
     cache: Cache = DEFAULT_CACHE,
     address: Address = None,
     inline: Inline = False,
@@ -113,13 +113,12 @@ def ensemble(
     from orchestration.blending.blend import BlendOptions, run_ensemble
     from orchestration.blending.members import FileMembers
 
+    resources = Resources(cache=cache, address=address, inline=inline, fold_timeout=None)  # its jobs are no folds
+
     def open_predictor(data_dir: Path) -> Any:
         from orchestration.blending.predict import Predictor
 
-        here = reachable(
-            Resources(cache=cache, address=address, inline=inline, fold_timeout=None)
-        )  # its jobs are no folds
-        return Predictor(data_dir, resources=here, weights=weights_source(weights))
+        return Predictor(data_dir, resources=reachable(resources), weights=typed_weights(weights))
 
     cards: list[dict[str, Any]] = []
 
@@ -162,7 +161,7 @@ def exam(
     ensemble: Annotated[
         str | None, typer.Option(metavar="NAME", help="Stored ensemble to examine; the newest without it.")
     ] = None,
-    weights: Weights = "auto",
+    weights: Weights = None,
     cache: Cache = DEFAULT_CACHE,
     address: Address = None,
     inline: Inline = False,
@@ -176,13 +175,14 @@ def exam(
     Example:
     $ biomass exam runs/first --data csiro-biomass/
     """
-    from orchestration.blending.exam import exam_lines, examine
-    from orchestration.blending.predict import Predictor
+    resources = Resources(cache=cache, address=address, inline=inline, fold_timeout=None)
     from orchestration.study.ledger import open_ledger
 
     ledger = open_ledger(study)
-    here = reachable(Resources(cache=cache, address=address, inline=inline, fold_timeout=None))
-    record = examine(ledger, Predictor(data, resources=here, weights=weights_source(weights)), ensemble)
+    from orchestration.blending.exam import exam_lines, examine
+    from orchestration.blending.predict import Predictor
+
+    record = examine(ledger, Predictor(data, resources=reachable(resources), weights=typed_weights(weights)), ensemble)
     if as_json:
         print_json({"exam": record, "looks": sum(len(one.looks) for one in ledger.exams())})
         return
@@ -196,7 +196,7 @@ def explain(
     image: Annotated[str, typer.Option(help="Image id of train.csv or test.csv.")],
     data: DataOption,
     out: Annotated[Path | None, typer.Option(help="Picture to write; IMAGE-TRIAL.png without it.")] = None,
-    weights: Weights = "auto",
+    weights: Weights = None,
     cache: Cache = DEFAULT_CACHE,
     as_json: Json = False,
 ) -> None:
@@ -211,7 +211,7 @@ def explain(
     from biomass_models.whole_files import whole_file
     from orchestration.study.ledger import open_ledger
 
-    ledger, source = open_ledger(study), weights_source(weights)
+    ledger, source = open_ledger(study), typed_weights(weights)
     trial_id = ledger.trial(ledger.trial_id(trial)).trial_id
     picture = out or Path(Path(f"{image}-{trial_id}.png").name)
     from orchestration.inspect.explain import draw_explanation, render_explanation
@@ -235,7 +235,7 @@ def export(
     ],
     out: Annotated[Path, typer.Option(help="Folder to write, new or empty.")] = Path("bundle"),
     with_weights: Annotated[bool, typer.Option(help="Copy the backbones' weights; read their licence first.")] = False,
-    weights: Weights = "auto",
+    weights: Weights = None,
 ) -> None:
     """Pack a blend for a notebook without network: code, models, predict.py.
 
@@ -245,7 +245,7 @@ def export(
     out_folder(out)
     from orchestration.study.ledger import open_ledger
 
-    source = weights_source(weights)
+    source = typed_weights(weights)
     open_ledger(study).ensemble(name)
     from orchestration.bundle.export import export_bundle
     from orchestration.study.data import StudyData

@@ -64,7 +64,7 @@ def follow_ups(incomplete: str) -> list[str]:
 
 
 def presets(incomplete: str) -> list[str]:
-    from orchestration.search.presets import PRESETS
+    from orchestration.search.presets.named import PRESETS
 
     return _starting(incomplete, PRESETS)
 

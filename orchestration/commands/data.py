@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from biomass_models.counted import counted
 from biomass_models.errors import UserError
 from orchestration.commands.options import (
     DataOption,
@@ -51,7 +52,7 @@ def data_check(directory: Directory, as_json: Json = False) -> None:
         alone = "" if (directory / TEST_FILE).exists() else f"; no {TEST_FILE}, so there is nothing to predict"
         if not errors and (notice := counted_notice(cell_weights(read_train(directory)))):
             print_line(f"{notice[0].upper()}{notice[1:]}")
-        print_line(f"{errors} errors, {warnings} warnings in {directory}{alone}")
+        print_line(f"{counted(errors, 'error')}, {counted(warnings, 'warning')} in {directory}{alone}")
     if errors:
         raise typer.Exit(1)
 
@@ -151,7 +152,8 @@ def data_import(
         print_line(str(problem))
     if notice := cut_off_notice(out):
         print_line(f"note: {notice}")
-    print_line(f"Wrote {out}: {len(read)} photographs; {GUIDE} has the rules. Next: biomass data check {out}")
+    wrote = f"Wrote {out}: {counted(len(read), 'photograph')}"
+    print_line(f"{wrote}; {GUIDE} has the rules. Next: biomass data check {out}")
     if errors_of(problems):
         raise typer.Exit(1)
 

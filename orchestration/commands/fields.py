@@ -11,7 +11,7 @@ import typer
 
 from orchestration.commands import complete
 from orchestration.option import PANELS, Option, option_of
-from orchestration.search.presets import OPTION_FIELDS, PART_OF, PARTS
+from orchestration.search.presets.options import OPTION_FIELDS, PART_OF, PARTS
 
 Command = TypeVar("Command", bound=Callable[..., None])
 

@@ -95,7 +95,7 @@ CachedFeatures = Annotated[
 ]
 Address = Annotated[str | None, typer_option("address")]
 Inline = Annotated[bool, typer_option("inline")]
-Weights = Annotated[str, typer_option("weights", show_default=True, rich_help_panel=None)]
+Weights = Annotated[str | None, typer_option("weights", show_default="those of the search", rich_help_panel=None)]
 Trial = Annotated[str, typer.Argument(metavar="TRIAL", help="Trial id, or how it begins; the leaderboard lists them.")]
 
 
@@ -169,6 +169,11 @@ def weights_source(weights: str) -> Any:
     from biomass_models.backbones.weights import WeightsSource
 
     return WeightsSource(kind=weights) if weights in ("auto", "random") else WeightsSource("folder", Path(weights))
+
+
+def typed_weights(weights: str | None) -> Any:
+    """The same where it was typed; None stands for the source of a study's search."""
+    return None if weights is None else weights_source(weights)
 
 
 def families_of(

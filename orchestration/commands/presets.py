@@ -10,11 +10,13 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from biomass_models.counted import counted
 from biomass_models.families import registry
 from orchestration.commands import complete
 from orchestration.commands.options import Json, out_console, print_json, print_line
 from orchestration.old_names import COMMANDS, old_fields
-from orchestration.search.presets import NOTED, PRESETS, Drawing, Preset, preset_named
+from orchestration.search.presets.named import PRESETS, preset_named
+from orchestration.search.presets.options import NOTED, Drawing, Preset
 
 DRAWN = tuple(one.name for one in fields(Drawing))
 
@@ -94,7 +96,7 @@ def render_presets(rows: Sequence[PresetRow]) -> Table:
         families = "all" if set(study.families) == set(registry.BUILT_IN) else ", ".join(study.families)
         backbones = ", ".join(study.backbones) or "the default ones that are here"
         searched = [row.summary, f"families: {families}", f"backbones: {backbones}"]
-        most = [f"{budget.trials} trials" if budget.trials else "", f"{budget.hours:g} h" if budget.hours else ""]
+        most = [counted(budget.trials, "trial") if budget.trials else "", f"{budget.hours:g} h" if budget.hours else ""]
         a_slot = [f"{slot.gpus_per_fold:g} GPU" if slot.gpus_per_fold else "", f"{slot.cpus_per_fold:g} CPU"]
         a_slot.append(f"at most {slot.slots}" if slot.slots else "")
         view.add_row(row.name, *("\n".join(filter(None, cell)) for cell in (searched, most, a_slot)))

@@ -20,7 +20,7 @@ from orchestration.commands.options import (
     print_json,
     print_line,
     print_remark,
-    weights_source,
+    typed_weights,
 )
 
 
@@ -31,7 +31,7 @@ def refit(
     restore: Annotated[
         bool, typer.Option("--restore", help="Put models back that --weights-gb of the search has deleted.")
     ] = False,
-    weights: Weights = "auto",
+    weights: Weights = None,
     cached_features: CachedFeatures = False,
     cache: Cache = DEFAULT_CACHE,
     as_json: Json = False,
@@ -46,7 +46,7 @@ def refit(
     """
     from orchestration.study.ledger import open_ledger
 
-    ledger, source = open_ledger(study), weights_source(weights)
+    ledger, source = open_ledger(study), typed_weights(weights)
     trial_id = ledger.trial(ledger.trial_id(trial)).trial_id
     from orchestration.workers.refit import refit_trial, restore_models
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from biomass_models.counted import counted
 from orchestration.commands import complete
 from orchestration.commands.fields import preset_options
 from orchestration.commands.options import (
@@ -22,7 +23,8 @@ from orchestration.commands.options import (
     study_apart,
     weights_source,
 )
-from orchestration.search.presets import StudyOptions, overridden
+from orchestration.search.presets.named import overridden
+from orchestration.search.presets.options import StudyOptions
 
 
 @preset_options(
@@ -126,10 +128,12 @@ def search(
         data_checked=True,
     )
     if ending.hours_over:
-        waits = f", {ending.open} open ones wait" if ending.open else ""
-        print_line(f"The hours are over: {ending.ended} trials have ended{waits}; run the same command again for more.")
+        waits = f", {counted(ending.open, 'open one waits', 'open ones wait')}" if ending.open else ""
+        ended = counted(ending.ended, "trial has", "trials have")
+        print_line(f"The hours are over: {ended} ended{waits}; run the same command again for more.")
     if ending.failed:
-        print_line(f"{ending.failed} trials of this run have failed, most often for: {ending.most_often}")
+        failed = counted(ending.failed, "trial of this run has", "trials of this run have")
+        print_line(f"{failed} failed, most often for: {ending.most_often}")
     print_line(f"{'' if ending.hours_over else 'Finished. '}Next: biomass leaderboard {study}")
 
 

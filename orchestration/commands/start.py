@@ -40,7 +40,7 @@ def demo(
     Example:
     $ biomass demo
     """
-    from orchestration.search.presets import overridden
+    from orchestration.search.presets.named import overridden
 
     chosen, made_with = overridden(preset, {"seed": seed, "cache": cache})
     if chosen.drawing is None:

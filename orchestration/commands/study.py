@@ -20,7 +20,7 @@ from orchestration.commands.options import (
     print_json,
     print_line,
     print_remark,
-    weights_source,
+    typed_weights,
 )
 
 
@@ -93,14 +93,14 @@ def audit(
     refit: Annotated[int, typer.Option(min=0, help="Fit so many complete trials again and compare bit for bit.")] = 0,
     data: OptionalData = None,
     cached_features: CachedFeatures = False,
-    weights: Weights = "auto",
+    weights: Weights = None,
     cache: Cache = DEFAULT_CACHE,
     as_json: Json = False,
 ) -> None:
     """Prove from the files alone that nothing was lost or repeated.
 
     Every feature bank in --cache is compared with the hash of its content.
-    Exit code 1 when something is wrong or unfinished; `biomass repair` reopens
+    Exit code 1 when something is wrong or open; `biomass repair` reopens
     what can be computed again.
 
     Examples:
@@ -125,7 +125,7 @@ def audit(
     if refit and data is not None:
         features = local_cache(cache) if cached_features else None
         found.found += refit_trials(
-            ledger, data, sample=refit, cache_dir=features, weights=weights_source(weights), say=print_remark
+            ledger, data, sample=refit, cache_dir=features, weights=typed_weights(weights), say=print_remark
         )
     if as_json:
         print_json(found.to_json())

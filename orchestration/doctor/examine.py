@@ -15,6 +15,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from biomass_models.backbones.weights import WeightsError, WeightsSource
+from biomass_models.counted import counted
 from biomass_models.data.problems import DataError
 from biomass_models.data.table import read_train, train_file
 from biomass_models.families import registry
@@ -81,7 +82,8 @@ def _examine(plan: Plan, resources: Resources, where: str) -> Iterator[Finding]:
     gpus = gpus_of_a_slot(resources)
     slots = slots_of(nodes, Slots(cpus=resources.cpus_per_fold, gpus=gpus))
     slots = min(slots, slot_limit(resources.slots, resources.cpus_per_fold, resources.address) or slots)
-    size = f"{len(nodes)} nodes, {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs, {slots} slots"
+    has = {"node": len(nodes), "CPU": total.get("CPU", 0.0), "GPU": total.get("GPU", 0.0), "slot": slots}
+    size = ", ".join(counted(number, noun) for noun, number in has.items())
     if slots:
         yield Finding("ok", "Ray", f"{where}, {size}")
     else:
@@ -149,7 +151,7 @@ def _one_node(
     yield from _node_cores(name, fact, has.get("CPU", 0.0))
     slots = slots_of([{"Alive": True, "Resources": has}], Slots(cpus=resources.cpus_per_fold, gpus=gpus))
     needed = SLOT_MEMORY_GB * max(1, slots)
-    memory = f"{fact.free_memory_gb:.1f} GB free, {slots} slots want about {needed:.0f} GB"
+    memory = f"{fact.free_memory_gb:.1f} GB free, {counted(slots, 'slot wants', 'slots want')} about {needed:.0f} GB"
     if fact.free_memory_gb < needed:
         remedy = "raise --cpus-per-fold or lower --slots: fewer workers a node"
         yield Finding("warn", f"memory of {name}", memory, remedy)
@@ -160,7 +162,7 @@ def _one_node(
 def _node_cores(name: str, fact: NodeFacts, cpus: float) -> Iterator[Finding]:
     """Findings about what a node's processes may use; nothing where all is well."""
     if cpus > math.ceil(fact.cores):
-        text = f"Ray has {cpus:g} CPUs, a process there may use {fact.cores:g} cores"
+        text = f"Ray has {counted(cpus, 'CPU')}, a process there may use {counted(fact.cores, 'core')}"
         yield Finding("warn", f"cores of {name}", text, f"start Ray there with --num-cpus {math.ceil(fact.cores)}")
     if fact.cache:
         yield Finding("warn", f"cache of {name}", fact.cache, "give --cache a folder on a disk of each node")
@@ -179,7 +181,7 @@ def _equal(what: str, values: Mapping[str, str]) -> Iterator[Finding]:
     for name, value in values.items():
         by_value.setdefault(value, []).append(name)
     if len(by_value) == 1:
-        yield Finding("ok", what, f"{next(iter(by_value))} on {len(values)} nodes")
+        yield Finding("ok", what, f"{next(iter(by_value))} on {counted(len(values), 'node')}")
         return
     text = "; ".join(f"{value} on {', '.join(names)}" for value, names in by_value.items())
     yield Finding("FAIL", what, f"not the same everywhere: {text}", "use one image for all nodes, or one runtime_env")
@@ -246,7 +248,9 @@ def _cost(
         config = space.config(space.first_trials[0])
         estimate: Any = ray.remote(fold_cost).options(num_cpus=resources.cpus_per_fold, num_gpus=gpus, max_retries=0)
         try:
-            fold, features = ray.get(estimate.remote(family, config, images, plan.folds), timeout=10 * ASK_SECONDS)
+            fold, features = ray.get(
+                estimate.remote(family, config, images, plan.folds, "auto" if gpus else "cpu"), timeout=10 * ASK_SECONDS
+            )
         except RayError as error:
             yield Finding("FAIL", f"fold of {family}", innermost_cause(error), "see the text")
             continue
@@ -260,8 +264,9 @@ def _cost(
     yield Finding(
         "ok",
         "cost",
-        f"{plan.trials} trials x {plan.folds} folds: about {slot_hours:.2g} slot-hours{gpu_hours}, "
-        f"{slot_hours / slots:.2g} h on {slots} slots; first trials only, so within a factor of a few, before pruning",
+        f"{counted(plan.trials, 'trial')} x {plan.folds} folds: about {slot_hours:.2g} slot-hours{gpu_hours}, "
+        f"{slot_hours / slots:.2g} h on {counted(slots, 'slot')}; first trials only, so within a factor of a few, "
+        "before pruning",
     )
     for name, fact in facts.items():
         text = f"{fact.free_cache_gb:.0f} GB free for features, the first trials' banks take {disk:.2f} GB"
@@ -271,13 +276,13 @@ def _cost(
             yield Finding("ok", f"disk of {name}", text)
 
 
-def fold_cost(family: str, config: Config, images: int, folds: int) -> tuple[float, float]:
+def fold_cost(family: str, config: Config, images: int, folds: int, device: str) -> tuple[float, float]:
     """Seconds of a fold and of its features, counted from passes that are timed where this runs."""
     n_train = round(images * (1 - 1 / folds))
     model = registry.model(family)
     trained = [config.backbone] if getattr(config, "trained_blocks", 0) else []
-    seconds = model.fold_seconds(config, n_train, measure(trained, "auto"))
-    return seconds, all_feature_seconds(model.feature_specs(config), images)
+    seconds = model.fold_seconds(config, n_train, measure(trained, device))
+    return seconds, all_feature_seconds(model.feature_specs(config), images, device)
 
 
 def _name(node: Mapping[str, Any]) -> str:

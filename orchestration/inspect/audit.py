@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from biomass_models.backbones.weights import WeightsSource
+from biomass_models.counted import counted
 from biomass_models.data.alignment import rows_of
 from biomass_models.data.folds import fold_hash
 from biomass_models.targets import TARGETS, weighted_r2_score
@@ -29,6 +30,7 @@ from orchestration.study.mixed import mixed_facts, mixed_text
 from orchestration.study.records import COMPLETE, FAILED, FoldMetrics, TrialResult
 from orchestration.study.seeds import derive_seed
 from orchestration.workers.refit import Refitter, same_rows
+from orchestration.workers.weights_here import searched_source
 
 LATE_SECONDS = 2.0  # clocks of two nodes may differ by so much before a start counts as one after the end
 FOLD, RESULT, TRIAL, ENSEMBLE, REFERENCES = "fold", "result", "trial", "ensemble", "references"
@@ -51,14 +53,14 @@ class Problem(NamedTuple):
 
 @dataclass
 class Audit:
-    """What was found. `problems` break a rule; `unfinished` trials only need the search to go on."""
+    """What was found. `problems` break a rule; `open` trials only need the search to go on."""
 
     trials: Counter[str] = field(default_factory=Counter)  # by status
     folds: int = 0  # finished and verified
     dropped: int = 0  # of these, folds whose model was deleted to keep --weights-gb
     restarts: int = 0  # folds begun again because a driver, worker or node was lost
     mixed: list[str] = field(default_factory=list)  # trials whose folds were not made alike, and in what they differ
-    unfinished: list[str] = field(default_factory=list)  # open trials; the name is that of the JSON
+    open: list[str] = field(default_factory=list)  # trials that have not ended
     found: list[Problem] = field(default_factory=list)
 
     @property
@@ -67,7 +69,7 @@ class Audit:
 
     @property
     def clean(self) -> bool:
-        return not self.found and not self.unfinished
+        return not self.found and not self.open
 
     def to_json(self) -> dict[str, Any]:
         """The counts, the texts, and whether the audit passed."""
@@ -80,15 +82,16 @@ class Audit:
         lines = [f"trials: {counts}; folds verified: {self.folds}{without}; begun again after a loss: {self.restarts}"]
         lines += [f"note: {text}" for text in self.mixed]
         lines += [f"problem: {problem}" for problem in self.problems]
-        if self.unfinished:
-            lines.append(f"open: {', '.join(self.unfinished)}; run `biomass search` again to resume them")
+        if self.open:
+            lines.append(f"open: {', '.join(self.open)}; run `biomass search` again to resume them")
         if self.clean:
             lines.append("audit passed")
         elif self.found:
             mended = any(problem.reopening is not None for problem in self.found)
-            lines.append(f"audit found {len(self.found)} problems" + ("; see biomass repair STUDY" if mended else ""))
+            see = "; see biomass repair STUDY" if mended else ""
+            lines.append(f"audit found {counted(len(self.found), 'problem')}{see}")
         else:
-            lines.append(f"audit found no problem, and {len(self.unfinished)} open trials")
+            lines.append(f"audit found no problem, and {counted(len(self.open), 'open trial')}")
         return "\n".join(lines)
 
 
@@ -130,20 +133,21 @@ def refit(
     *,
     sample: int,
     cache_dir: Path | None,
-    weights: WeightsSource,
+    weights: WeightsSource | None = None,
     say: Callable[[str], None],
 ) -> list[Problem]:
     """Fit a sample of the complete trials again from their trial.json; the problems are folds that come out otherwise.
 
     cache_dir: a feature store to take features from; None computes them afresh, so that a wrong feature shows.
-    Out-of-fold rows must be the same bit for bit, which holds on the same kind of machine and packages.
+    weights: None takes them from where the search had them. Out-of-fold rows must be the same bit for bit, which holds
+    on the same kind of machine and packages.
     """
     results = StudyData(ledger).results
     complete = sorted(name for name, result in results.items() if result.status == COMPLETE)
     order = np.random.default_rng(derive_seed("audit", complete)).permutation(len(complete))
     problems = []
     with tempfile.TemporaryDirectory() as folder:
-        refitter = Refitter(ledger, data_dir, Path(folder), cache_dir, weights)
+        refitter = Refitter(ledger, data_dir, Path(folder), cache_dir, weights or searched_source(ledger))
         for name in [complete[place] for place in order[:sample]]:
             again = refitter.folds(name, range(len(results[name].fold_scores)))
             problems += [
@@ -180,7 +184,7 @@ def _trial(data: StudyData, trial: Trial, audit: Audit) -> Iterator[Problem]:
         audit.mixed.append(f"trial {name}: {mixed}")
     reopening = Reopening(RESULT, name)
     if result is None:
-        audit.unfinished.append(name)
+        audit.open.append(name)
         if ledger.storage.size(layout.result(name)) is not None:
             yield Problem("its result.json cannot be read", reopening)
         return
@@ -225,9 +229,10 @@ def _pruned(result: TrialResult, whole: int, folds: int) -> Iterator[str]:
     if not result.reason or not result.decisions or not result.decisions[-1].prune:
         yield "it is pruned without a decision that says so"
     if not 0 < whole < folds:
-        yield f"it is pruned with {whole} folds of {folds}"
+        yield f"it is pruned with {whole} of {folds} folds"
     elif whole < result.folds_done:
-        yield f"it was pruned with {result.folds_done} folds, {whole} are there whole"
+        there = counted(whole, "is", "are")
+        yield f"it was pruned with {counted(result.folds_done, 'fold')}, {there} there whole"
 
 
 def _refused(result: TrialResult, whole: int) -> Iterator[str]:
@@ -236,7 +241,7 @@ def _refused(result: TrialResult, whole: int) -> Iterator[str]:
     elif result.estimated_seconds <= result.limit_seconds:
         yield f"it is refused for {result.estimated_seconds:.1f} s a fold, within {result.limit_seconds:.1f} s"
     if whole:
-        yield f"it is refused, and has {whole} folds"
+        yield f"it is refused, and has {counted(whole, 'fold')}"
 
 
 def _others(ledger: Ledger) -> Iterator[Problem]:

@@ -29,7 +29,7 @@ from biomass_models.targets import TARGETS, FloatArray, blank_unmeasured, norm_o
 from orchestration.study import layout
 from orchestration.study.ledger import Ledger, LedgerError, folds_of
 from orchestration.study.records import COMPLETE, TrialRef
-from orchestration.workers.shards import check_weights
+from orchestration.workers.weights_here import source_of_trials
 
 PANEL = 900  # px, width of one panel of the picture
 TALLEST = 900  # px, of a panel: a portrait is drawn narrower
@@ -74,11 +74,18 @@ class Explanation:
 
 
 def explain(
-    ledger: Ledger, trial_id: str, image_id: str, data_dir: Path, *, cache_dir: Path, weights: WeightsSource
+    ledger: Ledger,
+    trial_id: str,
+    image_id: str,
+    data_dir: Path,
+    *,
+    cache_dir: Path,
+    weights: WeightsSource | None = None,
 ) -> Explanation:
     """A training image from the ledger (by the fold model that never saw it), a test image by running the fold models.
 
-    Raises LedgerError for a trial without this fold, an image of neither table, and weights of another backbone.
+    weights: None takes them from where the search had them. Raises LedgerError for a trial without this fold, an image
+    of neither table, and other weights than the trial's.
     """
     record, quadrats = ledger.trial(trial_id), ledger.quadrats()
     model, config = registry.model(record.family), config_from_stored(record.family, record.config)
@@ -117,8 +124,8 @@ def explain(
         known = [*quadrats["image_id"].astype(str), *test["image_id"].astype(str)]
         hint = did_you_mean(image_id, known) or f"; train.csv has such as {', '.join(known[:3])}"
         raise LedgerError(f"an image is one of train.csv or test.csv, got {image_id!r}{hint}")
-    check_weights(TrialRef(ledger.storage.uri, trial_id), weights)
-    inputs = Inputs(ImageSet.from_table(data_dir, asked), cache_dir=cache_dir, weights=weights, fit=fit)
+    source = source_of_trials([TrialRef(ledger.storage.uri, trial_id)], weights)
+    inputs = Inputs(ImageSet.from_table(data_dir, asked), cache_dir=cache_dir, weights=source, fit=fit)
     folds = folds_of(quadrats)
     tensors = [load_tensors(ledger.fold_model(trial_id, fold)) for fold in folds]
     by_fold = [_view_maps(model.maps(config, one, inputs)) for one in tensors] if model.maps else []

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
+from biomass_models.counted import counted
 from biomass_models.families.readable import summary_of
 from biomass_models.targets import weighted_r2_score
 from orchestration.study.data import COLOUR_RIDGE, StudyData, Trial
@@ -13,8 +14,7 @@ from orchestration.study.mixed import mixed_text
 
 KINDS = ("complete", "pruned", "failed", "refused")  # of ended trials
 SUMMARIES = 5  # trials whose settings are shown
-UNFINISHED = "unfinished"  # an open trial, by the name that it has in the JSON
-SHOWN_STATUS: dict[str, list[str]] = {"complete": [], "pruned": [], UNFINISHED: ["open"]}  # in the table; others as is
+UNSAID = ("complete", "pruned")  # statuses that the table leaves out: it shows a score, or the reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,11 +109,11 @@ def render_leaderboard(rows: list[Row], top: int | None = None) -> Table:
             "" if row.seconds is None else f"{row.seconds:.0f}",
             *([f"{row.gpu_seconds:.0f}" if row.seconds is not None else ""] if gpus else []),
             "" if row.peak_gb is None else f"{row.peak_gb:.1f}",
-            "; ".join([*SHOWN_STATUS.get(row.status, [row.status]), *row.notes]),
+            "; ".join([*([] if row.status in UNSAID else [row.status]), *row.notes]),
             style=None if row.family else "dim",
         )
     if len(shown) < len(rows):
-        view.caption = f"and {len(rows) - len(shown)} more trials (--top 0 shows all)"
+        view.caption = f"and {counted(len(rows) - len(shown), 'more trial')} (--top 0 shows all)"
     return view
 
 
@@ -163,7 +163,7 @@ def _trial_row(trial: Trial, floor: float | None) -> Row:
     record, result = trial.record, trial.result
     if result is None:
         summary = summary_of(record.family, record.config)
-        return Row(name=trial.trial_id, family=trial.family, score=None, status=UNFINISHED, summary=summary)
+        return Row(name=trial.trial_id, family=trial.family, score=None, status=trial.status, summary=summary)
     notes = []
     if record.weights.startswith("random"):
         notes.append("random weights")

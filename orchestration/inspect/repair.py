@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from biomass_models.counted import counted
 from orchestration.inspect.audit import ENSEMBLE, FOLD, REFERENCES, RESULT, TRIAL, Problem, audit
 from orchestration.study.ledger import Ledger, folds_of
 from orchestration.study.lock import study_lock
@@ -58,8 +59,7 @@ class Repair:
         if not self.steps:
             return "\n".join([*lines, "nothing to repair"])
         end = "run `biomass search` again to compute them" if self.done else "nothing was changed, --yes reopens it"
-        folds = "1 fold" if self.folds == 1 else f"{self.folds} folds"
-        return "\n".join([*lines, f"{folds} to compute again; {end}"])
+        return "\n".join([*lines, f"{counted(self.folds, 'fold')} to compute again; {end}"])
 
 
 def plan_repair(ledger: Ledger) -> Repair:

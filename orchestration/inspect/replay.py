@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from biomass_models.config_rules import known_name
+from biomass_models.counted import counted
 from ensembles.choice import rule_named
 from ensembles.members.library import library_from_arrays
 from ensembles.nests import nested
@@ -80,7 +81,7 @@ def replay(ledger: Ledger, rule_name: str, say: Callable[[str], None]) -> Replay
         saved, metrics = set(folds) - set(done), data.fold_metrics(record.trial_id)
         folds_saved += len(saved)
         seconds_saved += sum(metrics[fold].seconds for fold in saved if fold in metrics)
-    say(f"Blending {len(scores)} members, and the {len(run.kept)} that the rule keeps")
+    say(f"Blending {counted(len(scores), 'member')}, and the {len(run.kept)} that the rule keeps")
     blend = _blend_score(data, pred)
     return Replay(
         rule=rule.name,
@@ -106,7 +107,8 @@ def replay(ledger: Ledger, rule_name: str, say: Callable[[str], None]) -> Replay
 def render_replay(replayed: Replay) -> str:
     """As lines for a terminal."""
     lines = [
-        f"rule {replayed.rule} on {replayed.trials} complete trials, {replayed.eligible} of them up for pruning",
+        f"rule {replayed.rule} on {counted(replayed.trials, 'complete trial')}, {replayed.eligible} of them up "
+        "for pruning",
         f"folds saved        {replayed.folds_saved} of {replayed.folds} ({replayed.folds_saved / replayed.folds:.0%}), "
         f"{replayed.seconds_saved:.0f} of {replayed.seconds:.0f} s",
         f"best score lost    {replayed.best_lost:.4f} of {replayed.best:.4f}",

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from biomass_models.counted import counted
 from orchestration.blending.shown import BlendScore, blend_score, notices_of
 from orchestration.study.data import OPEN, StudyData
 from orchestration.study.ledger import Ledger
@@ -121,7 +122,8 @@ def render_status(status: Status) -> str:
         busy = "" if status.busy is None else f", busy {100 * status.busy:.0f} % of their time"
         lines.append(f"slots   {status.slots}{busy}")
     if status.cannot_start:
-        lines.append(f"        {status.cannot_start} more have no worker, it does not start: {status.start_failure}")
+        more = counted(status.cannot_start, "more has", "more have")
+        lines.append(f"        {more} no worker, it does not start: {status.start_failure}")
     if status.best is not None:
         lines.append(f"score   best {status.best.score:.4f} ({status.best.trial})")
         blend = str(status.blend or f"no blend: {status.no_blend}").splitlines()
@@ -130,6 +132,6 @@ def render_status(status: Status) -> str:
         minutes = status.seconds_left / 60
         lines.append(f"left    about {minutes / 60:.1f} h" if minutes > 90 else f"left    about {minutes:.0f} min")
     lines += [f"{name}  {text}" for name, text in status.pruned]
-    lines += [f"failed {count} times: {reason}" for reason, count in status.reasons]
+    lines += [f"failed {counted(count, 'time')}: {reason}" for reason, count in status.reasons]
     lines += [f"note: {notice}" for notice in status.notices]
     return "\n".join(lines)

@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 
+from biomass_models.counted import counted
 from biomass_models.errors import UserError
 from ensembles.submission import COLUMNS
 from orchestration.study import layout
@@ -238,8 +239,9 @@ def _lost(
     )
     if nearest is not None and nearest[0][0] == 0:
         (_, rows, gap), written = nearest
+        differ = counted(rows, "row differs", "rows differ")
         text += (
-            f". The nearest is {written.name} in {written.where}: {rows} rows differ, by up to {gap:.3g} g, so "
+            f". The nearest is {written.name} in {written.where}: {differ}, by up to {gap:.3g} g, so "
             "the file was changed after it was written, or another blend has taken its place"
         )
     return f"{text}. Give the study that made it with --study"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 
+from biomass_models.counted import plural
 from biomass_models.targets import TARGETS
 from ensembles.honest import Estimate
 
@@ -48,9 +49,9 @@ def percent(share: float | None, digits: int = 0) -> str:
     return NONE if share is None or math.isnan(share) else f"{number(100 * share, digits)}{GAP}%"
 
 
-def count(amount: int, noun: str, plural: str | None = None) -> str:
-    """`1 trial`, `12 000 trials`."""
-    return f"{amount:,}".replace(",", GAP) + f" {noun if amount == 1 else plural or noun + 's'}"
+def count(amount: int, one: str, more: str | None = None) -> str:
+    """As `counted`: `1 trial`, `12 000 trials`."""
+    return f"{amount:,}".replace(",", GAP) + f" {plural(amount, one, more)}"
 
 
 def duration(seconds: float) -> str:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
+from biomass_models.counted import counted
 from orchestration.search.known_trials import ALIKE_FAILURES
 from orchestration.search.proposer import Proposer
 from orchestration.study.records import COMPLETE, FAILED, REFUSED, TrialResult
@@ -42,7 +43,8 @@ def ending_of(proposer: Proposer, broken_off: str | None, before: Container[str]
     if broken_off is not None:
         raise StudyError(f"{broken_off}. Every finished fold is kept")
     if proposer.open and not proposer.hours_over:
-        raise StudyError(f"{proposer.open} trials stay open; run the same command again to resume them")
+        stay = counted(proposer.open, "trial stays", "trials stay")
+        raise StudyError(f"{stay} open; run the same command again to resume")
     require_a_success(proposer.ledger.results(), before)
     results = proposer.ledger.results().items()
     failed = Counter(one.reason for name, one in results if name not in before and one.status == FAILED)

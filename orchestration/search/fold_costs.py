@@ -86,7 +86,7 @@ def fold_costs_here(
         if not first:
             continue
         fold = costs.seconds(name, first[0]) or 0.0
-        bank = all_feature_seconds(registry.model(name).feature_specs(first[0]), images)
+        bank = all_feature_seconds(registry.model(name).feature_specs(first[0]), images, device)
         once = f", and {bank:.0f} s once for its features" if bank else ""
         say(f"Estimated cost of a {name} fold here (first trial): {fold:.1f} s{once}")
         if fold > settings.max_fold_seconds and name not in begun:

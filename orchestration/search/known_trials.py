@@ -17,7 +17,7 @@ class KnownTrials:
         self._records: dict[str, TrialRecord] = {}  # those that take a place among the trials of the study
         self._refused: dict[str, TrialRecord] = {}  # those that do not, because they are too expensive
         self._results: dict[str, TrialResult] = {}  # of both
-        self._others = 0  # trials of families that are not searched now
+        self.others = 0  # trials of families that are not searched now
         self._by_content: dict[str, str] = {}  # trial id by what the trial computes
         self._first_ends: list[str | None] = []  # reasons of the first trials to end in this run; None: no failure
         self.set_aside: list[TrialRecord] = []  # open ones whose family or weights are not here now
@@ -45,7 +45,7 @@ class KnownTrials:
     @property
     def places(self) -> int:
         """Trials that count among those that a study was asked for."""
-        return len(self._records) + self._others
+        return len(self._records) + self.others
 
     @property
     def next_number(self) -> int:

@@ -51,8 +51,8 @@ class LiveView:
         left = seconds_left(proposer.ended_since(since), proposer.missing, since=since, slots=slots, now=now)
         return replace(
             facts,
-            max_trials=proposer.max_trials,
-            seconds_left=None if proposer.max_trials is None else left,
+            max_trials=None if (planned := proposer.planned) is None else planned + proposer.others,
+            seconds_left=None if planned is None else left,
             looked_at=now,
         )
 

@@ -10,7 +10,8 @@ from importlib.metadata import version
 
 import pandas as pd
 
-from orchestration.search.presets import Preset, preset_named
+from orchestration.search.presets.named import preset_named
+from orchestration.search.presets.options import Preset
 from orchestration.study.environment import STUDY_PACKAGES, code_version
 from orchestration.study.ledger import Ledger, folds_of
 from orchestration.study.records import GRAMS, Asked, MassUnit, Params, StudyRecord

@@ -23,7 +23,7 @@ from ensembles.measured import counted_notice
 from orchestration.progress import progress_bar
 from orchestration.search.following import followed, known_images
 from orchestration.search.opening import require_typed
-from orchestration.search.presets import Preset
+from orchestration.search.presets.options import Preset
 from orchestration.study.ledger import Ledger
 from orchestration.study.lock import require_free
 from orchestration.study.records import Asked

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from biomass_models.counted import counted, plural
 from biomass_models.data.folds import EXAM, assign_folds, fold_hash
 from biomass_models.data.photographs import common_size, cut_off
 from biomass_models.data.references import missing_metadata, reference_predictions
@@ -80,9 +81,11 @@ def prepare_search(
 def _say_what_waits(proposer: Proposer, say: Say) -> None:
     """Trials of the study that this search cannot learn from or go on with."""
     if count := len(proposer.unobserved):
-        say(f"{count} trials lie outside of the study's ranges; they are kept, proposals do not learn from them")
+        lie = counted(count, "trial lies", "trials lie")
+        say(f"{lie} outside of the study's ranges: kept, but proposals learn nothing from that")
     if aside := proposer.set_aside:
-        say(f"{len(aside)} open trials wait for their family or their weights, such as {aside[0].trial_id}")
+        wait = counted(len(aside), "open trial waits", "open trials wait")
+        say(f"{wait} for a family or weights that are not here, such as {aside[0].trial_id}")
 
 
 def reopen(ledger: Ledger, max_fold_seconds: float, retry_failed: bool, say: Say) -> None:
@@ -92,13 +95,15 @@ def reopen(ledger: Ledger, max_fold_seconds: float, retry_failed: bool, say: Say
     within = [name for name, seconds in estimates.items() if seconds <= max_fold_seconds]
     if not retry_failed:
         if within:
-            say(f"{len(within)} refused trials are within --max-fold-seconds now; --retry-failed takes them up")
+            now = counted(len(within), "refused trial is", "refused trials are")
+            them = plural(len(within), "it", "them")
+            say(f"{now} within --max-fold-seconds now; --retry-failed takes {them} up")
         return
     failed = [name for name, result in results.items() if result.status == FAILED and name not in estimates]
     for name in failed + within:
         ledger.reopen(name)
-    more = f", and {len(within)} that were refused" if within else ""
-    say(f"{len(failed)} failed trials are taken up again{more}")
+    more = f", and {counted(len(within), 'that was', 'that were')} refused" if within else ""
+    say(f"{counted(len(failed), 'failed trial is', 'failed trials are')} taken up again{more}")
 
 
 def _new(
@@ -126,7 +131,8 @@ def _new(
     )
     quadrats = here.merge(folds, on="image_id", validate="one_to_one")
     if len(kept := folds[folds["fold"] == EXAM]):
-        say(f"An exam keeps {len(kept)} images of {kept['group'].nunique()} dates from all that learns")
+        dates = counted(kept["group"].nunique(), "date")
+        say(f"An exam keeps {counted(len(kept), 'image')} of {dates} from all that learns")
     found = spaces or spaces_of(settings)
     if old is not None:
         say(changes_since(old, here, images.digests))

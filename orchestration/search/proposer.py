@@ -80,6 +80,14 @@ class Proposer(KnownTrials):
         return self.open + max(0, new)
 
     @property
+    def planned(self) -> int | None:
+        """Trials that have ended once this search is over, more than max_trials where so many are taken up again.
+
+        None without a limit.
+        """
+        return None if self.max_trials is None else self.ended + self.missing
+
+    @property
     def nothing_left(self) -> str | None:
         """Why there are fewer trials than were asked for, where proposals were refused; else None."""
         if not self.too_expensive or self.hours_over or (self.max_trials is not None and not self.missing):
@@ -127,7 +135,7 @@ class Proposer(KnownTrials):
         for record in self.ledger.trials():
             result = results.get(record.trial_id)
             if record.family not in self.spaces:
-                self._others += 1
+                self.others += 1
                 self.set_aside += [] if result is not None else [record]
             elif result is not None and result.status == REFUSED:
                 self.refuse(record, result)

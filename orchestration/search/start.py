@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from biomass_models.backbones.weights import (
-    WeightsSource,
-)
+from biomass_models.backbones.weights import WeightsSource
 from biomass_models.config_rules import known_name
 from biomass_models.data.frames import Fit
 from biomass_models.data.table import fit_of, read_train
@@ -20,30 +18,19 @@ from orchestration.search.inline import search_inline
 from orchestration.search.opening import require_typed, settings_of_now, typed_fields
 from orchestration.search.preflight import searchable
 from orchestration.search.prepare import prepare_search
-from orchestration.search.presets import Preset
+from orchestration.search.presets.options import Preset
 from orchestration.search.pruning import RULES
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger
 from orchestration.study.lock import study_lock
-from orchestration.study.records import Asked, StudyRecord
+from orchestration.study.records import Asked
 from orchestration.study.settings import StudyError, StudySettings
 from orchestration.study.storage import Storage
 from orchestration.workers.address import is_cluster, require_answer
 from orchestration.workers.context import WorkerContext
 from orchestration.workers.resources import Resources
-from orchestration.workers.slots.inline_pool import require_one_process
-from orchestration.workers.weights_here import available_backbones, backbones_of_study
+from orchestration.workers.weights_here import available_backbones, backbones_of_study, source_of_study
 from search_spaces.domain import SearchSpace
-
-
-def source_of_study(record: StudyRecord, asked: Preset, made_with: Asked, given: WeightsSource) -> WeightsSource:
-    """Where a study's weights come from: as typed, else as when it was made, if that is still there."""
-    if "weights" in typed_fields(made_with, record.made_with) or record.settings.weights == "auto":
-        return given
-    if record.settings.weights == "random":
-        return WeightsSource("random")
-    folder = record.made_with.overrides.get("weights")
-    return WeightsSource("folder", Path(folder)) if folder and Path(folder).is_dir() else given
 
 
 def has_gpu(resources: Resources) -> bool:
@@ -134,7 +121,8 @@ def resolve(
         settings = asked.settings(tuple(found), weights=weights.kind, gpu=gpu, fit=fit)
         return Wanted(settings=settings, weights=weights, fingerprints=found)
     require_typed(ledger, asked, made_with)
-    source = source_of_study(record, asked, made_with, weights)
+    typed = "weights" in typed_fields(made_with, record.made_with)
+    source = weights if typed else source_of_study(record) or weights
     settings = settings_of_now(record, asked, made_with)
     return Wanted(settings=settings, weights=source, fingerprints=backbones_of_study(record, source, say))
 
@@ -168,8 +156,6 @@ def run_search(
     just read the data.
     """
     known_name("a pruning rule", prune, RULES, StudyError)
-    if resources.inline:
-        require_one_process(resources)
     require_answer(resources.address)
     ledger = Ledger(Storage(study))
     with study_lock(ledger, say) as heartbeat:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from biomass_models.counted import counted
 from biomass_models.data.images import digest_of, file_digest
 from biomass_models.data.photographs import unlike_shapes
 from biomass_models.data.table import TEST_FILE, read_test, read_train, train_file
@@ -47,7 +48,7 @@ def data_changes(ledger: Ledger, here: pd.DataFrame, digests: Sequence[str]) -> 
         now = dict(zip(here["image_id"], digests, strict=True))
         then = dict(zip(known["image_id"], known["blake2b"], strict=True))
         if replaced := [name for name, digest in then.items() if now.get(name, digest) != digest]:
-            found.append(f"{_count(len(replaced), 'photograph')} replaced ({_named(replaced)})")
+            found.append(f"{counted(len(replaced), 'photograph')} replaced ({_named(replaced)})")
     elif not found:
         found.append("photographs replaced (which, version 0.1.0 did not record)")
     return found
@@ -82,7 +83,7 @@ def data_notices(ledger: Ledger, data_dir: Path) -> Iterator[str]:
         here, recorded = read_train(data_dir), set(ledger.quadrats()["image_id"])
         missing = [path for path in here["image_path"] if not (data_dir / path).is_file()]
         if missing:
-            lost = f"{_count(len(missing), 'photograph')} of {file} ({_named(missing)})"
+            lost = f"{counted(len(missing), 'photograph')} of {file} ({_named(missing)})"
             yield f"{data_dir} lacks {lost}; get them back"
         elif recorded & set(here["image_id"]):
             digests = [file_digest(data_dir / str(path)) for path in here["image_path"]]
@@ -98,26 +99,22 @@ def _table_changes(recorded: pd.DataFrame, here: pd.DataFrame) -> Iterator[str]:
     then, now = recorded.set_index("image_id"), here.set_index("image_id")
     for verb, more, fewer in (("added", now, then), ("missing", then, now)):
         if strange := [str(name) for name in more.index if name not in fewer.index]:
-            yield f"{_count(len(strange), 'photograph')} {verb} ({_named(strange)})"
+            yield f"{counted(len(strange), 'photograph')} {verb} ({_named(strange)})"
     both = then.index.intersection(now.index)
     labels, facts = list(TARGETS), [name for name in then if name in now and name not in (*TARGETS, *DRAWN)]
     cells = [(name, target) for target in labels for name in _differ(then[target], now[target], both)]
     if cells:
         shown = _named([f"{name} {target}" for name, target in cells])
-        yield f"{_count(len(cells), 'label')} changed ({shown})"
+        yield f"{counted(len(cells), 'label')} changed ({shown})"
     for column in facts:
         if names := _differ(then[column], now[column], both):
-            yield f"{column} of {_count(len(names), 'photograph')} changed ({_named(names)})"
+            yield f"{column} of {counted(len(names), 'photograph')} changed ({_named(names)})"
 
 
 def _differ(then: pd.Series, now: pd.Series, both: pd.Index) -> list[str]:
     one, other = then.loc[both], now.loc[both]
     same = (one == other) | (one.isna() & other.isna())
     return [str(name) for name in both[~same.to_numpy(dtype=bool)]]
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _named(names: Sequence[str]) -> str:

@@ -47,22 +47,25 @@ def _hash_of_files(files: Iterable[tuple[str, bytes]]) -> str:
     return digest.hexdigest()[:12]
 
 
-def environment(family: str = "") -> dict[str, Any]:
-    """Flat facts of this process. `threads` are torch's in the calling thread; family: whose package is a fact, too."""
+def environment(family: str = "", device: str = "auto") -> dict[str, Any]:
+    """Flat facts of this process. `threads` are torch's in the calling thread; family: whose package is a fact, too.
+
+    device: that is computed on, as devices.pick_device takes it.
+    """
     import torch
 
     from biomass_models.backbones.devices import encoding_precision, pick_device, precision
 
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    used = pick_device(device)
     return {
         "code": project_hash(),
         "python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},
         "processor": _processor(),
-        "gpu": gpu,
+        "gpu": torch.cuda.get_device_name(used) if used.type == "cuda" else None,
         "threads": torch.get_num_threads(),
-        "precision": str(precision(pick_device("auto"))).removeprefix("torch."),  # of networks that train
-        "encoding": str(encoding_precision(pick_device("auto"))).removeprefix("torch."),  # of frozen backbones
+        "precision": str(precision(used)).removeprefix("torch."),  # of networks that train
+        "encoding": str(encoding_precision(used)).removeprefix("torch."),  # of frozen backbones
         **_package_of(family),
     }
 

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import filelock
 
+from biomass_models.counted import counted
 from biomass_models.errors import UserError
 from biomass_models.file_locks import lock_problem
 from orchestration.study import layout
@@ -174,7 +175,7 @@ def study_lock(ledger: Ledger, say: Callable[[str], None] = lambda text: None) -
         heartbeat.start()
         try:
             if left_over := storage.sweep():
-                say(f"note: {left_over} temporary files of killed processes removed")
+                say(f"note: {counted(left_over, 'temporary file')} of killed processes removed")
             yield heartbeat
         finally:
             heartbeat.stop()

@@ -377,7 +377,7 @@ class SearchFacts(Part):
     encoding: tuple[int, int] = (0, 0)  # images of the bank that is being filled: done, of all
     cannot_start: int = 0  # slots whose worker does not come up now
     start_failure: str | None = None  # why, of the latest one
-    max_trials: int | None = None
+    max_trials: int | None = None  # of the study, once the search is over
     seconds_left: float | None = None  # time_left.seconds_left when the driver looked
     looked_at: float = 0.0
 

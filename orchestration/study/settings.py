@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from biomass_models.counted import counted
 from biomass_models.data.frames import Fit
 from biomass_models.errors import UserError
 from orchestration.study.record import Part
@@ -37,6 +38,7 @@ class StudySettings(Part):
         if not self.families or not self.backbones:
             raise StudyError("a study needs at least one family and one backbone")
         if self.shares and (len(self.shares) != len(self.families) or min(self.shares) <= 0):
-            raise StudyError(f"shares are above 0, one for each of {len(self.families)} families, got {self.shares}")
+            families = counted(len(self.families), "family", "families")
+            raise StudyError(f"shares are above 0, one for each of {families}, got {self.shares}")
         if self.folds < 2:
             raise StudyError(f"a study needs at least 2 folds, got {self.folds}")

@@ -17,9 +17,11 @@ class WorkerContext:
     cache: str  # on the node's own disk
     weights: WeightsSource
     gpus: float = 0.0  # of one slot
+    device: str = "auto"  # what the slot computes on: cpu, or the GPU where it sees one (auto)
     cache_gb: float | None = None  # what the cache may hold; None is no limit
     compile: bool = False  # networks whose backbone trains go through torch.compile
 
     def of_slot(self, resources: Resources, gpus: float) -> WorkerContext:
-        """The context of a slot that has what was asked for."""
-        return replace(self, gpus=gpus, cache_gb=resources.cache_gb, compile=resources.compile)
+        """The context of a slot that has what was asked for: without a share of a GPU it uses none that it sees."""
+        device = "auto" if gpus else "cpu"
+        return replace(self, gpus=gpus, device=device, cache_gb=resources.cache_gb, compile=resources.compile)

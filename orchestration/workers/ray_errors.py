@@ -29,6 +29,11 @@ def innermost_cause(error: BaseException) -> str:
     return _line(text or type(error).__name__)
 
 
+def lost_broker(cause: str) -> str:
+    """Why a search ends whose broker does not answer any more, and what to do."""
+    return f"the broker of the folds is lost: {cause}; run the same command again to resume"
+
+
 def where(error: BaseException) -> str | None:
     """Address of the node whose process raised it or died, if the error names one."""
     found = ADDRESS.search(COLOURS.sub("", str(error)))

@@ -5,10 +5,11 @@ For `biomass refit` (one trial, with what may explain a difference) and `biomass
 
 from __future__ import annotations
 
+import functools
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from biomass_models.backbones.weights import WeightsSource, fingerprint
+from biomass_models.counted import counted
 from biomass_models.data.folds import fold_hash
 from biomass_models.data.table import read_train
 from biomass_models.features.inputs import ImageSet
@@ -28,6 +30,7 @@ from orchestration.study.ledger import Ledger, LedgerError, folds_of
 from orchestration.study.records import RestoredModel, TrialRecord
 from orchestration.study.storage import Storage
 from orchestration.workers.jobs import FoldJob, Outcome
+from orchestration.workers.weights_here import searched_source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +65,7 @@ class Refit:
 
     def __str__(self) -> str:
         verdict = "the same rows" if self.same else "OTHER ROWS"
-        lines = [f"trial {self.trial_id}: {verdict} in {len(self.folds)} folds fitted again"]
+        lines = [f"trial {self.trial_id}: {verdict} in {counted(len(self.folds), 'fold')} fitted again"]
         lines += [f"  {fold}" for fold in self.folds]
         if self.different_here:
             lines.append("Not as recorded:" if self.same else "What is not as recorded, and may be why:")
@@ -76,13 +79,13 @@ class Refit:
 
 
 def refit_trial(
-    ledger: Ledger, trial_id: str, data_dir: Path, *, cache_dir: Path | None, weights: WeightsSource
+    ledger: Ledger, trial_id: str, data_dir: Path, *, cache_dir: Path | None, weights: WeightsSource | None = None
 ) -> Refit:
     """Fit all finished folds of a trial again, and compare what it was made with.
 
-    cache_dir: a feature store to take features from; None computes them afresh.
-    Raises LedgerError for an unknown trial, one without finished folds, or a data directory without its images;
-    DataError for one that cannot be read; WeightsError where the backbone's weights are not here.
+    cache_dir: a feature store to take features from; None computes them afresh. weights: None takes them from where
+    the search had them. Raises LedgerError for an unknown trial, one without finished folds, or a data directory
+    without its images; DataError for one that cannot be read; WeightsError where the backbone's weights are not here.
     """
     record = ledger.trial(trial_id)
     metrics = {fold: one for fold in _folds(ledger) if (one := ledger.fold_metrics(trial_id, fold)) is not None}
@@ -91,13 +94,14 @@ def refit_trial(
             f"a refit compares with finished folds, trial {trial_id} has none; `biomass search` finishes open trials, "
             "and failed ones with --retry-failed"
         )
+    weights = weights or searched_source(ledger)
     different = [*_data(ledger, data_dir), *_weights(record, weights)]
     with tempfile.TemporaryDirectory() as folder:
         folds = tuple(Refitter(ledger, data_dir, Path(folder), cache_dir, weights).folds(trial_id, list(metrics)))
-    now = environment(record.family)
     for one in metrics.values():
         then = one.environment
-        different += differences(then, now | {"threads": then.get("threads")})  # a refit takes as many as there were
+        now = environment(record.family, _device_then(then)) | {"threads": then.get("threads")}  # as many as then
+        different += differences(then, now)
     hosts = sorted({one.host for one in metrics.values()} - {socket.gethostname()})
     if hosts:
         different.append(f"fitted on {', '.join(hosts)}, this is {socket.gethostname()}")
@@ -115,22 +119,25 @@ def restore_models(
     data_dir: Path,
     *,
     cache_dir: Path,
-    weights: WeightsSource,
+    weights: WeightsSource | None = None,
+    device: str = "auto",
     should_stop: ShouldStop | None = None,
 ) -> list[FoldAgain]:
     """Fit the folds of a trial again whose models were dropped, from its record and under the same seeds.
 
-    Raises LedgerError for an unknown trial, one that lacks no model, other data or weights than the study's, and a
-    fold that cannot be fitted; DataError and WeightsError as `refit_trial`; StopRequested.
+    device: of this slot; cpu where it has no GPU. Raises LedgerError for an unknown trial, one that lacks no model,
+    other data or weights than the study's, and a fold that cannot be fitted; DataError and WeightsError as
+    `refit_trial`; StopRequested.
     """
     record, folds = ledger.trial(trial_id), dropped_folds(ledger, trial_id)
     if not folds:
         raise LedgerError(f"a model is restored that was dropped, trial {trial_id} has all its models; leave --restore")
+    weights = weights or searched_source(ledger)
     if different := [*_data(ledger, data_dir), *_weights(record, weights)]:
         raise LedgerError(f"a model is restored from what it was made of; {'; '.join(different)}; give those")
     with tempfile.TemporaryDirectory() as folder:
         restored = list(
-            Refitter(ledger, data_dir, Path(folder), cache_dir, weights, should_stop).restore(trial_id, folds)
+            Refitter(ledger, data_dir, Path(folder), cache_dir, weights, device, should_stop).restore(trial_id, folds)
         )
     if broken := [str(again) for again in restored if again.largest_difference_g is None]:
         raise LedgerError(f"trial {trial_id}: {'; '.join(broken)}; mend that, then run the same command again")
@@ -147,9 +154,13 @@ class Refitter:
         folder: Path,
         cache_dir: Path | None,
         weights: WeightsSource,
+        device: str = "auto",
         should_stop: ShouldStop | None = None,
     ) -> None:
-        """folder: an empty one; cache_dir: a feature store to take features from, None computes them afresh."""
+        """folder: an empty one; cache_dir: a feature store to take features from, None computes them afresh.
+
+        device: cpu keeps off the GPU; a fold that was fitted without one stays on the CPU in any case.
+        """
         from orchestration.workers.context import WorkerContext
         from orchestration.workers.runner import JobRunner
 
@@ -161,8 +172,11 @@ class Refitter:
             cache=str(folder / "features" if cache_dir is None else cache_dir.expanduser()),
             weights=weights,
         )
-        # networks that were compiled are compiled again: they round otherwise
-        self._runners = {compiled: JobRunner(replace(context, compile=compiled)) for compiled in (False, True)}
+        # networks that were compiled are compiled again, and what ran on a CPU does so again: they round otherwise
+        self._runner = functools.cache(
+            lambda compiled, where: JobRunner(replace(context, compile=compiled, device=where))
+        )
+        self._device = device
 
     def folds(self, trial_id: str, folds: Sequence[int]) -> Iterator[FoldAgain]:
         """Each as soon as it is fitted, with as many threads as it had."""
@@ -173,10 +187,11 @@ class Refitter:
         try:
             for fold in folds:
                 metrics = self._ledger.fold_metrics(trial_id, fold)
-                info = {} if metrics is None else metrics.info
-                torch.set_num_threads(before if metrics is None else metrics.environment.get("threads", before))
+                info, then = ({}, {}) if metrics is None else (metrics.info, metrics.environment)
+                torch.set_num_threads(then.get("threads", before))
                 job = FoldJob(trial_id=trial_id, fold=fold, together="folds_together" in info)
-                outcome = self._runners["compiled" in info].run(job, self._should_stop)
+                device = self._device if self._device == "cpu" else _device_then(then)
+                outcome = self._runner("compiled" in info, device).run(job, self._should_stop)
                 if outcome.status == "stopped":
                     raise StopRequested(f"stopped on request: fold {fold} of trial {trial_id} was fitted again")
                 yield self._compare(trial_id, fold, outcome)
@@ -243,6 +258,11 @@ def _data(ledger: Ledger, data_dir: Path) -> Iterator[str]:
     if fold_hash(recorded[["image_id", "fold", "group"]]) != study.fold_hash:
         yield "quadrats.parquet does not hold the folds that study.json names"
     yield from data_changes(ledger, here, ImageSet.from_table(data_dir, here).digests)
+
+
+def _device_then(environment: Mapping[str, Any]) -> str:
+    """Of a fold, from its recorded environment: cpu where it was fitted without a GPU, auto where it had one."""
+    return "cpu" if environment.get("gpu", "not recorded") is None else "auto"
 
 
 def _weights(record: TrialRecord, weights: WeightsSource) -> Iterator[str]:

@@ -6,11 +6,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestration.option import SLOTS, option
+from orchestration.study.settings import StudyError
+from orchestration.workers.address import cluster_address, is_cluster
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """Where and with what folds run; none of it changes a result but for the rounding of sums."""
+    """Where and with what folds run; none of it changes a result but for the rounding of sums.
+
+    Raises StudyError where more is asked for than one process is, and one process as well.
+    """
 
     cpus_per_fold: float = field(default=1.0, metadata=option("CPUs of a slot.", SLOTS, minimum=0.1))
     gpus_per_fold: float | None = field(  # None: 1 where the cluster has a GPU, else 0
@@ -68,3 +73,14 @@ class Resources:
         default=False,
         metadata=option("Work in this process, without Ray: one slot.", SLOTS, spelling="--inline", noted=False),
     )
+
+    def __post_init__(self) -> None:
+        if not self.inline:
+            return
+        if is_cluster(self.address):
+            raise StudyError(
+                f"--inline works in this process, got the cluster {cluster_address(self.address)}; leave out one of "
+                "the two (RAY_ADDRESS names a cluster as well)"
+            )
+        if (self.slots or 1) > 1:
+            raise StudyError(f"--inline has one slot, got --slots {self.slots}; leave out one of the two")

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from safetensors.torch import save as save_tensors
 
+from biomass_models.counted import counted
 from biomass_models.data.cell_weights import measured_masses
 from biomass_models.data.frames import Fit
 from biomass_models.data.table import read_test
@@ -66,7 +67,7 @@ class JobRunner:
                 case PredictJob():
                     return self._predict(job, should_stop)
                 case MeasureJob():
-                    return Outcome(status="done", speed=measure(job.backbones, "auto", should_stop))
+                    return Outcome(status="done", speed=measure(job.backbones, self._context.device, should_stop))
                 case RestoreJob():
                     return self._restore(job, should_stop)
         except StopRequested:
@@ -159,7 +160,7 @@ class JobRunner:
             pid=cost.pid,
             epochs=tuple(_finite(epoch) for epoch in result.epochs),
             info=result.info,
-            environment=environment(record.family),
+            environment=environment(record.family, self._context.device),
         )
         self._ledger.write_fold(
             record.trial_id,
@@ -195,6 +196,7 @@ class JobRunner:
             job.span,
             cache_dir=Path(self._context.cache),
             weights=self._context.weights,
+            device=self._context.device,
             cache_gb=self._context.cache_gb,
         )
         done = predict_shard(job.members, job.ensemble, job.span, inputs_of, flips=job.flips, should_stop=should_stop)
@@ -226,6 +228,7 @@ class JobRunner:
             Path(context.data_dir),
             cache_dir=Path(context.cache),
             weights=context.weights,
+            device=context.device,
             should_stop=should_stop,
         )
         return Outcome(status="done")
@@ -245,6 +248,7 @@ class JobRunner:
             ImageSet.from_table(Path(self._context.data_dir), table),
             cache_dir=Path(self._context.cache),
             weights=self._context.weights,
+            device=self._context.device,
             fit=fit,
             cache_gb=self._context.cache_gb,
             compile=self._context.compile,
@@ -257,9 +261,10 @@ def _required_masses(family: str, pred_NT: FloatArray, norm_T: FloatArray) -> Fl
     wrong_NT = ~(np.isfinite(pred_NT) & (pred_NT >= 0)) & (norm_T > 0)
     if wrong_NT.any():
         row, target = np.argwhere(wrong_NT)[0]
+        rows = counted(int(wrong_NT.any(1).sum()), "row")
         raise FitError(
-            f"predictions are finite grams of at least 0, {family} has {int(wrong_NT.any(1).sum())} rows with "
-            f"others, such as {TARGETS[target]} = {pred_NT[row, target]:g}; mend the family, or change its settings"
+            f"predictions are finite grams of at least 0, {family} has {rows} with others, such as "
+            f"{TARGETS[target]} = {pred_NT[row, target]:g}; mend the family, or change its settings"
         )
     return pred_NT
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from safetensors.torch import load as load_tensors
 
-from biomass_models.backbones.weights import WeightsError, WeightsSource, fingerprint
+from biomass_models.backbones.weights import WeightsSource
 from biomass_models.data.cell_weights import cell_weights
 from biomass_models.data.frames import Fit
 from biomass_models.data.images import DecodeOnce
@@ -25,7 +25,7 @@ from biomass_models.families.introduced import config_from_stored
 from biomass_models.features.inputs import ImageSet, Inputs
 from biomass_models.interrupt import ShouldStop, StopRequested, check_stop
 from biomass_models.targets import TARGETS, FloatArray, blank_unmeasured, norm_of
-from orchestration.study.ledger import Ledger, LedgerError, folds_of
+from orchestration.study.ledger import Ledger, folds_of
 from orchestration.study.records import Params, TrialRef
 from orchestration.study.storage import Storage
 
@@ -43,7 +43,13 @@ def spans(images: int) -> list[tuple[int, int]]:
 
 
 def shard_inputs(
-    images: ImageSet, span: tuple[int, int], *, cache_dir: Path, weights: WeightsSource, cache_gb: float | None = None
+    images: ImageSet,
+    span: tuple[int, int],
+    *,
+    cache_dir: Path,
+    weights: WeightsSource,
+    device: str = "auto",
+    cache_gb: float | None = None,
 ) -> tuple[InputsOfFit, DecodeOnce]:
     """Inputs of one shard by what a study's models see of photographs, which are decoded once; and the decoder.
 
@@ -58,6 +64,7 @@ def shard_inputs(
             part,
             cache_dir=cache_dir,
             weights=weights,
+            device=device,
             fit=fit,
             load=decoder,
             cache_gb=cache_gb,
@@ -167,18 +174,3 @@ def _frame(image_ids: Sequence[str], pred_NT: FloatArray) -> pd.DataFrame:
     frame = pd.DataFrame(pred_NT, columns=list(TARGETS))
     frame.insert(0, "image_id", list(image_ids))
     return frame
-
-
-def check_weights(ref: TrialRef, weights: WeightsSource) -> None:
-    """A member predicts with the very backbone that it was trained on; LedgerError says what to give."""
-    record = Ledger(Storage(ref.study)).trial(ref.trial_id)
-    backbone = record.config["backbone"]
-    try:
-        got = fingerprint(backbone, weights)
-    except WeightsError as error:
-        got = f"none ({error})"
-    if got != record.weights:
-        raise LedgerError(
-            f"member {record.trial_id} was trained on {backbone} with weights {record.weights}, "
-            f"--weights {weights.kind} gives {got}; give the --weights of the search"
-        )

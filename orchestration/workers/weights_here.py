@@ -1,8 +1,9 @@
-"""Which backbones can be used: those whose weights are here."""
+"""Which backbones can be used: those whose weights are here. Where the weights of a study's trials come from."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from biomass_models.backbones.weights import (
     WeightsError,
@@ -13,7 +14,9 @@ from biomass_models.backbones.weights import (
     verify_weights,
 )
 from orchestration.progress import Say
-from orchestration.study.records import StudyRecord
+from orchestration.study.ledger import Ledger, LedgerError
+from orchestration.study.records import StudyRecord, TrialRef
+from orchestration.study.storage import Storage
 from search_spaces.spaces import DEFAULT_BACKBONES
 
 
@@ -42,6 +45,55 @@ def backbones_of_study(record: StudyRecord, source: WeightsSource, say: Say) -> 
     for name, reason in missing.items():
         say(f"Weights of {name} are not here: its open trials wait, the others go on ({reason})")
     return found
+
+
+def source_of_study(record: StudyRecord) -> WeightsSource | None:
+    """Where the weights of a study came from when it was made; None for a folder that is not there any more."""
+    if record.settings.weights != "folder":
+        return WeightsSource(kind=record.settings.weights)
+    folder = record.made_with.overrides.get("weights")
+    return WeightsSource("folder", Path(folder)) if folder and Path(folder).is_dir() else None
+
+
+def searched_source(ledger: Ledger) -> WeightsSource:
+    """Where a study's weights came from, or `auto` where that is not there any more."""
+    return source_of_study(ledger.study()) or WeightsSource()
+
+
+def source_of_trials(refs: Iterable[TrialRef], typed: WeightsSource | None) -> WeightsSource:
+    """The source with the weights that these trials were trained on: as typed, else that of their search.
+
+    Raises LedgerError where it has none or others, and where searches had different ones.
+    """
+    refs = tuple(refs)
+    found = {ref.study: typed or searched_source(Ledger(Storage(ref.study))) for ref in refs}
+    if len(others := list(dict.fromkeys(found.values()))) > 1:
+        raise LedgerError(
+            f"members of a blend take their weights from one source, got {' and '.join(map(_named, others))} (as "
+            "searched); name one that has all with --weights, or blend the studies apart"
+        )
+    for ref in refs:
+        _require_same_weights(ref, found[ref.study], typed=typed is not None)
+    return others[0] if others else WeightsSource()
+
+
+def _named(source: WeightsSource) -> str:
+    return source.kind if source.folder is None else str(source.folder)
+
+
+def _require_same_weights(ref: TrialRef, source: WeightsSource, *, typed: bool) -> None:
+    record = Ledger(Storage(ref.study)).trial(ref.trial_id)
+    backbone = record.config["backbone"]
+    try:
+        got = fingerprint(backbone, source)
+    except WeightsError:
+        got = "none"
+    if got != record.weights:
+        remedy = "leave --weights out" if typed else "put the old ones back, or name them with --weights"
+        raise LedgerError(
+            f"trial {record.trial_id} was trained on {backbone} with weights {record.weights}, "
+            f"--weights {_named(source)} has {got}; {remedy}"
+        )
 
 
 def _fingerprints(names: Sequence[str], source: WeightsSource) -> tuple[dict[str, str], dict[str, str]]:

@@ -68,7 +68,7 @@ def test_a_table_and_a_folder_become_a_data_directory(folder: Path) -> None:
         ["data", "import", str(folder / "cuts.csv"), "--photos", str(folder / "phone"), "--out", str(folder / "out")],
     )
     assert ran.exit_code == 0, ran.output
-    assert "green    Green DM (g)" in ran.output and "1 decimal commas are read as points" in ran.output
+    assert "green    Green DM (g)" in ran.output and "1 decimal comma read as a point" in ran.output
     assert "photos/IMG_1.JPG; North; 2024-05-01; green 10.5 g; dead 2 g; clover 0 g; gdm 10.5 g" in ran.output
     table = read_train(folder / "out")
     assert table["image_path"].tolist() == ["photos/IMG_1.JPG", "photos/IMG_2.jpg", "photos/sub/IMG_3.jpg"]
@@ -100,7 +100,7 @@ def test_masses_that_were_not_measured_are_blank(folder: Path) -> None:
         app,
         ["data", "import", str(folder / "cuts.csv"), "--photos", str(folder / "phone"), "--out", str(folder / "out")],
     )
-    assert ran.exit_code == 0 and "1 cells such as 'NA' are read as not measured" in ran.output
+    assert ran.exit_code == 0 and "1 cell such as 'NA' read as not measured" in ran.output
     assert "photos/IMG_1.JPG; North; 2024-05-01; green 10.5 g; dead 2 g\n" in ran.output
     known = read_train(folder / "out")[list(TARGETS)].notna().to_numpy()
     assert known.tolist() == [[True, True, False, False, False], [True] * 5, [True] * 5]

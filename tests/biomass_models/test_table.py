@@ -191,7 +191,9 @@ def test_long_lists_are_grouped_and_cut_in_the_text_only(root: Path) -> None:
     alike = "train.csv: error: 100 rows: target is a finite number of at least 0; got '?', first in line 2; mend"
     assert str(caught.value).startswith(alike) and "\n" not in str(caught.value)
     kinds = [replace(caught.value.problems[0], rule=f"rule {number}") for number in range(100)]
-    assert str(DataError(kinds)).startswith("100 problem(s)") and str(DataError(kinds)).endswith("and 50 more")
+    assert str(DataError(kinds)).startswith("100 problems in the data:") and str(DataError(kinds)).endswith(
+        "and 50 more"
+    )
     again = copy.copy(caught.value)  # by __reduce__, as it travels between processes
     assert again.problems == caught.value.problems
 

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import t
 from small_libraries import small_library
 
-from biomass_models.targets import squared_error, weighted_r2_score
+from biomass_models.targets import FROM_COMPONENTS, squared_error, weighted_r2_score
 from ensembles.choice import SINGLE_BEST, TOP_MEAN
 from ensembles.gram import error_gram
 from ensembles.honest import interval_for_new, paired_difference, score_estimate, units_of
@@ -87,3 +87,29 @@ def test_one_unit_leaves_no_error_and_a_perfect_score_has_none():
         assert np.isnan([found.se, found.low, found.high]).all() and np.isfinite(found.value)
     perfect = score_estimate(library.gram, np.zeros(library.gram.cells))
     assert (perfect.value, perfect.se, perfect.low, perfect.high) == (1, 0, 1, 1)
+
+
+def test_intervals_cover_as_often_as_they_say():
+    """Fixed predictions on 400 samples of 28 dates, from 2000 dates whose scores are the truth.
+
+    Errors that are 30 % too small, or that leave out what new dates vary by, cover 74 to 85 %.
+    """
+    rng, dates, size = np.random.default_rng(0), 2000, 4
+    date_N = np.repeat(np.arange(dates), size)
+    mass_N3 = rng.gamma(2.0, [13.0, 6.0, 4.0], (dates * size, 3)) * rng.uniform(0.5, 1.5, (dates, 3))[date_N]
+    error_MN3 = rng.normal(0, 6, (2, *mass_N3.shape)) + rng.normal(0, 4, (2, dates, 3))[:, date_N]
+    truth_NT, pred_MNT = mass_N3 @ FROM_COMPONENTS.T, (mass_N3 + error_MN3) @ FROM_COMPONENTS.T
+    true_M = [weighted_r2_score(truth_NT, pred_NT) for pred_NT in pred_MNT]
+    covered = np.zeros((400, 4))
+    for sample_4 in covered:
+        drawn = rng.choice(dates, 28 + 28, replace=False)
+        rows, others, few = (np.flatnonzero(np.isin(date_N, part)) for part in (drawn[:28], drawn[28:], drawn[28:40]))
+        gram = error_gram(pred_MNT[:, rows], truth_NT[rows], date_N[rows] % 5, date_N[rows].astype(str))
+        score = score_estimate(gram, gram.loss_CM[:, 0])
+        gain = paired_difference(gram, gram.loss_CM[:, 0], gram.loss_CM[:, 1])
+        sample_4[0] = score.low <= true_M[0] <= score.high
+        sample_4[1] = gain.low <= true_M[0] - true_M[1] <= gain.high
+        for place, (new, count) in enumerate(((others, 28), (few, 12)), start=2):
+            low, high = interval_for_new(score, 28, count)
+            sample_4[place] = low <= weighted_r2_score(truth_NT[new], pred_MNT[0, new]) <= high
+    assert ((covered.mean(0) > 0.92) & (covered.mean(0) < 0.98)).all(), covered.mean(0)

@@ -116,7 +116,7 @@ def words(frame, rng):
         (reversed_rows, "rows look permuted: .* in the order of reversed rows"),
         (image_missing, "1 of 60 labelled images have no prediction"),
         (other_images, "60 of 60 labelled images have no prediction, such as .* 60 of its images are unknown"),
-        (image_twice, "1 images have more than one row"),
+        (image_twice, "1 image has more than one row"),
         (column_missing, "columns missing: Dry_Dead_g"),
         (words, "predictions must be numbers"),
     ],

@@ -165,7 +165,7 @@ class Study:
     def audited(self, refits: int) -> str:
         """The audit's own words; CampaignError when it does not pass."""
         result = subprocess.run(
-            self._biomass("audit", self.name, "--data", "data", "--refit", str(refits), "--weights", "random"),
+            self._biomass("audit", self.name, "--data", "data", "--refit", str(refits)),
             cwd=self.folder,
             env=self._environment(self.store),
             capture_output=True,
@@ -200,7 +200,7 @@ class Study:
         """`biomass ensemble`, which predicts the test images anew."""
         for predicted in Path(self.ledger.storage.uri).glob("ensembles/test-*"):
             shutil.rmtree(predicted)  # so that they are made again
-        out = ("--data", "data", "--out", f"{self.name}.csv", "--weights", "random")
+        out = ("--data", "data", "--out", f"{self.name}.csv")
         return self._start(self._biomass("ensemble", self.name, *out), store or self.store)
 
     def _biomass(self, *words: str) -> list[str]:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from biomass_models.backbones.weights import WeightsSource, canonical_name, fingerprint
-from orchestration.search.presets import Preset
+from orchestration.search.presets.options import Preset
 from orchestration.search.start import run_search
 from search_spaces.domain import Choice, SearchSpace
 from search_spaces.spaces import space_of

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tiny_study import RANDOM, make_study
 
+from biomass_models.backbones.weights import WeightsSource
 from biomass_models.targets import TARGETS
 from orchestration.blending.predict import Predictor
 from orchestration.search.trial import run_trial
@@ -60,6 +61,6 @@ class InlinePredictor(Predictor):
         self.outcomes: list[Outcome] = []
 
     @contextmanager
-    def pool(self, study: str) -> Iterator[Pool]:
-        context = WorkerContext(study=study, data_dir=str(self._data), cache=str(self._cache), weights=RANDOM)
+    def pool(self, study: str, weights: WeightsSource) -> Iterator[Pool]:
+        context = WorkerContext(study=study, data_dir=str(self._data), cache=str(self._cache), weights=weights)
         yield Remembering(context, self.outcomes, self._stop_after)

@@ -9,7 +9,7 @@ from typing import Any
 
 from biomass_models.backbones.weights import WeightsSource
 from orchestration.search.prepare import prepare_search
-from orchestration.search.presets import overridden
+from orchestration.search.presets.named import overridden
 from orchestration.search.proposer import Proposer
 from orchestration.search.start import resolve
 from orchestration.search.trial import run_trial

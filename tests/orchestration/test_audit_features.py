@@ -44,7 +44,7 @@ def misled(tmp_path_factory: pytest.TempPathFactory, tiny_pasture: Path) -> tupl
     for record in records:  # an audit passes when no trial is open
         if record.trial_id != probe.trial_id:
             shutil.rmtree(folder / "study" / "trials" / record.trial_id)
-    options = ["--data", tiny_pasture, "--weights", "random", "--cache", folder / "cache"]
+    options = ["--data", tiny_pasture, "--cache", folder / "cache"]
     return folder / "study", probe.trial_id, options
 
 

@@ -27,7 +27,7 @@ from orchestration.report.make import make_report
 from orchestration.search.fold_costs import FoldCosts, trained_backbones
 from orchestration.search.on_ray.tune_searcher import TuneSearcher
 from orchestration.search.prepare import prepare_search, reopen
-from orchestration.search.presets import Preset
+from orchestration.search.presets.options import Preset
 from orchestration.search.proposer import DRAWS_UNTIL_EXHAUSTED, Proposer
 from orchestration.search.start import resolve
 from orchestration.study.data import StudyData
@@ -176,7 +176,7 @@ def test_refused_trials_are_taken_up_again_when_the_limit_allows_them(
     assert said == (
         ["3 refused trials are within --max-fold-seconds now; --retry-failed takes them up"]
         if not retry
-        else ["1 failed trials are taken up again" + (", and 3 that were refused" if reopened else "")]
+        else ["1 failed trial is taken up again" + (", and 3 that were refused" if reopened else "")]
     )
 
 

@@ -10,6 +10,7 @@ import pytest
 from commands import biomass
 from running_search import Running, search_command, status_of
 
+from biomass_models.counted import counted
 from orchestration.processes import running
 from orchestration.study.ledger import Ledger
 from orchestration.study.storage import Storage
@@ -64,7 +65,7 @@ def test_a_search_ends_in_order_and_goes_on(folder: Path, tiny_pasture: Path, nu
     with Running(search_command(tiny_pasture), folder) as search:
         search.until(lambda: len(ledger.results()) > len(before))
         check_end(search, number, search.send(number, group=group))
-        assert f"{len(before)} trials have ended already" in search.text
+        assert f"{counted(len(before), 'trial has', 'trials have')} ended already" in search.text
     after = ledger.results()
     assert before < set(after) and all(result.status == "complete" for result in after.values())
     status = status_of("study", folder)
@@ -89,7 +90,7 @@ def test_hours_that_are_over_are_an_end_of_their_own(folder: Path, tiny_pasture:
     ended = len(ledger.results())
     waiting = len(ledger.trials()) - ended
     result = biomass(*search_command(tiny_pasture), "--hours", "0", cwd=folder)
-    waits = f", {waiting} open ones wait" if waiting else ""
+    waits = f", {counted(waiting, 'open one waits', 'open ones wait')}" if waiting else ""
     assert f"The hours are over: {ended} trials have ended{waits}; run the same command again" in result.stdout
     assert "Stopped" not in result.stdout + result.stderr and "Next: biomass leaderboard" in result.stdout
     assert len(ledger.results()) == ended and len(ledger.trials()) == ended + waiting

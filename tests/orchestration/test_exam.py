@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from commands import output
 from released import STUDIES
+from typer.testing import CliRunner
 
 from biomass_models.backbones.weights import WeightsSource
 from biomass_models.data.folds import EXAM, fold_hash
@@ -21,9 +23,10 @@ from ensembles.blend import apply_blend
 from ensembles.card import Card
 from orchestration.blending.exam import exam_lines, examine
 from orchestration.blending.predict import Predictor
+from orchestration.cli import app
 from orchestration.inspect.audit import audit
 from orchestration.inspect.explain import explain
-from orchestration.search.presets import Preset, StudyOptions
+from orchestration.search.presets.options import Preset, StudyOptions
 from orchestration.search.start import start_search
 from orchestration.study.ledger import Ledger, LedgerError
 from orchestration.study.records import Asked, Origin, TrialRef
@@ -124,6 +127,14 @@ def test_the_score_is_that_of_the_blend_on_the_kept_dates(study: Ledger, examine
     assert record.nested_score == card.nested_score
 
 
+def test_the_command_takes_the_weights_of_the_search(study: Ledger, examined: Path, tiny_pasture: Path) -> None:
+    store_blend(study, "mean", [0.5, 0.5])
+    words = ["exam", study.storage.uri, "--data", str(tiny_pasture), "--inline", "--cache", str(examined / "cache")]
+    other = CliRunner().invoke(app, [*words, "--weights", "auto"])
+    assert isinstance(other.exception, LedgerError) and str(other.exception).endswith("leave --weights out")
+    assert "exam of mean" in output(*words)
+
+
 def test_every_look_is_on_record_and_a_second_blend_is_warned_of(
     study: Ledger, examined: Path, tiny_pasture: Path
 ) -> None:
@@ -200,7 +211,7 @@ def test_other_photographs_than_those_that_were_kept_are_refused(
     assert kept is not None
     one, other = (own_pasture / str(path) for path in kept["image_path"][:2])
     shutil.copy(one, other)
-    with pytest.raises(LedgerError, match="photographs that the study has kept, 1 are others"):
+    with pytest.raises(LedgerError, match="photographs that the study has kept, 1 is another"):
         examine(study, predictor(own_pasture, examined))
     assert study.exams() == []
 

@@ -117,7 +117,7 @@ def test_other_weights_do_not_explain_a_test_image(world: Any, tmp_path: Path) -
     tensors = build_backbone("test_vit", RANDOM).model.state_dict()
     save_file({name: tensor + 0.5 for name, tensor in tensors.items()}, tmp_path / "test_vit.safetensors")
     other = WeightsSource("folder", tmp_path)
-    with pytest.raises(LedgerError, match="give the --weights of the search"):
+    with pytest.raises(LedgerError, match="leave --weights out"):
         explain(ledger, trials["distilled"], image_id, data_dir, cache_dir=folder / "cache", weights=other)
 
 

@@ -179,22 +179,22 @@ def test_an_installed_family_goes_the_whole_road_and_its_study_opens_without_it(
         return result.stdout + result.stderr
 
     families = ["--family", "neighbours", "--family", "probe", "--backbone", BACKBONE, "--scale", "smoke"]
-    data, random = ["--data", str(tiny_pasture)], ["--weights", "random"]
-    biomass("search", "study", *data, *families, *random, "--folds", "3", "--trials", "4", "--slots", "2")
+    data = ["--data", str(tiny_pasture)]
+    biomass("search", "study", *data, *families, "--weights", "random", "--folds", "3", "--trials", "4", "--slots", "2")
     ledger = Ledger(Storage(tmp_path / "study"))
     assert [record.family for record in ledger.trials()] == ["neighbours", "probe"] * 2
     assert {result.status for result in ledger.results().values()} == {"complete"}
     gone = environment(tmp_path)  # an installation without the family
     biomass("audit", "study", env=gone)
     blend_with_skill(ledger)
-    biomass("ensemble", "study", *data, *random, "--rule", "top-5", "--out", "submission.csv")
+    biomass("ensemble", "study", *data, "--rule", "top-5", "--out", "submission.csv")
     card = ledger.ensemble("submission").card
     blended = {ledger.trial(ref.trial_id).family for ref in ledger.ensemble("submission").trials.values()}
     assert blended == {"neighbours", "probe"}, card
     page = tmp_path / "report.html"
     biomass("report", "study", "--out", str(page))
     assert registry_line() in page.read_text()
-    biomass("export", "study", "submission", "--out", "bundle", *random)
+    biomass("export", "study", "submission", "--out", "bundle")
     shutil.move(tmp_path / "bundle", tmp_path / "elsewhere")
     alone = {**environment(tmp_path), "PYTHONPATH": ""}  # of the family there is the wheel in the bundle, and no more
     predicted = [sys.executable, "elsewhere/predict.py", str(tiny_pasture), "again.csv"]
@@ -210,7 +210,7 @@ def test_an_installed_family_goes_the_whole_road_and_its_study_opens_without_it(
     biomass("report", "study", "--out", str(page), env=gone)
     assert registry_line() not in page.read_text() and "neighbours" in page.read_text()
     biomass("ensemble", "study", "--out", "blend", env=gone)
-    waits = ["search", "study", *data, *random, "--trials", "5", "--slots", "2"]
+    waits = ["search", "study", *data, "--trials", "5", "--slots", "2"]
     assert "Family neighbours cannot be searched" in " ".join(biomass(*waits, env=gone).split())
     assert [record.family for record in ledger.trials()] == ["neighbours", "probe"] * 2 + ["probe"]
 

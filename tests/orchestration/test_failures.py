@@ -20,7 +20,7 @@ from orchestration.search.known_trials import ALIKE_FAILURES
 from orchestration.search.on_ray.tune_searcher import TuneSearcher
 from orchestration.search.opening import StudyError
 from orchestration.search.prepare import prepare_search, reopen
-from orchestration.search.presets import Preset
+from orchestration.search.presets.options import Preset
 from orchestration.search.trial import BlockedError, run_trial
 from orchestration.study.ledger import Ledger
 from orchestration.study.records import COMPLETE, FAILED, PRUNED, TrialResult
@@ -214,7 +214,7 @@ def test_an_audit_passes_what_is_whole_and_names_what_is_not(tmp_path: Path, tin
     first, second, *_ = (record.trial_id for record in records)
     run_trial(ledger, InlinePool(context), first)
     found = audit(ledger)
-    assert not found.problems and second in found.unfinished and not found.clean
+    assert not found.problems and second in found.open and not found.clean
     run_trial(ledger, InlinePool(context), second)
     for record in records[2:]:
         ledger.write_failure(record.trial_id, "left out, to be quick")

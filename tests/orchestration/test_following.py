@@ -21,7 +21,7 @@ from orchestration.blending.followed import followed_blend
 from orchestration.blending.nested import blend_of
 from orchestration.cli import app
 from orchestration.search.preflight import check_search
-from orchestration.search.presets import Preset
+from orchestration.search.presets.options import Preset
 from orchestration.search.start import start_search
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger

@@ -75,13 +75,20 @@ def test_a_verbose_search_says_what_it_was_given(typed: str, own_pasture: Path, 
     assert {"seed: 3", "scale: smoke", "slots: None", "prune: default"} <= set(said)
 
 
-@pytest.mark.parametrize("typed", [["-q", "-v"], ["-q", "presets", "-v"], ["presets", "-q", "-v"]])
-def test_of_quiet_and_verbose_one_holds(typed: list[str]) -> None:
-    code, _, err = run(*typed, *([] if "presets" in typed else ["presets"]))
-    if typed == ["-q", "presets", "-v"]:  # the later one
-        assert code == 0 and is_verbose() and not is_quiet()
-    else:
-        assert code == 2 and "give -q or -v" in err
+BOTH = ["-q -v {}", "-qv {}", "-q {} -v", "--verbose {} -q", "{} -q -v", "{} --quiet --verbose"]
+
+
+@pytest.mark.parametrize("command", ["presets", "data check none"])
+@pytest.mark.parametrize("typed", BOTH)
+def test_quiet_and_verbose_at_once_are_refused(typed: str, command: str) -> None:
+    code, out, err = run(*typed.format(command).split())
+    assert (code, out) == (2, "") and "give -q or -v" in err
+
+
+@pytest.mark.parametrize("typed", ["-q {}", "{} -q", "-q {} -q", "-v {}", "{} -v", "-v {} -v"])
+def test_one_of_them_holds_for_the_command(typed: str) -> None:
+    code, _, _ = run(*typed.format("presets").split())
+    assert (code, is_quiet(), is_verbose()) == (0, "q" in typed, "v" in typed)
 
 
 @pytest.mark.parametrize("verbose", [True, False])

@@ -6,27 +6,32 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from commands import environment
 
+from biomass_models.backbones import devices
 from biomass_models.backbones.weights import WeightsSource
+from orchestration.blending.predict import Predictor
 from orchestration.inspect.audit import audit
 from orchestration.search.ending import Ending
 from orchestration.search.known_trials import ALIKE_FAILURES
-from orchestration.search.presets import Preset
+from orchestration.search.presets.options import Preset
 from orchestration.search.start import start_search
 from orchestration.study.ledger import Ledger
 from orchestration.study.lock import read_owner
-from orchestration.study.records import Asked
+from orchestration.study.records import Asked, TrialRef
 from orchestration.study.settings import StudyError
 from orchestration.study.storage import Storage
+from orchestration.workers.context import WorkerContext
 from orchestration.workers.jobs import Outcome
-from orchestration.workers.refit import dropped_folds
+from orchestration.workers.refit import dropped_folds, refit_trial
 from orchestration.workers.resources import Resources
-from orchestration.workers.slots.inline_pool import InlinePool
+from orchestration.workers.slots.inline_pool import InlinePool, inline_slot
 
 pytestmark = pytest.mark.slow
 
@@ -132,6 +137,44 @@ def test_what_is_not_the_trials_fault_leaves_it_open(
         search(tmp_path / "study", tiny_pasture, 2)
     assert Ledger(Storage(tmp_path / "study")).results() == {}
     assert search(tmp_path / "study", tiny_pasture, 2).ended == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "has", "device"), [(0.0, True, "cpu"), (None, True, "auto"), (1.0, True, "auto"), (None, False, "cpu")]
+)
+def test_a_slot_without_gpus_computes_on_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: float | None, has: bool, device: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has)
+    context = WorkerContext(study=str(tmp_path), data_dir="", cache="", weights=WeightsSource("random"))
+    with inline_slot(context, Resources(inline=True, gpus_per_fold=asked)) as slot:
+        assert slot.context.device == device
+
+
+class WithGpu:
+    """torch as the choice of a device sees it on a machine with a GPU."""
+
+    cuda = SimpleNamespace(is_available=lambda: True)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+
+def test_all_work_keeps_off_a_gpu_that_was_not_asked_for(
+    tmp_path: Path, tiny_pasture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there seems to be a GPU whatever uses it fails: there is none."""
+    monkeypatch.setattr(devices, "torch", WithGpu())
+    search(tmp_path / "study", tiny_pasture, 2, gpus_per_fold=0.0, weights_gb=1e-5)
+    ledger = Ledger(Storage(tmp_path / "study"))
+    assert {result.status for result in ledger.results().values()} == {"complete"}
+    (name, *_) = (name for name in ledger.results() if dropped_folds(ledger, name))
+    metrics = ledger.fold_metrics(name, 0)
+    assert metrics is not None and metrics.environment["gpu"] is None
+    refs = {name: TrialRef(ledger.storage.uri, name)}
+    resources = Resources(inline=True, gpus_per_fold=0.0, cache=tmp_path / "cache")  # restores its models first
+    assert Predictor(tiny_pasture, resources=resources).test(refs, flips=1)[name].shape == (6, 5)
+    assert refit_trial(ledger, name, tiny_pasture, cache_dir=None).same
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_only_the_driver_sweeps_up_what_killed_writers_left(tmp_path: Path) -> N
     ledger.storage.remove("owner.json")
     with study_lock(ledger, said.append):
         assert not left.exists()
-    assert said == ["note: 1 temporary files of killed processes removed"]
+    assert said == ["note: 1 temporary file of killed processes removed"]
 
 
 @pytest.mark.parametrize("ahead", [0.0, 26 * HOUR, 90.0, -90.0, -26 * HOUR])

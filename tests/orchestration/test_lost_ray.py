@@ -186,7 +186,7 @@ from pathlib import Path
 from biomass_models.backbones.weights import WeightsSource, canonical_name, fingerprint
 from orchestration.workers.address import ClusterError
 from orchestration.processes import command_of, descendants
-from orchestration.search.presets import Preset
+from orchestration.search.presets.options import Preset
 from orchestration.workers.resources import Resources
 from orchestration.search.start import run_search
 

@@ -199,11 +199,11 @@ def test_restoring_brings_back_the_same_bytes(study: tuple[Ledger, list[str], Pa
         command = re.search(r"`biomass (refit .* --restore)`", str(told.value))
         assert command is not None
         arguments = command[1].replace("DIR", str(tiny_pasture)).split()
-        done = CliRunner().invoke(app, [*arguments, "--weights", "random", "--cache", str(cache)])
+        done = CliRunner().invoke(app, [*arguments, "--cache", str(cache)])
         assert done.exit_code == 0, done.exception
         assert done.stdout.count("restored fold") == 3 and done.stdout.count("bit for bit") == 3
     assert models(ledger) == before and audit(ledger).dropped == 0
-    again = CliRunner().invoke(app, [*arguments, "--weights", "random", "--cache", str(cache)])
+    again = CliRunner().invoke(app, [*arguments, "--cache", str(cache)])
     assert isinstance(again.exception, LedgerError) and "has all its models" in str(again.exception)
 
 
@@ -259,14 +259,13 @@ def test_commands_that_need_the_models_say_how_to_get_them(
     ledger, (worst, *_), cache = study
     drop(ledger, worst)
     image = str(read_test(tiny_pasture)["image_id"].iloc[0])
-    options = ["--weights", "random"]
-    explain = ["explain", ledger.storage.uri, worst, "--image", image, "--data", str(tiny_pasture), *options]
+    explain = ["explain", ledger.storage.uri, worst, "--image", image, "--data", str(tiny_pasture)]
     explain += ["--cache", str(cache), "--out", str(tmp_path / "picture.png")]
     own = {worst: TrialRef(ledger.storage.uri, worst)}
     gathered = gather([ledger.storage.uri], FileMembers(), test_ids=None, seed=0, say=lambda text: None)
     card = replace(make_cards(gathered, BlendOptions(), None, lambda text: None)[0], members={worst: 1.0})
     ledger.write_ensemble("blend", card.to_json(), own, b"")
-    export = ["export", ledger.storage.uri, "blend", "--out", str(tmp_path / "bundle"), *options]
+    export = ["export", ledger.storage.uri, "blend", "--out", str(tmp_path / "bundle")]
     for command in (explain, export):
         refused = CliRunner().invoke(app, command)
         assert isinstance(refused.exception, LedgerError) and f"{worst} --data DIR --restore" in str(refused.exception)

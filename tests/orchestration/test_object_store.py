@@ -62,7 +62,7 @@ def test_a_trial_is_resumed_closed_and_audited_there_as_on_a_disk(
     pd.testing.assert_frame_equal(ledger.oof(trial), local.oof(trial), check_exact=True)
     assert [len(ledger.fold_starts(trial, fold)) for fold in range(3)] == [1, 1, 1]
     found = audit(ledger)
-    assert not found.problems and found.folds == 3 and trial not in found.unfinished
+    assert not found.problems and found.folds == 3 and trial not in found.open
     assert "1 complete" in render_status(status_of(ledger))
 
 

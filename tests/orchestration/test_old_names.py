@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from orchestration.cli import app
 from orchestration.old_names import COMMANDS, FIELDS, OPTIONS, STORED
-from orchestration.search.presets import OPTION_FIELDS
+from orchestration.search.presets.options import OPTION_FIELDS
 from orchestration.study import records, settings
 from orchestration.study.records import Asked, StudyRecord
 

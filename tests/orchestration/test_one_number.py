@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from released import copy_of
 from told_study import told_study
 from typer.testing import CliRunner
 
-from biomass_models.targets import TARGETS
+from biomass_models.targets import TARGETS, weighted_r2_score
 from ensembles.blend import fit_blend
 from ensembles.card import Card
 from ensembles.choice import rule_named
@@ -132,6 +133,28 @@ def test_a_card_of_0_1_0_keeps_its_number_and_names_its_method(tmp_path: Path) -
     assert "blend again for an interval" in shown["report"] and "nested by fold, bootstrap" in shown["report"]
     done = json.loads(output("ensemble", ledger.storage.uri, "--out", str(tmp_path / "blend"), "--json"))
     assert Card.from_json(done["cards"][0]).interval_for_new(6) is not None
+
+
+def test_a_trial_has_one_score_on_all_pages(tmp_path: Path) -> None:
+    """Blends project their members, and a projected score is another number."""
+    ledger = told_study(tmp_path / "study", statuses=COMPLETE, noise=4.0)
+    truth_NT = ledger.quadrats()[list(TARGETS)].to_numpy()
+    for trial_id, result in ledger.results().items():
+        oof = ledger.oof(trial_id)
+        oof["GDM_g"] += 3.0  # no longer green + clover
+        score = weighted_r2_score(truth_NT, oof[list(TARGETS)].to_numpy())
+        ledger.write_result(trial_id, replace(result, score=score), oof)
+    card = shown_blend(StudyData(ledger)).card
+    store(ledger, "mine", card, 1.0)
+    best, own = card.best_single, StudyData(ledger).ranked[0]
+    assert best == own.trial_id and own.score is not None
+    assert f"{own.score:.3f}" != f"{card.best_single_score:.3f}"
+    shown = {**pages(ledger.storage.uri, tmp_path), "card": page_of(card)}
+    for page, text in shown.items():
+        assert best[:4] in text, page
+        assert f"{card.best_single_score:.3f}" not in text, page
+    assert f"{own.score:.4f}" in shown["leaderboard"] and f"best {own.score:.4f}" in shown["status"]
+    assert f"{own.score:.3f}" in shown["report"]
 
 
 @pytest.mark.parametrize("scheme", ["date", "random"])

@@ -22,7 +22,7 @@ from orchestration.commands import complete
 from orchestration.commands.options import Cache
 from orchestration.option import PANELS, Option, option_of
 from orchestration.search.on_ray import run as on_ray
-from orchestration.search.presets import NOTED, OPTION_FIELDS, PART_OF, PARTS
+from orchestration.search.presets.options import NOTED, OPTION_FIELDS, PART_OF, PARTS
 from orchestration.search.proposer import Proposer
 from orchestration.search.pruning import RULES
 from orchestration.study.ledger import Ledger

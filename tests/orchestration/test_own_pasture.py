@@ -17,7 +17,7 @@ from biomass_models.data.table import read_train
 from biomass_models.pasture.make import make_pasture
 from orchestration.cli import app
 from orchestration.report.make import make_report
-from orchestration.search.presets import Preset
+from orchestration.search.presets.options import Preset
 from orchestration.search.start import start_search
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger

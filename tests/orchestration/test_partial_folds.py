@@ -20,7 +20,7 @@ from biomass_models.families import registry
 from biomass_models.pasture.make import make_pasture
 from biomass_models.targets import TARGETS, TOTAL, weight_T, weighted_r2_score, weights_of
 from orchestration.search.preflight import searchable
-from orchestration.search.presets import Preset
+from orchestration.search.presets.options import Preset
 from orchestration.study.records import Asked
 from orchestration.study.settings import StudyError
 from orchestration.workers.jobs import FoldJob

@@ -26,7 +26,7 @@ from orchestration.bundle.export import export_bundle
 from orchestration.bundle.predict import predict_bundle
 from orchestration.inspect.explain import PANEL, draw_explanation, explain
 from orchestration.report.make import make_report
-from orchestration.search.presets import Preset
+from orchestration.search.presets.options import Preset
 from orchestration.search.start import start_search
 from orchestration.study.ledger import Ledger
 from orchestration.study.records import Asked, TrialRef

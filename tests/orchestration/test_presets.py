@@ -14,7 +14,8 @@ from biomass_models.families.baseline.config import BaselineConfig
 from biomass_models.families.distilled.config import DistilledConfig
 from orchestration.cli import app
 from orchestration.search.opening import open_study
-from orchestration.search.presets import PART_OF, PARTS, PRESETS, Preset, overridden, preset_named
+from orchestration.search.presets.named import PRESETS, overridden, preset_named
+from orchestration.search.presets.options import PART_OF, PARTS, Preset
 from orchestration.study.ledger import Ledger
 from orchestration.study.records import Asked
 from orchestration.study.storage import Storage

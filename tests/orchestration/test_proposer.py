@@ -17,10 +17,13 @@ from orchestration.search.engines import registry
 from orchestration.search.engines.base import Observation
 from orchestration.search.engines.optuna_samplers import STARTUP_TRIALS, TpeEngine
 from orchestration.search.engines.random_search import RandomEngine
+from orchestration.search.incumbent import Incumbent
+from orchestration.search.live_view import LiveView
 from orchestration.search.on_ray.tune_searcher import TuneSearcher
 from orchestration.search.proposer import RANDOM_REPEATS, REPEATS_OF_ENGINE, Proposer
+from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger
-from orchestration.study.records import Params, TrialResult
+from orchestration.study.records import Params, SearchFacts, TrialResult
 from orchestration.study.storage import Storage
 from search_spaces.domain import Choice, Integer, SearchSpace, Uniform
 from search_spaces.spaces import space_of
@@ -272,3 +275,26 @@ def test_hours_are_over_only_where_they_keep_a_trial_back(tmp_path: Path) -> Non
     for most, over in ((2, False), (3, True), (None, True)):
         later = proposer(tmp_path, max_trials=most, deadline=0.0)
         assert later.propose() is None and later.hours_over == over
+
+
+@pytest.mark.parametrize("most", [1, 3, 5])
+def test_no_more_has_ended_than_is_planned(tmp_path: Path, most: int) -> None:
+    """Three trials were proposed, one of them has ended: what is open is finished, whatever is asked for now."""
+    before = proposer(tmp_path, max_trials=3)
+    first, *_ = (before.propose() for _ in range(3))
+    assert first is not None and before.planned == 3
+    finish(tmp_path, before, first.trial_id, 0.5)
+    search = proposer(tmp_path, max_trials=most)
+    incumbent = Incumbent(StudyData(Ledger(Storage(tmp_path))))
+    view = LiveView(search, incumbent, print)
+    while (record := search.propose()) is not None:
+        assert search.planned == view.completed(SearchFacts(), since=0.0).max_trials == max(3, most)
+        finish(tmp_path, search, record.trial_id, 0.5)
+    assert search.ended == search.planned == max(3, most)
+    alone = proposer(
+        tmp_path, {"probe": SPACES["probe"]}, max_trials=most
+    )  # trials of the other family are not its own
+    view = LiveView(alone, incumbent, print)
+    assert alone.others > 0 and view.completed(SearchFacts(), since=0.0).max_trials == max(3, most)
+    assert alone.ended == alone.planned == max(3, most) - alone.others
+    assert proposer(tmp_path).planned is None

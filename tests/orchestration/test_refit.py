@@ -64,7 +64,7 @@ def test_the_command_says_that_the_rows_are_the_same(study: tuple[Ledger, list[s
     ledger, (trial, *_) = study
     folder = Path(ledger.storage.uri)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    options = ["--data", str(tiny_pasture), "--weights", "random", "--cache", str(folder / "cache")]
+    options = ["--data", str(tiny_pasture), "--cache", str(folder / "cache")]
     result = CliRunner().invoke(app, ["refit", str(folder), trial, *options])
     assert result.exit_code == 0, result.output
     assert "the same rows in 3 folds" in result.stdout and "Not as recorded" not in result.stdout
@@ -82,7 +82,7 @@ def test_damaged_rows_are_told_in_grams(study: tuple[Ledger, list[str]], tiny_pa
     assert found.folds[1].largest_difference_g == pytest.approx(0.25)
     assert "fold 1 has other rows, up to 0.25 g apart" in str(found)
     assert "All that was recorded is the same here." in str(found)
-    options = ["--data", str(tiny_pasture), "--weights", "random", "--cache", f"{ledger.storage.uri}/cache"]
+    options = ["--data", str(tiny_pasture), "--cache", f"{ledger.storage.uri}/cache"]
     assert CliRunner().invoke(app, ["refit", ledger.storage.uri, trial, *options]).exit_code == 1
 
 

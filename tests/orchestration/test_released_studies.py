@@ -48,7 +48,7 @@ def test_status_leaderboard_and_report_accept_it_and_write_nothing(name: str, tm
     assert f"{folds} done" in run("status", study)
     rows = json.loads(run("leaderboard", study, "--json"))["rows"]
     assert sum(row["status"] == "complete" for row in rows) == complete
-    assert sum(row["status"] == "unfinished" for row in rows) == still_open
+    assert sum(row["status"] == "open" for row in rows) == still_open
     run("report", study, "--data", str(DATA), "--out", str(tmp_path / "report.html"))
     page = (tmp_path / "report.html").read_text()
     assert all(trial[:4] in page for trial, result in ledger.results().items() if result.status == "complete")
@@ -58,7 +58,7 @@ def test_status_leaderboard_and_report_accept_it_and_write_nothing(name: str, tm
 def test_an_audit_finds_nothing_but_what_is_open(name: str, tmp_path: Path) -> None:
     found = audit(copy_of(name, tmp_path))
     complete, still_open, folds = COUNTS[name]
-    assert found.problems == [] and len(found.unfinished) == still_open
+    assert found.problems == [] and len(found.open) == still_open
     assert (found.trials["complete"], found.folds) == (complete, folds)
 
 

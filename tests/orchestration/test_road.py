@@ -25,8 +25,6 @@ SEARCH = ["--backbone", "test_vit", "--weights", "random", "--scale", "smoke", "
 
 TINY = {  # what the README's commands are given here besides, and what they say of a real study
     "search": ["--preset", "smoke", "--slots", "2"],
-    "ensemble": ["--weights", "random"],
-    "export": ["--weights", "random"],
 }
 
 
@@ -42,8 +40,9 @@ def test_the_readmes_way_from_search_to_report_with_folds_side_by_side(tmp_path:
     said: dict[str, str] = {}
     for words in commands("Your own data"):
         if words[1] == "ensemble":  # with other weights than the search had
-            other = biomass("ensemble", "STUDY", "--data", "DIR", "--out", "other.csv", cwd=tmp_path, check=False)
-            assert other.returncode == 1 and "give the --weights of the search" in other.stderr.replace("\n", " ")
+            auto = ["ensemble", "STUDY", "--data", "DIR", "--out", "other.csv", "--weights", "auto"]
+            other = biomass(*auto, cwd=tmp_path, check=False)
+            assert other.returncode == 1 and "leave --weights out" in other.stderr.replace("\n", " ")
             assert not (tmp_path / "other.csv").exists()
         if words[1] != "dashboard":  # runs until Ctrl-C: tests/browser
             said[words[1]] = biomass(*typed(words), cwd=tmp_path).stdout
@@ -76,9 +75,7 @@ def test_the_readmes_way_from_search_to_report_with_folds_side_by_side(tmp_path:
 
     image_id = str(ledger.quadrats()["image_id"].iloc[0])
     (looked,) = [words for words in commands() if words[1] == "explain"]
-    told = biomass(
-        *typed(looked, trials[2].trial_id, image_id), "--out", "look.png", "--weights", "random", cwd=tmp_path
-    )
+    told = biomass(*typed(looked, trials[2].trial_id, image_id), "--out", "look.png", cwd=tmp_path)
     assert "Where it looked" in told.stdout and (tmp_path / "look.png").stat().st_size > 0
 
     truth = str(tiny_pasture.parent / "data-truth.csv")

@@ -10,9 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from commands import output
 from rich.console import Console
 from tiny_study import make_study
+from told_study import told_study
+from typer.testing import CliRunner
 
+from orchestration.cli import app
 from orchestration.inspect.leaderboard import leaderboard, render_families, render_leaderboard
 from orchestration.inspect.status import render_status, status_of
 from orchestration.search.trial import run_trial
@@ -44,8 +48,8 @@ def test_status_of_a_running_and_of_a_killed_search(tmp_path: Path, tiny_pasture
         "2 of 6 ended",
         "about 2 min",
         "busy 97 %",
-        "1 more have no worker, it does not start: OSError: x",
-        "failed 1 times: fold 0: no such file",
+        "1 more has no worker, it does not start: OSError: x",
+        "failed 1 time: fold 0: no such file",
         f"process {os.getpid()}",
     ):
         assert words in text
@@ -100,3 +104,17 @@ def test_a_status_looks_at_the_folds_of_ended_trials_once(
     monkeypatch.setattr(Ledger, "lost_fold_files", noted)
     status_of(ledger)
     assert sorted(seen) == [(records[0].trial_id, fold) for fold in range(3)]
+
+
+def test_all_commands_have_the_same_words_for_how_a_trial_stands(tmp_path: Path) -> None:
+    statuses = ("complete", "pruned", "failed", "refused", "open")
+    ledger = told_study(tmp_path / "study", statuses=statuses)
+    study, (*_, still_open) = ledger.storage.uri, ledger.trials()
+    rows = json.loads(output("leaderboard", study, "--json"))["rows"]
+    assert {row["name"]: row["status"] for row in rows if row["family"]} == {
+        trial.trial_id: status for trial, status in zip(ledger.trials(), statuses, strict=True)
+    }
+    assert json.loads(output("status", study, "--json"))["trials"] == dict.fromkeys(statuses, 1)
+    assert json.loads(CliRunner().invoke(app, ["audit", study, "--json"]).stdout)["open"] == [still_open.trial_id]
+    shown = output("leaderboard", study)
+    assert "open" in shown and "unfinished" not in shown

@@ -138,7 +138,7 @@ def test_a_torn_file_of_a_trial_is_named_skipped_and_made_again(
         assert seen.count(trial) >= 3 and "biomass repair" in seen
     problems = audit(ledger)
     assert not problems.clean
-    assert any(trial in line for line in [*problems.problems, *problems.unfinished])
+    assert any(trial in line for line in [*problems.problems, *problems.open])
 
     damaged = tree(ledger)
     plan = plan_repair(ledger)

@@ -119,7 +119,7 @@ def test_a_changed_file_is_told_so_with_the_nearest(study: tuple[Ledger, Path], 
     changed.write_text("\n".join([*lines[:3], f"{name},{float(value) + 2.5}", *lines[4:]]) + "\n")
     with pytest.raises(TraceError, match=r"no ensemble wrote exactly this file, .* looked at 0 in no study near it"):
         trace(changed)
-    with pytest.raises(TraceError, match=r"The nearest is best in .*study: 1 rows differ, by up to 2\.5 g"):
+    with pytest.raises(TraceError, match=r"The nearest is best in .*study: 1 row differs, by up to 2\.5 g"):
         trace(changed, [ledger.storage.uri])
     changed.write_text("\ufeff" + "\r\n".join(lines) + "\r\n")
     found = trace(changed, [ledger.storage.uri])

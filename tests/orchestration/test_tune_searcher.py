@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import pytest
+from ray.exceptions import GetTimeoutError, RayError, RaySystemError
 from ray.tune import TuneError
 from test_proposer import LINE, finish, proposer
+from test_ray_errors import NODE, PROCESS, died
 
+from orchestration.search.ending import ending_of
+from orchestration.search.fold_costs import FoldCosts
 from orchestration.search.on_ray.tune_searcher import BROKEN_COORDINATORS, BreakNotes, TuneSearcher
 from orchestration.study.ledger import Ledger
+from orchestration.study.settings import StudyError
 from orchestration.study.storage import Storage
+from orchestration.workers.jobs import Outcome
 
 
 def test_tune_sees_ids_only_and_a_stopped_trial_stays_open(tmp_path: Path) -> None:
@@ -47,7 +54,7 @@ def test_a_trial_whose_coordinator_broke_off_stays_open_and_the_others_go_on(tmp
     assert tune_searcher.suggest("tune-4") == TuneSearcher.FINISHED and tune_searcher.stop_reason is None
     assert tune_searcher.end_reason == (
         "2 trials stay open: their coordinators broke off each time they were started, at last by OSError: [Errno 12] "
-        "Cannot allocate memory; run the same command again to resume them"
+        "Cannot allocate memory; run the same command again to resume"
     )
     assert set(Ledger(Storage(tmp_path)).results()) == {ids[1], ids[3]}
     again = proposer(tmp_path, max_trials=4)
@@ -79,3 +86,19 @@ def test_coordinators_that_break_off_one_after_the_other_end_the_search(tmp_path
     assert tune_searcher.suggest("last") == TuneSearcher.FINISHED
     assert tune_searcher.stop_reason is not None and "5 trials in a row stay open" in tune_searcher.stop_reason
     assert len(Ledger(Storage(tmp_path)).results()) == good
+
+
+@pytest.mark.parametrize("error", [died(NODE), died(PROCESS), RaySystemError("no"), GetTimeoutError("slow")])
+def test_a_broker_that_is_lost_while_a_slot_is_measured_ends_the_search_in_a_sentence(
+    tmp_path: Path, error: RayError
+) -> None:
+    def poll() -> Outcome:
+        raise error
+
+    costs = FoldCosts(200, ())
+    costs.set_poll(poll)
+    tune_searcher = TuneSearcher(proposer(tmp_path, costs=costs, max_fold_seconds=60.0))
+    assert tune_searcher.suggest("first") == TuneSearcher.FINISHED == tune_searcher.suggest("second")
+    with pytest.raises(StudyError, match=r"the broker of the folds is lost: .*run the same command again") as raised:
+        ending_of(tune_searcher.proposer, tune_searcher.end_reason, ())
+    assert len(textwrap.wrap(str(raised.value), 80)) <= 3 and "\n" not in str(raised.value)

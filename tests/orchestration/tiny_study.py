@@ -30,7 +30,7 @@ def make_study(folder: Path | str, data_dir: Path, cache: Path) -> tuple[Ledger,
     folds = assign_folds(quadrats, n_folds=3)
     quadrats = quadrats.merge(folds, on="image_id")
     weights = {BACKBONE: fingerprint(BACKBONE, RANDOM)}
-    settings = StudySettings(families=FAMILY_NAMES, backbones=(BACKBONE,), folds=3, scale="smoke")
+    settings = StudySettings(families=FAMILY_NAMES, backbones=(BACKBONE,), weights="random", folds=3, scale="smoke")
     open_study(ledger, settings, quadrats=quadrats, data_fingerprint="d", fold_hash=fold_hash(folds), weights=weights)
     spaces = {family: space_of(family, (BACKBONE,), "smoke") for family in settings.families}
     search = Proposer(spaces, ledger, seed=0, fold_hash=fold_hash(folds), weights=weights)

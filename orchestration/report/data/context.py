@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike
 
+from biomass_models.counted import counted
 from biomass_models.targets import TARGETS, TOTAL, FloatArray, norm_of
 from ensembles.choice import SINGLE_BEST
 from ensembles.honest import METHOD, Estimate, score_estimate
@@ -126,7 +127,8 @@ class ReportContext:
         """Trials whose score mixes folds that were not made alike: the best ones by name."""
         texts = [f"trial {trial.trial_id}: {trial.mixed}" for trial in self.study.ranked if trial.mixed is not None]
         rest = len(texts) - MOST_MIXED
-        return texts[:MOST_MIXED] + ([f"{rest} more trials have folds that differ"] if rest > 0 else [])
+        more = [f"{counted(rest, 'more trial has', 'more trials have')} folds that differ"] if rest > 0 else []
+        return texts[:MOST_MIXED] + more
 
     def fold_scores(self, trial: Trial) -> dict[int, float]:
         """Score of each fold that has one."""

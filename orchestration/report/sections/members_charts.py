@@ -48,7 +48,8 @@ def members_figure(context: ReportContext, blend: Blend) -> Figure:
     listing = ", ".join(
         f"{family} {percent(share)}" for family, share in sorted(shares.items(), key=lambda one: -one[1])
     )
-    more = f"{len(card.members) - len(names)} more members are not drawn." if len(card.members) > len(names) else ""
+    rest = len(card.members) - len(names)
+    more = f"{count(rest, 'more member is', 'more members are')} not drawn." if rest > 0 else ""
     return Figure(
         title=f"Members: {count(len(card.members), 'model')} ({listing})",
         how="The longer the bar, the more the member says. A member need not be good by itself to help: it must err "

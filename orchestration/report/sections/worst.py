@@ -10,7 +10,7 @@ from biomass_models.targets import TARGETS
 from orchestration.report.data.context import ReportContext
 from orchestration.report.html import Html, tag
 from orchestration.report.sections.photographs import Photographs, data_uri, lit, whole_map
-from orchestration.report.words import NONE, SHORT, number, percent
+from orchestration.report.words import NONE, SHORT, count, number, percent
 from orchestration.study import layout
 from orchestration.study.data import Trial
 from orchestration.study.ledger import LedgerError
@@ -48,7 +48,8 @@ def worst_images(context: ReportContext, photographs: Photographs) -> Html:
     if photographs.folder is None:
         notes.append("There are no photographs because the report was made without --data.")
     elif missing:
-        notes.append(f"{missing} photographs are not in the data directory or cannot be read.")
+        lost = count(missing, "photograph is", "photographs are")
+        notes.append(f"{lost} not in the data directory, or cannot be read.")
     if seen and looking is not None and photographs.folder is not None:
         notes.append(
             f"Second pictures: bright where {looking.family} {looking.trial_id} looked "

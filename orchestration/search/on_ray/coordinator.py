@@ -17,6 +17,7 @@ from orchestration.search.trial import NOT_THE_TRIAL, run_trial
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger
 from orchestration.study.storage import Storage
+from orchestration.workers.ray_errors import innermost_cause, lost_broker
 from orchestration.workers.slots.ray_pool import RayPool
 
 
@@ -35,7 +36,8 @@ def make_coordinator(
         try:
             result = run_trial(own, RayPool(broker), trial_id, rule=rule, incumbent=incumbent, together=together)
         except (*NOT_THE_TRIAL, RayError) as error:
-            tune.report({"status": "stopped", "reason": str(error)})
+            reason = lost_broker(innermost_cause(error)) if isinstance(error, RayError) else str(error)
+            tune.report({"status": "stopped", "reason": reason})
             return
         except Exception as error:  # the boundary of a trial: whatever else goes wrong is its recorded reason
             result = own.write_failure(trial_id, f"coordinator: {type(error).__name__}: {error}")

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from ray import tune
+from ray.exceptions import RayError
 from ray.tune.search import Searcher
 
+from biomass_models.counted import counted
 from biomass_models.errors import UserError
 from orchestration.search.ending import failing_alike
 from orchestration.search.proposer import Proposer
-from orchestration.workers.ray_errors import innermost_cause
+from orchestration.workers.ray_errors import innermost_cause, lost_broker
 
 BROKEN_COORDINATORS = 5  # of trials in a row: it is not the trials that are at fault
 
@@ -44,6 +46,8 @@ class TuneSearcher(Searcher):
             record = None if self.stop_reason else self.proposer.propose()
         except UserError as error:  # of cluster, store or engine: the search ends with its reason
             record, self.stop_reason = None, str(error)
+        except RayError as error:  # the broker, which measures a slot
+            record, self.stop_reason = None, lost_broker(innermost_cause(error))
         if record is None:
             return Searcher.FINISHED
         self._trial_ids[trial_id] = record.trial_id
@@ -58,7 +62,8 @@ class TuneSearcher(Searcher):
             return why
         if not self.broken_off:
             return None
-        return f"{len(self.broken_off)} trials stay open: {self._why_broken}; run the same command again to resume them"
+        stay = counted(len(self.broken_off), "trial stays", "trials stay")
+        return f"{stay} open: {self._why_broken}; run the same command again to resume"
 
     @property
     def _why_broken(self) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, RayError
 
+from biomass_models.counted import counted
 from biomass_models.errors import UserError
 from orchestration.progress import Say, progress_bar
 from orchestration.search.live_view import LiveView
@@ -71,11 +72,12 @@ class Watch:
                     self._heartbeat.publish(facts)
                 if facts is not None and (why := facts.start_failure) and why not in self._named:
                     self._named.add(why)
-                    self._say(f"note: {facts.cannot_start} slots have no worker, it does not start: {why}")
+                    slots = counted(facts.cannot_start, "slot has", "slots have")
+                    self._say(f"note: {slots} no worker, it does not start: {why}")
                 shown = facts or shown  # a broker that does not answer at once changes nothing of what is shown
                 update(
                     proposer.ended,
-                    proposer.max_trials,
+                    proposer.planned,
                     self._view.notes(shown, self._searcher.running),
                     shown and shown.seconds_left,
                 )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from biomass_models.counted import counted
 from biomass_models.data.folds import EXAM
 from biomass_models.targets import TARGETS
 from orchestration.study import layout
@@ -82,8 +83,8 @@ class SettingFiles(StudyFiles):
         if table is None or len(table) != images:
             got = "no readable one" if table is None else str(len(table))
             raise LedgerError(
-                f"{self.storage.uri}/{layout.EXAM} holds the {images} images of the study's exam, got {got}; copy it "
-                "back from another copy of the study"
+                f"{self.storage.uri}/{layout.EXAM} holds the {counted(images, 'image')} of the study's exam, got "
+                f"{got}; copy it back from another copy of the study"
             )
         return table
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.exceptions import RayError
 
+from biomass_models.counted import counted
 from orchestration.study.records import SearchFacts
 from orchestration.workers.jobs import Job, Outcome
 from orchestration.workers.pool import RETRY, Priority
@@ -257,7 +258,7 @@ class Broker:
         needed = max(1, min(self._have, len(self._leases)))
         hopeless = sum(count >= MAX_STARTS for count in self._failed_starts.values())
         if not self._ready and hopeless >= needed:
-            each = "" if needed == 1 else f" on each of {needed} slots"
+            each = "" if needed == 1 else f" on each of {counted(needed, 'slot')}"
             reason = f"no worker can start, tried {MAX_STARTS} times{each}: {self._cannot_start[slot]}"
             self._end(Outcome(status="blocked", reason=f"{reason}; mend that (biomass doctor looks at every node)"))
 

@@ -7,8 +7,6 @@ from contextlib import contextmanager
 
 from biomass_models.backbones.devices import pick_device, threads
 from biomass_models.interrupt import OnProgress
-from orchestration.study.settings import StudyError
-from orchestration.workers.address import cluster_address, is_cluster
 from orchestration.workers.context import WorkerContext
 from orchestration.workers.jobs import Outcome
 from orchestration.workers.pool import AnyJob, Priority
@@ -43,14 +41,3 @@ def inline_slot(
     gpus = float(pick_device("auto").type == "cuda") if gpus is None else gpus
     with threads(max(1, int(resources.cpus_per_fold))):
         yield InlinePool(context.of_slot(resources, gpus), on_progress)
-
-
-def require_one_process(resources: Resources) -> None:
-    """Raise StudyError where more was asked for than this process is."""
-    if is_cluster(resources.address):
-        raise StudyError(
-            f"--inline works in this process, got the cluster {cluster_address(resources.address)}; leave out one of "
-            "the two (RAY_ADDRESS names a cluster as well)"
-        )
-    if (resources.slots or 1) > 1:
-        raise StudyError(f"--inline has one slot, got --slots {resources.slots}; leave out one of the two")

@@ -10,6 +10,7 @@ from typing import Any
 
 import ray
 
+from biomass_models.counted import counted
 from orchestration.study.settings import StudyError
 from orchestration.workers.address import is_cluster
 from orchestration.workers.cluster import ON_HEAD, slot_limit
@@ -36,7 +37,8 @@ def start_broker(context: WorkerContext, resources: Resources, worker_class: typ
     has = ray.cluster_resources()
     if not slots.grows and slots_of(ray.nodes(), slots) < 1:
         raise StudyError(
-            f"a slot needs {slots.cpus:g} CPUs and {slots.gpus:g} GPUs, this machine has {has.get('CPU', 0):g} and "
+            f"a slot needs {counted(slots.cpus, 'CPU')} and {counted(slots.gpus, 'GPU')}, this machine has "
+            f"{has.get('CPU', 0):g} and "
             f"{has.get('GPU', 0):g}; lower --cpus-per-fold or --gpus-per-fold"
         )
     # A waiting job holds a call open. On the head: a worker node may leave at any time, and must not take the broker.
