@@ -2,8 +2,8 @@
 
     python tests/benchmarks/measure_total_only.py FOLDER [--seeds 3] [--cache DIR]
 
-FOLDER is that of measure_demo.py, which made the studies of five masses; the same photographs are drawn again with their
-totals alone, and searched with the same preset and seed, in float32. About five minutes a seed on 2 free cores.
+FOLDER is that of measure_demo.py, which made the studies of five masses. The same photographs are drawn again with
+their totals alone, and searched with the same preset and seed, in float32. About five minutes a seed on 2 free cores.
 """
 
 from __future__ import annotations
@@ -76,8 +76,7 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--cache", default="~/.cache/biomass")
     asked = parser.parse_args()
-    print(
-        "| seed | five masses, nested | total alone, nested | five masses, true | total alone, true |\n|---|---|---|---|---|"
-    )
+    print("| seed | five masses, nested | total alone, nested | five masses, true | total alone, true |")
+    print("|---|---|---|---|---|")
     for seed in range(asked.seeds):
         print(row(asked.folder / str(seed), seed, asked.cache), flush=True)
