@@ -259,7 +259,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str, str, str, str]] = {  # rows, header
     "a row without masses": (("a.jpg,,,", *ROWS[1:]), HEADER, SETTINGS, "csv:2: error: a row has one", "leave the row"),
     "a column of blanks": (
         tuple(f"{row}," for row in ROWS), HEADER + ",t", SETTINGS + 'total = "t"\n',
-        "t holds masses; got blanks in all 3", "remove total",
+        "t holds masses; got blanks in all of 3 rows", "remove total",
     ),
     "weights that are no table": (ROWS, HEADER, "weights = 1\n" + SETTINGS, "toml:1: error: weights", "total = 1.0"),
     "a weight of nothing": (ROWS, HEADER, "weights = {totl = 1}\n" + SETTINGS, "toml:1: error", "did you mean total?"),
