@@ -122,7 +122,7 @@ def test_photographs_of_a_quadrat_count_as_one_and_stay_together(tmp_path: Path)
     cells = cell_weights(table)
     np.testing.assert_allclose(cells[[0, -1]], [[0, 0, 0.05, 0, 0.25], [0, 0, 0.1, 0, 0.5]])
     assert (row_weights(cells, len(table)) == np.where(table["quadrat"].str.startswith("lone"), 1.0, 0.5)).all()
-    for scheme in ("date", "random", "time"):
+    for scheme in ("date", "random"):
         folds = assign_folds(table, scheme=scheme, n_folds=3)
         assert folds.groupby(table["quadrat"])["fold"].nunique().max() == 1
     own = folds.assign(fold=np.arange(len(folds)) % 3)
