@@ -117,12 +117,12 @@ def test_what_had_not_ended_is_proposed_again_first(tmp_path: Path) -> None:
     assert all(lost)
     finish(tmp_path, first, lost[1].trial_id, 0.3)  # type: ignore[union-attr]
     again = proposer(tmp_path, max_trials=3)
-    assert again.ended == 1
+    assert again.trials.ended == 1
     assert [again.propose(), again.propose()] == [lost[0], lost[2]]
     assert again.propose() is None
     again.record_result(lost[0].trial_id, ended(0.1))  # type: ignore[union-attr]
     again.record_result(lost[2].trial_id, ended(None))  # type: ignore[union-attr]
-    assert again.ended == 3 and again.open == 0 and again.best_score == 0.3
+    assert again.trials.ended == 3 and again.trials.open == 0 and again.trials.best_score == 0.3
 
 
 def test_proposals_follow_the_sign_of_the_scores(tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_hours_are_over_only_where_they_keep_a_trial_back(tmp_path: Path) -> Non
     first, second = (search.propose() for _ in range(2))
     assert first is not None and second is not None and search.missing == 2
     finish(tmp_path, search, first.trial_id, 0.5)
-    assert search.missing == 1 and len(search.ended_since(0.0)) == 1 and not search.hours_over
+    assert search.missing == 1 and len(search.trials.ended_since(0.0)) == 1 and not search.hours_over
     resumed = proposer(tmp_path, max_trials=2, deadline=0.0)  # one is open
     assert resumed.propose() is None and resumed.hours_over and resumed.missing == 1
     finish(tmp_path, search, second.trial_id, 0.5)
@@ -290,11 +290,11 @@ def test_no_more_has_ended_than_is_planned(tmp_path: Path, most: int) -> None:
     while (record := search.propose()) is not None:
         assert search.planned == view.completed(SearchFacts(), since=0.0).max_trials == max(3, most)
         finish(tmp_path, search, record.trial_id, 0.5)
-    assert search.ended == search.planned == max(3, most)
+    assert search.trials.ended == search.planned == max(3, most)
     alone = proposer(
         tmp_path, {"probe": SPACES["probe"]}, max_trials=most
     )  # trials of the other family are not its own
     view = LiveView(alone, incumbent, print)
-    assert alone.others > 0 and view.completed(SearchFacts(), since=0.0).max_trials == max(3, most)
-    assert alone.ended == alone.planned == max(3, most) - alone.others
+    assert alone.trials.others > 0 and view.completed(SearchFacts(), since=0.0).max_trials == max(3, most)
+    assert alone.trials.ended == alone.planned == max(3, most) - alone.trials.others
     assert proposer(tmp_path).planned is None
