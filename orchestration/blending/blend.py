@@ -27,9 +27,8 @@ from ensembles.card import Card
 from ensembles.card_page import WIDTH, render_card
 from ensembles.choice import rule_named
 from ensembles.flips import Flipped, members_in_nests
-from ensembles.mass_table import mass_table, table_notes
 from ensembles.spec import BlendSpec
-from ensembles.submission import require_valid, submission_bytes
+from ensembles.submission import mass_table, require_valid, submission_bytes, table_notes
 from orchestration.blending.members import FileMembers, Gathered, gather
 from orchestration.blending.origin import origin_of
 from orchestration.blending.shown import beside_score

@@ -29,8 +29,7 @@ from biomass_models.visible import visible
 from biomass_models.whole_files import write_whole
 from ensembles.blend import apply_blend
 from ensembles.card import Card
-from ensembles.mass_table import mass_table, table_notes
-from ensembles.submission import require_valid, submission_bytes
+from ensembles.submission import mass_table, require_valid, submission_bytes, table_notes
 from orchestration.endings import debugging, explained
 from orchestration.study.record import Part, RecordError
 from orchestration.study.records import GRAMS, MassUnit, table_unit

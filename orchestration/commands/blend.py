@@ -109,7 +109,7 @@ def ensemble(
     """
     from biomass_models.data.table import TEST_FILE
     from ensembles.card_page import render_card
-    from ensembles.mass_table import is_submission
+    from ensembles.submission import is_submission
     from orchestration.blending.blend import BlendOptions, run_ensemble
     from orchestration.blending.members import FileMembers
 

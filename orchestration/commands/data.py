@@ -220,8 +220,8 @@ def score(
 
     from biomass_models.data.cell_weights import cell_weights
     from biomass_models.targets import TARGETS, weighted_r2_score
-    from ensembles.mass_table import masses_at
     from ensembles.measured import counted_text
+    from ensembles.submission import masses_at
 
     measured, predicted = masses_at(truth), masses_at(file)
     absent = measured.index.difference(predicted.index)

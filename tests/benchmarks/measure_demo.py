@@ -32,14 +32,14 @@ SHARE = 0.2  # of the images, for the exam
 NEW_DATES = 12  # in the drawn test set
 
 
-def command(*words: str) -> Any:
-    """A command of biomass with --json; its document."""
+def command(*words: str, with_json: bool = True) -> Any:
+    """A command of biomass in float32; with --json its document."""
     environment = {**os.environ, "BIOMASS_ENCODING": "float32"}
     ended = subprocess.run(
-        [sys.executable, "-m", "orchestration", *words, "--json"],
+        [sys.executable, "-m", "orchestration", *words, *(["--json"] if with_json else [])],
         env=environment, stdout=subprocess.PIPE, text=True, check=True,
     )  # fmt: skip
-    return json.loads(ended.stdout)
+    return json.loads(ended.stdout) if with_json else ended.stdout
 
 
 def measure(folder: Path, seed: int, cache: str) -> dict[str, str]:
@@ -79,8 +79,7 @@ def exam_rows(folder: Path, seed: int, cache: str) -> dict[str, str]:
     submission = folder / "examined.csv"
     if not submission.exists():
         words = ["search", study, "--data", data, "--preset", "demo", "--seed", str(seed), "--exam", str(SHARE)]
-        environment = {**os.environ, "BIOMASS_ENCODING": "float32"}
-        subprocess.run([sys.executable, "-m", "orchestration", *words, "--cache", cache], env=environment, check=True)
+        command(*words, "--cache", cache, with_json=False)
         command("ensemble", study, "--data", data, "--out", str(submission), "--cache", cache)
     ledger = Ledger(Storage(study))
     if not (found := ledger.exams()):

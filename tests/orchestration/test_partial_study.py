@@ -15,7 +15,7 @@ from told_study import told_study
 from typer.testing import CliRunner
 
 from biomass_models.targets import TARGETS, TOTAL, weighted_r2_score
-from ensembles.mass_table import is_submission, mass_table, masses_at, table_notes
+from ensembles.submission import is_submission, mass_table, masses_at, table_notes
 from orchestration.blending.blend import BlendOptions, run_ensemble
 from orchestration.blending.members import FileMembers
 from orchestration.cli import app
