@@ -10,6 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import hand_made_study as hand
 import pytest
 
 from biomass_models.families.probe.config import ProbeConfig
@@ -280,12 +281,13 @@ def test_hours_are_over_only_where_they_keep_a_trial_back(tmp_path: Path) -> Non
 @pytest.mark.parametrize("most", [1, 3, 5])
 def test_no_more_has_ended_than_is_planned(tmp_path: Path, most: int) -> None:
     """Three trials were proposed, one of them has ended: what is open is finished, whatever is asked for now."""
+    study = StudyData(hand.empty_study(tmp_path))
     before = proposer(tmp_path, max_trials=3)
     first, *_ = (before.propose() for _ in range(3))
     assert first is not None and before.planned == 3
     finish(tmp_path, before, first.trial_id, 0.5)
     search = proposer(tmp_path, max_trials=most)
-    incumbent = Incumbent(StudyData(Ledger(Storage(tmp_path))))
+    incumbent = Incumbent(study)
     view = LiveView(search, incumbent, print)
     while (record := search.propose()) is not None:
         assert search.planned == view.completed(SearchFacts(), since=0.0).max_trials == max(3, most)
