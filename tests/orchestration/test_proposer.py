@@ -164,7 +164,7 @@ def test_a_rebuilt_proposer_proposes_what_the_living_one_would(tmp_path: Path) -
         if len(open_ids) == 4:
             score = None if step % 7 == 0 else float(record.params["alphas"])
             finish(tmp_path / "living", living, open_ids.pop(step % 3), score)
-    assert record is expected is None and step == 42 and living.count("refused") == 18
+    assert record is expected is None and step == 42 and living.trials.count("refused") == 18
     assert why == {"proposed by tpe", "proposed by random"}
 
 
