@@ -243,6 +243,7 @@ SPEEDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("speed", SPEEDS)
 def test_estimates_are_counted_and_so_the_same_at_any_time(speed: Speed) -> None:
     name = "vit_small_patch14_dinov2.lvd142m"

@@ -168,6 +168,7 @@ def test_a_rebuilt_proposer_proposes_what_the_living_one_would(tmp_path: Path) -
     assert why == {"proposed by tpe", "proposed by random"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["tpe", "random"])
 def test_a_small_space_is_searched_whole(tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Points are proposed again ever more often: an engine is not asked without bound, and no trial is lost."""
