@@ -40,17 +40,17 @@ PHOTOGRAPHS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".heic
 SHEETS = (".xlsx", ".xlsm")
 _ROLE_WORDS: dict[str, tuple[str, ...]] = {  # words that say what a column holds, the surest first
     PHOTO: ("photo", "photograph", "image", "picture", "file", "filename", "path", "img", "jpg"),
-    QUADRAT: ("quadrat",),
     "gdm": ("gdm",),
     "total": ("total", "biomass", "yield", "herbage"),
     "green": ("green",),
     "dead": ("dead", "litter", "senescent", "straw"),
     "clover": ("clover", "legume", "legumes"),
     "date": ("date", "day", "sampled", "sampling"),
-    "site": ("site", "paddock", "state", "field", "farm", "location", "place", "plot"),
     "species": ("species", "composition"),
     "ndvi": ("ndvi",),
     "height": ("height",),
+    QUADRAT: ("quadrat", "quadrats"),  # after what is measured `per quadrat`, before the places that it lies in
+    "site": ("site", "paddock", "state", "field", "farm", "location", "place", "plot"),
 }
 _UNITS: dict[str, str] = {  # how a unit is written behind a name, without spaces and brackets
     "kg/ha": r"kg(?:dm)?[_/ ]?(?:per[_ ]?)?ha(?:-1)?",
@@ -204,10 +204,15 @@ def import_table(
     masses = [columns[role] for role in MASSES if role in columns]
     if not masses:
         raise UserError(f"a table has masses, none of {', '.join(header)} is one; give --total COLUMN, or others")
-    if QUADRAT not in given and QUADRAT in columns and not _names_quadrats(table[columns[QUADRAT]], table[masses]):
-        del columns[QUADRAT]
     unit = _unit(unit, masses, notes)
     table[masses] = table[masses].apply(_tidy_numbers, notes=notes)
+    if QUADRAT not in given and QUADRAT in columns and not _names_quadrats(table[columns[QUADRAT]], table[masses]):
+        name = columns.pop(QUADRAT)
+        if table[name].duplicated().any():
+            notes.append(
+                f"{name}: not read as quadrats, since it has blanks, or rows that share it differ in masses; --quadrat "
+                f"takes it as it is"
+            )
     if "date" in columns:
         table[columns["date"]] = _tidy_dates(table[columns["date"]], notes)
     table[columns[PHOTO]] = _find_photographs(table[columns[PHOTO]], photographs)

@@ -127,6 +127,35 @@ def test_a_column_of_quadrats_is_one_where_photographs_share_name_and_masses(
     assert asked.columns["quadrat"] == "Quadrat"
 
 
+@pytest.mark.parametrize(
+    ("header", "proposed"),
+    [
+        (("photo", "total g per quadrat", "clover g per quadrat"), {"total": 1, "clover": 2}),
+        (("photo", "Quadrat total (g)", "quadrat_dead_g", "quadrat"), {"total": 1, "dead": 2, "quadrat": 3}),
+        (("photo", "quadrat_date", "quadrat_height", "quadrat_no"), {"date": 1, "height": 2, "quadrat": 3}),
+        (("photo", "site_quadrat", "total_g", "paddock"), {"quadrat": 1, "total": 2, "site": 3}),
+    ],
+)
+def test_what_is_measured_in_a_quadrat_is_no_name_of_one(header: tuple[str, ...], proposed: dict[str, int]) -> None:
+    assert propose_columns(header) == {"photo": "photo", **{role: header[at] for role, at in proposed.items()}}
+
+
+def test_a_column_of_quadrats_that_is_left_out_is_named(folder: Path) -> None:
+    (folder / "cuts.csv").write_text(
+        "photo;Quadrat;total_g\n"
+        + "\n".join(
+            f"{photo};{name};{mass}" for photo, name, mass in zip(PHOTOS, "112", ("1,5", "1.5", "2"), strict=True)
+        )
+    )
+    how = {"given": {}, "unit": None, "area": None}
+    alike = import_table(folder / "cuts.csv", folder / "phone", **how)
+    assert alike.dataset.columns["quadrat"] == "Quadrat"  # 1,5 is 1.5
+    (folder / "cuts.csv").write_text((folder / "cuts.csv").read_text().replace("1.5", "1.7"))
+    unlike = import_table(folder / "cuts.csv", folder / "phone", **how)
+    assert "quadrat" not in unlike.dataset.columns
+    assert any(note.startswith("Quadrat: not read as quadrats") for note in unlike.notes)
+
+
 def test_options_win_over_names(folder: Path) -> None:
     given = {"dead": "Green DM (g)", "green": "Dead_g", "site": "Remark"}
     found = import_table(

@@ -62,7 +62,7 @@ def told_study(
     table = _quadrats(images, folds, species, rng) if quadrats is None else quadrats.copy()
     if scheme == "random":
         table["fold"] = rng.permutation(np.arange(len(table)) % folds)
-    truth_NT = table[list(TARGETS)].to_numpy()
+    truth_NT = table[list(TARGETS)].to_numpy(copy=True)
     mean_NT = per_target_mean(table, table[["image_id", "fold", "group"]])
     for name, rows in unmeasured.items():
         table.loc[table.index[rows], name] = np.nan
