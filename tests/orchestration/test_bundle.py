@@ -129,7 +129,7 @@ def test_damage_and_a_missing_marker_are_found_before_anything_is_read(exported,
     model = next(copy.glob("members/*/fold-1.safetensors"))
     model.write_bytes(model.read_bytes()[:-1])
     arguments = {"weights": copy / "weights", "say": lambda _: None}
-    with pytest.raises(BundleError, match=r"1 files .* such as members/.*fold-1"):
+    with pytest.raises(BundleError, match=r"1 file is missing .* such as members/.*fold-1"):
         predict_bundle(copy, tmp_path / "no-data", tmp_path / "out.csv", **arguments)
     (copy / "bundle.json").unlink()
     with pytest.raises(BundleError, match="no whole bundle"):
