@@ -162,9 +162,9 @@ class WithGpu:
 def test_all_work_keeps_off_a_gpu_that_was_not_asked_for(
     tmp_path: Path, tiny_pasture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Where there seems to be a GPU whatever uses it fails: there is none."""
     from orchestration.blending.predict import Predictor  # it loads Ray, which the last test looks for
 
-    """Where there seems to be a GPU whatever uses it fails: there is none."""
     monkeypatch.setattr(devices, "torch", WithGpu())
     search(tmp_path / "study", tiny_pasture, 2, gpus_per_fold=0.0, weights_gb=1e-5)
     ledger = Ledger(Storage(tmp_path / "study"))
