@@ -61,6 +61,7 @@ def texts_with_a_count(path: Path) -> Iterator[tuple[int, str]]:
                 yield text.lineno, f"{{{ast.unparse(value.value)}}}{noun[0]}"
 
 
+@pytest.mark.slow
 def test_a_count_goes_with_its_noun() -> None:
     found = [
         (f"{path.relative_to(ROOT)}:{line}", text)

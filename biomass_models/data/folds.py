@@ -22,7 +22,7 @@ from biomass_models.data.problems import errors_of, read_cells
 from biomass_models.errors import UserError
 from biomass_models.targets import LEAST_MEASURED, TARGETS, IntArray
 
-SCHEMES: tuple[str, ...] = ("date", "random", "state", "species", "time", "file")
+SCHEMES: tuple[str, ...] = ("date", "random", "state", "species", "file")
 
 EXAM = -1  # fold of the images that are kept out of everything, for an exam
 LEAST_EXAM_DATES = 2
@@ -45,13 +45,12 @@ def assign_folds(
 ) -> pd.DataFrame:
     """Validation fold of each image: columns image_id, fold (0..K-1), group (groups_of), in quadrats' order.
 
-    quadrats: the wide table of read_train. Schemes: `date` keeps a group on one side and spreads clover and dead
-    matter evenly (where nothing is grouped it is `random`); `random` and `species` split by image, stratified; `state`
-    leaves one state out, whatever n_folds says; `time` cuts the calendar into n_folds periods; `file` reads
-    `image_id,fold`. None parts the photographs of a quadrat. exam: share of the images, by whole groups, that is drawn
-    first and is in no fold (EXAM); a file says that itself. known: image_id and group of images that an earlier search
-    has learned from: no exam holds their groups. Raises FoldError, also where a fold leaves a target too few measured
-    rows to learn from.
+    quadrats: the wide table of read_train. Schemes: `date` keeps a group on one side and spreads clover and dead matter
+    evenly (where nothing is grouped it is `random`); `random` and `species` split by image, stratified; `state` leaves
+    one state out, whatever n_folds says; `file` reads `image_id,fold`. None parts the photographs of a quadrat. exam:
+    share of the images, by whole groups, that is drawn first and is in no fold (EXAM); a file says that itself. known:
+    image_id and group of images that an earlier search has learned from: no exam holds their groups. Raises FoldError,
+    also where a fold leaves a target too few measured rows to learn from.
     """
     known_name("a fold scheme", scheme, SCHEMES, FoldError)
     if (scheme == "file") != (file is not None):
@@ -314,24 +313,6 @@ def _by_species(table: pd.DataFrame, n_folds: int, rng: np.random.Generator) -> 
     return _dealt(pd.factorize(table["Species"].where(images_N >= n_folds, ""), sort=True)[0], n_folds, rng)
 
 
-def _by_time(table: pd.DataFrame, n_folds: int, rng: np.random.Generator) -> IntArray:
-    """Periods of the calendar, one after the other, each with about as many images; a day is never cut."""
-    del rng  # the calendar says it all
-    _require_column(table, "Sampling_Date", "folds by time")
-    day: IntArray
-    day, days = pd.factorize(table["Sampling_Date"], sort=True)
-    _require_enough("sampling days", len(days), n_folds)
-    images_D = np.bincount(day)
-    middle_D = (np.cumsum(images_D) - images_D / 2) / len(day)
-    fold_D = np.zeros(len(days), dtype=np.int64)
-    for d in range(
-        1, len(days)
-    ):  # one period after the other, none empty: each day goes on with one, or begins the next
-        wanted = max(int(middle_D[d] * n_folds), n_folds - (len(days) - d))
-        fold_D[d] = min(max(wanted, fold_D[d - 1]), fold_D[d - 1] + 1)
-    return fold_D[day]
-
-
 def _dealt(stratum_N: IntArray, n_folds: int, rng: np.random.Generator) -> IntArray:
     """Images shuffled, sorted by stratum and dealt like cards: folds differ by at most 1 image, of a stratum too."""
     _require_enough("images", len(stratum_N), n_folds)
@@ -346,7 +327,6 @@ _DRAW_OF: dict[str, Callable[[pd.DataFrame, int, np.random.Generator], IntArray]
     "date": _by_date,
     "random": _by_image,
     "species": _by_species,
-    "time": _by_time,
 }
 
 

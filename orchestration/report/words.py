@@ -19,7 +19,6 @@ SCHEMES = {
     "random": "random folds",
     "state": "folds by state",
     "species": "folds by species",
-    "time": "folds by periods of time",
     "file": "folds of the user's own",
 }
 

@@ -26,7 +26,7 @@ class Ending:
 
 def failing_alike(proposer: Proposer) -> str | None:
     """Why a search must end whose first trials have all failed for one reason, or None."""
-    if (reason := proposer.common_failure) is None:
+    if (reason := proposer.trials.common_failure) is None:
         return None
     return (
         f"the first {ALIKE_FAILURES} trials all failed for the same reason: {reason}. Mend it, then give the same "
@@ -42,16 +42,16 @@ def ending_of(proposer: Proposer, broken_off: str | None, before: Container[str]
     """
     if broken_off is not None:
         raise StudyError(f"{broken_off}. Every finished fold is kept")
-    if proposer.open and not proposer.hours_over:
-        stay = counted(proposer.open, "trial stays", "trials stay")
+    if proposer.trials.open and not proposer.hours_over:
+        stay = counted(proposer.trials.open, "trial stays", "trials stay")
         raise StudyError(f"{stay} open; run the same command again to resume")
     require_a_success(proposer.ledger.results(), before)
     results = proposer.ledger.results().items()
     failed = Counter(one.reason for name, one in results if name not in before and one.status == FAILED)
     return Ending(
         hours_over=proposer.hours_over,
-        ended=proposer.ended,
-        open=proposer.open,
+        ended=proposer.trials.ended,
+        open=proposer.trials.open,
         failed=failed.total(),
         most_often=failed.most_common(1)[0][0] if failed else None,
     )

@@ -78,22 +78,22 @@ def fold_costs_here(
         say("The first slot is measured, and trials whose folds would take above --max-fold-seconds are refused")
         return FoldCosts(n_train, backbones)
     device = "cpu" if resources.gpus_per_fold == 0 else "auto"
-    with threads(max(1, int(resources.cpus_per_fold))):
+    with threads(max(1, int(resources.cpus_per_fold))):  # as a slot has: more than there are free cores crawl
         speed = measure(backbones, device)
-    costs, begun = FoldCosts(n_train, backbones, speed), {record.family for record in ledger.trials()}
-    for name, space in spaces.items():
-        first = [config for params in space.first_trials if (config := space.config(params)).backbone in here]
-        if not first:
-            continue
-        fold = costs.seconds(name, first[0]) or 0.0
-        bank = all_feature_seconds(registry.model(name).feature_specs(first[0]), images, device)
-        once = f", and {bank:.0f} s once for its features" if bank else ""
-        say(f"Estimated cost of a {name} fold here (first trial): {fold:.1f} s{once}")
-        if fold > settings.max_fold_seconds and name not in begun:
-            raise StudyError(
-                f"a fold may take {settings.max_fold_seconds:.0f} s, the first {name} trial is estimated at "
-                f"{fold:.0f} s here; use --scale cpu, or raise --max-fold-seconds"
-            )
+        costs, begun = FoldCosts(n_train, backbones, speed), {record.family for record in ledger.trials()}
+        for name, space in spaces.items():
+            first = [config for params in space.first_trials if (config := space.config(params)).backbone in here]
+            if not first:
+                continue
+            fold = costs.seconds(name, first[0]) or 0.0
+            bank = all_feature_seconds(registry.model(name).feature_specs(first[0]), images, device)
+            once = f", and {bank:.0f} s once for its features" if bank else ""
+            say(f"Estimated cost of a {name} fold here (first trial): {fold:.1f} s{once}")
+            if fold > settings.max_fold_seconds and name not in begun:
+                raise StudyError(
+                    f"a fold may take {settings.max_fold_seconds:.0f} s, the first {name} trial is estimated at "
+                    f"{fold:.0f} s here; use --scale cpu, or raise --max-fold-seconds"
+                )
     return costs
 
 

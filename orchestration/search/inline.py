@@ -44,7 +44,7 @@ def search_inline(
     cannot go on; what interrupts it passes through, and finished folds are kept.
     """
     before = frozenset(ledger.results())
-    say(f"1 slot, in this process; {counted(proposer.ended, 'trial has', 'trials have')} ended already")
+    say(f"1 slot, in this process; {counted(proposer.trials.ended, 'trial has', 'trials have')} ended already")
     incumbent = Incumbent(StudyData(ledger))
     room = None if resources.weights_gb is None else ModelRoom(ledger, resources.weights_gb, say)
     broken_off: str | None = None
@@ -82,7 +82,7 @@ class _View:
         self._facts = self._view.completed(self._facts, self._heartbeat.since)
         self._heartbeat.publish(self._facts)
         notes = self._view.notes(self._facts, running=int(self._facts.running > 0))
-        self._update(self._proposer.ended, self._proposer.planned, notes, self._facts.seconds_left)
+        self._update(self._proposer.trials.ended, self._proposer.planned, notes, self._facts.seconds_left)
 
     def require_lock(self) -> None:
         """Raise BlockedError where another driver has the study: nothing more may be written into it."""

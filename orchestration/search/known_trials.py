@@ -22,9 +22,11 @@ class KnownTrials:
         self._first_ends: list[str | None] = []  # reasons of the first trials to end in this run; None: no failure
         self.set_aside: list[TrialRecord] = []  # open ones whose family or weights are not here now
 
-    def add(self, record: TrialRecord) -> None:
-        """A trial that was proposed."""
+    def add(self, record: TrialRecord, result: TrialResult | None = None) -> None:
+        """A trial that was proposed. result: of one that ended before this run."""
         self._records[record.trial_id] = record
+        if result is not None:
+            self._results[record.trial_id] = result
         self._note_content(record)
 
     def refuse(self, record: TrialRecord, result: TrialResult) -> None:
@@ -32,15 +34,20 @@ class KnownTrials:
         self._refused[record.trial_id], self._results[record.trial_id] = record, result
         self._note_content(record)
 
-    def end(self, trial_id: str, result: TrialResult) -> None:
-        """A trial that ends now."""
+    def end(self, trial_id: str, result: TrialResult) -> TrialRecord:
+        """A trial that ends now; returns what was proposed."""
         self._results[trial_id] = result
         if len(self._first_ends) < ALIKE_FAILURES:
             self._first_ends.append(_kind_of(result.reason or "") if result.status == FAILED else None)
+        return self._records[trial_id]
 
     def existing_id(self, record: TrialRecord) -> str | None:
         """The id of the same trial in the ledger, by this version's scheme or an earlier one's; None if new."""
         return self._by_content.get(content_key(record.family, record.config, record.weights))
+
+    def is_refused(self, trial_id: str) -> bool:
+        """Whether a trial takes no place, because it is too expensive."""
+        return trial_id in self._refused
 
     @property
     def places(self) -> int:

@@ -31,9 +31,9 @@ class LiveView:
 
     def refresh(self) -> None:
         """Look at the blend, and at the room for models, again when a trial has ended."""
-        if self._proposer.ended == self._ended:
+        if self._proposer.trials.ended == self._ended:
             return
-        self._ended = self._proposer.ended
+        self._ended = self._proposer.trials.ended
         with contextlib.suppress(ValueError, OSError):
             self._incumbent.refresh()
             self._blend = self._incumbent.blend_score()
@@ -48,10 +48,10 @@ class LiveView:
         """Counts of a pool, with how far the search is and the time that is left. since: when the search began."""
         proposer, now = self._proposer, time()
         slots = max(facts.slots or 0, 1)
-        left = seconds_left(proposer.ended_since(since), proposer.missing, since=since, slots=slots, now=now)
+        left = seconds_left(proposer.trials.ended_since(since), proposer.missing, since=since, slots=slots, now=now)
         return replace(
             facts,
-            max_trials=None if (planned := proposer.planned) is None else planned + proposer.others,
+            max_trials=None if (planned := proposer.planned) is None else planned + proposer.trials.others,
             seconds_left=None if planned is None else left,
             looked_at=now,
         )
@@ -61,7 +61,7 @@ class LiveView:
 
         running: trials whose folds are in work.
         """
-        best, failed, pruned = (self._proposer.best_score, *map(self._proposer.count, (FAILED, PRUNED)))
+        best, failed, pruned = (self._proposer.trials.best_score, *map(self._proposer.trials.count, (FAILED, PRUNED)))
         notes = [f"best {best:.3f}{self._of}"] if best is not None else []
         notes += [f"{failed} {FAILED}"] if failed else []
         if facts is not None and facts.encoding[0] < facts.encoding[1]:

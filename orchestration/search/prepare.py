@@ -83,7 +83,7 @@ def _say_what_waits(proposer: Proposer, say: Say) -> None:
     if count := len(proposer.unobserved):
         lie = counted(count, "trial lies", "trials lie")
         say(f"{lie} outside of the study's ranges: kept, but proposals learn nothing from that")
-    if aside := proposer.set_aside:
+    if aside := proposer.trials.set_aside:
         wait = counted(len(aside), "open trial waits", "open trials wait")
         say(f"{wait} for a family or weights that are not here, such as {aside[0].trial_id}")
 

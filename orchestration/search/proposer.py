@@ -31,7 +31,7 @@ REPEATS_OF_ENGINE = 10  # known points in a row after which random search draws:
 RANDOM_REPEATS = 500  # known points in a row of random search: a space counts as exhausted
 
 
-class Proposer(KnownTrials):
+class Proposer:
     """Proposes trials and observes how they end. Needs neither Ray nor Optuna."""
 
     def __init__(
@@ -56,7 +56,7 @@ class Proposer(KnownTrials):
         max_trials: of the whole study, ended ones included; deadline: seconds since 1970 after which none is new.
         Raises UserError for an engine that is not here.
         """
-        super().__init__()
+        self.trials = KnownTrials()
         self.spaces, self.ledger, self._seed = spaces, ledger, seed
         self._fold_hash, self._weights = fold_hash, weights
         self.max_trials, self._deadline = max_trials, deadline
@@ -76,8 +76,8 @@ class Proposer(KnownTrials):
     @property
     def missing(self) -> int:
         """Trials that this search still has to bring to an end; what it proposes without a limit is not counted."""
-        new = 0 if self.max_trials is None else self.max_trials - self.places
-        return self.open + max(0, new)
+        new = 0 if self.max_trials is None else self.max_trials - self.trials.places
+        return self.trials.open + max(0, new)
 
     @property
     def planned(self) -> int | None:
@@ -85,7 +85,7 @@ class Proposer(KnownTrials):
 
         None without a limit.
         """
-        return None if self.max_trials is None else self.ended + self.missing
+        return None if self.max_trials is None else self.trials.ended + self.missing
 
     @property
     def nothing_left(self) -> str | None:
@@ -105,7 +105,7 @@ class Proposer(KnownTrials):
         What a fold costs is decided here and once: a trial that is above the limit is written down as refused, and
         another one is drawn. It is no failure, and takes no place among max_trials.
         """
-        spent = self.max_trials is not None and self.places >= self.max_trials
+        spent = self.max_trials is not None and self.trials.places >= self.max_trials
         if self._deadline is not None and time.time() >= self._deadline:
             self.hours_over = bool(self._resumed) or not spent
             return None
@@ -114,44 +114,41 @@ class Proposer(KnownTrials):
         if spent:
             return None
         while open_families := [family for family in self.spaces if family not in self._exhausted]:
-            served = {family: self.of_family(family) / self._shares[family] for family in open_families}
+            served = {family: self.trials.of_family(family) / self._shares[family] for family in open_families}
             family = min(open_families, key=lambda name: served[name])
             record = self._first_trial(family) or self._draw(family)
             if record is None:
                 self._exhausted.add(family)
                 continue
-            self.add(record)
+            self.trials.add(record)
             self.ledger.write_trial(record)
             return record
         return None
 
     def record_result(self, trial_id: str, result: TrialResult) -> None:
         """Note and observe how a trial ended: its score (larger is better), a pruned one's estimate, or a failure."""
-        self.end(trial_id, result)
-        self._observe(self._records[trial_id])
+        self._observe(self.trials.end(trial_id, result), result)
 
     def _rebuild(self) -> None:
         results = self.ledger.results()
         for record in self.ledger.trials():
             result = results.get(record.trial_id)
             if record.family not in self.spaces:
-                self.others += 1
-                self.set_aside += [] if result is not None else [record]
-            elif result is not None and result.status == REFUSED:
-                self.refuse(record, result)
-                self._observe(record)
+                self.trials.others += 1
+                self.trials.set_aside += [] if result is not None else [record]
+                continue
+            if result is not None and result.status == REFUSED:
+                self.trials.refuse(record, result)
             else:
-                self.add(record)
-                if result is not None:
-                    self._results[record.trial_id] = result
-                    self._observe(record)
-                elif self._weights.get(str(record.config.get("backbone"))) == record.weights:
-                    self._resumed.append(record)
-                else:
-                    self.set_aside.append(record)
+                self.trials.add(record, result)
+            if result is not None:
+                self._observe(record, result)
+            elif self._weights.get(str(record.config.get("backbone"))) == record.weights:
+                self._resumed.append(record)
+            else:
+                self.trials.set_aside.append(record)
 
-    def _observe(self, record: TrialRecord) -> None:
-        result = self._results[record.trial_id]
+    def _observe(self, record: TrialRecord, result: TrialResult) -> None:
         observation = Observation(
             trial_id=record.trial_id,
             number=record.number,
@@ -166,7 +163,7 @@ class Proposer(KnownTrials):
         """The next of the settings that a family starts from."""
         for params in self.spaces[family].first_trials:
             record = self._record(family, dict(params), "first trial")
-            if record is not None and self.existing_id(record) is None and not self._is_refused(record):
+            if record is not None and self.trials.existing_id(record) is None and not self._is_refused(record):
                 return record
         return None
 
@@ -179,9 +176,9 @@ class Proposer(KnownTrials):
             record = self._unknown_at_random(family) if stuck else self._proposal(family, self._engine, repeated)
             if record is None:
                 break
-            drawn, known = drawn + 1, self.existing_id(record)
+            drawn, known = drawn + 1, self.trials.existing_id(record)
             if known is not None:
-                refused += known in self._refused
+                refused += self.trials.is_refused(known)
                 repeated.append(record.params)
             elif self._is_refused(record):
                 refused, repeated = refused + 1, []
@@ -191,15 +188,17 @@ class Proposer(KnownTrials):
             self.too_expensive[family] = (
                 f"a fold may take {self._max_fold_seconds:.0f} s (--max-fold-seconds), of the last {drawn} proposals "
                 f"of {family} {refused} were refused and the others known; the least estimate was "
-                f"{self.least_estimate(family):.0f} s. Raise the limit (with --retry-failed what was refused is taken "
-                "up), or search at a smaller --scale"
+                f"{self.trials.least_estimate(family):.0f} s. Raise the limit (with --retry-failed what was refused is "
+                "taken up), or search at a smaller --scale"
             )
         return None
 
     def _unknown_at_random(self, family: str) -> TrialRecord | None:
         """A new point of random search; None where the space counts as exhausted."""
         records = (self._proposal(family, RANDOM, (), turn) for turn in range(RANDOM_REPEATS))
-        return next((record for record in records if record is not None and self.existing_id(record) is None), None)
+        return next(
+            (record for record in records if record is not None and self.trials.existing_id(record) is None), None
+        )
 
     def _proposal(
         self, family: str, engine: str, repeated: Sequence[Params], turn: int | None = None
@@ -209,9 +208,9 @@ class Proposer(KnownTrials):
         repeated: known points that it has proposed. They are pending beside the open trials, so that it looks
         elsewhere. turn: which of the proposals from one state of the ledger this is.
         """
-        address = (self._seed, engine, family, self.next_number, len(repeated) if turn is None else turn)
+        address = (self._seed, engine, family, self.trials.next_number, len(repeated) if turn is None else turn)
         seed, here = derive_seed("proposal", *address), self._backbones_here(family)
-        pending = self.pending(family) | {f"drawn {place}": params for place, params in enumerate(repeated)}
+        pending = self.trials.pending(family) | {f"drawn {place}": params for place, params in enumerate(repeated)}
         params = self._asked(family, engine, pending, seed)
         if params is not None and here and self.spaces[family].config(params).backbone not in self._weights:
             fixed = {"backbone": here[derive_seed("backbone", *address) % len(here)]}
@@ -261,8 +260,8 @@ class Proposer(KnownTrials):
         )
         self.ledger.write_trial(record)
         self.ledger.write_result(record.trial_id, result)
-        self.refuse(record, result)
-        self._observe(record)
+        self.trials.refuse(record, result)
+        self._observe(record, result)
         return True
 
     def _record(self, family: str, params: Params, why: str) -> TrialRecord | None:
@@ -274,7 +273,7 @@ class Proposer(KnownTrials):
         trial_id = make_trial_id(family, config, weights, self._seed, self._fold_hash)
         return TrialRecord(
             trial_id=trial_id,
-            number=self.next_number,
+            number=self.trials.next_number,
             family=family,
             params=params,
             config=config,
@@ -282,5 +281,5 @@ class Proposer(KnownTrials):
             seed=self._seed,
             why=why,
             proposed_at=time.time(),
-            spared=exemption(self.next_number, config["backbone"], self.backbones, trial_id),
+            spared=exemption(self.trials.next_number, config["backbone"], self.trials.backbones, trial_id),
         )

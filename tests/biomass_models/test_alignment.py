@@ -32,5 +32,5 @@ def test_an_image_that_is_missing_or_twice_is_named() -> None:
     table = _table(np.arange(3))
     with pytest.raises(AlignmentError, match="1 of 2 images have no prediction, such as ID7, and 2 of its"):
         places_of(table["image_id"], ["ID0", "ID7"])
-    with pytest.raises(AlignmentError, match="1 images have more than one row, such as ID0"):
+    with pytest.raises(AlignmentError, match="1 image has more than one row, such as ID0"):
         rows_of(pd.concat([table, table[:1]]), ["ID1"])

@@ -19,7 +19,7 @@ def quadrats() -> pd.DataFrame:
     return field_table()
 
 
-@pytest.mark.parametrize("scheme", ["date", "random", "species", "state", "time"])
+@pytest.mark.parametrize("scheme", ["date", "random", "species", "state"])
 def test_every_image_has_a_fold_and_its_group(quadrats: pd.DataFrame, scheme: str) -> None:
     folds = assign_folds(quadrats, scheme=scheme)
     assert list(folds.columns) == ["image_id", "fold", "group"]
@@ -39,7 +39,7 @@ def test_errors_are_counted_by_what_folds_keep_whole_and_never_finer_than_a_date
     assert (cut_groups(table) > 20) == (scheme == "random") and (cut_groups(table) == 0) == (scheme != "random")
 
 
-@pytest.mark.parametrize("scheme", ["date", "random", "species", "state", "time"])
+@pytest.mark.parametrize("scheme", ["date", "random", "species", "state"])
 def test_row_order_does_not_matter_and_the_seed_does(quadrats: pd.DataFrame, scheme: str) -> None:
     folds = assign_folds(quadrats, scheme=scheme, seed=3)
     shuffled = assign_folds(quadrats.sample(frac=1, random_state=0), scheme=scheme, seed=3)
@@ -48,7 +48,7 @@ def test_row_order_does_not_matter_and_the_seed_does(quadrats: pd.DataFrame, sch
     )
     assert fold_hash(shuffled) == fold_hash(folds)
     hashes = {fold_hash(assign_folds(quadrats, scheme=scheme, seed=seed)) for seed in range(5)}
-    assert len(hashes) == (1 if scheme in ("state", "time") else 5)
+    assert len(hashes) == (1 if scheme == "state" else 5)
 
 
 @pytest.mark.parametrize("n_folds", [2, 5, 10])
@@ -65,7 +65,7 @@ def test_dates_stay_whole_and_folds_are_even(n_folds: int) -> None:
             assert present.max() - present.min() < (0.25 if n_folds <= 5 else 0.5)
 
 
-@pytest.mark.parametrize("scheme", ["date", "random", "species", "state", "time"])
+@pytest.mark.parametrize("scheme", ["date", "random", "species", "state"])
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.5])
 def test_an_exam_takes_whole_dates_and_its_share(scheme: str, share: float) -> None:
     for seed in range(5):
@@ -172,31 +172,6 @@ def test_state_folds_leave_one_state_out(quadrats: pd.DataFrame) -> None:
     ]
     with pytest.raises(FoldError, match="2 are needed, got 1"):
         assign_folds(quadrats[quadrats["State"] == "WA"], scheme="state")
-
-
-def test_folds_by_time_are_periods_one_after_the_other(quadrats: pd.DataFrame) -> None:
-    table = quadrats.assign(fold=assign_folds(quadrats, scheme="time", n_folds=4)["fold"])
-    span = table.groupby("fold")["Sampling_Date"].agg(["min", "max"])
-    assert (span["max"].iloc[:-1].to_numpy() < span["min"].iloc[1:].to_numpy()).all()
-    sizes, largest = table["fold"].value_counts(), table["Sampling_Date"].value_counts().max()
-    assert len(sizes) == 4 and (abs(sizes - len(table) / 4) <= largest).all()
-    with pytest.raises(FoldError, match="need the column Sampling_Date"):
-        assign_folds(quadrats.drop(columns="Sampling_Date").assign(kept_whole="a"), scheme="time")
-
-
-@given(sizes=st.lists(st.integers(1, 30), min_size=2, max_size=12), n_folds=st.integers(2, 12))
-@settings(max_examples=60, deadline=None)
-def test_no_period_is_empty_however_odd_the_days(sizes: list[int], n_folds: int) -> None:
-    days = np.repeat(np.arange(len(sizes)), sizes)
-    dates = pd.Timestamp(2015, 1, 1) + pd.to_timedelta(days, unit="D")
-    quadrats = pd.DataFrame({"image_id": [f"I{i}" for i in range(len(days))], "State": "Vic", "Sampling_Date": dates})
-    if n_folds > len(sizes):
-        with pytest.raises(FoldError, match=f"sampling days of its own: {n_folds} are needed, got {len(sizes)}"):
-            assign_folds(quadrats, scheme="time", n_folds=n_folds)
-    else:
-        fold = assign_folds(quadrats, scheme="time", n_folds=n_folds)["fold"].to_numpy()
-        assert set(fold) == set(range(n_folds)) and (np.diff(fold) >= 0).all()
-        assert all(len(set(fold[days == day])) == 1 for day in set(days))
 
 
 def test_what_was_not_measured_is_a_stratum_of_its_own(quadrats: pd.DataFrame) -> None:

@@ -108,6 +108,7 @@ def test_native_views_are_of_the_photograph_also_where_it_is_padded(size: tuple[
     assert views["whole"].box == (0, 0, 1, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fit", ["crop", "pad"])
 @pytest.mark.parametrize("size", [(1600, 1200), (1200, 1600), (1800, 700)])
 def test_a_draft_has_pixels_enough_for_the_frame(tmp_path: Path, size: tuple[int, int], fit: Fit) -> None:

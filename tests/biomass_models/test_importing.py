@@ -273,6 +273,7 @@ def test_a_workbook_without_openpyxl_says_what_to_install(folder: Path, monkeypa
         read_any_table(book)
 
 
+@pytest.mark.slow
 def test_import_and_check_say_how_much_of_a_photograph_is_cut_off(folder: Path) -> None:
     for path in (folder / "phone").rglob("*.*"):
         Image.open(path).resize((160, 120)).save(path, "JPEG")

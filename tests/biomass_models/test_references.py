@@ -91,6 +91,7 @@ def test_metadata_trees_find_what_height_tells() -> None:
     np.testing.assert_array_equal(metadata_trees(quadrats, folds, seed=7), metadata_trees(quadrats, folds, seed=7))
 
 
+@pytest.mark.slow
 def test_colour_ridge_recovers_a_linear_law_in_any_units() -> None:
     quadrats, folds = made_up(4)
     truth_NT = quadrats[list(TARGETS)].to_numpy()
@@ -101,6 +102,7 @@ def test_colour_ridge_recovers_a_linear_law_in_any_units() -> None:
     np.testing.assert_allclose(rescaled_NT, colour_ridge(components_NC, quadrats, folds), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_penalty_is_chosen_by_date_not_by_image() -> None:
     """Statistics that only say which date it is explain random inner folds and must be shrunk away by inner dates."""
     quadrats, folds = made_up(5)

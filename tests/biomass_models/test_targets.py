@@ -180,6 +180,7 @@ def test_weights_are_the_published_ones_where_all_was_measured() -> None:
     np.testing.assert_array_equal(norm_of(weights_of(truth_NT)), weight_T)
 
 
+@pytest.mark.slow
 @given(pred_NT=masses_65, measured=PATTERNS, parts=components_63)
 @settings(max_examples=150, deadline=None)
 def test_projection_onto_what_was_measured(pred_NT: np.ndarray, measured: list[bool], parts: np.ndarray) -> None:

@@ -40,6 +40,7 @@ def test_packaged_lite0_is_the_trained_network() -> None:
             assert model((image_BCHW - 0.5) / 0.5).argmax().item() == expected
 
 
+@pytest.mark.slow
 def test_every_packaged_tensor_is_used_once() -> None:
     model = timm.create_model(LITE)
     file = weights.find_weights(LITE, WeightsSource())
@@ -86,6 +87,7 @@ def test_folder_gives_weights_with_and_without_tag(tmp_path: Path, file: str, mo
     assert fingerprint("test_vit", WeightsSource()) != first
 
 
+@pytest.mark.slow
 def test_published_dinov2_file_goes_through_timms_filter(tmp_path: Path) -> None:
     name = "vit_small_patch14_dinov2"
     model = create_timm(name)

@@ -89,6 +89,7 @@ def test_one_unit_leaves_no_error_and_a_perfect_score_has_none():
     assert (perfect.value, perfect.se, perfect.low, perfect.high) == (1, 0, 1, 1)
 
 
+@pytest.mark.slow
 def test_intervals_cover_as_often_as_they_say():
     """Fixed predictions on 400 samples of 28 dates, from 2000 dates whose scores are the truth.
 

@@ -87,6 +87,7 @@ def test_nobody_there_is_one_sentence(named: str) -> None:
         require_answer(named)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", [None, b"-ERR unknown command\r\n", b"SSH-2.0-OpenSSH_9.9\r\n", b"x", b""])
 def test_another_program_that_listens_there_is_one_sentence(
     answer: bytes | None, monkeypatch: pytest.MonkeyPatch

@@ -66,6 +66,7 @@ def test_a_refit_computes_features_afresh_unless_told_otherwise(misled: tuple) -
     assert "the same rows" in _biomass("refit", study, trial, *options, "--cached-features")[1]
 
 
+@pytest.mark.slow
 def test_an_audit_names_a_bank_whose_bytes_have_changed_and_its_remedy_works(misled: tuple) -> None:
     study, _, options = misled
     path = min(Path(options[-1]).rglob(f"*{SUFFIX}"))

@@ -80,11 +80,11 @@ def search(folder: Path, one: Proposer, most: int | None = None) -> list[str]:
 def test_what_is_above_the_limit_is_recorded_and_takes_no_place(tmp_path: Path) -> None:
     one = priced(tmp_path, max_trials=12)
     found = search(tmp_path, one)
-    assert len(found) == 12 == one.ended and one.open == 0 == one.missing
+    assert len(found) == 12 == one.trials.ended and one.trials.open == 0 == one.missing
     ledger = Ledger(Storage(tmp_path))
     results = ledger.results()
     refused = {name: result for name, result in results.items() if result.status == "refused"}
-    assert refused and one.count("refused") == len(refused) and not set(refused) & set(found)
+    assert refused and one.trials.count("refused") == len(refused) and not set(refused) & set(found)
     for record in ledger.trials():
         assert (record.trial_id in refused) == (record.params["log10_alpha_low"] < -4)
     (result, *_) = refused.values()
@@ -110,7 +110,7 @@ def test_a_decision_stays_whatever_a_later_run_measures(tmp_path: Path) -> None:
     assert again == accepted
     assert busy.costs.asked == 0 and busy.propose() is None  # type: ignore[union-attr]
     idle = priced(tmp_path / "busy", lambda config: 0.0, max_trials=5)
-    assert idle.count("refused") == opened.count("refused") > 0
+    assert idle.trials.count("refused") == opened.trials.count("refused") > 0
 
 
 def test_the_engine_observes_what_was_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +131,7 @@ def test_a_space_in_which_all_is_refused_ends_with_the_reason(tmp_path: Path, ho
     one = priced(tmp_path, lambda config: 75.0, max_trials=20 if hours is None else None, deadline=hours)
     tune = TuneSearcher(one)
     assert tune.suggest("first") == TuneSearcher.FINISHED
-    assert len(Ledger(Storage(tmp_path)).results()) == DRAWS_UNTIL_EXHAUSTED == one.count("refused")
+    assert len(Ledger(Storage(tmp_path)).results()) == DRAWS_UNTIL_EXHAUSTED == one.trials.count("refused")
     for words in ("a fold may take 60 s (--max-fold-seconds)", f"{DRAWS_UNTIL_EXHAUSTED} were refused", "was 75 s"):
         assert words in (tune.end_reason or "")
     again = TuneSearcher(priced(tmp_path, lambda config: 75.0, max_trials=20))
@@ -243,6 +243,7 @@ SPEEDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("speed", SPEEDS)
 def test_estimates_are_counted_and_so_the_same_at_any_time(speed: Speed) -> None:
     name = "vit_small_patch14_dinov2.lvd142m"

@@ -98,6 +98,7 @@ def test_a_ray_that_does_not_answer_is_explained(says: str, do: str) -> None:
     assert do in found.remedy and says in str(found)
 
 
+@pytest.mark.slow
 def test_a_node_says_what_it_has(tmp_path: Path, tiny_pasture: Path) -> None:
     asked = {"cache_dir": str(tmp_path / "not" / "there"), "weights": RANDOM, "backbones": (BACKBONE,), "token": "t"}
     nothing = node_facts(study=str(tmp_path), data_dir=str(tmp_path), **asked)  # type: ignore[arg-type]

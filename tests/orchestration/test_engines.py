@@ -298,6 +298,7 @@ def test_an_engine_that_cannot_be_made_costs_nothing_but_itself(tmp_path: Path, 
             new_engine("climb", SPACE)
 
 
+@pytest.mark.slow
 def test_the_proposer_loads_neither_ray_nor_a_sampler() -> None:
     code = (
         "import sys, orchestration.search.proposer, orchestration.search.engines.registry as engines; engines.names(); "

@@ -55,6 +55,7 @@ def runs(tmp_path):
     return tmp_path, test_ids, test_NT
 
 
+@pytest.mark.slow
 def test_no_submission_is_written_where_one_of_them_is_not_valid(runs):
     folder, test_ids, _ = runs
     files = FileMembers(oof=(f"{folder}/[ab]/oof.csv",), truth=folder / "train.csv", tests=(f"{folder}/[ab]/test.csv",))

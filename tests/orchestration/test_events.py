@@ -116,6 +116,7 @@ def test_a_step_before_zero_is_refused() -> None:
         event_file([Scalar(tag="loss", value=1.0, step=-1, wall_time=0.0)], wall_time=0.0)
 
 
+@pytest.mark.slow
 def test_events_are_written_without_torch(tmp_path: Path) -> None:
     """Coordinators write them, and there are more of those than slots."""
     study = Ledger(Storage(STUDIES / "finished"))

@@ -24,6 +24,8 @@ from orchestration.search.trial import run_trial
 from orchestration.study.ledger import LedgerError
 from orchestration.workers.slots.inline_pool import InlinePool
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, tiny_pasture: Path) -> Any:
@@ -46,7 +48,6 @@ def page(explanation: Explanation) -> str:
     return capture.get()
 
 
-@pytest.mark.slow
 def test_a_training_image_is_explained_from_the_ledger(world: Any) -> None:
     ledger, trials, *_ = world
     quadrat = ledger.quadrats().iloc[5]
@@ -61,7 +62,6 @@ def test_a_training_image_is_explained_from_the_ledger(world: Any) -> None:
     assert picture.width > PANEL and picture.height > 3 * PANEL // 2
 
 
-@pytest.mark.slow
 def test_the_picture_is_bright_where_the_model_looked(world: Any) -> None:
     found = ask(world, "distilled", str(world[0].quadrats()["image_id"].iloc[5]))
     corner = np.zeros((4, 4))
@@ -81,7 +81,6 @@ def test_the_picture_is_bright_where_the_model_looked(world: Any) -> None:
     assert light(2, right=False) > 0.9 and light(2, right=True) < 0.4
 
 
-@pytest.mark.slow
 def test_a_portrait_keeps_its_shape(world: Any, tmp_path: Path) -> None:
     portrait = tmp_path / "tall.jpg"
     Image.new("RGB", (300, 600), "green").save(portrait)
@@ -91,7 +90,6 @@ def test_a_portrait_keeps_its_shape(world: Any, tmp_path: Path) -> None:
     assert np.ptp(rows) == pytest.approx(2 * np.ptp(columns), rel=0.02)
 
 
-@pytest.mark.slow
 def test_a_test_image_is_explained_by_all_fold_models(world: Any) -> None:
     _, _, data_dir, _ = world
     image_id = str(read_test(data_dir)["image_id"].iloc[0])

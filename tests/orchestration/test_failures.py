@@ -83,7 +83,9 @@ def test_a_failure_is_observed_without_a_value_and_a_pruned_trial_with_its_estim
         assert [(one.number, one.value, one.refused) for one in seen.values()] == [
             (0, None, False), (1, 0.4, False), (2, 0.3, False),
         ]  # fmt: skip
-        assert search.best_score == 0.3 and [search.count(kind) for kind in (FAILED, PRUNED, COMPLETE)] == [1, 1, 1]
+        assert search.trials.best_score == 0.3 and [
+            search.trials.count(kind) for kind in (FAILED, PRUNED, COMPLETE)
+        ] == [1, 1, 1]
         seen.clear()
         search = proposer(tmp_path, LINE, engine=noting_engine.NAME)
 

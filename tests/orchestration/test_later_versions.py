@@ -315,10 +315,10 @@ def test_a_network_that_is_away_waits(two_networks: Ledger, tmp_path: Path, monk
     said: list[str] = []
     again = go_on(two_networks, trials=16, say=said.append)
     assert sum("its open trials wait" in text for text in said) == 1
-    assert {one.trial_id for one in again.set_aside} == {one.trial_id for one in other}
+    assert {one.trial_id for one in again.trials.set_aside} == {one.trial_id for one in other}
     results = finish(again, tmp_path / "cache")
     assert all(two_networks.trial(name).config["backbone"] == NETWORK for name in results)
-    assert len(results) == 10 - len(other) and again.open == 0
+    assert len(results) == 10 - len(other) and again.trials.open == 0
 
     def nothing(name: str, source: Any) -> str:
         raise WeightsError(f"put {name} into a folder")
@@ -345,7 +345,7 @@ def test_other_contents_of_a_weights_file_are_taken_only_where_nothing_was_train
     assert any("are others than before" in text for text in said)
     stale = [one.trial_id for one in opened if one.weights == "new"]
     assert stale and all(two_networks.result(name).status == "failed" for name in stale)  # type: ignore[union-attr]
-    assert again.set_aside == []
+    assert again.trials.set_aside == []
     monkeypatch.setattr(weights_here, "fingerprint", lambda name, source: "other")
     with pytest.raises(StudyError, match="must stay those of the finished folds"):
         go_on(two_networks, trials=12)

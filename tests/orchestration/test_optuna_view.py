@@ -166,6 +166,7 @@ def test_events_are_the_studys_own_or_a_temporary_copy(tmp_path: Path) -> None:
     assert EventFolder(ledger, tmp_path / "here").path == tmp_path / "study" / "tensorboard"
 
 
+@pytest.mark.slow
 def test_the_view_needs_neither_ray_nor_torch() -> None:
     modules = "orchestration.dashboard.serve, orchestration.dashboard.optuna_view"
     code = f"import sys, {modules}; print({{'ray', 'torch'}} & set(sys.modules))"

@@ -109,7 +109,7 @@ def test_a_prediction_that_is_no_mass_fails_its_trial_where_masses_were_measured
     assert JobRunner(context).run(FoldJob(trial_id=record.trial_id, fold=0, together=False)).status == "done"
     wrong[:] = [TOTAL]
     outcome = JobRunner(context).run(FoldJob(trial_id=record.trial_id, fold=1, together=False))
-    assert outcome.status == "failed" and f"1 rows with others, such as Dry_Total_g = {value:g}" in outcome.reason
+    assert outcome.status == "failed" and f"1 row with others, such as Dry_Total_g = {value:g}" in outcome.reason
     assert ledger.fold_metrics(record.trial_id, 1) is None
 
 

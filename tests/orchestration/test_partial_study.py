@@ -80,6 +80,7 @@ def test_scores_of_a_total_alone_are_its_plain_r2(total_only: Ledger) -> None:
     assert rows["per-target mean"] == pytest.approx(by_hand)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("junk", [0.0, 1e9])
 def test_what_is_predicted_of_targets_that_nobody_measured_decides_nothing(tmp_path: Path, junk: float) -> None:
     """Pruning, blend of the moment and scores of a study whose OOF rows hold numbers in such columns."""
@@ -157,6 +158,7 @@ def test_photographs_of_one_quadrat_count_as_one_in_the_errors_of_a_mass() -> No
 # -- pages ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_page_says_once_what_scores_count(total_only: Ledger) -> None:
     notice = "scores are R2 of total; not measured here: green, dead, clover, GDM"
     assert render_status(status_of(total_only)).count(notice) == 1
@@ -166,6 +168,7 @@ def test_every_page_says_once_what_scores_count(total_only: Ledger) -> None:
     assert page.count("not measured here") == 1 and "(R² of total)" in page
 
 
+@pytest.mark.slow
 def test_a_report_shows_what_was_measured_in_the_users_unit(total_only: Ledger) -> None:
     html = make_report(total_only)
     page = text_of(html)
@@ -180,6 +183,7 @@ def test_a_report_shows_what_was_measured_in_the_users_unit(total_only: Ledger) 
     assert "total 40" in errors and "clover" not in errors and "green" not in errors and "%" in errors
 
 
+@pytest.mark.slow
 def test_a_target_measured_in_some_rows_says_in_how_many(with_clover: Ledger) -> None:
     page = text_of(make_report(with_clover))
     assert "(weighted R² of total, clover (20 of 40))" in page

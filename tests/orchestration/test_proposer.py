@@ -10,6 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import hand_made_study as hand
 import pytest
 
 from biomass_models.families.probe.config import ProbeConfig
@@ -117,12 +118,12 @@ def test_what_had_not_ended_is_proposed_again_first(tmp_path: Path) -> None:
     assert all(lost)
     finish(tmp_path, first, lost[1].trial_id, 0.3)  # type: ignore[union-attr]
     again = proposer(tmp_path, max_trials=3)
-    assert again.ended == 1
+    assert again.trials.ended == 1
     assert [again.propose(), again.propose()] == [lost[0], lost[2]]
     assert again.propose() is None
     again.record_result(lost[0].trial_id, ended(0.1))  # type: ignore[union-attr]
     again.record_result(lost[2].trial_id, ended(None))  # type: ignore[union-attr]
-    assert again.ended == 3 and again.open == 0 and again.best_score == 0.3
+    assert again.trials.ended == 3 and again.trials.open == 0 and again.trials.best_score == 0.3
 
 
 def test_proposals_follow_the_sign_of_the_scores(tmp_path: Path) -> None:
@@ -163,10 +164,11 @@ def test_a_rebuilt_proposer_proposes_what_the_living_one_would(tmp_path: Path) -
         if len(open_ids) == 4:
             score = None if step % 7 == 0 else float(record.params["alphas"])
             finish(tmp_path / "living", living, open_ids.pop(step % 3), score)
-    assert record is expected is None and step == 42 and living.count("refused") == 18
+    assert record is expected is None and step == 42 and living.trials.count("refused") == 18
     assert why == {"proposed by tpe", "proposed by random"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["tpe", "random"])
 def test_a_small_space_is_searched_whole(tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Points are proposed again ever more often: an engine is not asked without bound, and no trial is lost."""
@@ -268,7 +270,7 @@ def test_hours_are_over_only_where_they_keep_a_trial_back(tmp_path: Path) -> Non
     first, second = (search.propose() for _ in range(2))
     assert first is not None and second is not None and search.missing == 2
     finish(tmp_path, search, first.trial_id, 0.5)
-    assert search.missing == 1 and len(search.ended_since(0.0)) == 1 and not search.hours_over
+    assert search.missing == 1 and len(search.trials.ended_since(0.0)) == 1 and not search.hours_over
     resumed = proposer(tmp_path, max_trials=2, deadline=0.0)  # one is open
     assert resumed.propose() is None and resumed.hours_over and resumed.missing == 1
     finish(tmp_path, search, second.trial_id, 0.5)
@@ -280,21 +282,22 @@ def test_hours_are_over_only_where_they_keep_a_trial_back(tmp_path: Path) -> Non
 @pytest.mark.parametrize("most", [1, 3, 5])
 def test_no_more_has_ended_than_is_planned(tmp_path: Path, most: int) -> None:
     """Three trials were proposed, one of them has ended: what is open is finished, whatever is asked for now."""
+    study = StudyData(hand.empty_study(tmp_path))
     before = proposer(tmp_path, max_trials=3)
     first, *_ = (before.propose() for _ in range(3))
     assert first is not None and before.planned == 3
     finish(tmp_path, before, first.trial_id, 0.5)
     search = proposer(tmp_path, max_trials=most)
-    incumbent = Incumbent(StudyData(Ledger(Storage(tmp_path))))
+    incumbent = Incumbent(study)
     view = LiveView(search, incumbent, print)
     while (record := search.propose()) is not None:
         assert search.planned == view.completed(SearchFacts(), since=0.0).max_trials == max(3, most)
         finish(tmp_path, search, record.trial_id, 0.5)
-    assert search.ended == search.planned == max(3, most)
+    assert search.trials.ended == search.planned == max(3, most)
     alone = proposer(
         tmp_path, {"probe": SPACES["probe"]}, max_trials=most
     )  # trials of the other family are not its own
     view = LiveView(alone, incumbent, print)
-    assert alone.others > 0 and view.completed(SearchFacts(), since=0.0).max_trials == max(3, most)
-    assert alone.ended == alone.planned == max(3, most) - alone.others
+    assert alone.trials.others > 0 and view.completed(SearchFacts(), since=0.0).max_trials == max(3, most)
+    assert alone.trials.ended == alone.planned == max(3, most) - alone.trials.others
     assert proposer(tmp_path).planned is None

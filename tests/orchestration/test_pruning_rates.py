@@ -11,6 +11,7 @@ from orchestration.search.pruning import LOOKS, RULES, paired_p
 NAMES = ("default", "strict")
 
 
+@pytest.mark.slow
 def test_over_all_looks_chance_stays_within_its_share() -> None:
     """Of 5000 trials as good as what they are compared with, of 28 dates dealt out to 5 folds: p at each of four looks.
 

@@ -22,6 +22,8 @@ from orchestration.study.ledger import Ledger, LedgerError
 from orchestration.workers.refit import Refit, refit_trial
 from orchestration.workers.slots.inline_pool import InlinePool
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory, tiny_pasture: Path) -> tuple[Ledger, list[str]]:

@@ -112,7 +112,7 @@ def test_a_search_goes_on_and_keeps_every_fold(name: str, tmp_path: Path) -> Non
     known = {record.trial_id for record in ledger.trials()}
     said: list[str] = []
     proposer = go_on(ledger, trials=len(known) + 2, say=said.append)
-    assert proposer.ended == complete and proposer.open == still_open and proposer.unobserved == []
+    assert proposer.trials.ended == complete and proposer.trials.open == still_open and proposer.unobserved == []
     results = finish(proposer, tmp_path / "cache")
     assert {result.status for result in results.values()} == {"complete"}
     assert len(results) == still_open + 2 and len(ledger.trials()) == len(known) + 2

@@ -73,6 +73,7 @@ def test_pages_show_the_figure_beside_the_score(tmp_path: Path) -> None:
     assert score is not None and score.search_optimism == expected
 
 
+@pytest.mark.slow
 def test_random_search_few_trials_and_old_cards_have_no_figure(tmp_path: Path) -> None:
     ledger = told_study(tmp_path / "study", statuses=COMPLETE, noise=4.0)
     study = StudyData(ledger)

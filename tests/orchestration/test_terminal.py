@@ -35,6 +35,7 @@ def steers(text: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 @given(st.text())
 def test_only_steering_characters_change_and_none_is_left(text: str) -> None:
     shown = visible(text)
@@ -90,6 +91,7 @@ def test_hostile_names_in_messages_are_escaped(
     assert left.value.code == 1 and not steers(shown) and "3f\\x1b[2J" in shown
 
 
+@pytest.mark.slow
 def test_a_hostile_text_in_a_report_is_escaped(tmp_path: Path) -> None:
     told_study(tmp_path / "study", statuses=("complete",) * 4 + ("failed",), reason=HOSTILE, species=f"Rye{ESCAPE}")
     page = tmp_path / "report.html"

@@ -84,6 +84,7 @@ def test_a_trial_is_scored_on_its_pooled_rows(tmp_path: Path, tiny_pasture: Path
         assert score == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_an_interrupted_trial_keeps_its_folds_and_its_bytes(tmp_path: Path, tiny_pasture: Path) -> None:
     whole, context, records = make_study(tmp_path / "whole", tiny_pasture, tmp_path / "cache")
     trial_id = records[0].trial_id
@@ -152,6 +153,7 @@ def test_a_full_disk_leaves_the_trial_open(tmp_path: Path, tiny_pasture: Path, m
     assert result is not None and result.status == "complete"
 
 
+@pytest.mark.slow
 def test_folds_together_are_one_job_with_the_same_scores(tmp_path: Path, tiny_pasture: Path) -> None:
     results = {}
     for name, together in (("together", True), ("apart", False)):

@@ -26,12 +26,12 @@ def test_tune_sees_ids_only_and_a_stopped_trial_stays_open(tmp_path: Path) -> No
     first = tune_searcher.suggest("tune-1")
     assert isinstance(first, dict) and set(first) == {"trial_id"}
     tune_searcher.on_trial_complete("tune-1", {"status": "stopped", "score": None})
-    assert search.open == 1 and search.ended == 0
+    assert search.trials.open == 1 and search.trials.ended == 0
     second = tune_searcher.suggest("tune-2")
     assert isinstance(second, dict)
     finish(tmp_path, search, second["trial_id"], 0.5)
     tune_searcher.on_trial_complete("tune-2", {"status": "complete"})
-    assert search.ended == 1
+    assert search.trials.ended == 1
     assert tune_searcher.suggest("tune-3") == TuneSearcher.FINISHED
     assert tune_searcher.end_reason is None
 

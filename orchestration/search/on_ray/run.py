@@ -58,7 +58,7 @@ def search_on_ray(
     if proposer.costs is not None:
         measure_a_slot(proposer.costs, broker)
     before = frozenset(ledger.results())
-    say(f"{counted(slots, 'slot')}{waits}; {counted(proposer.ended, 'trial has', 'trials have')} ended already")
+    say(f"{counted(slots, 'slot')}{waits}; {counted(proposer.trials.ended, 'trial has', 'trials have')} ended already")
     searcher = TuneSearcher(proposer, most_running=most_running(max(slots, 1)))
     room = None if resources.weights_gb is None else ModelRoom(ledger, resources.weights_gb, say)
     watch = Watch(broker, searcher, LiveView(proposer, Incumbent(StudyData(ledger)), say, room), heartbeat, say)

@@ -76,7 +76,7 @@ class Watch:
                     self._say(f"note: {slots} no worker, it does not start: {why}")
                 shown = facts or shown  # a broker that does not answer at once changes nothing of what is shown
                 update(
-                    proposer.ended,
+                    proposer.trials.ended,
                     proposer.planned,
                     self._view.notes(shown, self._searcher.running),
                     shown and shown.seconds_left,

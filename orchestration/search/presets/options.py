@@ -59,7 +59,7 @@ class StudyOptions:
     seed: int = field(default=0, metadata=option("Of folds and proposals.", WHAT, minimum=0))
     folds: int = field(default=5, metadata=option("Number of folds.", FOLDS, minimum=2))
     scheme: str = field(
-        default="date", metadata=option("Folds by date, random, state, species, time.", FOLDS, completion="schemes")
+        default="date", metadata=option("Folds by date, random, state, species.", FOLDS, completion="schemes")
     )
     exam: float = field(
         default=0.0,
