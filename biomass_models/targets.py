@@ -120,15 +120,16 @@ def squared_error(truth_NT: FloatArray, pred_NT: FloatArray, weight: FloatArray 
 
 
 def rmse_by_target(truth_NT: FloatArray, pred_NT: FloatArray, weight: FloatArray) -> dict[str, float]:
-    """Root mean squared error of each measured target over the rows that have it, grams."""
+    """Root mean squared error of each measured target over the rows that have it, by their weights, grams."""
     square_NT = (truth_NT - pred_NT) ** 2
     if weight.ndim == 1:
         return dict(zip(TARGETS, map(float, square_NT.mean(0) ** 0.5), strict=True))
     known_NT = weight > 0
     return {
-        name: float(square_NT[known_NT[:, column], column].mean() ** 0.5)
+        name: float(np.average(square_NT[known_N, column], weights=weight[known_N, column]) ** 0.5)
         for name in measured_targets(weight)
         for column in [TARGETS.index(name)]
+        for known_N in [known_NT[:, column]]
     }
 
 

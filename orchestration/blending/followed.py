@@ -15,6 +15,7 @@ from ensembles.honest import Estimate
 from ensembles.scorer import Scorer
 from orchestration.blending.nested import blend_of
 from orchestration.study.data import StudyData
+from orchestration.study.data_changes import names_in
 from orchestration.study.ledger import Ledger, LedgerError
 from orchestration.study.storage import Storage
 
@@ -48,13 +49,18 @@ def followed_blend(study: StudyData) -> tuple[Followed | None, str | None]:
         (here, why), (there, why_there) = blend_of(study), blend_of(old)
         if here is None or there is None:
             return None, f"{old.name if there is None else study.name} has no blend: {why_there or why}"
-        truth = old.measured_in(study.truth[study.truth["image_id"].isin(old.quadrats["image_id"])])
+        name_there = _names_there(study, old)
+        truth = study.truth[study.truth["image_id"].map(name_there).isin(old.quadrats["image_id"])]
+        truth = old.measured_in(truth)
         if truth.empty:
             return None, f"{old.name} has none of these photographs"
         scorer = Scorer(truth)
         rows_RNT, old_RNT = (
-            blend.nested_RNT[:, places_of(data.quadrats["image_id"], truth["image_id"])]
-            for blend, data in ((here, study), (there, old))
+            blend.nested_RNT[:, places_of(data.quadrats["image_id"], names)]
+            for blend, data, names in (
+                (here, study, truth["image_id"]),
+                (there, old, truth["image_id"].map(name_there)),
+            )
         )
     except (LedgerError, ValueError) as error:
         return None, f"{uri} cannot be compared: {error}"
@@ -66,3 +72,12 @@ def followed_blend(study: StudyData) -> tuple[Followed | None, str | None]:
         gain=scorer.gain(rows_RNT, old_RNT),
     )
     return found, None
+
+
+def _names_there(study: StudyData, old: StudyData) -> dict[str, str]:
+    """What the older study calls the photographs of the newer one (data_changes.names_in)."""
+    photographs = study.ledger.photographs()
+    if photographs is None:
+        return {str(name): str(name) for name in study.quadrats["image_id"]}
+    image_ids = photographs["image_id"].astype(str).tolist()
+    return dict(zip(image_ids, names_in(old.ledger, image_ids, photographs["blake2b"].tolist()), strict=True))

@@ -7,6 +7,7 @@ shows, one or more panels (Vega-Lite specifications, drawn by the page's script)
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -111,7 +112,10 @@ class Table:
     @staticmethod
     def _cell(cell: Cell | str, column: Column) -> Html:
         cell = cell if isinstance(cell, Cell) else Cell(cell)
-        return tag("td", cell.shown, data_sort=cell.sort, class_="number" if column.numeric else None)
+        unknown = isinstance(cell.sort, float) and math.isnan(cell.sort)  # no number: it stays last, whatever is sorted
+        return tag(
+            "td", cell.shown, data_sort=None if unknown else cell.sort, class_="number" if column.numeric else None
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import pandas as pd
 
 from orchestration.progress import Say
 from orchestration.study.data import StudyData
-from orchestration.study.data_changes import all_quadrats, data_changes
+from orchestration.study.data_changes import all_quadrats, data_changes, names_in
 from orchestration.study.ledger import Ledger
 from orchestration.study.settings import StudyError
 from orchestration.study.storage import Storage
@@ -33,13 +33,19 @@ def followed(study: str, old: str) -> StudyData:
     return StudyData(ledger)
 
 
-def known_images(old: StudyData) -> pd.DataFrame:
-    """image_id and group of every image that the old study has learned from or was examined on."""
-    return all_quadrats(old.ledger)[["image_id", "group"]]
+def known_images(old: StudyData, here: pd.DataFrame, digests: Sequence[str]) -> pd.DataFrame:
+    """image_id and group of every image that the old study has learned from or was examined on, by its name in `here`.
+
+    digests: content hash of each row's photograph.
+    """
+    known = all_quadrats(old.ledger)[["image_id", "group"]]
+    name_here = dict(zip(names_in(old.ledger, here["image_id"].tolist(), digests), here["image_id"], strict=True))
+    return known.assign(image_id=[name_here.get(name, name) for name in known["image_id"]])
 
 
 def changes_since(old: StudyData, here: pd.DataFrame, digests: Sequence[str]) -> str:
     """A sentence on what is another in these data: photographs added, missing or replaced, labels changed."""
+    here = here.assign(image_id=names_in(old.ledger, here["image_id"].tolist(), digests))
     found = data_changes(old.ledger, here, digests)
     return f"Since {old.name}: {', '.join(found) if found else 'the same photographs and labels'}"
 

@@ -14,6 +14,7 @@ from biomass_models.data.cell_weights import cell_weights, measured_masses
 from biomass_models.data.check import require_clean
 from biomass_models.data.folds import EXAM, assign_folds
 from biomass_models.data.frames import Fit
+from biomass_models.data.images import file_digest
 from biomass_models.data.problems import grouped
 from biomass_models.data.table import read_train
 from biomass_models.families import registry
@@ -47,7 +48,7 @@ def check_search(study: str, data_dir: Path, asked: Preset, made_with: Asked, sa
     check_data(data_dir, say, cast("Fit | None", fit))
     if record is None:
         here = read_train(data_dir)
-        searchable(study, asked, made_with, here, say=lambda _: None)
+        searchable(study, data_dir, asked, made_with, here, say=lambda _: None)
         if notice := counted_notice(cell_weights(here)):
             say(notice)
     elif asked.study.fold_file:
@@ -55,14 +56,16 @@ def check_search(study: str, data_dir: Path, asked: Preset, made_with: Asked, sa
 
 
 def searchable(
-    study: str, asked: Preset, made_with: Asked, quadrats: pd.DataFrame, say: Callable[[str], None]
+    study: str, data_dir: Path, asked: Preset, made_with: Asked, quadrats: pd.DataFrame, say: Callable[[str], None]
 ) -> Preset:
     """The preset of a new study without families that cannot learn from these data; says which, and what they lack.
 
     Raises StudyError where such a family was typed, or where no other is left; FoldError.
     """
-    follows = asked.study.from_
-    known = None if follows is None else known_images(followed(study, follows))
+    follows, known = asked.study.from_, None
+    if follows is not None:
+        digests = [file_digest(data_dir / str(path)) for path in quadrats["image_path"]]
+        known = known_images(followed(study, follows), quadrats, digests)
     fold_N, measured_NT = _folds_of(asked, quadrats, known), ~np.isnan(measured_masses(quadrats)[0])
     lacking: dict[str, tuple[str, str]] = {}  # rule and remedy by family
     for name in asked.study.families:

@@ -127,7 +127,7 @@ def _new(
         seed=derive_seed(settings.seed, "folds"),
         file=fold_file,
         exam=settings.exam,
-        known=None if old is None else known_images(old),
+        known=None if old is None else known_images(old, here, images.digests),
     )
     quadrats = here.merge(folds, on="image_id", validate="one_to_one")
     if len(kept := folds[folds["fold"] == EXAM]):

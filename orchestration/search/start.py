@@ -67,7 +67,7 @@ def start_search(
     """
     ledger, fit = Ledger(Storage(study)), fit_of(data_dir)
     if ledger.find_study() is None:
-        asked = searchable(study, asked, made_with, read_train(data_dir), say)
+        asked = searchable(study, data_dir, asked, made_with, read_train(data_dir), say)
     wanted = resolve(ledger, asked, made_with, weights=weights, resources=resources, say=say, fit=fit)
     return run_search(
         study,

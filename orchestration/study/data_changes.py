@@ -54,6 +54,21 @@ def data_changes(ledger: Ledger, here: pd.DataFrame, digests: Sequence[str]) -> 
     return found
 
 
+def names_in(ledger: Ledger, image_ids: Sequence[str], digests: Sequence[str]) -> list[str]:
+    """What a study calls photographs of a later table, by what the files hold; those that it does not have keep theirs.
+
+    A name is a file's, with its folders once another file is called so: more photographs may rename those that were
+    there (quadrats.image_ids).
+    """
+    known, own = ledger.photographs(), list(map(str, image_ids))
+    if known is None:
+        return own
+    name_of = dict(zip(known["blake2b"], known["image_id"].astype(str), strict=True))
+    there = [name_of.pop(digest, None) for digest in digests]  # the first of photographs that are the same
+    found = [mine if name is None else name for name, mine in zip(there, own, strict=True)]
+    return found if len(set(found)) == len(found) else own
+
+
 def all_quadrats(ledger: Ledger) -> pd.DataFrame:
     """The study's quadrats and those that its exam keeps."""
     kept = ledger.exam_quadrats()

@@ -123,7 +123,7 @@ def families_of(data: Path, typed: tuple[str, ...] = ()) -> tuple[tuple[str, ...
     said: list[str] = []
     asked = ASKED.with_fields(families=typed) if typed else ASKED
     made_with = Asked(overrides={"families": typed} if typed else {})
-    return searchable(str(data / "study"), asked, made_with, read_train(data), said.append).study.families, said
+    return searchable(str(data / "study"), data, asked, made_with, read_train(data), said.append).study.families, said
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from rich.console import Console
 from told_study import told_study
 from typer.testing import CliRunner
 
-from biomass_models.targets import TARGETS, TOTAL, weighted_r2_score
+from biomass_models.targets import TARGETS, TOTAL, rmse_by_target, weighted_r2_score, weights_of
 from ensembles.submission import is_submission, mass_table, masses_at, table_notes
 from orchestration.blending.blend import BlendOptions, run_ensemble
 from orchestration.blending.members import FileMembers
@@ -133,6 +133,26 @@ def test_errors_of_a_target_are_over_its_own_rows_and_in_the_users_unit() -> Non
     mixed = target_error(truth_NT, pred_NT, 4, areas if areas is not None else 0.0)
     assert mixed is not None and mixed.mean == pytest.approx((40 + 40 + 30) / 3)
     assert mixed.rmse == pytest.approx(np.sqrt((8**2 + 0 + 4**2) / 3))
+
+
+def test_photographs_of_one_quadrat_count_as_one_in_the_errors_of_a_mass() -> None:
+    """Three photographs of the first quadrat that each count a third are that quadrat once."""
+    rng = np.random.default_rng(0)
+    truth_NT, pred_RNT = rng.gamma(2, 20, (9, 5)), rng.gamma(2, 20, (4, 9, 5))
+    truth_NT[3:, 2] = np.nan
+    again, third_N = np.r_[0, 0, 0, 1:9], np.r_[[1 / 3] * 3, np.ones(8)]
+    weight = weights_of(truth_NT)
+    more = weight[again] * third_N[:, None]
+    for target in (2, TOTAL):
+        one = target_error(truth_NT, pred_RNT, target, weight=weight)
+        other = target_error(truth_NT[again], pred_RNT[:, again], target, weight=more)
+        plain = target_error(truth_NT, pred_RNT, target)
+        assert one is not None and other is not None and plain is not None
+        for name in ("mean", "rmse", "bias", "r2"):
+            assert getattr(other, name) == pytest.approx(getattr(one, name)) == pytest.approx(getattr(plain, name))
+        assert other.images == one.images + 2
+    rmse = rmse_by_target(truth_NT, pred_RNT[0], weight)
+    assert rmse_by_target(truth_NT[again], pred_RNT[0][again], more) == pytest.approx(rmse)
 
 
 # -- pages ------------------------------------------------------------------------------------------------------------

@@ -250,3 +250,9 @@ def test_a_photograph_is_lit_where_the_model_looked() -> None:
 
 def test_the_words_of_the_targets_are_plain() -> None:
     assert list(SHORT) == list(TARGETS) and "gdm" not in "".join(SHORT.values()).lower()
+
+
+def test_a_number_that_is_not_known_is_sorted_as_an_empty_cell() -> None:
+    columns = (Column(name="R²", numeric=True),)
+    page = Table(title="x", columns=columns, rows=[[Cell("–", float("nan"))], [Cell("0.5", 0.5)]]).html()
+    assert "nan" not in page and page.count("data-sort") == 1

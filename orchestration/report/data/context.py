@@ -111,7 +111,7 @@ class ReportContext:
     def error(self, target: int) -> TargetError:
         """Of the predictions shown, of a measured target."""
         assert self.shown is not None
-        found = target_error(self.scorer.truth_NT, self.shown.pred_RNT, target, self.per_gram)
+        found = target_error(self.scorer.truth_NT, self.shown.pred_RNT, target, self.per_gram, self.weight)
         assert found is not None
         return found
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from biomass_models.targets import TOTAL, FloatArray, weighted_sst, weights_in, weights_of
+from biomass_models.targets import TOTAL, FloatArray, weight_T, weighted_sst, weights_in, weights_of
 from ensembles.scorer import mean_loss
 
 
 @dataclass(frozen=True, kw_only=True)
 class TargetError:
-    """How predictions do on one target, over the images in which it was measured; masses in the user's unit."""
+    """How predictions do on one target, over the images in which it was measured, by their weights (photographs of one
+    quadrat count as one); masses in the user's unit."""
 
     images: int
     mean: float  # measured
@@ -29,18 +30,24 @@ class TargetError:
 
 
 def target_error(
-    truth_NT: FloatArray, pred_NT: FloatArray, target: int, per_gram: FloatArray | float = 1.0
+    truth_NT: FloatArray,
+    pred_NT: FloatArray,
+    target: int,
+    per_gram: FloatArray | float = 1.0,
+    weight: FloatArray = weight_T,
 ) -> TargetError | None:
     """Of rows [N, 5] in grams, or as a mean over partitions [R, N, 5]; None where it was measured in none.
 
-    per_gram: how much of the user's unit a gram is, [N, 1] or one number.
+    per_gram: how much of the user's unit a gram is, [N, 1] or one number; weight: of the cells, as for parts.
     """
-    known_N = np.isfinite(truth_NT[:, target])
+    known_N = np.isfinite(truth_NT[:, target]) & np.broadcast_to(weight > 0, truth_NT.shape)[:, target]
     if not known_N.any():
         return None
     factor_N = np.broadcast_to(np.reshape(per_gram, (-1,)), known_N.shape)[known_N]
     truth_N, residual_RN = truth_NT[known_N, target] * factor_N, pred_NT[..., known_N, target] * factor_N
     residual_RN = residual_RN - truth_N
+    if weight.ndim > 1:
+        return _weighted_error(truth_N, np.atleast_2d(residual_RN), weight[known_N, target])
     square_RN, spread = np.atleast_2d(residual_RN**2), float(((truth_N - truth_N.mean()) ** 2).sum())
     return TargetError(
         images=int(known_N.sum()),
@@ -48,6 +55,19 @@ def target_error(
         rmse=float(np.sqrt(square_RN.mean())),
         bias=float(residual_RN.mean()),
         r2=1 - float(square_RN.sum(1).mean()) / spread if spread > 0 else math.nan,
+    )
+
+
+def _weighted_error(truth_N: FloatArray, residual_RN: FloatArray, weight_N: FloatArray) -> TargetError:
+    """Of the measured rows alone."""
+    mean, square = float(np.average(truth_N, weights=weight_N)), (residual_RN**2).mean(0)
+    spread = float(weight_N @ (truth_N - mean) ** 2)
+    return TargetError(
+        images=len(truth_N),
+        mean=mean,
+        rmse=float(np.sqrt(np.average(square, weights=weight_N))),
+        bias=float(np.average(residual_RN.mean(0), weights=weight_N)),
+        r2=1 - float(weight_N @ square) / spread if spread > 0 else math.nan,
     )
 
 
@@ -91,7 +111,9 @@ def parts(
                 r2=float(1 - loss_N[rows].sum() / sst) if sst > 0 else None,
                 error=float(np.sqrt(loss_N[rows].mean())),
                 share=float(loss_N[rows].sum() / loss_N.sum()) if loss_N.any() else 0.0,
-                main=target_error(truth_NT[rows], pred_NT[..., rows, :], main, factor_N[rows]),
+                main=target_error(
+                    truth_NT[rows], pred_NT[..., rows, :], main, factor_N[rows], weights_in(weight, rows)
+                ),
             )
         )
     return found
