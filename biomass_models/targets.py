@@ -101,8 +101,13 @@ def weighted_sst(truth_NT: ArrayLike, weight: FloatArray | None = None) -> float
         mean = np.where(weight > 0, weight * truth, 0.0).sum() / total
     else:
         return 0.0
-    sst = float(weighted_square(truth - mean, weight).sum())
-    return sst if sst > 1e-12 * float(weighted_square(truth, weight).sum()) else 0.0
+    sst, square = (float(weighted_square(part, weight).sum()) for part in (truth - mean, truth))
+    return float(spread_of(sst, square))
+
+
+def spread_of(sst: ArrayLike, square: ArrayLike) -> FloatArray:
+    """Sums of squares around a mean, exactly 0 where they are rounding; square: the same around 0."""
+    return np.where(np.asarray(sst) > 1e-12 * np.asarray(square), sst, 0.0)
 
 
 def weighted_square(residual_NT: FloatArray, weight: FloatArray = weight_T) -> FloatArray:

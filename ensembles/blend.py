@@ -18,6 +18,7 @@ from biomass_models.targets import (
     TARGETS,
     FloatArray,
     project_coherent,
+    spread_of,
     squared_error,
     weight_T,
     weighted_r2_score,
@@ -200,7 +201,8 @@ def _by_target(library: Library, blend_NT: FloatArray, nested_RNT: FloatArray) -
     """Of the cells that were measured; squared errors are means over partitions."""
     truth_NT, weight = library.truth_NT, library.weight
     images_T = images_by_target(weight, len(truth_NT))
-    spread_T = sums_by_target((truth_NT - sums_by_target(truth_NT, weight) / images_T) ** 2, weight)
+    around_T = sums_by_target((truth_NT - sums_by_target(truth_NT, weight) / images_T) ** 2, weight)
+    spread_T = spread_of(around_T, sums_by_target(truth_NT**2, weight))
     in_sample_T = sums_by_target((truth_NT - blend_NT) ** 2, weight)
     nested_T = sums_by_target((truth_NT - nested_RNT) ** 2, weight).mean(0)
     measured = measured_targets(weight)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from biomass_models.data.alignment import masses_of
+from biomass_models.data.alignment import masses_of, places_of
 from biomass_models.data.cell_weights import WEIGHT_COLUMNS, cell_weights
 from biomass_models.data.dataset import QUADRATS_FILE
 from biomass_models.data.folds import assign_folds, fold_hash, unit_name, units_of
@@ -160,9 +160,18 @@ def _common_truth(studies: Sequence[StudyData], say: Callable[[str], None]) -> p
             )
         if not np.allclose(masses_of(other, first["image_id"]), studies[0].truth_NT, atol=1e-6, equal_nan=True):
             raise LedgerError(f"studies are blended over the same masses; those of {here} differ")
+        if not _same_weights(other, studies[0].quadrats):
+            raise LedgerError(f"studies are blended by the same weights of masses and quadrats; those of {here} differ")
         if fold_hash(other) != fold_hash(first):
             say(f"{here} has other folds; folds are those of {uri}")
     return first[[name for name in TRUTH_COLUMNS if name in first]]
+
+
+def _same_weights(one: pd.DataFrame, other: pd.DataFrame) -> bool:
+    """Whether the cells of two tables of the same images count alike."""
+    weights = [np.broadcast_to(cell_weights(table), (len(table), len(TARGETS))) for table in (one, other)]
+    order = places_of(one["image_id"], other["image_id"])
+    return np.allclose(weights[0][order], weights[1], rtol=1e-9, atol=0)
 
 
 def _trials(studies: Mapping[str, StudyData]) -> dict[str, TrialRef]:

@@ -34,13 +34,21 @@ def followed(study: str, old: str) -> StudyData:
 
 
 def known_images(old: StudyData, here: pd.DataFrame, digests: Sequence[str]) -> pd.DataFrame:
-    """image_id and group of every image that the old study has learned from or was examined on, by its name in `here`.
+    """image_id and group of every image that the old study, or one that it followed, has learned from or was examined
+    on, by its name in `here`; of a study that is gone nothing is known.
 
     digests: content hash of each row's photograph.
     """
-    known = all_quadrats(old.ledger)[["image_id", "group"]]
-    name_here = dict(zip(names_in(old.ledger, here["image_id"].tolist(), digests), here["image_id"], strict=True))
-    return known.assign(image_id=[name_here.get(name, name) for name in known["image_id"]])
+    tables, uris = [], set[str]()
+    ledger: Ledger | None = old.ledger
+    while ledger is not None and ledger.storage.uri not in uris and ledger.find_study() is not None:
+        known = all_quadrats(ledger)[["image_id", "group"]]
+        name_here = dict(zip(names_in(ledger, here["image_id"].tolist(), digests), here["image_id"], strict=True))
+        tables.append(known.assign(image_id=[name_here.get(name, name) for name in known["image_id"]]))
+        uris.add(ledger.storage.uri)
+        earlier = ledger.study().follows
+        ledger = None if earlier is None else Ledger(Storage(earlier))
+    return pd.concat(tables, ignore_index=True)
 
 
 def changes_since(old: StudyData, here: pd.DataFrame, digests: Sequence[str]) -> str:

@@ -14,10 +14,11 @@ from rich.console import Console
 from told_study import told_study
 from typer.testing import CliRunner
 
+from biomass_models.data.cell_weights import WEIGHT_COLUMNS
 from biomass_models.targets import TARGETS, TOTAL, rmse_by_target, weighted_r2_score, weights_of
 from ensembles.submission import is_submission, mass_table, masses_at, table_notes
 from orchestration.blending.blend import BlendOptions, run_ensemble
-from orchestration.blending.members import FileMembers
+from orchestration.blending.members import FileMembers, gather
 from orchestration.cli import app
 from orchestration.inspect.audit import audit
 from orchestration.inspect.explain import Explanation, render_explanation
@@ -30,7 +31,7 @@ from orchestration.search.incumbent import Incumbent
 from orchestration.search.pruning import RULES
 from orchestration.study.data import StudyData
 from orchestration.study.data_changes import data_changes, data_fingerprint
-from orchestration.study.ledger import Ledger
+from orchestration.study.ledger import Ledger, LedgerError
 from orchestration.study.records import MassUnit, StudyRecord, table_unit
 from orchestration.study.storage import Storage
 from orchestration.workers.refit import same_rows
@@ -190,6 +191,25 @@ def test_a_target_measured_in_some_rows_says_in_how_many(with_clover: Ledger) ->
     assert "measured in 20 of 40" in make_report(with_clover)
     assert "In grams, the blend is typically" in page and "total in 40, clover in 20 photographs" in page
     assert page.count("not measured here") == 1
+
+
+@pytest.mark.slow
+def test_a_report_of_masses_that_never_vary_by_themselves_says_so(tmp_path: Path) -> None:
+    """Their joint score has a spread: the two differ from each other."""
+    quadrats = StudyData(told_study(tmp_path / "whole")).quadrats.assign(Dry_Clover_g=3.0, Dry_Total_g=40.0)
+    unmeasured = {name: slice(None) for name in ("Dry_Green_g", "Dry_Dead_g", "GDM_g")}
+    flat = told_study(tmp_path / "flat", quadrats=quadrats, unmeasured=unmeasured)
+    assert "no target varies, so none has an R²" in text_of(make_report(flat))
+
+
+def test_studies_are_blended_by_the_same_weights(tmp_path: Path) -> None:
+    plain = told_study(tmp_path / "plain")
+    shares = dict(zip(WEIGHT_COLUMNS, (0.2, 0.2, 0.2, 0.2, 0.2), strict=True))
+    other = told_study(tmp_path / "other", quadrats=StudyData(plain).quadrats.assign(**shares))
+    studies = [plain.storage.uri, other.storage.uri]
+    with pytest.raises(LedgerError, match=r"by the same weights of masses and quadrats; those of .*other differ"):
+        gather(studies, FileMembers(), test_ids=None, seed=0, say=lambda text: None)
+    assert gather([studies[1]], FileMembers(), test_ids=None, seed=0, say=lambda text: None).library.weight.ndim == 2
 
 
 def test_explain_shows_the_measured_targets() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,13 @@ def test_the_first_of_two_photographs_that_are_the_same_is_the_old_one(studies: 
     old, _ = studies
     name = old.quadrats["image_id"][0]
     assert names_in(old.ledger, ["x", "y"], [f"content {ADDED}"] * 2) == [name, "y"]
+
+
+def test_what_the_followed_study_followed_is_known_too(studies: tuple[StudyData, StudyData], tmp_path: Path) -> None:
+    old, new = studies
+    half = new.quadrats.iloc[::2].reset_index(drop=True)  # some of the old photographs are gone from the data
+    middle = StudyData(told_study(tmp_path / "middle", quadrats=half, follows=old.ledger.storage.uri))
+    known = set(known_images(middle, new.quadrats, digests_of(new))["image_id"])
+    assert known == set(half["image_id"]) | set(new.quadrats["image_id"][ADDED:])
+    shutil.rmtree(old.ledger.storage.uri)
+    assert set(known_images(middle, new.quadrats, digests_of(new))["image_id"]) == set(half["image_id"])

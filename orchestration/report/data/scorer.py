@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from biomass_models.targets import TOTAL, FloatArray, weight_T, weighted_sst, weights_in, weights_of
+from biomass_models.targets import TOTAL, FloatArray, spread_of, weight_T, weighted_sst, weights_in, weights_of
 from ensembles.scorer import mean_loss
 
 
@@ -48,7 +48,8 @@ def target_error(
     residual_RN = residual_RN - truth_N
     if weight.ndim > 1:
         return _weighted_error(truth_N, np.atleast_2d(residual_RN), weight[known_N, target])
-    square_RN, spread = np.atleast_2d(residual_RN**2), float(((truth_N - truth_N.mean()) ** 2).sum())
+    square_RN = np.atleast_2d(residual_RN**2)
+    spread = float(spread_of(((truth_N - truth_N.mean()) ** 2).sum(), (truth_N**2).sum()))
     return TargetError(
         images=int(known_N.sum()),
         mean=float(truth_N.mean()),
@@ -61,7 +62,7 @@ def target_error(
 def _weighted_error(truth_N: FloatArray, residual_RN: FloatArray, weight_N: FloatArray) -> TargetError:
     """Of the measured rows alone."""
     mean, square = float(np.average(truth_N, weights=weight_N)), (residual_RN**2).mean(0)
-    spread = float(weight_N @ (truth_N - mean) ** 2)
+    spread = float(spread_of(weight_N @ (truth_N - mean) ** 2, weight_N @ truth_N**2))
     return TargetError(
         images=len(truth_N),
         mean=mean,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import altair as alt
 import numpy as np
 
@@ -80,15 +82,9 @@ def _scatter(context: ReportContext) -> Figure:
         few = "" if error.images == len(truth_N) else f", measured in {error.images} of {len(truth_N)}"
         caption = f"{SHORT[name]} · R² {number(error.r2, 2)}, typical error {mass(error.rmse, unit)}{few}"
         panels.append(panel(alt.layer(diagonal, dots), height=270, caption=caption[0].upper() + caption[1:]))
-    known = {name: value for name, value in r2.items() if not np.isnan(value)}
-    best, worst = max(known, key=lambda name: known[name]), min(known, key=lambda name: known[name])
-    title = f"{SHORT[best]} has an R² of {number(known[best], 2)}"
-    if best != worst:
-        title = f"{SHORT[best]} is read best (R² {number(known[best], 2)}), "
-        title += f"{SHORT[worst]} worst ({number(known[worst], 2)})"
     mixed = "; the score mixes all five" if len(r2) == 5 else "; the score mixes them" if len(r2) > 1 else ""
     return Figure(
-        title=f"Measured against predicted: {title}",
+        title=f"Measured against predicted: {_best_and_worst(r2)}",
         how="Each mark is a photograph that the models had not seen; on the dashed line the prediction would be "
         f"exact, below it too low. The R² here is of one target around its own mean{mixed}.",
         panels=tuple(panels),
@@ -96,6 +92,17 @@ def _scatter(context: ReportContext) -> Figure:
         across=3,
         legend=legend("state", states),
     )
+
+
+def _best_and_worst(r2: Mapping[str, float]) -> str:
+    """Which targets are read best and worst; a target without spread has no R2."""
+    known = {name: value for name, value in r2.items() if not np.isnan(value)}
+    if not known:
+        return "no target varies, so none has an R²"
+    best, worst = max(known, key=lambda name: known[name]), min(known, key=lambda name: known[name])
+    if best == worst:
+        return f"{SHORT[best]} has an R² of {number(known[best], 2)}"
+    return f"{SHORT[best]} is read best (R² {number(known[best], 2)}), {SHORT[worst]} worst ({number(known[worst], 2)})"
 
 
 def _errors(context: ReportContext) -> Table:
