@@ -234,7 +234,7 @@ def _not_measured(dataset: Dataset, text: pd.DataFrame, table: pd.DataFrame) -> 
     for role, column in dataset.columns.items():
         if role in MASSES and column in text and len(text) and (text[column] == "").all():
             rule, remedy = f"{column} holds masses", f"fill it in, or remove {role} from {DATASET_FILE}"
-            got = f"blanks in all {counted(len(text), 'row')}"
+            got = f"blanks in all of {counted(len(text), 'row')}"
             problems.append(Problem(level="error", file=QUADRATS_FILE, row=None, rule=rule, got=got, remedy=remedy))
     rows = table[table[list(TARGETS)].isna().all(axis=1)]
     rule, remedy = "a row has one mass or more", f"add what was weighed, or leave the row out ({GUIDE})"
