@@ -91,7 +91,8 @@ def test_hours_that_are_over_are_an_end_of_their_own(folder: Path, tiny_pasture:
     waiting = len(ledger.trials()) - ended
     result = biomass(*search_command(tiny_pasture), "--hours", "0", cwd=folder)
     waits = f", {counted(waiting, 'open one waits', 'open ones wait')}" if waiting else ""
-    assert f"The hours are over: {ended} trials have ended{waits}; run the same command again" in result.stdout
+    over = counted(ended, "trial has ended", "trials have ended")
+    assert f"The hours are over: {over}{waits}; run the same command again" in result.stdout
     assert "Stopped" not in result.stdout + result.stderr and "Next: biomass leaderboard" in result.stdout
     assert len(ledger.results()) == ended and len(ledger.trials()) == ended + waiting
 

@@ -267,7 +267,7 @@ def test_a_new_engine_is_found_searched_with_and_observes(tiny_pasture: Path, tm
     assert again.missing == climbing.missing
     with pytest.raises(UserError, match=r"engine climb is not known here.*install the package that brings it, or name"):
         search(trials=40)
-    assert search(engine="tpe", trials=40).ended == 4 and ledger.study().settings.engine == "tpe"
+    assert search(engine="tpe", trials=40).trials.ended == 4 and ledger.study().settings.engine == "tpe"
     assert {record.why for record in ledger.trials()} <= {"first trial", "proposed by random", "proposed by climb"}
     assert ledger.study().made_with.overrides["engine"] == "random"  # what it was made with stays on record
 

@@ -163,11 +163,11 @@ def test_an_open_trial_outside_of_the_ranges_still_ends(tmp_path: Path) -> None:
     ledger.write_trial(replace(open_one, params={**open_one.params, "dropout": 0.9, "no_more": 1}))
     results = finish(go_on(ledger, trials=3), tmp_path / "cache")
     assert results["30cb46c9b1"].status == "complete"
-    assert go_on(ledger, trials=3).ended == 3
+    assert go_on(ledger, trials=3).trials.ended == 3
 
 
 def test_one_more_family_in_a_release_changes_nothing_for_an_old_command(tmp_path: Path, monkeypatch: Any) -> None:
-    from orchestration.search import presets
+    from orchestration.search.presets import named as presets
 
     folders = {**registry.folders(), "newest": registry.folders()["probe"]}
     monkeypatch.setattr(registry, "folders", lambda: folders)
@@ -269,7 +269,7 @@ def test_trials_without_a_sound_study_are_refused_by_everyone(harm: str, tmp_pat
 def test_only_what_was_typed_is_compared(tmp_path: Path) -> None:
     ledger = copy_of("finished", tmp_path)
     for preset in ("smoke", None):
-        assert go_on(ledger, trials=7, preset=preset).ended == 6
+        assert go_on(ledger, trials=7, preset=preset).trials.ended == 6
     for typed, named in (
         ({"seed": 1}, "seed: 0 -> 1"),
         ({"folds": 5}, "folds: 3 -> 5"),
@@ -282,7 +282,8 @@ def test_only_what_was_typed_is_compared(tmp_path: Path) -> None:
         with pytest.raises(StudyError, match=named):
             go_on(ledger, trials=7, **typed)
     families = ("distilled", "probe", "baseline")
-    assert go_on(ledger, trials=7, seed=0, scale="auto", families=families, shares=(), backbones=("test_vit",)).ended
+    same = go_on(ledger, trials=7, seed=0, scale="auto", families=families, shares=(), backbones=("test_vit",))
+    assert same.trials.ended
 
 
 # -- weights -----------------------------------------------------------------------------------------------------------
