@@ -60,7 +60,7 @@ def feature_specs(config: ProbeConfig) -> list[FeatureSpec]:
             flips=config.flips,
             stamp=config.stamp,  # type: ignore[arg-type]
             outputs=OUTPUTS[config.pooling],
-            layers=config.layers,
+            layers=tuple(range(config.layers)),
         )
     ]
 
