@@ -23,17 +23,19 @@ FAMILY_NAMES = (*FIRST, *(name for name in registry.BUILT_IN if name not in FIRS
 RANDOM = WeightsSource(kind="random")
 
 
-def make_study(folder: Path | str, data_dir: Path, cache: Path) -> tuple[Ledger, WorkerContext, list[TrialRecord]]:
-    """A study of three folds with one proposed trial of each family."""
+def make_study(
+    folder: Path | str, data_dir: Path, cache: Path, families: tuple[str, ...] = FIRST
+) -> tuple[Ledger, WorkerContext, list[TrialRecord]]:
+    """A study of three folds with one proposed trial of each of some families."""
     ledger = Ledger(Storage(folder))
     quadrats = read_train(data_dir)
     folds = assign_folds(quadrats, n_folds=3)
     quadrats = quadrats.merge(folds, on="image_id")
     weights = {BACKBONE: fingerprint(BACKBONE, RANDOM)}
-    settings = StudySettings(families=FAMILY_NAMES, backbones=(BACKBONE,), weights="random", folds=3, scale="smoke")
+    settings = StudySettings(families=families, backbones=(BACKBONE,), weights="random", folds=3, scale="smoke")
     open_study(ledger, settings, quadrats=quadrats, data_fingerprint="d", fold_hash=fold_hash(folds), weights=weights)
     spaces = {family: space_of(family, (BACKBONE,), "smoke") for family in settings.families}
     search = Proposer(spaces, ledger, seed=0, fold_hash=fold_hash(folds), weights=weights)
-    records = [record for _ in FAMILY_NAMES if (record := search.propose()) is not None]
+    records = [record for _ in families if (record := search.propose()) is not None]
     context = WorkerContext(study=str(folder), data_dir=str(data_dir), cache=str(cache), weights=RANDOM)
     return ledger, context, records
