@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from biomass_models.targets import TARGETS
 
 
-def mlp_head(features: int, *, width: int, width_2: int, dropout: float) -> nn.Sequential:
-    """The head of both published models: features [B, D] -> outputs [B, 5]."""
+def mlp_head(features: int, *, width: int, width_2: int, dropout: float, outputs: int = len(TARGETS)) -> nn.Sequential:
+    """The head of both published models: features [..., D] -> outputs [..., 5], or another number of them."""
     return nn.Sequential(
         nn.LayerNorm(features),
         nn.Linear(features, width),
@@ -17,7 +17,7 @@ def mlp_head(features: int, *, width: int, width_2: int, dropout: float) -> nn.S
         nn.Dropout(dropout),
         nn.Linear(width, width_2),
         nn.GELU(),
-        nn.Linear(width_2, len(TARGETS)),
+        nn.Linear(width_2, outputs),
     )
 
 

@@ -158,14 +158,17 @@ class ViewSource:
         return tuple(torch.stack([view.plain(row_B, copy) for view in part], dim=1) for part in self.parts)
 
 
-def bank_of(config: NetworkConfig, views: tuple[View, ...], *outputs: Output) -> FeatureSpec | None:
-    """The bank of views that a fit draws from: `outputs` of a frozen backbone, or the prefix of a partly trained one.
+def bank_of(
+    config: NetworkConfig, views: tuple[View, ...], *outputs: Output, dtype: str = "float32"
+) -> FeatureSpec | None:
+    """The bank of views that a fit draws from: `outputs` of a frozen backbone, stored as dtype, or the prefix of a
+    partly trained one.
 
     None where the backbone trains on pictures.
     """
     if config.trained_blocks > 0 and config.prefix_bank == "none":
         return None
-    stored: dict[str, Any] = {"outputs": outputs}
+    stored: dict[str, Any] = {"outputs": outputs, "dtype": dtype}
     if config.trained_blocks > 0:
         stored = {"outputs": (Trunk(config.trained_blocks),), "dtype": config.prefix_bank}
     return FeatureSpec(

@@ -8,7 +8,7 @@ N images, T = 5 targets, V views: the whole image, then the local ones.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -17,8 +17,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from biomass_models.backbones.adapter import Backbone, Tokens, weightless
-from biomass_models.backbones.trunk import BackboneTail
 from biomass_models.data.images import View, views_for
 from biomass_models.families import costs
 from biomass_models.families.base import Artefact, Model, Shared
@@ -28,7 +26,7 @@ from biomass_models.families.distilled.teacher import fit_teacher, sample_weight
 from biomass_models.families.speed import Speed
 from biomass_models.features.inputs import Inputs
 from biomass_models.features.outputs import GLOBAL, Grid
-from biomass_models.features.spec import FeatureSpec, fitted
+from biomass_models.features.spec import FeatureSpec
 from biomass_models.interrupt import ShouldStop
 from biomass_models.targets import TARGETS
 from biomass_models.training.fit import FloatArray, FoldResult, FoldRows, IntArray, as_arrays, seed_for, seeded
@@ -38,15 +36,8 @@ from biomass_models.training.maps import coarse_map, map_table
 from biomass_models.training.network import outputs_of, predict_rows, train_network
 from biomass_models.training.ratios import reconstruct
 from biomass_models.training.scaling import TargetScaler
-from biomass_models.training.sources import (
-    PrefixSource,
-    Source,
-    TokenSource,
-    ViewSource,
-    ViewTokens,
-    bank_of,
-    open_pixels,
-)
+from biomass_models.training.sources import ViewTokens, bank_of
+from biomass_models.training.views import OpenedViews, open_views
 
 PHOTOGRAPH = (2000, 1000)  # px, of the competition
 
@@ -100,7 +91,7 @@ def fit(
         taught_MT = _on(inputs.device, shared.table[list(TARGETS)].to_numpy(np.float64))
     opened = _open(config, inputs, should_stop)
     with seeded(seed, "initial weights", torch.device("cpu")):
-        net = opened.student(config)
+        net = _student(config, opened)
 
     def losses(output: StudentOutput, index_B: Tensor) -> Terms:
         taught_BT = None if taught_MT is None else taught_MT[index_B]
@@ -177,57 +168,16 @@ def maps(config: DistilledConfig, tensors: Mapping[str, Tensor], inputs: Inputs)
     return _maps(config, net, opened, inputs, np.arange(len(inputs.images.paths)), inputs.images.image_ids, None)
 
 
-@dataclass(frozen=True)
-class _Opened:
-    source: Source
-    backbone: Backbone | BackboneTail | None  # if some of it trains
-    global_width: int
-    patch_width: int
-    grids: tuple[tuple[int, int], ...]  # rows and columns of patch tokens, for each part of the views
-    notes: tuple[str, ...]
-
-    def student(self, config: DistilledConfig) -> Student:
-        return Student(config, self.backbone, global_width=self.global_width, patch_width=self.patch_width)
-
-
 def _open(
     config: DistilledConfig, inputs: Inputs, should_stop: ShouldStop | None, *, flips: int | None = None
-) -> _Opened:
+) -> OpenedViews:
     """Inputs of the student; flips: of pictures that are only predicted, None while training."""
-    specs = [spec if flips is None else spec.unchanged(flips) for spec in feature_specs(config)]
-    banks = tuple(inputs.features(spec, should_stop=should_stop) for spec in specs)
-    shape = weightless(config.backbone)
-    parts, notes = zip(*(fitted(views, shape) for views in view_parts(config)), strict=True)
-    seen = [shape.shapes(part[0].height, part[0].width) for part in parts]
-    backbone: Backbone | BackboneTail | None = None
-    source: Source
-    if config.trained_blocks == 0:
-        source = TokenSource(banks, inputs.device, config.grid)
-    elif banks:
-        backbone = BackboneTail(inputs.backbone(config.backbone), config.trained_blocks)
-        source = PrefixSource(banks, inputs.device)
-    else:
-        backbone = inputs.backbone(config.backbone)
-        backbone.train_last(config.trained_blocks)
-        pixels = (tuple(open_pixels(config, inputs, view, should_stop) for view in part) for part in parts)
-        source = ViewSource(tuple(pixels))
-    return _Opened(
-        source,
-        backbone,
-        seen[0].global_BD.shape[-1],
-        seen[0].patch_BPD.shape[-1],
-        tuple((config.grid, config.grid) if config.grid else tokens.grid for tokens in seen),
-        tuple(dict.fromkeys((*chain.from_iterable(notes), *_finer(config, seen)))),
-    )
+    parts, specs = view_parts(config), feature_specs(config)
+    return open_views(config, config.grid, parts, specs, inputs, should_stop, flips=flips)
 
 
-def _finer(config: DistilledConfig, seen: Sequence[Tokens]) -> list[str]:
-    """Notes where the grid asked for only repeats tokens."""
-    return [
-        f"grid {config.grid} is finer than the {rows} x {columns} tokens of {config.backbone}: tokens repeat"
-        for rows, columns in (tokens.grid for tokens in seen)
-        if config.grid > min(rows, columns)
-    ]
+def _student(config: DistilledConfig, opened: OpenedViews) -> Student:
+    return Student(config, opened.backbone, global_width=opened.global_width, patch_width=opened.patch_width)
 
 
 def _restored(
@@ -236,9 +186,9 @@ def _restored(
     inputs: Inputs,
     flips: int,
     should_stop: ShouldStop | None,
-) -> tuple[_Opened, Student]:
+) -> tuple[OpenedViews, Student]:
     opened = _open(config, inputs, should_stop, flips=flips)
-    net = opened.student(config)
+    net = _student(config, opened)
     net.load_trained_state(tensors)
     return opened, net.to(inputs.device)
 
@@ -250,7 +200,7 @@ def _grams(output: StudentOutput, scaler: TargetScaler) -> FloatArray:
 def _maps(
     config: DistilledConfig,
     net: Student,
-    opened: _Opened,
+    opened: OpenedViews,
     inputs: Inputs,
     row_N: IntArray,
     image_ids: Sequence[str],

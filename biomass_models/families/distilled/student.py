@@ -14,10 +14,10 @@ from torch import Tensor
 from biomass_models.backbones.adapter import Backbone
 from biomass_models.backbones.trunk import BackboneTail
 from biomass_models.families.distilled.config import DistilledConfig
-from biomass_models.features.outputs import Grid
 from biomass_models.training.heads import AttentionPooling, CropAttention, mlp_head
 from biomass_models.training.network import Network
 from biomass_models.training.sources import Prefix, ViewTokens
+from biomass_models.training.views import view_tokens
 
 
 class StudentOutput(NamedTuple):
@@ -55,7 +55,7 @@ class Student(Network):
         pictures [B, V, 3, H, W] in [0, 1], or as what the frozen blocks say of these."""
         views, looks = [], []
         for part in parts:
-            tokens = part if isinstance(part, ViewTokens) else self._encode(part)
+            tokens = view_tokens(self.backbone, part, self.grid)
             pooled_BVD, look_BVP = self.pooling(tokens.patch_BVPD)
             views.append(torch.cat([tokens.global_BVD, pooled_BVD], dim=-1))
             looks.append(look_BVP)
@@ -64,11 +64,3 @@ class Student(Network):
             return StudentOutput(self.head(whole_BD), whole_BD.new_empty(len(whole_BD), 0), tuple(looks))
         local_BD, weight_BL = self.crops(views[1])
         return StudentOutput(self.head(torch.cat([whole_BD, local_BD], dim=-1)), weight_BL, tuple(looks))
-
-    def _encode(self, part: Prefix | Tensor) -> ViewTokens:
-        assert self.backbone is not None, "pictures need a backbone that trains"
-        value_BV, *size = part if isinstance(part, Prefix) else (part,)
-        count = value_BV.shape[:2]
-        tokens = self.backbone(value_BV.flatten(0, 1), *size)
-        patch_BPD = Grid(self.grid).reduce(tokens) if self.grid else tokens.patch_BPD
-        return ViewTokens(tokens.global_BD.unflatten(0, count), patch_BPD.unflatten(0, count))
