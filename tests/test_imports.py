@@ -33,7 +33,7 @@ STUDY, WORKERS, SEARCH, BLENDING, INSPECT = (
 BELOW = tuple(
     f"{RUN}.{name}"
     for name in (
-        *("endings", "interrupts", "old_names", "option", "processes", "progress", "terminal", "time_left"),
+        *("endings", "interrupts", "old_names", "option", "overlay", "processes", "progress", "terminal", "time_left"),
         *("verbosity", "wheel"),
     )
 )  # at the top, and used by all
@@ -57,6 +57,7 @@ EDGES: dict[str, set[str]] = {
     f"{RUN}.interrupts": {f"{RUN}.processes"},
     f"{RUN}.old_names": set(),
     f"{RUN}.option": set(),
+    f"{RUN}.overlay": {MODEL, f"{MODEL}.data"},
     f"{RUN}.processes": set(),
     f"{RUN}.progress": {f"{RUN}.terminal", f"{RUN}.time_left", f"{RUN}.verbosity"},
     f"{RUN}.time_left": set(),
@@ -112,13 +113,32 @@ EDGES: dict[str, set[str]] = {
     },
     f"{SEARCH}.engines": {MODEL, STUDY, "search_spaces"},
     BLENDING: {*MODELS, BLEND, f"{BLEND}.members", STUDY, WORKERS, SLOTS, f"{RUN}.progress", f"{RUN}.terminal"},
-    INSPECT: {*MODELS, f"{MODEL}.families", BLEND, f"{BLEND}.members", STUDY, WORKERS, SEARCH, BLENDING},
+    INSPECT: {
+        *MODELS,
+        f"{MODEL}.families",
+        BLEND,
+        f"{BLEND}.members",
+        STUDY,
+        WORKERS,
+        SEARCH,
+        BLENDING,
+        f"{RUN}.overlay",
+    },
     f"{RUN}.dashboard": {MODEL, "search_spaces", STUDY, WORKERS, f"{RUN}.progress"},
     f"{RUN}.bundle": {*MODELS, f"{MODEL}.families", BLEND, STUDY, WORKERS, f"{RUN}.endings", f"{RUN}.wheel"},
     f"{RUN}.doctor": {*MODELS, f"{MODEL}.families", "search_spaces", STUDY, WORKERS, SLOTS},
     REPORT: {MODEL, BLEND, STUDY, f"{REPORT}.data", f"{REPORT}.sections"},
     f"{REPORT}.data": {MODEL, BLEND, f"{BLEND}.members", "search_spaces", STUDY, BLENDING, REPORT},
-    f"{REPORT}.sections": {*FLOOR, f"{MODEL}.families", BLEND, STUDY, BLENDING, REPORT, f"{REPORT}.data"},
+    f"{REPORT}.sections": {
+        *FLOOR,
+        f"{MODEL}.families",
+        BLEND,
+        STUDY,
+        BLENDING,
+        REPORT,
+        f"{REPORT}.data",
+        f"{RUN}.overlay",
+    },
 }
 ALL = {f"{RUN}.commands", *ABOVE, *BELOW}  # may import from everywhere below them
 NUMPY_ONLY = {"torch", "ray", "timm", "optuna"}

@@ -20,6 +20,7 @@ T = TypeVar("T")
 GROUP = "biomass.families"
 BUILT_IN = (
     "baseline",
+    "density",
     "distilled",
     "probe",
     "stack",

@@ -1,9 +1,13 @@
-"""Where a model looked, as a table: one row for each image and view. The unit is the family's (Family.map_unit).
+"""What a model says of places in a photograph, as a table. The unit is the family's (Family.map_unit).
+
+Where it looked: one row for each image and view. Of a model of densities also one for each mass:
 
 image_id, view   the view's name (images.View)
 weight           of a local view beside the others, summing to 1 over them; missing for the whole image
 rows, columns    of the map
 look             share of each place of the map, row by row from the top left, summing to 1
+mass             only of a model of densities: the target; `look` is then the grams that a quadrat would hold which is
+                 everywhere like this place, and their mean over places and views is what is predicted
 """
 
 from __future__ import annotations
@@ -19,16 +23,20 @@ from torch.nn import functional
 from biomass_models.data.images import View
 
 MAP_COLUMNS = ("image_id", "view", "weight", "rows", "columns", "look")
+MASS_MAP_COLUMNS = (*MAP_COLUMNS, "mass")
 FINEST = 16  # a stored map has at most so many rows and columns: enough to see where, small enough to keep for all
 
 
 def coarse_map(look_BP: Tensor, grid: tuple[int, int]) -> Tensor:
     """Attention over patch tokens [B, P] -> maps [B, rows, columns] of at most FINEST a side, each summing to 1."""
-    map_BHW = look_BP.float().unflatten(1, grid)
-    size = (min(grid[0], FINEST), min(grid[1], FINEST))
-    if size != grid:
-        map_BHW = functional.adaptive_avg_pool2d(map_BHW, size)
+    map_BHW = _coarse(look_BP.float().unflatten(1, grid))
     return map_BHW / map_BHW.sum((1, 2), keepdim=True)
+
+
+def _coarse(map_BHW: Tensor) -> Tensor:
+    grid = map_BHW.shape[-2:]
+    size = (min(grid[0], FINEST), min(grid[1], FINEST))
+    return map_BHW if size == grid else functional.adaptive_avg_pool2d(map_BHW, size)
 
 
 def map_table(
@@ -54,3 +62,15 @@ def map_table(
             )
         )
     return pd.concat(frames, ignore_index=True)[list(MAP_COLUMNS)]
+
+
+def mass_maps(
+    image_ids: Sequence[str], views: Sequence[View], density_NVHWC: Tensor, masses: Sequence[str]
+) -> pd.DataFrame:
+    """Densities [grams per quadrat] of some masses at each place of each view, as MASS_MAP_COLUMNS."""
+    tables = []
+    for mass, density_NVHW in zip(masses, density_NVHWC.float().unbind(-1), strict=True):
+        map_VNHW = [_coarse(density_NHW).numpy() for density_NHW in density_NVHW.unbind(1)]
+        weight_NL = np.full((len(image_ids), len(views) - 1), np.nan, np.float32)  # views tile the photograph
+        tables.append(map_table(image_ids, views, map_VNHW, weight_NL).assign(mass=mass))
+    return pd.concat(tables, ignore_index=True)[list(MASS_MAP_COLUMNS)]

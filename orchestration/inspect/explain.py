@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ from biomass_models.families.introduced import config_from_stored
 from biomass_models.families.readable import map_unit_of
 from biomass_models.features.inputs import ImageSet, Inputs
 from biomass_models.targets import TARGETS, FloatArray, blank_unmeasured, norm_of
+from orchestration.overlay import G_PER_M2, Pixels, Placed, overlaid, scale_end, with_scale
 from orchestration.study import layout
 from orchestration.study.ledger import Ledger, LedgerError, folds_of
 from orchestration.study.records import COMPLETE, TrialRef
@@ -34,15 +35,15 @@ from orchestration.workers.weights_here import source_of_trials
 PANEL = 900  # px, width of one panel of the picture
 TALLEST = 900  # px, of a panel: a portrait is drawn narrower
 MARGIN, TEXT = 12, 18  # px
-UNSEEN = 0.15  # brightness that is left where the model did not look
 
 
 class ViewMap(NamedTuple):
-    """Where a model looked in one view."""
+    """What a model says of the places of one view: where it looked, or how dense a mass is there."""
 
     view: str
-    weight: float  # of a local view beside the others; NaN for the whole image
-    map_HW: FloatArray  # share of each place, summing to 1; see Explanation.map_unit
+    weight: float  # of a local view beside the others; NaN for the whole image, and for densities
+    map_HW: FloatArray  # share of each place, summing to 1, or its density; see Explanation.map_unit
+    mass: str = ""  # the target of a density map
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +56,13 @@ class Explanation:
     how: str  # which fold models spoke
     pred_T: FloatArray  # NaN for a target that the study does not measure
     truth_T: FloatArray | None  # None for a test image
-    maps: tuple[ViewMap, ...]  # one for each view, the whole image first; none for a family without maps
-    map_unit: str  # of the maps, such as share of the attention
+    maps: tuple[ViewMap, ...]  # one for each view (and mass), the whole image first; none for a family without maps
+    map_unit: str  # of the maps, such as share of the attention, or g/m2
     views: tuple[View, ...]  # where the parts lie that the trial's model sees
     fit: Fit  # what they are cut from
 
     def to_json(self) -> dict[str, Any]:
-        """Masses by target, and each view with its weight and its map as rows of shares."""
+        """Masses by target, and each view with its weight and its map as rows of numbers in `map_unit`."""
         measured = [None] * len(TARGETS) if self.truth_T is None else list(self.truth_T)
         pairs = zip(TARGETS, self.pred_T, measured, strict=True)
         return {
@@ -69,7 +70,11 @@ class Explanation:
             "trial": self.trial_id,
             "how": self.how,
             "masses_g": {target: {"predicted": pred, "measured": truth} for target, pred, truth in pairs},
-            "looks": [{"view": one.view, "weight": one.weight, "map": one.map_HW} for one in self.maps],
+            "map_unit": self.map_unit,
+            "looks": [
+                {"view": one.view, "mass": one.mass or None, "weight": one.weight, "map": one.map_HW}
+                for one in self.maps
+            ],
         }
 
 
@@ -89,7 +94,8 @@ def explain(
     """
     record, quadrats = ledger.trial(trial_id), ledger.quadrats()
     model, config = registry.model(record.family), config_from_stored(record.family, record.config)
-    views, fit = tuple(model.views(config)), ledger.study().settings.fit
+    study = ledger.study()
+    views, fit = tuple(model.views(config)), study.settings.fit
     trained = quadrats[quadrats["image_id"] == image_id]
     if len(trained):
         row = trained.iloc[0]
@@ -103,6 +109,7 @@ def explain(
             )
         oof = ledger.fold_oof(trial_id, fold)
         maps = ledger.fold_maps(trial_id, fold)
+        seen, unit = _in_unit(_view_maps(maps, image_id), record.family, study.mass_unit.per_square_metre(trained))
         return Explanation(
             image_id=image_id,
             path=data_dir / str(row["image_path"]),
@@ -110,8 +117,8 @@ def explain(
             how=f"fold {fold}, whose model never saw this image",
             pred_T=masses_of(oof, [image_id])[0],
             truth_T=row[list(TARGETS)].to_numpy(np.float64),
-            maps=() if maps is None else _view_maps(maps[maps["image_id"] == image_id]),
-            map_unit=map_unit_of(record.family),
+            maps=seen,
+            map_unit=unit,
             views=views,
             fit=fit,
         )
@@ -128,7 +135,9 @@ def explain(
     inputs = Inputs(ImageSet.from_table(data_dir, asked), cache_dir=cache_dir, weights=source, fit=fit)
     folds = folds_of(quadrats)
     tensors = [load_tensors(ledger.fold_model(trial_id, fold)) for fold in folds]
-    by_fold = [_view_maps(model.maps(config, one, inputs)) for one in tensors] if model.maps else []
+    by_fold = [_view_maps(model.maps(config, one, inputs), image_id) for one in tensors] if model.maps else []
+    mean = tuple(_mean(of_view) for of_view in zip(*by_fold, strict=True))
+    seen, unit = _in_unit(mean, record.family, study.mass_unit.per_square_metre(asked))
     return Explanation(
         image_id=image_id,
         path=inputs.images.paths[0],
@@ -138,8 +147,8 @@ def explain(
             np.mean([model.predict(config, one, inputs)[0] for one in tensors], axis=0), norm_of(cell_weights(quadrats))
         ),
         truth_T=None,
-        maps=tuple(_mean(of_view) for of_view in zip(*by_fold, strict=True)),
-        map_unit=map_unit_of(record.family),
+        maps=seen,
+        map_unit=unit,
         views=views,
         fit=fit,
     )
@@ -161,6 +170,8 @@ def render_explanation(explanation: Explanation) -> Group:
     masses.caption, masses.caption_justify = explanation.how, "left"
     if not explanation.maps:
         return Group(masses, "This family has no maps of where it looked: nothing to draw but the photograph.")
+    if densities := _by_mass(explanation.maps):
+        return Group(masses, _density_table(densities, explanation.map_unit))
     views = Table(title="Where it looked", title_justify="left")
     views.add_column("view")
     views.add_column("weight of the view", justify="right")
@@ -178,49 +189,95 @@ def _predicted(explanation: Explanation) -> list[tuple[int, str]]:
     return [(index, target) for index, target in enumerate(TARGETS) if not np.isnan(explanation.pred_T[index])]
 
 
+def _density_table(densities: Mapping[str, Sequence[ViewMap]], unit: str) -> Table:
+    table = Table(title=f"Density, {unit}", title_justify="left")
+    for column in ("mass", "mean", "thinnest place", "densest place"):
+        table.add_column(column, justify="left" if column == "mass" else "right")
+    for mass, of_mass in densities.items():
+        value = np.concatenate([one.map_HW.ravel() for one in of_mass])
+        table.add_row(
+            mass.removesuffix("_g"), *(f"{number:.1f}" for number in (value.mean(), value.min(), value.max()))
+        )
+    return table
+
+
 def draw_explanation(explanation: Explanation) -> Image.Image:
-    """What the model saw, then the same lit where it looked: in the whole image, and in each local view."""
-    photograph = shown_photograph(explanation.path, PANEL, TALLEST, fit=explanation.fit).astype(np.float32)
+    """What the model saw; then where it looked in the whole image and in each local view, or the density of each mass:
+    in colours over the grey photograph, with their scale."""
+    photograph = shown_photograph(explanation.path, PANEL, TALLEST, fit=explanation.fit)
     captions, panels = [_caption(explanation)], [photograph]
     views = placed(explanation.views, header_size(explanation.path), explanation.fit)
     boxes = {view.name: view.box for view in views}
-    if explanation.maps:
+    unit, densities = explanation.map_unit, _by_mass(explanation.maps)
+    for mass, of_mass in densities.items():
+        end = scale_end(max(float(one.map_HW.max()) for one in of_mass))
+        name = mass.removeprefix("Dry_").removesuffix("_g")
+        captions.append(f"{name if name == 'GDM' else name.lower()}: density of each place")
+        painted = overlaid(photograph, [Placed(boxes[one.view], one.map_HW) for one in of_mass], end)
+        panels.append(with_scale(painted, "", end, unit))
+    if explanation.maps and not densities:
         whole, *local = explanation.maps
-        captions.append(f"Where it looked in the whole image (brightest: the largest {explanation.map_unit})")
-        panels.append(_lit(photograph, [_Highlight(boxes[whole.view], whole.map_HW / whole.map_HW.max())]))
+        captions.append("Where it looked in the whole image")
+        end = float(whole.map_HW.max())
+        panels.append(_share_panel(photograph, [Placed(boxes[whole.view], whole.map_HW)], end, unit))
         if local:
-            strongest = max(one.weight for one in local)
             captions.append(
-                "Where it looked in the local views, brighter where they weigh more (numbers: their weights)"
+                "Where it looked in the local views, each share times the view's weight (numbers: the weights)"
             )
-            scaled = [one.map_HW / one.map_HW.max() * one.weight / strongest for one in local]
-            highlights = [
-                _Highlight(boxes[one.view], map_HW, f"{one.weight:.2f}")
-                for one, map_HW in zip(local, scaled, strict=True)
+            scaled = [
+                Placed(boxes[one.view], one.map_HW * one.weight, f"{one.weight:.2f}")
+                for one in sorted(local, key=lambda one: one.weight)  # what weighs more lies above
             ]
-            panels.append(_lit(photograph, highlights))
+            panels.append(_share_panel(photograph, scaled, max(float(one.map_HW.max()) for one in scaled), unit))
     line = TEXT + MARGIN
-    step = len(photograph) + line
-    sheet = Image.new("RGB", (PANEL + 2 * MARGIN, len(panels) * step + MARGIN), "white")
+    sheet = Image.new("RGB", (PANEL + 2 * MARGIN, sum(len(panel) + line for panel in panels) + MARGIN), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(TEXT - 3)
-    for number, (caption, panel) in enumerate(zip(captions, panels, strict=True)):
-        top = MARGIN // 2 + number * step
+    top = MARGIN // 2
+    for caption, panel in zip(captions, panels, strict=True):
         pen.text((MARGIN, top), caption, fill="black", font=font)
-        sheet.paste(Image.fromarray(panel.clip(0, 255).astype(np.uint8)), (MARGIN, top + line - MARGIN // 2))
+        sheet.paste(Image.fromarray(panel), (MARGIN, top + line - MARGIN // 2))
+        top += len(panel) + line
     return sheet
 
 
-def _view_maps(maps: pd.DataFrame) -> tuple[ViewMap, ...]:
-    """Rows of one image."""
+def _share_panel(photograph: Pixels, places: Sequence[Placed], end: float, unit: str) -> Pixels:
+    """Shares of the attention, whose scale is in percent."""
+    return with_scale(overlaid(photograph, places, end or 1.0), "", float(f"{100 * end:.2g}"), f"% ({unit})")
+
+
+def _by_mass(maps: Sequence[ViewMap]) -> dict[str, list[ViewMap]]:
+    """Density maps by target; empty for maps of where a model looked."""
+    found: dict[str, list[ViewMap]] = {}
+    for one in maps:
+        if one.mass:
+            found.setdefault(one.mass, []).append(one)
+    return found
+
+
+def _in_unit(
+    maps: tuple[ViewMap, ...], family: str, per_square_metre: FloatArray | None
+) -> tuple[tuple[ViewMap, ...], str]:
+    """Maps in the unit that is shown, and its name: densities are g/m2 where the area of the quadrat is known."""
+    if per_square_metre is None or not _by_mass(maps):
+        return maps, map_unit_of(family)
+    return tuple(one._replace(map_HW=one.map_HW * per_square_metre[0]) for one in maps), G_PER_M2
+
+
+def _view_maps(table: pd.DataFrame | None, image_id: str) -> tuple[ViewMap, ...]:
+    """Maps of one image; none where there is no table."""
+    if table is None:
+        return ()
+    maps = table[table["image_id"].astype(str) == image_id]
     shapes = zip(maps["rows"].astype(int), maps["columns"].astype(int), strict=True)
     arrays = [np.reshape(flat, shape).astype(np.float64) for flat, shape in zip(maps["look"], shapes, strict=True)]
-    return tuple(map(ViewMap, maps["view"].astype(str), maps["weight"].astype(float), arrays))
+    mass = maps["mass"].astype(str) if "mass" in maps else [""] * len(maps)
+    return tuple(map(ViewMap, maps["view"].astype(str), maps["weight"].astype(float), arrays, mass))
 
 
 def _mean(maps: Sequence[ViewMap]) -> ViewMap:
-    """Fold models' maps at the same view."""
+    """Fold models' maps of the same view and mass."""
     weight, map_HW = np.mean([one.weight for one in maps]), np.mean([one.map_HW for one in maps], axis=0)
-    return ViewMap(maps[0].view, float(weight), map_HW)
+    return maps[0]._replace(weight=float(weight), map_HW=map_HW)
 
 
 def _caption(explanation: Explanation) -> str:
@@ -232,34 +289,3 @@ def _caption(explanation: Explanation) -> str:
     ]
     unit = "g predicted" if truth_T is None else "g predicted (measured)"
     return f"{explanation.image_id}: {', '.join(parts)} {unit}"
-
-
-class _Highlight(NamedTuple):
-    """A part of the photograph that stays bright."""
-
-    box: tuple[float, float, float, float]  # left, top, right, bottom as fractions
-    map_HW: FloatArray  # brightness in [0, 1]
-    label: str = ""
-
-
-def _lit(photograph: np.ndarray, highlights: Sequence[_Highlight]) -> np.ndarray:
-    """The photograph, dark but for the highlights; labelled ones are outlined."""
-    height, width = photograph.shape[:2]
-    light_HW = np.zeros((height, width), np.float32)
-    edges = []
-    for one in highlights:
-        left, top, right, bottom = one.box
-        x0, x1 = round(left * width), round(right * width)
-        y0, y1 = round(top * height), round(bottom * height)
-        smooth = Image.fromarray(one.map_HW.astype(np.float32)).resize((x1 - x0, y1 - y0), Image.Resampling.BICUBIC)
-        light_HW[y0:y1, x0:x1] = np.maximum(light_HW[y0:y1, x0:x1], np.asarray(smooth).clip(0, 1))
-        edges.append((x0, y0, x1 - 1, y1 - 1))
-    lit = Image.fromarray((photograph * (UNSEEN + (1 - UNSEEN) * light_HW[..., None])).clip(0, 255).astype(np.uint8))
-    pen, font = ImageDraw.Draw(lit), ImageFont.load_default(TEXT - 3)
-    for one, edge in zip(highlights, edges, strict=True):
-        if one.label:
-            pen.rectangle(edge, outline="white", width=2)
-            pen.text(
-                (edge[0] + 5, edge[1] + 3), one.label, fill="white", font=font, stroke_width=2, stroke_fill="black"
-            )
-    return np.asarray(lit).astype(np.float32)

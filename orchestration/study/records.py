@@ -111,6 +111,14 @@ class MassUnit(Part):
         per_gram_N = 1 / (UNITS[self.name] * quadrats[self.area_column].to_numpy(dtype=np.float64))
         return per_gram_N[:, None]
 
+    def per_square_metre(self, quadrats: pd.DataFrame | None = None) -> FloatArray | None:
+        """How many g/m2 one gram in a quadrat is, [N] or [1]; None where the areas are not known."""
+        if self.area_m2 is not None:
+            return np.array([1 / self.area_m2])
+        if quadrats is None or self.area_column is None or self.area_column not in quadrats:
+            return None
+        return 1 / quadrats[self.area_column].to_numpy(dtype=np.float64)
+
 
 GRAMS = MassUnit()  # of train.csv
 

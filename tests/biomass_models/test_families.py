@@ -24,13 +24,14 @@ from biomass_models.families import registry
 from biomass_models.families.baseline.config import BaselineConfig
 from biomass_models.families.configs import config_from_params
 from biomass_models.families.costs import all_feature_seconds, forward_seconds, measure
+from biomass_models.families.density.config import DensityConfig
 from biomass_models.families.distilled.config import DistilledConfig
 from biomass_models.families.probe.config import ProbeConfig
 from biomass_models.families.stack.config import StackConfig
 from biomass_models.interrupt import StopRequested
 from biomass_models.targets import TARGETS, TOTAL, weight_T
 from biomass_models.training.fit import seed_for
-from biomass_models.training.maps import MAP_COLUMNS
+from biomass_models.training.maps import MAP_COLUMNS, MASS_MAP_COLUMNS
 from search_spaces.spaces import space_of
 
 pytestmark = pytest.mark.slow
@@ -109,6 +110,20 @@ CASES = {
     "stack of trees": (
         "stack",
         StackConfig(backbone="test_vit", size=32, regressor="trees", trees=6, goals="grams", taps="1"),
+    ),
+    "densities of tokens": (
+        "density",
+        DensityConfig(backbone="test_convnext", size=64, epochs=2, batch_size=8, head_width=16, head_width_2=8,
+                      ema_decay=0.9, flips=2, jittered=1),
+    ),
+    "densities, trained": (
+        "density",
+        DensityConfig(backbone="test_vit3", size=32, layout="tiles-1x2", trained_blocks=1, epochs=1, batch_size=8),
+    ),
+    "densities on prefixes": (
+        "density",
+        DensityConfig(backbone="test_vit2", size=32, layout="whole", trained_blocks=1, prefix_bank="float32", epochs=1,
+                      batch_size=8, flips=2, select_best_epoch=True),
     ),
 }  # fmt: skip
 WORKED = "worked example of the page"  # its package is there while these tests run
@@ -323,13 +338,21 @@ def test_maps_of_held_out_images_are_stored_and_made_again(case: Any, world: Any
     assert (result.maps is None) == (model.maps is None)
     if result.maps is None:
         return
-    assert tuple(result.maps.columns) == MAP_COLUMNS
     names = {view.name for view in model.views(config)}
+    masses = set(result.maps.get("mass", [""]))  # one map a view, or one for each mass
+    columns = MAP_COLUMNS if masses == {""} else MASS_MAP_COLUMNS
+    assert tuple(result.maps.columns) == columns and masses <= {"", *TARGETS}
     assert set(result.maps["view"]) == names
-    assert sorted(result.maps["image_id"]) == sorted(list(quadrats["image_id"][fold_N == 0]) * len(names))
-    assert [float(look.sum()) for look in result.maps["look"]] == pytest.approx([1.0] * len(result.maps), abs=1e-5)
+    ids = list(quadrats["image_id"][fold_N == 0])
+    assert sorted(result.maps["image_id"]) == sorted(ids * len(names) * len(masses))
+    if masses == {""}:
+        assert [float(look.sum()) for look in result.maps["look"]] == pytest.approx([1.0] * len(result.maps), abs=1e-5)
+    for mass in masses - {""}:
+        table = result.maps[result.maps["mass"] == mass]
+        mean_N = table["look"].map(np.mean).groupby(table["image_id"]).mean().loc[ids]
+        np.testing.assert_allclose(mean_N, result.pred_NT[:, TARGETS.index(mass)], rtol=1e-3)
     again = model.maps(config, result.tensors, inputs)
-    assert tuple(again.columns) == MAP_COLUMNS and len(again) == len(quadrats) * len(names)
+    assert tuple(again.columns) == columns and len(again) == len(quadrats) * len(names) * len(masses)
 
 
 def test_estimates_need_no_images(case: Any) -> None:

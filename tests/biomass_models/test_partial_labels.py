@@ -20,6 +20,7 @@ from biomass_models.config_rules import TRANSFORMS
 from biomass_models.data.cell_weights import WEIGHT_COLUMNS, cell_weights, measured_alike, measured_masses, row_weights
 from biomass_models.families import registry
 from biomass_models.families.baseline.config import BaselineConfig
+from biomass_models.families.density.config import DensityConfig
 from biomass_models.families.distilled.config import DistilledConfig, learned_targets, learns
 from biomass_models.families.probe.config import ProbeConfig
 from biomass_models.families.probe.model import Ridge, inner_errors, ridge_path, standardiser
@@ -233,6 +234,9 @@ STUDENT = DistilledConfig(
     backbone="test_convnext", size=64, layout="halves", local_size=32, trained_blocks=0, grid=2, epochs=2, batch_size=8,
     head_width=32, head_width_2=16, teacher_epochs=20, flips=2,
 )  # fmt: skip
+DENSITY = DensityConfig(
+    backbone="test_vit", size=64, epochs=3, batch_size=8, head_width=16, head_width_2=8, flips=2, head_lr=1e-2
+)
 TOTAL_ALONE, TOTAL_CLOVER, WITHOUT_COMPONENTS = (TOTAL,), (TOTAL, CLOVER), (DEAD, GDM, TOTAL)
 CASES = {
     "probe": ("probe", ProbeConfig(backbone="test_convnext", size=64, alpha_per_target=True, alphas=5)),
@@ -243,6 +247,8 @@ CASES = {
     "stack of trees": ("stack", StackConfig(backbone="test_vit", size=32, taps="1", regressor="trees", trees=5)),
     "frozen baseline": ("baseline", HEAD),
     "trained baseline": ("baseline", replace(HEAD, backbone="test_efficientnet", trained_blocks=1, epochs=1)),
+    "densities": ("density", DENSITY),
+    "trained densities": ("density", replace(DENSITY, backbone="test_vit2", size=32, trained_blocks=1, epochs=1)),
     "frozen student": ("distilled", STUDENT),
     "trained student": ("distilled", replace(STUDENT, backbone="test_vit2", trained_blocks=1, grid=0, epochs=1)),
 }

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 from safetensors.torch import save_file
-from tiny_study import RANDOM, make_study
+from tiny_study import FIRST, RANDOM, make_study
 from typer.testing import CliRunner
 
 from biomass_models.backbones.adapter import build_backbone
@@ -19,7 +19,16 @@ from biomass_models.backbones.weights import WeightsSource
 from biomass_models.data.table import read_test
 from biomass_models.targets import TARGETS
 from orchestration.cli import app
-from orchestration.inspect.explain import PANEL, Explanation, ViewMap, draw_explanation, explain, render_explanation
+from orchestration.inspect.explain import (
+    PANEL,
+    Explanation,
+    ViewMap,
+    _in_unit,
+    draw_explanation,
+    explain,
+    render_explanation,
+)
+from orchestration.overlay import BAR
 from orchestration.search.trial import run_trial
 from orchestration.study.ledger import LedgerError
 from orchestration.workers.slots.inline_pool import InlinePool
@@ -30,7 +39,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, tiny_pasture: Path) -> Any:
     folder = tmp_path_factory.mktemp("explained")
-    ledger, context, records = make_study(folder / "study", tiny_pasture, folder / "cache")
+    families = (*FIRST, "density")
+    ledger, context, records = make_study(folder / "study", tiny_pasture, folder / "cache", families)
     for record in records:
         run_trial(ledger, InlinePool(context), record.trial_id)
     return ledger, {record.family: record.trial_id for record in records}, tiny_pasture, folder
@@ -62,23 +72,24 @@ def test_a_training_image_is_explained_from_the_ledger(world: Any) -> None:
     assert picture.width > PANEL and picture.height > 3 * PANEL // 2
 
 
-def test_the_picture_is_bright_where_the_model_looked(world: Any) -> None:
+def test_the_picture_is_yellow_where_the_model_looked_and_not_where_it_did_not(world: Any) -> None:
     found = ask(world, "distilled", str(world[0].quadrats()["image_id"].iloc[5]))
     corner = np.zeros((4, 4))
     corner[0, 3] = 1.0  # top right
     even = [ViewMap("left", 0.9, np.full((2, 2), 0.25)), ViewMap("right", 0.1, np.full((2, 2), 0.25))]
     found = replace(found, maps=(ViewMap("whole", np.nan, corner), *even))
-    pixels = np.asarray(draw_explanation(found)).astype(float).mean(-1)
-    step = len(pixels) // 3
+    pixels = np.asarray(draw_explanation(found)).astype(float)
+    tops = [30, 30 + PANEL // 2 + 30, 30 + 2 * (PANEL // 2 + 30) + BAR]  # a photograph of 2 : 1, captions, a scale
 
-    def light(panel: int, right: bool) -> float:
-        """Of the upper half's outer quarter, beside the same place of the photograph."""
+    def yellow(panel: int, right: bool) -> float:
+        """More red and green than blue, in the upper half's outer quarter."""
         columns = slice(-PANEL // 4, -40) if right else slice(80, PANEL // 4)
-        rows = slice(40 + panel * step, 100 + panel * step)
-        return float(pixels[rows, columns].mean() / pixels[40:100, columns].mean())
+        part = pixels[tops[panel] + 20 : tops[panel] + 80, columns]
+        return float((part[..., :2].mean(-1) - part[..., 2]).mean())
 
-    assert light(1, right=True) > 0.6 and light(1, right=False) < 0.25
-    assert light(2, right=False) > 0.9 and light(2, right=True) < 0.4
+    assert yellow(1, right=True) > yellow(1, right=False) + 50
+    assert yellow(2, right=False) > yellow(2, right=True) + 50
+    assert pixels[tops[1] : tops[1] + PANEL // 2, 20:-20].mean() > 60  # nothing is black
 
 
 def test_a_portrait_keeps_its_shape(world: Any, tmp_path: Path) -> None:
@@ -98,6 +109,33 @@ def test_a_test_image_is_explained_by_all_fold_models(world: Any) -> None:
     assert len(found.maps) == 3
     assert all(one.map_HW.sum() == pytest.approx(1, abs=1e-4) for one in found.maps)
     assert "measured" not in page(found)
+
+
+def test_densities_are_drawn_in_g_per_m2_where_the_area_is_known(world: Any) -> None:
+    ledger, *_ = world
+    image_id = str(ledger.quadrats()["image_id"].iloc[5])
+    found = ask(world, "density", image_id)
+    assert found.map_unit == "g per quadrat"  # train.csv has no areas
+    masses = ["Dry_Green_g", "Dry_Clover_g", "Dry_Dead_g"]
+    assert list(dict.fromkeys(one.mass for one in found.maps)) == masses
+    for mass in masses:
+        mean = np.mean([one.map_HW.mean() for one in found.maps if one.mass == mass])
+        assert mean == pytest.approx(found.pred_T[TARGETS.index(mass)], rel=1e-3)
+        assert f"{mean:.1f}" in page(found)
+    picture = draw_explanation(found)
+    assert picture.height > 4 * PANEL // 2  # the photograph and three masses
+    assert found.to_json()["looks"][0]["mass"] == "Dry_Green_g" and "g per quadrat" in page(found)
+    in_g_m2, unit = _in_unit(found.maps, "density", np.array([4.0]))
+    assert unit == "g/m2" and (in_g_m2[0].map_HW == 4 * found.maps[0].map_HW).all()
+    looked = ask(world, "distilled", image_id)
+    assert _in_unit(looked.maps, "distilled", np.array([4.0])) == (looked.maps, "share of the attention")
+
+
+def test_a_density_of_a_test_image_is_the_mean_of_the_fold_models(world: Any) -> None:
+    _, _, data_dir, _ = world
+    found = ask(world, "density", str(read_test(data_dir)["image_id"].iloc[0]))
+    green = [one.map_HW.mean() for one in found.maps if one.mass == "Dry_Green_g"]
+    assert np.mean(green) == pytest.approx(found.pred_T[0], rel=1e-3)
 
 
 @pytest.mark.parametrize("family", ["baseline", "probe"])

@@ -19,6 +19,7 @@ SCORES = {
     "baseline": 0.15387,
     "probe": 0.19428,
     "distilled": 0.17376,
+    "density": 0.21973,
     "stack": 0.15521,
 }
 

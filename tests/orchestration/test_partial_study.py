@@ -259,6 +259,11 @@ def test_the_unit_is_kept_with_the_study(total_only: Ledger, tmp_path: Path) -> 
     assert StudyRecord.from_json(old).mass_unit == MassUnit(name="g")  # written before units were kept
     assert KG_HA.per_gram() == pytest.approx(40.0)  # 1 g of 0.25 m2 is 4 g/m2, 40 kg/ha
     assert MassUnit(name="g/m2", area_m2=0.5).per_gram() == pytest.approx(2.0)
+    for unit in ("g", "kg/ha"):  # the area counts, whatever the masses were weighed in
+        assert MassUnit(name=unit, area_m2=0.25).per_square_metre() == pytest.approx([4.0])
+    areas = pd.DataFrame({"m2": [0.25, 0.5]})
+    assert MassUnit(name="g/m2", area_column="m2").per_square_metre(areas) == pytest.approx([4.0, 2.0])
+    assert MassUnit().per_square_metre(areas) is None is MassUnit(area_column="m2").per_square_metre()
     assert MassUnit(name="kg/ha", area_column="m2").per_gram() is None  # another photograph's area is not known
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import altair as alt
 import pandas as pd
 import pytest
+from PIL import Image
 from told_study import told_study
 from typer.testing import CliRunner
 
@@ -22,8 +23,9 @@ from orchestration.report.data.context import read_context
 from orchestration.report.make import make_report
 from orchestration.report.sections import ended_tables, ranking, slots_chart
 from orchestration.report.sections import search as search_section
+from orchestration.report.sections.worst import MOST
 from orchestration.study.ledger import LedgerError
-from orchestration.study.records import TrialRef
+from orchestration.study.records import MassUnit, TrialRef
 
 pytestmark = pytest.mark.slow
 
@@ -197,3 +199,24 @@ def test_every_drawing_is_valid_vega_lite(tmp_path: Path) -> None:
     assert len(specs) > 25
     for spec in specs:
         alt.Chart.from_dict(json.loads(spec))  # raises SchemaValidationError
+
+
+@pytest.mark.parametrize(
+    ("unit", "end"), [(MassUnit(), "g per quadrat"), (MassUnit(name="kg/ha", area_m2=0.25), "g/m2")]
+)
+@pytest.mark.parametrize("first", ["density", "distilled"])
+def test_the_worst_images_have_a_density_map_of_each_mass(tmp_path: Path, unit: MassUnit, end: str, first: str) -> None:
+    """Of the best trial that has densities, also where a better one has attention; without any, where that looked."""
+    families = (first, "density" if first == "distilled" else "distilled")
+    ledger = told_study(tmp_path / "study", families=families, looks=True, mass_unit=unit)
+    (tmp_path / "data" / "train").mkdir(parents=True)
+    for name in ledger.quadrats()["image_path"]:
+        Image.new("RGB", (80, 40), "green").save(tmp_path / "data" / name)
+    html = make_report(ledger, data_dir=tmp_path / "data")
+    assert html.count('alt="density of green"') == html.count('alt="density of clover"') == MOST
+    assert html.count('alt="photograph ID') == MOST and 'alt="where the model looked"' not in html
+    assert f"{end}; a mass has one scale for all images" in _text(html) and "densities by density" in _text(html)
+    looking = told_study(tmp_path / "other", families=("distilled",), looks=True)
+    html = make_report(looking, data_dir=tmp_path / "data")
+    assert html.count('alt="where the model looked"') == MOST
+    assert "yellow where distilled" in _text(html) and "share of the attention" in _text(html)

@@ -20,7 +20,7 @@ from orchestration.report.data.importance import importance_of, what_the_best_sh
 from orchestration.report.data.scorer import binned_mean, parts
 from orchestration.report.data.timeline import Clock, Work, busy_share, lanes_of
 from orchestration.report.html import Cell, Column, Html, Table, as_html, embed_json, tag
-from orchestration.report.sections.photographs import Photographs, lit, whole_map
+from orchestration.report.sections.photographs import Photographs, density_maps, whole_map
 from orchestration.report.sections.scheme_gap import pairs_of
 from orchestration.report.words import (
     CLEAR,
@@ -234,7 +234,7 @@ def test_no_photograph_outside_of_the_folder_is_opened(tmp_path: Path) -> None:
     assert Photographs(None).thumbnail("own.jpg") is None
 
 
-def test_a_photograph_is_lit_where_the_model_looked() -> None:
+def test_maps_of_a_fold_are_found_by_image_mass_and_view() -> None:
     table = pd.DataFrame(
         {
             "image_id": ["a", "a", "b"], "view": ["whole", "left", "whole"], "weight": [np.nan, 1.0, np.nan],
@@ -243,9 +243,11 @@ def test_a_photograph_is_lit_where_the_model_looked() -> None:
     )  # fmt: skip
     looked = whole_map(table, "a")
     assert looked is not None and looked.tolist() == [[1.0, 0.0]]
-    assert whole_map(table, "c") is None
-    bright = lit(np.full((10, 40, 3), 200, np.uint8), looked)
-    assert bright[:, 0].min() == 200 and bright[:, -1].max() == 40
+    assert whole_map(table, "c") is None and density_maps(table, "a") == {}
+    dense = table.assign(mass=["Dry_Green_g", "Dry_Dead_g", "Dry_Green_g"])
+    found = density_maps(dense, "a")
+    assert list(found) == ["Dry_Green_g", "Dry_Dead_g"] and found["Dry_Dead_g"]["left"].tolist() == [[0.5, 0.5]]
+    assert density_maps(dense, "c") == {}
 
 
 def test_the_words_of_the_targets_are_plain() -> None:

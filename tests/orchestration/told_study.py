@@ -55,7 +55,7 @@ def told_study(
     """statuses: of the trials in the order of proposal: complete, pruned, failed, refused or open; families take turns.
 
     noise: standard deviation of the errors of the best trial in grams, growing with the trial's number; looks:
-    whether folds store an attention table; quadrats: of another told study, for the same images in other folds;
+    whether folds store what was seen where; quadrats: of another told study, for the same images in other folds;
     unmeasured: rows that lack a target; facts: further fields of study.json.
     """
     ledger, rng = Ledger(Storage(folder)), np.random.default_rng(0)
@@ -142,7 +142,7 @@ def _fold(
         oof=records.oof_of(table, pred_NT, fold),
         model=b"",
         metrics=metrics,
-        maps=_attention(table["image_id"][rows]) if looks else None,
+        maps=_maps(table["image_id"][rows], ledger.trial(trial_id).family) if looks else None,
     )
     return metrics
 
@@ -168,6 +168,18 @@ def _end(
         ledger.write_result(trial_id, records.refused(90.0, 60.0, **cost))
     else:
         ledger.write_result(trial_id, records.failed(reason, **cost))
+
+
+def _maps(image_ids: pd.Series, family: str) -> pd.DataFrame:
+    """Of a family of densities the halves, 2 x 2 places each, for two masses; else where it looked."""
+    if family != "density":
+        return _attention(image_ids)
+    tables = [
+        _attention(image_ids).assign(view=view, mass=mass, look=[np.full(4, grams, np.float32)] * len(image_ids))
+        for mass, grams in (("Dry_Green_g", 7.5), ("Dry_Clover_g", 0.75))
+        for view in ("left", "right")
+    ]
+    return pd.concat(tables, ignore_index=True)
 
 
 def _attention(image_ids: pd.Series) -> pd.DataFrame:

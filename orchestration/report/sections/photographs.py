@@ -1,4 +1,4 @@
-"""Thumbnails of photographs, and the same lit where a model looked, as pictures that a page carries along.
+"""Thumbnails of photographs, and what a model saw in them, as pictures that a page carries along.
 
 Pixels are uint8 RGB [height, width, 3]. Nothing outside of the data directory is ever opened.
 """
@@ -20,7 +20,6 @@ from biomass_models.targets import FloatArray
 
 WIDTH, TALLEST = 360, 300  # px of a thumbnail: twice as fine as a small screen shows it
 QUALITY = 74
-UNSEEN = 0.2  # brightness that is left where the model did not look
 
 
 @dataclass(frozen=True)
@@ -47,21 +46,22 @@ class Photographs:
         return self.folder / relative
 
 
-def lit(pixels: np.ndarray, map_HW: FloatArray) -> np.ndarray:
-    """The photograph, dark but for where the model looked; the brightest place is the map's largest."""
-    height, width = pixels.shape[:2]
-    strongest = float(map_HW.max())
-    light = Image.fromarray((map_HW / (strongest or 1.0)).astype(np.float32))
-    smooth = np.asarray(light.resize((width, height), Image.Resampling.BICUBIC)).clip(0, 1)
-    return (pixels * (UNSEEN + (1 - UNSEEN) * smooth[..., None])).clip(0, 255).astype(np.uint8)
-
-
 def whole_map(maps: pd.DataFrame, image_id: str) -> FloatArray | None:
     """Where the model looked in the whole image, from a fold's table (training.maps), [rows, columns]."""
     own = maps[(maps["image_id"].astype(str) == image_id) & maps["weight"].isna()]
-    if own.empty:
-        return None
-    row = own.iloc[0]
+    return None if own.empty else _map(own.iloc[0])
+
+
+def density_maps(maps: pd.DataFrame, image_id: str) -> dict[str, dict[str, FloatArray]]:
+    """Densities [rows, columns] in grams per quadrat by mass and view; empty for maps of where a model looked."""
+    found: dict[str, dict[str, FloatArray]] = {}
+    if "mass" in maps:
+        for _, row in maps[maps["image_id"].astype(str) == image_id].iterrows():
+            found.setdefault(str(row["mass"]), {})[str(row["view"])] = _map(row)
+    return found
+
+
+def _map(row: pd.Series) -> FloatArray:
     looked: FloatArray = np.reshape(np.asarray(row["look"], dtype=np.float64), (int(row["rows"]), int(row["columns"])))
     return looked
 
