@@ -27,7 +27,7 @@ from biomass_models.families.readable import map_unit_of
 from biomass_models.features.inputs import ImageSet, Inputs
 from biomass_models.targets import TARGETS, FloatArray, blank_unmeasured, norm_of
 from orchestration.study import layout
-from orchestration.study.ledger import Ledger, LedgerError, folds_of
+from orchestration.study.ledger import Ledger, LedgerError, predicting_folds_of
 from orchestration.study.records import COMPLETE, TrialRef
 from orchestration.workers.weights_here import source_of_trials
 
@@ -94,6 +94,11 @@ def explain(
     if len(trained):
         row = trained.iloc[0]
         fold = int(row["fold"])
+        if fold < 0:
+            raise LedgerError(
+                f"an image that is explained is predicted by a model that has not seen it, every fold of this study "
+                f"has learned from {image_id}; name another"
+            )
         result = ledger.result(trial_id)
         begun = layout.METRICS not in ledger.lost_fold_files(trial_id, fold)
         if result is not None and result.status != COMPLETE and not begun:
@@ -126,14 +131,14 @@ def explain(
         raise LedgerError(f"an image is one of train.csv or test.csv, got {image_id!r}{hint}")
     source = source_of_trials([TrialRef(ledger.storage.uri, trial_id)], weights)
     inputs = Inputs(ImageSet.from_table(data_dir, asked), cache_dir=cache_dir, weights=source, fit=fit)
-    folds = folds_of(quadrats)
+    folds = predicting_folds_of(ledger)
     tensors = [load_tensors(ledger.fold_model(trial_id, fold)) for fold in folds]
     by_fold = [_view_maps(model.maps(config, one, inputs)) for one in tensors] if model.maps else []
     return Explanation(
         image_id=image_id,
         path=inputs.images.paths[0],
         trial_id=trial_id,
-        how=f"mean of {len(folds)} fold models",
+        how="the last block's model" if ledger.study().settings.ordered else f"mean of {len(folds)} fold models",
         pred_T=blank_unmeasured(
             np.mean([model.predict(config, one, inputs)[0] for one in tensors], axis=0), norm_of(cell_weights(quadrats))
         ),

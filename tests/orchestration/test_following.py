@@ -13,9 +13,10 @@ import pytest
 from typer.testing import CliRunner
 
 from biomass_models.backbones.weights import WeightsSource
-from biomass_models.data.folds import EXAM, FoldError, assign_folds
+from biomass_models.data.folds import FoldError, assign_folds
 from biomass_models.data.table import read_train
 from biomass_models.features import inputs
+from biomass_models.fold_rows import EXAM
 from biomass_models.targets import TARGETS, weighted_r2_score
 from orchestration.blending.followed import followed_blend
 from orchestration.blending.nested import blend_of
