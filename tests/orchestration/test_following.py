@@ -196,7 +196,7 @@ def test_a_fold_file_with_an_exam_of_known_dates_is_refused(tmp_path: Path) -> N
         {"image_id": list("abcdef"), "Sampling_Date": pd.to_datetime(["2015-01-01", "2015-02-01", "2015-03-01"] * 2)}
     )
     file = tmp_path / "folds.csv"
-    table.assign(fold=[-1, -1, 0, -1, -1, 1])[["image_id", "fold"]].to_csv(file, index=False)
+    table.assign(fold=["exam", "exam", 0, "exam", "exam", 1])[["image_id", "fold"]].to_csv(file, index=False)
     known = pd.DataFrame({"image_id": ["x"], "group": ["2015-02-01"]})
     with pytest.raises(FoldError, match=r"2015-02-01.* known to the study that this one follows"):
         assign_folds(table, scheme="file", file=file, known=known)

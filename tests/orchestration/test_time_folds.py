@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from commands import words_of
 from tiny_study import FAMILY_NAMES, RANDOM, make_study
 
 from biomass_models.data.folds import assign_folds
@@ -18,6 +19,8 @@ from biomass_models.pasture.make import make_pasture
 from biomass_models.targets import TARGETS, weighted_r2_score
 from orchestration.inspect.audit import audit
 from orchestration.inspect.explain import explain
+from orchestration.report.make import make_report
+from orchestration.report.sections.scheme_gap import pairs_of
 from orchestration.search.trial import run_trial
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import LedgerError
@@ -137,6 +140,7 @@ def test_rows_that_are_only_trained_on_are_pooled_scored_and_refitted_nowhere(
         by_hand = weighted_r2_score(scored[list(TARGETS)], study.pred_NT(record.trial_id))
         assert study.by_id[record.trial_id].score == pytest.approx(by_hand)
         together = ["folds_together" in study.fold_metrics(record.trial_id)[fold].info for fold in (0, 1)]
+        assert ("teacher" in study.fold_metrics(record.trial_id)[0].info) == (record.family == "distilled")
         assert together == [scheme == "file" and record.family == "baseline"] * 2
     assert audit(ledger).found == []
     for record in records:
@@ -175,3 +179,22 @@ def test_references_of_blocks_are_fitted_on_what_lies_before(pasture: Path, orde
     for _, one in plain[plain["fold"] == 0].groupby("reference"):
         other = later.loc[one.index]
         assert one.equals(other) == ordered
+
+
+def test_studies_are_compared_on_the_photographs_that_both_score(tmp_path: Path, pasture: Path, cache: Path) -> None:
+    ledgers = []
+    for scheme in ("date", "time"):
+        ledger, context, records = make_study(tmp_path / scheme, pasture, cache, scheme=scheme)
+        with inline_slot(context, Resources(inline=True, cache=cache)) as pool:
+            (record,) = [one for one in records if one.family == "probe"]
+            run_trial(ledger, pool, record.trial_id)
+        ledgers.append(ledger)
+    here, there = map(StudyData, ledgers)
+    (pair,) = pairs_of(here, there)
+    both = there.quadrats.set_index("image_id")
+    for study, score in ((here, pair.here), (there, pair.there)):
+        pred_NT = study.ledger.oof(study.ranked[0].trial_id).set_index("image_id").loc[both.index, list(TARGETS)]
+        assert score == pytest.approx(weighted_r2_score(both[list(TARGETS)], pred_NT))
+    assert pair.there == pytest.approx(there.ranked[0].score) and pair.here != pytest.approx(here.ranked[0].score)
+    page = words_of(make_report(ledgers[0], compare=[ledgers[1]]))
+    assert f"Scores of the {len(both)} photographs that both studies score." in page.replace("\xa0", " ")
