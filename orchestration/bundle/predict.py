@@ -20,7 +20,7 @@ from biomass_models.counted import counted
 from biomass_models.data.check import check_test_directory
 from biomass_models.data.dataset import QUADRAT
 from biomass_models.data.frames import Fit
-from biomass_models.data.photographs import unlike_shapes
+from biomass_models.data.photographs import PUBLISHED_SIZE, unlike_shapes
 from biomass_models.data.problems import grouped
 from biomass_models.data.table import read_test, read_test_rows
 from biomass_models.errors import UserError
@@ -45,7 +45,6 @@ from orchestration.workers.shards import mean_prediction, shard_inputs, spans
 
 MARKER, WEIGHTS = "bundle.json", "weights"
 FORMAT = 1
-TRAINED_ON = (2000, 1000)  # px of the competition's photographs, for bundles of studies that did not note theirs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +91,7 @@ class Bundle(Part):
     members: tuple[BundleMember, ...]
     backbones: tuple[NeededWeights, ...]
     files: Mapping[str, BundleFile]  # by path
-    photograph_size: tuple[int, int] | None = None  # width and height in px that it was trained on
+    photograph_size: tuple[int, int] | None = None  # px that it was trained on; None: PUBLISHED_SIZE
     mass_unit: MassUnit = GRAMS  # of what it was trained on
     measured: tuple[str, ...] = TARGETS  # that it predicts
 
@@ -142,7 +141,7 @@ def predict_bundle(bundle: Path, data_dir: Path, out: Path, *, weights: Path, sa
         if problem.level == "error":
             raise BundleError(str(problem))
         say(str(problem))
-    trained_on, paths = marker.photograph_size or TRAINED_ON, [data_dir / str(path) for path in table["image_path"]]
+    trained_on, paths = marker.photograph_size or PUBLISHED_SIZE, [data_dir / str(path) for path in table["image_path"]]
     for odd in filter(None, (unlike_shapes(paths, trained_on, fit) for fit in fits)):
         say(f"warning: {odd}")
     images = ImageSet.from_table(data_dir, table)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 from safetensors.torch import load as load_tensors
 
@@ -27,6 +28,7 @@ from biomass_models.families.readable import map_unit_of
 from biomass_models.features.inputs import ImageSet, Inputs
 from biomass_models.targets import TARGETS, FloatArray, blank_unmeasured, norm_of
 from orchestration.study import layout
+from orchestration.study.data_changes import shape_notice
 from orchestration.study.ledger import Ledger, LedgerError, folds_of
 from orchestration.study.records import COMPLETE, MassUnit, TrialRef
 from orchestration.workers.weights_here import source_of_trials
@@ -61,6 +63,7 @@ class Explanation:
     fit: Fit  # what they are cut from
     unit: str = "g"  # that the user has weighed in; g where the area of the quadrat is not known
     per_gram: float = 1.0  # how much of it one gram is
+    warning: str | None = None  # about a new photograph whose shape the trial has not learned from
 
     def in_unit(self, mass_T: FloatArray) -> FloatArray:
         """Masses in the user's unit."""
@@ -78,6 +81,7 @@ class Explanation:
             "image_id": self.image_id,
             "trial": self.trial_id,
             "how": self.how,
+            "warning": self.warning,
             "masses_g": masses(1.0),
             "unit": self.unit,
             "masses": masses(self.per_gram),
@@ -157,6 +161,7 @@ def explain(
         map_unit=map_unit_of(record.family),
         views=views,
         fit=fit,
+        warning=shape_notice(study, inputs.images.paths),
         **_unit_of(study.mass_unit, None),
     )
 
@@ -183,6 +188,8 @@ def render_explanation(explanation: Explanation) -> Group:
             measured = (f"{truth_T[index]:.1f}", f"{pred - truth_T[index]:+.1f}") if known else ("not measured", "")
         masses.add_row(target, f"{pred:.1f}", *measured)
     masses.caption, masses.caption_justify = explanation.how, "left"
+    if explanation.warning is not None:
+        masses.caption = f"{explanation.how}; warning: {escape(explanation.warning)}"
     if not explanation.maps:
         return Group(masses, "This family has no maps of where it looked: nothing to draw but the photograph.")
     views = Table(title="Where it looked", title_justify="left")
