@@ -17,7 +17,7 @@ from biomass_models.data.table import fit_of, read_train
 from biomass_models.features.inputs import ImageSet
 from biomass_models.fold_rows import EXAM
 from orchestration.progress import Say, progress_bar
-from orchestration.search.following import begin_with, changes_since, followed, known_images
+from orchestration.search.following import begin_with, changes_since, follow_moved, followed, known_images
 from orchestration.search.opening import go_on_with, open_study, take_new_weights
 from orchestration.search.preflight import check_data
 from orchestration.search.proposer import Proposer
@@ -59,6 +59,7 @@ def prepare_search(
         record = _new(ledger, data_dir, here, images, settings, fold_file, fingerprints, spaces, made_with, old, say)
     else:
         record = _found(ledger, record, data_dir, here, images, settings, fold_file, spaces, say)
+        record = follow_moved(ledger, record, follows, say)
     _make_references(ledger, data_dir, say)
     reopen(ledger, settings.max_fold_seconds, retry_failed, say)
     for sentence in take_new_weights(ledger, fingerprints):

@@ -105,6 +105,25 @@ def test_a_total_in_kilograms_per_hectare_goes_the_whole_road(tmp_path: Path, dr
     assert (
         "(R² of total)" in html and "kg/ha" in html and re.search(r"typically \S+ kg/ha off", html.replace("\xa0", " "))
     )
+    alone = pd.read_csv(data / "test.csv")
+    named = alone.assign(
+        quadrat=alone["image_path"].isin(alone["image_path"].unique()[:3]).map({True: "q", False: "r"})
+    )
+    named.to_csv(data / "test.csv", index=False)
+    remarks: list[str] = []
+    averaged = tmp_path / "averaged.csv"
+    predict_bundle(tmp_path / "bundle", data, averaged, weights=tmp_path / "none", say=remarks.append)
+    assert "note: 4 photographs of 2 quadrats: each has the mean mass over the photographs of its quadrat" in remarks
+    found = pd.read_csv(averaged)
+    assert found["quadrat"].tolist() == ["q", "q", "q", "r"]
+    for name in ("Dry_Total_g", "Dry_Total_kg_ha"):
+        by_hand = [predicted[name][:3].mean()] * 3 + [predicted[name][3]]
+        np.testing.assert_allclose(found[name], by_hand, atol=1e-4)
+    cache = ["--weights", "random", "--inline", "--cache", tmp_path / "cache"]
+    assert "4 photographs of 2 quadrats" in biomass(
+        "ensemble", tmp_path / "study", "--data", data, "--out", tmp_path / "q.csv", *cache
+    )
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "q.csv"), found, atol=1e-5)
     truth = tmp_path / "data-truth.csv"
     assert biomass("score", tmp_path / "predicted.csv", "--truth", truth).endswith(
         "not measured here: green, dead, clover, GDM"
