@@ -8,6 +8,7 @@ from pathlib import Path
 
 from biomass_models.backbones.weights import WeightsSource
 from biomass_models.config_rules import known_name
+from biomass_models.data.folds import cut_groups_notice
 from biomass_models.data.frames import Fit
 from biomass_models.data.table import fit_of, read_train
 from biomass_models.families import registry
@@ -176,7 +177,9 @@ def run_search(
             follows=follows,
         )
         note_stand_ins(ledger, fingerprints, weights, say)
-        for notice in StudyData(ledger).torn:
+        found = StudyData(ledger)
+        cut = cut_groups_notice(found.cut_groups, found.unit)
+        for notice in (*([] if cut is None else [cut]), *found.torn):
             say(f"note: {notice}")
         proposer.costs = fold_costs_here(ledger, proposer.spaces, fingerprints, resources, say)
         context = WorkerContext(
