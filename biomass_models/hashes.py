@@ -18,6 +18,7 @@ SAME_NUMBERS = {
     "974788876e19cc35": "4e3796a7ea2bd5f0",
     "273f40164e4ddf03": "4e3796a7ea2bd5f0",
     "ae3b4a30c0fc9f5c": "4e3796a7ea2bd5f0",
+    "416779c2ab067eb5": "4e3796a7ea2bd5f0",
 }
 
 

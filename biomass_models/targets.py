@@ -51,8 +51,44 @@ def weights_in(weight: FloatArray, rows: Any) -> FloatArray:
 
 
 def norm_of(weight: FloatArray) -> FloatArray:
-    """Weight of each target in a projection, [5]; 0 for a target that no row counts."""
-    norm_T: FloatArray = weight if weight.ndim == 1 else weight.max(axis=0, initial=0.0)
+    """Weight of each target in a projection, [5]; 0 for a target that no row counts.
+
+    A row that shows one of k photographs of a quadrat counts 1 / k of it: what is returned is without that factor, also
+    for a mass that was measured only where there are several. Masses that no row connects keep their largest weights.
+    """
+    if weight.ndim == 1:
+        return weight
+    largest_T: FloatArray = weight.max(axis=0, initial=0.0)
+    if in_proportion(weight, largest_T):
+        return largest_T
+    return _weights_without_shares(weight, largest_T)
+
+
+def in_proportion(weight_NT: FloatArray, base_T: FloatArray) -> bool:
+    """Whether the weights of each row are base_T times a factor of the row, where it counts any."""
+    ratio_NT = np.divide(weight_NT, base_T, out=np.zeros(weight_NT.shape), where=base_T > 0)
+    least_N = np.where(ratio_NT > 0, ratio_NT, np.inf).min(axis=1)
+    return bool((ratio_NT.max(axis=1) <= least_N * (1 + 1e-9)).all())
+
+
+def _weights_without_shares(weight_NT: FloatArray, largest_T: FloatArray) -> FloatArray:
+    """norm_of from rows with two masses or more: their ratio is that of their targets, whatever the factor."""
+    norm_T, known = np.zeros(len(TARGETS)), np.zeros(len(TARGETS), dtype=bool)
+    for start in np.argsort(-largest_T, kind="stable"):
+        if known[start] or largest_T[start] <= 0:
+            continue
+        part = {int(start): float(largest_T[start])}
+        while found := [
+            (target, part[have] * float(weight_NT[both[0], target] / weight_NT[both[0], have]))
+            for have in part
+            for target in np.flatnonzero(largest_T > 0).tolist()
+            if target not in part and len(both := np.flatnonzero((weight_NT[:, have] > 0) & (weight_NT[:, target] > 0)))
+        ]:
+            part.setdefault(*found[0])
+        columns = list(part)
+        base_C = np.array([part[column] for column in columns])
+        norm_T[columns] = base_C * (weight_NT[:, columns] / base_C).max()  # the largest factor of a row is 1
+        known[columns] = True
     return norm_T
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from biomass_models.errors import UserError
-from biomass_models.targets import TARGETS, FloatArray, measured_targets, norm_of, weight_T
+from biomass_models.targets import TARGETS, FloatArray, in_proportion, measured_targets, norm_of, weight_T
 
 WEIGHTED_R2 = "weighted R2"
 SHORT: dict[str, str] = dict(zip(TARGETS, ("green", "dead", "clover", "GDM", "total"), strict=True))
@@ -35,7 +35,9 @@ def counted_text(weight: FloatArray) -> str:
     for target in np.argsort(-norm_T, kind="stable")[: int((norm_T > 0).sum())]:
         images = int((weight[:, target] > 0).sum())
         names.append(SHORT[TARGETS[target]] + (f" ({images} of {len(weight)})" if images < len(weight) else ""))
-    kind = "R2" if len(names) == 1 else WEIGHTED_R2 if _published(weight) else f"{WEIGHTED_R2} (own weights)"
+    kind = (
+        "R2" if len(names) == 1 else WEIGHTED_R2 if in_proportion(weight, weight_T) else f"{WEIGHTED_R2} (own weights)"
+    )
     unmeasured = unmeasured_text(weight)
     if not unmeasured and (weight > 0).all():
         return kind
@@ -46,13 +48,6 @@ def counted_notice(weight: FloatArray) -> str | None:
     """What pages say before their scores: what these count, None where that is all five masses as published."""
     counted = counted_text(weight)
     return None if counted == WEIGHTED_R2 else f"scores are {counted}"
-
-
-def _published(weight_NT: FloatArray) -> bool:
-    """Whether the weights of each row are in proportion to the published ones, where it counts any."""
-    ratio_NT = weight_NT / weight_T
-    least_N = np.where(ratio_NT > 0, ratio_NT, np.inf).min(axis=1)
-    return bool((ratio_NT.max(axis=1) <= least_N * (1 + 1e-9)).all())
 
 
 def require_all_measured(weight: FloatArray) -> None:
@@ -66,7 +61,7 @@ def require_all_measured(weight: FloatArray) -> None:
 def sums_by_target(value_NT: FloatArray, weight: FloatArray) -> FloatArray:
     """Sum over the images of what each cell holds, [..., N, 5] -> [..., 5].
 
-    A cell counts by its weight as a share of its target's largest one: all of it where all was measured.
+    A cell counts by its weight as a share of its target's: all of it, or 1 / k for one of k photographs of a quadrat.
     """
     if weight.ndim == 1:
         return np.asarray(value_NT.sum(-2))
@@ -82,6 +77,6 @@ def images_by_target(weight: FloatArray, images: int) -> FloatArray:
 
 
 def shares_of(weight_NT: FloatArray) -> FloatArray:
-    """Each cell's weight as a share of its target's largest one."""
+    """Each cell's weight as a share of its target's (targets.norm_of)."""
     norm_T = norm_of(weight_NT)
     return weight_NT / np.where(norm_T > 0, norm_T, 1.0)

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from biomass_models.data.dataset import QUADRATS_FILE
+from biomass_models.counted import counted
+from biomass_models.data.dataset import QUADRAT, QUADRATS_FILE
 from biomass_models.data.problems import (
     ROW,
     Level,
@@ -53,15 +54,15 @@ def submission_bytes(test_rows: pd.DataFrame, masses: pd.DataFrame) -> bytes:
 
 
 def masses_bytes(masses: pd.DataFrame) -> bytes:
-    """CSV `image_id,<five targets>` in the order of `masses`, then its further columns; a target that was never
-    measured (all NaN) is blank.
+    """CSV `image_id,<five targets>` in the order of `masses`, then its further columns, `quadrat` before the masses; a
+    target that was never measured (all NaN) is blank.
 
     Raises ValueError for the other masses as submission_bytes does.
     """
     mass_NT = masses[list(TARGETS)].to_numpy(dtype=np.float64)
     _require_sound(np.where(np.isnan(mass_NT).all(axis=0), 0.0, mass_NT), gaps=not np.isnan(mass_NT).any())
     frame = masses if "image_id" in masses.columns else masses.reset_index(names="image_id")
-    leading = ["image_id", *TARGETS]
+    leading = ["image_id", *([QUADRAT] if QUADRAT in frame else []), *TARGETS]
     frame = frame[[*leading, *(name for name in frame if name not in leading)]]
     return str(frame.to_csv(index=False, float_format="%.6f", lineterminator="\n")).encode()
 
@@ -183,19 +184,50 @@ def _problem(
     return Problem(level=level, file=path.name, row=row, rule=rule, got=got, remedy=remedy)
 
 
+# -- photographs of one quadrat ---------------------------------------------------------------------------------------
+
+
+def quadrat_means(mass_NT: FloatArray, quadrat_N: Sequence[str] | None) -> FloatArray:
+    """Masses [N, 5] of photographs -> of their quadrats: each photograph has the mean of all of its quadrat.
+
+    quadrat_N: name of each photograph's quadrat; None where each shows one of its own.
+    """
+    if quadrat_N is None:
+        return mass_NT
+    _, of_N, photographs_Q = np.unique(np.asarray(quadrat_N, dtype=str), return_inverse=True, return_counts=True)
+    sum_QT = np.zeros((len(photographs_Q), mass_NT.shape[1]))
+    np.add.at(sum_QT, of_N, mass_NT)
+    mean_NT: FloatArray = (sum_QT / photographs_Q[:, None])[of_N]
+    return mean_NT
+
+
+def quadrats_note(quadrat_N: Sequence[str]) -> str:
+    """What a reader of their masses should know."""
+    photographs, quadrats = counted(len(quadrat_N), "photograph"), counted(len(set(quadrat_N)), "quadrat")
+    return f"{photographs} of {quadrats}: each has the mean mass over the photographs of its quadrat"
+
+
 # -- tables of masses -------------------------------------------------------------------------------------------------
 
 
 def mass_table(
-    image_ids: Sequence[str], mass_NT: FloatArray, *, unit: str = "g", per_gram: FloatArray | None = None
+    image_ids: Sequence[str],
+    mass_NT: FloatArray,
+    *,
+    unit: str = "g",
+    per_gram: FloatArray | None = None,
+    quadrat_N: Sequence[str] | None = None,
 ) -> bytes:
     """CSV: image_id, TARGETS in grams per quadrat, and the same in the user's unit (Dry_Total_kg_ha, ...) if another.
 
     mass_NT: grams, NaN throughout in a target that is not measured; per_gram: how much of the unit one gram is, [N, 1]
-    or [1, 1], None where it cannot be said. Raises ValueError as masses_bytes.
+    or [1, 1], None where it cannot be said; quadrat_N: names that stand behind the ids, None where a photograph is a
+    quadrat. Raises ValueError as masses_bytes.
     """
     table = pd.DataFrame(mass_NT, columns=list(TARGETS))
     table.insert(0, "image_id", list(image_ids))
+    if quadrat_N is not None:
+        table[QUADRAT] = list(quadrat_N)
     if unit != "g" and per_gram is not None:
         table[[unit_column(name, unit) for name in TARGETS]] = mass_NT * per_gram
     return masses_bytes(table)

@@ -73,7 +73,7 @@ EDGES: dict[str, set[str]] = {
         f"{RUN}.wheel",
         f"{STUDY}.files",
     },
-    f"{STUDY}.files": {*FLOOR, STUDY},
+    f"{STUDY}.files": {MODEL, STUDY},
     WORKERS: {
         *MODELS,
         f"{MODEL}.training",

@@ -20,12 +20,13 @@ from biomass_models.counted import counted
 from biomass_models.data.dataset import KEPT_WHOLE, QUADRAT
 from biomass_models.data.problems import errors_of, read_cells
 from biomass_models.errors import UserError
+from biomass_models.fold_rows import ALWAYS, EXAM, EXAM_WORD, TIME, folds_in, is_ordered, training_rows
 from biomass_models.targets import LEAST_MEASURED, TARGETS, IntArray
 
-SCHEMES: tuple[str, ...] = ("date", "random", "state", "species", "file")
+SCHEMES: tuple[str, ...] = ("date", "random", "state", "species", TIME, "file")
 
-EXAM = -1  # fold of the images that are kept out of everything, for an exam
 LEAST_EXAM_DATES = 2
+LEAST_FIRST_DATES = 2  # of a first block: models choose settings by parting their training rows by date
 _DRAWS = 32  # random orders of the groups tried for `date`; the most even outcome is kept
 
 
@@ -47,10 +48,12 @@ def assign_folds(
 
     quadrats: the wide table of read_train. Schemes: `date` keeps a group on one side and spreads clover and dead matter
     evenly (where nothing is grouped it is `random`); `random` and `species` split by image, stratified; `state` leaves
-    one state out, whatever n_folds says; `file` reads `image_id,fold`. None parts the photographs of a quadrat. exam:
-    share of the images, by whole groups, that is drawn first and is in no fold (EXAM); a file says that itself. known:
-    image_id and group of images that an earlier search has learned from: no exam holds their groups. Raises FoldError,
-    also where a fold leaves a target too few measured rows to learn from.
+    one state out, whatever n_folds says; `time` cuts the dates into n_folds blocks in order, of which the first is only
+    trained on (fold ALWAYS) and the others are the folds 0..K-2, each to be predicted from what lies before it; `file`
+    reads `image_id,fold`. None parts the photographs of a quadrat. exam: share of the images that is in no fold (EXAM):
+    whole groups that are drawn first, under `time` the last dates; a file says that itself. known: image_id and group
+    of images that an earlier search has learned from: no exam holds their groups. Raises FoldError, also where a fold
+    leaves a target too few measured rows to learn from.
     """
     known_name("a fold scheme", scheme, SCHEMES, FoldError)
     if (scheme == "file") != (file is not None):
@@ -64,7 +67,7 @@ def assign_folds(
 
     if file is not None:
         if exam:
-            raise FoldError(f"a fold file names the images of an exam itself, with fold {EXAM}; leave --exam out")
+            raise FoldError(f"a fold file names the images of an exam itself, by {EXAM_WORD}; leave --exam out")
         fold = _read_fold_file(file, table["image_id"])
         _require_whole_exam(table["group"], fold == EXAM)
         _require_whole_quadrats(table, fold)
@@ -75,9 +78,11 @@ def assign_folds(
             )
     else:
         fold = np.full(len(table), EXAM, dtype=np.int64)
-        learned = ~_exam_rows(table["group"], exam, seed, _known_groups(table, known))
+        learned = ~_exam_rows(table, exam, seed, _known_groups(table, known), last=is_ordered(scheme))
         fold[learned] = _draw(table[learned], scheme, n_folds, seed)
-    _require_measured(table, fold)
+        if is_ordered(scheme):
+            _require_whole_quadrats(table, fold)
+    _require_measured(table, fold, ordered=is_ordered(scheme))
     column = pd.Series(fold, index=table.index).loc[quadrats.index].to_numpy(dtype=np.int64)
     return pd.DataFrame({"image_id": quadrats["image_id"].to_numpy(), "fold": column, "group": group.to_numpy()})
 
@@ -87,8 +92,13 @@ def groups_of(quadrats: pd.DataFrame) -> pd.Series:
     if KEPT_WHOLE in quadrats:
         return quadrats[KEPT_WHOLE].astype("str")
     _require_column(quadrats, "Sampling_Date", "groups by date")
-    date = quadrats["Sampling_Date"].dt.strftime("%Y-%m-%d")
+    date = _dates(quadrats)
     return quadrats["State"].astype("str") + "|" + date if "State" in quadrats else date
+
+
+def _dates(quadrats: pd.DataFrame) -> pd.Series:
+    """The sampling date of each image as a text that sorts by time."""
+    return quadrats["Sampling_Date"].dt.strftime("%Y-%m-%d")
 
 
 def is_grouped(quadrats: pd.DataFrame) -> bool:
@@ -112,6 +122,8 @@ def _draw(table: pd.DataFrame, scheme: str, n_folds: int, seed: int) -> IntArray
         fold, states = pd.factorize(table["State"], sort=True)
         _require_enough("states", len(states), 2)
         return np.asarray(fold, dtype=np.int64)
+    if scheme == TIME:
+        return _by_time(table, n_folds)
     if QUADRAT not in table:
         return _DRAW_OF[scheme](table, n_folds, np.random.default_rng(seed))
     # photographs of a quadrat are one row of what is dealt
@@ -131,19 +143,24 @@ def _require_whole_quadrats(table: pd.DataFrame, fold: IntArray) -> None:
         )
 
 
-def _require_measured(table: pd.DataFrame, fold: IntArray) -> None:
-    """Raise FoldError where the rows outside a fold leave a target too few measured cells. A target that was measured
-    in every row has as many as there are rows."""
+def _require_measured(table: pd.DataFrame, fold: IntArray, *, ordered: bool) -> None:
+    """Raise FoldError where a target is measured in no row that is scored, or the training rows of a fold have too few
+    measured cells. A target that was measured in every row has as many as there are rows, which only the first of
+    ordered folds may lack."""
+    remedy = f"measure more, {'cut fewer blocks (--folds), ' * ordered}or leave its column out of dataset.toml"
     for target in (name for name in TARGETS if name in table):
         measured = table[target].notna().to_numpy()
-        if measured.all() or not measured.any():
+        if not measured.any() or (measured.all() and not ordered):
             continue
-        rows = {int(k): int(measured[(fold != EXAM) & (fold != k)].sum()) for k in np.unique(fold[fold != EXAM])}
+        if not measured[fold >= 0].any():
+            raise FoldError(f"what is learned is scored, {target} is measured only in images that are not; {remedy}")
+        rows = {k: int(measured[training_rows(fold, k, ordered=ordered)].sum()) for k in folds_in(fold)}
         least = min(rows, key=lambda k: rows[k])
         if rows[least] < LEAST_MEASURED:
+            where = f"before fold {least}" if ordered else f"without fold {least}"
             raise FoldError(
-                f"{target} is learned from {LEAST_MEASURED} measured photographs or more, without fold {least} there "
-                f"are {rows[least]}; measure more, or leave its column out of dataset.toml"
+                f"{target} is learned from {LEAST_MEASURED} measured photographs or more, {where} there "
+                f"are {rows[least]}; {remedy}"
             )
 
 
@@ -155,20 +172,25 @@ def _known_groups(table: pd.DataFrame, known: pd.DataFrame | None) -> set[str]:
     return set(table.loc[met, "group"])
 
 
-def _exam_rows(group: pd.Series, share: float, seed: int, known: set[str]) -> NDArray[np.bool_]:
-    """Which rows an exam takes: whole groups in a drawn order, until adding another is farther from the share."""
-    taken = np.zeros(len(group), dtype=bool)
+def _exam_rows(table: pd.DataFrame, share: float, seed: int, known: set[str], *, last: bool) -> NDArray[np.bool_]:
+    """Which rows an exam takes: whole groups in a drawn order (last: whole dates, the last ones), until adding another
+    is farther from the share. known: groups that it does not take."""
+    taken = np.zeros(len(table), dtype=bool)
     if share == 0.0:
         return taken
     if not 0.0 < share <= 0.5:
         raise FoldError(f"an exam takes a share of the images, above 0 and at most 0.5, got {share:g}")
-    names = sorted(group.unique())
+    if last:
+        _require_dates(table)
+    unit = _dates(table) if last else table["group"]
+    known = set(unit[table["group"].isin(known)])
+    names = sorted(unit.unique())
     dates = 0
-    for name in np.random.default_rng([seed, 1]).permutation(names):
+    for name in reversed(names) if last else np.random.default_rng([seed, 1]).permutation(names):
         if name in known:
             continue
-        own = (group == name).to_numpy()
-        grown, wanted = int(taken.sum() + own.sum()), share * len(group)
+        own = (unit == name).to_numpy()
+        grown, wanted = int(taken.sum() + own.sum()), share * len(table)
         if dates >= LEAST_EXAM_DATES and abs(grown - wanted) >= abs(taken.sum() - wanted):
             break
         taken |= own
@@ -191,11 +213,11 @@ def _require_whole_exam(group: pd.Series, kept: NDArray[np.bool_]) -> None:
     names = set(group[kept])
     if both := sorted(names & set(group[~kept])):
         raise FoldError(
-            f"an exam (fold {EXAM}) holds whole sampling dates, {_some(pd.Series(both))} also lies in folds; give all "
-            f"of its images fold {EXAM}, or none"
+            f"an exam holds whole sampling dates, {_some(pd.Series(both))} also lies in folds; give all of its images "
+            f"{EXAM_WORD} for a fold, or none"
         )
     if names and len(names) < LEAST_EXAM_DATES:
-        raise FoldError(f"an exam (fold {EXAM}) holds {LEAST_EXAM_DATES} sampling dates or more, got {len(names)}")
+        raise FoldError(f"an exam holds {LEAST_EXAM_DATES} sampling dates or more, got {len(names)}")
 
 
 def units_of(quadrats: pd.DataFrame, scheme: str) -> pd.Series:
@@ -245,10 +267,29 @@ def ungrouped_notice(quadrats: pd.DataFrame) -> str | None:
     )
 
 
-def fold_hash(folds: pd.DataFrame) -> str:
-    """12 hex digits of which image is in which fold, whatever the order of the rows; an exam's are in none."""
+def unscored_notice(quadrats: pd.DataFrame, *, ordered: bool) -> str | None:
+    """What is only trained on, and what predicts new photographs where folds are ordered; None where all are scored.
+
+    quadrats: with folds, also of rows that are not scored.
+    """
+    always = quadrats[quadrats["fold"] == ALWAYS]
+    if not ordered:
+        if always.empty:
+            return None
+        return f"{counted(len(always), 'photograph is', 'photographs are')} only trained on (fold {ALWAYS}), not scored"
+    return (
+        f"blocks of time in order: each is predicted from those before it, and the first "
+        f"({counted(len(always), 'photograph')} to {max(_dates(always))}) is not scored; the models of the last block "
+        "predict new photographs"
+    )
+
+
+def fold_hash(folds: pd.DataFrame, *, ordered: bool = False) -> str:
+    """12 hex digits of which image is in which fold, whatever the order of the rows, and of whether folds are in order
+    of time; an exam's images are in none."""
     pairs = zip(folds["image_id"], folds["fold"].astype(int), strict=True)
     lines = sorted(f"{image_id}\t{fold}\n" for image_id, fold in pairs if fold != EXAM)
+    lines += ["ordered\n"] * ordered
     return hashlib.blake2b("".join(lines).encode(), digest_size=6).hexdigest()
 
 
@@ -303,6 +344,47 @@ def _greedy_groups(count_GS: NDArray[np.float64], n_folds: int, rng: np.random.G
     return float((((filled_KS - share_S) ** 2) / share_S).sum()), fold_G
 
 
+def _require_dates(table: pd.DataFrame) -> None:
+    _require_column(table, "Sampling_Date", "folds by time")
+    if lacking := int(table["Sampling_Date"].isna().sum()):
+        raise FoldError(
+            f"folds by time need the date of every photograph, {counted(lacking, 'has', 'have')} none; fill it in, or "
+            "choose another --scheme"
+        )
+
+
+def _by_time(table: pd.DataFrame, n_blocks: int) -> IntArray:
+    """Blocks of whole dates in order: ALWAYS for the first, then 0, 1, ..."""
+    _require_dates(table)
+    day, names = pd.factorize(_dates(table), sort=True)
+    if len(names) < n_blocks - 1 + LEAST_FIRST_DATES:
+        raise FoldError(
+            f"{n_blocks} blocks of time need {n_blocks - 1 + LEAST_FIRST_DATES} sampling dates, {LEAST_FIRST_DATES} of "
+            f"them in the first, got {len(names)}; ask for fewer (--folds), or choose another --scheme"
+        )
+    ends = _even_cuts(np.bincount(day), n_blocks)
+    return np.searchsorted(ends, day, side="right").astype(np.int64) + ALWAYS
+
+
+def _even_cuts(size_D: IntArray, blocks: int) -> IntArray:
+    """Where each of so many runs of dates ends (last + 1): those with the least sum of squared sizes, so about equal;
+    the first has LEAST_FIRST_DATES or more, the others one."""
+    before_E = np.concatenate([[0.0], np.cumsum(size_D, dtype=np.float64)])
+    # cost_E: of the best blocks so far that end before date E
+    cost_E = np.where(np.arange(len(before_E)) >= LEAST_FIRST_DATES, before_E**2, np.inf)
+    begins_BE = []
+    for _ in range(blocks - 1):
+        # [begin, end]: of one more block between the two
+        block_EE = (before_E[None, :] - before_E[:, None]) ** 2
+        total_EE = np.where(np.triu(np.ones_like(block_EE, dtype=bool), 1), cost_E[:, None] + block_EE, np.inf)
+        begins_BE.append(total_EE.argmin(0))
+        cost_E = total_EE.min(0)
+    ends = [len(size_D)]
+    for begin_E in reversed(begins_BE):
+        ends.append(int(begin_E[ends[-1]]))
+    return np.array(ends[::-1], dtype=np.int64)
+
+
 def _by_image(table: pd.DataFrame, n_folds: int, rng: np.random.Generator) -> IntArray:
     return _dealt(_strata(table), n_folds, rng)
 
@@ -344,18 +426,24 @@ def _read_fold_file(path: Path, image_id: pd.Series) -> IntArray:
     faults = [str(problem) for problem in errors_of(problems)]
     if not faults:
         listed = cells["image_id"]
-        is_number = cells["fold"].str.fullmatch(rf"{EXAM}|\d{{1,6}}")
-        number = pd.to_numeric(cells["fold"].where(is_number, "0")).astype(np.int64)
-        present = sorted(set(number[is_number]) - {EXAM})
+        given = cells["fold"].str.lower().replace(EXAM_WORD, str(EXAM))
+        known = given.str.fullmatch(rf"{ALWAYS}|\d{{1,6}}") | (cells["fold"].str.lower() == EXAM_WORD)
+        number = pd.to_numeric(given.where(known, "0")).astype(np.int64)
+        present, always = folds_in(number[known]), bool((number[known] == ALWAYS).any())
         wrong = {
-            f"fold is a whole number from 0, or {EXAM} for an exam": cells["fold"][~is_number],
+            f"fold is a whole number from 0, {ALWAYS} for an image that is only trained on, or {EXAM_WORD}": cells[
+                "fold"
+            ][~known],
             "an image has one fold": listed[listed.duplicated()],
             "every image of the table has a fold": image_id[~image_id.isin(listed)],
             "every image is in the table": listed[~listed.isin(image_id)],
         }
         faults = [f"{rule}, got {_some(values)}" for rule, values in wrong.items() if len(values)]
-        if present != list(range(len(present))) or len(present) < 2:
-            faults.append(f"folds are numbered 0, 1, ... without gaps, at least two; got {present[:20]}")
+        if present != list(range(len(present))) or len(present) < (1 if always else 2):
+            faults.append(
+                f"folds are numbered 0, 1, ... without gaps, at least two, or one beside images of fold {ALWAYS}; got "
+                f"{present[:20]}{f' and {ALWAYS}' * always}"
+            )
     if faults:
         raise FoldError(f"{Path(path).name} does not give folds; mend it:\n" + "\n".join(faults))
     return np.asarray(number.set_axis(listed).loc[image_id], dtype=np.int64)

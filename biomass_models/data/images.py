@@ -37,6 +37,7 @@ HEIF = "HEIF"  # of phones, .heic too; read where pillow-heif is installed
 _EIGHT_BIT = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")  # PIL's modes
 _DEEPEST = 65535  # of a channel of 16 bits
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF tag, and its values that swap width and height
+_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257  # tags of a TIFF's header
 _GAP = 2.0  # a draft keeps this many times the pixels asked for, so that the resize filter sets the result
 _STAMP_WIDTH = 1000  # px; strokes of a date stamp are lost in smaller drafts
 
@@ -197,7 +198,11 @@ def upright_size(image: Image.Image, path: Path) -> Size:
     """Width and height in px of an opened file as it is seen, from its header. Raises ImageError."""
     with _whole(path):  # a PNG is decoded for what may stand behind its pixels
         turned = image.getexif().get(_ORIENTATION) in _TURNED
-    return (image.height, image.width) if turned else (image.width, image.height)
+    width, height = image.size
+    if image.format == "TIFF":  # Pillow turns its size as it opens it, as its pixels when they are decoded
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        width, height = tags[_TIFF_WIDTH], tags[_TIFF_HEIGHT]
+    return (height, width) if turned else (width, height)
 
 
 def file_digest(path: Path) -> str:

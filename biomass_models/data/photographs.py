@@ -18,6 +18,7 @@ from PIL import Image
 from biomass_models.data.frames import Fit, hidden_share
 from biomass_models.data.images import header_size, open_photograph, upright_rgb, upright_size
 
+PUBLISHED_SIZE = (2000, 1000)  # px of the competition's photographs
 SIDE = 16  # px of a thumbnail
 SAME = 0.96  # correlation of two thumbnails above which they show the same; other quadrats reach 0.84, turned ones too
 _COARSE, _MAYBE = 8, 0.97  # px and correlation of the first pass, which compares all with all

@@ -312,6 +312,11 @@ def _weigh(dataset: Dataset, table: pd.DataFrame) -> list[Problem]:
     return problems
 
 
+def further_columns(table: pd.DataFrame) -> list[str]:
+    """Columns of a models' table, or a study's, that a user's table had beside those that have a meaning."""
+    return [str(name) for name in table if name not in _OWN]
+
+
 def _keep_others(dataset: Dataset, text: pd.DataFrame, table: pd.DataFrame) -> None:
     """Adds what has no meaning to the models: numbers where all cells are, else text; own names end in `_`."""
     mapped = set(dataset.columns.values())

@@ -1,8 +1,9 @@
 """Reference predictions that cost next to nothing and put every score in proportion.
 
 N images, F colour statistics. pred_NT are out-of-fold predictions [N, 5] in grams, columns as TARGETS, clipped at 0,
-rows as in `quadrats` (the wide table of table.read_train); NaN in targets that were never measured. Each target is
-fitted on the rows in which it was. `folds` comes from folds.assign_folds, same row order.
+rows as in `quadrats` (the wide table of table.read_train); NaN in targets that were never measured, and in rows that
+no fold holds out. Each target is fitted on the rows in which it was. `folds` comes from folds.assign_folds, same order.
+ordered: whether folds are blocks of time (fold_rows.py).
 
 per_target_mean   the mean of the training folds
 metadata_trees    NDVI, height, season, state, species; needs metadata, so it cannot predict the test set, and is left
@@ -29,6 +30,7 @@ from sklearn.preprocessing import StandardScaler
 from biomass_models.data.cell_weights import measured_alike, measured_masses, row_weights
 from biomass_models.data.images import as_rgb, open_photograph
 from biomass_models.errors import UserError
+from biomass_models.fold_rows import folds_in, training_rows
 from biomass_models.interrupt import OnProgress
 from biomass_models.targets import TARGETS, FloatArray, weighted_r2_score, weights_in, weights_of
 
@@ -44,8 +46,11 @@ INNER_FOLDS = 4
 LONE_GROUP_ALPHA = 100.0  # where the training rows have one group only, no inner fold can choose
 
 
-def reference_predictions(quadrats: pd.DataFrame, paths: Sequence[Path], on_progress: OnProgress) -> pd.DataFrame:
-    """Out-of-fold masses of every reference on the folds of quadrats: reference, image_id and five targets in grams.
+def reference_predictions(
+    quadrats: pd.DataFrame, paths: Sequence[Path], on_progress: OnProgress, *, ordered: bool = False
+) -> pd.DataFrame:
+    """Out-of-fold masses of every reference on the folds of quadrats: reference, image_id and five targets in grams, a
+    row for each image that is scored.
 
     paths: of the photographs, in the order of quadrats.
     """
@@ -55,15 +60,15 @@ def reference_predictions(quadrats: pd.DataFrame, paths: Sequence[Path], on_prog
         colour.append(colour_statistics(path))
         on_progress(row, len(paths))
     predictions = {
-        "per-target mean": per_target_mean(quadrats, folds),
-        "colour ridge": colour_ridge(np.array(colour), quadrats, folds),
+        "per-target mean": per_target_mean(quadrats, folds, ordered=ordered),
+        "colour ridge": colour_ridge(np.array(colour), quadrats, folds, ordered=ordered),
     }
     if not missing_metadata(quadrats):
-        predictions["metadata trees"] = metadata_trees(quadrats, folds)
-    frames = []
+        predictions["metadata trees"] = metadata_trees(quadrats, folds, ordered=ordered)
+    frames, scored_N = [], (quadrats["fold"] >= 0).to_numpy()
     for name, pred_NT in predictions.items():
-        frame = pd.DataFrame(pred_NT, columns=list(TARGETS))
-        frame.insert(0, "image_id", quadrats["image_id"].to_numpy())
+        frame = pd.DataFrame(pred_NT[scored_N], columns=list(TARGETS))
+        frame.insert(0, "image_id", quadrats["image_id"].to_numpy()[scored_N])
         frame.insert(0, "reference", name)
         frames.append(frame)
     return pd.concat(frames, ignore_index=True)
@@ -74,7 +79,7 @@ def missing_metadata(quadrats: pd.DataFrame) -> list[str]:
     return [name for name in TREE_COLUMNS if name not in quadrats or quadrats[name].isna().any()]
 
 
-def per_target_mean(quadrats: pd.DataFrame, folds: pd.DataFrame) -> FloatArray:
+def per_target_mean(quadrats: pd.DataFrame, folds: pd.DataFrame, *, ordered: bool = False) -> FloatArray:
     """Each target's mean over the training folds, [N, 5] grams. It scores above 0: the metric has one grand mean."""
     labels = _Labels.of(quadrats)
 
@@ -86,10 +91,10 @@ def per_target_mean(quadrats: pd.DataFrame, folds: pd.DataFrame) -> FloatArray:
 
         return labels.fit_predict(train, held, fit)
 
-    return _out_of_fold(quadrats, folds, fit_predict)
+    return _out_of_fold(quadrats, folds, fit_predict, ordered)
 
 
-def metadata_trees(quadrats: pd.DataFrame, folds: pd.DataFrame, seed: int = 0) -> FloatArray:
+def metadata_trees(quadrats: pd.DataFrame, folds: pd.DataFrame, seed: int = 0, *, ordered: bool = False) -> FloatArray:
     """Extremely randomised trees on NDVI, height, season (sine and cosine), state and species, [N, 5] grams."""
     labels = _Labels.of(quadrats)
     angle = 2 * np.pi * quadrats["Sampling_Date"].dt.day_of_year.to_numpy(dtype=np.float64) / 365.25
@@ -105,10 +110,12 @@ def metadata_trees(quadrats: pd.DataFrame, folds: pd.DataFrame, seed: int = 0) -
 
         return labels.fit_predict(train, held, fit)
 
-    return _out_of_fold(quadrats, folds, fit_predict)
+    return _out_of_fold(quadrats, folds, fit_predict, ordered)
 
 
-def colour_ridge(colour_NF: FloatArray, quadrats: pd.DataFrame, folds: pd.DataFrame) -> FloatArray:
+def colour_ridge(
+    colour_NF: FloatArray, quadrats: pd.DataFrame, folds: pd.DataFrame, *, ordered: bool = False
+) -> FloatArray:
     """Ridge regression on standardised colour statistics, [N, 5] grams.
 
     The penalty is chosen within the training folds, by inner folds that keep the folds' groups together.
@@ -125,7 +132,7 @@ def colour_ridge(colour_NF: FloatArray, quadrats: pd.DataFrame, folds: pd.DataFr
         alpha = _choose_alpha(colour_NF, labels, train, group_N[train])
         return _ridge_predictions(alpha, colour_NF, labels, train, held)
 
-    return _out_of_fold(quadrats, folds, fit_predict)
+    return _out_of_fold(quadrats, folds, fit_predict, ordered)
 
 
 def colour_statistics(path: Path) -> FloatArray:
@@ -217,15 +224,17 @@ def _out_of_fold(
     quadrats: pd.DataFrame,
     folds: pd.DataFrame,
     fit_predict: Callable[[NDArray[np.intp], NDArray[np.intp]], FloatArray],
+    ordered: bool,
 ) -> FloatArray:
-    """Predict every fold from the rows of the other folds, [N, 5] grams, clipped at 0."""
+    """Predict every fold from its training rows, [N, 5] grams, clipped at 0; NaN in rows that no fold holds out."""
     if not np.array_equal(quadrats["image_id"].to_numpy(dtype=str), folds["image_id"].to_numpy(dtype=str)):
         raise ValueError("quadrats and folds must list the same image ids in the same order; assign the folds anew")
     fold_N = folds["fold"].to_numpy()
-    if len(np.unique(fold_N)) < 2:
-        raise UserError(f"out-of-fold predictions need at least 2 folds, got {len(np.unique(fold_N))}")
-    pred_NT = np.empty((len(quadrats), len(TARGETS)))
-    for fold in np.unique(fold_N):
-        held = np.flatnonzero(fold_N == fold)
-        pred_NT[held] = fit_predict(np.flatnonzero(fold_N != fold), held)
+    pred_NT = np.full((len(quadrats), len(TARGETS)), np.nan)
+    for fold in folds_in(fold_N):
+        train, held = training_rows(fold_N, fold, ordered=ordered), fold_N == fold
+        if not train.any():
+            raise UserError(f"out-of-fold predictions need training rows for every fold, fold {fold} has none")
+        held = np.flatnonzero(held)
+        pred_NT[held] = fit_predict(np.flatnonzero(train), held)
     return np.maximum(pred_NT, 0.0)

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from biomass_models.data import rules
-from biomass_models.data.dataset import QUADRATS_FILE, inspect_dataset
+from biomass_models.data.dataset import QUADRAT, QUADRATS_FILE, inspect_dataset
 from biomass_models.data.frames import Fit
 from biomass_models.data.problems import ROW, DataError, Problem, flag, raise_errors, read_cells, read_header
 from biomass_models.data.quadrats import inspect_quadrats
@@ -63,9 +63,13 @@ def read_train(data_dir: Path) -> pd.DataFrame:
 
 
 def read_test(data_dir: Path) -> pd.DataFrame:
-    """test.csv as one row an image: image_id, image_path, in order of first appearance. Raises DataError."""
+    """test.csv as one row an image: image_id, image_path, in order of first appearance; `quadrat` where it has one.
+
+    Raises DataError.
+    """
     long = _sound_test(data_dir)
-    return long.drop_duplicates("image_id")[["image_id", "image_path"]].reset_index(drop=True)
+    columns = ["image_id", "image_path", *([QUADRAT] if QUADRAT in long else [])]
+    return long.drop_duplicates("image_id")[columns].reset_index(drop=True)
 
 
 def read_test_rows(data_dir: Path) -> pd.DataFrame:
@@ -130,11 +134,14 @@ def inspect_train(data_dir: Path) -> tuple[pd.DataFrame, list[Problem]]:
 
 
 def inspect_test(data_dir: Path) -> tuple[pd.DataFrame, list[Problem]]:
-    """test.csv's long rows with `row` and image_id; and every problem."""
-    text, problems = _long_cells(Path(data_dir) / TEST_FILE, TEST_COLUMNS)
+    """test.csv's long rows with `row` and image_id; and every problem. `quadrat`, where it is there, is read too."""
+    path = Path(data_dir) / TEST_FILE
+    named = (QUADRAT,) if QUADRAT in map(str.lower, read_header(path)) else ()
+    text, problems = _long_cells(path, (*TEST_COLUMNS, *named))
     long = _with_ids(text)
     problems += _shared_problems(TEST_FILE, long)
-    problems += rules.check_consistent(TEST_FILE, long, long, ("image_path",))
+    problems += rules.check_filled(TEST_FILE, long, named)
+    problems += rules.check_consistent(TEST_FILE, long, long, ("image_path", *named))
     return long, _sorted(problems)
 
 

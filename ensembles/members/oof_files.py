@@ -24,6 +24,7 @@ from biomass_models.data.problems import other_separator, read_header
 from biomass_models.data.quadrats import derive
 from biomass_models.data.table import split_sample_id
 from biomass_models.errors import UserError
+from biomass_models.fold_rows import ALWAYS, EXAM, EXAM_WORD, scored_rows
 from biomass_models.targets import TARGETS
 from ensembles.members.columns import labels_of, predictions_of, tidy_names
 from ensembles.members.library import LibraryError
@@ -58,8 +59,9 @@ def read_members(
 def read_truth(path: Path, *, groups: Sequence[str] = DEFAULT_GROUPS, folds: int = 5, seed: int = 0) -> pd.DataFrame:
     """image_id, fold, group, TARGETS, and State and unit (if there): what library_from_frames needs of a truth.
 
-    A mass that was not measured is NaN, unless it follows from the others (quadrats.derive).
-    Raises LibraryError for a file without masses, an unknown group column or fewer groups than folds.
+    A mass that was not measured is NaN, unless it follows from the others (quadrats.derive). Rows whose fold is -1 or
+    exam (fold_rows.py) are left out: nothing predicts them.
+    Raises LibraryError for a file without masses, an unknown group column, fewer groups than folds, or what is no fold.
     """
     try:
         table = _table(path)
@@ -77,7 +79,7 @@ def read_truth(path: Path, *, groups: Sequence[str] = DEFAULT_GROUPS, folds: int
     keys = [facts[name].astype(str) for name in groups] or [facts["image_id"]]
     group_N = np.array([" ".join(parts) for parts in zip(*keys, strict=True)])
     masses["group"] = group_N
-    masses["fold"] = facts["fold"].to_numpy(dtype=np.int64) if "fold" in facts else _deal(group_N, folds, seed)
+    masses["fold"] = _folds(facts["fold"]) if "fold" in facts else _deal(group_N, folds, seed)
     dates = [name for name in DEFAULT_GROUPS if name in facts]
     if "Sampling_Date" in dates:
         date = facts[dates].astype(str).agg(" ".join, axis=1)
@@ -85,7 +87,21 @@ def read_truth(path: Path, *, groups: Sequence[str] = DEFAULT_GROUPS, folds: int
             masses["unit"] = date.to_numpy()
     if "State" in facts:
         masses["State"] = facts["State"].to_numpy()
-    return masses
+    return scored_rows(masses)
+
+
+def _folds(column: pd.Series) -> NDArray[np.int64]:
+    """The numbers of a truth's folds, as fold_rows has them."""
+    number = pd.to_numeric(column.replace(EXAM_WORD, EXAM), errors="coerce")
+    wrong = column[~(number.isin([ALWAYS, EXAM]) | ((number >= 0) & (number % 1 == 0)))]
+    if len(wrong):
+        raise LibraryError(
+            f"a truth's fold is a whole number from 0, {ALWAYS} for what is only trained on, or {EXAM_WORD}; got "
+            f"{wrong.iloc[0]!r}"
+        )
+    if not (number >= 0).any():
+        raise LibraryError("a truth has rows that a fold holds out, got none in its column fold; number folds from 0")
+    return number.to_numpy(dtype=np.int64)
 
 
 def _image_ids(table: pd.DataFrame) -> pd.Series:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from biomass_models.counted import counted
-from biomass_models.data.dataset import QUADRATS_FILE
+from biomass_models.data.dataset import QUADRAT, QUADRATS_FILE
 from biomass_models.data.table import TEST_FILE, TRAIN_FILE, masses_to_long, read_test, read_test_rows
 from biomass_models.errors import UserError
 from biomass_models.targets import TARGETS, FloatArray
@@ -28,7 +28,14 @@ from ensembles.card_page import WIDTH, render_card
 from ensembles.choice import rule_named
 from ensembles.flips import Flipped, members_in_nests
 from ensembles.spec import BlendSpec
-from ensembles.submission import mass_table, require_valid, submission_bytes, table_notes
+from ensembles.submission import (
+    mass_table,
+    quadrat_means,
+    quadrats_note,
+    require_valid,
+    submission_bytes,
+    table_notes,
+)
 from orchestration.blending.members import FileMembers, Gathered, gather
 from orchestration.blending.origin import origin_of
 from orchestration.blending.shown import beside_score
@@ -81,7 +88,9 @@ def run_ensemble(
     """
     _refuse(studies, files, data_dir, out, options)
     tests = _tests_of(data_dir, out, say)
-    test_ids = None if tests is None else [str(image_id) for image_id in read_test(tests)["image_id"]]
+    test_table = None if tests is None else read_test(tests)
+    test_ids = None if test_table is None else [str(image_id) for image_id in test_table["image_id"]]
+    quadrat_N = None if test_table is None or QUADRAT not in test_table else test_table[QUADRAT].tolist()
     if data_dir is not None:
         changes = [change for study in studies for change in data_notices(open_ledger(study), data_dir)]
         for change in dict.fromkeys(changes):
@@ -96,7 +105,9 @@ def run_ensemble(
     if test_ids is not None or gathered.tests is not None:
         image_ids = test_ids or list(gathered.tests.image_ids if gathered.tests else ())
         for card, predictions in zip(cards, member_predictions(cards, gathered, predictor), strict=True):
-            submissions.append(submission_of(card, predictions, image_ids, tests, gathered.table_unit))
+            submissions.append(submission_of(card, predictions, image_ids, tests, gathered.table_unit, quadrat_N))
+        if quadrat_N is not None:
+            say(f"note: {quadrats_note(quadrat_N)}")
         if (unit := gathered.table_unit) is not None:
             for note in table_notes(gathered.measured, unit.name, unit.per_gram()):
                 say(f"note: {note}")
@@ -219,14 +230,17 @@ def submission_of(
     image_ids: list[str],
     data_dir: Path | None,
     table_unit: MassUnit | None = None,
+    quadrat_N: Sequence[str] | None = None,
 ) -> bytes:
     """The CSV `sample_id,target`: in test.csv's order, or image by image where there is no data directory.
 
-    table_unit: that of a table of masses, which is written instead.
+    table_unit: that of a table of masses, which is written instead; quadrat_N: names of the images' quadrats, whose
+    photographs are averaged.
     """
-    mass_NT = apply_blend(card, predictions)
+    mass_NT = quadrat_means(apply_blend(card, predictions), quadrat_N)
     if table_unit is not None:
-        return mass_table(image_ids, mass_NT, unit=table_unit.name, per_gram=table_unit.per_gram())
+        unit, per_gram = table_unit.name, table_unit.per_gram()
+        return mass_table(image_ids, mass_NT, unit=unit, per_gram=per_gram, quadrat_N=quadrat_N)
     masses = pd.DataFrame(mass_NT, columns=list(TARGETS))
     masses.insert(0, "image_id", image_ids)
     return submission_bytes(read_test_rows(data_dir) if data_dir is not None else masses_to_long(masses), masses)

@@ -16,7 +16,7 @@ import pandas as pd
 from biomass_models.data.alignment import masses_of, places_of
 from biomass_models.data.cell_weights import WEIGHT_COLUMNS, cell_weights
 from biomass_models.data.dataset import QUADRATS_FILE
-from biomass_models.data.folds import assign_folds, fold_hash, unit_name, units_of
+from biomass_models.data.folds import assign_folds, unit_name, units_of
 from biomass_models.data.table import read_train
 from biomass_models.targets import TARGETS, FloatArray, measured_targets, norm_of
 from ensembles.members.file_names import named_files
@@ -162,7 +162,7 @@ def _common_truth(studies: Sequence[StudyData], say: Callable[[str], None]) -> p
             raise LedgerError(f"studies are blended over the same masses; those of {here} differ")
         if not _same_weights(other, studies[0].quadrats):
             raise LedgerError(f"studies are blended by the same weights of masses and quadrats; those of {here} differ")
-        if fold_hash(other) != fold_hash(first):
+        if study.fold_hash != studies[0].fold_hash:
             say(f"{here} has other folds; folds are those of {uri}")
     return first[[name for name in TRUTH_COLUMNS if name in first]]
 

@@ -2,7 +2,7 @@
 
 bundle/<project>.whl                 the code; a wheel beside it for each family of an installed package
 bundle/predict.py                    a few lines that use it
-bundle/members/<n>-<trial>/fold-<k>.safetensors
+bundle/members/<n>-<trial>/fold-<k>.safetensors     of each fold that predicts; of the last one of ordered folds
 bundle/weights/                      backbone weights: with --with-weights, or put there by hand
 bundle/requirements.txt              versions that the numbers were made with
 bundle/bundle.json                   the marker, written last: card, configs, weights needed, sizes and hashes
@@ -24,7 +24,7 @@ from biomass_models.whole_files import whole_folder
 from ensembles.card import Card
 from orchestration.bundle.predict import FORMAT, MARKER, WEIGHTS, Bundle, BundleFile, BundleMember, NeededWeights
 from orchestration.study.data import StudyData
-from orchestration.study.ledger import Ledger, LedgerError, folds_of, open_ledger
+from orchestration.study.ledger import Ledger, LedgerError, open_ledger, predicting_folds_of
 from orchestration.study.records import TrialRef
 from orchestration.study.storage import Storage
 from orchestration.wheel import project_wheel, wheel_of
@@ -95,7 +95,7 @@ def _write(
         ref = refs[member]
         source = Ledger(Storage(ref.study))
         record = source.trial(ref.trial_id)
-        folds = folds_of(source.quadrats())
+        folds = predicting_folds_of(source)
         paths = [f"members/{number:02d}-{ref.trial_id}/fold-{fold}.safetensors" for fold in folds]
         for path, fold in zip(paths, folds, strict=True):
             put(path, source.fold_model(ref.trial_id, fold))
@@ -155,10 +155,10 @@ def _backbones(refs: list[TrialRef], weights: WeightsSource) -> tuple[NeededWeig
                 digest = hashlib.file_digest(stream, "sha256").hexdigest()
             entry = replace(
                 entry,
-                file=_file_name(name, file.path, renamed=file.rename is not None),
+                file=_file_name(name, file.path, renamed=file.rename is not None or bool(file.stand_in)),
                 sha256=digest,
                 bytes=file.path.stat().st_size,
-                origin=file.origin,
+                origin=file.stand_in or file.origin,
                 published_at=published_at(name),
             )
         found[name] = entry

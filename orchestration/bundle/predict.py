@@ -18,8 +18,9 @@ import pandas as pd
 from biomass_models.backbones.weights import WeightsError, WeightsSource, fingerprint
 from biomass_models.counted import counted
 from biomass_models.data.check import check_test_directory
+from biomass_models.data.dataset import QUADRAT
 from biomass_models.data.frames import Fit
-from biomass_models.data.photographs import unlike_shapes
+from biomass_models.data.photographs import PUBLISHED_SIZE, unlike_shapes
 from biomass_models.data.problems import grouped
 from biomass_models.data.table import read_test, read_test_rows
 from biomass_models.errors import UserError
@@ -29,7 +30,14 @@ from biomass_models.visible import visible
 from biomass_models.whole_files import write_whole
 from ensembles.blend import apply_blend
 from ensembles.card import Card
-from ensembles.submission import mass_table, require_valid, submission_bytes, table_notes
+from ensembles.submission import (
+    mass_table,
+    quadrat_means,
+    quadrats_note,
+    require_valid,
+    submission_bytes,
+    table_notes,
+)
 from orchestration.endings import debugging, explained
 from orchestration.study.record import Part, RecordError
 from orchestration.study.records import GRAMS, MassUnit, table_unit
@@ -37,7 +45,6 @@ from orchestration.workers.shards import mean_prediction, shard_inputs, spans
 
 MARKER, WEIGHTS = "bundle.json", "weights"
 FORMAT = 1
-TRAINED_ON = (2000, 1000)  # px of the competition's photographs, for bundles of studies that did not note theirs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +91,7 @@ class Bundle(Part):
     members: tuple[BundleMember, ...]
     backbones: tuple[NeededWeights, ...]
     files: Mapping[str, BundleFile]  # by path
-    photograph_size: tuple[int, int] | None = None  # width and height in px that it was trained on
+    photograph_size: tuple[int, int] | None = None  # px that it was trained on; None: PUBLISHED_SIZE
     mass_unit: MassUnit = GRAMS  # of what it was trained on
     measured: tuple[str, ...] = TARGETS  # that it predicts
 
@@ -134,7 +141,7 @@ def predict_bundle(bundle: Path, data_dir: Path, out: Path, *, weights: Path, sa
         if problem.level == "error":
             raise BundleError(str(problem))
         say(str(problem))
-    trained_on, paths = marker.photograph_size or TRAINED_ON, [data_dir / str(path) for path in table["image_path"]]
+    trained_on, paths = marker.photograph_size or PUBLISHED_SIZE, [data_dir / str(path) for path in table["image_path"]]
     for odd in filter(None, (unlike_shapes(paths, trained_on, fit) for fit in fits)):
         say(f"warning: {odd}")
     images = ImageSet.from_table(data_dir, table)
@@ -150,10 +157,14 @@ def predict_bundle(bundle: Path, data_dir: Path, out: Path, *, weights: Path, sa
                 )
         say(f"{span[1]} of {len(table)} images")
     predictions = {member.name: pred_NT for member, pred_NT in zip(marker.members, pred_MNT, strict=True)}
-    mass_NT = apply_blend(card, predictions)
+    quadrat_N = table[QUADRAT].tolist() if QUADRAT in table else None
+    mass_NT = quadrat_means(apply_blend(card, predictions), quadrat_N)
+    if quadrat_N is not None:
+        say(f"note: {quadrats_note(quadrat_N)}")
     if (unit := marker.table_unit) is not None:
-        write_whole(out, mass_table(list(table["image_id"]), mass_NT, unit=unit.name, per_gram=unit.per_gram()))
-        for note in table_notes(marker.measured, unit.name, unit.per_gram()):
+        ids, per_gram = list(table["image_id"]), unit.per_gram()
+        write_whole(out, mass_table(ids, mass_NT, unit=unit.name, per_gram=per_gram, quadrat_N=quadrat_N))
+        for note in table_notes(marker.measured, unit.name, per_gram):
             say(f"note: {note}")
         say(f"Masses, one row a photograph: {out}")
         return
@@ -193,7 +204,8 @@ def _source(backbones: Sequence[NeededWeights], folder: Path) -> WeightsSource:
     """Where the weights are; BundleError that lists every backbone whose weights are missing or others."""
     if all(entry.file is None for entry in backbones):
         return WeightsSource("random")
-    source = WeightsSource("auto", folder if folder.is_dir() else None)
+    marks = {entry.backbone: entry.fingerprint for entry in backbones}
+    source = WeightsSource("auto", folder if folder.is_dir() else None).keeping(marks)
     wrong = []
     for entry in backbones:
         try:

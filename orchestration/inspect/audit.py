@@ -20,7 +20,6 @@ import pandas as pd
 from biomass_models.backbones.weights import WeightsSource
 from biomass_models.counted import counted
 from biomass_models.data.alignment import rows_of
-from biomass_models.data.folds import fold_hash
 from biomass_models.targets import TARGETS, weighted_r2_score
 from orchestration.study import layout
 from orchestration.study.data import StudyData, Trial
@@ -98,7 +97,7 @@ class Audit:
 def audit(ledger: Ledger) -> Audit:
     """Read every file of a study's trials and ensembles and verify it. Writes nothing."""
     audit, data = Audit(), StudyData(ledger)
-    if fold_hash(data.quadrats[["image_id", "fold", "group"]]) != data.record.fold_hash:
+    if data.fold_hash != data.record.fold_hash:
         audit.found.append(Problem("quadrats.parquet does not hold the folds that study.json names"))
     for name in ledger.torn_trials(data.by_id):
         audit.found.append(Problem(f"trials/{name} has no readable trial.json", Reopening(TRIAL, name)))

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 from safetensors.torch import load as load_tensors
 
@@ -20,7 +21,7 @@ from biomass_models.data.alignment import masses_of
 from biomass_models.data.cell_weights import cell_weights
 from biomass_models.data.frames import Fit, placed
 from biomass_models.data.images import View, header_size, shown_photograph
-from biomass_models.data.table import read_test
+from biomass_models.data.table import TEST_FILE, read_test, train_file
 from biomass_models.families import registry
 from biomass_models.families.introduced import config_from_stored
 from biomass_models.families.readable import map_unit_of
@@ -28,8 +29,9 @@ from biomass_models.features.inputs import ImageSet, Inputs
 from biomass_models.targets import TARGETS, FloatArray, blank_unmeasured, norm_of
 from orchestration.overlay import G_PER_M2, Pixels, Placed, overlaid, scale_end, with_scale
 from orchestration.study import layout
-from orchestration.study.ledger import Ledger, LedgerError, folds_of
-from orchestration.study.records import COMPLETE, TrialRef
+from orchestration.study.data_changes import shape_notice
+from orchestration.study.ledger import Ledger, LedgerError, predicting_folds_of
+from orchestration.study.records import COMPLETE, MassUnit, TrialRef
 from orchestration.workers.weights_here import source_of_trials
 
 PANEL = 900  # px, width of one panel of the picture
@@ -60,16 +62,30 @@ class Explanation:
     map_unit: str  # of the maps, such as share of the attention, or g/m2
     views: tuple[View, ...]  # where the parts lie that the trial's model sees
     fit: Fit  # what they are cut from
+    unit: str = "g"  # that the user has weighed in; g where the area of the quadrat is not known
+    per_gram: float = 1.0  # how much of it one gram is
+    warning: str | None = None  # about a new photograph whose shape the trial has not learned from
+
+    def in_unit(self, mass_T: FloatArray) -> FloatArray:
+        """Masses in the user's unit."""
+        return mass_T * self.per_gram
 
     def to_json(self) -> dict[str, Any]:
         """Masses by target, and each view with its weight and its map as rows of numbers in `map_unit`."""
-        measured = [None] * len(TARGETS) if self.truth_T is None else list(self.truth_T)
-        pairs = zip(TARGETS, self.pred_T, measured, strict=True)
+
+        def masses(factor: float) -> dict[str, Any]:
+            measured = [None] * len(TARGETS) if self.truth_T is None else list(factor * self.truth_T)
+            pairs = zip(TARGETS, factor * self.pred_T, measured, strict=True)
+            return {target: {"predicted": pred, "measured": truth} for target, pred, truth in pairs}
+
         return {
             "image_id": self.image_id,
             "trial": self.trial_id,
             "how": self.how,
-            "masses_g": {target: {"predicted": pred, "measured": truth} for target, pred, truth in pairs},
+            "warning": self.warning,
+            "masses_g": masses(1.0),
+            "unit": self.unit,
+            "masses": masses(self.per_gram),
             "map_unit": self.map_unit,
             "looks": [
                 {"view": one.view, "mass": one.mass or None, "weight": one.weight, "map": one.map_HW}
@@ -94,12 +110,17 @@ def explain(
     """
     record, quadrats = ledger.trial(trial_id), ledger.quadrats()
     model, config = registry.model(record.family), config_from_stored(record.family, record.config)
-    study = ledger.study()
-    views, fit = tuple(model.views(config)), study.settings.fit
+    views, study = tuple(model.views(config)), ledger.study()
+    fit = study.settings.fit
     trained = quadrats[quadrats["image_id"] == image_id]
     if len(trained):
         row = trained.iloc[0]
         fold = int(row["fold"])
+        if fold < 0:
+            raise LedgerError(
+                f"an image that is explained is predicted by a model that has not seen it, every fold of this study "
+                f"has learned from {image_id}; name another"
+            )
         result = ledger.result(trial_id)
         begun = layout.METRICS not in ledger.lost_fold_files(trial_id, fold)
         if result is not None and result.status != COMPLETE and not begun:
@@ -121,19 +142,21 @@ def explain(
             map_unit=unit,
             views=views,
             fit=fit,
+            **_unit_of(study.mass_unit, trained),
         )
     kept = ledger.exam_quadrats()
     if kept is not None and image_id in set(kept["image_id"]):
         raise LedgerError(f"an image that is explained is no image of the exam, {image_id} is; name another")
-    test = read_test(data_dir)
+    test = read_test(data_dir) if (data_dir / TEST_FILE).exists() else quadrats.iloc[:0]
     asked = test[test["image_id"] == image_id].reset_index(drop=True)
     if not len(asked):
+        labels = train_file(data_dir)
         known = [*quadrats["image_id"].astype(str), *test["image_id"].astype(str)]
-        hint = did_you_mean(image_id, known) or f"; train.csv has such as {', '.join(known[:3])}"
-        raise LedgerError(f"an image is one of train.csv or test.csv, got {image_id!r}{hint}")
+        hint = did_you_mean(image_id, known) or f"; {labels} has such as {', '.join(known[:3])}"
+        raise LedgerError(f"an image is one of {labels} or {TEST_FILE}, got {image_id!r}{hint}")
     source = source_of_trials([TrialRef(ledger.storage.uri, trial_id)], weights)
     inputs = Inputs(ImageSet.from_table(data_dir, asked), cache_dir=cache_dir, weights=source, fit=fit)
-    folds = folds_of(quadrats)
+    folds = predicting_folds_of(ledger)
     tensors = [load_tensors(ledger.fold_model(trial_id, fold)) for fold in folds]
     by_fold = [_view_maps(model.maps(config, one, inputs), image_id) for one in tensors] if model.maps else []
     mean = tuple(_mean(of_view) for of_view in zip(*by_fold, strict=True))
@@ -142,7 +165,7 @@ def explain(
         image_id=image_id,
         path=inputs.images.paths[0],
         trial_id=trial_id,
-        how=f"mean of {len(folds)} fold models",
+        how="the last block's model" if ledger.study().settings.ordered else f"mean of {len(folds)} fold models",
         pred_T=blank_unmeasured(
             np.mean([model.predict(config, one, inputs)[0] for one in tensors], axis=0), norm_of(cell_weights(quadrats))
         ),
@@ -151,23 +174,35 @@ def explain(
         map_unit=unit,
         views=views,
         fit=fit,
+        warning=shape_notice(study, inputs.images.paths),
+        **_unit_of(study.mass_unit, None),
     )
+
+
+def _unit_of(unit: MassUnit, quadrat: pd.DataFrame | None) -> dict[str, Any]:
+    """Explanation's fields about the unit; quadrat: the row of the study's table, which may have its area."""
+    per_gram = unit.per_gram(quadrat)
+    return {} if per_gram is None else {"unit": unit.name, "per_gram": float(per_gram[0, 0])}
 
 
 def render_explanation(explanation: Explanation) -> Group:
     """Masses, and the weights of the views, as terminal tables."""
-    truth_T = explanation.truth_T
+    unit, pred_T, truth_T = explanation.unit, *_shown_masses(explanation)
     masses = Table(title=f"{explanation.image_id} by trial {explanation.trial_id}", title_justify="left")
-    for column in ("target", "predicted g") + (() if truth_T is None else ("measured g", "difference g")):
+    for column in ("target", f"predicted {unit}") + (
+        () if truth_T is None else (f"measured {unit}", f"difference {unit}")
+    ):
         masses.add_column(column, justify="left" if column == "target" else "right")
     for index, target in _predicted(explanation):
-        pred = explanation.pred_T[index]
+        pred = pred_T[index]
         measured: tuple[str, ...] = ()
         if truth_T is not None:
             known = not np.isnan(truth_T[index])
             measured = (f"{truth_T[index]:.1f}", f"{pred - truth_T[index]:+.1f}") if known else ("not measured", "")
         masses.add_row(target, f"{pred:.1f}", *measured)
     masses.caption, masses.caption_justify = explanation.how, "left"
+    if explanation.warning is not None:
+        masses.caption = f"{explanation.how}; warning: {escape(explanation.warning)}"
     if not explanation.maps:
         return Group(masses, "This family has no maps of where it looked: nothing to draw but the photograph.")
     if densities := _by_mass(explanation.maps):
@@ -182,6 +217,12 @@ def render_explanation(explanation: Explanation) -> Group:
         place = f"{one.map_HW.max():.0%} at {down + 1}, {right + 1} of {rows} x {columns}"
         views.add_row(one.view, "" if np.isnan(one.weight) else f"{one.weight:.2f}", place)
     return Group(masses, views)
+
+
+def _shown_masses(explanation: Explanation) -> tuple[FloatArray, FloatArray | None]:
+    """Predicted and measured masses in the user's unit."""
+    truth_T = explanation.truth_T
+    return explanation.in_unit(explanation.pred_T), None if truth_T is None else explanation.in_unit(truth_T)
 
 
 def _predicted(explanation: Explanation) -> list[tuple[int, str]]:
@@ -281,11 +322,11 @@ def _mean(maps: Sequence[ViewMap]) -> ViewMap:
 
 
 def _caption(explanation: Explanation) -> str:
-    truth_T = explanation.truth_T
+    pred_T, truth_T = _shown_masses(explanation)
     parts = [
-        f"{target.removesuffix('_g').removeprefix('Dry_')} {explanation.pred_T[index]:.0f}"
+        f"{target.removesuffix('_g').removeprefix('Dry_')} {pred_T[index]:.0f}"
         + ("" if truth_T is None or np.isnan(truth_T[index]) else f" ({truth_T[index]:.0f})")
         for index, target in _predicted(explanation)
     ]
-    unit = "g predicted" if truth_T is None else "g predicted (measured)"
-    return f"{explanation.image_id}: {', '.join(parts)} {unit}"
+    what = "predicted" if truth_T is None else "predicted (measured)"
+    return f"{explanation.image_id}: {', '.join(parts)} {explanation.unit} {what}"

@@ -8,6 +8,7 @@ import time
 from biomass_models.counted import plural
 from biomass_models.targets import TARGETS
 from ensembles.honest import Estimate
+from orchestration.study.data import StudyData
 
 GAP = "\u00a0"  # a space that no line ends at
 NONE = "–"  # where there is no number
@@ -19,6 +20,7 @@ SCHEMES = {
     "random": "random folds",
     "state": "folds by state",
     "species": "folds by species",
+    "time": "blocks of time in order",
     "file": "folds of the user's own",
 }
 
@@ -60,6 +62,12 @@ def duration(seconds: float) -> str:
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86400:.1f} days"
+
+
+def folds_text(study: StudyData) -> str:
+    """How many folds of which kind; of blocks of time also the first, which is no fold."""
+    amount = study.settings.folds if study.settings.ordered else len(study.folds)
+    return f"{amount} {SCHEMES[study.settings.scheme]}"
 
 
 def moment(seconds: float) -> str:

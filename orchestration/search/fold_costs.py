@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import pandas as pd
+
 from biomass_models.backbones.devices import threads
 from biomass_models.families import registry
 from biomass_models.families.base import Config
 from biomass_models.families.costs import all_feature_seconds, measure
 from biomass_models.families.speed import Speed
+from biomass_models.fold_rows import folds_in, training_rows
 from orchestration.progress import Say
 from orchestration.search.trial import BlockedError
 from orchestration.study.ledger import Ledger
-from orchestration.study.settings import StudyError
+from orchestration.study.settings import StudyError, StudySettings
 from orchestration.workers.address import is_cluster
 from orchestration.workers.jobs import MeasureJob, Outcome
 from orchestration.workers.resources import Resources
@@ -71,8 +74,8 @@ def fold_costs_here(
     Here it prints what a fold of each family's first trial will cost; StudyError where that is above the limit
     in a family that has no trial yet. here: backbones whose weights are here.
     """
-    settings, images = ledger.study().settings, len(ledger.quadrats())
-    n_train = round(images * (1 - 1 / settings.folds))
+    settings, quadrats = ledger.study().settings, ledger.quadrats()
+    images, n_train = len(quadrats), _training_rows_of_a_fold(quadrats, settings)
     backbones = trained_backbones(spaces, here)
     if is_cluster(resources.address):  # this machine says nothing about the workers
         say("The first slot is measured, and trials whose folds would take above --max-fold-seconds are refused")
@@ -95,6 +98,15 @@ def fold_costs_here(
                     f"{fold:.0f} s here; use --scale cpu, or raise --max-fold-seconds"
                 )
     return costs
+
+
+def _training_rows_of_a_fold(quadrats: pd.DataFrame, settings: StudySettings) -> int:
+    """Of the last and largest where folds are ordered, else of the mean one."""
+    fold_N = quadrats["fold"].to_numpy()
+    if settings.ordered:
+        return int(training_rows(fold_N, folds_in(fold_N)[-1], ordered=True).sum())
+    scored = int((fold_N >= 0).sum())
+    return len(fold_N) - scored + round(scored * (1 - 1 / settings.folds))
 
 
 def trained_backbones(spaces: Mapping[str, SearchSpace], here: Mapping[str, str]) -> tuple[str, ...]:

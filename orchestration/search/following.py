@@ -14,7 +14,8 @@ import pandas as pd
 from orchestration.progress import Say
 from orchestration.study.data import StudyData
 from orchestration.study.data_changes import all_quadrats, data_changes, names_in
-from orchestration.study.ledger import Ledger
+from orchestration.study.ledger import Ledger, LedgerError
+from orchestration.study.records import StudyRecord
 from orchestration.study.settings import StudyError
 from orchestration.study.storage import Storage
 from search_spaces.domain import SearchSpace
@@ -31,6 +32,34 @@ def followed(study: str, old: str) -> StudyData:
     if ledger.find_study() is None:
         raise StudyError(f"--from names a study, there is none in {old}; give its folder, or leave --from out")
     return StudyData(ledger)
+
+
+def is_there(study: str) -> bool:
+    """Whether a study can be opened there."""
+    try:
+        return Ledger(Storage(study)).find_study() is not None
+    except LedgerError:
+        return False
+
+
+def follow_moved(ledger: Ledger, record: StudyRecord, typed: str | None, say: Say) -> StudyRecord:
+    """The record of a study whose followed study may have been moved or removed since; says so.
+
+    What it gave is stored in this study's ranges, so that a search goes on without it. typed: where a command names it
+    now; if a study is there, pages compare with that one from now on.
+    """
+    if record.follows is None or is_there(record.follows):
+        return record
+    if typed is None or not is_there(typed):
+        say(
+            f"note: the study that this one follows is not in {record.follows} any more; its best settings are kept "
+            "here, but pages cannot compare with it (--from names where it is now)"
+        )
+        return record
+    say(f"The study that this one follows was {record.follows} and is read from {typed} now")
+    record = replace(record, follows=Storage(typed).uri)
+    ledger.update_study(record)
+    return record
 
 
 def known_images(old: StudyData, here: pd.DataFrame, digests: Sequence[str]) -> pd.DataFrame:

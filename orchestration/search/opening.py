@@ -10,6 +10,7 @@ from importlib.metadata import version
 
 import pandas as pd
 
+from orchestration.search.following import is_there
 from orchestration.search.presets.named import preset_named
 from orchestration.search.presets.options import Preset
 from orchestration.study.environment import STUDY_PACKAGES, code_version
@@ -137,7 +138,7 @@ def require_typed(ledger: Ledger, asked: Preset, made_with: Asked) -> None:
     if "fold_file" in typed or "scheme" in typed:
         pairs.append(("scheme", settings.scheme, "file" if study.fold_file else study.scheme))
     if "from_" in typed:
-        pairs.append(("from", record.follows, None if study.from_ is None else Storage(study.from_).uri))
+        pairs += _followed(ledger, record, study.from_)
     for name, stored, given in (
         ("folds", settings.folds, study.folds),
         ("seed", settings.seed, study.seed),
@@ -146,6 +147,14 @@ def require_typed(ledger: Ledger, asked: Preset, made_with: Asked) -> None:
         if name in typed:
             pairs.append((name, stored, given))
     require_same(ledger, pairs)
+
+
+def _followed(ledger: Ledger, record: StudyRecord, typed: str | None) -> list[tuple[str, object, object]]:
+    """The study that is followed, to be compared; not where it is gone from its place: it may have been moved."""
+    given = None if typed is None else Storage(typed).uri
+    if record.follows is not None and given not in (None, ledger.storage.uri) and not is_there(record.follows):
+        return []
+    return [("from", record.follows, given)]
 
 
 def settings_of_now(record: StudyRecord, asked: Preset, made_with: Asked) -> StudySettings:

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from biomass_models.data.cell_weights import cell_weights, measured_masses
 from biomass_models.data.check import require_clean
-from biomass_models.data.folds import EXAM, assign_folds
+from biomass_models.data.folds import assign_folds
 from biomass_models.data.frames import Fit
 from biomass_models.data.images import file_digest
 from biomass_models.data.problems import grouped
 from biomass_models.data.table import read_train
 from biomass_models.families import registry
 from biomass_models.families.base import Family
+from biomass_models.fold_rows import folds_in, is_ordered, training_rows
 from biomass_models.targets import IntArray
 from ensembles.measured import counted_notice
 from orchestration.progress import progress_bar
@@ -73,7 +74,7 @@ def searchable(
         if missing := [column for column in family.metadata if column not in quadrats or quadrats[column].isna().any()]:
             rule = f"the family {name} learns from metadata that not every photograph has here: {', '.join(missing)}"
             lacking[name] = rule, "add them to the data"
-        elif reason := _unlearned(family, measured_NT, fold_N):
+        elif reason := _unlearned(family, measured_NT, fold_N, ordered=is_ordered(_scheme(asked))):
             lacking[name] = f"the family {name} cannot learn {reason}", "measure more"
     left = [name for name in asked.study.families if name not in lacking]
     for rule, remedy in lacking.values():
@@ -92,7 +93,7 @@ def _folds_of(asked: Preset, quadrats: pd.DataFrame, known: pd.DataFrame | None 
     study = asked.study
     folds = assign_folds(
         quadrats,
-        scheme="file" if study.fold_file else study.scheme,
+        scheme=_scheme(asked),
         n_folds=study.folds,
         seed=derive_seed(study.seed, "folds"),
         file=study.fold_file,
@@ -102,11 +103,14 @@ def _folds_of(asked: Preset, quadrats: pd.DataFrame, known: pd.DataFrame | None 
     return folds["fold"].to_numpy()
 
 
-def _unlearned(family: Family, measured_NT: NDArray[np.bool_], fold_N: IntArray) -> str | None:
+def _scheme(asked: Preset) -> str:
+    return "file" if asked.study.fold_file else asked.study.scheme
+
+
+def _unlearned(family: Family, measured_NT: NDArray[np.bool_], fold_N: IntArray, *, ordered: bool) -> str | None:
     """The reason of the first fold from whose training rows a family cannot learn."""
-    learned = fold_N != EXAM
-    for fold in np.unique(fold_N[learned]):
-        if reason := family.learns(measured_NT[learned & (fold_N != fold)]):
+    for fold in folds_in(fold_N):
+        if reason := family.learns(measured_NT[training_rows(fold_N, fold, ordered=ordered)]):
             return f"{reason} (fold {fold})"
     return None
 

@@ -10,13 +10,14 @@ from pathlib import Path
 import pandas as pd
 
 from biomass_models.counted import counted, plural
-from biomass_models.data.folds import EXAM, assign_folds, fold_hash
+from biomass_models.data.folds import assign_folds, fold_hash, unscored_notice
 from biomass_models.data.photographs import common_size, cut_off
 from biomass_models.data.references import missing_metadata, reference_predictions
 from biomass_models.data.table import fit_of, read_train
 from biomass_models.features.inputs import ImageSet
+from biomass_models.fold_rows import EXAM
 from orchestration.progress import Say, progress_bar
-from orchestration.search.following import begin_with, changes_since, followed, known_images
+from orchestration.search.following import begin_with, changes_since, follow_moved, followed, known_images
 from orchestration.search.opening import go_on_with, open_study, take_new_weights
 from orchestration.search.preflight import check_data
 from orchestration.search.proposer import Proposer
@@ -58,6 +59,7 @@ def prepare_search(
         record = _new(ledger, data_dir, here, images, settings, fold_file, fingerprints, spaces, made_with, old, say)
     else:
         record = _found(ledger, record, data_dir, here, images, settings, fold_file, spaces, say)
+        record = follow_moved(ledger, record, follows, say)
     _make_references(ledger, data_dir, say)
     reopen(ledger, settings.max_fold_seconds, retry_failed, say)
     for sentence in take_new_weights(ledger, fingerprints):
@@ -133,6 +135,8 @@ def _new(
     if len(kept := folds[folds["fold"] == EXAM]):
         dates = counted(kept["group"].nunique(), "date")
         say(f"An exam keeps {counted(len(kept), 'image')} of {dates} from all that learns")
+    if notice := unscored_notice(quadrats, ordered=settings.ordered):
+        say(f"note: {notice}")
     found = spaces or spaces_of(settings)
     if old is not None:
         say(changes_since(old, here, images.digests))
@@ -148,7 +152,7 @@ def _new(
         settings,
         quadrats=quadrats,
         data_fingerprint=data_fingerprint(quadrats, images.digest),
-        fold_hash=fold_hash(folds),
+        fold_hash=fold_hash(folds, ordered=settings.ordered),
         weights=fingerprints,
         spaces=to_json(found),
         made_with=made_with,
@@ -190,7 +194,8 @@ def _make_references(ledger: Ledger, data_dir: Path, say: Say) -> None:
         if missing := missing_metadata(quadrats):
             say(f"metadata trees are left out of the references: no {', '.join(missing)} in every row")
         paths = ImageSet.from_table(data_dir, quadrats).paths
-        ledger.write_references(reference_predictions(quadrats, paths, on_progress=update))
+        ordered = ledger.study().settings.ordered
+        ledger.write_references(reference_predictions(quadrats, paths, update, ordered=ordered))
 
 
 def _folds_of_file(record: StudyRecord, here: pd.DataFrame, fold_file: Path | None) -> list[tuple[str, object, object]]:

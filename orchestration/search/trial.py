@@ -81,7 +81,8 @@ class _Trial:
     ) -> None:
         self._ledger, self._pool, self._id, self._incumbent = ledger, pool, trial_id, incumbent
         record = ledger.trial(trial_id)
-        self._together = together and _batches_folds(record)
+        # folds in order of time learn from different rows: each is a problem of its own
+        self._together = together and _batches_folds(record) and not incumbent.data.settings.ordered
         self._rule = None if record.spared or self._together else rule
         folds = folds_of(incumbent.data.quadrats)
         self._order = fold_order(record.number, folds)

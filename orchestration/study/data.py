@@ -16,7 +16,16 @@ import pandas as pd
 
 from biomass_models.data.alignment import AlignmentError, masses_of
 from biomass_models.data.cell_weights import cell_weights, measured_masses
-from biomass_models.data.folds import cut_groups, cut_groups_notice, ungrouped_notice, unit_name, units_of
+from biomass_models.data.folds import (
+    cut_groups,
+    cut_groups_notice,
+    fold_hash,
+    ungrouped_notice,
+    unit_name,
+    units_of,
+    unscored_notice,
+)
+from biomass_models.fold_rows import scored_rows
 from biomass_models.targets import TARGETS, FloatArray, measured_targets
 from orchestration.study import layout
 from orchestration.study.ledger import Ledger, LedgerError, folds_of
@@ -116,9 +125,19 @@ class StudyData:
         return "/".join(PurePosixPath(self.ledger.storage.uri).parts[-2:]).lstrip("/")
 
     @cached_property
-    def quadrats(self) -> pd.DataFrame:
-        """image_id, metadata, labels, fold, group; one row an image."""
+    def learned(self) -> pd.DataFrame:
+        """image_id, metadata, labels, fold, group; one row an image that models learn from, scored or not."""
         return self.ledger.quadrats()
+
+    @cached_property
+    def quadrats(self) -> pd.DataFrame:
+        """The images that are scored, and so all that scores, blends and pages are about."""
+        return scored_rows(self.learned)
+
+    @property
+    def fold_hash(self) -> str:
+        """Of the tables; that of the record is what it was when the study was made."""
+        return fold_hash(self.learned, ordered=self.settings.ordered)
 
     @cached_property
     def truth(self) -> pd.DataFrame:
@@ -143,7 +162,7 @@ class StudyData:
     @cached_property
     def cut_groups(self) -> int:
         """Sampling dates whose photographs lie in several folds: every score is too good then."""
-        return cut_groups(self.quadrats)
+        return cut_groups(self.learned)
 
     @cached_property
     def truth_NT(self) -> FloatArray:
@@ -215,10 +234,15 @@ class StudyData:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What every page says before its scores: folds that cut dates or are random, trials that have lost files; a
-        line each."""
-        found = (cut_groups_notice(self.cut_groups, self.unit), ungrouped_notice(self.quadrats))
-        return (*(notice for notice in found if notice is not None), *self.torn)
+        """What every page says before its scores: folds that cut dates, are random or leave photographs unscored,
+        weights that stand in for the published ones, trials that have lost files; a line each."""
+        found = (
+            cut_groups_notice(self.cut_groups, self.unit),
+            ungrouped_notice(self.quadrats),
+            unscored_notice(self.learned, ordered=self.settings.ordered),
+        )
+        weights = (f"the weights of {name} are {label}" for name, label in self.record.stand_ins.items())
+        return (*(notice for notice in found if notice is not None), *weights, *self.torn)
 
     def fold_metrics(self, trial_id: str) -> Mapping[int, FoldMetrics]:
         """Metrics of a trial's finished folds."""

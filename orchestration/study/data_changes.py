@@ -12,10 +12,11 @@ import pandas as pd
 
 from biomass_models.counted import counted
 from biomass_models.data.images import digest_of, file_digest
-from biomass_models.data.photographs import unlike_shapes
+from biomass_models.data.photographs import PUBLISHED_SIZE, unlike_shapes
 from biomass_models.data.table import TEST_FILE, read_test, read_train, train_file
 from biomass_models.targets import TARGETS
 from orchestration.study.ledger import Ledger
+from orchestration.study.records import StudyRecord
 from orchestration.study.seeds import content_id
 from orchestration.study.settings import StudyError
 
@@ -104,10 +105,15 @@ def data_notices(ledger: Ledger, data_dir: Path) -> Iterator[str]:
             digests = [file_digest(data_dir / str(path)) for path in here["image_path"]]
             if changes := data_changes(ledger, here, digests):
                 yield f"{data_dir} is not as it was searched: {', '.join(changes)}; give the --data of the search"
-    if study.photograph_size is not None and (data_dir / TEST_FILE).exists():
+    if (data_dir / TEST_FILE).exists():
         paths = [data_dir / str(path) for path in read_test(data_dir)["image_path"]]
-        if odd := unlike_shapes(paths, study.photograph_size, study.settings.fit):
+        if odd := shape_notice(study, paths):
             yield odd
+
+
+def shape_notice(study: StudyRecord, paths: Sequence[Path]) -> str | None:
+    """A sentence on new photographs of another shape than those that a study learned from."""
+    return unlike_shapes(paths, study.photograph_size or PUBLISHED_SIZE, study.settings.fit)
 
 
 def _table_changes(recorded: pd.DataFrame, here: pd.DataFrame) -> Iterator[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from biomass_models.counted import counted
 from biomass_models.data.frames import Fit
 from biomass_models.errors import UserError
+from biomass_models.fold_rows import is_ordered
 from orchestration.study.record import Part
 
 # What a search that goes on may ask for anew: no number of a trial depends on it. The study keeps the present one.
@@ -28,11 +29,16 @@ class StudySettings(Part):
     scale: str = "cpu"  # which ranges: smoke | demo | cpu | gpu
     fit: Fit = "stretch"  # what views are cut from (biomass_models/data/frames.py); before it was noted: stretch
     scheme: str = "date"  # of the folds
-    folds: int = 5
+    folds: int = 5  # as asked for: under `time` blocks, of which the first is no fold
     seed: int = 0
     exam: float = 0.0  # share of the images, by whole dates, that nothing learns from
     max_fold_seconds: float = 1800.0  # a configuration whose estimate is above is refused with the estimate
     engine: str = "tpe"  # what proposes now (that of 0.1.0 where none is stored); each trial notes its own
+
+    @property
+    def ordered(self) -> bool:
+        """Whether the folds are blocks of time (biomass_models/fold_rows.py)."""
+        return is_ordered(self.scheme)
 
     def __post_init__(self) -> None:
         if not self.families or not self.backbones:

@@ -255,7 +255,7 @@ def _data(ledger: Ledger, data_dir: Path) -> Iterator[str]:
     missing = [path for path in here["image_path"] if not (data_dir / path).is_file()]
     if missing:
         raise LedgerError(f"a refit needs the study's photographs, {data_dir} lacks {missing[0]}; get it back")
-    if fold_hash(recorded[["image_id", "fold", "group"]]) != study.fold_hash:
+    if fold_hash(recorded, ordered=study.settings.ordered) != study.fold_hash:
         yield "quadrats.parquet does not hold the folds that study.json names"
     yield from data_changes(ledger, here, ImageSet.from_table(data_dir, here).digests)
 

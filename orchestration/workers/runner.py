@@ -27,8 +27,9 @@ from biomass_models.families.introduced import config_from_stored
 from biomass_models.features.cache_folder import require_usable, usable_cache
 from biomass_models.features.inputs import ImageSet, Inputs
 from biomass_models.features.rows import CacheError
+from biomass_models.fold_rows import scored_rows, training_rows
 from biomass_models.interrupt import OnProgress, ShouldStop, StopRequested, check_stop
-from biomass_models.targets import TARGETS, FloatArray, blank_unmeasured, norm_of, weights_in
+from biomass_models.targets import TARGETS, FloatArray, IntArray, blank_unmeasured, norm_of, weights_in
 from biomass_models.training.fit import FitError, FoldResult, score_or_nan
 from orchestration.study.environment import environment
 from orchestration.study.ledger import Ledger, LedgerError, folds_of
@@ -102,9 +103,9 @@ class JobRunner:
         if done is not None:
             return Outcome(status="done", metrics=done)
         check_stop(should_stop, f"fold {fold} had not begun")
-        record, quadrats = self._ledger.trial(trial_id), self._train_table()
+        record = self._ledger.trial(trial_id)
         # always all of them: what else is in a batch may change the rounding, and a resumed trial must not differ
-        folds = folds_of(quadrats) if together else [fold]
+        folds = folds_of(self._train_table()) if together else [fold]
         missing = [own for own in folds if self._ledger.fold_metrics(trial_id, own) is None]
         for own in missing:
             self._ledger.note_fold_start(trial_id, own)
@@ -117,24 +118,45 @@ class JobRunner:
     def _fit(
         self, record: TrialRecord, folds: list[int], together: bool, should_stop: ShouldStop | None
     ) -> dict[int, FoldResult]:
-        model, quadrats, inputs = registry.model(record.family), self._train_table(), self._train_inputs()
+        """together: as one batch, of folds that are not ordered: they learn from one table."""
+        model, inputs = registry.model(record.family), self._train_inputs()
         config = config_from_stored(record.family, record.config)
-        fold_N = quadrats["fold"].to_numpy()
         for spec in model.feature_specs(config):  # here, because a fit reports no such progress
             inputs.features(spec, on_progress=self._on_progress, should_stop=should_stop)
         seeds = [derive_seed(record.seed, record.trial_id, fold, "fit") for fold in folds]
         if together and model.fit_folds is not None:
-            results = model.fit_folds(config, quadrats, fold_N, folds, inputs, seeds=seeds, should_stop=should_stop)
+            if self._ordered:
+                raise ValueError("folds in order of time learn from different rows: fit each alone")
+            table = self._train_table()
+            results = model.fit_folds(
+                config, table, table["fold"].to_numpy(), folds, inputs, seeds=seeds, should_stop=should_stop
+            )
             return dict(zip(folds, results, strict=True))
         (fold,), (seed,) = folds, seeds
+        seen, place_N = self._seen(fold)
+        fold_N = seen["fold"].to_numpy()
         settings = None if model.shared is None else model.shared.settings(config)
         if model.shared is None or settings is None:
-            return {fold: model.fit(config, quadrats, fold_N, fold, inputs, seed=seed, should_stop=should_stop)}
-        made = self._shared(model.shared, settings, fold, should_stop)
-        result = model.fit(config, quadrats, fold_N, fold, inputs, seed=seed, should_stop=should_stop, shared=made)
-        result.info[model.shared.name] = artefact_id(model.shared, settings)
-        result.info[f"{model.shared.name}_score"] = made.score if math.isfinite(made.score) else None
-        return {fold: result}
+            result = model.fit(config, seen, fold_N, fold, inputs, seed=seed, should_stop=should_stop)
+        else:
+            made = self._shared(model.shared, settings, seen, fold, should_stop)
+            result = model.fit(config, seen, fold_N, fold, inputs, seed=seed, should_stop=should_stop, shared=made)
+            result.info[model.shared.name] = artefact_id(model.shared, settings)
+            result.info[f"{model.shared.name}_score"] = made.score if math.isfinite(made.score) else None
+        return {fold: replace(result, row_N=place_N[result.row_N])}
+
+    @property
+    def _ordered(self) -> bool:
+        return self._ledger.study().settings.ordered
+
+    def _seen(self, fold: int) -> tuple[pd.DataFrame, IntArray]:
+        """What a fold trains on and what it holds out, which is all that a family is shown; and where these rows stand
+        in the table."""
+        table = self._train_table()
+        fold_N = table["fold"].to_numpy()
+        seen_N = training_rows(fold_N, fold, ordered=self._ordered) | (fold_N == fold)
+        place_N = np.flatnonzero(seen_N)
+        return (table if seen_N.all() else table[seen_N].reset_index(drop=True)), place_N
 
     def _write(self, record: TrialRecord, fold: int, result: FoldResult, cost: Cost, share: float) -> FoldMetrics:
         """share: of the cost, where several folds were one batch."""
@@ -171,12 +193,14 @@ class JobRunner:
         )
         return metrics
 
-    def _shared(self, shared: Shared, settings: Any, fold: int, should_stop: ShouldStop | None) -> Artefact:
+    def _shared(
+        self, shared: Shared, settings: Any, seen: pd.DataFrame, fold: int, should_stop: ShouldStop | None
+    ) -> Artefact:
         return artefact_of(
             self._ledger,
             shared,
             settings,
-            self._train_table(),
+            seen,
             fold,
             study_seed=self._ledger.study().settings.seed,
             lock_dir=Path(self._context.cache),
@@ -206,7 +230,7 @@ class JobRunner:
         """A member's out-of-fold rows as means over flips."""
         ledger = Ledger(Storage(job.study))
         if job.study not in self._inputs:
-            self._inputs[job.study] = self._inputs_of(ledger.quadrats(), ledger.study().settings.fit)
+            self._inputs[job.study] = self._inputs_of(scored_rows(ledger.quadrats()), ledger.study().settings.fit)
         predict_out_of_fold(
             ledger,
             job.trial_id,

@@ -23,9 +23,10 @@ from biomass_models.families import registry
 from biomass_models.families.base import Config
 from biomass_models.families.introduced import config_from_stored
 from biomass_models.features.inputs import ImageSet, Inputs
+from biomass_models.fold_rows import scored_rows
 from biomass_models.interrupt import ShouldStop, StopRequested, check_stop
 from biomass_models.targets import TARGETS, FloatArray, blank_unmeasured, norm_of
-from orchestration.study.ledger import Ledger, folds_of
+from orchestration.study.ledger import Ledger, predicting_folds_of
 from orchestration.study.records import Params, TrialRef
 from orchestration.study.storage import Storage
 
@@ -83,7 +84,7 @@ def mean_prediction(
     flips: int,
     should_stop: ShouldStop | None = None,
 ) -> FloatArray:
-    """Mean masses [N, 5] in grams over a member's fold models (safetensors bytes) for all images of `inputs`.
+    """Mean masses [N, 5] in grams over some of a member's fold models (safetensors bytes) for all images of `inputs`.
 
     Raises StopRequested.
     """
@@ -114,8 +115,7 @@ def predict_shard(
         if ledger.member_shard(ensemble, trial_id, span) is not None:
             continue
         record, inputs = ledger.trial(trial_id), inputs_of(ledger.study().settings.fit)
-        quadrats = ledger.quadrats()
-        folds = folds_of(quadrats)
+        folds = predicting_folds_of(ledger)
         try:
             models = (ledger.fold_model(trial_id, fold) for fold in folds)
             pred_NT = mean_prediction(
@@ -125,7 +125,7 @@ def predict_shard(
             raise
         except Exception as error:
             raise MemberError(f"member {trial_id}: {type(error).__name__}: {error}") from error
-        measured_NT = blank_unmeasured(pred_NT, norm_of(cell_weights(quadrats)))
+        measured_NT = blank_unmeasured(pred_NT, norm_of(cell_weights(ledger.quadrats())))
         ledger.write_member_shard(ensemble, trial_id, span, _frame(inputs.images.image_ids, measured_NT))
         done += 1
     return done
@@ -140,11 +140,11 @@ def predict_out_of_fold(
     flips: int,
     should_stop: ShouldStop | None = None,
 ) -> None:
-    """Predict each training image with the model of its own fold, as a mean over flips, and keep the rows.
+    """Predict each image that is scored with the model of its own fold, as a mean over flips, and keep the rows.
 
-    inputs: of the study's training images, in the order of its quadrats. Raises StopRequested, MemberError.
+    inputs: of these images, in the order of the study's quadrats. Raises StopRequested, MemberError.
     """
-    record, quadrats = ledger.trial(trial_id), ledger.quadrats()
+    record, quadrats = ledger.trial(trial_id), scored_rows(ledger.quadrats())
     config, fold_N = config_from_stored(record.family, record.config), quadrats["fold"].to_numpy()
     pred_NT = np.empty((len(quadrats), len(TARGETS)))
     for fold in np.unique(fold_N):

@@ -37,7 +37,7 @@ def artefact_of(
     lock_dir: Path,
     should_stop: ShouldStop | None = None,
 ) -> Artefact:
-    """The stored artefact of a fold, or a new one.
+    """The stored artefact of a fold, or a new one. quadrats: what the fold trains on, and what it holds out.
 
     lock_dir: a folder of the node, so that its workers do not fit the same one at once; two nodes may, and the last to
     write stays. Raises FitError, StopRequested.

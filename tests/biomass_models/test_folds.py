@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +13,23 @@ from directories import field_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from biomass_models.data.folds import EXAM, FoldError, assign_folds, cut_groups, fold_hash, unit_name, units_of
+from biomass_models.data.folds import FoldError, _even_cuts, assign_folds, cut_groups, fold_hash, unit_name, units_of
+from biomass_models.fold_rows import ALWAYS, EXAM, folds_in, predicting_folds, scored_rows, training_rows
 
 
 @pytest.fixture(scope="module")
 def quadrats() -> pd.DataFrame:
     return field_table()
+
+
+def write_folds(folds: pd.DataFrame, path: Path) -> Path:
+    """A fold file as a user has it."""
+    folds[["image_id", "fold"]].replace({"fold": {EXAM: "exam"}}).to_csv(path, index=False)
+    return path
+
+
+def days_of(quadrats: pd.DataFrame) -> np.ndarray:
+    return quadrats["Sampling_Date"].to_numpy()
 
 
 @pytest.mark.parametrize("scheme", ["date", "random", "species", "state"])
@@ -88,18 +101,155 @@ def test_without_an_exam_the_folds_are_what_they_were(quadrats: pd.DataFrame) ->
 def test_a_file_names_the_images_of_an_exam_itself(quadrats: pd.DataFrame, tmp_path: Path) -> None:
     folds = assign_folds(quadrats)
     folds.loc[folds["fold"] == 4, "fold"] = EXAM
-    folds[["image_id", "fold"]].to_csv(tmp_path / "folds.csv", index=False)
+    write_folds(folds, tmp_path / "folds.csv")
     cut, lone = folds.copy(), assign_folds(quadrats)
     cut.loc[folds.index[folds["fold"] == 0][0], "fold"] = EXAM
     lone.loc[lone["group"] == lone["group"].iloc[0], "fold"] = EXAM
     for wrong, why in ((cut, "holds whole sampling dates, "), (lone, "2 sampling dates or more, got 1")):
-        wrong[["image_id", "fold"]].to_csv(tmp_path / "wrong.csv", index=False)
+        write_folds(wrong, tmp_path / "wrong.csv")
         with pytest.raises(FoldError, match=why):
             assign_folds(quadrats, scheme="file", file=tmp_path / "wrong.csv")
     read = assign_folds(quadrats, scheme="file", file=tmp_path / "folds.csv")
     assert read["fold"].tolist() == folds["fold"].tolist()
-    with pytest.raises(FoldError, match="names the images of an exam itself, with fold -1"):
+    with pytest.raises(FoldError, match="names the images of an exam itself, by exam; leave --exam out"):
         assign_folds(quadrats, scheme="file", file=tmp_path / "folds.csv", exam=0.2)
+
+
+def test_what_trains_a_fold(quadrats: pd.DataFrame) -> None:
+    fold_N = np.array([0, ALWAYS, 2, 1, EXAM, 0, 2])
+    assert folds_in(fold_N) == [0, 1, 2]
+    by_hand = {False: {0: [1, 2, 3, 6], 1: [0, 1, 2, 5, 6], 2: [0, 1, 3, 5]}, True: {0: [1], 1: [0, 1, 5]}}
+    for ordered, rows in by_hand.items():
+        for fold, train in rows.items():
+            assert np.flatnonzero(training_rows(fold_N, fold, ordered=ordered)).tolist() == train
+    assert np.flatnonzero(training_rows(fold_N, 2, ordered=True)).tolist() == [0, 1, 3, 5]
+    assert predicting_folds(fold_N) == [0, 1, 2] and predicting_folds(fold_N, ordered=True) == [2]
+    table = pd.DataFrame({"fold": fold_N, "row": range(7)})
+    assert scored_rows(table)["row"].tolist() == [0, 2, 3, 5, 6] and scored_rows(table).index.tolist() == [*range(5)]
+
+
+@pytest.mark.parametrize("scheme", ["date", "random", "species", "state", "time"])
+def test_the_rows_that_train_a_fold_are_none_of_its_own_and_under_time_lie_before_it(scheme: str) -> None:
+    for seed in range(3):
+        quadrats = field_table(seed)
+        for exam in (0.0, 0.2):
+            fold_N = assign_folds(quadrats, scheme=scheme, seed=seed, exam=exam)["fold"].to_numpy()
+            day_N, held_out = days_of(quadrats), np.zeros(len(fold_N), dtype=int)
+            for fold in folds_in(fold_N):
+                train = training_rows(fold_N, fold, ordered=scheme == "time")
+                held_out += fold_N == fold
+                assert train.any() and not (train & ((fold_N == fold) | (fold_N == EXAM))).any()
+                if scheme == "time":
+                    assert day_N[train].max() < day_N[fold_N == fold].min()
+                else:
+                    assert (train | (fold_N == fold) | (fold_N == EXAM)).all()
+            assert (held_out == (fold_N >= 0)).all()
+            assert (fold_N == ALWAYS).any() == (scheme == "time") and (fold_N == EXAM).any() == (exam > 0)
+
+
+@pytest.mark.parametrize("blocks", [2, 3, 5, 10])
+def test_blocks_of_time_are_whole_dates_in_order_and_about_equal(blocks: int) -> None:
+    for seed in range(5):
+        quadrats = field_table(seed)
+        folds = assign_folds(quadrats, scheme="time", n_folds=blocks, seed=seed)
+        day_N, fold_N = days_of(quadrats), folds["fold"].to_numpy()
+        assert sorted(set(fold_N)) == list(range(ALWAYS, blocks - 1))
+        ends = [(day_N[fold_N == fold].min(), day_N[fold_N == fold].max()) for fold in range(ALWAYS, blocks - 1)]
+        assert all(before[1] < after[0] for before, after in itertools.pairwise(ends))
+        assert len(set(day_N[fold_N == ALWAYS])) >= 2
+        size_B, largest = np.bincount(fold_N + 1), int(np.unique(day_N, return_counts=True)[1].max())
+        assert np.ptp(size_B) <= 2 * largest
+        again = assign_folds(quadrats.sample(frac=1, random_state=1), scheme="time", n_folds=blocks, seed=seed + 1)
+        assert fold_hash(again, ordered=True) == fold_hash(folds, ordered=True)
+
+
+@given(size_D=st.lists(st.integers(1, 9), min_size=4, max_size=8), blocks=st.integers(2, 3))
+def test_no_other_cut_of_the_dates_is_more_even(size_D: list[int], blocks: int) -> None:
+    def unevenness(ends: tuple[int, ...]) -> int:
+        return sum(sum(size_D[a:b]) ** 2 for a, b in itertools.pairwise((0, *ends)))
+
+    found = tuple(_even_cuts(np.array(size_D), blocks).tolist())
+    assert found[0] >= 2 and found[-1] == len(size_D)
+    others = itertools.combinations(range(2, len(size_D)), blocks - 1)
+    assert unevenness(found) == min(unevenness((*cuts, len(size_D))) for cuts in others)
+
+
+def test_an_exam_under_time_is_of_the_last_dates(quadrats: pd.DataFrame) -> None:
+    folds = assign_folds(quadrats, scheme="time", exam=0.2)
+    kept, day_N = (folds["fold"] == EXAM).to_numpy(), days_of(quadrats)
+    assert day_N[kept].min() > day_N[~kept].max() and 0.1 < kept.mean() < 0.3
+    late = folds[day_N == day_N.max()]
+    other = assign_folds(quadrats, scheme="time", exam=0.2, known=late)
+    kept_too = (other["fold"] == EXAM).to_numpy()
+    assert day_N.max() not in day_N[kept_too] and len(set(day_N[kept_too])) >= 2
+
+
+def test_blocks_of_time_need_dates_and_ten_rows_before_each(quadrats: pd.DataFrame) -> None:
+    undated, lacking = quadrats.drop(columns="Sampling_Date").assign(kept_whole="a"), quadrats.copy()
+    lacking.loc[3, "Sampling_Date"] = pd.NaT
+    few = quadrats[quadrats["Sampling_Date"] <= np.sort(quadrats["Sampling_Date"].unique())[4]]
+    for table, why in (
+        (undated, "folds by time need the column Sampling_Date"),
+        (lacking, "need the date of every photograph, 1 has none"),
+        (few, "5 blocks of time need 6 sampling dates, 2 of them in the first, got 5; ask for fewer"),
+    ):
+        with pytest.raises(FoldError, match=why):
+            assign_folds(table.reset_index(drop=True), scheme="time")
+    thin = quadrats.groupby("Sampling_Date").head(1).reset_index(drop=True).head(20)
+    with pytest.raises(
+        FoldError, match=r"10 measured photographs or more, before fold 0 there are \d; measure more, cut"
+    ):
+        assign_folds(thin, scheme="time", n_folds=4)
+    first = assign_folds(quadrats, scheme="time")["fold"] == ALWAYS
+    early = quadrats.assign(Dry_Clover_g=quadrats["Dry_Clover_g"].where(first))
+    with pytest.raises(
+        FoldError, match="what is learned is scored, Dry_Clover_g is measured only in images that are not"
+    ):
+        assign_folds(early, scheme="time")
+    late = quadrats.assign(Dry_Clover_g=quadrats["Dry_Clover_g"].where(~first))
+    with pytest.raises(FoldError, match=r"Dry_Clover_g is learned from 10 .* before fold 0 there are 0"):
+        assign_folds(late, scheme="time")
+
+
+def test_photographs_that_a_file_always_trains_on(quadrats: pd.DataFrame, tmp_path: Path) -> None:
+    folds = assign_folds(quadrats)
+    folds["fold"] = folds["fold"].replace({4: ALWAYS, 3: EXAM})
+    read = assign_folds(quadrats, scheme="file", file=write_folds(folds, tmp_path / "folds.csv"))
+    assert read["fold"].tolist() == folds["fold"].tolist()
+    assert fold_hash(read) not in {fold_hash(scored_rows(read)), fold_hash(read, ordered=True)}
+    alone = folds.assign(fold=folds["fold"].where(folds["fold"].isin([0, ALWAYS]), ALWAYS))
+    assert set(assign_folds(quadrats, scheme="file", file=write_folds(alone, tmp_path / "alone.csv"))["fold"]) == {
+        0,
+        -1,
+    }
+    cut = assign_folds(quadrats)
+    cut.loc[cut["group"].duplicated() & (cut["group"] == cut["group"].iloc[0]), "fold"] = ALWAYS
+    assert cut_groups(assign_folds(quadrats, scheme="file", file=write_folds(cut, tmp_path / "cut.csv"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (
+            {"0": "-1", "1": "-1", "2": "-1", "3": "-1", "4": "-1"},
+            r"at least two, or one beside .* -1; got \[\] and -1",
+        ),
+        ({"1": "0", "2": "0", "3": "0", "4": "0"}, r"or one beside images of fold -1; got \[0\]$"),
+        ({"0": "-1"}, r"numbered 0, 1, ... without gaps, .*; got \[1, 2, 3, 4\] and -1"),
+        ({"4": "-2"}, "-1 for an image that is only trained on, or exam, got '-2'"),
+        ({"4": "test"}, "or exam, got 'test'"),
+    ],
+)
+def test_a_file_that_says_no_folds(quadrats: pd.DataFrame, tmp_path: Path, change: dict[str, str], why: str) -> None:
+    folds = assign_folds(quadrats).astype({"fold": str}).replace({"fold": change})
+    folds[["image_id", "fold"]].to_csv(tmp_path / "folds.csv", index=False)
+    with pytest.raises(FoldError, match=why):
+        assign_folds(quadrats, scheme="file", file=tmp_path / "folds.csv")
+
+
+def test_hashes_without_rows_that_are_always_trained_on_are_what_they_were() -> None:
+    folds = pd.DataFrame({"image_id": ["a", "b", "c", "d"], "fold": [0, 1, 0, EXAM], "group": ["x", "y", "z", "u"]})
+    assert fold_hash(folds) == hashlib.blake2b(b"a\t0\nb\t1\nc\t0\n", digest_size=6).hexdigest()
 
 
 @pytest.mark.parametrize(("share", "why"), [(0.6, "at most 0.5, got 0.6"), (-0.1, "above 0")])

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import shutil
-import struct
 import sys
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pillow_heif
 import pytest
+from deep_pictures import png_of_48_bits
 from directories import change, one, write_directory
 from PIL import Image
 
@@ -30,18 +29,6 @@ GRADIENT = np.linspace(0, 1, 200 * 100).reshape(100, 200)  # brightness, from bl
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return write_directory(tmp_path / "data")
-
-
-def png_of_48_bits(path: Path, rgb: np.ndarray) -> None:
-    """PIL writes none: uint16 [height, width, 3], big-endian."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in rgb)
-    head = struct.pack(">IIBBBBB", rgb.shape[1], rgb.shape[0], 16, 2, 0, 0, 0)
-    content = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
 
 
 # -- depths -----------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from biomass_models.data.frames import CORNERS, FITS, Fit, decoded_size, frame_size, hidden_share, placed
-from biomass_models.data.images import DecodeOnce, load_views, views_for
+from biomass_models.data.images import DecodeOnce, header_size, load_views, upright_rgb, views_for
 from biomass_models.data.stamps import find_date_stamp, paint_out_stamp
 
 LAYOUTS = ("whole", "halves", "corners4", "tiles-2x4")
@@ -91,6 +91,18 @@ def test_a_camera_that_was_held_another_way_gives_the_same_views(tmp_path: Path,
     (upright if how is None else upright.transpose(how)).save(tmp_path / "held.png", exif=exif)
     path = saved(tmp_path / "upright.png", upright)
     assert views_of(tmp_path / "held.png", fit, "halves") == views_of(path, fit, "halves")
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".png", ".webp", ".jpg"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_size_of_a_header_is_that_of_the_upright_picture(tmp_path: Path, suffix: str, orientation: int) -> None:
+    """Pillow has turned the size of a TIFF when it is opened, that of others it has not."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"held{suffix}"
+    picture(120, 90).save(path, exif=exif)
+    size = (90, 120) if orientation > 4 else (120, 90)
+    assert header_size(path) == size == upright_rgb(Image.open(path), path).size
 
 
 @pytest.mark.parametrize("size", [(2000, 1500), (1500, 2000), (4000, 3000), (3000, 1000)])

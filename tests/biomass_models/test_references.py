@@ -196,7 +196,7 @@ def test_unlike_rows_are_refused() -> None:
     quadrats, folds = made_up(8)
     with pytest.raises(ValueError, match="same image ids in the same order"):
         per_target_mean(quadrats, folds.iloc[::-1])
-    with pytest.raises(ValueError, match="at least 2 folds, got 1"):
+    with pytest.raises(ValueError, match="need training rows for every fold, fold 0 has none"):
         per_target_mean(quadrats, folds.assign(fold=0))
     with pytest.raises(ValueError, match="finite, one row for each of 96 quadrats"):
         colour_ridge(np.full((96, 2), np.nan), quadrats, folds)

@@ -253,6 +253,17 @@ def test_a_missing_file_or_directory(tmp_path: Path) -> None:
     assert problem.file == "train.csv" and problem.row is None and "no such file" in problem.got
 
 
+def test_a_test_table_may_name_quadrats(root: Path) -> None:
+    table = pd.read_csv(root / "test.csv", dtype=str)
+    table.assign(quadrat="q7").to_csv(root / "test.csv", index=False)
+    assert read_test(root)["quadrat"].tolist() == ["q7", "q7"] and problems_of_test(root) == []
+    table.assign(quadrat=["q7", "q8", *["q7"] * 8]).to_csv(root / "test.csv", index=False)
+    (problem,) = problems_of_test(root)
+    assert problem.row == 3 and "the rows of an image agree on quadrat" in str(problem)
+    table.assign(quadrat=["", *["q7"] * 9]).to_csv(root / "test.csv", index=False)
+    assert "quadrat must not be empty" in str(problems_of_test(root)[0])
+
+
 def test_test_table_needs_three_columns_and_all_rows(root: Path) -> None:
     assert problems_of_test(root) == []
     path = root / "test.csv"

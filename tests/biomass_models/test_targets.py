@@ -10,6 +10,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.optimize import nnls
 from sklearn.metrics import r2_score
 
+from biomass_models.data.cell_weights import row_weights
 from biomass_models.targets import (
     FROM_COMPONENTS,
     TARGETS,
@@ -178,6 +179,26 @@ def test_weights_are_the_published_ones_where_all_was_measured() -> None:
     truth_NT[1, 2] = np.nan
     np.testing.assert_array_equal(weights_of(truth_NT)[1], [0.1, 0.1, 0.0, 0.2, 0.5])
     np.testing.assert_array_equal(norm_of(weights_of(truth_NT)), weight_T)
+
+
+OWN = np.array([1.0, 2.0, 0.0, 3.0, 6.0]) / 12  # of green, dead, GDM, total
+
+
+@pytest.mark.parametrize("base_T", [weight_T, OWN], ids=["published", "own"])
+def test_weights_in_a_projection_know_no_number_of_photographs(base_T: np.ndarray) -> None:
+    """Dead only where a quadrat has 2 photographs, green only where it has 3; the total where it has 1, 2 or 3."""
+    measured_NT = np.array([[0, 0, 0, 0, 1], [0, 1, 0, 0, 1], [1, 0, 0, 0, 1], [0, 0, 0, 0, 1]], dtype=bool)
+    photographs_N = np.array([1, 2, 3, 3])
+    weight = np.where(measured_NT, base_T / photographs_N[:, None], 0.0)
+    np.testing.assert_allclose(norm_of(weight), np.where(measured_NT.any(0), base_T, 0.0), rtol=1e-12)
+    np.testing.assert_allclose(row_weights(weight, 4), 1 / photographs_N)
+    np.testing.assert_allclose(norm_of(weight[::-1]), norm_of(weight))
+
+
+def test_weights_in_a_projection_of_masses_that_no_row_has_together() -> None:
+    alone = np.array([[0, 0, 0, 0, 1], [1, 0, 0, 0, 0]], dtype=bool)
+    weight = np.where(alone, weight_T / np.array([[1], [2]]), 0.0)
+    np.testing.assert_array_equal(norm_of(weight), weight.max(axis=0))
 
 
 @pytest.mark.slow

@@ -193,3 +193,20 @@ def test_a_truth_that_cannot_judge_is_an_error(runs, tmp_path):
         read_truth(truth_path, groups=("State",))
     with pytest.raises(LibraryError, match="cannot be read"):
         read_truth(tmp_path / "gone.csv")
+
+
+def test_rows_of_a_truth_that_no_fold_holds_out_are_left_out(runs, tmp_path):
+    table = runs[0].drop(columns="fold")
+    ids = sorted(set(table["image_id"]))
+    own = dict(zip(ids, ["exam", "-1", *(str(row % 2) for row in range(len(ids) - 2))], strict=True))
+    given = table.assign(fold=table["image_id"].map(own))
+    given.to_csv(tmp_path / "truth.csv", index=False)
+    found = read_truth(tmp_path / "truth.csv", groups=("group",))
+    assert sorted(found["image_id"]) == ids[2:] and set(found["fold"]) == {0, 1}
+    for wrong in ("1.5", "", "-3", "left"):
+        given.assign(fold=given["fold"].replace("0", wrong)).to_csv(tmp_path / "wrong.csv", index=False)
+        with pytest.raises(LibraryError, match="a whole number from 0, -1 for what is only trained on, or exam; got"):
+            read_truth(tmp_path / "wrong.csv", groups=("group",))
+    given.assign(fold=-1).to_csv(tmp_path / "none.csv", index=False)
+    with pytest.raises(LibraryError, match="has rows that a fold holds out, got none"):
+        read_truth(tmp_path / "none.csv", groups=("group",))

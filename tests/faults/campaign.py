@@ -108,8 +108,8 @@ class Study:
     def disturb(self, kind: str, phase: str, rng: random.Random) -> None:
         """A search or a blend with one kill. Raises CampaignError."""
         before = time.monotonic()
-        if phase == "predict" and not self.finished:
-            self.search_in_peace()
+        if phase == "predict":
+            self.search_in_peace()  # a search that was killed early may leave no member that beats the mean
         if phase == "fill":
             self.stores += 1
         if phase == "predict":

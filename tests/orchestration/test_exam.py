@@ -16,8 +16,9 @@ from released import STUDIES
 from typer.testing import CliRunner
 
 from biomass_models.backbones.weights import WeightsSource
-from biomass_models.data.folds import EXAM, fold_hash
+from biomass_models.data.folds import fold_hash
 from biomass_models.data.table import read_train
+from biomass_models.fold_rows import EXAM
 from biomass_models.targets import TARGETS, weighted_r2_score
 from ensembles.blend import apply_blend
 from ensembles.card import Card

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,9 @@ from orchestration.inspect.explain import (
 )
 from orchestration.overlay import BAR
 from orchestration.search.trial import run_trial
-from orchestration.study.ledger import LedgerError
+from orchestration.study.ledger import Ledger, LedgerError
+from orchestration.study.records import MassUnit
+from orchestration.study.storage import Storage
 from orchestration.workers.slots.inline_pool import InlinePool
 
 pytestmark = pytest.mark.slow
@@ -136,6 +139,29 @@ def test_a_density_of_a_test_image_is_the_mean_of_the_fold_models(world: Any) ->
     found = ask(world, "density", str(read_test(data_dir)["image_id"].iloc[0]))
     green = [one.map_HW.mean() for one in found.maps if one.mass == "Dry_Green_g"]
     assert np.mean(green) == pytest.approx(found.pred_T[0], rel=1e-3)
+
+
+def test_masses_are_explained_in_the_unit_that_was_weighed(world: Any, tmp_path: Path) -> None:
+    ledger, trials, data_dir, folder = world
+    copied = Ledger(Storage(shutil.copytree(Path(ledger.storage.uri), tmp_path / "study")))
+    image_id, test_id = str(copied.quadrats()["image_id"].iloc[5]), str(read_test(data_dir)["image_id"].iloc[0])
+    plain, record = ask(world, "distilled", image_id), copied.study()
+    total, mass = TARGETS[-1], plain.pred_T[-1]
+    for unit, area_m2, of_test in (
+        (MassUnit(name="kg/ha", area_m2=0.25), 0.25, "kg/ha"),
+        (MassUnit(name="kg/ha", area_column="area"), 0.5, "g"),  # the area of a new quadrat is not known
+    ):
+        areas = np.where(copied.quadrats()["image_id"] == image_id, 0.5, 0.25)
+        copied.write_study(replace(record, mass_unit=unit), copied.quadrats().assign(area=areas))
+        here = (copied, trials, data_dir, folder)
+        found, new = ask(here, "distilled", image_id), ask(here, "distilled", test_id)
+        assert found.unit == "kg/ha" and found.pred_T[-1] == mass
+        shown = found.to_json()
+        assert shown["masses_g"][total]["predicted"] == mass
+        assert shown["masses"][total]["predicted"] == pytest.approx(10 * mass / area_m2)  # 1 g/m2 is 10 kg/ha
+        assert f"{10 * mass / area_m2:.1f}" in page(found) and "predicted kg/ha" in page(found)
+        assert new.unit == of_test and f"predicted {of_test} " in page(new)
+    assert "predicted g" in page(plain) and plain.to_json()["masses"] == plain.to_json()["masses_g"]
 
 
 @pytest.mark.parametrize("family", ["baseline", "probe"])

@@ -13,9 +13,10 @@ import pytest
 from typer.testing import CliRunner
 
 from biomass_models.backbones.weights import WeightsSource
-from biomass_models.data.folds import EXAM, FoldError, assign_folds
+from biomass_models.data.folds import FoldError, assign_folds
 from biomass_models.data.table import read_train
 from biomass_models.features import inputs
+from biomass_models.fold_rows import EXAM
 from biomass_models.targets import TARGETS, weighted_r2_score
 from orchestration.blending.followed import followed_blend
 from orchestration.blending.nested import blend_of
@@ -155,6 +156,33 @@ def test_a_study_that_is_gone_costs_the_comparison_only(made: Made, tmp_path: Pa
     assert found is None and why is not None and "gone" in why
 
 
+def test_a_search_goes_on_when_the_study_that_it_follows_was_moved_or_removed(made: Made, tmp_path: Path) -> None:
+    """Its best settings lie in the study that follows it, which is resumed with its first trials still to come."""
+    shutil.copytree(made.folder / "old", tmp_path / "old")
+    first = str(tmp_path / "old")
+    search(tmp_path, "new", made.data, from_=first, trials=1)
+    best = [dict(trial.record.params) for trial in read(tmp_path, "old").ranked[:3]]
+    (tmp_path / "old").rename(tmp_path / "archived")
+
+    def again(follows: str, trials: int) -> str:
+        asked = preset(tmp_path, from_=follows)
+        check_search(str(tmp_path / "new"), made.data, asked, Asked(overrides={"from_": follows}), lambda text: None)
+        return "\n".join(search(tmp_path, "new", made.data, from_=follows, trials=trials))
+
+    said = again(first, 2)
+    assert f"is not in {first} any more; its best settings are kept" in said
+    assert read(tmp_path, "new").record.follows == first
+    moved = str(tmp_path / "archived")
+    assert f"was {first} and is read from {moved} now" in again(moved, 3)
+    new = read(tmp_path, "new")
+    assert new.record.follows == moved and [dict(trial.record.params) for trial in new.trials] == best
+    assert "follows" not in again(moved, 3)
+    shutil.rmtree(moved)
+    assert "any more" in again(moved, 3) and "any more" in again(str(tmp_path / "nowhere"), 3)
+    with pytest.raises(StudyError, match="from: "):
+        again(str(tmp_path / "new"), 3)
+
+
 def test_what_cannot_be_followed_is_refused_before_anything_starts(made: Made, tmp_path: Path) -> None:
     def check(name: str, follows: str) -> None:
         asked = preset(tmp_path, from_=follows)
@@ -195,7 +223,7 @@ def test_a_fold_file_with_an_exam_of_known_dates_is_refused(tmp_path: Path) -> N
         {"image_id": list("abcdef"), "Sampling_Date": pd.to_datetime(["2015-01-01", "2015-02-01", "2015-03-01"] * 2)}
     )
     file = tmp_path / "folds.csv"
-    table.assign(fold=[-1, -1, 0, -1, -1, 1])[["image_id", "fold"]].to_csv(file, index=False)
+    table.assign(fold=["exam", "exam", 0, "exam", "exam", 1])[["image_id", "fold"]].to_csv(file, index=False)
     known = pd.DataFrame({"image_id": ["x"], "group": ["2015-02-01"]})
     with pytest.raises(FoldError, match=r"2015-02-01.* known to the study that this one follows"):
         assign_folds(table, scheme="file", file=file, known=known)

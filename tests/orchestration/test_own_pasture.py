@@ -92,6 +92,13 @@ def test_masses_per_area_are_the_same_pasture(tmp_path: Path, own: Path) -> None
     assert '"kg/ha"' in (tmp_path / "kg" / "dataset.toml").read_text()
 
 
+def test_a_search_with_random_folds_says_that_they_cut_groups(tmp_path: Path, without: Any) -> None:
+    data = without("date", "groups")  # sites are left
+    said = {scheme: " ".join(search(tmp_path / scheme, data, 1, scheme=scheme)) for scheme in ("random", "date")}
+    assert "the folds cut" in said["random"] and "score less on new ones" in said["random"]
+    assert "the folds cut" not in said["date"]
+
+
 def test_a_search_without_dates_and_sites_warns_and_goes_through(tmp_path: Path, without: Any) -> None:
     """Search, leaderboard and report of photographs and masses alone."""
     data = without("date", "site", "species", "ndvi", "height", "groups")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -12,11 +13,18 @@ import numpy as np
 import pandas as pd
 import pytest
 from readme import commands
+from safetensors.torch import load as load_tensors
 from typer.testing import CliRunner
 
-from biomass_models.data.table import read_train
+from biomass_models.backbones.weights import WeightsSource
+from biomass_models.data.table import read_test, read_train
+from biomass_models.families import registry
+from biomass_models.families.introduced import config_from_stored
+from biomass_models.features.inputs import ImageSet, Inputs
 from biomass_models.pasture.make import make_pasture
 from biomass_models.targets import TARGETS, TOTAL
+from ensembles.blend import apply_blend
+from ensembles.card import Card
 from ensembles.submission import check_submission, masses_at
 from orchestration.bundle.predict import predict_bundle
 from orchestration.cli import app
@@ -28,6 +36,7 @@ pytestmark = pytest.mark.slow
 
 DRAWN: dict[str, Any] = {"images": 40, "test_images": 4, "seed": 0, "width": 160, "height": 80, "workers": 1}
 TINY = ["--backbone", "test_vit", "--weights", "random", "--scale", "smoke", "--folds", "3", "--inline"]
+TWO = ("clover", "total")
 DOCS = Path(__file__).parents[2] / "docs"
 
 
@@ -96,6 +105,25 @@ def test_a_total_in_kilograms_per_hectare_goes_the_whole_road(tmp_path: Path, dr
     assert (
         "(R² of total)" in html and "kg/ha" in html and re.search(r"typically \S+ kg/ha off", html.replace("\xa0", " "))
     )
+    alone = pd.read_csv(data / "test.csv")
+    named = alone.assign(
+        quadrat=alone["image_path"].isin(alone["image_path"].unique()[:3]).map({True: "q", False: "r"})
+    )
+    named.to_csv(data / "test.csv", index=False)
+    remarks: list[str] = []
+    averaged = tmp_path / "averaged.csv"
+    predict_bundle(tmp_path / "bundle", data, averaged, weights=tmp_path / "none", say=remarks.append)
+    assert "note: 4 photographs of 2 quadrats: each has the mean mass over the photographs of its quadrat" in remarks
+    found = pd.read_csv(averaged)
+    assert found["quadrat"].tolist() == ["q", "q", "q", "r"]
+    for name in ("Dry_Total_g", "Dry_Total_kg_ha"):
+        by_hand = [predicted[name][:3].mean()] * 3 + [predicted[name][3]]
+        np.testing.assert_allclose(found[name], by_hand, atol=1e-4)
+    cache = ["--weights", "random", "--inline", "--cache", tmp_path / "cache"]
+    assert "4 photographs of 2 quadrats" in biomass(
+        "ensemble", tmp_path / "study", "--data", data, "--out", tmp_path / "q.csv", *cache
+    )
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "q.csv"), found, atol=1e-5)
     truth = tmp_path / "data-truth.csv"
     assert biomass("score", tmp_path / "predicted.csv", "--truth", truth).endswith(
         "not measured here: green, dead, clover, GDM"
@@ -169,6 +197,68 @@ def test_without_dates(tmp_path: Path, drawn: Any, lacking: tuple[str, ...]) -> 
     noun = "group" if "site" not in lacking else "photograph"
     assert study.group_noun == noun and ("By group" in html) == (noun == "group") and "By day" not in html
     assert ("folds are random" in said) == (noun == "photograph")
+
+
+def test_blocks_of_time_go_the_whole_road(tmp_path: Path, drawn: Any) -> None:
+    """The first block is only trained on; an exam is of the last dates; the last block's model predicts."""
+    study, predicted, said, html = road(tmp_path, drawn(images=60, targets=TWO), "--scheme", "time", "--exam", 0.2)
+    ledger, first, day_N = study.ledger, study.learned["fold"] == -1, study.learned["Sampling_Date"]
+    exam = ledger.exam_quadrats()
+    assert exam is not None and study.folds == [0, 1] and exam["Sampling_Date"].min() > day_N.max()
+    assert day_N[first].max() < day_N[~first].min() and len(study.quadrats) == (~first).sum() < len(study.learned)
+    references = ledger.references()
+    assert references is not None
+    for table in (references, *(ledger.oof(name) for name in ledger.results())):
+        assert set(table["image_id"]) == set(study.quadrats["image_id"])
+    masses_hold(predicted, study)
+    bundle = json.loads((tmp_path / "bundle" / "bundle.json").read_text())
+    models = [Path(model).name for member in bundle["members"] for model in member["models"]]
+    assert models == ["fold-1.safetensors"] * len(bundle["members"])
+    card = Card.from_json(ledger.ensemble("masses").card)
+    images = ImageSet.from_table(tmp_path / "data", read_test(tmp_path / "data"))
+    inputs = Inputs(images, cache_dir=tmp_path / "cache", weights=WeightsSource("random"), fit=study.settings.fit)
+    pred_MNT = {}
+    for name in card.members:
+        record = ledger.trial(name)
+        config, tensors = config_from_stored(record.family, record.config), load_tensors(ledger.fold_model(name, 1))
+        pred_MNT[name] = registry.model(record.family).predict(config, tensors, inputs, flips=card.flips)
+    expected_NT = pd.DataFrame(apply_blend(card, pred_MNT), columns=list(TARGETS))[list(study.measured)]
+    np.testing.assert_allclose(predicted[list(study.measured)], expected_NT, atol=1e-3)
+    assert (
+        "3 blocks of time in order" in html
+        and "the first (" in html
+        and "is not scored; the models of the last" in said
+    )
+    exam_said = biomass(
+        "exam",
+        study.ledger.storage.uri,
+        "--data",
+        tmp_path / "data",
+        "--weights",
+        "random",
+        "--inline",
+        "--cache",
+        tmp_path / "cache",
+    )
+    assert f"on {len(exam)} images" in exam_said
+
+
+def test_photographs_that_are_only_trained_on_go_the_whole_road(tmp_path: Path, drawn: Any) -> None:
+    data = drawn(targets=TWO)
+    table = read_train(data)
+    day_N, days = table["Sampling_Date"], sorted(table["Sampling_Date"].unique())
+    fold = day_N.isin(days[::2]).astype(int).astype(str)
+    fold[day_N.isin(days[:2])], fold[day_N.isin(days[-2:])] = "-1", "exam"
+    table[["image_id"]].assign(fold=fold).to_csv(tmp_path / "folds.csv", index=False)
+    study, predicted, said, html = road(tmp_path, data, "--fold-file", tmp_path / "folds.csv")
+    only_trained_on = set(table["image_id"][fold == "-1"])
+    assert only_trained_on == set(study.learned["image_id"]) - set(study.quadrats["image_id"])
+    exam = study.ledger.exam_quadrats()
+    assert exam is not None and set(exam["image_id"]) == set(table["image_id"][fold == "exam"])
+    masses_hold(predicted, study)
+    says = f"{len(only_trained_on)} photographs are only trained on (fold -1), not scored"
+    assert says in said and says in html and "2 folds of the user&#x27;s own" in html.replace("&#39;", "&#x27;")
+    assert not [name for name in only_trained_on if name in html]
 
 
 @pytest.mark.long

@@ -15,8 +15,18 @@ from told_study import told_study
 from typer.testing import CliRunner
 
 from biomass_models.data.cell_weights import WEIGHT_COLUMNS
-from biomass_models.targets import TARGETS, TOTAL, rmse_by_target, weighted_r2_score, weights_of
-from ensembles.submission import is_submission, mass_table, masses_at, table_notes
+from biomass_models.targets import (
+    TARGETS,
+    TOTAL,
+    from_components,
+    identity_gap,
+    rmse_by_target,
+    squared_error,
+    weight_T,
+    weighted_r2_score,
+    weights_of,
+)
+from ensembles.submission import is_submission, mass_table, masses_at, quadrat_means, table_notes
 from orchestration.blending.blend import BlendOptions, run_ensemble
 from orchestration.blending.members import FileMembers, gather
 from orchestration.cli import app
@@ -292,6 +302,24 @@ def test_a_table_of_masses_reads_back_with_blanks_where_nothing_was_measured(tmp
         spoilt[1, TOTAL] = wrong
         with pytest.raises(ValueError, match="finite, non-negative"):
             mass_table(["a", "b"], spoilt)
+
+
+def test_photographs_of_a_quadrat_have_its_mean_mass(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    mass_NT, quadrat_N = from_components(*rng.gamma(2, 10, (3, 6))), ["b", "a", "b", "c", "b", "a"]
+    mean_NT = quadrat_means(mass_NT, quadrat_N)
+    by_hand = pd.DataFrame(mass_NT).groupby(quadrat_N).transform("mean")
+    np.testing.assert_allclose(mean_NT, by_hand)
+    assert identity_gap(mean_NT).max() < 1e-9  # so that a submission may hold it
+    assert quadrat_means(mass_NT, None) is mass_NT
+    assert quadrat_means(mass_NT, list("abcdef")).tobytes() == mass_NT.tobytes()
+    truth_NT = from_components(*rng.gamma(2, 10, (3, 3)))[pd.factorize(np.array(quadrat_N))[0]]
+    weight = weight_T / pd.Series(quadrat_N).groupby(quadrat_N).transform("size").to_numpy()[:, None]
+    assert squared_error(truth_NT, mean_NT, weight).sum() <= squared_error(truth_NT, mass_NT, weight).sum()
+    path = tmp_path / "masses.csv"
+    path.write_bytes(mass_table(list("uvwxyz"), mean_NT, quadrat_N=quadrat_N))
+    assert path.read_text().splitlines()[1].startswith("u,b,")
+    np.testing.assert_allclose(masses_at(path).to_numpy(), mean_NT, atol=1e-6)
 
 
 def test_score_counts_what_the_truth_and_the_predictions_have(tmp_path: Path) -> None:

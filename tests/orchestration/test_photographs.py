@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,13 @@ import pandas as pd
 import pillow_heif
 import pytest
 from blended_study import InlinePredictor
+from deep_pictures import png_of_48_bits, tiff_of_48_bits
 from PIL import Image
 from released import copy_of
 from tiny_study import RANDOM
 
 from biomass_models.data.check import check_directory
+from biomass_models.data.images import upright_rgb
 from biomass_models.data.table import read_test, read_train
 from biomass_models.pasture.make import make_pasture
 from biomass_models.targets import TARGETS
@@ -28,6 +31,7 @@ from orchestration.inspect.explain import PANEL, draw_explanation, explain
 from orchestration.report.make import make_report
 from orchestration.search.presets.options import Preset
 from orchestration.search.start import start_search
+from orchestration.study.data_changes import data_notices
 from orchestration.study.ledger import Ledger
 from orchestration.study.records import Asked, TrialRef
 from orchestration.study.settings import StudyError
@@ -164,6 +168,99 @@ def test_test_photographs_of_another_shape_are_counted_by_bundle_and_check(
     (problem,) = check_directory(mixed)
     assert problem.file == "test.csv" and "2 of 6 photographs, the first" in problem.got
     assert "one shape (most: 120 x 160 px)" in problem.rule
+
+
+def test_a_blend_and_an_explanation_warn_of_another_shape_too(
+    searched: tuple[Ledger, Path, list[str]], phone: Path, tmp_path: Path
+) -> None:
+    """Also for studies of released versions, which did not note the size of their photographs."""
+    ledger, folder, _ = searched
+    odd = Path(shutil.copytree(phone, tmp_path / "odd"))
+    square = sorted((odd / "test").iterdir())[0]
+    Image.open(square).convert("RGB").crop((0, 0, 120, 120)).save(square, quality=90)
+    (notice,) = data_notices(ledger, odd)
+    said: list[str] = []
+    run_ensemble(
+        [ledger.storage.uri], FileMembers(), data_dir=odd, out=tmp_path / "odd.csv", options=BlendOptions(rule="top-5"),
+        seed=0, open_predictor=lambda data: InlinePredictor(data, folder / "cache"), say=said.append,
+        show=lambda *_: None,
+    )  # fmt: skip
+    assert notice.startswith("1 of 6 photographs have another shape than the 120 x 160 px") and square.name in notice
+    assert f"warning: {notice}" in said
+    (trial,) = [record.trial_id for record in ledger.trials() if record.family == "probe"]
+    for path, warned in ((square, True), (sorted((odd / "test").iterdir())[1], False)):
+        image_id = str(read_test(odd).set_index("image_path")["image_id"][f"test/{path.name}"])
+        found = explain(ledger, trial, image_id, odd, cache_dir=folder / "cache", weights=RANDOM)
+        assert (found.warning is not None) == warned
+    record = ledger.study()
+    ledger.update_study(replace(record, photograph_size=None))
+    try:
+        assert all("another shape than the 2000 x 1000 px" in text for text in data_notices(ledger, odd))
+    finally:
+        ledger.update_study(record)
+
+
+def in_other_forms(data: Path) -> None:
+    """Each picture as another camera or program writes it, without loss but for JPEG and HEIC: those are read first."""
+    names = {}
+    for number, path in enumerate(sorted(data.rglob("*.jpg"))):
+        pixels, kind = np.asarray(Image.open(path).convert("RGB")), number % 6
+        turned, deep = np.rot90(pixels), pixels.astype(np.uint16) * 257
+        if kind == 0:
+            png_of_48_bits(path.with_suffix(".png"), deep)
+        elif kind == 1:
+            tiff_of_48_bits(path.with_suffix(".tif"), np.rot90(deep), orientation=6)
+        elif kind == 2:
+            Image.fromarray(pixels).save(path.with_suffix(".webp"), lossless=True)
+        elif kind == 3:
+            Image.fromarray(pixels).save(path.with_suffix(".heic"), quality=90)
+        elif kind == 4:
+            exif = Image.Exif()
+            exif[0x0112] = 6
+            Image.fromarray(turned).save(path.with_suffix(".jpeg"), quality=95, exif=exif)
+        else:
+            Image.fromarray(pixels).save(path.with_suffix(".tiff"), compression="tiff_lzw")
+        names[path.name] = next(one.name for one in path.parent.glob(f"{path.stem}.*") if one != path)
+        path.unlink()
+    for table in ("quadrats.csv", "test.csv"):
+        text = (data / table).read_text()
+        for old, new in names.items():
+            text = text.replace(old, new)
+        (data / table).write_text(text)
+
+
+def as_pngs(data: Path) -> None:
+    """Each photograph upright with 8 bits a channel."""
+    suffixes = {path.suffix for path in data.rglob("*/*.*")}
+    for path in sorted(data.rglob("*/*.*")):
+        pixels = upright_rgb(Image.open(path), path)
+        path.unlink()
+        pixels.save(path.with_suffix(".png"))
+    for suffix in suffixes:
+        renamed(data, suffix, ".png")
+
+
+def test_whatever_a_camera_writes_is_searched_and_predicted_as_the_picture_that_it_shows(tmp_path: Path) -> None:
+    """16-bit PNG, 16-bit TIFF lying on its side, WebP, HEIC, JPEG of a camera that was turned, LZW TIFF."""
+    mixed = tmp_path / "mixed"
+    make_pasture(mixed, form="quadrats", images=24, test_images=6, width=120, height=160, workers=1)
+    in_other_forms(mixed)
+    plain = Path(shutil.copytree(mixed, tmp_path / "plain"))
+    as_pngs(plain)
+    assert len({path.suffix for path in mixed.rglob("test/*.*")}) == 6 and check_directory(mixed) == []
+    assert check_directory(plain) == []
+    found = []
+    for data in (mixed, plain):
+        said = search(tmp_path / f"{data.name}-study", data, 1)
+        assert not any("another shape" in text for text in said)
+        ledger = Ledger(Storage(tmp_path / f"{data.name}-study"))
+        ((trial_id, result),) = ledger.results().items()
+        assert result.status == "complete"
+        ref = {"one": TrialRef(ledger.storage.uri, trial_id)}
+        found.append((ledger.oof(trial_id), InlinePredictor(data, tmp_path / "cache").test(ref, flips=1)["one"]))
+    (one, one_NT), (other, other_NT) = found
+    pd.testing.assert_frame_equal(one, other, check_exact=True)
+    np.testing.assert_array_equal(one_NT, other_NT)
 
 
 def test_what_is_explained_is_the_frame(searched: tuple[Ledger, Path, list[str]], phone: Path) -> None:

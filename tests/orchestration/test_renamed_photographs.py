@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from told_study import told_study
 
-from biomass_models.data.folds import EXAM, assign_folds
+from biomass_models.data.folds import assign_folds
+from biomass_models.fold_rows import EXAM
 from orchestration.blending.followed import followed_blend
 from orchestration.search.following import changes_since, known_images
 from orchestration.study.data import StudyData

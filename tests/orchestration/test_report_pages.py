@@ -9,12 +9,14 @@ import sys
 from pathlib import Path
 
 import altair as alt
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 from told_study import told_study
 from typer.testing import CliRunner
 
+from biomass_models.targets import TOTAL
 from ensembles.blend import fit_blend
 from orchestration.blending.members import FileMembers, gather
 from orchestration.cli import app
@@ -23,6 +25,7 @@ from orchestration.report.data.context import read_context
 from orchestration.report.make import make_report
 from orchestration.report.sections import ended_tables, ranking, slots_chart
 from orchestration.report.sections import search as search_section
+from orchestration.report.sections.residual_charts import MOST_COLUMNS, further_figure
 from orchestration.report.sections.worst import MOST
 from orchestration.study.ledger import LedgerError
 from orchestration.study.records import MassUnit, TrialRef
@@ -189,6 +192,44 @@ def test_missing_values_in_metadata_are_left_out(tmp_path: Path) -> None:
     quadrats.loc[::3, ["Height_Ave_cm", "Sampling_Date", "Species"]] = pd.NA
     text = _text(make_report(told_study(tmp_path / "second", quadrats=quadrats)))
     assert "Errors of the total" in text
+
+
+def test_errors_are_drawn_against_the_further_columns_of_a_table(tmp_path: Path) -> None:
+    """Numbers and few texts are drawn, in the unit that was weighed; the rest is named."""
+    quadrats, hostile = told_study(tmp_path / "first").quadrats(), "</script><b>soil</b>"
+    rows = range(len(quadrats))
+    quadrats["moisture"] = [0.1 * row if row % 4 else float("nan") for row in rows]
+    quadrats[hostile] = ["clay", "sand", "", "loam"] * (len(quadrats) // 4)
+    quadrats["remark"] = [f"cut number {row}" for row in rows]
+    quadrats["observer"] = "me"
+    unit = MassUnit(name="kg/ha", area_m2=0.25)
+    context = read_context(told_study(tmp_path / "second", quadrats=quadrats, mass_unit=unit))
+    figure = further_figure(context)
+    assert figure is not None and figure.note.startswith("Not drawn: remark and observer. ")
+    number, text = figure.panels
+    assert [number.caption, text.caption] == ["moisture", f"{hostile}, diamonds: mean"]
+    for one in figure.panels:
+        alt.Chart.from_dict(one.spec)
+        assert "predicted − measured [kg/ha]" in json.dumps(one.spec, ensure_ascii=False)
+    assert context.shown is not None
+    residual_N = 40 * (context.shown.pred_NT - context.scorer.truth_NT)[:, TOTAL]
+    by_hand = pd.Series(residual_N).groupby(quadrats[hostile].replace("", "(blank)").to_numpy())
+    means = text.spec["layer"][2]["data"]["values"]
+    assert {one["value"]: one["residual"] for one in means} == pytest.approx(by_hand.mean().to_dict(), rel=1e-4)
+    assert {one["value"]: one["sd"] for one in means} == pytest.approx(by_hand.std().to_dict(), rel=1e-4)
+    assert len(number.spec["layer"][1]["data"]["values"]) == quadrats["moisture"].notna().sum()
+    html = figure.html()
+    assert "<b>soil</b>" not in html and html.count("<script") == html.count("</script")
+
+
+def test_no_more_columns_are_drawn_than_a_page_can_hold(tmp_path: Path) -> None:
+    quadrats = told_study(tmp_path / "first").quadrats()
+    assert further_figure(read_context(told_study(tmp_path / "none", quadrats=quadrats))) is None
+    for column in range(MOST_COLUMNS + 2):
+        quadrats[f"c{column}"] = np.arange(len(quadrats)) * 1.0
+    figure = further_figure(read_context(told_study(tmp_path / "many", quadrats=quadrats)))
+    assert figure is not None and len(figure.panels) == MOST_COLUMNS
+    assert figure.note.startswith(f"Not drawn: c{MOST_COLUMNS} and c{MOST_COLUMNS + 1}. Drawn are the first 8 columns")
 
 
 def test_every_drawing_is_valid_vega_lite(tmp_path: Path) -> None:

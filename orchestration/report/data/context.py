@@ -148,10 +148,15 @@ def read_context(ledger: Ledger, compare: Sequence[Ledger] = (), ensemble: str |
     """
     study, others = StudyData(ledger), tuple(map(StudyData, compare))
     for other in others:
-        if set(other.quadrats["image_id"]) != set(study.quadrats["image_id"]):
+        if set(other.learned["image_id"]) != set(study.learned["image_id"]):
             raise LedgerError(
                 f"studies are compared over the same images, those of {other.ledger.storage.uri} are others; "
                 "leave it out of --compare"
+            )
+        if not set(other.quadrats["image_id"]) & set(study.quadrats["image_id"]):
+            raise LedgerError(
+                f"studies are compared over images that both score, {other.ledger.storage.uri} has none of them; leave "
+                "it out of --compare"
             )
     scorer = Scorer(study.truth)
     pred = study.predictions(trial.trial_id for trial in study.ranked[:MOST_MEMBERS])

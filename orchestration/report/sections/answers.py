@@ -14,10 +14,10 @@ from orchestration.report.html import Html, join, paragraph, tag
 from orchestration.report.sections.why import what_fails, why_lost
 from orchestration.report.words import (
     GAP,
-    SCHEMES,
     SHORT,
     count,
     duration,
+    folds_text,
     listed,
     mass,
     number,
@@ -172,14 +172,13 @@ def _interval(estimate: Estimate, interval: tuple[float, float] | None, units: i
 def facts_line(context: ReportContext) -> Html:
     """What ran, in a line under the title."""
     study = context.study
-    settings = study.settings
     ended = Counter(trial.status for trial in study.trials)
     kinds = ", ".join(
         f"{ended[kind]} {kind}" for kind in ("complete", "pruned", "failed", "refused", "open") if ended[kind]
     )
     return join(
         f"{count(len(study.trials), 'trial')} ({kinds or 'none'}) of {listed(study.families or ['no family'])} "
-        f"on {count(len(study.quadrats), 'photograph')}, {settings.folds} {SCHEMES[settings.scheme]}"
+        f"on {count(len(study.quadrats), 'photograph')}, {folds_text(study)}"
     )
 
 

@@ -11,7 +11,13 @@ from orchestration.report.charts import SOFT, colour, data, legend, panel, shape
 from orchestration.report.data.context import ReportContext
 from orchestration.report.html import Cell, Column, Figure, Html, Section, Table, paragraph
 from orchestration.report.sections.photographs import Photographs
-from orchestration.report.sections.residual_charts import drawn_rows, left_note, residual_figure, state_of
+from orchestration.report.sections.residual_charts import (
+    drawn_rows,
+    further_figure,
+    left_note,
+    residual_figure,
+    state_of,
+)
 from orchestration.report.sections.worst import worst_images
 from orchestration.report.words import SHORT, mass, number, percent
 
@@ -34,6 +40,7 @@ def predictions_section(context: ReportContext, photographs: Photographs) -> Sec
             _scatter(context),
             _errors(context),
             residual_figure(context),
+            further_figure(context),
             worst_images(context, photographs),
         ]
         blocks = tuple(block for block in found if block is not None)

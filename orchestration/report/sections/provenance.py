@@ -10,7 +10,7 @@ from biomass_models.data.folds import unit_name
 from biomass_models.families.readable import description_of
 from orchestration.report.data.context import ReportContext
 from orchestration.report.html import Section, tag
-from orchestration.report.words import SHORT, count, duration, moment, number
+from orchestration.report.words import SHORT, count, duration, folds_text, moment, number
 from orchestration.study.records import TrialResult
 
 GLOSSARY: tuple[tuple[str, str, str], ...] = (
@@ -109,10 +109,12 @@ def facts(context: ReportContext) -> list[tuple[str, str]]:
         ("fit of photographs that are not 2 : 1", settings.fit),
         ("masses", _masses(context)),
         ("data fingerprint", record.data_fingerprint),
-        ("folds", f"{settings.folds} by {settings.scheme}, hash {record.fold_hash}"),
+        ("folds", f"{folds_text(study)}, hash {record.fold_hash}"),
         ("families", ", ".join(settings.families)),
         ("backbones", ", ".join(settings.backbones)),
         ("weights", ", ".join(f"{name}: {mark}" for name, mark in record.weights.items())),
+        ("weights that stand in for the published ones",
+         ", ".join(f"{name}: {label}" for name, label in record.stand_ins.items())),
         ("scale of the search", settings.scale),
         ("proposals", f"by {settings.engine}"),
         ("seed", str(settings.seed)),

@@ -1,4 +1,7 @@
-"""What the errors depend on: predicted minus measured total against what is known of each quadrat."""
+"""What the errors depend on: predicted minus measured total against what is known of each quadrat.
+
+N images; residual_N in the user's unit, NaN where the mass was not measured.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,19 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from biomass_models.data.quadrats import further_columns
 from biomass_models.targets import TARGETS, FloatArray
 from orchestration.report.charts import SOFT, colour, data, legend, panel, shape
 from orchestration.report.data.context import ReportContext
 from orchestration.report.data.scorer import binned_mean
 from orchestration.report.html import Figure, Panel
-from orchestration.report.words import SHORT, count, mass
+from orchestration.report.words import SHORT, count, listed, mass
 
 MOST_IMAGES = 3000  # drawn one by one
-MOST_SPECIES = 20
+MOST_VALUES = 20  # different texts of a column
+MOST_COLUMNS = 8  # of a user's table that are drawn
+LONGEST = 60  # characters of a column's name
+BLANK = "(blank)"
 
 
 def residual_figure(context: ReportContext) -> Figure | None:
@@ -45,7 +52,7 @@ def residual_figure(context: ReportContext) -> Figure | None:
             worst = str(enough["mean"].abs().idxmax())
             off = mass(float(enough["mean"].loc[worst]), unit, sign=True)
             findings.append(f"{worst} is off most, {off} on average")
-        panels.append(_species(residual_N[known], species, bias, unit))
+        panels.append(_by_value(residual_N[known], species, unit, "Species"))
     absent = [name for name in ("Sampling_Date", "Height_Ave_cm", "Pre_GSHH_NDVI", "Species") if name not in quadrats]
     note = f"This study has no {', '.join(absent)}. " if absent else ""
     return Figure(
@@ -117,30 +124,71 @@ def _trend(context: ReportContext, residual_N: FloatArray, values: Any, title: s
     )
 
 
-def _species(residual_N: FloatArray, species_N: pd.Series, bias: pd.DataFrame, unit: str) -> Panel:
-    order = list(bias.sort_values("size", ascending=False).index[:MOST_SPECIES])
+def _by_value(residual_N: FloatArray, value_N: pd.Series, unit: str, caption: str) -> Panel:
+    """Residuals beside each text that a column holds: a tick an image, and their mean."""
+    bias = pd.Series(residual_N).groupby(value_N.to_numpy()).agg(["mean", "std", "size"])
+    order = list(bias.sort_values("size", ascending=False).index[:MOST_VALUES])
     order.sort(key=lambda name: float(bias["mean"][name]))
     rows = [
-        {"species": name, "residual": float(residual)}
-        for name, residual in zip(species_N, residual_N, strict=True)
+        {"value": name, "residual": float(residual)}
+        for name, residual in zip(value_N, residual_N, strict=True)
         if name in order
     ][:MOST_IMAGES]
     means = [
-        {"species": name, "residual": float(bias["mean"][name]), "images": int(bias["size"][name])} for name in order
+        {
+            "value": name,
+            "residual": float(bias["mean"][name]),
+            "sd": float(bias["std"][name]),
+            "images": int(bias["size"][name]),
+        }
+        for name in order
     ]
-    y = alt.Y("species:N", sort=order, title=None, axis=alt.Axis(labelLimit=280))
+    y = alt.Y("value:N", sort=order, title=None, axis=alt.Axis(labelLimit=280))
     x = alt.X("residual:Q", title=f"predicted − measured [{unit}]")
     ticks = alt.Chart(data(rows)).mark_tick(thickness=1.5, color="var(--c1)", opacity=0.5).encode(x=x, y=y)
     dots = alt.Chart(data(means)).mark_point(filled=True, size=60, shape="diamond", color="var(--ink)", opacity=1)
-    mean = dots.encode(x=x, y=y, tooltip=["species:N", "images:Q", alt.Tooltip("residual:Q", format="+.1f")])
+    shown = ["value:N", "images:Q", alt.Tooltip("residual:Q", format="+.1f"), alt.Tooltip("sd:Q", format=".1f")]
     zero = alt.Chart(data([{"residual": 0.0}])).mark_rule(color=SOFT, strokeDash=[4, 3]).encode(x=x)
-    left = f", {MOST_SPECIES} most frequent" if len(bias) > MOST_SPECIES else ""
+    left = f", {MOST_VALUES} most frequent" if len(bias) > MOST_VALUES else ""
     return panel(
-        alt.layer(zero, ticks, mean),
+        alt.layer(zero, ticks, dots.encode(x=x, y=y, tooltip=shown)),
         height=max(80, 22 * len(order)),
-        caption=f"Species, diamonds: mean{left}",
+        caption=f"{caption}, diamonds: mean{left}",
         least_width=560,
         wide=True,
+    )
+
+
+def further_figure(context: ReportContext) -> Figure | None:
+    """Predicted minus measured total against the columns that a user's table has beside those that it has to have."""
+    assert context.shown is not None
+    quadrats, unit = context.study.quadrats, context.unit
+    residual_N = (context.in_unit(context.shown.pred_NT) - context.in_unit(context.scorer.truth_NT))[:, context.main]
+    known_N = np.isfinite(residual_N)
+    panels, left_out = list[Panel](), list[str]()
+    for column in further_columns(quadrats):
+        cells, name = quadrats[column], column if len(column) <= LONGEST else f"{column[:LONGEST]}..."
+        known = cells[known_N].dropna()
+        if len(panels) == MOST_COLUMNS or known.nunique() < 2:
+            left_out.append(name)
+        elif pd.api.types.is_numeric_dtype(cells):
+            panels.append(_trend(context, residual_N, cells, name, name))
+        elif known.nunique() <= MOST_VALUES:
+            panels.append(_by_value(residual_N[known_N], cells[known_N].replace("", BLANK), unit, name))
+        else:
+            left_out.append(name)
+    if not panels:
+        return None
+    note = f"Not drawn: {listed(left_out, MOST_COLUMNS)}. " if left_out else ""
+    rule = f"Drawn are the first {MOST_COLUMNS} columns of numbers, or of 2 to {MOST_VALUES} different texts. "
+    return Figure(
+        title=f"Errors of the {SHORT[TARGETS[context.main]]} against further columns of the table",
+        how="As above, against what the table holds beside what models and folds use: a column that the errors follow "
+        "says where another measurement or model could help. With many columns one or another looks related by chance.",
+        panels=tuple(panels),
+        note=(note + rule if left_out else "") + left_note(context),
+        across=2,
+        legend=legend("state", sorted(state_of(context).unique())),
     )
 
 

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
+import pandas as pd
 
+from biomass_models.data.alignment import places_of
+from biomass_models.targets import weighted_r2_score, weights_in
 from orchestration.report.charts import colour, data, panel
 from orchestration.report.data.context import ReportContext
 from orchestration.report.html import Figure, Html, paragraph, tag
@@ -25,7 +28,7 @@ RANDOM = (
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """One configuration in both studies."""
+    """One configuration in both studies: its scores on the images that both score."""
 
     name: str
     family: str
@@ -46,17 +49,31 @@ def pairs_of(here: StudyData, there: StudyData) -> list[Pair]:
         own = {name: value for name, value in trial.record.config.items() if name in known_fields[trial.family]}
         return json.dumps([trial.family, own, trial.record.weights], sort_keys=True)
 
-    known = {key_of(trial): trial for trial in there.of("complete")}
+    known, common = {key_of(trial): trial for trial in there.of("complete")}, _common(here, there)
     return [
         Pair(
             name=f"{trial.family} {short_id(trial.trial_id)}",
             family=trial.family,
-            here=trial.score or 0.0,
-            there=other.score or 0.0,
+            here=_score(here, trial, common),
+            there=_score(there, other, common),
         )
         for trial in here.ranked
         if (other := known.get(key_of(trial))) is not None
     ]
+
+
+def _common(here: StudyData, there: StudyData) -> pd.Series | None:
+    """Images that both studies score, where these are not all of both."""
+    own, others = here.quadrats["image_id"], set(there.quadrats["image_id"])
+    return None if set(own) == others else own[own.isin(others)]
+
+
+def _score(study: StudyData, trial: Trial, common: pd.Series | None) -> float:
+    if common is None:
+        return trial.score or 0.0
+    rows = places_of(study.quadrats["image_id"], common)
+    weight = weights_in(study.weight, rows)
+    return weighted_r2_score(study.truth_NT[rows], study.pred_NT(trial.trial_id)[rows], weight)
 
 
 def gap_blocks(context: ReportContext) -> Sequence[Html | Figure]:
@@ -65,8 +82,9 @@ def gap_blocks(context: ReportContext) -> Sequence[Html | Figure]:
         if context.study.settings.scheme != "date":
             return [
                 paragraph(
-                    f"These are {context.study.settings.scheme} folds. Where they leave photographs of one day on both "
-                    "sides, the scores are too good: search with --scheme date, then give that study as --compare.",
+                    f"These are {SCHEMES[context.study.settings.scheme]}. Where they leave photographs of one day on "
+                    "both sides, the scores are too good: search with --scheme date, then give that study as "
+                    "--compare.",
                     class_="aside",
                 )
             ]
@@ -123,6 +141,8 @@ def _gap(context: ReportContext, other: StudyData) -> Html | Figure:
         )
     )
     left = f"Shown are the best {MOST_PAIRS} of {len(pairs)}." if len(pairs) > MOST_PAIRS else ""
+    if (common := _common(context.study, other)) is not None:
+        left = f"Scores of the {count(len(common), 'photograph')} that both studies score. {left}".strip()
     return Figure(
         title=f"{there} promise {number(abs(gap))} {way} than {here}, over {count(len(pairs), 'shared setting')}",
         how="Each line is one configuration, trained and scored under both ways of holding images out."

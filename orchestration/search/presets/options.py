@@ -59,7 +59,7 @@ class StudyOptions:
     seed: int = field(default=0, metadata=option("Of folds and proposals.", WHAT, minimum=0))
     folds: int = field(default=5, metadata=option("Number of folds.", FOLDS, minimum=2))
     scheme: str = field(
-        default="date", metadata=option("Folds by date, random, state, species.", FOLDS, completion="schemes")
+        default="date", metadata=option("Folds by date, random, state, species, time.", FOLDS, completion="schemes")
     )
     exam: float = field(
         default=0.0,
@@ -72,7 +72,7 @@ class StudyOptions:
         metadata=option("Study of fewer photographs, whose best settings come first.", WHAT, spelling="--from"),
     )
     fold_file: Path | None = field(  # the scheme is then `file`
-        default=None, metadata=option("Your folds: CSV image_id,fold from 0 (-1: exam).", FOLDS)
+        default=None, metadata=option("Your folds: CSV image_id,fold from 0; -1: only trained on; exam.", FOLDS)
     )
 
 

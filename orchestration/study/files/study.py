@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from biomass_models.counted import counted
-from biomass_models.data.folds import EXAM
+from biomass_models.fold_rows import EXAM
 from biomass_models.targets import TARGETS
 from orchestration.study import layout
 from orchestration.study.files.base import LedgerError, StudyFiles, parquet
@@ -53,7 +53,7 @@ class SettingFiles(StudyFiles):
         )
 
     def write_study(self, record: StudyRecord, quadrats: pd.DataFrame) -> None:
-        """quadrats: with folds; what is in none (folds.EXAM) is kept apart, where no reader looks that learns."""
+        """quadrats: with folds; what is in none (fold_rows.EXAM) is kept apart, where no reader looks that learns."""
         kept = quadrats["fold"] == EXAM
         if kept.any():
             self.storage.write(layout.EXAM, parquet(quadrats[kept].reset_index(drop=True)))
@@ -65,7 +65,8 @@ class SettingFiles(StudyFiles):
         self._write(layout.STUDY, record)
 
     def quadrats(self) -> pd.DataFrame:
-        """image_id, metadata, labels, fold, group; one row an image, in the order that every OOF table has."""
+        """image_id, metadata, labels, fold, group; one row an image of which models learn, in the order that every OOF
+        table has. Only those that a fold holds out are predicted and scored (fold_rows.scored_rows)."""
         remedy = "copy it back from another copy of the study, or search in another folder"
         table = self._frame(layout.QUADRATS, self._content(layout.QUADRATS, remedy), remedy)
         if absent := [name for name in OOF_COLUMNS if name not in table]:
