@@ -52,7 +52,7 @@ def folds_of_study(
     folder: Path, data: Path, cache: Path, fold: int, change: Change, **asked: object
 ) -> dict[str, bytes]:
     """What a fold says, and its model, by family, of a study whose table was changed."""
-    ledger, context, records = make_study(folder, data, cache, **asked)  # type: ignore[arg-type]
+    ledger, context, records = make_study(folder, data, cache, FAMILY_NAMES, **asked)  # type: ignore[arg-type]
     ledger.write_study(ledger.study(), change(ledger.quadrats()))
     found = {}
     for record in records:
