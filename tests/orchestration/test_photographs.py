@@ -236,7 +236,7 @@ def as_pngs(data: Path) -> None:
         pixels = upright_rgb(Image.open(path), path)
         path.unlink()
         pixels.save(path.with_suffix(".png"))
-    for suffix in suffixes:
+    for suffix in sorted(suffixes, key=len, reverse=True):  # .tiff before .tif
         renamed(data, suffix, ".png")
 
 
