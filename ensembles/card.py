@@ -13,6 +13,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 from biomass_models.errors import UserError
+from biomass_models.fold_rows import INSTEAD, NONE
 from ensembles.honest import METHOD, OLD_METHOD, Estimate, interval_for_new
 from ensembles.measured import WEIGHTED_R2
 
@@ -74,6 +75,18 @@ class Card:
     cut_groups: int = 0  # groups that lie in several folds: scores are too good then
     counted: str = WEIGHTED_R2  # what scores count (measured.counted_text)
     target_norm: dict[str, float] | None = None  # weights of the measured targets in a projection; None: the metric's
+    all_rows: str = NONE  # of fold_rows.ALL_ROWS: what predicts new photographs beside, or instead of, the fold models
+
+    @property
+    def all_rows_text(self) -> str | None:
+        """What predicts new photographs, in a sentence; None where the models that are scored do."""
+        if self.all_rows == NONE:
+            return None
+        what = "instead of the fold models" if self.all_rows == INSTEAD else "beside the fold models"
+        return (
+            f"new photographs are predicted by a model of each trial that was fitted on all labelled rows, {what}; it "
+            "has no score of its own: the scores are of the fold models"
+        )
 
     @property
     def nested(self) -> Estimate:

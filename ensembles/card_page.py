@@ -28,7 +28,8 @@ def render_card(card: Card, beside: Sequence[str] = ()) -> Group:
     notice = cut_groups_notice(card.cut_groups, card.nested_by)
     parts: list[RenderableType] = [] if notice is None else [Text(f"warning: {notice}", style="yellow")]
     counted = [] if card.counted == WEIGHTED_R2 else [f"scores are {card.counted}"]
-    parts += [_scores(card), *map(Text, [*counted, *beside]), _versus(card)]
+    all_rows = [] if card.all_rows_text is None else [card.all_rows_text]
+    parts += [_scores(card), *map(Text, [*counted, *all_rows, *beside]), _versus(card)]
     if tried := card.follow_up_gains | ({} if card.flips_gain is None else {FLIPS: card.flips_gain}):
         parts.append(_tried(card, tried))
     parts += [_members(card), _parts(card), *_notes(card)]

@@ -9,17 +9,19 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from biomass_models.config_rules import known_name
 from biomass_models.counted import counted
 from biomass_models.data.dataset import QUADRAT, QUADRATS_FILE
 from biomass_models.data.table import TEST_FILE, TRAIN_FILE, masses_to_long, read_test, read_test_rows
 from biomass_models.errors import UserError
+from biomass_models.fold_rows import ALL_ROWS, NONE
 from biomass_models.targets import TARGETS, FloatArray
 from ensembles.blend import apply_blend, fit_blend
 from ensembles.candidates import Candidate, choose_candidates
@@ -60,6 +62,7 @@ class BlendOptions:
     candidates: int = 1
     follow_ups: tuple[str, ...] = ()  # tried: used where their nested gain exceeds its standard error
     flips: int = 1  # test-time turns and mirrors, used on the same condition
+    all_rows: str = NONE  # of fold_rows.ALL_ROWS: whether models on all rows predict new photographs
 
     def __post_init__(self) -> None:
         rule_named(self.rule)
@@ -68,6 +71,7 @@ class BlendOptions:
             raise UserError(f"at least one candidate must be asked for, got {self.candidates}")
         if self.flips not in (1, 2, 4, 8):
             raise UserError(f"flips must be 1 (none), 2, 4 or 8, got {self.flips}")
+        known_name("--all-rows", self.all_rows, ALL_ROWS)
 
 
 def run_ensemble(
@@ -97,7 +101,7 @@ def run_ensemble(
             say(f"warning: {change}")
     gathered = gather(studies, files, test_ids=test_ids, seed=seed, say=say)
     predictor = open_predictor(data_dir) if gathered.trials and data_dir is not None else None
-    cards = make_cards(gathered, options, predictor, say)
+    cards = [_with_all_rows(card, gathered, options) for card in make_cards(gathered, options, predictor, say)]
     for card in cards:
         show(card, _beside(gathered, card))
     submissions: list[bytes] = []
@@ -159,6 +163,8 @@ def _refuse(studies: list[str], files: FileMembers, data_dir: Path | None, out: 
         raise UserError(f"a submission must not overwrite a table of the data directory, got {out}; name another file")
     if not studies and out.suffix == ".csv":
         raise UserError(f"members that come as files are blended into a folder; give --out DIR, got {out}")
+    if options.all_rows != NONE and not studies:
+        raise UserError("--all-rows fits trials of a study: give STUDY, or leave --all-rows out")
     if options.flips > 1 and (not studies or data_dir is None):
         raise UserError("flips need the photographs and a study's trials: give STUDY and --data, or leave --flips out")
     if data_dir is None and not files.tests and out.suffix == ".csv":
@@ -190,6 +196,11 @@ def make_cards(gathered: Gathered, options: BlendOptions, predictor: Predictor |
     return [_with_flips(candidate, gathered, options, predictor) for candidate in found]
 
 
+def _with_all_rows(card: Card, gathered: Gathered, options: BlendOptions) -> Card:
+    """A blend of files alone has no trial to fit."""
+    return replace(card, all_rows=options.all_rows) if card.members.keys() & gathered.trials.keys() else card
+
+
 def _with_flips(candidate: Candidate, gathered: Gathered, options: BlendOptions, predictor: Predictor) -> Card:
     library = gathered.library
     needed = members_in_nests(library, candidate.spec, seed=gathered.seed)
@@ -214,13 +225,14 @@ def member_predictions(
     The trials of all cards predict together, so that candidates do not decode the photographs again.
     """
     files = dict(gathered.tests.pred_NT) if gathered.tests else {}
-    predicted: dict[int, dict[str, FloatArray]] = {}
-    for flips in sorted({card.flips for card in cards}):
-        members = [name for card in cards if card.flips == flips for name in card.members if name in gathered.trials]
+    predicted: dict[tuple[int, str], dict[str, FloatArray]] = {}
+    for how in sorted({(card.flips, card.all_rows) for card in cards}):
+        alike = [card for card in cards if (card.flips, card.all_rows) == how]
+        members = {name: gathered.trials[name] for card in alike for name in card.members if name in gathered.trials}
         if members:
             assert predictor is not None
-            predicted[flips] = predictor.test({name: gathered.trials[name] for name in members}, flips=flips)
-    found = [files | predicted.get(card.flips, {}) for card in cards]
+            predicted[how] = predictor.test(members, flips=how[0], all_rows=how[1])
+    found = [files | predicted.get((card.flips, card.all_rows), {}) for card in cards]
     return [{name: one[name] for name in card.members} for card, one in zip(cards, found, strict=True)]
 
 

@@ -54,7 +54,7 @@ def examine(ledger: Ledger, predictor: Predictor, name: str | None = None) -> Ex
             "learned from the exam's images; blend the study alone"
         )
     members = {member: ensemble.trials[member] for member in card.members}
-    pred_NT = apply_blend(card, predictor.exam(ledger, members, flips=card.flips))
+    pred_NT = apply_blend(card, predictor.exam(ledger, members, flips=card.flips, all_rows=card.all_rows))
     truth = StudyData(ledger).measured_in(table).assign(unit=table["group"])
     scorer = Scorer(truth)
     score = scorer.score(pred_NT)

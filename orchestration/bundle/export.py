@@ -3,6 +3,7 @@
 bundle/<project>.whl                 the code; a wheel beside it for each family of an installed package
 bundle/predict.py                    a few lines that use it
 bundle/members/<n>-<trial>/fold-<k>.safetensors     of each fold that predicts; of the last one of ordered folds
+bundle/members/<n>-<trial>/all-rows.safetensors     beside or instead of them, where the blend asks for it
 bundle/weights/                      backbone weights: with --with-weights, or put there by hand
 bundle/requirements.txt              versions that the numbers were made with
 bundle/bundle.json                   the marker, written last: card, configs, weights needed, sizes and hashes
@@ -24,7 +25,7 @@ from biomass_models.whole_files import whole_folder
 from ensembles.card import Card
 from orchestration.bundle.predict import FORMAT, MARKER, WEIGHTS, Bundle, BundleFile, BundleMember, NeededWeights
 from orchestration.study.data import StudyData
-from orchestration.study.ledger import Ledger, LedgerError, open_ledger, predicting_folds_of
+from orchestration.study.ledger import Ledger, LedgerError, open_ledger, predicting_models
 from orchestration.study.records import TrialRef
 from orchestration.study.storage import Storage
 from orchestration.wheel import project_wheel, wheel_of
@@ -49,18 +50,26 @@ NEEDED = (
 
 
 def export_bundle(
-    study: str, name: str, out: Path, *, weights: WeightsSource | None = None, with_weights: bool = False
+    study: str,
+    name: str,
+    out: Path,
+    *,
+    weights: WeightsSource | None = None,
+    with_weights: bool = False,
+    all_rows: str | None = None,
 ) -> tuple[NeededWeights, ...]:
     """Write the bundle of an ensemble; returns the backbone weights that it needs beside itself.
 
-    weights: of the backbones; None takes them from where the members' searches had them. Everything is checked before
-    the first byte is written, and the folder appears when all of it is there. Raises LedgerError: no such ensemble, a
-    member that came as a file and has no weights, other backbone weights than the members were trained on, a folder
+    weights: of the backbones; None takes them from where the members' searches had them. all_rows: of
+    fold_rows.ALL_ROWS, for the bundle alone; None as the ensemble has it. Everything is checked before the first byte
+    is written, and the folder appears when all of it is there. Raises LedgerError: no such ensemble, a member that came
+    as a file and has no weights, or none on all rows, other backbone weights than the members were trained on, a folder
     that is not empty.
     """
     ledger = open_ledger(study)
     ensemble = ledger.ensemble(name)
     card, refs = Card.from_json(ensemble.card), ensemble.trials
+    card = card if all_rows is None else replace(card, all_rows=all_rows)
     if files := [member for member in card.members if member not in refs]:
         raise LedgerError(
             f"a bundle predicts photographs, members {', '.join(files[:3])} came as files; blend the study alone"
@@ -95,10 +104,10 @@ def _write(
         ref = refs[member]
         source = Ledger(Storage(ref.study))
         record = source.trial(ref.trial_id)
-        folds = predicting_folds_of(source)
-        paths = [f"members/{number:02d}-{ref.trial_id}/fold-{fold}.safetensors" for fold in folds]
-        for path, fold in zip(paths, folds, strict=True):
-            put(path, source.fold_model(ref.trial_id, fold))
+        paths = []
+        for model, tensors in predicting_models(source, ref.trial_id, card.all_rows):
+            paths.append(f"members/{number:02d}-{ref.trial_id}/{model}.safetensors")
+            put(paths[-1], tensors)
         members.append(
             BundleMember(
                 name=member,

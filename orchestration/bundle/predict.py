@@ -57,7 +57,7 @@ class BundleFile(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class BundleMember(Part):
-    """A member of the blend and its models, one a fold."""
+    """A member of the blend and its models, one a fold or fitted on all rows; their mean predicts."""
 
     name: str
     family: str
@@ -144,6 +144,8 @@ def predict_bundle(bundle: Path, data_dir: Path, out: Path, *, weights: Path, sa
     trained_on, paths = marker.photograph_size or PUBLISHED_SIZE, [data_dir / str(path) for path in table["image_path"]]
     for odd in filter(None, (unlike_shapes(paths, trained_on, fit) for fit in fits)):
         say(f"warning: {odd}")
+    if (all_rows := card.all_rows_text) is not None:
+        say(f"note: {all_rows}")
     images = ImageSet.from_table(data_dir, table)
     pred_MNT = np.empty((len(marker.members), len(table), len(TARGETS)))
     for span in spans(len(table)):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import safetensors.torch
 import torch
@@ -28,6 +29,7 @@ from biomass_models.families.distilled.config import DistilledConfig
 from biomass_models.families.probe.config import ProbeConfig
 from biomass_models.interrupt import StopRequested
 from biomass_models.targets import TARGETS, TOTAL, weight_T
+from biomass_models.training.all_rows import fit_all_rows
 from biomass_models.training.fit import seed_for
 from biomass_models.training.maps import MAP_COLUMNS
 from search_spaces.spaces import space_of
@@ -204,6 +206,26 @@ def test_same_seed_same_bytes(case: Any, world: Any) -> None:
     second = family.fit(config, quadrats, fold_N, 0, inputs, seed=5)
     assert first.pred_NT.tobytes() == second.pred_NT.tobytes()
     assert all(torch.equal(first.tensors[name], second.tensors[name]) for name in first.tensors)
+
+
+def test_every_row_trains_a_model_on_all_rows(case: Any, world: Any) -> None:
+    """The first one's copy stands on the held-out side: the first itself counts all the same."""
+    family, config = case
+    inputs, quadrats, _, _ = world
+
+    def tensors(table: pd.DataFrame) -> bytes:
+        torch.rand(1)  # what others draw must not matter
+        result = fit_all_rows(family.fit, config, table, inputs, seed=5)
+        assert result.info.get("train_rows", len(quadrats)) == len(quadrats)
+        pred_NT = family.predict(config, result.tensors, inputs)
+        assert pred_NT.shape == (len(quadrats), 5) and np.isfinite(pred_NT).all()
+        return safetensors.torch.save(result.tensors)
+
+    made = tensors(quadrats)
+    assert tensors(quadrats) == made
+    heavier = quadrats.copy()
+    heavier.loc[0, list(TARGETS)] = 2 * quadrats.loc[0, list(TARGETS)] + 5
+    assert tensors(heavier) != made
 
 
 def test_held_out_labels_touch_nothing(case: Any, world: Any) -> None:
