@@ -30,6 +30,14 @@ class TargetScore:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CardStateRule:
+    """The state rule of a blend (states.py)."""
+
+    threshold: float  # chance above which a state counts
+    never: dict[str, list[str]]  # state -> components that it never has, for every state, in the order of the chances
+
+
+@dataclass(frozen=True, kw_only=True)
 class Card:
     """A blend, its nested scores and their errors."""
 
@@ -75,6 +83,8 @@ class Card:
     cut_groups: int = 0  # groups that lie in several folds: scores are too good then
     counted: str = WEIGHTED_R2  # what scores count (measured.counted_text)
     target_norm: dict[str, float] | None = None  # weights of the measured targets in a projection; None: the metric's
+    state_rule: CardStateRule | None = None
+    state_model: dict[str, Any] | None = None  # what says how likely states are, where the state rule was tried
     all_rows: str = NONE  # of fold_rows.ALL_ROWS: what predicts new photographs beside, or instead of, the fold models
 
     @property
@@ -131,6 +141,8 @@ class Card:
         given["targets"] = {name: TargetScore(**score) for name, score in given["targets"].items()}
         for field in ("left_out", "merged"):
             given[field] = tuple((name, why) for name, why in given[field])
+        if given.get("state_rule") is not None:
+            given["state_rule"] = CardStateRule(**given["state_rule"])
         if given["calibration"] is not None:
             given["calibration"] = {name: (pair[0], pair[1]) for name, pair in given["calibration"].items()}
         return cls(**given)

@@ -111,7 +111,10 @@ EDGES: dict[str, set[str]] = {
         f"{RUN}.option",
     },
     f"{SEARCH}.engines": {MODEL, STUDY, "search_spaces"},
-    BLENDING: {*MODELS, BLEND, f"{BLEND}.members", STUDY, WORKERS, SLOTS, f"{RUN}.progress", f"{RUN}.terminal"},
+    BLENDING: {
+        *(*MODELS, f"{MODEL}.families", BLEND, f"{BLEND}.members"),
+        *(STUDY, WORKERS, SLOTS, f"{RUN}.progress", f"{RUN}.terminal"),
+    },
     INSPECT: {*MODELS, f"{MODEL}.families", BLEND, f"{BLEND}.members", STUDY, WORKERS, SEARCH, BLENDING},
     f"{RUN}.dashboard": {MODEL, "search_spaces", STUDY, WORKERS, f"{RUN}.progress"},
     f"{RUN}.bundle": {*MODELS, f"{MODEL}.families", BLEND, STUDY, WORKERS, f"{RUN}.endings", f"{RUN}.wheel"},

@@ -41,6 +41,7 @@ from ensembles.submission import (
 from orchestration.blending.members import FileMembers, Gathered, gather
 from orchestration.blending.origin import origin_of
 from orchestration.blending.shown import beside_score
+from orchestration.blending.states import STATE, fit_study_states, likely_states, states_of
 from orchestration.progress import Say
 from orchestration.study.data_changes import data_notices
 from orchestration.study.ledger import Ledger, open_ledger
@@ -91,6 +92,8 @@ def run_ensemble(
     What cannot work is refused before anything is computed. Raises UserError (LedgerError, LibraryError, DataError).
     """
     _refuse(studies, files, data_dir, out, options)
+    if STATE in options.follow_ups:
+        states_of(open_ledger(studies[0]).quadrats())
     tests = _tests_of(data_dir, out, say)
     test_table = None if tests is None else read_test(tests)
     test_ids = None if test_table is None else [str(image_id) for image_id in test_table["image_id"]]
@@ -101,7 +104,16 @@ def run_ensemble(
             say(f"warning: {change}")
     gathered = gather(studies, files, test_ids=test_ids, seed=seed, say=say)
     predictor = open_predictor(data_dir) if gathered.trials and data_dir is not None else None
-    cards = [_with_all_rows(card, gathered, options) for card in make_cards(gathered, options, predictor, say)]
+    state_model = None
+    if STATE in options.follow_ups:
+        assert predictor is not None
+        library, model = fit_study_states(studies[0], gathered.trials, gathered.library, predictor)
+        state_model = model.to_json()
+        gathered = replace(gathered, library=library)
+    cards = [
+        replace(_with_all_rows(card, gathered, options), state_model=state_model)
+        for card in make_cards(gathered, options, predictor, say)
+    ]
     for card in cards:
         show(card, _beside(gathered, card))
     submissions: list[bytes] = []
@@ -109,7 +121,10 @@ def run_ensemble(
     if test_ids is not None or gathered.tests is not None:
         image_ids = test_ids or list(gathered.tests.image_ids if gathered.tests else ())
         for card, predictions in zip(cards, member_predictions(cards, gathered, predictor), strict=True):
-            submissions.append(submission_of(card, predictions, image_ids, tests, gathered.table_unit, quadrat_N))
+            likely_NS = likely_states(card, predictor, studies[0]) if studies else None
+            submissions.append(
+                submission_of(card, predictions, image_ids, tests, gathered.table_unit, quadrat_N, likely_NS)
+            )
         if quadrat_N is not None:
             say(f"note: {quadrats_note(quadrat_N)}")
         if (unit := gathered.table_unit) is not None:
@@ -165,6 +180,10 @@ def _refuse(studies: list[str], files: FileMembers, data_dir: Path | None, out: 
         raise UserError(f"members that come as files are blended into a folder; give --out DIR, got {out}")
     if options.all_rows != NONE and not studies:
         raise UserError("--all-rows fits trials of a study: give STUDY, or leave --all-rows out")
+    if STATE in options.follow_ups and (not studies or data_dir is None):
+        raise UserError(
+            "--post state needs the photographs and a study's trials: give STUDY and --data, or leave it out"
+        )
     if options.flips > 1 and (not studies or data_dir is None):
         raise UserError("flips need the photographs and a study's trials: give STUDY and --data, or leave --flips out")
     if data_dir is None and not files.tests and out.suffix == ".csv":
@@ -243,13 +262,14 @@ def submission_of(
     data_dir: Path | None,
     table_unit: MassUnit | None = None,
     quadrat_N: Sequence[str] | None = None,
+    likely_NS: FloatArray | None = None,
 ) -> bytes:
     """The CSV `sample_id,target`: in test.csv's order, or image by image where there is no data directory.
 
     table_unit: that of a table of masses, which is written instead; quadrat_N: names of the images' quadrats, whose
-    photographs are averaged.
+    photographs are averaged; likely_NS: chances of states, for a state rule.
     """
-    mass_NT = quadrat_means(apply_blend(card, predictions), quadrat_N)
+    mass_NT = quadrat_means(apply_blend(card, predictions, likely_NS), quadrat_N)
     if table_unit is not None:
         unit, per_gram = table_unit.name, table_unit.per_gram()
         return mass_table(image_ids, mass_NT, unit=unit, per_gram=per_gram, quadrat_N=quadrat_N)

@@ -12,11 +12,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from biomass_models.backbones.weights import WeightsSource
+from biomass_models.backbones.weights import WeightsSource, fingerprint
 from biomass_models.counted import counted
 from biomass_models.data.alignment import masses_of
 from biomass_models.data.table import read_test
-from biomass_models.features.inputs import ImageSet
+from biomass_models.features.cache_folder import usable_cache
+from biomass_models.features.eviction import Area
+from biomass_models.features.inputs import ImageSet, Inputs
+from biomass_models.features.states import StateBank
 from biomass_models.fold_rows import INSTEAD, NONE
 from biomass_models.targets import FloatArray
 from orchestration.progress import progress_bar
@@ -28,12 +31,12 @@ from orchestration.workers.cluster import ray_cluster
 from orchestration.workers.context import WorkerContext
 from orchestration.workers.jobs import AllRowsJob, FlipsJob, Job, PredictJob, RestoreJob
 from orchestration.workers.pool import PREDICT, Pool
-from orchestration.workers.refit import dropped_folds
+from orchestration.workers.refit import dropped_folds, require_same
 from orchestration.workers.resources import Resources
 from orchestration.workers.shards import spans
 from orchestration.workers.slots.inline_pool import inline_slot
 from orchestration.workers.slots.ray_pool import GuardedPool, RayPool, start_broker
-from orchestration.workers.weights_here import source_of_trials
+from orchestration.workers.weights_here import searched_source, source_of_trials
 
 
 class Predictor:
@@ -72,6 +75,30 @@ class Predictor:
             )
         name = f"exam-{test_fingerprint(images)}{_how(flips, all_rows)}"
         return self._new(members, images, name, flips=flips, all_rows=all_rows, exam=True)
+
+    def train_features(self, ledger: Ledger, trial_id: str, bank: StateBank) -> FloatArray:
+        """Features [N, F] of a study's photographs, in the order of its quadrats; they and the weights must be those
+        that a trial was made with, else LedgerError."""
+        source = self._weights or searched_source(ledger)
+        require_same(ledger, ledger.trial(trial_id), self._data_dir, source)
+        return self._features(ImageSet.from_table(self._data_dir, ledger.quadrats()), bank, source, "study")
+
+    def new_features(self, ledger: Ledger, bank: StateBank, *, exam: bool) -> FloatArray:
+        """The same of test.csv's photographs, or of those of the study's exam."""
+        source = self._weights or searched_source(ledger)
+        if (got := fingerprint(bank.backbone, source)) != bank.weights:
+            raise LedgerError(
+                f"the state rule was fitted on {bank.backbone} with weights {bank.weights}, got {got}; name the old "
+                "ones with --weights"
+            )
+        table = ledger.exam_quadrats() if exam else read_test(self._data_dir)
+        if table is None:
+            raise LedgerError(f"{ledger.storage.uri} keeps no exam; search with --exam SHARE")
+        return self._features(ImageSet.from_table(self._data_dir, table), bank, source, "prediction")
+
+    def _features(self, images: ImageSet, bank: StateBank, source: WeightsSource, area: Area) -> FloatArray:
+        folder, _ = usable_cache(self._resources.cache.expanduser())
+        return bank.features(Inputs(images, cache_dir=folder, weights=source, fit=bank.fit, area=area))
 
     def fit_on_all_rows(self, members: Mapping[str, TrialRef]) -> None:
         """Fit each member on every labelled row of its study, unless that was done. Raises LedgerError as `test`."""

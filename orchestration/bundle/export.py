@@ -19,8 +19,9 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-from biomass_models.backbones.weights import WeightsSource, canonical_name, find_weights, published_at
+from biomass_models.backbones.weights import WeightsSource, canonical_name, find_weights, fingerprint, published_at
 from biomass_models.families.registry import installed
+from biomass_models.features.states import StateModel
 from biomass_models.whole_files import whole_folder
 from ensembles.card import Card
 from orchestration.bundle.predict import FORMAT, MARKER, WEIGHTS, Bundle, BundleFile, BundleMember, NeededWeights
@@ -77,7 +78,17 @@ def export_bundle(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise LedgerError(f"a bundle is written into a new or empty folder, {out} is not; remove it or name another")
     source = source_of_trials([refs[member] for member in card.members], weights)
-    needed = _backbones([refs[member] for member in card.members], source)
+    records = [Ledger(Storage(ref.study)).trial(ref.trial_id) for ref in (refs[member] for member in card.members)]
+    prints = {canonical_name(record.config["backbone"]): record.weights for record in records}
+    if card.state_rule is not None and card.state_model is not None:
+        bank = StateModel.from_json(card.state_model).bank
+        if (got := fingerprint(bank.backbone, source)) != bank.weights:
+            raise LedgerError(
+                f"the state rule was fitted on {bank.backbone} with weights {bank.weights}, got {got}; name the old "
+                "ones with --weights"
+            )
+        prints[canonical_name(bank.backbone)] = bank.weights
+    needed = _backbones(prints, source)
     with whole_folder(out) as part:
         _write(part, ledger.storage.uri, name, card, refs, needed, source if with_weights else None)
     return needed
@@ -149,15 +160,14 @@ def _write(
     storage.write(MARKER, (json.dumps(marker.to_json(), indent=1, allow_nan=False) + "\n").encode())
 
 
-def _backbones(refs: list[TrialRef], weights: WeightsSource) -> tuple[NeededWeights, ...]:
-    """Each backbone once: which file, its checksums, where it is published. `file` is None for random weights."""
+def _backbones(prints: Mapping[str, str], weights: WeightsSource) -> tuple[NeededWeights, ...]:
+    """Each backbone: which file, its checksums, where it is published. `file` is None for random weights.
+
+    prints: fingerprint of each backbone's weights by its canonical name.
+    """
     found: dict[str, NeededWeights] = {}
-    for ref in refs:
-        record = Ledger(Storage(ref.study)).trial(ref.trial_id)
-        name = canonical_name(record.config["backbone"])
-        if name in found:
-            continue
-        entry = NeededWeights(backbone=name, fingerprint=record.weights)
+    for name, print_ in prints.items():
+        entry = NeededWeights(backbone=name, fingerprint=print_)
         if weights.kind != "random":
             file = find_weights(name, weights)
             with file.path.open("rb") as stream:

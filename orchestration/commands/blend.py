@@ -84,7 +84,7 @@ def ensemble(
     post: Annotated[
         list[str] | None,
         typer.Option(
-            help="Try per-target, calibration, zeros; used if better.",
+            help="Try per-target, calibration, zeros, state; used if better.",
             autocompletion=complete.follow_ups,
             rich_help_panel=TRIED,
         ),

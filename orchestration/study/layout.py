@@ -20,6 +20,7 @@ ensembles/<name>/submission.csv, then ensemble.json (the marker)
 ensembles/test-<id>/members/<trial>.parquet  test predictions, kept for the next blend; shards/ until all are there;
                                              test-<id>-all-rows-<mode> where models on all rows predict
 ensembles/oof-flips-<n>/members/<trial>.parquet
+ensembles/oof-states-<id>/members/chances.parquet   how likely each image is of each state, out of fold
 """
 
 from __future__ import annotations
