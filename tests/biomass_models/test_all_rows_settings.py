@@ -24,7 +24,7 @@ def test_the_ridge_on_all_rows_is_the_closed_form(tmp_path: Path) -> None:
         backbone="test_vit", size=32, transform="none", log10_alpha_low=-1.0, log10_alpha_high=0.0, alphas=1
     )
     result = fit_all_rows(probe.fit, config, quadrats, inputs, seed=0)
-    feature_NF = probe.embeddings(config, inputs.features(probe.feature_specs(config)[0]))
+    feature_NF = probe.embeddings(config, [inputs.features(spec) for spec in probe.feature_specs(config)])
     x_NF = np.clip((feature_NF - feature_NF.mean(0)) / feature_NF.std(0), -5, 5) / np.sqrt(feature_NF.shape[1])
     mass_NT, rows = quadrats[list(TARGETS)].to_numpy(), len(quadrats)
     kernel_NN, mean_T = x_NF @ x_NF.T, mass_NT.mean(0)
