@@ -16,11 +16,16 @@ from tiny_study import BACKBONE, RANDOM
 
 from biomass_models.errors import UserError
 from biomass_models.features.states import StateBank, StateModel, fit_states, out_of_fold_states
+from biomass_models.fold_rows import EXAM
 from biomass_models.pasture.make import make_pasture
-from biomass_models.targets import FROM_COMPONENTS, TARGETS
+from biomass_models.targets import FROM_COMPONENTS, TARGETS, weighted_r2_score
+from ensembles.blend import apply_blend
+from ensembles.card import Card
 from orchestration.blending.blend import BlendOptions, run_ensemble
+from orchestration.blending.exam import examine
 from orchestration.blending.members import FileMembers
 from orchestration.blending.nested import blend_of
+from orchestration.blending.states import likely_states
 from orchestration.bundle.export import export_bundle
 from orchestration.bundle.predict import predict_bundle
 from orchestration.study.data import StudyData
@@ -106,6 +111,22 @@ def test_from_photographs_to_a_bundle(study: tuple[Ledger, Path], data: Path, tm
     rows_RNT = found.nested_RNT
     loss = found.library.loss_by_cell(rows_RNT).sum(-1).mean()
     assert 1 - loss / found.library.gram.sst == pytest.approx(card["nested_score"])
+
+
+def test_an_exam_is_scored_with_it(study: tuple[Ledger, Path], data: Path, tmp_path: Path) -> None:
+    ledger, cache = study
+    blend(ledger, data, cache, tmp_path / "examined.csv")
+    copy = Ledger(Storage(shutil.copytree(ledger.storage.uri, tmp_path / "copy")))
+    quadrats = copy.quadrats()
+    copy.write_study(copy.study(), quadrats.assign(fold=np.where(quadrats.index < 9, EXAM, quadrats["fold"])))
+    kept, predictor = copy.exam_quadrats(), InlinePredictor(data, cache)
+    card = Card.from_json(copy.ensemble("examined").card)
+    likely_NS = likely_states(card, predictor, copy.storage.uri, exam=True)
+    assert kept is not None and likely_NS is not None and likely_NS.shape == (9, 2)
+    members = {member: ref for member, ref in copy.ensemble("examined").trials.items() if member in card.members}
+    pred_NT = apply_blend(card, predictor.exam(copy, members, flips=1), likely_NS)
+    record = examine(copy, predictor, "examined")
+    assert record.score == pytest.approx(weighted_r2_score(kept[list(TARGETS)].to_numpy(), pred_NT))
 
 
 def test_it_is_refused_without_photographs_states_or_trials(
