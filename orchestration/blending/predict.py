@@ -79,13 +79,13 @@ class Predictor:
     def train_features(self, ledger: Ledger, trial_id: str, bank: StateBank) -> FloatArray:
         """Features [N, F] of a study's photographs, in the order of its quadrats; they and the weights must be those
         that a trial was made with, else LedgerError."""
-        source = self._weights or searched_source(ledger)
+        source = (self._weights or searched_source(ledger)).keeping({bank.backbone: bank.weights})
         require_same(ledger, ledger.trial(trial_id), self._data_dir, source)
         return self._features(ImageSet.from_table(self._data_dir, ledger.quadrats()), bank, source, "study")
 
     def new_features(self, ledger: Ledger, bank: StateBank, *, exam: bool) -> FloatArray:
         """The same of test.csv's photographs, or of those of the study's exam."""
-        source = self._weights or searched_source(ledger)
+        source = (self._weights or searched_source(ledger)).keeping({bank.backbone: bank.weights})
         if (got := fingerprint(bank.backbone, source)) != bank.weights:
             raise LedgerError(
                 f"the state rule was fitted on {bank.backbone} with weights {bank.weights}, got {got}; name the old "
