@@ -80,7 +80,7 @@ class Predictor:
         """Features [N, F] of a study's photographs, in the order of its quadrats; they and the weights must be those
         that a trial was made with, else LedgerError."""
         source = (self._weights or searched_source(ledger)).keeping({bank.backbone: bank.weights})
-        require_same(ledger, ledger.trial(trial_id), self._data_dir, source)
+        require_same("a model of states is fitted", ledger, ledger.trial(trial_id), self._data_dir, source)
         return self._features(ImageSet.from_table(self._data_dir, ledger.quadrats()), bank, source, "study")
 
     def new_features(self, ledger: Ledger, bank: StateBank, *, exam: bool) -> FloatArray:

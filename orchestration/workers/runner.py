@@ -285,7 +285,8 @@ class JobRunner:
         if ledger.all_rows_model(job.trial_id) is not None:
             return Outcome(status="done")
         record, name = ledger.trial(job.trial_id), f"{job.study} as it was searched"
-        require_same(ledger, record, Path(self._context.data_dir), self._context.weights, data=name not in self._inputs)
+        known, folder = name in self._inputs, Path(self._context.data_dir)
+        require_same("a trial is fitted on all rows", ledger, record, folder, self._context.weights, data=not known)
         if name not in self._inputs:
             self._inputs[name] = self._inputs_of(ledger.quadrats(), ledger.study().settings.fit)
         inputs = self._inputs[name]

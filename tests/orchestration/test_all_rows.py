@@ -131,7 +131,7 @@ def test_another_label_is_refused(fresh: tuple[Ledger, Path], own_pasture: Path)
     table = pd.read_csv(own_pasture / "train.csv")
     table.loc[table.index[:5], "target"] *= 2
     table.to_csv(own_pasture / "train.csv", index=False)
-    with pytest.raises(LedgerError, match=r"is fitted again from what it was made of.*changed"):
+    with pytest.raises(LedgerError, match=r"fitted on all rows from what it was made of.*changed"):
         InlinePredictor(own_pasture, cache).fit_on_all_rows(refs_of(ledger))
 
 
