@@ -11,6 +11,7 @@ from typing import Any
 
 from biomass_models.families.baseline.config import BaselineConfig
 from search_spaces.domain import Choice, Domain, Integer, LogUniform, SearchSpace, Uniform, When
+from search_spaces.options import option_domains, switched_off
 
 SIZES = {"smoke": (64,), "demo": (224,), "cpu": (224, 336), "gpu": (224, 392, 518, 672, 980)}  # px
 TRAINED_BLOCKS = {"smoke": (0,), "demo": (0,), "cpu": (0,), "gpu": (4, 0, 2, 6)}
@@ -34,6 +35,7 @@ def space(backbones: tuple[str, ...], scale: str) -> SearchSpace:
         "batch_size": Choice((16, 32, 64)),
         "epochs": Integer(*EPOCHS[scale]),
         "ema_decay": Choice((0.0, 0.98)),
+        **option_domains(scale),
     }
     published: dict[str, Any] = {
         "backbone": backbones[0],
@@ -47,6 +49,7 @@ def space(backbones: tuple[str, ...], scale: str) -> SearchSpace:
         "batch_size": reference.batch_size,
         "epochs": min(reference.epochs, EPOCHS[scale][1]),
         "ema_decay": reference.ema_decay,
+        **switched_off(scale),
     }
     if blocks[0]:
         published |= {"backbone_lr": reference.backbone_lr, "prefix_bank": reference.prefix_bank}

@@ -11,6 +11,7 @@ from typing import Any
 
 from biomass_models.families.distilled.config import DistilledConfig
 from search_spaces.domain import Choice, Domain, Integer, LogUniform, SearchSpace, Uniform, When
+from search_spaces.options import option_domains, switched_off
 
 SIZES = {"smoke": (64,), "demo": (224,), "cpu": (224, 336), "gpu": (224, 448, 672)}  # px, of the whole image
 LOCAL_SIZES = {"smoke": (32,), "demo": (224,), "cpu": (224,), "gpu": (224, 448)}  # px, of a local view
@@ -56,6 +57,7 @@ def space(backbones: tuple[str, ...], scale: str) -> SearchSpace:
         "weight_decay": LogUniform(1e-3, 0.5),
         "epochs": Integer(*EPOCHS[scale]),
         "ema_decay": Choice((0.0, 0.98)),
+        **option_domains(scale),
     }
     first: dict[str, Any] = {
         "backbone": next((name for name in backbones if "dinov3" in name), backbones[0]),
@@ -65,6 +67,7 @@ def space(backbones: tuple[str, ...], scale: str) -> SearchSpace:
         "trained_blocks": blocks[0],
         **({"backbone_lr": published.backbone_lr} if blocks[0] else {"grid": GRIDS[scale][0]}),
         "epochs": min(published.epochs, EPOCHS[scale][1]),
+        **switched_off(scale),
     }
     kept = ("head_lr", "pooling_heads", "pooling_dropout", "head_width", "head_width_2", "dropout", "total_weight",
             "ratio_weight", "huber_delta", "group_weights", "distillation_weight", "teacher_epochs", "teacher_width",

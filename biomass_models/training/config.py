@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from biomass_models.config_rules import check_image, check_training, check_types
+from biomass_models.config_rules import check_image, check_training, check_types, require, within
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,3 +38,23 @@ class NetworkConfig:
         check_types(self)
         check_image(self)
         check_training(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NetworkOptions(NetworkConfig):
+    """What a network may do beside the published setting; off by default."""
+
+    interval_bins: int = 0  # of each mass, told apart beside the regression (training/intervals.py); 0 = off
+    interval_weight: float = 0.1  # of their cross-entropy, beside a loss on z-scored masses
+    mixup_alpha: float = 0.0  # inputs and masses of two rows are mixed by Beta(alpha, alpha); 0 = off
+
+    def __post_init__(self) -> None:
+        NetworkConfig.__post_init__(self)
+        require("interval_bins is 0 or lies in [2, 50]", self.interval_bins in (0, *range(2, 51)), self.interval_bins)
+        within("mixup_alpha", self.mixup_alpha, 0, 10)
+        require("interval_weight must be above 0", 0 < self.interval_weight <= 1000, self.interval_weight)
+
+    @property
+    def learns_masses_alone(self) -> bool:
+        """Whether the rows' own masses are all that is learned: folds of a frozen baseline are one batch then."""
+        return self.interval_bins == 0 and self.mixup_alpha == 0

@@ -73,6 +73,16 @@ CASES = {
             distillation_weight=0.0, ratio_weight=0.0, group_weights=False,
         ),
     ),
+    "interval heads": ("baseline", replace(FROZEN, epochs=2, interval_bins=7, ema_decay=0.9)),
+    "mixup": ("baseline", replace(TRAINED, backbone="test_vit2", prefix_bank="float32", flips=2, mixup_alpha=0.4)),
+    "student with options": (
+        "distilled",
+        DistilledConfig(
+            backbone="test_vit", size=64, layout="none", trained_blocks=0, grid=2, epochs=2, batch_size=8,
+            head_width=32, head_width_2=16, teacher_epochs=20, interval_bins=7,
+            mixup_alpha=0.4,
+        ),
+    ),
     "ridge": ("probe", ProbeConfig(backbone="test_convnext", size=64)),
     "wide ridge": (
         "probe",

@@ -28,4 +28,7 @@ INTRODUCED: dict[str, Any] = {
     "bank_seed": 0,
     "stamp": "keep",
     "transform": "log1p",
+    "interval_bins": 0,
+    "interval_weight": 0.1,
+    "mixup_alpha": 0.0,
 }
