@@ -21,6 +21,7 @@ def option_domains(scale: str) -> dict[str, Domain]:
         "interval_bins": Choice((0, 7)),
         "interval_weight": When("interval_bins", (7,), LogUniform(0.03, 0.3)),
         "mixup_alpha": Choice((0.0, 0.2, 1.0)),
+        "predicted_metadata": Choice(("none", "film")),
     }
 
 

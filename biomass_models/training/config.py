@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from biomass_models.config_rules import check_image, check_training, check_types, require, within
+from biomass_models.config_rules import check_image, check_training, check_types, one_of, require, within
+
+PREDICTED_METADATA = ("none", "film", "shuffled")  # shuffled among the training rows: what film brings without them
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,14 +49,16 @@ class NetworkOptions(NetworkConfig):
     interval_bins: int = 0  # of each mass, told apart beside the regression (training/intervals.py); 0 = off
     interval_weight: float = 0.1  # of their cross-entropy, beside a loss on z-scored masses
     mixup_alpha: float = 0.0  # inputs and masses of two rows are mixed by Beta(alpha, alpha); 0 = off
+    predicted_metadata: str = "none"  # film: they modulate the embedding (training/predicted_metadata.py); shuffled
 
     def __post_init__(self) -> None:
         NetworkConfig.__post_init__(self)
         require("interval_bins is 0 or lies in [2, 50]", self.interval_bins in (0, *range(2, 51)), self.interval_bins)
+        one_of("predicted_metadata", self.predicted_metadata, PREDICTED_METADATA)
         within("mixup_alpha", self.mixup_alpha, 0, 10)
         require("interval_weight must be above 0", 0 < self.interval_weight <= 1000, self.interval_weight)
 
     @property
     def learns_masses_alone(self) -> bool:
         """Whether the rows' own masses are all that is learned: folds of a frozen baseline are one batch then."""
-        return self.interval_bins == 0 and self.mixup_alpha == 0
+        return self.interval_bins == 0 and self.mixup_alpha == 0 and self.predicted_metadata == "none"

@@ -33,6 +33,7 @@ from biomass_models.training.fit import (
 from biomass_models.training.intervals import IntervalHeads
 from biomass_models.training.loop import Schedule, Terms, train_epochs
 from biomass_models.training.mixup import BatchRows, Mixup
+from biomass_models.training.predicted_metadata import PredictedMetadata
 from biomass_models.training.scaling import TargetScaler
 from biomass_models.training.sources import Source
 
@@ -55,12 +56,13 @@ class Network(nn.Module):
     """
 
     head: nn.Sequential  # heads.mlp_head
+    film: PredictedMetadata | None  # between embedding and head, where metadata are predicted
     intervals: IntervalHeads | None  # beside the head's last layer, while it trains
 
     def __init__(self, backbone: Backbone | BackboneTail | None) -> None:
         super().__init__()
         self.backbone = backbone
-        self.intervals = None
+        self.film, self.intervals = None, None
         self.recomputes = False
 
     def embed(self, given: Any) -> tuple[Tensor, Any]:
@@ -74,21 +76,35 @@ class Network(nn.Module):
     def forward(self, given: Any) -> Any:
         """The network's output, from which masses are predicted."""
         embedding_BD, beside = self.embed(given)
+        if self.film is not None:
+            embedding_BD, _ = self.film(embedding_BD)
         return self.outputs(self.head(embedding_BD), beside)
 
     def observed(self, given: Any) -> Observed:
         """`forward`, with the outputs of the layers that are only there to train."""
         embedding_BD, beside = self.embed(given)
+        interval_BK = metadata_BP = None
+        if self.film is not None:
+            embedding_BD, metadata_BP = self.film(embedding_BD)
         hidden_BH = self.head[:-1](embedding_BD)
-        interval_BK = None if self.intervals is None else self.intervals(hidden_BH)
-        return Observed(self.outputs(self.head[-1](hidden_BH), beside), interval_BK)
+        if self.intervals is not None:
+            interval_BK = self.intervals(hidden_BH)
+        return Observed(self.outputs(self.head[-1](hidden_BH), beside), interval_BK, metadata_BP)
 
     def learn_beside(self, auxiliary: Auxiliary | None) -> None:
         """Add the layers of what is learned beside the masses."""
         if auxiliary is not None:
-            last = self.head[-1]
-            assert isinstance(last, nn.Linear)
+            first, last = self.head[0], self.head[-1]
+            assert isinstance(first, nn.LayerNorm) and isinstance(last, nn.Linear)
+            self.film = auxiliary.film(first.normalized_shape[0])
             self.intervals = auxiliary.interval_heads(last.in_features)
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """The layers and the state of a fit's tensors."""
+        first = self.head[0]
+        assert isinstance(first, nn.LayerNorm)
+        self.film = PredictedMetadata.stored(first.normalized_shape[0], tensors, "film.")
+        self.load_trained_state(tensors)
 
     def new_layers(self) -> nn.ModuleDict:
         """Everything but the backbone."""

@@ -75,12 +75,13 @@ CASES = {
     ),
     "interval heads": ("baseline", replace(FROZEN, epochs=2, interval_bins=7, ema_decay=0.9)),
     "mixup": ("baseline", replace(TRAINED, backbone="test_vit2", prefix_bank="float32", flips=2, mixup_alpha=0.4)),
+    "predicted metadata": ("baseline", replace(FROZEN, epochs=2, predicted_metadata="film", ema_decay=0.9)),
     "student with options": (
         "distilled",
         DistilledConfig(
             backbone="test_vit", size=64, layout="none", trained_blocks=0, grid=2, epochs=2, batch_size=8,
             head_width=32, head_width_2=16, teacher_epochs=20, interval_bins=7,
-            mixup_alpha=0.4,
+            mixup_alpha=0.4, predicted_metadata="film",
         ),
     ),
     "ridge": ("probe", ProbeConfig(backbone="test_convnext", size=64)),

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -18,12 +19,14 @@ from biomass_models.families import registry
 from biomass_models.families.baseline.config import BaselineConfig
 from biomass_models.families.baseline.model import BaselineNet, head_of
 from biomass_models.families.distilled.config import DistilledConfig
-from biomass_models.targets import DEAD, GDM, TOTAL, from_components, identity_gap, weight_T
+from biomass_models.targets import DEAD, GDM, TARGETS, TOTAL, from_components, identity_gap, weight_T
+from biomass_models.training import network
 from biomass_models.training.auxiliary import Auxiliary
 from biomass_models.training.fit import FoldRows
 from biomass_models.training.intervals import bin_counts, interval_losses, quantile_edges
 from biomass_models.training.losses import gdm_ratio_losses
 from biomass_models.training.mixup import BatchRows, Mixture, Mixup
+from biomass_models.training.predicted_metadata import Heads, PredictedMetadata, metadata_losses, metadata_targets
 from biomass_models.training.sources import Prefix, ViewTokens
 
 NAN = float("nan")
@@ -131,11 +134,103 @@ def test_mixtures_are_coherent_and_ratios_are_those_of_the_mixture(rows: int, al
     assert Mixup(0.0, seed).draw(rows) is None
 
 
+# -- predicted metadata ------------------------------------------------------------------------------------------------
+
+
+def noted(rows: int, **columns: list[Any]) -> pd.DataFrame:
+    return pd.DataFrame({"image_id": [f"q{row}" for row in range(rows)], **columns})
+
+
+def test_metadata_become_numbers_and_classes_of_the_training_rows() -> None:
+    table = noted(
+        40, Pre_GSHH_NDVI=[0.2, 0.6] * 19 + [None, 0.4], Height_Ave_cm=[3.0] * 40, State=["Tas"] * 39 + [None],
+        Species=["Rye"] * 20 + ["Clover"] * 15 + ["Lucerne"] * 3 + ["Barley", None],
+    )  # fmt: skip
+    heads, target_MP = metadata_targets(table)
+    assert heads.numbers == ("Pre_GSHH_NDVI",) and heads.classes == (("Species", 3),)  # a height, a state: nothing
+    sd = np.std([0.2, 0.6] * 19 + [0.4])
+    assert target_MP[[0, 1, 39], 0] == pytest.approx([-0.2 / sd, 0.2 / sd, 0.0]) and np.isnan(target_MP[38, 0])
+    places = {"Clover": 0, "Rye": 1, "other": 2}  # under 15 rows: other
+    for row, name in ((0, "Rye"), (34, "Clover"), (35, "other"), (38, "other")):
+        assert target_MP[row, 1:].tolist() == [float(place == places[name]) for place in range(3)]
+    assert np.isnan(target_MP[39, 1:]).all()
+    nothing, empty = metadata_targets(noted(4, State=["Tas", "Tas", None, None], Height_Ave_cm=[None] * 4))
+    assert nothing.sizes == (0,) and empty.shape == (4, 0)
+
+
+def test_shuffled_metadata_are_the_same_rows_in_another_order() -> None:
+    table = noted(30, Pre_GSHH_NDVI=list(range(30)), State=["Tas", "WA", "NSW"] * 10)
+    (heads, plain_MP), (same, mixed_MP) = metadata_targets(table), metadata_targets(table, shuffled_by=3)
+    assert heads == same and (mixed_MP != plain_MP).any()
+    assert sorted(map(tuple, mixed_MP)) == sorted(map(tuple, plain_MP))
+
+
+def test_metadata_loss_by_hand() -> None:
+    heads = Heads(("Pre_GSHH_NDVI", "Height_Ave_cm"), (("Species", 2), ("State", 2)))
+    log = math.log(3)
+    output_BP = torch.tensor([[1.0, 4, log, 0, 0, 0], [1, 4, log, 0, 0, 0], [1, 4, log, 0, 0, 0]], requires_grad=True)
+    target_BP = torch.tensor(
+        [[0, 2, 1, 0, 0, 1], [NAN, 4, NAN, NAN, 1, 0], [1, NAN, 0.5, 0.5, NAN, NAN]], dtype=torch.float64
+    )
+    loss_B = metadata_losses(output_BP, target_BP, heads)
+    assert loss_B[0].item() == pytest.approx((0.5 + 1.5 + 0.2 * math.log(4 / 3) + 0.2 * math.log(2)) / 3)
+    assert loss_B[1].item() == pytest.approx(0.2 * math.log(2) / 3)
+    assert loss_B[2].item() == pytest.approx(0.2 * (math.log(4 / 3) + math.log(4)) / 2 / 3)  # a mixed row
+    loss_B.sum().backward()
+    assert output_BP.grad is not None and output_BP.grad.isfinite().all()
+    assert output_BP.grad[1, [0, 2, 3]].eq(0).all() and output_BP.grad[2, [1, 4, 5]].eq(0).all()
+
+
+def test_the_modulation_begins_as_none_and_is_the_formula() -> None:
+    torch.manual_seed(0)
+    film, embedding_BD = PredictedMetadata(4, (1, 2)), torch.randn(3, 4)
+    modulated_BD, output_BP = film(embedding_BD)
+    assert torch.equal(modulated_BD, embedding_BD)
+    with torch.no_grad():
+        film.gain.weight.copy_(torch.randn(4, 3))
+        film.shift.weight.copy_(torch.randn(4, 3))
+    known_BP = torch.cat([output_BP[:, :1], output_BP[:, 1:].softmax(1)], dim=1)
+    expected = (1 + known_BP @ film.gain.weight.T) * embedding_BD + known_BP @ film.shift.weight.T
+    modulated_BD, _ = film(embedding_BD)
+    torch.testing.assert_close(modulated_BD, expected)
+    film.zero_grad()
+    modulated_BD.square().sum().backward()  # of what follows alone: it flows through what is predicted
+    assert film.heads[1].weight.grad is not None and film.heads[1].weight.grad.abs().sum() > 0
+
+
+def test_metadata_are_never_read_at_prediction_time(world: Any) -> None:
+    """Of the held-out rows they may be changed or missing; predicting others needs image and path alone."""
+    inputs, quadrats, fold_N, folder = world
+    columns = ["Pre_GSHH_NDVI", "Height_Ave_cm", "Species", "State"]
+    for family, off in OFF.items():
+        config, model = replace(off, predicted_metadata="film"), registry.model(family)
+        unknown = quadrats.copy()
+        unknown.loc[fold_N == 0, columns] = None
+        results = [model.fit(config, table, fold_N, 0, inputs, seed=0) for table in (quadrats, unknown)]
+        assert results[0].pred_NT.tobytes() == results[1].pred_NT.tobytes()
+        assert "loss/metadata" in results[0].epochs[0]
+        assert any(name.startswith("film.") for name in results[0].tensors)
+        pred = {
+            model.predict(config, results[0].tensors, inputs_for(folder, table, inputs.store.root)).tobytes()
+            for table in (quadrats, unknown, quadrats.drop(columns=columns), quadrats[["image_id", "image_path"]])
+        }
+        assert len(pred) == 1
+
+
+def test_a_table_without_metadata_has_nothing_to_predict(world: Any) -> None:
+    inputs, quadrats, fold_N, _ = world
+    bare = quadrats[["image_id", "group", *TARGETS]]
+    result = registry.model("baseline").fit(replace(HEAD, predicted_metadata="film"), bare, fold_N, 0, inputs, seed=0)
+    assert np.isfinite(result.pred_NT).all() and not any(name.startswith("film.") for name in result.tensors)
+
+
 # -- every option ------------------------------------------------------------------------------------------------------
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "intervals": {"interval_bins": 7, "interval_weight": 0.3},
     "mixup": {"mixup_alpha": 0.4},
+    "predicted metadata": {"predicted_metadata": "film"},
+    "shuffled metadata": {"predicted_metadata": "shuffled"},
 }
 
 
@@ -169,16 +264,40 @@ def test_interval_heads_are_thrown_away(world: Any) -> None:
         assert "loss/intervals" in results[1].epochs[0]
 
 
-def test_gradient_of_the_heads_reaches_what_lies_before_them(world: Any) -> None:
-    """Both, and nothing else: the last layer of the regression learns from the masses alone."""
-    quadrats = world[1]
-    config = replace(HEAD, interval_bins=7)
-    rows = FoldRows.of(quadrats, world[2], 0, np.arange(len(quadrats)))
-    auxiliary = Auxiliary.of(config, rows, torch.ones(len(rows.train_M)))
+@pytest.mark.parametrize("half", [torch.float32, torch.bfloat16])
+def test_gradient_reaches_every_tensor(half: torch.dtype, world: Any) -> None:
+    """Of new layers with all options on; interval heads alone leave the last layer of the regression as it is."""
+    quadrats, fold_N = world[1:3]
+    config = replace(HEAD, interval_bins=7, predicted_metadata="film")
+    rows = FoldRows.of(quadrats, fold_N, 0, np.arange(len(quadrats)))
+    auxiliary = Auxiliary.of(config, quadrats, rows, torch.ones(len(rows.train_M)), seed=0)
     assert auxiliary is not None
     net = BaselineNet(None, head_of(config, 12))
     net.learn_beside(auxiliary)
-    terms = auxiliary.terms(net.observed(torch.randn(6, 12)), BatchRows(torch.arange(6)))
+    with torch.autocast("cpu", dtype=half, enabled=half is not torch.float32):
+        seen = net.observed(torch.randn(6, 12))
+    terms = auxiliary.terms(seen, BatchRows(torch.arange(6)))
+    assert set(terms) == {"intervals", "metadata"}
     torch.stack(list(terms.values())).sum().backward()
-    reached = {name for name, tensor in net.named_parameters() if tensor.grad is not None and tensor.grad.abs().sum()}
-    assert reached == {name for name, _ in net.named_parameters()} - {"head.6.weight", "head.6.bias"}
+    names = {name for name, _ in net.named_parameters()}
+    assert _reached(net) == names - {"head.6.weight", "head.6.bias"}
+    net(torch.randn(6, 12)).square().mean().backward()
+    assert _reached(net) == names
+
+
+def _reached(net: torch.nn.Module) -> set[str]:
+    return {name for name, tensor in net.named_parameters() if tensor.grad is not None and tensor.grad.abs().sum() > 0}
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("family", OFF)
+def test_masses_stay_coherent_in_half_precision(
+    family: str, half: torch.dtype, world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All options on, as a GPU of that precision trains (pretended: there is none here)."""
+    inputs, quadrats, fold_N, _ = world
+    monkeypatch.setattr(network, "autocast", lambda device: torch.autocast(device.type, dtype=half))
+    on = replace(OFF[family], interval_bins=7, predicted_metadata="film", mixup_alpha=0.4)
+    result = registry.model(family).fit(on, quadrats, fold_N, 0, inputs, seed=0)
+    assert np.isfinite(result.pred_NT).all() and (result.pred_NT >= 0).all()
+    assert family == "baseline" or identity_gap(result.pred_NT).max() < 1e-3

@@ -31,4 +31,5 @@ INTRODUCED: dict[str, Any] = {
     "interval_bins": 0,
     "interval_weight": 0.1,
     "mixup_alpha": 0.0,
+    "predicted_metadata": "none",
 }

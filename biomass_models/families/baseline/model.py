@@ -88,7 +88,8 @@ def fit(
     mass_MT = torch.from_numpy(rows.train_mass_MT).to(inputs.device)
     goal_MT = _goals(mass_MT, scaler, inputs)
     weight = torch.from_numpy(rows.train_weight).float().to(inputs.device)
-    auxiliary = Auxiliary.of(config, rows, torch.from_numpy(rows.train_row_weight_M).float().to(inputs.device))
+    row_weight_M = torch.from_numpy(rows.train_row_weight_M).float().to(inputs.device)
+    auxiliary = Auxiliary.of(config, quadrats, rows, row_weight_M, seed=seed)
     opened = _open(config, inputs, should_stop)
     with seeded(seed, "initial weights", torch.device("cpu")):
         net = BaselineNet(opened.backbone, head_of(config, opened.features))
@@ -192,7 +193,7 @@ def predict(
     scaler = TargetScaler.from_arrays(as_arrays(tensors, "scaler."), config.transform)
     opened = _open(config, inputs, should_stop, flips=flips)
     net = BaselineNet(opened.backbone, head_of(config, opened.features))
-    net.load_trained_state(tensors)
+    net.restore(tensors)
     return predict_rows(
         net.to(inputs.device),
         opened.source,

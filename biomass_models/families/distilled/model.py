@@ -100,7 +100,7 @@ def fit(
     taught_MT = None
     if teacher is not None and shared is not None:
         taught_MT = _on(inputs.device, shared.table[list(TARGETS)].to_numpy(np.float64))
-    auxiliary = Auxiliary.of(config, rows, weight_M)
+    auxiliary = Auxiliary.of(config, quadrats, rows, weight_M, mass_weight=config.total_weight, seed=seed)
     opened = _open(config, inputs, should_stop)
     with seeded(seed, "initial weights", torch.device("cpu")):
         net = opened.student(config)
@@ -245,7 +245,7 @@ def _restored(
 ) -> tuple[_Opened, Student]:
     opened = _open(config, inputs, should_stop, flips=flips)
     net = opened.student(config)
-    net.load_trained_state(tensors)
+    net.restore(tensors)
     return opened, net.to(inputs.device)
 
 
