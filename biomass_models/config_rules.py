@@ -5,15 +5,17 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any, get_type_hints
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar, get_type_hints
 
 from biomass_models.errors import UserError
 
+Number = TypeVar("Number", int, float)
 FLIPS = (1, 2, 4, 8)
 STAMPS = ("keep", "remove")
 PREFIX_BANKS = ("none", "float16", "float32")
 TRANSFORMS = ("log1p", "sqrt", "none")
+STATISTICS = ("global", "mean", "max", "min", "gem", "std")  # of a view: its global vector, and of its patch tokens
 _TYPES: dict[type, Mapping[str, type]] = {}  # of the fields of each class of configurations
 TILES = re.compile(r"tiles-[1-9]\d?x[1-9]\d?")
 
@@ -55,6 +57,44 @@ def layout_of(value: str, *others: str) -> None:
     """A layout of views: one of `others`, or tiles-RxC."""
     known = value in others or TILES.fullmatch(value) is not None
     require(f"layout must be {', '.join(others)} or tiles-RxC", known, value)
+
+
+def pooling_of(value: str) -> tuple[str, ...]:
+    """Statistics of a view's tokens, joined by `+`: each once and in the order of STATISTICS, one spelling for each."""
+    names = tuple(value.split("+"))
+    known = value != "" and set(names) <= set(STATISTICS)
+    rule = f"pooling must be of {', '.join(STATISTICS)}, joined by +"
+    require(rule, known, value)
+    ordered = "+".join(name for name in STATISTICS if name in names)
+    require(f"{rule}, each once and in this order: {ordered}", value == ordered, value)
+    return names
+
+
+def taps_of(value: str) -> tuple[float, ...]:
+    """Layers by their shares of a backbone's depth, ascending and joined by `+`, such as 0.67+0.83+1; "" is none."""
+    rule = "taps must be shares of the depth in (0, 1], ascending, joined by + (0.67+0.83+1)"
+    taps = _joined(rule, value, float)
+    require(rule, all(0 < tap <= 1 for tap in taps) and list(taps) == sorted(set(taps)), value)
+    return taps
+
+
+def sizes_of(name: str, value: str) -> tuple[int, ...]:
+    """Sides of views in px, ascending and joined by `+`, such as 224+448; "" is none."""
+    rule = f"{name} must be sides in px from 16 to 4096, ascending, joined by + (336+448)"
+    sizes = _joined(rule, value, int)
+    require(rule, all(16 <= size <= 4096 for size in sizes) and list(sizes) == sorted(set(sizes)), value)
+    return sizes
+
+
+def _joined(rule: str, value: str, kind: Callable[[str], Number]) -> tuple[Number, ...]:
+    """Numbers joined by `+`, each in its shortest spelling, so that equal settings are equal texts."""
+    try:
+        numbers = tuple(kind(part) for part in value.split("+")) if value else ()
+    except ValueError:
+        raise UserError(f"{rule}, got {value!r}") from None
+    shortest = "+".join(f"{number:g}" for number in numbers)
+    require(f"{rule}, in their shortest spelling: {shortest}", value == shortest, value)
+    return numbers
 
 
 def check_types(config: Any) -> None:

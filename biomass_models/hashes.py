@@ -13,6 +13,7 @@ from typing import Any
 SAME_NUMBERS = {
     "7e1549626cd6e665": "adad69201ac13989",
     "84229229d66a547a": "adad69201ac13989",
+    "1387fefda25bb80e": "adad69201ac13989",
     "2c0d2ccbc1dd87ab": "4e3796a7ea2bd5f0",
     "974788876e19cc35": "4e3796a7ea2bd5f0",
     "273f40164e4ddf03": "4e3796a7ea2bd5f0",

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from orchestration.commands import blend, dashboard, data, presets, provenance, report, search, start, study
+from orchestration.commands import blend, dashboard, data, presets, provenance, report, search, start, study, weights
 from orchestration.commands.errors import run_guarded, wrong_usage
 from orchestration.commands.options import INTERRUPTED, print_line
 from orchestration.endings import DEBUG
@@ -25,8 +25,10 @@ from orchestration.workers.machine import complete_user, require_working_directo
 QUIET, VERBOSE = ("--quiet", "-q"), ("--verbose", "-v")
 
 
-class OwnCommand(TyperCommand):
-    """A command that takes old spellings of its options, and --quiet and --verbose as `biomass` itself does."""
+class OwnSpelling:
+    """Takes old spellings of options, and --quiet and --verbose as `biomass` itself does."""
+
+    params: list[Any]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         typed, rest = _until_dashes(args)
@@ -36,7 +38,16 @@ class OwnCommand(TyperCommand):
             before = ctx.find_root().params
             quiet = bool(before.get("quiet") or volume & set(QUIET))
             set_volume(quiet=quiet, verbose=bool(before.get("verbose") or volume & set(VERBOSE)))
-        return super().parse_args(ctx, [_of_today(word, own) for word in typed if word not in volume] + rest)
+        known = [_of_today(word, own) for word in typed if word not in volume] + rest
+        return super().parse_args(ctx, known)  # type: ignore[misc]
+
+
+class OwnCommand(OwnSpelling, TyperCommand):
+    """A command."""
+
+
+class OwnGroup(OwnSpelling, TyperGroup):
+    """A command that does something by itself, and has others."""
 
 
 def _until_dashes(args: list[str]) -> tuple[list[str], list[str]]:
@@ -66,9 +77,13 @@ data_app.command("show", cls=OwnCommand)(data.data_show)
 submission_app = typer.Typer(name="submission", no_args_is_help=True, help="Check submission files.")
 submission_app.command("check", cls=OwnCommand)(data.submission_check)
 
+weights_app = typer.Typer(name="weights", cls=OwnGroup, help="Backbone weights: which are here, and getting some.")
+weights_app.callback(invoke_without_command=True)(weights.weights)
+weights_app.command("get", cls=OwnCommand)(weights.get)
+
 # The pipeline in run order, under the headings of `biomass --help`.
 PIPELINE: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
-    "Start": (start.demo, presets.presets, data_app, search.doctor),
+    "Start": (start.demo, presets.presets, weights_app, data_app, search.doctor),
     "Search": (search.search, study.status, dashboard.dashboard),
     "Look": (
         study.leaderboard,

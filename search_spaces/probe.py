@@ -15,6 +15,9 @@ LAYOUTS = {
     "cpu": ("whole", "halves", "tiles-2x4"),
     "gpu": ("whole", "halves", "tiles-2x4", "corners4"),
 }
+POOLINGS = ("global", "mean", "mean+std", "global+mean+std")
+WIDER = (*POOLINGS, "mean+max+min+gem", "global+mean+max+min+gem+std")
+MORE_SIZES = {"cpu": ("", "336"), "gpu": ("", "448", "336+448")}  # beside 224 px: banks that other trials have too
 
 
 def space(backbones: tuple[str, ...], scale: str) -> SearchSpace:
@@ -27,7 +30,7 @@ def space(backbones: tuple[str, ...], scale: str) -> SearchSpace:
         "view_merge": When(
             "layout", tuple(layout for layout in layouts if layout != "whole"), Choice(("concat", "mean"))
         ),
-        "pooling": Choice(("global", "mean", "mean+std", "global+mean+std")),
+        "pooling": Choice(WIDER if scale in MORE_SIZES else POOLINGS),
         "layers": Choice((1,) if scale == "demo" else (1, 2)),
         "flips": Choice((1,) if scale == "demo" else (1, 4)),
         "transform": Choice(("log1p", "sqrt", "none")),
@@ -43,5 +46,9 @@ def space(backbones: tuple[str, ...], scale: str) -> SearchSpace:
         "transform": "sqrt",
         "alpha_per_target": False,
     }
+    if scale in MORE_SIZES:
+        domains["more_sizes"] = When("size", (224,), Choice(MORE_SIZES[scale]))
+        domains["taps"] = When("layers", (1,), Choice(("", "0.67+0.83+1")))
+        plain |= {"more_sizes": "", "taps": ""}
     halves = {**plain, "layout": "halves", "view_merge": "mean", "pooling": "mean+std"}
     return SearchSpace(family="probe", config_class=ProbeConfig, domains=domains, first_trials=(plain, halves))

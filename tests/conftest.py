@@ -12,6 +12,9 @@ import pytest
 # tests of that path ask for it. Set before Ray starts: its workers inherit it.
 os.environ["BIOMASS_ENCODING"] = "float32"
 
+# Nor on weights that this user has got.
+os.environ["XDG_DATA_HOME"] = "/nowhere"
+
 from biomass_models.pasture.make import make_pasture
 
 

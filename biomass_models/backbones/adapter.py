@@ -8,7 +8,7 @@ patch_BPD    patch tokens, row by row; class and register tokens are not among t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -87,27 +87,38 @@ class Backbone(nn.Module):
         """Final features of float pictures in [0, 1]."""
         return self._final(self.model.forward_features(self.normalise(image_BCHW)), image_BCHW)
 
-    def layers(self, image_BCHW: Tensor, count: int) -> list[Tokens]:
-        """Outputs of the last `count` layers, final features first; the others are blocks or, in CNNs, stages.
+    def layers(self, image_BCHW: Tensor, numbers: Sequence[int]) -> list[Tokens]:
+        """Outputs of layers by their numbers from the end: 0 the final features, the others blocks or, in CNNs, stages.
 
         An inner layer's global vector is its class token where there is one, else the mean of its patch tokens.
         """
-        if count == 1:
-            return [self(image_BCHW)]
+        if not any(numbers):
+            return [self(image_BCHW)] * len(numbers)
         if not hasattr(self.model, "forward_intermediates"):
             raise BackboneError(f"{self.name} does not show its inner layers to timm; choose layers=1")
         extra: dict[str, Any] = {"return_prefix_tokens": True, "norm": True} if self._prefix else {}
+        inner_numbers = sorted({number for number in numbers if number}, reverse=True)  # in the order of the blocks
+        indices = [-1 - number for number in inner_numbers]
         try:
-            feature, inner = self.model.forward_intermediates(self.normalise(image_BCHW), indices=count, **extra)
+            feature, inner = self.model.forward_intermediates(self.normalise(image_BCHW), indices=indices, **extra)
         except (AssertionError, IndexError) as error:
-            raise BackboneError(f"{self.name} has fewer than {count} layers to show; choose fewer") from error
-        tokens = [self._final(feature, image_BCHW)]
-        for item in reversed(inner[:-1]):  # the last of them is what the final features are made of
+            least = 1 + max(numbers)
+            raise BackboneError(f"{self.name} has fewer than {least} layers to show; choose fewer") from error
+        tokens = {0: self._final(feature, image_BCHW)}
+        for number, item in zip(inner_numbers, inner, strict=True):
             map_BDHW, prefix_BRD = item if self._prefix else (item, item)
             patch_BPD = map_BDHW.flatten(2).transpose(1, 2)
             global_BD = prefix_BRD[:, 0] if self._prefix and self._has_class_token else patch_BPD.mean(1)
-            tokens.append(Tokens(global_BD, patch_BPD, (map_BDHW.shape[2], map_BDHW.shape[3])))
-        return tokens
+            tokens[number] = Tokens(global_BD, patch_BPD, (map_BDHW.shape[2], map_BDHW.shape[3]))
+        return [tokens[number] for number in numbers]
+
+    @property
+    def depth(self) -> int:
+        """Layers that `layers` can show: blocks or, in CNNs, stages."""
+        known = getattr(self.model, "feature_info", None)
+        if known is None:
+            raise BackboneError(f"{self.name} does not show its inner layers to timm; choose layers=1")
+        return len(known)
 
     @torch.inference_mode()
     def shapes(self, height: int, width: int) -> Tokens:

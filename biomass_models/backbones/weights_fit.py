@@ -5,18 +5,18 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from biomass_models.backbones.checkpoints import CheckpointError, TensorSet, chosen_set, read_checkpoint, tensor_sets
+from biomass_models.backbones.packages import Rename
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
 TRANSFORMERS = ("embeddings.", "layernorm.", "dinov2.embeddings.", "vit.embeddings.")  # its first names of tensors
-Rename = Callable[[str, list[str]], str]  # (name in the file, timm's names) -> timm's name
 
 
 def fitting_state(

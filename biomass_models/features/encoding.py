@@ -104,7 +104,7 @@ def encode(
     features that are not finite.
     """
     copies = [copy for copy in spec.copies() if any(name.startswith(f"{copy}.") for name in names)]
-    layers = 1 + max(int(name.split(".layer")[1].split(".")[0]) for name in names)
+    layers = tuple(sorted({int(name.split(".layer")[1].split(".")[0]) for name in names}))
     backbone, half = backbone.to(device), computed_in(spec, device)
     if not places_are_alike(backbone, spec, layers, device, size):
         size = 1
@@ -127,7 +127,9 @@ def encode(
         yield {name: np.stack(values, axis=1) for name, values in result.items()}
 
 
-def places_are_alike(backbone: Backbone, spec: FeatureSpec, layers: int, device: torch.device, size: int) -> bool:
+def places_are_alike(
+    backbone: Backbone, spec: FeatureSpec, layers: tuple[int, ...], device: torch.device, size: int
+) -> bool:
     """Whether a picture has the same bytes at each place of a batch; tried out once per process with a random one.
 
     On a GPU it is taken for granted: one picture at a time would waste it, and the difference is of the last bit.
@@ -136,7 +138,7 @@ def places_are_alike(backbone: Backbone, spec: FeatureSpec, layers: int, device:
         return True
     shapes = sorted({(view.height, view.width) for view in spec.views})
     half = computed_in(spec, device)
-    key = (backbone.name, spec.outputs, layers, size, *shapes, half, torch.get_num_threads())
+    key = (backbone.name, spec.stored, layers, size, *shapes, half, torch.get_num_threads())
     if key not in _ALIKE:
         random = torch.Generator().manual_seed(0)
         _ALIKE[key] = all(
@@ -192,11 +194,11 @@ def copy_of(image_BCHW: Tensor, copy: str, spec: FeatureSpec, digests: Sequence[
 
 @torch.inference_mode()
 def _outputs(
-    backbone: Backbone, image_BCHW: Tensor, spec: FeatureSpec, layers: int, half: torch.dtype
+    backbone: Backbone, image_BCHW: Tensor, spec: FeatureSpec, layers: tuple[int, ...], half: torch.dtype
 ) -> dict[tuple[int, str], Tensor]:
     """(layer, output) -> [B, ...] of one pass, float32."""
     with autocast(image_BCHW.device, half):
         if spec.trunk is not None:
             return {(0, spec.trunk.name): spec.trunk.of_pictures(backbone, image_BCHW)}
-        tokens = backbone.layers(image_BCHW, layers)
-    return {(layer, one.name): one.reduce(token) for layer, token in enumerate(tokens) for one in spec.stored}
+        tokens = dict(zip(layers, backbone.layers(image_BCHW, layers), strict=True))
+    return {(layer, one.name): one.reduce(token) for layer, token in tokens.items() for one in spec.stored}

@@ -65,6 +65,42 @@ class PatchStd(Output):
 
 
 @dataclass(frozen=True)
+class PatchMax(Output):
+    """Largest value of each feature among the patch tokens, [B, D]."""
+
+    name = "patch_max"
+
+    def reduce(self, tokens: Tokens) -> Tensor:
+        return tokens.patch_BPD.float().amax(1)
+
+
+@dataclass(frozen=True)
+class PatchMin(Output):
+    """Smallest value of each feature among the patch tokens, [B, D]."""
+
+    name = "patch_min"
+
+    def reduce(self, tokens: Tokens) -> Tensor:
+        return tokens.patch_BPD.float().amin(1)
+
+
+@dataclass(frozen=True)
+class PatchGem(Output):
+    """Signed generalised mean of the patch tokens, [B, D]: mean of sign(x) |x|^3, and of that the signed cube root.
+
+    x^3 is what that says, sign included. In float32, since it overflows float16 above 40; the root in float64, whose
+    rounded result does not depend on the place in a batch.
+    """
+
+    name = "patch_gem"
+
+    def reduce(self, tokens: Tokens) -> Tensor:
+        patch_BPD = tokens.patch_BPD.float()
+        mean_BD = (patch_BPD * patch_BPD * patch_BPD).mean(1).double()
+        return (mean_BD.sign() * mean_BD.abs().pow(1 / 3)).float()
+
+
+@dataclass(frozen=True)
 class Grid(Output):
     """Patch tokens, average-pooled to side x side: [B, side * side, D]."""
 
@@ -111,4 +147,7 @@ class Trunk(Output):
 
 
 GLOBAL, PATCH_MEAN, PATCH_STD = Global(), PatchMean(), PatchStd()
+PATCH_MAX, PATCH_MIN, PATCH_GEM = PatchMax(), PatchMin(), PatchGem()
 ALWAYS: tuple[Output, ...] = (GLOBAL, PATCH_MEAN, PATCH_STD)  # always stored: they cost nothing beside the forward pass
+# stored too of pictures as they are: with many jittered copies they would take more room than what those are made for
+OF_PLAIN: tuple[Output, ...] = (PATCH_MAX, PATCH_MIN, PATCH_GEM)

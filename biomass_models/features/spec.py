@@ -18,7 +18,7 @@ from torch import Tensor
 from biomass_models.backbones.adapter import Backbone, weightless
 from biomass_models.config_rules import FLIPS, STAMPS
 from biomass_models.data.images import Stamp, View
-from biomass_models.features.outputs import ALWAYS, GLOBAL, Output, Trunk
+from biomass_models.features.outputs import ALWAYS, GLOBAL, OF_PLAIN, Output, Trunk
 from biomass_models.features.rows import Rows
 
 
@@ -35,7 +35,7 @@ class FeatureSpec:
     bank_seed: int = 0
     stamp: Stamp = "keep"
     outputs: tuple[Output, ...] = (GLOBAL,)
-    layers: int = 1  # last n layers, the final features first
+    layers: tuple[int, ...] = (0,)  # numbers from the end: 0 the final features, 1 the layer before the last, ...
     dtype: str = "float32"  # as stored: float32 or float16
 
     def __post_init__(self) -> None:
@@ -48,13 +48,15 @@ class FeatureSpec:
             raise ValueError(f"outputs of one name are one output, got {self.stored}")
         if self.trunk is None and any(isinstance(output, Trunk) for output in self.outputs):
             raise ValueError(f"a trunk stands alone, got {self.outputs}")
-        if self.trunk is not None and (len(self.outputs) > 1 or self.layers > 1):
-            raise ValueError(f"a trunk stands alone, got {self.outputs} of {self.layers} layers")
+        if self.trunk is not None and (len(self.outputs) > 1 or self.layers != (0,)):
+            raise ValueError(f"a trunk stands alone, got {self.outputs} of the layers {self.layers}")
         for name, allowed in (("flips", FLIPS), ("stamp", STAMPS), ("dtype", ("float32", "float16"))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
-        if self.layers < 1 or self.jittered < 0:
-            raise ValueError(f"layers must be >= 1 and jittered >= 0, got {self.layers} and {self.jittered}")
+        if not self.layers or min(self.layers) < 0 or len(set(self.layers)) < len(self.layers):
+            raise ValueError(f"layers must be different numbers from the end, 0 or above, got {self.layers}")
+        if self.jittered < 0:
+            raise ValueError(f"jittered must be >= 0, got {self.jittered}")
 
     @property
     def trunk(self) -> Trunk | None:
@@ -64,14 +66,16 @@ class FeatureSpec:
     @property
     def stored(self) -> tuple[Output, ...]:
         """The outputs, each once, with those that come with any forward pass."""
-        return self.outputs if self.trunk else tuple(dict.fromkeys((*ALWAYS, *self.outputs)))
+        if self.trunk:
+            return self.outputs
+        return tuple(dict.fromkeys((*ALWAYS, *(OF_PLAIN if self.jittered == 0 else ()), *self.outputs)))
 
     def gigabytes(self, images: int) -> float:
         """Size of the bank of that many images on disk; inner layers are taken to be as wide as the last."""
         shape = weightless(self.backbone)
         views, _ = fitted(self.views, shape)
         sizes = [math.prod(one.shape(shape, view.height, view.width)) for view in views for one in self.stored]
-        numbers = images * len(self.copies()) * self.layers * sum(sizes)
+        numbers = images * len(self.copies()) * len(self.layers) * sum(sizes)
         return numbers * np.dtype(self.dtype).itemsize / 2**30
 
     def copies(self) -> tuple[str, ...]:
@@ -103,8 +107,8 @@ class FeatureBank:
         return self._stacked[output, layer]
 
     def width(self, output: Output) -> int:
-        """Length D of an output's vectors."""
-        return int(self.arrays[array_name(self.spec.copies()[0], 0, output.name)].shape[-1])
+        """Length D of an output's vectors, of the first of the layers."""
+        return int(self.arrays[array_name(self.spec.copies()[0], self.spec.layers[0], output.name)].shape[-1])
 
     def rows(self, output: Output, row_B: NDArray[np.int64], copy_B: NDArray[np.int64]) -> Tensor:
         """One output of the final layer for some rows, each of the copy asked for, as stored: [B, V, ...]."""
@@ -125,7 +129,7 @@ def array_name(copy: str, layer: int, output: str) -> str:
 
 def needed_arrays(spec: FeatureSpec) -> list[str]:
     """Names of all arrays of a spec."""
-    return [array_name(c, layer, o.name) for c in spec.copies() for layer in range(spec.layers) for o in spec.outputs]
+    return [array_name(c, layer, o.name) for c in spec.copies() for layer in spec.layers for o in spec.outputs]
 
 
 def fitted(views: Sequence[View], backbone: Backbone) -> tuple[tuple[View, ...], tuple[str, ...]]:

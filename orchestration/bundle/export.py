@@ -155,10 +155,10 @@ def _backbones(refs: list[TrialRef], weights: WeightsSource) -> tuple[NeededWeig
                 digest = hashlib.file_digest(stream, "sha256").hexdigest()
             entry = replace(
                 entry,
-                file=_file_name(name, file.path, renamed=file.rename is not None),
+                file=_file_name(name, file.path, renamed=file.rename is not None or bool(file.stand_in)),
                 sha256=digest,
                 bytes=file.path.stat().st_size,
-                origin=file.origin,
+                origin=file.stand_in or file.origin,
                 published_at=published_at(name),
             )
         found[name] = entry

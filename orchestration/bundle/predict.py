@@ -204,7 +204,8 @@ def _source(backbones: Sequence[NeededWeights], folder: Path) -> WeightsSource:
     """Where the weights are; BundleError that lists every backbone whose weights are missing or others."""
     if all(entry.file is None for entry in backbones):
         return WeightsSource("random")
-    source = WeightsSource("auto", folder if folder.is_dir() else None)
+    marks = {entry.backbone: entry.fingerprint for entry in backbones}
+    source = WeightsSource("auto", folder if folder.is_dir() else None).keeping(marks)
     wrong = []
     for entry in backbones:
         try:

@@ -16,9 +16,19 @@ def families(incomplete: str) -> list[str]:
 
 
 def backbones(incomplete: str) -> list[str]:
+    from biomass_models.backbones.packages import PACKAGES
     from search_spaces.spaces import DEFAULT_BACKBONES
 
-    return _starting(incomplete, DEFAULT_BACKBONES)  # timm has a thousand more, and takes seconds to list them
+    shipped = (package.name.split(".")[0] for package in PACKAGES if not package.stands_in)
+    return _starting(
+        incomplete, dict.fromkeys((*DEFAULT_BACKBONES, *shipped))
+    )  # timm has a thousand more, and takes seconds to list them
+
+
+def obtainable(incomplete: str) -> list[str]:
+    from biomass_models.backbones.packages import PACKAGES
+
+    return _starting(incomplete, (package.title for package in PACKAGES))
 
 
 def scales(incomplete: str) -> list[str]:

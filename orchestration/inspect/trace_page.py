@@ -74,6 +74,8 @@ def _studies(found: Trace) -> Iterator[str]:
         yield f"  data         {study.data_fingerprint}"
         yield f"  folds        {study.fold_hash}: {settings.folds} by {settings.scheme}"
         yield f"  seed         {settings.seed}"
+        for name, label in study.stand_ins.items():
+            yield f"  weights      of {name}: {label}"
         yield f"  versions     {', '.join(f'{name} {text}' for name, text in study.versions.items())}"
 
 

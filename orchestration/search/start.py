@@ -30,7 +30,7 @@ from orchestration.study.storage import Storage
 from orchestration.workers.address import is_cluster, require_answer
 from orchestration.workers.context import WorkerContext
 from orchestration.workers.resources import Resources
-from orchestration.workers.weights_here import available_backbones, backbones_of_study, source_of_study
+from orchestration.workers.weights_here import available_backbones, backbones_of_study, note_stand_ins, source_of_study
 from search_spaces.domain import SearchSpace
 
 
@@ -159,6 +159,7 @@ def run_search(
     known_name("a pruning rule", prune, RULES, StudyError)
     require_answer(resources.address)
     ledger = Ledger(Storage(study))
+    weights = weights.keeping(fingerprints)
     with study_lock(ledger, say) as heartbeat:
         proposer = prepare_search(
             ledger,
@@ -175,6 +176,7 @@ def run_search(
             data_checked=data_checked,
             follows=follows,
         )
+        note_stand_ins(ledger, fingerprints, weights, say)
         found = StudyData(ledger)
         cut = cut_groups_notice(found.cut_groups, found.unit)
         for notice in (*([] if cut is None else [cut]), *found.torn):

@@ -235,13 +235,14 @@ class StudyData:
     @property
     def notices(self) -> tuple[str, ...]:
         """What every page says before its scores: folds that cut dates, are random or leave photographs unscored,
-        trials that have lost files; a line each."""
+        weights that stand in for the published ones, trials that have lost files; a line each."""
         found = (
             cut_groups_notice(self.cut_groups, self.unit),
             ungrouped_notice(self.quadrats),
             unscored_notice(self.learned, ordered=self.settings.ordered),
         )
-        return (*(notice for notice in found if notice is not None), *self.torn)
+        weights = (f"the weights of {name} are {label}" for name, label in self.record.stand_ins.items())
+        return (*(notice for notice in found if notice is not None), *weights, *self.torn)
 
     def fold_metrics(self, trial_id: str) -> Mapping[int, FoldMetrics]:
         """Metrics of a trial's finished folds."""

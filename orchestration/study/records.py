@@ -134,6 +134,7 @@ class StudyRecord(Record):
     data_fingerprint: str
     fold_hash: str
     weights: Mapping[str, str] = field(default_factory=dict)  # fingerprint of each backbone's weights
+    stand_ins: Mapping[str, str] = field(default_factory=dict)  # whose weights, where not the published ones
     spaces: Mapping[str, Params] = field(default_factory=dict)  # ranges by family (SearchSpace.to_json)
     versions: Mapping[str, str] = field(default_factory=dict)  # of packages
     code: CodeVersion | None = None

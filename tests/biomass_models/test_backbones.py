@@ -21,7 +21,7 @@ def test_every_kind_gives_global_vector_and_full_grid(name: str, size: tuple[int
     assert (height, width, note) == (*size, "")
     with torch.inference_mode():
         tokens = backbone(torch.rand(2, 3, height, width))
-        layers = backbone.layers(torch.rand(2, 3, height, width), 2)
+        layers = backbone.layers(torch.rand(2, 3, height, width), (0, 1))
     rows, columns = tokens.grid
     assert tokens.global_BD.shape == (2, weightless(name).widths(height, width)[0])
     assert tokens.patch_BPD.shape[:2] == (2, rows * columns)
@@ -34,7 +34,7 @@ def test_every_kind_gives_global_vector_and_full_grid(name: str, size: tuple[int
 def test_first_layer_is_the_final_one(name: str) -> None:
     backbone, picture = build_backbone(name, RANDOM), torch.rand(1, 3, 64, 64)
     with torch.inference_mode():
-        final, again = backbone(picture), backbone.layers(picture, 2)[0]
+        final, again = backbone(picture), backbone.layers(picture, (0, 1))[0]
     torch.testing.assert_close(final.global_BD, again.global_BD)
     torch.testing.assert_close(final.patch_BPD, again.patch_BPD)
 

@@ -60,7 +60,7 @@ def test_the_distilled_defaults_are_the_published_setting() -> None:
         ("distilled", {"teacher_inner_folds": 1}, "teacher_inner_folds"),
         ("distilled", {"total_weight": 0.0}, "total_weight"),
         ("probe", {"layout": "tiles-0x2"}, "tiles-RxC"),
-        ("probe", {"pooling": "max"}, "pooling"),
+        ("probe", {"pooling": "median"}, "pooling"),
         ("probe", {"log10_alpha_low": 2.0, "log10_alpha_high": 1.0}, "log10_alpha_high"),
     ],
 )

@@ -85,6 +85,20 @@ CASES = {
         ),
     ),
     "ridge": ("probe", ProbeConfig(backbone="test_convnext", size=64)),
+    "ridge of taps and sizes": (
+        "probe",
+        ProbeConfig(
+            backbone="test_vit", size=32, more_sizes="48+64", layout="halves", taps="0.5+0.83+1",
+            pooling="mean+max+min+gem", transform="sqrt",
+        ),
+    ),
+    "ridge of stages": (
+        "probe",
+        ProbeConfig(
+            backbone="test_efficientnet", size=64, layout="halves", view_merge="mean", taps="0.6+1",
+            pooling="global+mean+max+min+gem+std", flips=2,
+        ),
+    ),
     "wide ridge": (
         "probe",
         ProbeConfig(

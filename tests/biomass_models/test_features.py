@@ -98,7 +98,7 @@ def test_a_precision_that_does_not_exist_is_refused(monkeypatch: pytest.MonkeyPa
 
 def test_views_and_layers_have_their_own_arrays(data: Any, tmp_path: Path) -> None:
     folder, table = data
-    spec = replace(SPEC, views=views_for("halves", 32), layers=2, jittered=1, dtype="float16")
+    spec = replace(SPEC, views=views_for("halves", 32), layers=(0, 1), jittered=1, dtype="float16")
     bank = inputs_for(folder, table, tmp_path).features(spec)
     assert bank.stack(GLOBAL).shape == (len(table), 2, 2, 256)
     assert bank.stack(GLOBAL, layer=1).shape == (len(table), 2, 2, 48)
@@ -200,7 +200,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
 
 
 FAMILIES_OF_SPECS = {
-    "transformer": replace(SPEC, backbone="test_vit", flips=2, jittered=1, outputs=(GLOBAL, Grid(2)), layers=2),
+    "transformer": replace(SPEC, backbone="test_vit", flips=2, jittered=1, outputs=(GLOBAL, Grid(2)), layers=(0, 1)),
     "convolutional": replace(SPEC, views=views_for("halves", 32)),
     "trunk": replace(SPEC, backbone="test_vit", outputs=(Trunk(1),)),
     "half": replace(SPEC, backbone="test_vit", dtype="float16"),
@@ -254,7 +254,7 @@ def test_a_spec_knows_the_size_of_its_bank(spec: FeatureSpec, data: Any, tmp_pat
     inputs_for(folder, table, tmp_path).features(spec)
     chunks = [read_chunk(path) for path in tmp_path.rglob(f"*{SUFFIX}")]
     written = sum(place.nbytes for chunk in chunks for place in chunk.arrays.values())
-    inner = spec.layers > 1  # whose widths may be others
+    inner = spec.layers != (0,)  # whose widths may be others
     assert written == pytest.approx(spec.gigabytes(len(table)) * 2**30, rel=0.2 if inner else 1e-9)
     names = {name for chunk in chunks for name in chunk.arrays}
     assert {array_name(copy, 0, output.name) for copy in spec.copies() for output in spec.stored} <= names
@@ -321,11 +321,11 @@ def test_networks_whose_products_depend_on_the_place_see_one_picture_at_a_time(m
         return {"a": torch.ones(len(image_BCHW)), "b": image_BCHW.mean((1, 2, 3)) + torch.arange(len(image_BCHW))}
 
     device, backbone = torch.device("cpu"), build_backbone("test_vit", RANDOM)
-    assert encoding.places_are_alike(backbone, replace(SPEC, backbone="test_vit"), 1, device, 8)
+    assert encoding.places_are_alike(backbone, replace(SPEC, backbone="test_vit"), (0,), device, 8)
     monkeypatch.setattr(encoding, "_ALIKE", {})
     monkeypatch.setattr(encoding, "_outputs", by_place)
-    assert not encoding.places_are_alike(backbone, SPEC, 1, device, 8)
-    assert encoding.places_are_alike(backbone, SPEC, 1, device, 1)
+    assert not encoding.places_are_alike(backbone, SPEC, (0,), device, 8)
+    assert encoding.places_are_alike(backbone, SPEC, (0,), device, 1)
 
 
 def test_a_batch_that_does_not_fit_is_halved_for_good_and_its_bank_is_another(

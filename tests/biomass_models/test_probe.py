@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn import linear_model
+from tiny_inputs import inputs_for, tiny_quadrats
 
+from biomass_models.errors import UserError
 from biomass_models.families.probe import model as probe
 from biomass_models.families.probe.config import ProbeConfig
 from biomass_models.families.probe.model import FURTHEST, Ridge, inner_errors, ridge_path, shrinkage, standardiser
+from biomass_models.features.outputs import PATCH_GEM
+from biomass_models.features.spec import needed_arrays
 from biomass_models.training.fit import FitError
 
 
@@ -94,3 +102,46 @@ def test_a_unit_that_is_loud_on_one_new_row_counts_no_more_than_its_limit() -> N
     np.testing.assert_allclose(ridge.predict(loud), ridge.predict(limit), atol=1e-12)
     path_ANT = ridge_path(feature_NF, goal_NT, loud, np.array([0.1]))
     np.testing.assert_allclose(path_ANT[0], ridge.predict(loud), atol=1e-12)
+
+
+def test_features_are_the_pooled_ones_side_by_side(tmp_path: Path) -> None:
+    """Sizes, then taps, then statistics, then views; each block is what `pooled` says of its bank alone."""
+    table, _ = tiny_quadrats(tmp_path, images=4)
+    inputs = inputs_for(tmp_path, table, tmp_path / "cache")
+    config = ProbeConfig(
+        backbone="test_vit", size=32, more_sizes="48", layout="halves", taps="0.5+1", pooling="mean+max+min+gem"
+    )
+    specs = probe.feature_specs(config)
+    assert [(spec.views[0].height, spec.layers, len(spec.outputs)) for spec in specs] == [
+        (32, (3, 0), 4),
+        (48, (3, 0), 4),
+    ]
+    found_NF = probe.embeddings(config, [inputs.features(spec) for spec in specs])
+    assert found_NF.shape == (4, 2 * 2 * 4 * 2 * 64)
+    block_NF = found_NF[:, 2 * 4 * 2 * 64 :][:, 4 * 2 * 64 :][:, 3 * 2 * 64 :]  # 48 px, last layer, GeM
+    expected_NVD = inputs.features(specs[1]).stack(PATCH_GEM, layer=0).mean(1)
+    np.testing.assert_array_equal(block_NF, expected_NVD.double().flatten(1))
+    merged = replace(config, view_merge="mean")
+    assert probe.embeddings(merged, [inputs.features(spec) for spec in specs]).shape == (4, 2 * 2 * 4 * 64)
+
+
+def test_taps_at_the_end_are_the_last_layer() -> None:
+    """Settings that say the same need the same arrays: nothing is encoded twice."""
+    plain = ProbeConfig(backbone="test_vit", size=32)
+    assert probe.feature_specs(replace(plain, taps="1")) == probe.feature_specs(plain)
+    last = probe.feature_specs(replace(plain, layers=2))[0]
+    assert set(needed_arrays(probe.feature_specs(replace(plain, taps="0.83+1"))[0])) == set(needed_arrays(last))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"layers": 2, "taps": "0.5+1"}, "set layers=1 or taps to nothing"),
+        ({"more_sizes": "224+448"}, "more_sizes must be other sizes than size"),
+        ({"pooling": "std+mean"}, r"in this order: mean\+std"),
+        ({"taps": "2"}, r"taps must be shares of the depth"),
+    ],
+)
+def test_settings_that_contradict_are_refused(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        ProbeConfig(**settings)

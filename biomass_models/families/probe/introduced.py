@@ -19,4 +19,6 @@ INTRODUCED: dict[str, Any] = {
     "inner_folds": 4,
     "alpha_per_target": False,
     "stamp": "keep",
+    "more_sizes": "",
+    "taps": "",
 }

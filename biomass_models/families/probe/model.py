@@ -1,6 +1,6 @@
 """Probe: ridge regression on embeddings of a frozen backbone. numpy only, once the features are there.
 
-N images, F features (views, layers and poolings side by side), T = 5 targets, A penalties of the grid.
+N images, F features (sizes, layers, statistics and views side by side), T = 5 targets, A penalties of the grid.
 feature_NF   embeddings, standardised by the training rows' mean and spread, then divided by sqrt(F)
 alpha        penalty: mean squared error + alpha * |coefficient|^2, so its scale depends neither on N nor on F
 goal_NT      z-scored masses, NaN where not measured: each target is fitted on the rows in which it was
@@ -10,8 +10,8 @@ weight_N     of the rows: photographs of one quadrat count as one. None: all ali
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold
 from torch import Tensor
 
+from biomass_models.config_rules import pooling_of, sizes_of, taps_of
 from biomass_models.data.cell_weights import measured_alike, row_weights
 from biomass_models.data.images import views_for
 from biomass_models.families import costs
@@ -26,7 +27,7 @@ from biomass_models.families.base import Model
 from biomass_models.families.probe.config import ProbeConfig
 from biomass_models.families.speed import Speed
 from biomass_models.features.inputs import Inputs
-from biomass_models.features.outputs import GLOBAL, PATCH_MEAN, PATCH_STD
+from biomass_models.features.pooled import outputs_of, pooled, tap_layers
 from biomass_models.features.spec import FeatureBank, FeatureSpec
 from biomass_models.interrupt import ShouldStop, check_stop
 from biomass_models.targets import TARGETS, IntArray, norm_of, weight_T, weighted_square, weighted_sst, weights_in
@@ -40,29 +41,24 @@ from biomass_models.training.fit import (
 )
 from biomass_models.training.scaling import TargetScaler
 
-OUTPUTS = {
-    "global": (GLOBAL,),
-    "mean": (PATCH_MEAN,),
-    "mean+std": (PATCH_MEAN, PATCH_STD),
-    "global+mean+std": (GLOBAL, PATCH_MEAN, PATCH_STD),
-}
 FURTHEST = 5.0  # spreads from the mean at which a standardised feature is cut off
 RIDGE_SECONDS = 4e-10  # of one SVD per row, row and feature on one CPU core
 CONSTANT = 1e-6  # spread below which a feature says nothing (a dead unit) and is left at 0
 
 
 def feature_specs(config: ProbeConfig) -> list[FeatureSpec]:
-    """The one bank that a fit and a prediction need."""
-    return [
-        FeatureSpec(
-            backbone=config.backbone,
-            views=views_for(config.layout, config.size),
-            flips=config.flips,
-            stamp=config.stamp,  # type: ignore[arg-type]
-            outputs=OUTPUTS[config.pooling],
-            layers=config.layers,
-        )
-    ]
+    """The banks that a fit and a prediction need, one a size."""
+    taps = taps_of(config.taps)
+    plain = FeatureSpec(
+        backbone=config.backbone,
+        views=views_for(config.layout, config.size),
+        flips=config.flips,
+        stamp=config.stamp,  # type: ignore[arg-type]
+        outputs=outputs_of(pooling_of(config.pooling)),
+        layers=tap_layers(config.backbone, taps) if taps else tuple(range(config.layers)),
+    )
+    others = sizes_of("more_sizes", config.more_sizes)
+    return [plain, *(replace(plain, views=views_for(config.layout, size)) for size in others)]
 
 
 def fit(
@@ -83,8 +79,8 @@ def fit(
     started = time.perf_counter()
     rows = FoldRows.of(quadrats, fold_N, fold, inputs.images.rows(list(quadrats["image_id"])))
     train_M, valid_M, mass_NT = rows.train_M, rows.valid_M, rows.mass_NT
-    bank = inputs.features(feature_specs(config)[0], should_stop=should_stop)
-    feature_NF = embeddings(config, bank)[rows.image_N]
+    banks = [inputs.features(spec, should_stop=should_stop) for spec in feature_specs(config)]
+    feature_NF = embeddings(config, banks)[rows.image_N]
     group_M = quadrats["group"].to_numpy()[train_M]
     error_AT = inner_errors(
         config,
@@ -116,7 +112,7 @@ def fit(
         "features": feature_NF.shape[1],
         "alpha": alpha_A[chosen_T].tolist(),
         "alpha_at_edge": bool(np.isin(chosen_T, (0, len(alpha_A) - 1)).any() and len(alpha_A) > 1),
-        "notes": list(bank.notes),
+        "notes": list(dict.fromkeys(note for bank in banks for note in bank.notes)),
         "weights": inputs.fingerprint(config.backbone),
         "seconds": record["seconds"],
     }
@@ -136,20 +132,21 @@ def predict(
     flips: embeddings are averaged over this many turns and mirrors where the fit had fewer. Raises StopRequested.
     """
     arrays = as_arrays(tensors)
-    spec = feature_specs(config)[0].unchanged(max(flips, config.flips))
-    feature_NF = embeddings(config, inputs.features(spec, should_stop=should_stop))
+    specs = [spec.unchanged(max(flips, config.flips)) for spec in feature_specs(config)]
+    feature_NF = embeddings(config, [inputs.features(spec, should_stop=should_stop) for spec in specs])
     ridge = Ridge(*(arrays[f"ridge.{part}"] for part in ("mean", "scale", "coefficient", "intercept")))
     return TargetScaler.from_arrays(arrays, config.transform).grams(ridge.predict(feature_NF))
 
 
-def embeddings(config: ProbeConfig, bank: FeatureBank) -> FloatArray:
-    """Embeddings of all images, float64 [N, F]: copies averaged, then layers, poolings and views side by side."""
+def embeddings(config: ProbeConfig, banks: Sequence[FeatureBank]) -> FloatArray:
+    """Embeddings of all images, float64 [N, F]: of averaged copies sizes, layers, statistics and views side by side."""
     parts = []
-    for layer in range(config.layers):
-        for output in OUTPUTS[config.pooling]:
-            feature_NVD = bank.stack(output, layer=layer).numpy().astype(np.float64).mean(1)
-            merged = feature_NVD.mean(1) if config.view_merge == "mean" else feature_NVD.reshape(len(feature_NVD), -1)
-            parts.append(merged)
+    for bank in banks:
+        for layer in bank.spec.layers:
+            for output in bank.spec.outputs:
+                feature_NVD = pooled(bank, (output,), layer)
+                views_merged = config.view_merge == "mean"
+                parts.append(feature_NVD.mean(1) if views_merged else feature_NVD.reshape(len(feature_NVD), -1))
     return np.concatenate(parts, axis=1)
 
 
@@ -305,9 +302,11 @@ def shrinkage(s_R: FloatArray, alpha_A: FloatArray, rows: int) -> FloatArray:
 
 def _fold_seconds(config: ProbeConfig, n_train: int, speed: Speed) -> float:
     del speed  # numpy on one core, counted
-    views = 1 if config.view_merge == "mean" else len(feature_specs(config)[0].views)
-    widths = [costs.output_numbers(output, config.backbone, config.size) for output in OUTPUTS[config.pooling]]
-    features = sum(widths) * config.layers * views
+    features = 0
+    for spec in feature_specs(config):
+        widths = [costs.output_numbers(output, config.backbone, spec.views[0].height) for output in spec.outputs]
+        views = 1 if config.view_merge == "mean" else len(spec.views)
+        features += sum(widths) * len(spec.layers) * views
     return (config.inner_folds + 1) * RIDGE_SECONDS * n_train * n_train * features
 
 

@@ -113,6 +113,8 @@ def facts(context: ReportContext) -> list[tuple[str, str]]:
         ("families", ", ".join(settings.families)),
         ("backbones", ", ".join(settings.backbones)),
         ("weights", ", ".join(f"{name}: {mark}" for name, mark in record.weights.items())),
+        ("weights that stand in for the published ones",
+         ", ".join(f"{name}: {label}" for name, label in record.stand_ins.items())),
         ("scale of the search", settings.scale),
         ("proposals", f"by {settings.engine}"),
         ("seed", str(settings.seed)),
