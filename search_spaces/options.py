@@ -17,12 +17,15 @@ def option_domains(scale: str) -> dict[str, Domain]:
     """Domains by field; empty where options stay off."""
     if scale not in SEARCHED:
         return {}
-    return {
+    domains: dict[str, Domain] = {
         "interval_bins": Choice((0, 7)),
         "interval_weight": When("interval_bins", (7,), LogUniform(0.03, 0.3)),
         "mixup_alpha": Choice((0.0, 0.2, 1.0)),
         "predicted_metadata": Choice(("none", "film")),
     }
+    if scale == "gpu":  # one more pass over all images
+        domains["stamped"] = When("trained_blocks", (0,), Choice((0, 1)))
+    return domains
 
 
 def switched_off(scale: str) -> dict[str, Any]:

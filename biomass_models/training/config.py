@@ -50,9 +50,21 @@ class NetworkOptions(NetworkConfig):
     interval_weight: float = 0.1  # of their cross-entropy, beside a loss on z-scored masses
     mixup_alpha: float = 0.0  # inputs and masses of two rows are mixed by Beta(alpha, alpha); 0 = off
     predicted_metadata: str = "none"  # film: they modulate the embedding (training/predicted_metadata.py); shuffled
+    stamped: int = 0  # banks only: further copies with a drawn date stamp and red dots
 
     def __post_init__(self) -> None:
         NetworkConfig.__post_init__(self)
+        within("stamped", self.stamped, 0, 16)
+        require(
+            "stamped copies belong to a bank: set trained_blocks=0, or a prefix_bank, or stamped=0",
+            self.stamped == 0 or self.trained_blocks == 0 or self.prefix_bank != "none",
+            (self.stamped, self.trained_blocks),
+        )
+        require(
+            "stamps are either learned from or removed: set stamp=keep or stamped=0",
+            self.stamped == 0 or self.stamp == "keep",
+            (self.stamped, self.stamp),
+        )
         require("interval_bins is 0 or lies in [2, 50]", self.interval_bins in (0, *range(2, 51)), self.interval_bins)
         one_of("predicted_metadata", self.predicted_metadata, PREDICTED_METADATA)
         within("mixup_alpha", self.mixup_alpha, 0, 10)

@@ -74,7 +74,10 @@ CASES = {
         ),
     ),
     "interval heads": ("baseline", replace(FROZEN, epochs=2, interval_bins=7, ema_decay=0.9)),
-    "mixup": ("baseline", replace(TRAINED, backbone="test_vit2", prefix_bank="float32", flips=2, mixup_alpha=0.4)),
+    "mixup": (
+        "baseline",
+        replace(TRAINED, backbone="test_vit2", prefix_bank="float32", flips=2, mixup_alpha=0.4, stamped=1),
+    ),
     "predicted metadata": ("baseline", replace(FROZEN, epochs=2, predicted_metadata="film", ema_decay=0.9)),
     "student with options": (
         "distilled",

@@ -32,4 +32,5 @@ INTRODUCED: dict[str, Any] = {
     "interval_weight": 0.1,
     "mixup_alpha": 0.0,
     "predicted_metadata": "none",
+    "stamped": 0,
 }

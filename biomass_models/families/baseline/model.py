@@ -42,7 +42,7 @@ from biomass_models.training.sources import FeatureSource, Prefix, PrefixSource,
 
 def feature_specs(config: BaselineConfig) -> list[FeatureSpec]:
     """The bank that a fit draws from; empty when the backbone trains on pictures."""
-    bank = bank_of(config, views_for("whole", config.size), GLOBAL)
+    bank = bank_of(config, views_for("whole", config.size), GLOBAL, stamped=config.stamped)
     return [bank] if bank else []
 
 

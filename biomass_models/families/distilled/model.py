@@ -67,7 +67,7 @@ def view_parts(config: DistilledConfig) -> tuple[tuple[View, ...], ...]:
 def feature_specs(config: DistilledConfig) -> list[FeatureSpec]:
     """A bank for each part of the views; empty when the backbone trains on pictures."""
     outputs = (GLOBAL, *([Grid(config.grid)] if config.grid else []))
-    banks = (bank_of(config, views, *outputs) for views in view_parts(config))
+    banks = (bank_of(config, views, *outputs, stamped=config.stamped) for views in view_parts(config))
     return [bank for bank in banks if bank]
 
 
