@@ -21,6 +21,7 @@ EPOCHS = {"smoke": (2, 4, 1), "demo": (20, 60, 10), "cpu": (20, 80, 10), "gpu": 
 def space(backbones: tuple[str, ...], scale: str) -> SearchSpace:
     """The space at one scale: smoke (tests), demo, cpu (all frozen) or gpu (blocks trained, large images)."""
     blocks, reference = TRAINED_BLOCKS[scale], BaselineConfig()
+    options = option_domains(scale, tuple(b for b in blocks if b))
     domains: dict[str, Domain] = {
         "backbone": Choice(backbones),
         "size": Choice(SIZES[scale]),
@@ -35,7 +36,7 @@ def space(backbones: tuple[str, ...], scale: str) -> SearchSpace:
         "batch_size": Choice((16, 32, 64)),
         "epochs": Integer(*EPOCHS[scale]),
         "ema_decay": Choice((0.0, 0.98)),
-        **option_domains(scale),
+        **options,
     }
     published: dict[str, Any] = {
         "backbone": backbones[0],
@@ -49,10 +50,10 @@ def space(backbones: tuple[str, ...], scale: str) -> SearchSpace:
         "batch_size": reference.batch_size,
         "epochs": min(reference.epochs, EPOCHS[scale][1]),
         "ema_decay": reference.ema_decay,
-        **switched_off(scale),
     }
     if blocks[0]:
         published |= {"backbone_lr": reference.backbone_lr, "prefix_bank": reference.prefix_bank}
+    published |= switched_off(options, published)
     return SearchSpace(
         family="baseline",
         config_class=BaselineConfig,

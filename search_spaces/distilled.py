@@ -33,6 +33,7 @@ def space(backbones: tuple[str, ...], scale: str) -> SearchSpace:
     blocks, published = TRAINED_BLOCKS[scale], DistilledConfig()
     trained = tuple(count for count in blocks if count)
     views = tuple(layout for layout in LAYOUTS[scale] if layout != "none")
+    options = option_domains(scale, trained)
     domains: dict[str, Domain] = {
         "backbone": Choice(backbones),
         "size": Choice(SIZES[scale]),
@@ -57,7 +58,7 @@ def space(backbones: tuple[str, ...], scale: str) -> SearchSpace:
         "weight_decay": LogUniform(1e-3, 0.5),
         "epochs": Integer(*EPOCHS[scale]),
         "ema_decay": Choice((0.0, 0.98)),
-        **option_domains(scale),
+        **options,
     }
     first: dict[str, Any] = {
         "backbone": next((name for name in backbones if "dinov3" in name), backbones[0]),
@@ -67,12 +68,12 @@ def space(backbones: tuple[str, ...], scale: str) -> SearchSpace:
         "trained_blocks": blocks[0],
         **({"backbone_lr": published.backbone_lr} if blocks[0] else {"grid": GRIDS[scale][0]}),
         "epochs": min(published.epochs, EPOCHS[scale][1]),
-        **switched_off(scale),
     }
     kept = ("head_lr", "pooling_heads", "pooling_dropout", "head_width", "head_width_2", "dropout", "total_weight",
             "ratio_weight", "huber_delta", "group_weights", "distillation_weight", "teacher_epochs", "teacher_width",
             "weight_decay", "ema_decay")  # fmt: skip
     first |= {name: getattr(published, name) for name in kept}
+    first |= switched_off(options, first)
     alone = {name: value for name, value in first.items() if name not in ("teacher_epochs", "teacher_width")}
     return SearchSpace(
         family="distilled",

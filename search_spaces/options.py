@@ -6,15 +6,18 @@ smoke and demo leave them off, so that their trials stay few and comparable.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 
 from search_spaces.domain import Choice, Domain, LogUniform, When
 
 SEARCHED = ("cpu", "gpu")
+ADAPTED = ("lora", "dora")
 
 
-def option_domains(scale: str) -> dict[str, Domain]:
-    """Domains by field; empty where options stay off."""
+def option_domains(scale: str, trained: tuple[int, ...]) -> dict[str, Domain]:
+    """Domains by field; empty where options stay off. trained: numbers of trained blocks in the space, but 0."""
     if scale not in SEARCHED:
         return {}
     domains: dict[str, Domain] = {
@@ -25,9 +28,18 @@ def option_domains(scale: str) -> dict[str, Domain]:
     }
     if scale == "gpu":  # one more pass over all images
         domains["stamped"] = When("trained_blocks", (0,), Choice((0, 1)))
+    if scale == "gpu" and find_spec("peft"):
+        domains["adapters"] = When("trained_blocks", trained, Choice(("none", *ADAPTED)))
+        domains["adapter_rank"] = When("adapters", ADAPTED, Choice((4, 8, 16)))
     return domains
 
 
-def switched_off(scale: str) -> dict[str, Any]:
-    """The fields of a first trial, every option off."""
-    return {name: one.options[0] for name, one in option_domains(scale).items() if isinstance(one, Choice)}
+def switched_off(domains: Mapping[str, Domain], drawn: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a first trial, every option off; drawn: its other fields."""
+    off: dict[str, Any] = {}
+    for name, one in domains.items():
+        active = not isinstance(one, When) or {**drawn, **off}.get(one.field) in one.values
+        choice = one.domain if isinstance(one, When) else one
+        if active and isinstance(choice, Choice):
+            off[name] = choice.options[0]
+    return off

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from biomass_models.config_rules import check_image, check_training, check_types, one_of, require, within
 
+ADAPTERS = ("none", "lora", "dora")
 PREDICTED_METADATA = ("none", "film", "shuffled")  # shuffled among the training rows: what film brings without them
 
 
@@ -51,9 +52,18 @@ class NetworkOptions(NetworkConfig):
     mixup_alpha: float = 0.0  # inputs and masses of two rows are mixed by Beta(alpha, alpha); 0 = off
     predicted_metadata: str = "none"  # film: they modulate the embedding (training/predicted_metadata.py); shuffled
     stamped: int = 0  # banks only: further copies with a drawn date stamp and red dots
+    adapters: str = "none"  # lora | dora (backbones/adapters.py): they train at head_lr, the last blocks stay frozen
+    adapter_rank: int = 8
 
     def __post_init__(self) -> None:
         NetworkConfig.__post_init__(self)
+        one_of("adapters", self.adapters, ADAPTERS)
+        within("adapter_rank", self.adapter_rank, 1, 256)
+        require(
+            "adapters sit in the last blocks: set trained_blocks above 0 or adapters=none",
+            self.adapters == "none" or self.trained_blocks > 0,
+            (self.adapters, self.trained_blocks),
+        )
         within("stamped", self.stamped, 0, 16)
         require(
             "stamped copies belong to a bank: set trained_blocks=0, or a prefix_bank, or stamped=0",

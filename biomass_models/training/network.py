@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from biomass_models.backbones.adapter import Backbone, parameter_groups
+from biomass_models.backbones.adapters import adapt_last
 from biomass_models.backbones.devices import MicroBatch, autocast
 from biomass_models.backbones.trunk import BackboneTail
 from biomass_models.features.inputs import Inputs
 from biomass_models.interrupt import ShouldStop, check_stop
 from biomass_models.training.auxiliary import Auxiliary, Observed
-from biomass_models.training.config import NetworkConfig
+from biomass_models.training.config import NetworkConfig, NetworkOptions
 from biomass_models.training.fit import (
     FloatArray,
     FoldResult,
@@ -63,7 +64,7 @@ class Network(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.film, self.intervals = None, None
-        self.recomputes = False
+        self.recomputes = self.is_adapted = False
 
     def embed(self, given: Any) -> tuple[Tensor, Any]:
         """The embedding [B, D], and what else `outputs` makes the network's output of."""
@@ -91,6 +92,14 @@ class Network(nn.Module):
             interval_BK = self.intervals(hidden_BH)
         return Observed(self.outputs(self.head[-1](hidden_BH), beside), interval_BK, metadata_BP)
 
+    def adapt(self, config: NetworkOptions) -> None:
+        """Put adapters into the trained end of the backbone, where the configuration has them."""
+        if config.adapters != "none":
+            backbone = self.backbone.backbone if isinstance(self.backbone, BackboneTail) else self.backbone
+            assert backbone is not None, "adapters need a backbone that trains"
+            adapt_last(backbone, config.trained_blocks, kind=config.adapters, rank=config.adapter_rank)
+            self.is_adapted = True
+
     def learn_beside(self, auxiliary: Auxiliary | None) -> None:
         """Add the layers of what is learned beside the masses."""
         if auxiliary is not None:
@@ -99,8 +108,9 @@ class Network(nn.Module):
             self.film = auxiliary.film(first.normalized_shape[0])
             self.intervals = auxiliary.interval_heads(last.in_features)
 
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+    def restore(self, config: NetworkOptions, tensors: Mapping[str, Tensor]) -> None:
         """The layers and the state of a fit's tensors."""
+        self.adapt(config)
         first = self.head[0]
         assert isinstance(first, nn.LayerNorm)
         self.film = PredictedMetadata.stored(first.normalized_shape[0], tensors, "film.")
@@ -244,7 +254,7 @@ def train_network(
             parameter_groups(
                 net.backbone or nn.Identity(),
                 net.new_layers(),
-                backbone_lr=config.backbone_lr,
+                backbone_lr=config.head_lr if net.is_adapted else config.backbone_lr,
                 head_lr=config.head_lr,
                 weight_decay=config.weight_decay,
             ),

@@ -57,6 +57,8 @@ def test_the_distilled_defaults_are_the_published_setting() -> None:
         ("baseline", {"flips": 3}, "flips"),
         ("baseline", {"stamped": 1}, "stamped copies belong to a bank"),
         ("distilled", {"stamped": 1, "grid": 2, "trained_blocks": 0, "stamp": "remove"}, "stamp=keep"),
+        ("distilled", {"adapters": "qlora"}, "none, lora, dora"),
+        ("baseline", {"adapters": "lora", "trained_blocks": 0}, "adapters=none"),
         ("baseline", {"interval_bins": 1}, "interval_bins"),
         ("distilled", {"interval_weight": 0.0}, "interval_weight"),
         ("baseline", {"mixup_alpha": -1.0}, "mixup_alpha"),

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,8 @@ CASES = {
         ),
     ),
 }  # fmt: skip
+if find_spec("peft"):
+    CASES["adapters"] = ("baseline", replace(TRAINED, backbone="test_vit", adapters="dora", adapter_rank=4))
 WORKED = "worked example of the page"  # its package is there while these tests run
 
 

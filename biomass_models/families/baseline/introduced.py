@@ -33,4 +33,6 @@ INTRODUCED: dict[str, Any] = {
     "mixup_alpha": 0.0,
     "predicted_metadata": "none",
     "stamped": 0,
+    "adapters": "none",
+    "adapter_rank": 8,
 }

@@ -94,6 +94,7 @@ def fit(
     with seeded(seed, "initial weights", torch.device("cpu")):
         net = BaselineNet(opened.backbone, head_of(config, opened.features))
         net.learn_beside(auxiliary)
+        net.adapt(config)
 
     def losses(output_BT: Tensor, batch: BatchRows) -> Terms:
         goal_BT = goal_MT[batch.index_B] if batch.mixture is None else _goals(batch.of(mass_MT), scaler, inputs)
@@ -193,7 +194,7 @@ def predict(
     scaler = TargetScaler.from_arrays(as_arrays(tensors, "scaler."), config.transform)
     opened = _open(config, inputs, should_stop, flips=flips)
     net = BaselineNet(opened.backbone, head_of(config, opened.features))
-    net.restore(tensors)
+    net.restore(config, tensors)
     return predict_rows(
         net.to(inputs.device),
         opened.source,

@@ -105,6 +105,7 @@ def fit(
     with seeded(seed, "initial weights", torch.device("cpu")):
         net = opened.student(config)
         net.learn_beside(auxiliary)
+        net.adapt(config)
 
     def losses(output: StudentOutput, batch: BatchRows) -> Terms:
         taught_BT = None if taught_MT is None else batch.of(taught_MT)
@@ -245,7 +246,7 @@ def _restored(
 ) -> tuple[_Opened, Student]:
     opened = _open(config, inputs, should_stop, flips=flips)
     net = opened.student(config)
-    net.restore(tensors)
+    net.restore(config, tensors)
     return opened, net.to(inputs.device)
 
 
