@@ -37,7 +37,8 @@ class Auxiliary:
     weight_T: Tensor  # of the targets, 0 where never measured
     edge_T: Edges  # no target has any where nothing is told apart
     interval_weight: float
-    heads: Heads | None  # None where no metadata are predicted
+    predicts_metadata: bool
+    heads: Heads | None  # None where no metadata are predicted, or none differ
     target_MP: Tensor
     mass_weight: float  # of the masses in the loss, beside which metadata weigh
 
@@ -68,10 +69,18 @@ class Auxiliary:
             weight_T=torch.from_numpy(norm_of(rows.train_weight)).to(weight_M),
             edge_T=quantile_edges(rows.train_mass_MT, config.interval_bins) if config.interval_bins else (),
             interval_weight=config.interval_weight,
+            predicts_metadata=metadata,
             heads=heads if sum(heads.sizes) else None,
             target_MP=torch.from_numpy(target_MP).to(weight_M),
             mass_weight=mass_weight,
         )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the fit's record notes: metadata that were asked for and could not be learned."""
+        if self.predicts_metadata and self.heads is None:
+            return ("no metadata are predicted: in the training rows none were noted that differ",)
+        return ()
 
     def interval_heads(self, hidden: int) -> IntervalHeads | None:
         """None where nothing is told apart."""

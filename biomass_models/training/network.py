@@ -277,7 +277,7 @@ def train_network(
         micro_batch=micro.size,
         recomputed=net.recomputes,
         **({"compiled": True} if compiles else {}),
-        notes=list(notes),
+        notes=[*notes, *(auxiliary.notes if auxiliary else ())],
         seconds=time.perf_counter() - started,
     )
 

@@ -222,6 +222,7 @@ def test_a_table_without_metadata_has_nothing_to_predict(world: Any) -> None:
     bare = quadrats[["image_id", "group", *TARGETS]]
     result = registry.model("baseline").fit(replace(HEAD, predicted_metadata="film"), bare, fold_N, 0, inputs, seed=0)
     assert np.isfinite(result.pred_NT).all() and not any(name.startswith("film.") for name in result.tensors)
+    assert any("no metadata are predicted" in note for note in result.info["notes"])
 
 
 # -- every option ------------------------------------------------------------------------------------------------------
