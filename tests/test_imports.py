@@ -135,6 +135,7 @@ FORBIDDEN = {  # packages of others, by room and the rooms in it
 }
 ONLY_HERE = {  # a package of others -> the modules that may import it
     "ray": (WORKERS, ON_RAY, f"{SEARCH}.start", f"{RUN}.doctor", f"{RUN}.endings"),
+    "peft": (f"{MODEL}.backbones.adapters",),
     "optuna": ("search_spaces.to_optuna", f"{SEARCH}.engines", f"{RUN}.dashboard"),
 }
 TORCH_FREE = (

@@ -158,7 +158,7 @@ class ViewSource:
         return tuple(torch.stack([view.plain(row_B, copy) for view in part], dim=1) for part in self.parts)
 
 
-def bank_of(config: NetworkConfig, views: tuple[View, ...], *outputs: Output) -> FeatureSpec | None:
+def bank_of(config: NetworkConfig, views: tuple[View, ...], *outputs: Output, stamped: int = 0) -> FeatureSpec | None:
     """The bank of views that a fit draws from: `outputs` of a frozen backbone, or the prefix of a partly trained one.
 
     None where the backbone trains on pictures.
@@ -173,6 +173,7 @@ def bank_of(config: NetworkConfig, views: tuple[View, ...], *outputs: Output) ->
         views=views,
         flips=config.flips,
         jittered=config.jittered,
+        stamped=stamped,
         colour_jitter=config.colour_jitter,
         blur=config.blur,
         bank_seed=config.bank_seed,

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,20 @@ CASES = {
             distillation_weight=0.0, ratio_weight=0.0, group_weights=False,
         ),
     ),
+    "interval heads": ("baseline", replace(FROZEN, epochs=2, interval_bins=7, ema_decay=0.9)),
+    "mixup": (
+        "baseline",
+        replace(TRAINED, backbone="test_vit2", prefix_bank="float32", flips=2, mixup_alpha=0.4, stamped=1),
+    ),
+    "predicted metadata": ("baseline", replace(FROZEN, epochs=2, predicted_metadata="film", ema_decay=0.9)),
+    "student with options": (
+        "distilled",
+        DistilledConfig(
+            backbone="test_vit", size=64, layout="none", trained_blocks=0, grid=2, epochs=2, batch_size=8,
+            head_width=32, head_width_2=16, teacher_epochs=20, interval_bins=7,
+            mixup_alpha=0.4, predicted_metadata="film",
+        ),
+    ),
     "ridge": ("probe", ProbeConfig(backbone="test_convnext", size=64)),
     "ridge of taps and sizes": (
         "probe",
@@ -98,6 +113,8 @@ CASES = {
         ),
     ),
 }  # fmt: skip
+if find_spec("peft"):
+    CASES["adapters"] = ("baseline", replace(TRAINED, backbone="test_vit", adapters="dora", adapter_rank=4))
 WORKED = "worked example of the page"  # its package is there while these tests run
 
 
