@@ -51,6 +51,7 @@ bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/bench_speed.py runs/bench-speed
 	$(BIN)/python tests/benchmarks/bench_start.py runs/bench-start
 	$(BIN)/python tests/benchmarks/bench_heads.py
+	$(BIN)/python tests/benchmarks/bench_stack.py
 	$(BIN)/python tests/benchmarks/bench_store.py runs/bench-store
 	$(BIN)/python tests/benchmarks/bench_prefix.py runs/bench-prefix
 	$(BIN)/python tests/benchmarks/bench_precision.py runs/bench-precision

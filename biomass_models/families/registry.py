@@ -22,6 +22,7 @@ BUILT_IN = (
     "baseline",
     "distilled",
     "probe",
+    "stack",
 )
 
 

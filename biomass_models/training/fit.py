@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from sklearn.model_selection import GroupKFold
 from torch import Tensor
 
 from biomass_models.data.cell_weights import measured_masses, row_weights
@@ -95,6 +96,24 @@ def split_rows(fold_N: NDArray[Any], fold: int) -> tuple[IntArray, IntArray]:
     if held_out.all() or not held_out.any():
         raise FitError(f"fold {fold} needs rows on both sides, got {held_out.sum()} of {len(held_out)} held out")
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+
+def inner_folds(group_M: NDArray[Any], most: int, seed: int) -> IntArray:
+    """Inner fold of each training row, 0 .. K-1 with K at most `most`: rows of one group lie in one.
+
+    FitError for fewer than two groups.
+    """
+    groups = len(set(group_M))
+    if groups < 2:
+        raise FitError(
+            f"inner folds need training rows of at least 2 groups (sampling dates), got {groups}; "
+            "use another fold scheme or more data"
+        )
+    fold_M = np.empty(len(group_M), dtype=np.int64)
+    folds = GroupKFold(min(most, groups), shuffle=True, random_state=seed % 2**32)
+    for fold, (_, held) in enumerate(folds.split(group_M, groups=group_M)):
+        fold_M[held] = fold
+    return fold_M
 
 
 def seed_for(seed: int, purpose: str) -> int:

@@ -70,6 +70,13 @@ def test_the_distilled_defaults_are_the_published_setting() -> None:
         ("probe", {"layout": "tiles-0x2"}, "tiles-RxC"),
         ("probe", {"pooling": "median"}, "pooling"),
         ("probe", {"log10_alpha_low": 2.0, "log10_alpha_high": 1.0}, "log10_alpha_high"),
+        ("stack", {"regressor": "forest"}, "ridge, kernel, svr, trees"),
+        ("stack", {"goals": "sqrt"}, "both, grams, log1p"),
+        ("stack", {"taps": ""}, "1 is the last"),
+        ("stack", {"more_sizes": "224"}, "other sizes than size"),
+        ("stack", {"regressor": "svr", "choose_penalty": True}, "choose_penalty=false"),
+        ("stack", {"penalty": 0.0}, "penalty"),
+        ("stack", {"tree_features": 0.0}, "tree_features"),
     ],
 )
 def test_bad_params_are_refused_by_name(family: str, params: dict[str, object], word: str) -> None:

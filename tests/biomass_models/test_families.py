@@ -28,6 +28,7 @@ from biomass_models.families.configs import config_from_params
 from biomass_models.families.costs import all_feature_seconds, forward_seconds, measure
 from biomass_models.families.distilled.config import DistilledConfig
 from biomass_models.families.probe.config import ProbeConfig
+from biomass_models.families.stack.config import StackConfig
 from biomass_models.interrupt import StopRequested
 from biomass_models.targets import TARGETS, TOTAL, weight_T
 from biomass_models.training.all_rows import fit_all_rows
@@ -111,6 +112,20 @@ CASES = {
             backbone="test_vit2", size=32, layout="tiles-1x2", layers=2, pooling="global+mean+std", flips=4,
             transform="none", alpha_per_target=True,
         ),
+    ),
+    "stack of ridges": ("stack", StackConfig(backbone="test_vit", size=32, more_sizes="48")),
+    "stack with penalties chosen": (
+        "stack",
+        StackConfig(
+            backbone="test_convnext", size=64, layout="tiles-1x2", view_merge="mean", taps="1", pooling="global+std",
+            choose_penalty=True, penalties=4, goals="log1p", flips=2,
+        ),
+    ),
+    "stack of kernels": ("stack", StackConfig(backbone="test_efficientnet", size=64, regressor="kernel", taps="0.6+1")),
+    "stack of SVRs": ("stack", StackConfig(backbone="test_vit2", size=32, regressor="svr", layout="whole", taps="1")),
+    "stack of trees": (
+        "stack",
+        StackConfig(backbone="test_vit", size=32, regressor="trees", trees=6, goals="grams", taps="1"),
     ),
 }  # fmt: skip
 if find_spec("peft"):

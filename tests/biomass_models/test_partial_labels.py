@@ -23,6 +23,7 @@ from biomass_models.families.baseline.config import BaselineConfig
 from biomass_models.families.distilled.config import DistilledConfig, learned_targets, learns
 from biomass_models.families.probe.config import ProbeConfig
 from biomass_models.families.probe.model import Ridge, inner_errors, ridge_path, standardiser
+from biomass_models.families.stack.config import StackConfig
 from biomass_models.targets import CLOVER, DEAD, GDM, GREEN, TARGETS, TOTAL, from_components, weight_T
 from biomass_models.training.fit import FoldResult
 from biomass_models.training.losses import (
@@ -236,6 +237,10 @@ TOTAL_ALONE, TOTAL_CLOVER, WITHOUT_COMPONENTS = (TOTAL,), (TOTAL, CLOVER), (DEAD
 CASES = {
     "probe": ("probe", ProbeConfig(backbone="test_convnext", size=64, alpha_per_target=True, alphas=5)),
     "shared penalty": ("probe", ProbeConfig(backbone="test_vit", size=64, transform="none", alphas=5)),
+    "stack": ("stack", StackConfig(backbone="test_vit", size=32, taps="1", choose_penalty=True, penalties=3)),
+    "stack of kernels": ("stack", StackConfig(backbone="test_vit", size=32, taps="1", regressor="kernel")),
+    "stack of SVRs": ("stack", StackConfig(backbone="test_vit", size=32, taps="1", regressor="svr", goals="log1p")),
+    "stack of trees": ("stack", StackConfig(backbone="test_vit", size=32, taps="1", regressor="trees", trees=5)),
     "frozen baseline": ("baseline", HEAD),
     "trained baseline": ("baseline", replace(HEAD, backbone="test_efficientnet", trained_blocks=1, epochs=1)),
     "frozen student": ("distilled", STUDENT),

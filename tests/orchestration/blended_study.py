@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tiny_study import RANDOM, make_study
+from tiny_study import FIRST, RANDOM, make_study
 
 from biomass_models.backbones.weights import WeightsSource
 from biomass_models.targets import TARGETS
@@ -20,13 +20,13 @@ from orchestration.workers.resources import Resources
 from orchestration.workers.slots.inline_pool import InlinePool
 
 
-def finished_study(folder: Path, data_dir: Path, cache: Path) -> Ledger:
-    """Complete trials, one of each family.
+def finished_study(folder: Path, data_dir: Path, cache: Path, families: tuple[str, ...] = FIRST) -> Ledger:
+    """Complete trials, one of each of some families.
 
     Random weights on tiny pictures have no skill, and a library leaves such members out: half of the truth is mixed
     into their pooled out-of-fold rows. The folds' own rows stay as they were.
     """
-    ledger, context, records = make_study(folder, data_dir, cache)
+    ledger, context, records = make_study(folder, data_dir, cache, families)
     truth_NT = ledger.quadrats()[list(TARGETS)].to_numpy()
     for record in records:
         result = run_trial(ledger, InlinePool(context), record.trial_id)

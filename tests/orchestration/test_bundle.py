@@ -45,7 +45,7 @@ socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = socket.c
 def exported(tmp_path_factory, tiny_pasture):
     """A study with a blend of all families, the blend's submission, and the bundle of it."""
     folder = tmp_path_factory.mktemp("bundle")
-    ledger = finished_study(folder / "study", tiny_pasture, folder / "cache")
+    ledger = finished_study(folder / "study", tiny_pasture, folder / "cache", FAMILY_NAMES)
     (submission,) = run_ensemble(
         [ledger.storage.uri],
         FileMembers(),

@@ -68,7 +68,7 @@ def test_rows_of_a_fold_are_blank_where_nobody_measured_and_look_at_nothing_ther
     never = np.array([name != "Dry_Total_g" and pattern == "total alone" for name in TARGETS])
     seen: dict[str, set[bytes]] = {}
     for value in (np.nan, 0.0, 1e9):
-        ledger, context, records = make_study(tmp_path / f"study{value}", data, tmp_path / "cache")
+        ledger, context, records = make_study(tmp_path / f"study{value}", data, tmp_path / "cache", FAMILY_NAMES)
         quadrats = ledger.quadrats()
         truth_NT = quadrats[list(TARGETS)].to_numpy()
         if not np.isnan(value):

@@ -24,21 +24,27 @@ RANDOM = WeightsSource(kind="random")
 
 
 def make_study(
-    folder: Path | str, data_dir: Path, cache: Path, *, scheme: str = "date", file: Path | None = None
+    folder: Path | str,
+    data_dir: Path,
+    cache: Path,
+    families: tuple[str, ...] = FIRST,
+    *,
+    scheme: str = "date",
+    file: Path | None = None,
 ) -> tuple[Ledger, WorkerContext, list[TrialRecord]]:
-    """A study of three folds (under `time` blocks) with one proposed trial of each family."""
+    """A study of three folds (under `time` blocks) with one proposed trial of each of some families."""
     ledger = Ledger(Storage(folder))
     quadrats = read_train(data_dir)
     folds = assign_folds(quadrats, scheme=scheme, n_folds=3, file=file)
     quadrats = quadrats.merge(folds, on="image_id")
     weights = {BACKBONE: fingerprint(BACKBONE, RANDOM)}
     settings = StudySettings(
-        families=FAMILY_NAMES, backbones=(BACKBONE,), weights="random", folds=3, scale="smoke", scheme=scheme
+        families=families, backbones=(BACKBONE,), weights="random", folds=3, scale="smoke", scheme=scheme
     )
     identity = fold_hash(folds, ordered=settings.ordered)
     open_study(ledger, settings, quadrats=quadrats, data_fingerprint="d", fold_hash=identity, weights=weights)
     spaces = {family: space_of(family, (BACKBONE,), "smoke") for family in settings.families}
     search = Proposer(spaces, ledger, seed=0, fold_hash=identity, weights=weights)
-    records = [record for _ in FAMILY_NAMES if (record := search.propose()) is not None]
+    records = [record for _ in families if (record := search.propose()) is not None]
     context = WorkerContext(study=str(folder), data_dir=str(data_dir), cache=str(cache), weights=RANDOM)
     return ledger, context, records

@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.model_selection import GroupKFold
 from torch import Tensor
 
 from biomass_models.config_rules import pooling_of, sizes_of, taps_of
@@ -32,12 +31,12 @@ from biomass_models.features.spec import FeatureBank, FeatureSpec
 from biomass_models.interrupt import ShouldStop, check_stop
 from biomass_models.targets import TARGETS, IntArray, norm_of, weight_T, weighted_square, weighted_sst, weights_in
 from biomass_models.training.fit import (
-    FitError,
     FloatArray,
     FoldResult,
     FoldRows,
     as_arrays,
     as_tensors,
+    inner_folds,
 )
 from biomass_models.training.scaling import TargetScaler
 
@@ -169,18 +168,14 @@ def inner_errors(
 
     Everything is fitted anew inside each inner fold, scalers included. weight: of the cells, [5] or [N, 5].
     """
-    groups = len(set(group_N))
-    if groups < 2:
-        raise FitError(
-            f"choosing a penalty needs training rows of at least 2 groups (sampling dates), got {groups}; "
-            "use another fold scheme or more data"
-        )
+    inner_N = inner_folds(group_N, config.inner_folds, seed)
     alpha_A = alpha_grid(config)
     error_AT = np.zeros((len(alpha_A), len(TARGETS)))
     weight_N = None if weight.ndim == 1 else row_weights(weight, len(mass_NT))
-    folds = GroupKFold(min(config.inner_folds, groups), shuffle=True, random_state=seed % 2**32)
-    for fold, (inner, outer) in enumerate(folds.split(feature_NF, groups=group_N)):
-        check_stop(should_stop, f"{fold} of {folds.n_splits} inner folds")
+    folds = int(inner_N.max()) + 1
+    for fold in range(folds):
+        check_stop(should_stop, f"{fold} of {folds} inner folds")
+        inner, outer = np.flatnonzero(inner_N != fold), np.flatnonzero(inner_N == fold)
         scaler = TargetScaler.fit(mass_NT[inner], config.transform)
         weight_M = None if weight_N is None else weight_N[inner]
         path_ANT = ridge_path(feature_NF[inner], scaler.scale(mass_NT[inner]), feature_NF[outer], alpha_A, weight_M)
