@@ -15,6 +15,7 @@ ALWAYS = -1  # in the training rows of every fold, never scored
 EXAM = -2  # kept out of everything, for an exam
 EXAM_WORD = "exam"  # what a file calls it
 TIME = "time"  # the scheme whose folds are ordered
+NONE, INSTEAD, BESIDE = ALL_ROWS = ("none", "instead", "beside")  # of the fold models: one fitted on all rows predicts
 
 
 def is_ordered(scheme: str) -> bool:

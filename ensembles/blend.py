@@ -25,7 +25,7 @@ from biomass_models.targets import (
     weighted_sst,
     weights_in,
 )
-from ensembles.card import Card, TargetScore
+from ensembles.card import Card, CardStateRule, TargetScore
 from ensembles.choice import SINGLE_BEST, TOP_MEAN, chosen_rule, rule_named
 from ensembles.flips import Flipped, flips_gain, nested_rows_with_flips
 from ensembles.gram import ErrorGram
@@ -36,6 +36,7 @@ from ensembles.nests import nested_all, shortlist
 from ensembles.optimum import simplex_optimum
 from ensembles.rules import Rule, ranking
 from ensembles.spec import Blender, BlendSpec, choose_follow_ups, fit_spec, nested_rows
+from ensembles.states import COMPONENTS, StateRule
 
 
 def fit_blend(
@@ -88,6 +89,7 @@ def fit_blend(
         target_weights=_per_target(weights, measured) if used.per_target else None,
         calibration=_pairs(blender, measured) if used.calibrate else None,
         floors=_floors(blender, measured) if used.zeros else None,
+        state_rule=None if library.states is None or not used.state else _state_rule(blender, library.states.names),
         follow_up_gains=gains,
         flips=copies,
         flips_gain=gain,
@@ -126,11 +128,12 @@ def fit_blend(
     )
 
 
-def apply_blend(card: Card, predictions: Mapping[str, ArrayLike]) -> FloatArray:
+def apply_blend(card: Card, predictions: Mapping[str, ArrayLike], likely_NS: FloatArray | None = None) -> FloatArray:
     """Blend members' predictions ([N, 5] grams by name) by a card; coherent and non-negative masses [N, 5].
 
     Members are projected onto the identities first, as they were when the blend was fitted. Targets that were not
-    measured where it was fitted are not looked at, and NaN.
+    measured where it was fitted are not looked at, and NaN. likely_NS: chances of the states of card.state_rule, which
+    needs them.
     Raises UserError for members whose predictions are missing or not finite, ValueError where shapes differ.
     """
     missing = [name for name in card.members if name not in predictions]
@@ -148,8 +151,16 @@ def apply_blend(card: Card, predictions: Mapping[str, ArrayLike]) -> FloatArray:
     weight_TM = np.array([[by_target.get(target, card.members).get(name, 0.0) for name in given] for target in TARGETS])
     pair_T2 = np.array([(card.calibration or {}).get(target, (1.0, 0.0)) for target in TARGETS])
     floor_3 = np.array([(card.floors or {}).get(component, 0.0) for component in TARGETS[:3]])
+    if card.state_rule is not None and likely_NS is None:
+        raise UserError("a blend with a state rule needs how likely each photograph is of each state; got none")
     blender = Blender(
-        weight_TM=weight_TM, slope_T=pair_T2[:, 0], offset_T=pair_T2[:, 1], floor_3=floor_3, norm_T=norm_T
+        weight_TM=weight_TM,
+        slope_T=pair_T2[:, 0],
+        offset_T=pair_T2[:, 1],
+        floor_3=floor_3,
+        norm_T=norm_T,
+        state_rule=None if card.state_rule is None else _rule_of(card.state_rule),
+        likely_NS=likely_NS,
     )
     return blender.blend(pred_MNT)
 
@@ -178,6 +189,21 @@ def _pairs(blender: Blender, measured: Sequence[str]) -> dict[str, tuple[float, 
 def _floors(blender: Blender, measured: Sequence[str]) -> dict[str, float]:
     floors = zip(TARGETS, map(float, blender.floor_3), strict=False)
     return {component: floor for component, floor in floors if component in measured}
+
+
+def _state_rule(blender: Blender, names: tuple[str, ...]) -> CardStateRule:
+    rule = blender.state_rule
+    assert rule is not None
+    never = {
+        state: [component for component, absent in zip(COMPONENTS, absent_3, strict=True) if absent]
+        for state, absent_3 in zip(names, rule.absent_S3, strict=True)
+    }
+    return CardStateRule(threshold=rule.threshold, never=never)
+
+
+def _rule_of(rule: CardStateRule) -> StateRule:
+    absent_S3 = np.array([[component in absent for component in COMPONENTS] for absent in rule.never.values()])
+    return StateRule(absent_S3=absent_S3, threshold=rule.threshold)
 
 
 def _known_norm(norm_T: FloatArray) -> dict[str, float]:

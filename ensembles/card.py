@@ -13,6 +13,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 from biomass_models.errors import UserError
+from biomass_models.fold_rows import INSTEAD, NONE
 from ensembles.honest import METHOD, OLD_METHOD, Estimate, interval_for_new
 from ensembles.measured import WEIGHTED_R2
 
@@ -26,6 +27,14 @@ class TargetScore:
     in_sample_r2: float | None
     nested_r2: float | None
     nested_rmse: float  # grams
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardStateRule:
+    """The state rule of a blend (states.py)."""
+
+    threshold: float  # chance above which a state counts
+    never: dict[str, list[str]]  # state -> components that it never has, for every state, in the order of the chances
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +83,20 @@ class Card:
     cut_groups: int = 0  # groups that lie in several folds: scores are too good then
     counted: str = WEIGHTED_R2  # what scores count (measured.counted_text)
     target_norm: dict[str, float] | None = None  # weights of the measured targets in a projection; None: the metric's
+    state_rule: CardStateRule | None = None
+    state_model: dict[str, Any] | None = None  # what says how likely states are, where the state rule was tried
+    all_rows: str = NONE  # of fold_rows.ALL_ROWS: what predicts new photographs beside, or instead of, the fold models
+
+    @property
+    def all_rows_text(self) -> str | None:
+        """What predicts new photographs, in a sentence; None where the models that are scored do."""
+        if self.all_rows == NONE:
+            return None
+        what = "instead of the fold models" if self.all_rows == INSTEAD else "beside the fold models"
+        return (
+            f"new photographs are predicted by a model of each trial that was fitted on all labelled rows, {what}; it "
+            "has no score of its own: the scores are of the fold models"
+        )
 
     @property
     def nested(self) -> Estimate:
@@ -118,6 +141,8 @@ class Card:
         given["targets"] = {name: TargetScore(**score) for name, score in given["targets"].items()}
         for field in ("left_out", "merged"):
             given[field] = tuple((name, why) for name, why in given[field])
+        if given.get("state_rule") is not None:
+            given["state_rule"] = CardStateRule(**given["state_rule"])
         if given["calibration"] is not None:
             given["calibration"] = {name: (pair[0], pair[1]) for name, pair in given["calibration"].items()}
         return cls(**given)

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from biomass_models.counted import counted
 from biomass_models.data.folds import cut_groups_notice
-from ensembles.card import Card
+from ensembles.card import Card, CardStateRule
 from ensembles.honest import OLD_METHOD, Estimate
 from ensembles.measured import WEIGHTED_R2
 
@@ -28,9 +28,12 @@ def render_card(card: Card, beside: Sequence[str] = ()) -> Group:
     notice = cut_groups_notice(card.cut_groups, card.nested_by)
     parts: list[RenderableType] = [] if notice is None else [Text(f"warning: {notice}", style="yellow")]
     counted = [] if card.counted == WEIGHTED_R2 else [f"scores are {card.counted}"]
-    parts += [_scores(card), *map(Text, [*counted, *beside]), _versus(card)]
+    all_rows = [] if card.all_rows_text is None else [card.all_rows_text]
+    parts += [_scores(card), *map(Text, [*counted, *all_rows, *beside]), _versus(card)]
     if tried := card.follow_up_gains | ({} if card.flips_gain is None else {FLIPS: card.flips_gain}):
         parts.append(_tried(card, tried))
+    if card.state_rule is not None:
+        parts.append(Text(_state_rule(card.state_rule)))
     parts += [_members(card), _parts(card), *_notes(card)]
     return Group(*parts)
 
@@ -92,6 +95,11 @@ def _tried(card: Card, tried: Mapping[str, Estimate]) -> Table:
     for name, gain in tried.items():
         table.add_row(name, f"{gain.value:+.4f} ± {gain.se:.4f}", "yes" if set(name.split(" + ")) <= used else "no")
     return table
+
+
+def _state_rule(rule: CardStateRule) -> str:
+    never = [f"{state} no {', '.join(absent)}" for state, absent in rule.never.items() if absent]
+    return f"state rule, where a state is likelier than {rule.threshold:g}: {'; '.join(never) or 'nothing is absent'}"
 
 
 def _members(card: Card) -> Table:

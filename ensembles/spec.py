@@ -1,4 +1,4 @@
-"""A rule and its follow-ups (weights per target, calibration, zeros): fitted, and its rows predicted nest by nest.
+"""A rule and its follow-ups (weights per target, calibration, zeros, state rule): fitted, and rows predicted by nests.
 
 `nested_rows` predicts the rows whose score is a card's nested score (blend.fit_blend).
 
@@ -38,9 +38,11 @@ from ensembles.measured import images_by_target, sums_by_target
 from ensembles.members.library import Library
 from ensembles.nests import INNER_PARTITIONS, PARTITIONS, assign_nests, can_nest, fit_weights, skilled
 from ensembles.rules import Rule
+from ensembles.states import StateRule, fit_state_rule, without
 
 PRIOR_IMAGES = 50.0  # a calibration's slope is pulled towards 1 as if by so many images that lie on it
-FOLLOW_UPS = {"per-target": "per_target", "calibration": "calibrate", "zeros": "zeros"}  # public name -> field
+# public name -> field
+FOLLOW_UPS = {"per-target": "per_target", "calibration": "calibrate", "zeros": "zeros", "state": "state"}
 _METRIC_33 = FROM_COMPONENTS.T @ (weight_T[:, None] * FROM_COMPONENTS)
 
 
@@ -52,6 +54,7 @@ class BlendSpec:
     per_target: bool = False
     calibrate: bool = False
     zeros: bool = False
+    state: bool = False  # the state rule (states.py)
     tried: tuple[str, ...] = ()  # follow-ups (FOLLOW_UPS) that are used only where they gain
 
     def __post_init__(self) -> None:
@@ -72,6 +75,7 @@ class BlendSpec:
             per_target=self.per_target or "per-target" in names,
             calibrate=self.calibrate or "calibration" in names,
             zeros=self.zeros or "zeros" in names,
+            state=self.state or "state" in names,
         )
 
 
@@ -84,6 +88,8 @@ class Blender:
     offset_T: FloatArray
     floor_3: FloatArray
     norm_T: FloatArray
+    state_rule: StateRule | None = None
+    likely_NS: FloatArray | None = None  # of the images that are blended, where there is a state rule
 
     @property
     def support(self) -> NDArray[np.int64]:
@@ -101,12 +107,17 @@ class Blender:
         shared = (self._measured_TM == self._measured_TM[0]).all()
         if not (shared and (self.slope_T == 1).all() and (self.offset_T == 0).all()):
             blend_NT = project_coherent(self.offset_T + self.slope_T * blend_NT, self.norm_T)
-        return with_zeros(blend_NT, self.floor_3) if self.floor_3.any() else blend_NT
+        blend_NT = with_zeros(blend_NT, self.floor_3) if self.floor_3.any() else blend_NT
+        if self.state_rule is None or self.likely_NS is None:
+            return blend_NT
+        return self.state_rule.apply(blend_NT, self.likely_NS)
 
     def blend_rows(self, pred_MNT: FloatArray, rows: NDArray[np.int64]) -> FloatArray:
         """As blend, for these images only; members without weight are not touched."""
         support = self.support
-        return replace(self, weight_TM=self.weight_TM[:, support]).blend(pred_MNT[np.ix_(support, rows)])
+        likely_NS = None if self.likely_NS is None else self.likely_NS[rows]
+        own = replace(self, weight_TM=self.weight_TM[:, support], likely_NS=likely_NS)
+        return own.blend(pred_MNT[np.ix_(support, rows)])
 
 
 def fit_spec(
@@ -239,7 +250,7 @@ def _followed_up(library: Library, spec: BlendSpec, weight_TM: FloatArray, keep_
         floor_3=np.zeros(3),
         norm_T=library.norm_T,
     )
-    if not (spec.calibrate or spec.zeros):
+    if not (spec.calibrate or spec.zeros or spec.state):
         return blender
     rows = np.concatenate([cell for cell, kept in zip(library.rows_of_cell, keep_C, strict=True) if kept])
     truth_NT, weight = library.truth_NT[rows], weights_in(library.weight, rows)
@@ -250,6 +261,13 @@ def _followed_up(library: Library, spec: BlendSpec, weight_TM: FloatArray, keep_
         blender = replace(blender, slope_T=slope_T, offset_T=offset_T)
     if spec.zeros:
         blender = replace(blender, floor_3=floors(truth_NT, blender.blend_rows(library.pred_MNT, rows), weight))
+    if spec.state:
+        states, state_N = library.states, library.state_N
+        if states is None or state_N is None:
+            raise UserError("the state rule needs the state of each photograph and how likely each is; got none")
+        pred_NT = blender.blend_rows(library.pred_MNT, rows)
+        rule = fit_state_rule(truth_NT, pred_NT, weight, state_N[rows], states.names, states.likely_NS[rows])
+        blender = replace(blender, state_rule=rule, likely_NS=states.likely_NS)
     return blender
 
 
@@ -309,11 +327,7 @@ def floors(truth_NT: FloatArray, pred_NT: FloatArray, weight: FloatArray | None 
 def with_zeros(pred_NT: FloatArray, floor_3: FloatArray) -> FloatArray:
     """Coherent masses [N, 5] with the components that do not exceed their floor at 0; NaN, as of targets that were
     never measured, stays."""
-    low_N3 = pred_NT[:, :3] <= floor_3
-    if np.isnan(pred_NT).any():
-        removed_N3 = np.where(low_N3, pred_NT[:, :3], 0.0)
-        return np.maximum(pred_NT - removed_N3 @ FROM_COMPONENTS.T, 0.0)
-    return np.where(low_N3, 0.0, pred_NT[:, :3]) @ FROM_COMPONENTS.T
+    return without(pred_NT, pred_NT[:, :3] <= floor_3)
 
 
 def _kept(library: Library, keep_C: NDArray[np.bool_] | None) -> NDArray[np.bool_]:

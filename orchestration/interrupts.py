@@ -7,6 +7,7 @@ command line, which owns its process; importing changes nothing.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -49,8 +50,10 @@ class Interrupts:
     def handled(self) -> Iterator[None]:
         """Handle the signals, but for those that the parent has ignored: nohup stays nohup.
 
-        Once one has come they are handled to the end of the process.
+        Once one has come they are handled until Python ends itself, and ignored from there: its own end gives signals
+        their defaults back, and one more would then change the exit code.
         """
+        atexit.register(self._ignore)  # before Ray registers its own end, so after it
         own = [number for number in NAMES if signal.getsignal(number) not in (signal.SIG_IGN, None)]
         wakeup = signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
         os.register_at_fork(after_in_child=self._forget)
@@ -60,10 +63,15 @@ class Interrupts:
             yield
         finally:
             if self.first is None:
+                atexit.unregister(self._ignore)
                 for number, handler in before.items():
                     signal.signal(number, handler)
                 signal.set_wakeup_fd(wakeup)
                 os.close(self._wakeup)  # ends the thread
+
+    def _ignore(self) -> None:
+        for number in NAMES:
+            signal.signal(number, signal.SIG_IGN)
 
     def wait_for_acknowledgement(self) -> None:
         """Until it is written, so that what is written next comes after it."""

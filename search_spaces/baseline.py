@@ -11,6 +11,7 @@ from typing import Any
 
 from biomass_models.families.baseline.config import BaselineConfig
 from search_spaces.domain import Choice, Domain, Integer, LogUniform, SearchSpace, Uniform, When
+from search_spaces.options import option_domains, switched_off
 
 SIZES = {"smoke": (64,), "demo": (224,), "cpu": (224, 336), "gpu": (224, 392, 518, 672, 980)}  # px
 TRAINED_BLOCKS = {"smoke": (0,), "demo": (0,), "cpu": (0,), "gpu": (4, 0, 2, 6)}
@@ -20,6 +21,7 @@ EPOCHS = {"smoke": (2, 4, 1), "demo": (20, 60, 10), "cpu": (20, 80, 10), "gpu": 
 def space(backbones: tuple[str, ...], scale: str) -> SearchSpace:
     """The space at one scale: smoke (tests), demo, cpu (all frozen) or gpu (blocks trained, large images)."""
     blocks, reference = TRAINED_BLOCKS[scale], BaselineConfig()
+    options = option_domains(scale, tuple(b for b in blocks if b))
     domains: dict[str, Domain] = {
         "backbone": Choice(backbones),
         "size": Choice(SIZES[scale]),
@@ -34,6 +36,7 @@ def space(backbones: tuple[str, ...], scale: str) -> SearchSpace:
         "batch_size": Choice((16, 32, 64)),
         "epochs": Integer(*EPOCHS[scale]),
         "ema_decay": Choice((0.0, 0.98)),
+        **options,
     }
     published: dict[str, Any] = {
         "backbone": backbones[0],
@@ -50,6 +53,7 @@ def space(backbones: tuple[str, ...], scale: str) -> SearchSpace:
     }
     if blocks[0]:
         published |= {"backbone_lr": reference.backbone_lr, "prefix_bank": reference.prefix_bank}
+    published |= switched_off(options, published)
     return SearchSpace(
         family="baseline",
         config_class=BaselineConfig,

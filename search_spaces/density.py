@@ -9,6 +9,7 @@ from typing import Any
 
 from biomass_models.families.density.config import DensityConfig
 from search_spaces.domain import Choice, Domain, Integer, LogUniform, SearchSpace, Uniform, When
+from search_spaces.options import option_domains, switched_off
 
 SIZES = {"smoke": (64,), "demo": (224,), "cpu": (224, 336), "gpu": (224, 448, 672)}  # px, of a view
 LAYOUTS = {"smoke": ("whole", "halves"), "demo": ("halves",), "cpu": ("halves",), "gpu": ("halves", "tiles-2x4")}
@@ -17,6 +18,9 @@ TRAINED_BLOCKS: dict[str, tuple[int, ...]] = {"smoke": (), "demo": (), "cpu": ()
 EPOCHS = {"smoke": (2, 4, 1), "demo": (6, 12, 2), "cpu": (10, 40, 5), "gpu": (20, 60, 10)}
 WIDTHS = {"smoke": (16, 128), "demo": (64, 32), "cpu": (64, 128), "gpu": (64, 128, 256)}  # every token passes them
 FLIPS = {"smoke": 2, "demo": 1, "cpu": 4, "gpu": 8}
+
+
+OPTIONS = ("mixup_alpha", "stamped", "adapters", "adapter_rank")  # the others are of a photograph, not of a patch
 
 
 def space(backbones: tuple[str, ...], scale: str) -> SearchSpace:
@@ -34,6 +38,7 @@ def space(backbones: tuple[str, ...], scale: str) -> SearchSpace:
         "epochs": Integer(*EPOCHS[scale]),
         "ema_decay": Choice((0.0, 0.98)),
     }
+    options = {name: one for name, one in option_domains(scale, trained).items() if name in OPTIONS}
     if trained:
         domains |= {
             "trained_blocks": Choice((0, *trained)),
@@ -52,8 +57,10 @@ def space(backbones: tuple[str, ...], scale: str) -> SearchSpace:
     if trained:
         first["trained_blocks"] = 0
     first["head_width"] = plain.head_width if plain.head_width in WIDTHS[scale] else WIDTHS[scale][0]
+    domains |= options
     kept = ("head_lr", "dropout", "beta", "weight_decay", "ema_decay")
     first |= {name: getattr(plain, name) for name in kept}
+    first |= switched_off(options, first)
     wide = {**first, "beta": 20.0, "dropout": 0.3}  # nearer to the squared error that is scored
     return SearchSpace(
         family="density",

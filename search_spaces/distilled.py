@@ -11,6 +11,7 @@ from typing import Any
 
 from biomass_models.families.distilled.config import DistilledConfig
 from search_spaces.domain import Choice, Domain, Integer, LogUniform, SearchSpace, Uniform, When
+from search_spaces.options import option_domains, switched_off
 
 SIZES = {"smoke": (64,), "demo": (224,), "cpu": (224, 336), "gpu": (224, 448, 672)}  # px, of the whole image
 LOCAL_SIZES = {"smoke": (32,), "demo": (224,), "cpu": (224,), "gpu": (224, 448)}  # px, of a local view
@@ -32,6 +33,7 @@ def space(backbones: tuple[str, ...], scale: str) -> SearchSpace:
     blocks, published = TRAINED_BLOCKS[scale], DistilledConfig()
     trained = tuple(count for count in blocks if count)
     views = tuple(layout for layout in LAYOUTS[scale] if layout != "none")
+    options = option_domains(scale, trained)
     domains: dict[str, Domain] = {
         "backbone": Choice(backbones),
         "size": Choice(SIZES[scale]),
@@ -56,6 +58,7 @@ def space(backbones: tuple[str, ...], scale: str) -> SearchSpace:
         "weight_decay": LogUniform(1e-3, 0.5),
         "epochs": Integer(*EPOCHS[scale]),
         "ema_decay": Choice((0.0, 0.98)),
+        **options,
     }
     first: dict[str, Any] = {
         "backbone": next((name for name in backbones if "dinov3" in name), backbones[0]),
@@ -70,6 +73,7 @@ def space(backbones: tuple[str, ...], scale: str) -> SearchSpace:
             "ratio_weight", "huber_delta", "group_weights", "distillation_weight", "teacher_epochs", "teacher_width",
             "weight_decay", "ema_decay")  # fmt: skip
     first |= {name: getattr(published, name) for name in kept}
+    first |= switched_off(options, first)
     alone = {name: value for name, value in first.items() if name not in ("teacher_epochs", "teacher_width")}
     return SearchSpace(
         family="distilled",

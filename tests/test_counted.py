@@ -35,7 +35,6 @@ TWO_OR_MORE = {
     "{self.trials} trials": "of a simulation: 24 or more",
     "{most} trials": "a fixed limit",
     "{entry.tries} times": "a first try is followed by another",
-    "{context.study.settings.scheme} folds": "random folds",
     "{config.epochs} epochs": "a stop that nobody reads",
     "{len(rows.train_M)} training rows": "a mistake of a family's code",
     "{len(span.digests)} rows": "a mistake of the store's code",

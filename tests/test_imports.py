@@ -112,7 +112,10 @@ EDGES: dict[str, set[str]] = {
         f"{RUN}.option",
     },
     f"{SEARCH}.engines": {MODEL, STUDY, "search_spaces"},
-    BLENDING: {*MODELS, BLEND, f"{BLEND}.members", STUDY, WORKERS, SLOTS, f"{RUN}.progress", f"{RUN}.terminal"},
+    BLENDING: {
+        *(*MODELS, f"{MODEL}.families", BLEND, f"{BLEND}.members"),
+        *(STUDY, WORKERS, SLOTS, f"{RUN}.progress", f"{RUN}.terminal"),
+    },
     INSPECT: {
         *MODELS,
         f"{MODEL}.families",
@@ -152,6 +155,7 @@ FORBIDDEN = {  # packages of others, by room and the rooms in it
 }
 ONLY_HERE = {  # a package of others -> the modules that may import it
     "ray": (WORKERS, ON_RAY, f"{SEARCH}.start", f"{RUN}.doctor", f"{RUN}.endings"),
+    "peft": (f"{MODEL}.backbones.adapters",),
     "optuna": ("search_spaces.to_optuna", f"{SEARCH}.engines", f"{RUN}.dashboard"),
 }
 TORCH_FREE = (

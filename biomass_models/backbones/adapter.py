@@ -144,8 +144,7 @@ class Backbone(nn.Module):
 
         Returns the freed modules. count = 0 frees nothing.
         """
-        self.requires_grad_(False)
-        self._free = []
+        freed: list[nn.Module] = []
         if count > 0:
             blocks = self.blocks()
             if count > len(blocks):
@@ -154,11 +153,17 @@ class Backbone(nn.Module):
                 )
             children = list(self.model.named_children())
             last = max(index for index, (name, _) in enumerate(children) if name in dict(self._containers()))
-            self._free = [*blocks[-count:], *(child for _, child in children[last + 1 :])]
+            freed = [*blocks[-count:], *(child for _, child in children[last + 1 :])]
+        self.free(freed)
+        return freed
+
+    def free(self, modules: Sequence[nn.Module]) -> None:
+        """Only these train; all else stays frozen."""
+        self.requires_grad_(False)
+        self._free = list(modules)
         for module in self._free:
             module.requires_grad_(True)
         self.train(self.training)
-        return self._free
 
     def train(self, mode: bool = True) -> Backbone:
         """Only what trains goes to training mode: BatchNorm and dropout in frozen parts stay as in prediction."""

@@ -359,8 +359,9 @@ def _by_time(table: pd.DataFrame, n_blocks: int) -> IntArray:
     day, names = pd.factorize(_dates(table), sort=True)
     if len(names) < n_blocks - 1 + LEAST_FIRST_DATES:
         raise FoldError(
-            f"{n_blocks} blocks of time need {n_blocks - 1 + LEAST_FIRST_DATES} sampling dates, {LEAST_FIRST_DATES} of "
-            f"them in the first, got {len(names)}; ask for fewer (--folds), or choose another --scheme"
+            f"{n_blocks} blocks of time need {counted(n_blocks - 1 + LEAST_FIRST_DATES, 'sampling date')}, "
+            f"{LEAST_FIRST_DATES} of them in the first, got {len(names)}; ask for fewer (--folds), or choose another "
+            "--scheme"
         )
     ends = _even_cuts(np.bincount(day), n_blocks)
     return np.searchsorted(ends, day, side="right").astype(np.int64) + ALWAYS

@@ -30,7 +30,7 @@ from biomass_models.backbones.adapter import Backbone, BackboneError
 from biomass_models.backbones.devices import autocast, encoding_precision, onto, precision
 from biomass_models.data import images, stamps
 from biomass_models.data.images import Load, Stamp, View, load_views
-from biomass_models.features import augment, outputs
+from biomass_models.features import augment, outputs, stamped
 from biomass_models.features.spec import FeatureSpec, array_name
 from biomass_models.features.store import SPAN_ROWS
 from biomass_models.hashes import code_hash, hash_of
@@ -111,10 +111,10 @@ def encode(
     batches = [slice(first, first + size) for first in range(0, len(paths), size)]
     for number, pixels in decoded([paths[rows] for rows in batches], spec.views, spec.stamp, load):
         result: dict[str, list[NDArray[Any]]] = {}
-        for view_BHWC in pixels:
+        for view, view_BHWC in zip(spec.views, pixels, strict=True):
             image_BCHW = to_image(view_BHWC, device)
             for copy in copies:
-                changed_BCHW = copy_of(image_BCHW, copy, spec, digests[batches[number]])
+                changed_BCHW = copy_of(image_BCHW, copy, spec, digests[batches[number]], view.box)
                 padded_BCHW = functional.pad(changed_BCHW, (0, 0) * 3 + (0, size - len(changed_BCHW)))
                 for (layer, output), value in _outputs(backbone, padded_BCHW, spec, layers, half).items():
                     real = value[: len(changed_BCHW)].cpu().numpy().astype(spec.dtype)
@@ -177,8 +177,13 @@ def to_image(pixel_BHWC: NDArray[np.uint8], device: torch.device) -> Tensor:
     return onto(torch.from_numpy(pixel_BHWC), device).permute(0, 3, 1, 2).float().div(255)
 
 
-def copy_of(image_BCHW: Tensor, copy: str, spec: FeatureSpec, digests: Sequence[str]) -> Tensor:
-    """One copy of each picture of a batch (its content's hash beside it), by the copy's name."""
+def copy_of(
+    image_BCHW: Tensor, copy: str, spec: FeatureSpec, digests: Sequence[str], box: tuple[float, ...] = (0, 0, 1, 1)
+) -> Tensor:
+    """One copy of each picture of a batch (its content's hash beside it), by the copy's name.
+
+    box: what the pictures show of the photograph's frame (images.View).
+    """
     if copy.startswith("turn"):
         return augment.turn(image_BCHW, int(copy.removeprefix("turn")))
     # drawn from the image's content: a copy does not depend on its neighbours in a batch or a table
@@ -187,6 +192,9 @@ def copy_of(image_BCHW: Tensor, copy: str, spec: FeatureSpec, digests: Sequence[
     for row, digest in enumerate(digests):
         seed = int.from_bytes(hashlib.blake2b(f"{copy}/{digest}".encode(), digest_size=7).digest())
         generator = torch.Generator().manual_seed(seed)
+        if copy.startswith("stamp"):
+            drawn.append(stamped.stamped(image_BCHW[row : row + 1], box, generator))
+            continue
         draw = augment.draw_changes(1, generator, flips=flips, colour=spec.colour_jitter, blur=spec.blur)
         drawn.append(augment.change(image_BCHW[row : row + 1], draw))
     return torch.cat(drawn)

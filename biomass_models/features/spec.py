@@ -18,8 +18,10 @@ from torch import Tensor
 from biomass_models.backbones.adapter import Backbone, weightless
 from biomass_models.config_rules import FLIPS, STAMPS
 from biomass_models.data.images import Stamp, View
+from biomass_models.features import stamped
 from biomass_models.features.outputs import ALWAYS, GLOBAL, OF_PLAIN, Output, Trunk
 from biomass_models.features.rows import Rows
+from biomass_models.hashes import code_hash
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,7 @@ class FeatureSpec:
     jittered: int = 0  # further copies with random turn, colour and blur
     colour_jitter: float = 0.05
     blur: float = 1.0
+    stamped: int = 0  # further copies with a drawn date stamp and red dots
     bank_seed: int = 0
     stamp: Stamp = "keep"
     outputs: tuple[Output, ...] = (GLOBAL,)
@@ -55,8 +58,8 @@ class FeatureSpec:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
         if not self.layers or min(self.layers) < 0 or len(set(self.layers)) < len(self.layers):
             raise ValueError(f"layers must be different numbers from the end, 0 or above, got {self.layers}")
-        if self.jittered < 0:
-            raise ValueError(f"jittered must be >= 0, got {self.jittered}")
+        if self.jittered < 0 or self.stamped < 0:
+            raise ValueError(f"jittered and stamped must be >= 0, got {self.jittered} and {self.stamped}")
 
     @property
     def trunk(self) -> Trunk | None:
@@ -82,11 +85,14 @@ class FeatureSpec:
         """Names of the copies in the order of the bank; they say all that makes the copy."""
         turned = [f"turn{index}" for index in range(self.flips)]
         strength = f"c{self.colour_jitter:g}-b{self.blur:g}-f{self.flips}-s{self.bank_seed}"
-        return (*turned, *(f"jitter{index}-{strength}" for index in range(self.jittered)))
+        jittered = (f"jitter{index}-{strength}" for index in range(self.jittered))
+        # with the code that draws them: banks without such copies keep their names when it changes
+        drawn = (f"stamp{index}-s{self.bank_seed}-{code_hash(stamped)}" for index in range(self.stamped))
+        return (*turned, *jittered, *drawn)
 
     def unchanged(self, flips: int = 1) -> FeatureSpec:
         """The same features of the pictures as they are, or of the first `flips` turns: what predictions need."""
-        return replace(self, flips=flips, jittered=0)
+        return replace(self, flips=flips, jittered=0, stamped=0)
 
 
 @dataclass(frozen=True)

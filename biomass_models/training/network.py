@@ -15,11 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from biomass_models.backbones.adapter import Backbone, parameter_groups
+from biomass_models.backbones.adapters import adapt_last
 from biomass_models.backbones.devices import MicroBatch, autocast
 from biomass_models.backbones.trunk import BackboneTail
 from biomass_models.features.inputs import Inputs
 from biomass_models.interrupt import ShouldStop, check_stop
-from biomass_models.training.config import NetworkConfig
+from biomass_models.training.auxiliary import Auxiliary, Observed
+from biomass_models.training.config import NetworkConfig, NetworkOptions
 from biomass_models.training.fit import (
     FloatArray,
     FoldResult,
@@ -29,7 +31,10 @@ from biomass_models.training.fit import (
     generator_for,
     seeded,
 )
+from biomass_models.training.intervals import IntervalHeads
 from biomass_models.training.loop import Schedule, Terms, train_epochs
+from biomass_models.training.mixup import BatchRows, Mixup
+from biomass_models.training.predicted_metadata import PredictedMetadata
 from biomass_models.training.scaling import TargetScaler
 from biomass_models.training.sources import Source
 
@@ -46,12 +51,70 @@ def schedule_of(config: NetworkConfig) -> Schedule:
 
 
 class Network(nn.Module):
-    """A backbone or its trained end (None when frozen: features come from the cache), and new layers: all else."""
+    """A backbone or its trained end (None when frozen: features come from the cache), and new layers: all else.
+
+    A family's network embeds its input; `head` makes five outputs [B, 5] of the embedding [B, D].
+    """
+
+    head: nn.Sequential  # heads.mlp_head
+    film: PredictedMetadata | None  # between embedding and head, where metadata are predicted
+    intervals: IntervalHeads | None  # beside the head's last layer, while it trains
 
     def __init__(self, backbone: Backbone | BackboneTail | None) -> None:
         super().__init__()
         self.backbone = backbone
-        self.recomputes = False
+        self.film, self.intervals = None, None
+        self.recomputes = self.is_adapted = False
+
+    def embed(self, given: Any) -> tuple[Tensor, Any]:
+        """The embedding [B, D], and what else `outputs` makes the network's output of."""
+        raise NotImplementedError
+
+    def outputs(self, output_BT: Tensor, _beside: Any) -> Any:
+        """The network's output; by default the head's."""
+        return output_BT
+
+    def forward(self, given: Any) -> Any:
+        """The network's output, from which masses are predicted."""
+        embedding_BD, beside = self.embed(given)
+        if self.film is not None:
+            embedding_BD, _ = self.film(embedding_BD)
+        return self.outputs(self.head(embedding_BD), beside)
+
+    def observed(self, given: Any) -> Observed:
+        """`forward`, with the outputs of the layers that are only there to train."""
+        embedding_BD, beside = self.embed(given)
+        interval_BK = metadata_BP = None
+        if self.film is not None:
+            embedding_BD, metadata_BP = self.film(embedding_BD)
+        hidden_BH = self.head[:-1](embedding_BD)
+        if self.intervals is not None:
+            interval_BK = self.intervals(hidden_BH)
+        return Observed(self.outputs(self.head[-1](hidden_BH), beside), interval_BK, metadata_BP)
+
+    def adapt(self, config: NetworkOptions) -> None:
+        """Put adapters into the trained end of the backbone, where the configuration has them."""
+        if config.adapters != "none":
+            backbone = self.backbone.backbone if isinstance(self.backbone, BackboneTail) else self.backbone
+            assert backbone is not None, "adapters need a backbone that trains"
+            adapt_last(backbone, config.trained_blocks, kind=config.adapters, rank=config.adapter_rank)
+            self.is_adapted = True
+
+    def learn_beside(self, auxiliary: Auxiliary | None) -> None:
+        """Add the layers of what is learned beside the masses."""
+        if auxiliary is not None:
+            first, last = self.head[0], self.head[-1]
+            assert isinstance(first, nn.LayerNorm) and isinstance(last, nn.Linear)
+            self.film = auxiliary.film(first.normalized_shape[0])
+            self.intervals = auxiliary.interval_heads(last.in_features)
+
+    def restore(self, config: NetworkOptions, tensors: Mapping[str, Tensor]) -> None:
+        """The layers and the state of a fit's tensors."""
+        self.adapt(config)
+        first = self.head[0]
+        assert isinstance(first, nn.LayerNorm)
+        self.film = PredictedMetadata.stored(first.normalized_shape[0], tensors, "film.")
+        self.load_trained_state(tensors)
 
     def new_layers(self) -> nn.ModuleDict:
         """Everything but the backbone."""
@@ -76,13 +139,16 @@ class Network(nn.Module):
         return dict(self.new_layers().state_dict()) | {f"backbone.{name}": part.detach() for name, part in free.items()}
 
     def trained_state(self) -> dict[str, Tensor]:
-        """Copies of the trained tensors on the CPU, as they are stored."""
-        return {name: tensor.cpu().clone().contiguous() for name, tensor in self.trained_tensors().items()}
+        """Copies of the trained tensors on the CPU, as they are stored: all but those that no prediction needs."""
+        return {name: tensor.cpu().clone().contiguous() for name, tensor in self._kept_tensors().items()}
 
     def load_trained_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Inverse of `trained_state`."""
-        for name, tensor in self.trained_tensors().items():
+        for name, tensor in self._kept_tensors().items():
             tensor.copy_(tensors[name])
+
+    def _kept_tensors(self) -> dict[str, Tensor]:
+        return {name: tensor for name, tensor in self.trained_tensors().items() if not name.startswith("intervals.")}
 
 
 @dataclass
@@ -133,33 +199,42 @@ def train_network(
     rows: FoldRows,
     inputs: Inputs,
     *,
-    losses: Callable[[Any, Tensor], Terms],
+    losses: Callable[[Any, BatchRows], Terms],
     grams: Callable[[Any], FloatArray],
     notes: tuple[str, ...],
     seed: int,
     should_stop: ShouldStop | None,
+    mixup_alpha: float = 0.0,
+    auxiliary: Auxiliary | None = None,
 ) -> FoldResult:
     """Train `net` on the fold's training rows and predict the held-out ones.
 
-    losses(output, index_B)   mean of each term of the loss over training rows with these positions (on the device)
+    losses(output, rows)      mean of each term of the loss over training rows, which are mixed if the fit has mixup
     grams(output)             masses [B, 5] of the net's output
+    mixup_alpha               of the mixup of inputs and masses, 0 for none (mixup.py)
+    auxiliary                 what is learned beside the masses, whose layers the net has (Network.learn_beside)
     The last weights (or their moving average) are scored and left in `net`, unless config.select_best_epoch.
     Raises FitError, StopRequested.
     """
     started = time.perf_counter()
     net.to(inputs.device)
-    draws = generator_for(seed, "augmentation")
+    draws, mixup = generator_for(seed, "augmentation"), Mixup(mixup_alpha, seed)
     epochs: list[dict[str, float]] = []
     best = Best(choose=config.select_best_epoch)
     trains_backbone = net.backbone is not None
     compiles = inputs.compile and trains_backbone  # small heads are over before a compiler is done
-    forward: Callable[[Any], Any] = torch.compile(net) if compiles else net
+    own: Callable[[Any], Any] = net if auxiliary is None else net.observed
+    forward: Callable[[Any], Any] = torch.compile(own) if compiles else own
 
     def loss_of(index_B: Tensor) -> Terms:
         input_B = source.augmented(rows.image_N[rows.train_M[index_B.numpy()]], draws)
+        mixture = mixup.draw(len(index_B))
         with autocast(inputs.device):
-            output = forward(input_B)
-        return losses(output, index_B.to(inputs.device))
+            output = forward(input_B if mixture is None else mixture.of_inputs(input_B))
+        batch = BatchRows(index_B.to(inputs.device), mixture)
+        if auxiliary is None:
+            return losses(output, batch)
+        return losses(output.output, batch) | auxiliary.terms(output, batch)
 
     def after_epoch(record: dict[str, float], last: bool) -> None:
         # a pass over the held-out pictures costs as much as training on them, one over cached features nothing
@@ -179,7 +254,7 @@ def train_network(
             parameter_groups(
                 net.backbone or nn.Identity(),
                 net.new_layers(),
-                backbone_lr=config.backbone_lr,
+                backbone_lr=config.head_lr if net.is_adapted else config.backbone_lr,
                 head_lr=config.head_lr,
                 weight_decay=config.weight_decay,
             ),
@@ -202,7 +277,7 @@ def train_network(
         micro_batch=micro.size,
         recomputed=net.recomputes,
         **({"compiled": True} if compiles else {}),
-        notes=list(notes),
+        notes=[*notes, *(auxiliary.notes if auxiliary else ())],
         seconds=time.perf_counter() - started,
     )
 

@@ -159,7 +159,7 @@ class ViewSource:
 
 
 def bank_of(
-    config: NetworkConfig, views: tuple[View, ...], *outputs: Output, dtype: str = "float32"
+    config: NetworkConfig, views: tuple[View, ...], *outputs: Output, stamped: int = 0, dtype: str = "float32"
 ) -> FeatureSpec | None:
     """The bank of views that a fit draws from: `outputs` of a frozen backbone, stored as dtype, or the prefix of a
     partly trained one.
@@ -176,6 +176,7 @@ def bank_of(
         views=views,
         flips=config.flips,
         jittered=config.jittered,
+        stamped=stamped,
         colour_jitter=config.colour_jitter,
         blur=config.blur,
         bank_seed=config.bank_seed,

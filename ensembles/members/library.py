@@ -40,6 +40,7 @@ from ensembles.members.checks import Comparison, broken_reason, no_skill_reason
 from ensembles.members.duplicates import duplicates_of
 from ensembles.members.image_ids import matched_ids
 from ensembles.members.too_good import far_better, holds_labels
+from ensembles.states import States
 
 _CHUNK = 64  # members projected at once
 
@@ -61,6 +62,7 @@ class Library:
     unit_N: NDArray[np.str_] | None = None  # None: the groups
     unit: str = "group"  # what a unit is called: date, state, site, ...
     state_N: NDArray[np.str_] | None = None
+    states: States | None = None  # how likely each image is of each state, where that was asked for
     given_weight: FloatArray | None = None  # None: weights_of(truth_NT)
     left_out: tuple[tuple[str, str], ...] = ()  # (name, reason)
     merged: tuple[tuple[str, str], ...] = ()  # (name, the better member that it repeats)

@@ -9,17 +9,19 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from biomass_models.config_rules import known_name
 from biomass_models.counted import counted
 from biomass_models.data.dataset import QUADRAT, QUADRATS_FILE
 from biomass_models.data.table import TEST_FILE, TRAIN_FILE, masses_to_long, read_test, read_test_rows
 from biomass_models.errors import UserError
+from biomass_models.fold_rows import ALL_ROWS, NONE
 from biomass_models.targets import TARGETS, FloatArray
 from ensembles.blend import apply_blend, fit_blend
 from ensembles.candidates import Candidate, choose_candidates
@@ -39,6 +41,7 @@ from ensembles.submission import (
 from orchestration.blending.members import FileMembers, Gathered, gather
 from orchestration.blending.origin import origin_of
 from orchestration.blending.shown import beside_score
+from orchestration.blending.states import STATE, fit_study_states, likely_states, states_of
 from orchestration.progress import Say
 from orchestration.study.data_changes import data_notices
 from orchestration.study.ledger import Ledger, open_ledger
@@ -60,6 +63,7 @@ class BlendOptions:
     candidates: int = 1
     follow_ups: tuple[str, ...] = ()  # tried: used where their nested gain exceeds its standard error
     flips: int = 1  # test-time turns and mirrors, used on the same condition
+    all_rows: str = NONE  # of fold_rows.ALL_ROWS: whether models on all rows predict new photographs
 
     def __post_init__(self) -> None:
         rule_named(self.rule)
@@ -68,6 +72,7 @@ class BlendOptions:
             raise UserError(f"at least one candidate must be asked for, got {self.candidates}")
         if self.flips not in (1, 2, 4, 8):
             raise UserError(f"flips must be 1 (none), 2, 4 or 8, got {self.flips}")
+        known_name("--all-rows", self.all_rows, ALL_ROWS)
 
 
 def run_ensemble(
@@ -87,6 +92,8 @@ def run_ensemble(
     What cannot work is refused before anything is computed. Raises UserError (LedgerError, LibraryError, DataError).
     """
     _refuse(studies, files, data_dir, out, options)
+    if STATE in options.follow_ups:
+        states_of(open_ledger(studies[0]).quadrats())
     tests = _tests_of(data_dir, out, say)
     test_table = None if tests is None else read_test(tests)
     test_ids = None if test_table is None else [str(image_id) for image_id in test_table["image_id"]]
@@ -97,7 +104,16 @@ def run_ensemble(
             say(f"warning: {change}")
     gathered = gather(studies, files, test_ids=test_ids, seed=seed, say=say)
     predictor = open_predictor(data_dir) if gathered.trials and data_dir is not None else None
-    cards = make_cards(gathered, options, predictor, say)
+    state_model = None
+    if STATE in options.follow_ups:
+        assert predictor is not None
+        library, model = fit_study_states(studies[0], gathered.trials, gathered.library, predictor)
+        state_model = model.to_json()
+        gathered = replace(gathered, library=library)
+    cards = [
+        replace(_with_all_rows(card, gathered, options), state_model=state_model)
+        for card in make_cards(gathered, options, predictor, say)
+    ]
     for card in cards:
         show(card, _beside(gathered, card))
     submissions: list[bytes] = []
@@ -105,7 +121,10 @@ def run_ensemble(
     if test_ids is not None or gathered.tests is not None:
         image_ids = test_ids or list(gathered.tests.image_ids if gathered.tests else ())
         for card, predictions in zip(cards, member_predictions(cards, gathered, predictor), strict=True):
-            submissions.append(submission_of(card, predictions, image_ids, tests, gathered.table_unit, quadrat_N))
+            likely_NS = likely_states(card, predictor, studies[0]) if studies else None
+            submissions.append(
+                submission_of(card, predictions, image_ids, tests, gathered.table_unit, quadrat_N, likely_NS)
+            )
         if quadrat_N is not None:
             say(f"note: {quadrats_note(quadrat_N)}")
         if (unit := gathered.table_unit) is not None:
@@ -159,6 +178,12 @@ def _refuse(studies: list[str], files: FileMembers, data_dir: Path | None, out: 
         raise UserError(f"a submission must not overwrite a table of the data directory, got {out}; name another file")
     if not studies and out.suffix == ".csv":
         raise UserError(f"members that come as files are blended into a folder; give --out DIR, got {out}")
+    if options.all_rows != NONE and not studies:
+        raise UserError("--all-rows fits trials of a study: give STUDY, or leave --all-rows out")
+    if STATE in options.follow_ups and (not studies or data_dir is None):
+        raise UserError(
+            "--post state needs the photographs and a study's trials: give STUDY and --data, or leave it out"
+        )
     if options.flips > 1 and (not studies or data_dir is None):
         raise UserError("flips need the photographs and a study's trials: give STUDY and --data, or leave --flips out")
     if data_dir is None and not files.tests and out.suffix == ".csv":
@@ -190,6 +215,11 @@ def make_cards(gathered: Gathered, options: BlendOptions, predictor: Predictor |
     return [_with_flips(candidate, gathered, options, predictor) for candidate in found]
 
 
+def _with_all_rows(card: Card, gathered: Gathered, options: BlendOptions) -> Card:
+    """A blend of files alone has no trial to fit."""
+    return replace(card, all_rows=options.all_rows) if card.members.keys() & gathered.trials.keys() else card
+
+
 def _with_flips(candidate: Candidate, gathered: Gathered, options: BlendOptions, predictor: Predictor) -> Card:
     library = gathered.library
     needed = members_in_nests(library, candidate.spec, seed=gathered.seed)
@@ -214,13 +244,14 @@ def member_predictions(
     The trials of all cards predict together, so that candidates do not decode the photographs again.
     """
     files = dict(gathered.tests.pred_NT) if gathered.tests else {}
-    predicted: dict[int, dict[str, FloatArray]] = {}
-    for flips in sorted({card.flips for card in cards}):
-        members = [name for card in cards if card.flips == flips for name in card.members if name in gathered.trials]
+    predicted: dict[tuple[int, str], dict[str, FloatArray]] = {}
+    for how in sorted({(card.flips, card.all_rows) for card in cards}):
+        alike = [card for card in cards if (card.flips, card.all_rows) == how]
+        members = {name: gathered.trials[name] for card in alike for name in card.members if name in gathered.trials}
         if members:
             assert predictor is not None
-            predicted[flips] = predictor.test({name: gathered.trials[name] for name in members}, flips=flips)
-    found = [files | predicted.get(card.flips, {}) for card in cards]
+            predicted[how] = predictor.test(members, flips=how[0], all_rows=how[1])
+    found = [files | predicted.get((card.flips, card.all_rows), {}) for card in cards]
     return [{name: one[name] for name in card.members} for card, one in zip(cards, found, strict=True)]
 
 
@@ -231,13 +262,14 @@ def submission_of(
     data_dir: Path | None,
     table_unit: MassUnit | None = None,
     quadrat_N: Sequence[str] | None = None,
+    likely_NS: FloatArray | None = None,
 ) -> bytes:
     """The CSV `sample_id,target`: in test.csv's order, or image by image where there is no data directory.
 
     table_unit: that of a table of masses, which is written instead; quadrat_N: names of the images' quadrats, whose
-    photographs are averaged.
+    photographs are averaged; likely_NS: chances of states, for a state rule.
     """
-    mass_NT = quadrat_means(apply_blend(card, predictions), quadrat_N)
+    mass_NT = quadrat_means(apply_blend(card, predictions, likely_NS), quadrat_N)
     if table_unit is not None:
         unit, per_gram = table_unit.name, table_unit.per_gram()
         return mass_table(image_ids, mass_NT, unit=unit, per_gram=per_gram, quadrat_N=quadrat_N)

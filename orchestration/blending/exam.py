@@ -18,6 +18,7 @@ from ensembles.blend import apply_blend
 from ensembles.card import Card
 from ensembles.scorer import Scorer
 from orchestration.blending.shown import newest_of, stored_ensembles
+from orchestration.blending.states import likely_states
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger, LedgerError
 from orchestration.study.records import ExamRecord
@@ -54,7 +55,9 @@ def examine(ledger: Ledger, predictor: Predictor, name: str | None = None) -> Ex
             "learned from the exam's images; blend the study alone"
         )
     members = {member: ensemble.trials[member] for member in card.members}
-    pred_NT = apply_blend(card, predictor.exam(ledger, members, flips=card.flips))
+    predictions = predictor.exam(ledger, members, flips=card.flips, all_rows=card.all_rows)
+    likely_NS = likely_states(card, predictor, ledger.storage.uri, exam=True)
+    pred_NT = apply_blend(card, predictions, likely_NS)
     truth = StudyData(ledger).measured_in(table).assign(unit=table["group"])
     scorer = Scorer(truth)
     score = scorer.score(pred_NT)

@@ -13,6 +13,7 @@ from ensembles.choice import rule_named
 from ensembles.members.library import Library
 from ensembles.spec import FOLLOW_UPS, BlendSpec, nested_rows
 from orchestration.blending.shown import shown_blend
+from orchestration.blending.states import kept_states
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import LedgerError
 
@@ -34,7 +35,8 @@ def blend_of(study: StudyData, named: str | None = None) -> tuple[Blend | None, 
     """
     try:
         found = shown_blend(study, named)
-        card, library = found.card, found.library()
+        card = found.card
+        library = kept_states(study.ledger, found.library(), card)
         rows_RNT = nested_rows(library, _spec_of(card), seed=card.seed)
     except (LedgerError, ValueError) as error:
         if named is not None:

@@ -3,6 +3,7 @@
 bundle/<project>.whl                 the code; a wheel beside it for each family of an installed package
 bundle/predict.py                    a few lines that use it
 bundle/members/<n>-<trial>/fold-<k>.safetensors     of each fold that predicts; of the last one of ordered folds
+bundle/members/<n>-<trial>/all-rows.safetensors     beside or instead of them, where the blend asks for it
 bundle/weights/                      backbone weights: with --with-weights, or put there by hand
 bundle/requirements.txt              versions that the numbers were made with
 bundle/bundle.json                   the marker, written last: card, configs, weights needed, sizes and hashes
@@ -18,13 +19,14 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-from biomass_models.backbones.weights import WeightsSource, canonical_name, find_weights, published_at
+from biomass_models.backbones.weights import WeightsSource, canonical_name, find_weights, fingerprint, published_at
 from biomass_models.families.registry import installed
+from biomass_models.features.states import StateModel
 from biomass_models.whole_files import whole_folder
 from ensembles.card import Card
 from orchestration.bundle.predict import FORMAT, MARKER, WEIGHTS, Bundle, BundleFile, BundleMember, NeededWeights
 from orchestration.study.data import StudyData
-from orchestration.study.ledger import Ledger, LedgerError, open_ledger, predicting_folds_of
+from orchestration.study.ledger import Ledger, LedgerError, open_ledger, predicting_models
 from orchestration.study.records import TrialRef
 from orchestration.study.storage import Storage
 from orchestration.wheel import project_wheel, wheel_of
@@ -49,18 +51,26 @@ NEEDED = (
 
 
 def export_bundle(
-    study: str, name: str, out: Path, *, weights: WeightsSource | None = None, with_weights: bool = False
+    study: str,
+    name: str,
+    out: Path,
+    *,
+    weights: WeightsSource | None = None,
+    with_weights: bool = False,
+    all_rows: str | None = None,
 ) -> tuple[NeededWeights, ...]:
     """Write the bundle of an ensemble; returns the backbone weights that it needs beside itself.
 
-    weights: of the backbones; None takes them from where the members' searches had them. Everything is checked before
-    the first byte is written, and the folder appears when all of it is there. Raises LedgerError: no such ensemble, a
-    member that came as a file and has no weights, other backbone weights than the members were trained on, a folder
+    weights: of the backbones; None takes them from where the members' searches had them. all_rows: of
+    fold_rows.ALL_ROWS, for the bundle alone; None as the ensemble has it. Everything is checked before the first byte
+    is written, and the folder appears when all of it is there. Raises LedgerError: no such ensemble, a member that came
+    as a file and has no weights, or none on all rows, other backbone weights than the members were trained on, a folder
     that is not empty.
     """
     ledger = open_ledger(study)
     ensemble = ledger.ensemble(name)
     card, refs = Card.from_json(ensemble.card), ensemble.trials
+    card = card if all_rows is None else replace(card, all_rows=all_rows)
     if files := [member for member in card.members if member not in refs]:
         raise LedgerError(
             f"a bundle predicts photographs, members {', '.join(files[:3])} came as files; blend the study alone"
@@ -68,7 +78,17 @@ def export_bundle(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise LedgerError(f"a bundle is written into a new or empty folder, {out} is not; remove it or name another")
     source = source_of_trials([refs[member] for member in card.members], weights)
-    needed = _backbones([refs[member] for member in card.members], source)
+    records = [Ledger(Storage(ref.study)).trial(ref.trial_id) for ref in (refs[member] for member in card.members)]
+    prints = {canonical_name(record.config["backbone"]): record.weights for record in records}
+    if card.state_rule is not None and card.state_model is not None:
+        bank = StateModel.from_json(card.state_model).bank
+        if (got := fingerprint(bank.backbone, source)) != bank.weights:
+            raise LedgerError(
+                f"the state rule was fitted on {bank.backbone} with weights {bank.weights}, got {got}; name the old "
+                "ones with --weights"
+            )
+        prints[canonical_name(bank.backbone)] = bank.weights
+    needed = _backbones(prints, source)
     with whole_folder(out) as part:
         _write(part, ledger.storage.uri, name, card, refs, needed, source if with_weights else None)
     return needed
@@ -95,10 +115,10 @@ def _write(
         ref = refs[member]
         source = Ledger(Storage(ref.study))
         record = source.trial(ref.trial_id)
-        folds = predicting_folds_of(source)
-        paths = [f"members/{number:02d}-{ref.trial_id}/fold-{fold}.safetensors" for fold in folds]
-        for path, fold in zip(paths, folds, strict=True):
-            put(path, source.fold_model(ref.trial_id, fold))
+        paths = []
+        for model, tensors in predicting_models(source, ref.trial_id, card.all_rows):
+            paths.append(f"members/{number:02d}-{ref.trial_id}/{model}.safetensors")
+            put(paths[-1], tensors)
         members.append(
             BundleMember(
                 name=member,
@@ -140,15 +160,14 @@ def _write(
     storage.write(MARKER, (json.dumps(marker.to_json(), indent=1, allow_nan=False) + "\n").encode())
 
 
-def _backbones(refs: list[TrialRef], weights: WeightsSource) -> tuple[NeededWeights, ...]:
-    """Each backbone once: which file, its checksums, where it is published. `file` is None for random weights."""
+def _backbones(prints: Mapping[str, str], weights: WeightsSource) -> tuple[NeededWeights, ...]:
+    """Each backbone: which file, its checksums, where it is published. `file` is None for random weights.
+
+    prints: fingerprint of each backbone's weights by its canonical name.
+    """
     found: dict[str, NeededWeights] = {}
-    for ref in refs:
-        record = Ledger(Storage(ref.study)).trial(ref.trial_id)
-        name = canonical_name(record.config["backbone"])
-        if name in found:
-            continue
-        entry = NeededWeights(backbone=name, fingerprint=record.weights)
+    for name, print_ in prints.items():
+        entry = NeededWeights(backbone=name, fingerprint=print_)
         if weights.kind != "random":
             file = find_weights(name, weights)
             with file.path.open("rb") as stream:

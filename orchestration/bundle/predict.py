@@ -25,6 +25,7 @@ from biomass_models.data.problems import grouped
 from biomass_models.data.table import read_test, read_test_rows
 from biomass_models.errors import UserError
 from biomass_models.features.inputs import ImageSet
+from biomass_models.features.states import StateModel
 from biomass_models.targets import TARGETS
 from biomass_models.visible import visible
 from biomass_models.whole_files import write_whole
@@ -57,7 +58,7 @@ class BundleFile(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class BundleMember(Part):
-    """A member of the blend and its models, one a fold."""
+    """A member of the blend and its models, one a fold or fitted on all rows; their mean predicts."""
 
     name: str
     family: str
@@ -144,6 +145,10 @@ def predict_bundle(bundle: Path, data_dir: Path, out: Path, *, weights: Path, sa
     trained_on, paths = marker.photograph_size or PUBLISHED_SIZE, [data_dir / str(path) for path in table["image_path"]]
     for odd in filter(None, (unlike_shapes(paths, trained_on, fit) for fit in fits)):
         say(f"warning: {odd}")
+    if (all_rows := card.all_rows_text) is not None:
+        say(f"note: {all_rows}")
+    model = None if card.state_rule is None else StateModel.from_json(card.state_model or {})
+    likely_nNS = []
     images = ImageSet.from_table(data_dir, table)
     pred_MNT = np.empty((len(marker.members), len(table), len(TARGETS)))
     for span in spans(len(table)):
@@ -155,10 +160,13 @@ def predict_bundle(bundle: Path, data_dir: Path, out: Path, *, weights: Path, sa
                 pred_MNT[row, slice(*span)] = mean_prediction(
                     member.family, member.config, models, inputs_of(member.fit), flips=card.flips
                 )
+            if model is not None:
+                likely_nNS.append(model.likely(model.bank.features(inputs_of(model.bank.fit))))
         say(f"{span[1]} of {len(table)} images")
     predictions = {member.name: pred_NT for member, pred_NT in zip(marker.members, pred_MNT, strict=True)}
     quadrat_N = table[QUADRAT].tolist() if QUADRAT in table else None
-    mass_NT = quadrat_means(apply_blend(card, predictions), quadrat_N)
+    likely_NS = np.concatenate(likely_nNS) if likely_nNS else None
+    mass_NT = quadrat_means(apply_blend(card, predictions, likely_NS), quadrat_N)
     if quadrat_N is not None:
         say(f"note: {quadrats_note(quadrat_N)}")
     if (unit := marker.table_unit) is not None:

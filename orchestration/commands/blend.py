@@ -84,7 +84,7 @@ def ensemble(
     post: Annotated[
         list[str] | None,
         typer.Option(
-            help="Try per-target, calibration, zeros; used if better.",
+            help="Try per-target, calibration, zeros, state; used if better.",
             autocompletion=complete.follow_ups,
             rich_help_panel=TRIED,
         ),
@@ -92,6 +92,14 @@ def ensemble(
     flips: Annotated[
         int, typer.Option(help="Try 2, 4 or 8 test-time flips; used if they gain.", rich_help_panel=TRIED)
     ] = 1,
+    all_rows: Annotated[
+        str,
+        typer.Option(
+            help="Predict by members fitted on all rows: none, instead or beside.",
+            autocompletion=complete.all_rows,
+            rich_help_panel=TRIED,
+        ),
+    ] = "none",
     weights: Weights = None,
     cache: Cache = DEFAULT_CACHE,
     address: Address = None,
@@ -137,7 +145,9 @@ def ensemble(
         ),
         data_dir=data,
         out=out,
-        options=BlendOptions(rule=rule, candidates=candidates, follow_ups=tuple(post or ()), flips=flips),
+        options=BlendOptions(
+            rule=rule, candidates=candidates, follow_ups=tuple(post or ()), flips=flips, all_rows=all_rows
+        ),
         seed=seed,
         open_predictor=open_predictor,
         say=print_remark,
@@ -235,23 +245,47 @@ def export(
     ],
     out: Annotated[Path, typer.Option(help="Folder to write, new or empty.")] = Path("bundle"),
     with_weights: Annotated[bool, typer.Option(help="Copy the backbones' weights; read their licence first.")] = False,
+    all_rows: Annotated[
+        str | None,
+        typer.Option(
+            help="Models fitted on all rows: none, instead or beside.",
+            show_default="as the ensemble",
+            autocompletion=complete.all_rows,
+        ),
+    ] = None,
+    data: OptionalData = None,
     weights: Weights = None,
+    cache: Cache = DEFAULT_CACHE,
+    address: Address = None,
+    inline: Inline = False,
 ) -> None:
     """Pack a blend for a notebook without network: code, models, predict.py.
 
-    Example:
+    With --data, models on all rows that are missing are fitted first.
+
+    Examples:
     $ biomass export runs/first submission --out bundle/
+    $ biomass export runs/first submission --all-rows instead --data csiro-biomass/
     """
     out_folder(out)
+    from biomass_models.config_rules import known_name
+    from biomass_models.fold_rows import ALL_ROWS, NONE
     from orchestration.study.ledger import open_ledger
 
     source = typed_weights(weights)
-    open_ledger(study).ensemble(name)
+    ensemble = open_ledger(study).ensemble(name)
+    asked = known_name("--all-rows", all_rows or ensemble.card.get("all_rows", NONE), ALL_ROWS)
+    if asked != NONE and data is not None:
+        from orchestration.blending.predict import Predictor
+
+        resources = Resources(cache=cache, address=address, inline=inline, fold_timeout=None)
+        members = {member: ref for member, ref in ensemble.trials.items() if member in ensemble.card["members"]}
+        Predictor(data, resources=reachable(resources), weights=source).fit_on_all_rows(members)
     from orchestration.bundle.export import export_bundle
     from orchestration.study.data import StudyData
     from orchestration.study.records import table_unit
 
-    needed = export_bundle(study, name, out, weights=source, with_weights=with_weights)
+    needed = export_bundle(study, name, out, weights=source, with_weights=with_weights, all_rows=asked)
     own = StudyData(open_ledger(study))
     predicted = "submission.csv" if table_unit(own.record.mass_unit, own.measured) is None else "predictions.csv"
     for entry in needed:

@@ -73,6 +73,12 @@ def follow_ups(incomplete: str) -> list[str]:
     return _starting(incomplete, FOLLOW_UPS)
 
 
+def all_rows(incomplete: str) -> list[str]:
+    from biomass_models.fold_rows import ALL_ROWS
+
+    return _starting(incomplete, ALL_ROWS)
+
+
 def presets(incomplete: str) -> list[str]:
     from orchestration.search.presets.named import PRESETS
 

@@ -179,6 +179,8 @@ def _trial(data: StudyData, trial: Trial, audit: Audit) -> Iterator[Problem]:
                 yield Problem(f"fold {fold} is finished but was never begun")
         if result is not None and any(start.started_at > result.ended_at + LATE_SECONDS for start in starts):
             yield Problem(f"fold {fold} was begun after the trial had ended")
+    if ledger.all_rows(name) is not None and ledger.all_rows_model(name) is None:
+        yield Problem("its model on all rows is torn; `biomass ensemble STUDY --data DIR --all-rows ...` fits it anew")
     if (mixed := mixed_text(mixed_facts(found))) is not None:
         audit.mixed.append(f"trial {name}: {mixed}")
     reopening = Reopening(RESULT, name)

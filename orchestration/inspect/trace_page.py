@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+from biomass_models.fold_rows import NONE
 from orchestration.inspect.trace import MemberTrace, Trace
 from orchestration.study.records import CodeVersion
 
@@ -37,6 +38,8 @@ def _ensemble(found: Trace) -> Iterator[str]:
     yield f"  rule         {card['rule']}{settled}, seed {card['seed']}"
     se = "" if card["nested_se"] is None else f" +- {card['nested_se']:.4f}"
     yield f"  score        {card['nested_score']:.4f}{se} nested, {card['in_sample_score']:.4f} in sample"
+    if (all_rows := card.get("all_rows", NONE)) != NONE:
+        yield f"  models       fitted on all rows, {all_rows} the fold models; they have no score of their own"
 
 
 def _members(found: Trace) -> Iterator[str]:

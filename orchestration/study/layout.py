@@ -11,13 +11,16 @@ trials/<id>/oof.parquet, then result.json    (the marker)
 trials/<id>/reopened-<when>.json             a result that was taken back
 trials/<id>/torn-<when>.json                 a record that was not to be read, set aside; in fold-<k>/ a marker
 trials/<id>/fold-<k>/model-dropped.json      the model was deleted to keep --weights-gb
+trials/<id>/all-rows/model.safetensors, then all-rows.json (the marker): a model on every labelled row
 tensorboard/<id>/events...                   derived: for people's eyes
 tune/                                        Ray Tune's own files, never read
 teachers/<id>/fold-<k>/targets.parquet, then teacher.json (the marker)
 shared/<name>/<id>/fold-<k>/...              other artefacts that trials share, <name>.json the marker
 ensembles/<name>/submission.csv, then ensemble.json (the marker)
-ensembles/test-<id>/members/<trial>.parquet  test predictions, kept for the next blend; shards/ until all are there
+ensembles/test-<id>/members/<trial>.parquet  test predictions, kept for the next blend; shards/ until all are there;
+                                             test-<id>-all-rows-<mode> where models on all rows predict
 ensembles/oof-flips-<n>/members/<trial>.parquet
+ensembles/oof-states-<id>/members/chances.parquet   how likely each image is of each state, out of fold
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ TRIAL = "trial.json"
 RESULT = "result.json"  # marker of an ended trial
 METRICS = "metrics.json"  # marker of a finished fold
 ENSEMBLE = "ensemble.json"  # marker of a submission
+ALL_ROWS = "all-rows.json"  # marker of a model on all rows
 OOF = "oof.parquet"
 MODEL = "model.safetensors"
 MAPS = "attention.parquet"  # the first maps were of attention
@@ -73,6 +77,11 @@ def torn(folder: str, milliseconds: int) -> str:
 
 def fold(trial_id: str, number: int) -> str:
     return f"{trial(trial_id)}/fold-{number}"
+
+
+def all_rows(trial_id: str) -> str:
+    """Folder of a trial's model on all rows."""
+    return f"{trial(trial_id)}/all-rows"
 
 
 def fold_start(trial_id: str, number: int, milliseconds: int, pid: int) -> str:

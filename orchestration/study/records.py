@@ -307,6 +307,21 @@ class FoldMetrics(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AllRowsRecord(Record):
+    """all-rows.json: the marker of a trial's model that was fitted on every labelled row; it has no score."""
+
+    rows: int
+    epochs: int | None = None  # that make as many steps as the folds made; None where the family has none
+    finished_at: float = 0.0
+    seconds: float = 0.0
+    gpu_seconds: float = 0.0
+    host: str = "?"
+    info: Mapping[str, Any] = field(default_factory=dict)  # what the family notes
+    environment: Mapping[str, Any] = field(default_factory=dict)  # environment.environment
+    files: Mapping[str, FileMark] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class SharedRecord(Record):
     """teacher.json, or <name>.json: the marker of what trials share of one fold (families.base.Shared)."""
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from biomass_models.families.speed import Speed
+from biomass_models.fold_rows import NONE
 from orchestration.study.records import FoldMetrics, TrialRef
 
 
@@ -34,6 +35,7 @@ class PredictJob(TrialJob):
     span: tuple[int, int]
     flips: int
     exam: bool = False
+    all_rows: str = NONE  # of fold_rows.ALL_ROWS: whether members' models on all rows predict
     trial_id: str = ""  # of no single trial
 
 
@@ -54,6 +56,13 @@ class RestoreJob(TrialJob):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AllRowsJob(TrialJob):
+    """Fit a trial on every labelled row of its study, unless that was done."""
+
+    study: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class MeasureJob(TrialJob):
     """Time what a slot does, so that costs can be counted; backbones: whose passes are timed as well."""
 
@@ -61,7 +70,7 @@ class MeasureJob(TrialJob):
     trial_id: str = ""  # of none
 
 
-Job: TypeAlias = FoldJob | PredictJob | FlipsJob | RestoreJob | MeasureJob
+Job: TypeAlias = FoldJob | PredictJob | FlipsJob | RestoreJob | AllRowsJob | MeasureJob
 
 
 @dataclass(frozen=True, kw_only=True)

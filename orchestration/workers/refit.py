@@ -133,8 +133,7 @@ def restore_models(
     if not folds:
         raise LedgerError(f"a model is restored that was dropped, trial {trial_id} has all its models; leave --restore")
     weights = weights or searched_source(ledger)
-    if different := [*_data(ledger, data_dir), *_weights(record, weights)]:
-        raise LedgerError(f"a model is restored from what it was made of; {'; '.join(different)}; give those")
+    require_same("a model is restored", ledger, record, data_dir, weights)
     with tempfile.TemporaryDirectory() as folder:
         restored = list(
             Refitter(ledger, data_dir, Path(folder), cache_dir, weights, device, should_stop).restore(trial_id, folds)
@@ -142,6 +141,15 @@ def restore_models(
     if broken := [str(again) for again in restored if again.largest_difference_g is None]:
         raise LedgerError(f"trial {trial_id}: {'; '.join(broken)}; mend that, then run the same command again")
     return restored
+
+
+def require_same(
+    what: str, ledger: Ledger, record: TrialRecord, data_dir: Path, weights: WeightsSource, *, data: bool = True
+) -> None:
+    """Raise LedgerError where photographs, labels (data: unless they were compared before) or weights are not those
+    that a trial was made with. what: is done, for the message."""
+    if different := [*(_data(ledger, data_dir) if data else ()), *_weights(record, weights)]:
+        raise LedgerError(f"{what} from what it was made of; {'; '.join(different)}; give those")
 
 
 class Refitter:

@@ -36,9 +36,19 @@ from orchestration.study.ledger import Ledger, LedgerError, folds_of
 from orchestration.study.records import FoldMetrics, TrialRecord
 from orchestration.study.seeds import derive_seed
 from orchestration.study.storage import Storage
+from orchestration.workers.all_rows import fit_trial_on_all_rows
 from orchestration.workers.context import WorkerContext
 from orchestration.workers.cost import Cost, Meter
-from orchestration.workers.jobs import FlipsJob, FoldJob, Job, MeasureJob, Outcome, PredictJob, RestoreJob
+from orchestration.workers.jobs import (
+    AllRowsJob,
+    FlipsJob,
+    FoldJob,
+    Job,
+    MeasureJob,
+    Outcome,
+    PredictJob,
+    RestoreJob,
+)
 from orchestration.workers.shards import predict_out_of_fold, predict_shard, shard_inputs
 from orchestration.workers.shared import artefact_id, artefact_of
 
@@ -71,6 +81,8 @@ class JobRunner:
                     return Outcome(status="done", speed=measure(job.backbones, self._context.device, should_stop))
                 case RestoreJob():
                     return self._restore(job, should_stop)
+                case AllRowsJob():
+                    return self._all_rows(job, should_stop)
         except StopRequested:
             return Outcome(status="stopped")
         except (CacheError, LedgerError) as error:  # says nothing about the configuration: the trial stays open
@@ -223,7 +235,15 @@ class JobRunner:
             device=self._context.device,
             cache_gb=self._context.cache_gb,
         )
-        done = predict_shard(job.members, job.ensemble, job.span, inputs_of, flips=job.flips, should_stop=should_stop)
+        done = predict_shard(
+            job.members,
+            job.ensemble,
+            job.span,
+            inputs_of,
+            flips=job.flips,
+            all_rows=job.all_rows,
+            should_stop=should_stop,
+        )
         return Outcome(status="done", members=done, decoded=decoder.decoded)
 
     def _flips(self, job: FlipsJob, should_stop: ShouldStop | None) -> Outcome:
@@ -253,6 +273,32 @@ class JobRunner:
             cache_dir=Path(context.cache),
             weights=context.weights,
             device=context.device,
+            should_stop=should_stop,
+        )
+        return Outcome(status="done")
+
+    def _all_rows(self, job: AllRowsJob, should_stop: ShouldStop | None) -> Outcome:
+        """A trial's model on all rows, from the photographs and weights that its folds were made of."""
+        from orchestration.workers.refit import require_same  # which imports this module
+
+        ledger = Ledger(Storage(job.study))
+        if ledger.all_rows_model(job.trial_id) is not None:
+            return Outcome(status="done")
+        record, name = ledger.trial(job.trial_id), f"{job.study} as it was searched"
+        known, folder = name in self._inputs, Path(self._context.data_dir)
+        require_same("a trial is fitted on all rows", ledger, record, folder, self._context.weights, data=not known)
+        if name not in self._inputs:
+            self._inputs[name] = self._inputs_of(ledger.quadrats(), ledger.study().settings.fit)
+        inputs = self._inputs[name]
+        config = config_from_stored(record.family, record.config)
+        for spec in registry.model(record.family).feature_specs(config):  # a fit reports no such progress
+            inputs.features(spec, on_progress=self._on_progress, should_stop=should_stop)
+        fit_trial_on_all_rows(
+            ledger,
+            job.trial_id,
+            inputs,
+            device=self._context.device,
+            gpus=self._context.gpus,
             should_stop=should_stop,
         )
         return Outcome(status="done")

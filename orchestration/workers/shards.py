@@ -23,10 +23,10 @@ from biomass_models.families import registry
 from biomass_models.families.base import Config
 from biomass_models.families.introduced import config_from_stored
 from biomass_models.features.inputs import ImageSet, Inputs
-from biomass_models.fold_rows import scored_rows
+from biomass_models.fold_rows import NONE, scored_rows
 from biomass_models.interrupt import ShouldStop, StopRequested, check_stop
 from biomass_models.targets import TARGETS, FloatArray, blank_unmeasured, norm_of
-from orchestration.study.ledger import Ledger, predicting_folds_of
+from orchestration.study.ledger import Ledger, predicting_models
 from orchestration.study.records import Params, TrialRef
 from orchestration.study.storage import Storage
 
@@ -84,7 +84,7 @@ def mean_prediction(
     flips: int,
     should_stop: ShouldStop | None = None,
 ) -> FloatArray:
-    """Mean masses [N, 5] in grams over some of a member's fold models (safetensors bytes) for all images of `inputs`.
+    """Mean masses [N, 5] in grams over some of a member's models (safetensors bytes) for all images of `inputs`.
 
     Raises StopRequested.
     """
@@ -100,12 +100,13 @@ def predict_shard(
     inputs_of: InputsOfFit,
     *,
     flips: int,
+    all_rows: str = NONE,
     should_stop: ShouldStop | None = None,
 ) -> int:
     """Predict one shard with each member whose rows are missing; returns the number of these members.
 
-    inputs_of: of the shard, by the fit of a member's study. Each member's rows are kept in its own study at once, so
-    that a stop or a crash loses one member of one shard.
+    inputs_of: of the shard, by the fit of a member's study; all_rows: of fold_rows.ALL_ROWS. Each member's rows are
+    kept in its own study at once, so that a stop or a crash loses one member of one shard.
     Raises StopRequested, MemberError.
     """
     done = 0
@@ -115,9 +116,8 @@ def predict_shard(
         if ledger.member_shard(ensemble, trial_id, span) is not None:
             continue
         record, inputs = ledger.trial(trial_id), inputs_of(ledger.study().settings.fit)
-        folds = predicting_folds_of(ledger)
         try:
-            models = (ledger.fold_model(trial_id, fold) for fold in folds)
+            models = (model for _, model in predicting_models(ledger, trial_id, all_rows))
             pred_NT = mean_prediction(
                 record.family, record.config, models, inputs, flips=flips, should_stop=should_stop
             )

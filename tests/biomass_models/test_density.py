@@ -64,7 +64,7 @@ def tokens(width: int = 6, scale: float = 1.0) -> ViewTokens:
 
 
 def masses_by_hand(net: DensityNet, patch_BVPD: torch.Tensor) -> np.ndarray:
-    z = net.head.mlp(patch_BVPD).detach().double().numpy()
+    z = net.head(patch_BVPD).detach().double().numpy()
     return (np.log1p(np.exp(z)) / math.log(2) * MEAN_C).mean((1, 2))
 
 
@@ -75,7 +75,7 @@ def test_a_mass_is_the_mean_of_the_densities_of_all_tokens() -> None:
     assert output.density_BVPC.shape == (4, 2, 9, 3)
     # of one patch everywhere the mean is its own density, and z = 0 is the training rows' mean
     with torch.no_grad():
-        for parameter in net.head.mlp[-1].parameters():
+        for parameter in net.head[-1].parameters():
             parameter.zero_()
     assert torch.allclose(net((part,)).mass_BC, torch.tensor(MEAN_C).float().expand(4, 3))
 
@@ -93,7 +93,7 @@ def test_the_nonlinearity_is_of_a_token_and_not_of_their_mean() -> None:
 @pytest.mark.parametrize("scale", [1.0, 300.0])
 def test_masses_are_coherent_and_not_negative_in_half_precision(dtype: torch.dtype, scale: float) -> None:
     net = net_for()
-    net.head.mlp.to(dtype)
+    net.head.to(dtype)
     part = tokens(scale=scale)
     output = net((part._replace(patch_BVPD=part.patch_BVPD.to(dtype)),))
     assert output.mass_BC.dtype == torch.float32 and output.density_BVPC.isfinite().all()

@@ -9,10 +9,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import safetensors.torch
 import torch
@@ -30,6 +32,7 @@ from biomass_models.families.probe.config import ProbeConfig
 from biomass_models.families.stack.config import StackConfig
 from biomass_models.interrupt import StopRequested
 from biomass_models.targets import TARGETS, TOTAL, weight_T
+from biomass_models.training.all_rows import fit_all_rows
 from biomass_models.training.fit import seed_for
 from biomass_models.training.maps import MAP_COLUMNS, MASS_MAP_COLUMNS
 from search_spaces.spaces import space_of
@@ -75,6 +78,20 @@ CASES = {
             distillation_weight=0.0, ratio_weight=0.0, group_weights=False,
         ),
     ),
+    "interval heads": ("baseline", replace(FROZEN, epochs=2, interval_bins=7, ema_decay=0.9)),
+    "mixup": (
+        "baseline",
+        replace(TRAINED, backbone="test_vit2", prefix_bank="float32", flips=2, mixup_alpha=0.4, stamped=1),
+    ),
+    "predicted metadata": ("baseline", replace(FROZEN, epochs=2, predicted_metadata="film", ema_decay=0.9)),
+    "student with options": (
+        "distilled",
+        DistilledConfig(
+            backbone="test_vit", size=64, layout="none", trained_blocks=0, grid=2, epochs=2, batch_size=8,
+            head_width=32, head_width_2=16, teacher_epochs=20, interval_bins=7,
+            mixup_alpha=0.4, predicted_metadata="film",
+        ),
+    ),
     "ridge": ("probe", ProbeConfig(backbone="test_convnext", size=64)),
     "ridge of taps and sizes": (
         "probe",
@@ -114,7 +131,7 @@ CASES = {
     "densities of tokens": (
         "density",
         DensityConfig(backbone="test_convnext", size=64, epochs=2, batch_size=8, head_width=16, head_width_2=8,
-                      ema_decay=0.9, flips=2, jittered=1),
+                      ema_decay=0.9, flips=2, jittered=1, stamped=1, mixup_alpha=0.5),
     ),
     "densities, trained": (
         "density",
@@ -126,6 +143,12 @@ CASES = {
                       batch_size=8, flips=2, select_best_epoch=True),
     ),
 }  # fmt: skip
+if find_spec("peft"):
+    CASES["adapters of densities"] = (
+        "density",
+        replace(CASES["densities, trained"][1], backbone="test_vit", adapters="lora", adapter_rank=4),
+    )
+    CASES["adapters"] = ("baseline", replace(TRAINED, backbone="test_vit", adapters="dora", adapter_rank=4))
 WORKED = "worked example of the page"  # its package is there while these tests run
 
 
@@ -248,6 +271,26 @@ def test_same_seed_same_bytes(case: Any, world: Any) -> None:
     second = family.fit(config, quadrats, fold_N, 0, inputs, seed=5)
     assert first.pred_NT.tobytes() == second.pred_NT.tobytes()
     assert all(torch.equal(first.tensors[name], second.tensors[name]) for name in first.tensors)
+
+
+def test_every_row_trains_a_model_on_all_rows(case: Any, world: Any) -> None:
+    """The first one's copy stands on the held-out side: the first itself counts all the same."""
+    family, config = case
+    inputs, quadrats, _, _ = world
+
+    def tensors(table: pd.DataFrame) -> bytes:
+        torch.rand(1)  # what others draw must not matter
+        result = fit_all_rows(family.fit, config, table, inputs, seed=5)
+        assert result.info.get("train_rows", len(quadrats)) == len(quadrats)
+        pred_NT = family.predict(config, result.tensors, inputs)
+        assert pred_NT.shape == (len(quadrats), 5) and np.isfinite(pred_NT).all()
+        return safetensors.torch.save(result.tensors)
+
+    made = tensors(quadrats)
+    assert tensors(quadrats) == made
+    heavier = quadrats.copy()
+    heavier.loc[0, list(TARGETS)] = 2 * quadrats.loc[0, list(TARGETS)] + 5
+    assert tensors(heavier) != made
 
 
 def test_held_out_labels_touch_nothing(case: Any, world: Any) -> None:

@@ -8,6 +8,7 @@ import pandas as pd
 from biomass_models.data.cell_weights import WEIGHT_COLUMNS
 from biomass_models.targets import CLOVER, FROM_COMPONENTS, TARGETS, TOTAL, FloatArray, weight_T
 from ensembles.members.library import Library
+from ensembles.states import States
 
 
 def truth_frame(images: int = 60, groups: int = 10, folds: int = 5, seed: int = 0) -> pd.DataFrame:
@@ -45,7 +46,14 @@ def small_library(
         fold_N=truth["fold"].to_numpy(),
         group_N=truth["group"].to_numpy().astype(np.str_),
         state_N=truth["State"].to_numpy().astype(np.str_),
+        states=likely_states(truth),
     )
+
+
+def likely_states(truth: pd.DataFrame) -> States:
+    """Each image is of its own state by nine in ten."""
+    names = ("NSW", "Vic")
+    return States(names=names, likely_NS=np.where(truth["State"].to_numpy()[:, None] == np.array(names), 0.9, 0.1))
 
 
 PARTIAL = ("total", "total and clover", "total, some all", "some clover, own weights")  # what was measured

@@ -11,7 +11,15 @@ import pytest
 from rich.console import Console
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import r2_score
-from small_libraries import PARTIAL, member_predictions, partial_frame, partial_weights, small_library, truth_frame
+from small_libraries import (
+    PARTIAL,
+    likely_states,
+    member_predictions,
+    partial_frame,
+    partial_weights,
+    small_library,
+    truth_frame,
+)
 
 from biomass_models.errors import UserError
 from biomass_models.targets import (
@@ -59,7 +67,9 @@ def raw_predictions(images: int = 60) -> np.ndarray:
 def partial_library(kind: str, fill: float = np.nan, pred_fill: float = np.nan) -> Library:
     """fill: what stands where nothing was measured; pred_fill: in predictions of what never was."""
     never_T = ~(partial_weights(kind) > 0).any(0)
-    return library_from_arrays(NAMES, np.where(never_T, pred_fill, raw_predictions()), partial_frame(kind, fill=fill))
+    truth = partial_frame(kind, fill=fill)
+    library = library_from_arrays(NAMES, np.where(never_T, pred_fill, raw_predictions()), truth)
+    return replace(library, states=likely_states(truth))
 
 
 def page_of(card: Card) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
+from typing import Any
 
 import optuna
 import pytest
@@ -10,9 +12,15 @@ import pytest
 from biomass_models.families import registry
 from biomass_models.families.baseline.config import BaselineConfig
 from biomass_models.families.probe.config import ProbeConfig
+from biomass_models.training.config import NetworkConfig, NetworkOptions
 from search_spaces.domain import Choice, Integer, LogUniform, SearchSpace, Uniform, When
 from search_spaces.spaces import SCALES, space_of
 from search_spaces.to_optuna import encode, finished_trial, suggest
+
+REQUIRED: dict[str, Any] = {
+    "backbone": "a", "size": 64, "trained_blocks": 0, "head_width": 8, "head_width_2": 8, "dropout": 0.0,
+    "head_lr": 1e-3, "backbone_lr": 1e-3, "min_lr": 0.0, "batch_size": 8, "epochs": 1,
+}  # fmt: skip
 
 
 def new_study(seed: int) -> optuna.Study:
@@ -149,3 +157,22 @@ def test_points_of_other_ranges_are_observed_where_optuna_can() -> None:
 def test_stored_ranges_that_cannot_be_read_are_a_value_error(harm: dict) -> None:
     with pytest.raises(ValueError):
         SearchSpace.from_json("probe", ProbeConfig, harm)
+
+
+@pytest.mark.parametrize("family", ["baseline", "distilled"])
+def test_options_are_searched_on_large_scales_and_off_in_first_trials(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search_spaces.options.find_spec", lambda name: name == "peft")
+    own = set(asdict(NetworkOptions(**REQUIRED))) - set(asdict(NetworkConfig(**REQUIRED)))
+    searched = {scale: own & set(space_of(family, ("a",), scale).domains) for scale in SCALES}
+    assert searched["smoke"] == searched["demo"] == set()
+    assert searched["cpu"] == {"interval_bins", "interval_weight", "mixup_alpha", "predicted_metadata"}
+    assert searched["gpu"] == own
+    for scale in SCALES:
+        space = space_of(family, ("a",), scale)
+        usual = space.config_class()
+        assert all(getattr(space.config(params), name) == getattr(usual, name)
+                   for params in space.first_trials for name in own)  # fmt: skip
+    monkeypatch.setattr("search_spaces.options.find_spec", lambda name: None)
+    assert own - set(space_of(family, ("a",), "gpu").domains) == {"adapters", "adapter_rank"}

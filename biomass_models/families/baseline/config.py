@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from biomass_models.config_rules import TRANSFORMS, one_of
 from biomass_models.families.base import Family, differences
-from biomass_models.training.config import NetworkConfig
+from biomass_models.training.config import NetworkOptions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BaselineConfig(NetworkConfig):
+class BaselineConfig(NetworkOptions):
     """The published baseline. The defaults are its setting, field by field."""
 
     backbone: str = "vit_small_patch14_dinov2.lvd142m"
@@ -27,7 +27,7 @@ class BaselineConfig(NetworkConfig):
     epochs: int = 50
 
     def __post_init__(self) -> None:
-        NetworkConfig.__post_init__(self)
+        NetworkOptions.__post_init__(self)
         one_of("transform", self.transform, TRANSFORMS)
 
 
@@ -42,5 +42,5 @@ FAMILY = Family(
     config_class=BaselineConfig,
     describe="the published baseline: DINOv2 ViT-S/14, last blocks trained (or all frozen), and a small head",
     summary=summary,
-    batches_folds=lambda config: config.trained_blocks == 0,
+    batches_folds=lambda config: config.trained_blocks == 0 and config.learns_masses_alone,
 )

@@ -28,4 +28,11 @@ INTRODUCED: dict[str, Any] = {
     "bank_seed": 0,
     "stamp": "keep",
     "transform": "log1p",
+    "interval_bins": 0,
+    "interval_weight": 0.1,
+    "mixup_alpha": 0.0,
+    "predicted_metadata": "none",
+    "stamped": 0,
+    "adapters": "none",
+    "adapter_rank": 8,
 }

@@ -28,11 +28,13 @@ from biomass_models.features.inputs import Inputs
 from biomass_models.features.outputs import GLOBAL
 from biomass_models.features.spec import FeatureSpec, fitted
 from biomass_models.interrupt import ShouldStop
+from biomass_models.training.auxiliary import Auxiliary
 from biomass_models.training.fit import FloatArray, FoldResult, FoldRows, as_arrays, seeded
 from biomass_models.training.heads import mlp_head
 from biomass_models.training.loop import Terms
 from biomass_models.training.losses import weighted_mse_loss
 from biomass_models.training.many_heads import HeadFold, train_heads
+from biomass_models.training.mixup import BatchRows
 from biomass_models.training.network import Best, Network, predict_rows, schedule_of, train_network
 from biomass_models.training.scaling import TargetScaler
 from biomass_models.training.sources import FeatureSource, Prefix, PrefixSource, Source, bank_of, open_pixels
@@ -40,26 +42,26 @@ from biomass_models.training.sources import FeatureSource, Prefix, PrefixSource,
 
 def feature_specs(config: BaselineConfig) -> list[FeatureSpec]:
     """The bank that a fit draws from; empty when the backbone trains on pictures."""
-    bank = bank_of(config, views_for("whole", config.size), GLOBAL)
+    bank = bank_of(config, views_for("whole", config.size), GLOBAL, stamped=config.stamped)
     return [bank] if bank else []
 
 
 class BaselineNet(Network):
     """Backbone and head."""
 
-    def __init__(self, backbone: Backbone | BackboneTail | None, head: nn.Module) -> None:
+    def __init__(self, backbone: Backbone | BackboneTail | None, head: nn.Sequential) -> None:
         super().__init__(backbone)
         self.head = head
 
-    def forward(self, input_B: Tensor | tuple[Prefix, ...]) -> Tensor:
+    def embed(self, given: Tensor | tuple[Prefix, ...]) -> tuple[Tensor, None]:
         """Features [B, D] of a frozen backbone, else float pictures [B, 3, H, W] in [0, 1] or what the frozen blocks
-        say of them -> z-scores [B, 5]."""
+        say of them -> features [B, D], of which the head makes z-scores [B, 5]."""
         if self.backbone is None:
-            return self.head(input_B)
-        if isinstance(input_B, tuple):
-            (part,) = input_B
-            return self.head(self.backbone(part.value_BV[:, 0], part.size).global_BD)
-        return self.head(self.backbone(input_B).global_BD)
+            return given, None  # type: ignore[return-value]
+        if isinstance(given, tuple):
+            (part,) = given
+            return self.backbone(part.value_BV[:, 0], part.size).global_BD, None
+        return self.backbone(given).global_BD, None
 
 
 def head_of(config: BaselineConfig, features: int) -> nn.Sequential:
@@ -83,15 +85,20 @@ def fit(
     """
     rows = FoldRows.of(quadrats, fold_N, fold, inputs.images.rows(list(quadrats["image_id"])))
     scaler = TargetScaler.fit(rows.train_mass_MT, config.transform)
-    goal_MT = torch.from_numpy(scaler.scale(rows.train_mass_MT)).float().to(inputs.device)
+    mass_MT = torch.from_numpy(rows.train_mass_MT).to(inputs.device)
+    goal_MT = _goals(mass_MT, scaler, inputs)
     weight = torch.from_numpy(rows.train_weight).float().to(inputs.device)
+    row_weight_M = torch.from_numpy(rows.train_row_weight_M).float().to(inputs.device)
+    auxiliary = Auxiliary.of(config, quadrats, rows, row_weight_M, seed=seed)
     opened = _open(config, inputs, should_stop)
     with seeded(seed, "initial weights", torch.device("cpu")):
         net = BaselineNet(opened.backbone, head_of(config, opened.features))
+        net.learn_beside(auxiliary)
+        net.adapt(config)
 
-    def losses(output_BT: Tensor, index_B: Tensor) -> Terms:
-        weight_B = weight if weight.ndim == 1 else weight[index_B]
-        return {"mse": weighted_mse_loss(output_BT, goal_MT[index_B], weight_B)}
+    def losses(output_BT: Tensor, batch: BatchRows) -> Terms:
+        goal_BT = goal_MT[batch.index_B] if batch.mixture is None else _goals(batch.of(mass_MT), scaler, inputs)
+        return {"mse": weighted_mse_loss(output_BT, goal_BT, batch.weights(weight))}
 
     return train_network(
         config,
@@ -105,7 +112,14 @@ def fit(
         notes=opened.notes,
         seed=seed,
         should_stop=should_stop,
+        mixup_alpha=config.mixup_alpha,
+        auxiliary=auxiliary,
     )
+
+
+def _goals(mass_BT: Tensor, scaler: TargetScaler, inputs: Inputs) -> Tensor:
+    """z-scores of masses in grams, on the device."""
+    return torch.from_numpy(scaler.scale(mass_BT.cpu().numpy())).float().to(inputs.device)
 
 
 def fit_folds(
@@ -120,7 +134,8 @@ def fit_folds(
 ) -> list[FoldResult]:
     """`fit` for several folds at once, each with its seed: the same results but for rounding, in about half the time.
 
-    The backbone must be frozen (trained_blocks = 0). Raises FitError, StopRequested.
+    The backbone is frozen (trained_blocks = 0), and the masses are all that is learned. Raises FitError,
+    StopRequested.
     """
     started = time.perf_counter()
     image_N = inputs.images.rows(list(quadrats["image_id"]))
@@ -179,7 +194,7 @@ def predict(
     scaler = TargetScaler.from_arrays(as_arrays(tensors, "scaler."), config.transform)
     opened = _open(config, inputs, should_stop, flips=flips)
     net = BaselineNet(opened.backbone, head_of(config, opened.features))
-    net.load_trained_state(tensors)
+    net.restore(config, tensors)
     return predict_rows(
         net.to(inputs.device),
         opened.source,

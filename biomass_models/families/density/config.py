@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from biomass_models.config_rules import layout_of, one_of, require, within
 from biomass_models.families.base import Family, differences
-from biomass_models.training.config import NetworkConfig
+from biomass_models.training.config import NetworkOptions
 
 LAYOUTS = ("whole", "halves")  # and tiles-RxC: views that tile the photograph, so that the mean over them is its own
 TOKEN_BANKS = ("float16", "float32")
@@ -14,7 +14,7 @@ LEAST_GRID = 8  # of cached tokens: below it the nonlinearity, which is of a tok
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DensityConfig(NetworkConfig):
+class DensityConfig(NetworkOptions):
     """Green, clover and dead mass for each patch token, and their mean over the photograph."""
 
     backbone: str = "vit_small_patch14_dinov2.lvd142m"  # one with a token grid or a feature map
@@ -35,10 +35,13 @@ class DensityConfig(NetworkConfig):
     flips: int = 4
 
     def __post_init__(self) -> None:
-        NetworkConfig.__post_init__(self)
+        NetworkOptions.__post_init__(self)
         layout_of(self.layout, *LAYOUTS)
         within("grid", self.grid, LEAST_GRID, 99)
         one_of("token_bank", self.token_bank, TOKEN_BANKS)
+        beside = self.interval_bins == 0 and self.predicted_metadata == "none"
+        rule = "a patch has neither bins of mass nor metadata: set interval_bins=0 and predicted_metadata=none"
+        require(rule, beside, (self.interval_bins, self.predicted_metadata))
         require("beta must be above 0", 0 < self.beta <= 1000, self.beta)
 
 

@@ -37,6 +37,7 @@ from biomass_models.targets import CLOVER, DEAD, GREEN, TARGETS, IntArray, norm_
 from biomass_models.training.fit import FloatArray, FoldResult, FoldRows, as_arrays, seeded
 from biomass_models.training.loop import Terms
 from biomass_models.training.maps import mass_maps
+from biomass_models.training.mixup import BatchRows
 from biomass_models.training.network import outputs_of, predict_rows, train_network
 from biomass_models.training.scaling import TargetScaler
 from biomass_models.training.sources import ViewTokens, bank_of
@@ -50,7 +51,7 @@ def views(config: DensityConfig) -> tuple[View, ...]:
 
 def feature_specs(config: DensityConfig) -> list[FeatureSpec]:
     """The bank that a fit draws from; empty when the backbone trains on pictures."""
-    bank = bank_of(config, views(config), GLOBAL, Grid(config.grid), dtype=config.token_bank)
+    bank = bank_of(config, views(config), GLOBAL, Grid(config.grid), stamped=config.stamped, dtype=config.token_bank)
     return [bank] if bank else []
 
 
@@ -76,10 +77,11 @@ def fit(
     opened = _open(config, inputs, should_stop)
     with seeded(seed, "initial weights", torch.device("cpu")):
         net = DensityNet(config, opened.backbone, patch_width=opened.patch_width, mean_C=mean_C)
+        net.adapt(config)
 
-    def losses(output: DensityOutput, index_B: Tensor) -> Terms:
-        weight_B = weight if weight.ndim == 1 else weight[index_B]
-        return {"smooth_l1": density_loss(output.mass_BC, goal_MT[index_B], weight_B, beta=config.beta)}
+    def losses(output: DensityOutput, batch: BatchRows) -> Terms:
+        goal_BT, weight_B = batch.of(goal_MT), batch.weights(weight)
+        return {"smooth_l1": density_loss(output.mass_BC, goal_BT, weight_B, beta=config.beta)}
 
     result = train_network(
         config,
@@ -93,6 +95,7 @@ def fit(
         notes=opened.notes,
         seed=seed,
         should_stop=should_stop,
+        mixup_alpha=config.mixup_alpha,
     )
     held_out = [str(quadrats["image_id"].iloc[row]) for row in rows.valid_M]
     drawn = drawn_targets(norm_of(rows.train_weight))
@@ -158,7 +161,7 @@ def _restored(
 ) -> tuple[OpenedViews, DensityNet]:
     opened = _open(config, inputs, should_stop, flips=flips)
     net = DensityNet(config, opened.backbone, patch_width=opened.patch_width)
-    net.load_trained_state(tensors)
+    net.restore(config, tensors)
     return opened, net.to(inputs.device)
 
 

@@ -41,7 +41,9 @@ class DensityOutput(NamedTuple):
 
 
 class DensityNet(Network):
-    """Backbone (None when frozen) and the head that every token passes."""
+    """Backbone (None when frozen), and the head that every token passes: its embedding is of a token."""
+
+    head: nn.Sequential
 
     def __init__(
         self,
@@ -54,35 +56,38 @@ class DensityNet(Network):
         """patch_width: length of the backbone's patch tokens; mean_C: None where a stored one will be loaded."""
         super().__init__(backbone)
         self.grid = grid_of(config)
-        self.head = DensityHead(config, patch_width, mean_C)
-
-    def forward(self, parts: Sequence[ViewTokens] | Sequence[Prefix] | Sequence[Tensor]) -> DensityOutput:
-        """parts: one, the views; as tokens of a frozen backbone, as pictures [B, V, 3, H, W] in [0, 1], or as what the
-        frozen blocks say of these."""
-        (part,) = parts
-        density_BVPC = self.head(view_tokens(self.backbone, part, self.grid).patch_BVPD)
-        return DensityOutput(density_BVPC.mean((1, 2)), density_BVPC)
-
-
-class DensityHead(nn.Module):
-    """Tokens [B, V, P, D] -> densities [B, V, P, C], float32 whatever the precision of the tokens."""
-
-    mean_C: Tensor
-
-    def __init__(self, config: DensityConfig, patch_width: int, mean_C: FloatArray | None) -> None:
-        super().__init__()
-        self.mlp = mlp_head(
+        self.head = mlp_head(
             patch_width,
             width=config.head_width,
             width_2=config.head_width_2,
             dropout=config.dropout,
             outputs=len(COMPONENTS),
         )
-        mean = torch.ones(len(COMPONENTS)) if mean_C is None else torch.from_numpy(mean_C).float()
-        self.register_buffer("mean_C", mean)
+        self.density = Density(np.ones(len(COMPONENTS)) if mean_C is None else mean_C)
 
-    def forward(self, patch_BVPD: Tensor) -> Tensor:
-        return functional.softplus(self.mlp(patch_BVPD).float()) / math.log(2.0) * self.mean_C.float()
+    def embed(self, given: Sequence[ViewTokens] | Sequence[Prefix] | Sequence[Tensor]) -> tuple[Tensor, None]:
+        """given: one part, the views; as tokens of a frozen backbone, as pictures [B, V, 3, H, W] in [0, 1], or as what
+        the frozen blocks say of these."""
+        (part,) = given
+        return view_tokens(self.backbone, part, self.grid).patch_BVPD, None
+
+    def outputs(self, z_BVPC: Tensor, _beside: None) -> DensityOutput:
+        """Densities of the head's output, and their mean."""
+        density_BVPC = self.density(z_BVPC)
+        return DensityOutput(density_BVPC.mean((1, 2)), density_BVPC)
+
+
+class Density(nn.Module):
+    """What the head says of tokens -> densities, float32 whatever the precision of the tokens."""
+
+    mean_C: Tensor
+
+    def __init__(self, mean_C: FloatArray) -> None:
+        super().__init__()
+        self.register_buffer("mean_C", torch.from_numpy(mean_C).float())
+
+    def forward(self, z_BVPC: Tensor) -> Tensor:
+        return functional.softplus(z_BVPC.float()) / math.log(2.0) * self.mean_C.float()
 
 
 def grid_of(config: DensityConfig) -> int:

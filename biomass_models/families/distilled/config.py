@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from biomass_models.config_rules import check_types, layout_of, require, within
 from biomass_models.families.base import Family, differences
 from biomass_models.targets import CLOVER, DEAD, GDM, GREEN, LEAST_MEASURED, TARGETS, TOTAL
-from biomass_models.training.config import NetworkConfig
+from biomass_models.training.config import NetworkOptions
 
 KIND = ("Sampling_Date", "State", "Species")  # rows alike in these are one kind of sampling
 NUMERIC = ("Pre_GSHH_NDVI", "Height_Ave_cm")  # what the teacher reads beside date and species
@@ -41,7 +41,7 @@ class TeacherConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DistilledConfig(NetworkConfig):
+class DistilledConfig(NetworkOptions):
     """The published student of a metadata teacher. The defaults are the published setting.
 
     Only the corners' size is published; the whole image is taken at the same one.
@@ -77,7 +77,7 @@ class DistilledConfig(NetworkConfig):
     epochs: int = 70
 
     def __post_init__(self) -> None:
-        NetworkConfig.__post_init__(self)
+        NetworkOptions.__post_init__(self)
         layout_of(self.layout, *LOCAL_LAYOUTS)
         within("local_size", self.local_size, 16, 4096)
         within("grid", self.grid, 0, 99)

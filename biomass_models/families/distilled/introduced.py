@@ -44,4 +44,11 @@ INTRODUCED: dict[str, Any] = {
     "teacher_lr": 0.001,
     "teacher_weight_decay": 0.01,
     "teacher_inner_folds": 4,
+    "interval_bins": 0,
+    "interval_weight": 0.1,
+    "mixup_alpha": 0.0,
+    "predicted_metadata": "none",
+    "stamped": 0,
+    "adapters": "none",
+    "adapter_rank": 8,
 }

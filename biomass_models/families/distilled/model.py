@@ -29,10 +29,12 @@ from biomass_models.features.outputs import GLOBAL, Grid
 from biomass_models.features.spec import FeatureSpec
 from biomass_models.interrupt import ShouldStop
 from biomass_models.targets import TARGETS
+from biomass_models.training.auxiliary import Auxiliary
 from biomass_models.training.fit import FloatArray, FoldResult, FoldRows, IntArray, as_arrays, seed_for, seeded
 from biomass_models.training.loop import Terms
 from biomass_models.training.losses import distillation_losses, ratio_terms
 from biomass_models.training.maps import coarse_map, map_table
+from biomass_models.training.mixup import BatchRows
 from biomass_models.training.network import outputs_of, predict_rows, train_network
 from biomass_models.training.ratios import reconstruct
 from biomass_models.training.scaling import TargetScaler
@@ -56,7 +58,7 @@ def view_parts(config: DistilledConfig) -> tuple[tuple[View, ...], ...]:
 def feature_specs(config: DistilledConfig) -> list[FeatureSpec]:
     """A bank for each part of the views; empty when the backbone trains on pictures."""
     outputs = (GLOBAL, *([Grid(config.grid)] if config.grid else []))
-    banks = (bank_of(config, views, *outputs) for views in view_parts(config))
+    banks = (bank_of(config, views, *outputs, stamped=config.stamped) for views in view_parts(config))
     return [bank for bank in banks if bank]
 
 
@@ -89,13 +91,16 @@ def fit(
     taught_MT = None
     if teacher is not None and shared is not None:
         taught_MT = _on(inputs.device, shared.table[list(TARGETS)].to_numpy(np.float64))
+    auxiliary = Auxiliary.of(config, quadrats, rows, weight_M, mass_weight=config.total_weight, seed=seed)
     opened = _open(config, inputs, should_stop)
     with seeded(seed, "initial weights", torch.device("cpu")):
         net = _student(config, opened)
+        net.learn_beside(auxiliary)
+        net.adapt(config)
 
-    def losses(output: StudentOutput, index_B: Tensor) -> Terms:
-        taught_BT = None if taught_MT is None else taught_MT[index_B]
-        return student_terms(config, output.output_BT, mass_MT[index_B], weight_M[index_B], taught_BT, scaler)
+    def losses(output: StudentOutput, batch: BatchRows) -> Terms:
+        taught_BT = None if taught_MT is None else batch.of(taught_MT)
+        return student_terms(config, output.output_BT, batch.of(mass_MT), batch.of(weight_M), taught_BT, scaler)
 
     result = train_network(
         config,
@@ -109,6 +114,8 @@ def fit(
         notes=opened.notes,
         seed=seed,
         should_stop=should_stop,
+        mixup_alpha=config.mixup_alpha,
+        auxiliary=auxiliary,
     )
     held_out = [str(quadrats["image_id"].iloc[row]) for row in rows.valid_M]
     return replace(result, maps=_maps(config, net, opened, inputs, rows.held_out_images, held_out, should_stop))
@@ -189,7 +196,7 @@ def _restored(
 ) -> tuple[OpenedViews, Student]:
     opened = _open(config, inputs, should_stop, flips=flips)
     net = _student(config, opened)
-    net.load_trained_state(tensors)
+    net.restore(config, tensors)
     return opened, net.to(inputs.device)
 
 

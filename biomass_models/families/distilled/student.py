@@ -28,6 +28,9 @@ class StudentOutput(NamedTuple):
     look_BVP: tuple[Tensor, ...]  # over the patch tokens of each part's views
 
 
+Beside = tuple[Tensor, tuple[Tensor, ...]]  # what a StudentOutput has beside the head's output
+
+
 class Student(Network):
     """Backbone, attention pooling, crop attention (None without local views) and head."""
 
@@ -50,17 +53,21 @@ class Student(Network):
             dropout=config.dropout,
         )
 
-    def forward(self, parts: Sequence[ViewTokens] | Sequence[Prefix] | Sequence[Tensor]) -> StudentOutput:
-        """parts: the whole image (one view), then the local views if there are any; as tokens of a frozen backbone, as
+    def embed(self, given: Sequence[ViewTokens] | Sequence[Prefix] | Sequence[Tensor]) -> tuple[Tensor, Beside]:
+        """given: the whole image (one view), then the local views if there are any; as tokens of a frozen backbone, as
         pictures [B, V, 3, H, W] in [0, 1], or as what the frozen blocks say of these."""
         views, looks = [], []
-        for part in parts:
+        for part in given:
             tokens = view_tokens(self.backbone, part, self.grid)
             pooled_BVD, look_BVP = self.pooling(tokens.patch_BVPD)
             views.append(torch.cat([tokens.global_BVD, pooled_BVD], dim=-1))
             looks.append(look_BVP)
         whole_BD = views[0][:, 0]
         if self.crops is None:
-            return StudentOutput(self.head(whole_BD), whole_BD.new_empty(len(whole_BD), 0), tuple(looks))
+            return whole_BD, (whole_BD.new_empty(len(whole_BD), 0), tuple(looks))
         local_BD, weight_BL = self.crops(views[1])
-        return StudentOutput(self.head(torch.cat([whole_BD, local_BD], dim=-1)), weight_BL, tuple(looks))
+        return torch.cat([whole_BD, local_BD], dim=-1), (weight_BL, tuple(looks))
+
+    def outputs(self, output_BT: Tensor, beside: Beside) -> StudentOutput:
+        """The head's output, with what the student looked at."""
+        return StudentOutput(output_BT, *beside)

@@ -20,6 +20,7 @@ def ensemble_section(context: ReportContext) -> Section:
         blocks += [
             _source(context, blend),
             *_beside(context),
+            _all_rows(blend),
             members_figure(context, blend),
             growth_figure(blend),
             alike_figure(context, blend),
@@ -58,6 +59,11 @@ def _beside(context: ReportContext) -> list[Html]:
         exam = "" if context.study.record.exam_images else "; --exam of a search measures it"
         lines.append(f"{context.search_optimism}{exam}")
     return [paragraph(f"{line[0].upper()}{line[1:]}.") for line in lines]
+
+
+def _all_rows(blend: Blend) -> Html | None:
+    text = blend.card.all_rows_text
+    return None if text is None else paragraph(f"{text[0].upper()}{text[1:]}.")
 
 
 def _against(context: ReportContext, blend: Blend) -> Table:

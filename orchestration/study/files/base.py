@@ -20,11 +20,18 @@ import pyarrow.parquet as pq
 from biomass_models.errors import UserError
 from orchestration.study import layout
 from orchestration.study.record import NewerRecordError, Record
-from orchestration.study.records import EnsembleRecord, FileMark, FoldMetrics, SharedRecord, TrialResult
+from orchestration.study.records import (
+    AllRowsRecord,
+    EnsembleRecord,
+    FileMark,
+    FoldMetrics,
+    SharedRecord,
+    TrialResult,
+)
 from orchestration.study.storage import Storage
 
 Stored = TypeVar("Stored", bound=Record)
-Marker = TypeVar("Marker", TrialResult, FoldMetrics, SharedRecord, EnsembleRecord)
+Marker = TypeVar("Marker", TrialResult, FoldMetrics, AllRowsRecord, SharedRecord, EnsembleRecord)
 
 
 class LedgerError(UserError):

@@ -1,0 +1,45 @@
+"""Ranges of what a network may do beside its published setting (training/config.NetworkOptions).
+
+Each is off in the first trials. What brought some teams much brought others nothing: a search decides. The scales
+smoke and demo leave them off, so that their trials stay few and comparable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any
+
+from search_spaces.domain import Choice, Domain, LogUniform, When
+
+SEARCHED = ("cpu", "gpu")
+ADAPTED = ("lora", "dora")
+
+
+def option_domains(scale: str, trained: tuple[int, ...]) -> dict[str, Domain]:
+    """Domains by field; empty where options stay off. trained: numbers of trained blocks in the space, but 0."""
+    if scale not in SEARCHED:
+        return {}
+    domains: dict[str, Domain] = {
+        "interval_bins": Choice((0, 7)),
+        "interval_weight": When("interval_bins", (7,), LogUniform(0.03, 0.3)),
+        "mixup_alpha": Choice((0.0, 0.2, 1.0)),
+        "predicted_metadata": Choice(("none", "film")),
+    }
+    if scale == "gpu":  # one more pass over all images
+        domains["stamped"] = When("trained_blocks", (0,), Choice((0, 1)))
+    if scale == "gpu" and find_spec("peft"):
+        domains["adapters"] = When("trained_blocks", trained, Choice(("none", *ADAPTED)))
+        domains["adapter_rank"] = When("adapters", ADAPTED, Choice((4, 8, 16)))
+    return domains
+
+
+def switched_off(domains: Mapping[str, Domain], drawn: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a first trial, every option off; drawn: its other fields."""
+    off: dict[str, Any] = {}
+    for name, one in domains.items():
+        active = not isinstance(one, When) or {**drawn, **off}.get(one.field) in one.values
+        choice = one.domain if isinstance(one, When) else one
+        if active and isinstance(choice, Choice):
+            off[name] = choice.options[0]
+    return off
