@@ -31,4 +31,11 @@ INTRODUCED: dict[str, Any] = {
     "grid": 8,
     "token_bank": "float16",
     "beta": 5.0,
+    "interval_bins": 0,
+    "interval_weight": 0.1,
+    "mixup_alpha": 0.0,
+    "predicted_metadata": "none",
+    "stamped": 0,
+    "adapters": "none",
+    "adapter_rank": 8,
 }

@@ -40,8 +40,7 @@ from biomass_models.training.maps import mass_maps
 from biomass_models.training.mixup import BatchRows
 from biomass_models.training.network import outputs_of, predict_rows, train_network
 from biomass_models.training.scaling import TargetScaler
-from biomass_models.training.sources import ViewTokens, bank_of
-from biomass_models.training.views import OpenedViews, open_views
+from biomass_models.training.sources import OpenedViews, ViewTokens, bank_of, open_views
 
 
 def views(config: DensityConfig) -> tuple[View, ...]:

@@ -26,8 +26,7 @@ from biomass_models.families.density.config import DensityConfig
 from biomass_models.targets import CLOVER, DEAD, FROM_COMPONENTS, GREEN, FloatArray, weights_of
 from biomass_models.training.heads import mlp_head
 from biomass_models.training.network import Network
-from biomass_models.training.sources import Prefix, ViewTokens
-from biomass_models.training.views import view_tokens
+from biomass_models.training.sources import Prefix, ViewTokens, view_tokens
 
 COMPONENTS = (GREEN, DEAD, CLOVER)  # in the order of targets.FROM_COMPONENTS
 LEAST_MEAN = 0.01  # grams: a component that no training row has can still be predicted, in traces
@@ -84,7 +83,7 @@ class Density(nn.Module):
 
     def __init__(self, mean_C: FloatArray) -> None:
         super().__init__()
-        self.register_buffer("mean_C", torch.from_numpy(mean_C).float())
+        self.register_buffer("mean_C", torch.tensor(mean_C, dtype=torch.float32))
 
     def forward(self, z_BVPC: Tensor) -> Tensor:
         return functional.softplus(z_BVPC.float()) / math.log(2.0) * self.mean_C.float()

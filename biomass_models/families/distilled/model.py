@@ -38,8 +38,7 @@ from biomass_models.training.mixup import BatchRows
 from biomass_models.training.network import outputs_of, predict_rows, train_network
 from biomass_models.training.ratios import reconstruct
 from biomass_models.training.scaling import TargetScaler
-from biomass_models.training.sources import ViewTokens, bank_of
-from biomass_models.training.views import OpenedViews, open_views
+from biomass_models.training.sources import OpenedViews, ViewTokens, bank_of, open_views
 
 PHOTOGRAPH = (2000, 1000)  # px, of the competition
 

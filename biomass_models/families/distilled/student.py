@@ -16,8 +16,7 @@ from biomass_models.backbones.trunk import BackboneTail
 from biomass_models.families.distilled.config import DistilledConfig
 from biomass_models.training.heads import AttentionPooling, CropAttention, mlp_head
 from biomass_models.training.network import Network
-from biomass_models.training.sources import Prefix, ViewTokens
-from biomass_models.training.views import view_tokens
+from biomass_models.training.sources import Prefix, ViewTokens, view_tokens
 
 
 class StudentOutput(NamedTuple):
