@@ -74,6 +74,7 @@ REMEDIES = {
     "{}, then run the same command again": FULL,
     "copy or export it again": ALIKE,
     "predictions must be finite": f"{HERE}::test_a_member_that_predicts_nothing_is_left_out",
+    "blend again with --post state": "test_state_rule.py::test_lost_chances_are_made_again_by_another_blend",
     "blend again with this version": f"{HERE}::test_a_card_of_another_version_is_made_again",
     "written by another version: blend again": f"{HERE}::test_a_card_of_another_version_is_made_again",
     "no trial is complete, got": NO_SUCCESS,

@@ -113,6 +113,17 @@ def test_from_photographs_to_a_bundle(study: tuple[Ledger, Path], data: Path, tm
     assert 1 - loss / found.library.gram.sst == pytest.approx(card["nested_score"])
 
 
+def test_lost_chances_are_made_again_by_another_blend(study: tuple[Ledger, Path], data: Path, tmp_path: Path) -> None:
+    ledger, cache = Ledger(Storage(shutil.copytree(study[0].storage.uri, tmp_path / "study"))), study[1]
+    for _ in range(2):
+        blend(ledger, data, cache, tmp_path / "submission.csv")
+        assert blend_of(StudyData(ledger))[0] is not None
+        (kept,) = Path(ledger.storage.uri).glob("ensembles/oof-states-*")
+        shutil.rmtree(kept)
+        found, why = blend_of(StudyData(ledger))
+        assert found is None and "blend again with --post state" in str(why)
+
+
 def test_an_exam_is_scored_with_it(study: tuple[Ledger, Path], data: Path, tmp_path: Path) -> None:
     ledger, cache = study
     blend(ledger, data, cache, tmp_path / "examined.csv")
