@@ -126,6 +126,19 @@ def test_it_is_fitted_once_and_comes_out_the_same(fresh: tuple[Ledger, Path], ti
     assert models_of(ledger) == first  # the same bytes, whoever went on
 
 
+def test_a_fold_that_is_not_finished_is_named(fresh: tuple[Ledger, Path], tiny_pasture: Path) -> None:
+    ledger, cache = fresh
+    trial_id, ref = next(iter(refs_of(ledger).items()))
+    marker = Path(ledger.storage.uri) / "trials" / trial_id / "fold-1" / "metrics.json"
+    finished = marker.read_bytes()
+    marker.unlink()
+    with pytest.raises(LedgerError, match=r"fold 1 of trial .* is not finished; run `biomass search` again"):
+        InlinePredictor(tiny_pasture, cache).fit_on_all_rows({trial_id: ref})
+    marker.write_bytes(finished)  # what a search that goes on ends with
+    InlinePredictor(tiny_pasture, cache).fit_on_all_rows({trial_id: ref})
+    assert models_of(ledger)[trial_id] is not None
+
+
 def test_another_label_is_refused(fresh: tuple[Ledger, Path], own_pasture: Path) -> None:
     ledger, cache = fresh
     table = pd.read_csv(own_pasture / "train.csv")

@@ -74,6 +74,8 @@ REMEDIES = {
     "{}, then run the same command again": FULL,
     "copy or export it again": ALIKE,
     "predictions must be finite": f"{HERE}::test_a_member_that_predicts_nothing_is_left_out",
+    "has the settings that its folds chose, fold {} of": "test_all_rows.py::test_a_fold_that_is_not_finished_is_named",
+    "model on all rows is torn; `biomass ensemble": "test_all_rows.py::test_it_is_fitted_once_and_comes_out_the_same",
     "blend again with --post state": "test_state_rule.py::test_lost_chances_are_made_again_by_another_blend",
     "blend again with this version": f"{HERE}::test_a_card_of_another_version_is_made_again",
     "written by another version: blend again": f"{HERE}::test_a_card_of_another_version_is_made_again",
