@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from biomass_models.counted import counted
-from biomass_models.data.folds import cut_groups_notice
+from biomass_models.fold_units import cut_groups_notice
 from ensembles.card import Card, CardStateRule
 from ensembles.honest import OLD_METHOD, Estimate
 from ensembles.measured import WEIGHTED_R2

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from biomass_models.counted import counted
-from biomass_models.data.dataset import QUADRAT, QUADRATS_FILE
+from biomass_models.data.dataset import QUADRATS_FILE
 from biomass_models.data.problems import (
     ROW,
     Level,
@@ -28,6 +28,7 @@ from biomass_models.data.problems import (
 )
 from biomass_models.data.table import masses_to_long, read_masses, read_test_rows, read_train, split_sample_id
 from biomass_models.errors import UserError
+from biomass_models.fold_units import QUADRAT
 from biomass_models.targets import TARGETS, FloatArray, identity_gap, weight_T
 from ensembles.measured import require_all_measured
 

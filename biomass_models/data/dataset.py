@@ -25,13 +25,12 @@ from typing import Any
 from biomass_models.config_rules import did_you_mean
 from biomass_models.data.frames import FITS, Fit
 from biomass_models.data.problems import Problem, near_files, shown
+from biomass_models.fold_units import QUADRAT
 from biomass_models.targets import TARGETS
 
 QUADRATS_FILE, DATASET_FILE = "quadrats.csv", "dataset.toml"
 GUIDE = "docs/data.md"  # the page of rules
 PHOTO = "photo"
-QUADRAT = "quadrat"  # role, and column of the models' table: photographs that agree in it show one quadrat
-KEPT_WHOLE = "kept_whole"  # column of the models' table: photographs that agree in it stay on one side of a fold
 MASSES: dict[str, str] = dict(zip(("green", "dead", "clover", "gdm", "total"), TARGETS, strict=True))
 METADATA_OF: dict[str, str] = {
     "date": "Sampling_Date",

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from biomass_models.config_rules import known_name
 from biomass_models.counted import counted
-from biomass_models.data.dataset import KEPT_WHOLE, QUADRAT
 from biomass_models.data.problems import errors_of, read_cells
 from biomass_models.errors import UserError
 from biomass_models.fold_rows import ALWAYS, EXAM, EXAM_WORD, TIME, folds_in, is_ordered, training_rows
+from biomass_models.fold_units import KEPT_WHOLE, QUADRAT, dates_of, is_grouped
 from biomass_models.targets import LEAST_MEASURED, TARGETS, IntArray
 
 SCHEMES: tuple[str, ...] = ("date", "random", "state", "species", TIME, "file")
@@ -92,19 +92,8 @@ def groups_of(quadrats: pd.DataFrame) -> pd.Series:
     if KEPT_WHOLE in quadrats:
         return quadrats[KEPT_WHOLE].astype("str")
     _require_column(quadrats, "Sampling_Date", "groups by date")
-    date = _dates(quadrats)
+    date = dates_of(quadrats)
     return quadrats["State"].astype("str") + "|" + date if "State" in quadrats else date
-
-
-def _dates(quadrats: pd.DataFrame) -> pd.Series:
-    """The sampling date of each image as a text that sorts by time."""
-    return quadrats["Sampling_Date"].dt.strftime("%Y-%m-%d")
-
-
-def is_grouped(quadrats: pd.DataFrame) -> bool:
-    """Whether anything says which quadrats belong together."""
-    lone = quadrats["image_id" if QUADRAT not in quadrats else QUADRAT]
-    return KEPT_WHOLE not in quadrats or not (quadrats[KEPT_WHOLE] == lone).all()
 
 
 def _require_column(quadrats: pd.DataFrame, column: str, what: str) -> None:
@@ -182,7 +171,7 @@ def _exam_rows(table: pd.DataFrame, share: float, seed: int, known: set[str], *,
         raise FoldError(f"an exam takes a share of the images, above 0 and at most 0.5, got {share:g}")
     if last:
         _require_dates(table)
-    unit = _dates(table) if last else table["group"]
+    unit = dates_of(table) if last else table["group"]
     known = set(unit[table["group"].isin(known)])
     names = sorted(unit.unique())
     dates = 0
@@ -218,70 +207,6 @@ def _require_whole_exam(group: pd.Series, kept: NDArray[np.bool_]) -> None:
         )
     if names and len(names) < LEAST_EXAM_DATES:
         raise FoldError(f"an exam holds {LEAST_EXAM_DATES} sampling dates or more, got {len(names)}")
-
-
-def units_of(quadrats: pd.DataFrame, scheme: str) -> pd.Series:
-    """What errors are counted by, a text for each image: the state for `state`, else the group (date in a state).
-
-    It is what the folds keep whole, and never finer than a date: photographs of one day share their errors, also where
-    folds by image cut it.
-    """
-    by_state = scheme == "state" and "State" in quadrats
-    return quadrats["State" if by_state else "group"].astype("str")
-
-
-def unit_name(quadrats: pd.DataFrame, scheme: str) -> str:
-    """What a unit is called."""
-    if scheme == "state":
-        return "state"
-    if KEPT_WHOLE not in quadrats:
-        return "date"
-    if is_grouped(quadrats):
-        return "group"
-    return "photograph" if QUADRAT not in quadrats else "quadrat"
-
-
-def cut_groups(quadrats: pd.DataFrame) -> int:
-    """Number of groups whose images lie in several folds."""
-    return int((quadrats.groupby("group")["fold"].nunique() > 1).sum())
-
-
-def cut_groups_notice(cut: int, unit: str = "date") -> str | None:
-    """What folds that cut dates (or other groups) mean for every score; None where they do not."""
-    if not cut:
-        return None
-    what, where, which = ("group", "groups", "ones") if unit == "group" else ("sampling date", "days", "days")
-    return (
-        f"the folds cut {counted(cut, what)}: models have seen other photographs of the {where} that they are scored "
-        f"on, and score less on new {which}"
-    )
-
-
-def ungrouped_notice(quadrats: pd.DataFrame) -> str | None:
-    """What random folds mean for every score where nothing says which photographs belong together; else None."""
-    if is_grouped(quadrats):
-        return None
-    return (
-        "no date, site or group says which photographs belong together: folds are random, models may have seen the "
-        "days and places that they are scored on, and score less on new ones"
-    )
-
-
-def unscored_notice(quadrats: pd.DataFrame, *, ordered: bool) -> str | None:
-    """What is only trained on, and what predicts new photographs where folds are ordered; None where all are scored.
-
-    quadrats: with folds, also of rows that are not scored.
-    """
-    always = quadrats[quadrats["fold"] == ALWAYS]
-    if not ordered:
-        if always.empty:
-            return None
-        return f"{counted(len(always), 'photograph is', 'photographs are')} only trained on (fold {ALWAYS}), not scored"
-    return (
-        f"blocks of time in order: each is predicted from those before it, and the first "
-        f"({counted(len(always), 'photograph')} to {max(_dates(always))}) is not scored; the models of the last block "
-        "predict new photographs"
-    )
 
 
 def fold_hash(folds: pd.DataFrame, *, ordered: bool = False) -> str:
@@ -356,7 +281,7 @@ def _require_dates(table: pd.DataFrame) -> None:
 def _by_time(table: pd.DataFrame, n_blocks: int) -> IntArray:
     """Blocks of whole dates in order: ALWAYS for the first, then 0, 1, ..."""
     _require_dates(table)
-    day, names = pd.factorize(_dates(table), sort=True)
+    day, names = pd.factorize(dates_of(table), sort=True)
     if len(names) < n_blocks - 1 + LEAST_FIRST_DATES:
         raise FoldError(
             f"{n_blocks} blocks of time need {counted(n_blocks - 1 + LEAST_FIRST_DATES, 'sampling date')}, "

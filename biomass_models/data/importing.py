@@ -25,7 +25,6 @@ from biomass_models.data.dataset import (
     LARGEST_AREA_M2,
     MASSES,
     PHOTO,
-    QUADRAT,
     QUADRATS_FILE,
     ROLES,
     UNITS,
@@ -34,6 +33,7 @@ from biomass_models.data.dataset import (
 )
 from biomass_models.data.problems import shown
 from biomass_models.errors import UserError
+from biomass_models.fold_units import QUADRAT
 from biomass_models.whole_files import whole_folder, write_whole
 
 PHOTOGRAPHS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".heic", ".heif")

@@ -20,18 +20,17 @@ from biomass_models.data.cell_weights import WEIGHT_COLUMNS
 from biomass_models.data.dataset import (
     DATASET_FILE,
     GUIDE,
-    KEPT_WHOLE,
     LARGEST_AREA_M2,
     MASSES,
     METADATA_OF,
     PHOTO,
-    QUADRAT,
     QUADRATS_FILE,
     UNITS,
     Dataset,
     inspect_dataset,
 )
 from biomass_models.data.problems import ROW, Problem, flag, read_cells, read_header, shown
+from biomass_models.fold_units import KEPT_WHOLE, QUADRAT
 from biomass_models.targets import CLOVER, DEAD, GDM, GREEN, TARGETS, TOTAL, FloatArray, weight_T
 
 PUBLISHED_AREA_M2 = 0.21  # of the quadrats that the usual masses are of

@@ -15,10 +15,11 @@ import numpy as np
 import pandas as pd
 
 from biomass_models.data import rules
-from biomass_models.data.dataset import QUADRAT, QUADRATS_FILE, inspect_dataset
+from biomass_models.data.dataset import QUADRATS_FILE, inspect_dataset
 from biomass_models.data.frames import Fit
 from biomass_models.data.problems import ROW, DataError, Problem, flag, raise_errors, read_cells, read_header
 from biomass_models.data.quadrats import inspect_quadrats
+from biomass_models.fold_units import QUADRAT
 from biomass_models.targets import TARGETS
 
 METADATA: tuple[str, ...] = ("Sampling_Date", "State", "Species", "Pre_GSHH_NDVI", "Height_Ave_cm")

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from biomass_models.backbones.adapter import weightless
-from biomass_models.config_rules import STATISTICS
+from biomass_models.config_rules import STATISTICS, pooling_of, sizes_of
+from biomass_models.data.images import views_for
 from biomass_models.features.outputs import GLOBAL, PATCH_GEM, PATCH_MAX, PATCH_MEAN, PATCH_MIN, PATCH_STD, Output
-from biomass_models.features.spec import FeatureBank
+from biomass_models.features.spec import FeatureBank, FeatureSpec
 
 OUTPUTS: dict[str, Output] = dict(
     zip(STATISTICS, (GLOBAL, PATCH_MEAN, PATCH_MAX, PATCH_MIN, PATCH_GEM, PATCH_STD), strict=True)
@@ -38,6 +41,46 @@ def tap_layers(backbone: str, taps: Sequence[float]) -> tuple[int, ...]:
         return (0,)
     depth = weightless(backbone).depth
     return tuple(dict.fromkeys(depth - max(1, math.floor(tap * depth + 0.5)) for tap in taps))
+
+
+class PooledConfig(Protocol):
+    """Settings of a family of pooled features: which photographs' views, and which statistics of them."""
+
+    @property
+    def backbone(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def layout(self) -> str: ...
+    @property
+    def more_sizes(self) -> str: ...
+    @property
+    def pooling(self) -> str: ...
+    @property
+    def view_merge(self) -> str: ...
+    @property
+    def flips(self) -> int: ...
+    @property
+    def stamp(self) -> str: ...
+
+
+def pooled_specs(config: PooledConfig, layers: tuple[int, ...]) -> list[FeatureSpec]:
+    """The banks that a fit and a prediction need, one a size."""
+    plain = FeatureSpec(
+        backbone=config.backbone,
+        views=views_for(config.layout, config.size),
+        flips=config.flips,
+        stamp=config.stamp,  # type: ignore[arg-type]
+        outputs=outputs_of(pooling_of(config.pooling)),
+        layers=layers,
+    )
+    others = sizes_of("more_sizes", config.more_sizes)
+    return [plain, *(replace(plain, views=views_for(config.layout, size)) for size in others)]
+
+
+def merge_views(feature_NVF: NDArray[np.float64], how: str) -> NDArray[np.float64]:
+    """Features of a photograph: the `mean` of its views [N, F], or (`concat`) its views side by side [N, V F]."""
+    return feature_NVF.mean(1) if how == "mean" else feature_NVF.reshape(len(feature_NVF), -1)
 
 
 def pooled(bank: FeatureBank, outputs: Sequence[Output], layer: int) -> NDArray[np.float64]:

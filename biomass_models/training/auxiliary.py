@@ -35,7 +35,7 @@ class Auxiliary:
     mass_MT: Tensor  # grams, NaN where not measured
     weight_M: Tensor  # of the rows
     weight_T: Tensor  # of the targets, 0 where never measured
-    edge_T: Edges  # no target has any where nothing is told apart
+    edge_T: Edges  # no target has any where nothing is classified
     interval_weight: float
     predicts_metadata: bool
     heads: Heads | None  # None where no metadata are predicted, or none differ
@@ -83,7 +83,7 @@ class Auxiliary:
         return ()
 
     def interval_heads(self, hidden: int) -> IntervalHeads | None:
-        """None where nothing is told apart."""
+        """None where nothing is classified."""
         counts = bin_counts(self.edge_T)
         return IntervalHeads(hidden, counts) if counts else None
 

@@ -47,7 +47,7 @@ class NetworkConfig:
 class NetworkOptions(NetworkConfig):
     """What a network may do beside the published setting; off by default."""
 
-    interval_bins: int = 0  # of each mass, told apart beside the regression (training/intervals.py); 0 = off
+    interval_bins: int = 0  # of each mass, classified beside the regression (training/intervals.py); 0 = off
     interval_weight: float = 0.1  # of their cross-entropy, beside a loss on z-scored masses
     mixup_alpha: float = 0.0  # inputs and masses of two rows are mixed by Beta(alpha, alpha); 0 = off
     predicted_metadata: str = "none"  # film: they modulate the embedding (training/predicted_metadata.py); shuffled

@@ -1,6 +1,6 @@
 """Interval heads: beside the regression, for each mass a classifier over bins of what was measured.
 
-They make the layers before them tell light from heavy quadrats apart, and are thrown away after training.
+They make the layers before them separate light from heavy quadrats, and are thrown away after training.
 M training rows, B images, T = 5 targets, K bins of all targets side by side, H hidden units.
 edge_T   grams, for each target the inner edges of its bins, ascending; bin k holds edge[k - 1] < mass <= edge[k].
          Empty for a target that was never measured or never varies: it has no classifier

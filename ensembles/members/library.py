@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from biomass_models.counted import counted
 from biomass_models.data.alignment import AlignmentError, places_of
 from biomass_models.data.cell_weights import cell_weights
-from biomass_models.data.folds import cut_groups
 from biomass_models.errors import UserError
+from biomass_models.fold_units import cut_groups
 from biomass_models.targets import (
     TARGETS,
     FloatArray,

@@ -18,10 +18,11 @@ import pandas as pd
 
 from biomass_models.config_rules import known_name
 from biomass_models.counted import counted
-from biomass_models.data.dataset import QUADRAT, QUADRATS_FILE
+from biomass_models.data.dataset import QUADRATS_FILE
 from biomass_models.data.table import TEST_FILE, TRAIN_FILE, masses_to_long, read_test, read_test_rows
 from biomass_models.errors import UserError
 from biomass_models.fold_rows import ALL_ROWS, NONE
+from biomass_models.fold_units import QUADRAT
 from biomass_models.targets import TARGETS, FloatArray
 from ensembles.blend import apply_blend, fit_blend
 from ensembles.candidates import Candidate, choose_candidates

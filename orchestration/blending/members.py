@@ -16,8 +16,9 @@ import pandas as pd
 from biomass_models.data.alignment import masses_of, places_of
 from biomass_models.data.cell_weights import WEIGHT_COLUMNS, cell_weights
 from biomass_models.data.dataset import QUADRATS_FILE
-from biomass_models.data.folds import assign_folds, unit_name, units_of
+from biomass_models.data.folds import assign_folds
 from biomass_models.data.table import read_train
+from biomass_models.fold_units import unit_name, units_of
 from biomass_models.targets import TARGETS, FloatArray, measured_targets, norm_of
 from ensembles.members.file_names import named_files
 from ensembles.members.fold_files import join_folds

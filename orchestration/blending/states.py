@@ -42,7 +42,7 @@ def states_of(quadrats: pd.DataFrame) -> list[str]:
         )
     states = sorted(map(str, quadrats["State"].unique()))
     if len(states) < 2:
-        raise UserError(f"--post state tells states apart, this study has one ({states[0]}); leave it out")
+        raise UserError(f"--post state recognises states, this study has one ({states[0]}); leave it out")
     return states
 
 

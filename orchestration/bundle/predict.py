@@ -18,7 +18,6 @@ import pandas as pd
 from biomass_models.backbones.weights import WeightsError, WeightsSource, fingerprint
 from biomass_models.counted import counted
 from biomass_models.data.check import check_test_directory
-from biomass_models.data.dataset import QUADRAT
 from biomass_models.data.frames import Fit
 from biomass_models.data.photographs import PUBLISHED_SIZE, unlike_shapes
 from biomass_models.data.problems import grouped
@@ -26,6 +25,7 @@ from biomass_models.data.table import read_test, read_test_rows
 from biomass_models.errors import UserError
 from biomass_models.features.inputs import ImageSet
 from biomass_models.features.states import StateModel
+from biomass_models.fold_units import QUADRAT
 from biomass_models.targets import TARGETS
 from biomass_models.visible import visible
 from biomass_models.whole_files import write_whole

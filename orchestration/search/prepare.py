@@ -10,12 +10,13 @@ from pathlib import Path
 import pandas as pd
 
 from biomass_models.counted import counted, plural
-from biomass_models.data.folds import assign_folds, fold_hash, unscored_notice
+from biomass_models.data.folds import assign_folds, fold_hash
 from biomass_models.data.photographs import common_size, cut_off
 from biomass_models.data.references import missing_metadata, reference_predictions
 from biomass_models.data.table import fit_of, read_train
 from biomass_models.features.inputs import ImageSet
 from biomass_models.fold_rows import EXAM
+from biomass_models.fold_units import unscored_notice
 from orchestration.progress import Say, progress_bar
 from orchestration.search.following import begin_with, changes_since, follow_moved, followed, known_images
 from orchestration.search.opening import go_on_with, open_study, take_new_weights

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from biomass_models.backbones.weights import WeightsSource
 from biomass_models.config_rules import known_name
-from biomass_models.data.folds import cut_groups_notice
 from biomass_models.data.frames import Fit
 from biomass_models.data.table import fit_of, read_train
 from biomass_models.families import registry
+from biomass_models.fold_units import cut_groups_notice
 from orchestration.progress import Say
 from orchestration.search.ending import Ending
 from orchestration.search.fold_costs import fold_costs_here

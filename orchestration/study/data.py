@@ -16,16 +16,16 @@ import pandas as pd
 
 from biomass_models.data.alignment import AlignmentError, masses_of
 from biomass_models.data.cell_weights import cell_weights, measured_masses
-from biomass_models.data.folds import (
+from biomass_models.data.folds import fold_hash
+from biomass_models.fold_rows import scored_rows
+from biomass_models.fold_units import (
     cut_groups,
     cut_groups_notice,
-    fold_hash,
     ungrouped_notice,
     unit_name,
     units_of,
     unscored_notice,
 )
-from biomass_models.fold_rows import scored_rows
 from biomass_models.targets import TARGETS, FloatArray, measured_targets
 from orchestration.study import layout
 from orchestration.study.ledger import Ledger, LedgerError, folds_of

@@ -13,8 +13,9 @@ from directories import field_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from biomass_models.data.folds import FoldError, _even_cuts, assign_folds, cut_groups, fold_hash, unit_name, units_of
+from biomass_models.data.folds import FoldError, _even_cuts, assign_folds, fold_hash
 from biomass_models.fold_rows import ALWAYS, EXAM, folds_in, predicting_folds, scored_rows, training_rows
+from biomass_models.fold_units import cut_groups, unit_name, units_of
 
 
 @pytest.fixture(scope="module")

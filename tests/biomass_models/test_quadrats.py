@@ -13,10 +13,11 @@ from directories import IMAGES, photograph, write_directory
 from biomass_models.data.cell_weights import WEIGHT_COLUMNS, cell_weights, row_weights
 from biomass_models.data.check import check_directory
 from biomass_models.data.dataset import Dataset, dataset_toml, inspect_dataset
-from biomass_models.data.folds import FoldError, assign_folds, is_grouped, ungrouped_notice, unit_name
+from biomass_models.data.folds import FoldError, assign_folds
 from biomass_models.data.problems import DataError, errors_of, grouped
 from biomass_models.data.quadrats import derive, image_ids, inspect_quadrats
 from biomass_models.data.table import METADATA, fit_of, read_train
+from biomass_models.fold_units import is_grouped, ungrouped_notice, unit_name
 from biomass_models.targets import TARGETS, from_components, weight_T
 
 COLUMNS = ("photo", "green", "dead", "clover")

@@ -102,7 +102,7 @@ def completed(line: str, folder: Path) -> list[str]:
     [
         ("biomass sea", ["search"]),
         ("biomass search s --fam", ["--family"]),
-        ("biomass search s --family d", ["distilled"]),
+        ("biomass search s --family d", ["density", "distilled"]),
         ("biomass search s --preset kag", ["kaggle_single_gpu", "kaggle_t4x2"]),
     ],
 )

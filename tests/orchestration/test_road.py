@@ -92,6 +92,7 @@ def test_the_readmes_way_from_search_to_report_with_folds_side_by_side(tmp_path:
     assert changed.returncode == 1 and "seed: 0 -> 7" in changed.stderr and "Traceback" not in changed.stderr
 
 
+@pytest.mark.long  # the campaign of kills is long as well
 @pytest.mark.timeout(280)
 def test_a_killed_driver_loses_and_repeats_nothing(tmp_path: Path) -> None:
     data = tmp_path / "data"

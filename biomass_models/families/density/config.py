@@ -46,7 +46,7 @@ class DensityConfig(NetworkOptions):
 
 
 def summary(config: DensityConfig) -> str:
-    """The settings that tell a trial from the plainest one, those that matter most first."""
+    """The settings that distinguish a trial from the default one, those that matter most first."""
     names = (
         "backbone",
         "size",

@@ -62,7 +62,7 @@ class ProbeConfig:
 
 
 def summary(config: ProbeConfig) -> str:
-    """The settings that tell a trial from the plainest probe, those that matter most first."""
+    """The settings that distinguish a trial from the default probe, those that matter most first."""
     first = (
         "backbone",
         "size",

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from torch import Tensor
 
-from biomass_models.config_rules import pooling_of, sizes_of, taps_of
+from biomass_models.config_rules import taps_of
 from biomass_models.data.cell_weights import measured_alike, row_weights
 from biomass_models.data.images import views_for
 from biomass_models.families import costs
@@ -26,7 +26,7 @@ from biomass_models.families.base import Model
 from biomass_models.families.probe.config import ProbeConfig
 from biomass_models.families.speed import Speed
 from biomass_models.features.inputs import Inputs
-from biomass_models.features.pooled import outputs_of, pooled, tap_layers
+from biomass_models.features.pooled import merge_views, pooled, pooled_specs, tap_layers
 from biomass_models.features.spec import FeatureBank, FeatureSpec
 from biomass_models.interrupt import ShouldStop, check_stop
 from biomass_models.targets import TARGETS, IntArray, norm_of, weight_T, weighted_square, weighted_sst, weights_in
@@ -48,16 +48,7 @@ CONSTANT = 1e-6  # spread below which a feature says nothing (a dead unit) and i
 def feature_specs(config: ProbeConfig) -> list[FeatureSpec]:
     """The banks that a fit and a prediction need, one a size."""
     taps = taps_of(config.taps)
-    plain = FeatureSpec(
-        backbone=config.backbone,
-        views=views_for(config.layout, config.size),
-        flips=config.flips,
-        stamp=config.stamp,  # type: ignore[arg-type]
-        outputs=outputs_of(pooling_of(config.pooling)),
-        layers=tap_layers(config.backbone, taps) if taps else tuple(range(config.layers)),
-    )
-    others = sizes_of("more_sizes", config.more_sizes)
-    return [plain, *(replace(plain, views=views_for(config.layout, size)) for size in others)]
+    return pooled_specs(config, tap_layers(config.backbone, taps) if taps else tuple(range(config.layers)))
 
 
 def fit(
@@ -143,9 +134,7 @@ def embeddings(config: ProbeConfig, banks: Sequence[FeatureBank]) -> FloatArray:
     for bank in banks:
         for layer in bank.spec.layers:
             for output in bank.spec.outputs:
-                feature_NVD = pooled(bank, (output,), layer)
-                views_merged = config.view_merge == "mean"
-                parts.append(feature_NVD.mean(1) if views_merged else feature_NVD.reshape(len(feature_NVD), -1))
+                parts.append(merge_views(pooled(bank, (output,), layer), config.view_merge))
     return np.concatenate(parts, axis=1)
 
 

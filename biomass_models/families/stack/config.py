@@ -79,7 +79,7 @@ class StackConfig:
 
 
 def summary(config: StackConfig) -> str:
-    """The settings that tell a trial from the plainest stack, those that matter most first."""
+    """The settings that distinguish a trial from the default stack, those that matter most first."""
     first = ("backbone", "regressor", "size", "more_sizes", "taps", "layout", "pooling", "goals", "choose_penalty")
     return differences(config, StackConfig(), *first, "penalty", "view_merge", "flips")
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from torch import Tensor
 
-from biomass_models.config_rules import pooling_of, sizes_of, taps_of
+from biomass_models.config_rules import taps_of
 from biomass_models.data.images import views_for
 from biomass_models.families import costs
 from biomass_models.families.base import Model
@@ -24,7 +23,7 @@ from biomass_models.families.stack.config import StackConfig
 from biomass_models.families.stack.levels import LEAST_TO_CHOOSE, TRANSFORMS_OF, Stack, fit_stack
 from biomass_models.families.stack.scaling import FloatsOf32
 from biomass_models.features.inputs import Inputs
-from biomass_models.features.pooled import outputs_of, pooled, tap_layers
+from biomass_models.features.pooled import merge_views, pooled, pooled_specs, tap_layers
 from biomass_models.features.spec import FeatureBank, FeatureSpec
 from biomass_models.interrupt import ShouldStop
 from biomass_models.targets import TARGETS, FloatArray
@@ -38,16 +37,7 @@ SCALING_SECONDS, KERNEL_SECONDS, SVR_SECONDS, TREE_SECONDS, PATH = 1.2e-8, 4e-11
 
 def feature_specs(config: StackConfig) -> list[FeatureSpec]:
     """The banks that a fit and a prediction need, one a size."""
-    plain = FeatureSpec(
-        backbone=config.backbone,
-        views=views_for(config.layout, config.size),
-        flips=config.flips,
-        stamp=config.stamp,  # type: ignore[arg-type]
-        outputs=outputs_of(pooling_of(config.pooling)),
-        layers=tap_layers(config.backbone, taps_of(config.taps)),
-    )
-    others = sizes_of("more_sizes", config.more_sizes)
-    return [plain, *(replace(plain, views=views_for(config.layout, size)) for size in others)]
+    return pooled_specs(config, tap_layers(config.backbone, taps_of(config.taps)))
 
 
 def blocks(config: StackConfig, banks: Sequence[FeatureBank]) -> list[FloatsOf32]:
@@ -56,8 +46,7 @@ def blocks(config: StackConfig, banks: Sequence[FeatureBank]) -> list[FloatsOf32
     for bank in banks:
         for layer in bank.spec.layers:
             feature_NVD = pooled(bank, bank.spec.outputs, layer)
-            merged = feature_NVD.mean(1) if config.view_merge == "mean" else feature_NVD.reshape(len(feature_NVD), -1)
-            found.append(merged.astype(np.float32))
+            found.append(merge_views(feature_NVD, config.view_merge).astype(np.float32))
     return found
 
 

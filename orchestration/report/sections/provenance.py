@@ -6,8 +6,8 @@ import sys
 
 import numpy as np
 
-from biomass_models.data.folds import unit_name
 from biomass_models.families.readable import description_of
+from biomass_models.fold_units import unit_name
 from orchestration.report.data.context import ReportContext
 from orchestration.report.html import Section, tag
 from orchestration.report.words import SHORT, count, duration, folds_text, moment, number
