@@ -84,10 +84,12 @@ class Intervals:
         q_T = np.full(len(TARGETS), np.nan)
         q_T[list(part)] = q * q80_T[list(part)]
         low_NT, high_NT = propagated(*bounds(pred_NT, q_T, self.offset_T))
-        left_out = tuple(
-            name for column, name in enumerate(TARGETS) if name in self.calibration.targets and column not in part
-        )
-        return Box(low_NT=low_NT, high_NT=high_NT, left_out=left_out)
+        return Box(low_NT=low_NT, high_NT=high_NT, left_out=self.left_out(level))
+
+    def left_out(self, level: float) -> tuple[str, ...]:
+        """Measured targets that a box has no bounds for."""
+        _, part, _ = self._joint(level)
+        return tuple(name for name in self.calibration.targets if TARGETS.index(name) not in part)
 
     def of_mean(self, mean_T: FloatArray, photographs: int, level: float) -> tuple[FloatArray, FloatArray]:
         """Bounds [5] of the mean mass of photographs of one unit."""
