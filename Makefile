@@ -55,6 +55,7 @@ bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/bench_stack.py
 	$(BIN)/python tests/benchmarks/bench_store.py runs/bench-store
 	$(BIN)/python tests/benchmarks/bench_prefix.py runs/bench-prefix
+	$(BIN)/python tests/benchmarks/bench_predict.py runs/bench-predict
 	$(BIN)/python tests/benchmarks/bench_precision.py runs/bench-precision
 	$(BIN)/python tests/benchmarks/bench_folds.py runs/bench-folds
 	$(BIN)/python tests/benchmarks/bench_ledger.py
