@@ -97,7 +97,7 @@ def run_prediction(
         unreadable=int((predicted[REASON] != "").sum()),
         ensemble=blend.name,
         where=blend.place.where,
-        notes=tuple(_notes(blend, given, predicted, conversion, options)),
+        notes=tuple(prediction_notes(blend, given, predicted, conversion, options)),
     )
 
 
@@ -114,9 +114,10 @@ def in_this_process(blend: OpenBlend, *, cache: Path, cache_gb: float | None = N
     return work
 
 
-def _notes(
+def prediction_notes(
     blend: OpenBlend, given: pd.DataFrame, predicted: pd.DataFrame, conversion: Conversion, options: TableOptions
 ) -> Iterable[str]:
+    """What a reader of the masses should know."""
     yield from short_notes(predicted)
     if conversion.note is not None:
         yield conversion.note

@@ -15,6 +15,8 @@ from typing import Any
 
 from biomass_models.visible import visible
 
+VOID = ("br", "img", "input", "link", "meta")  # elements without an end
+
 
 class Html(str):
     """Text that is HTML already and may stand in the page as it is."""
@@ -43,7 +45,7 @@ def tag(name: str, *children: object, **attributes: object) -> Html:
         for key, value in attributes.items()
         if value is not None
     )
-    return Html(f"<{name}{given}>{join(*children)}</{name}>")
+    return Html(f"<{name}{given}>" if name in VOID else f"<{name}{given}>{join(*children)}</{name}>")
 
 
 def embed_json(value: object) -> Html:
