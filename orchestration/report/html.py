@@ -38,7 +38,7 @@ def join(*parts: object) -> Html:
     return Html("".join(map(as_html, parts)))
 
 
-def tag(name: str, *children: object, **attributes: object) -> Html:
+def tag(name: str, /, *children: object, **attributes: object) -> Html:
     """An element; `class_` is class, `data_x` is data-x, an attribute that is None is left out."""
     given = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{_text(value)}"'
