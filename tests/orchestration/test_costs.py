@@ -25,8 +25,8 @@ from orchestration.inspect.leaderboard import family_rows, leaderboard, render_f
 from orchestration.inspect.status import render_status, status_of
 from orchestration.report.make import make_report
 from orchestration.search.fold_costs import FoldCosts, trained_backbones
-from orchestration.search.on_ray.tune_searcher import TuneSearcher
 from orchestration.search.gains.turns import EarnedTurns, EqualTurns
+from orchestration.search.on_ray.tune_searcher import TuneSearcher
 from orchestration.search.prepare import prepare_search, reopen
 from orchestration.search.presets.options import Preset
 from orchestration.search.proposer import DRAWS_UNTIL_EXHAUSTED, Proposer

@@ -60,7 +60,7 @@ def made_study(folder: Path) -> Ledger:
 
 
 def proposer(ledger: Ledger, **options: Any) -> Proposer:
-    turns = EarnedTurns(dict.fromkeys(FAMILIES, 1.0), StudyData(ledger))
+    turns = new_turns("earned", dict.fromkeys(FAMILIES, 1.0), StudyData(ledger))
     facts: dict[str, Any] = {"seed": 1, "fold_hash": "f", "weights": {"net": "w"}, "engine": "random", "turns": turns}
     return Proposer(SPACES, ledger, **{**facts, **options})
 

@@ -8,54 +8,56 @@ gram_KMM       the same over the rows of each fold: 1 - weight_M @ gram_KMM.sum(
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from biomass_models.targets import FloatArray, norm_of, project_coherent, weighted_sst
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import LedgerError
 
 
+class Errors(Protocol):
+    """Where the errors of complete trials come from."""
+
+    def of(self, trial_ids: Sequence[str]) -> tuple[list[str], FloatArray]:
+        """Those of the trials that can be read, in the given order, and their gram_KMM."""
+        ...
+
+
 class FoldErrors:
-    """Gram matrices of some trials; each trial is read and multiplied once, as long as it is asked for."""
+    """Errors from a study's ledger; each trial is read and multiplied once, as long as it is asked for."""
 
     def __init__(self, data: StudyData) -> None:
         self._data = data
-        self._names: list[str] = []
+        self._error_E: dict[str, FloatArray] = {}  # by trial id, in the order of the Gram matrices
+        self._gram_KMM = np.zeros((0, 0, 0))
         self._torn: set[str] = set()
-        fold_N = data.quadrats["fold"].to_numpy()
-        self._fold_E = np.repeat(fold_N, data.truth_NT.shape[1])
-        self._folds = np.unique(fold_N)
-        self._root_NT = np.sqrt(np.broadcast_to(data.weight, data.truth_NT.shape))
-        self._norm_T, self._root_sst = norm_of(data.weight), float(np.sqrt(weighted_sst(data.truth_NT, data.weight)))
-        self._error_ME = np.zeros((0, len(self._fold_E)))
-        self._gram_KMM = np.zeros((len(self._folds), 0, 0))
-
-    @property
-    def folds(self) -> int:
-        """Folds that are scored."""
-        return len(self._folds)
 
     def of(self, trial_ids: Sequence[str]) -> tuple[list[str], FloatArray]:
-        """Those of the trials that can be read, in the given order, and their gram_KMM; all others are forgotten."""
-        wanted = set(trial_ids)
-        kept = [place for place, name in enumerate(self._names) if name in wanted]
-        self._keep(kept)
-        known = set(self._names)
+        """As Errors; all other trials are forgotten."""
+        self._forget_others(set(trial_ids))
         for trial_id in trial_ids:
-            if trial_id not in known and trial_id not in self._torn:
+            if trial_id not in self._error_E and trial_id not in self._torn:
                 self._read(trial_id)
-        place = {name: number for number, name in enumerate(self._names)}
+        place = {name: number for number, name in enumerate(self._error_E)}
         found = [trial_id for trial_id in trial_ids if trial_id in place]
         order = [place[trial_id] for trial_id in found]
         return found, self._gram_KMM[:, order][:, :, order]
 
-    def _keep(self, places: list[int]) -> None:
-        if len(places) < len(self._names):
-            self._names = [self._names[place] for place in places]
-            self._error_ME = self._error_ME[places]
-            self._gram_KMM = self._gram_KMM[:, places][:, :, places]
+    @cached_property
+    def _metric(self) -> _Metric:
+        return _Metric.of(self._data)
+
+    def _forget_others(self, wanted: Container[str]) -> None:
+        kept = [place for place, name in enumerate(self._error_E) if name in wanted]
+        if len(kept) < len(self._error_E):
+            self._error_E = {name: error_E for name, error_E in self._error_E.items() if name in wanted}
+            self._gram_KMM = self._gram_KMM[:, kept][:, :, kept]
 
     def _read(self, trial_id: str) -> None:
         data = self._data
@@ -64,14 +66,31 @@ class FoldErrors:
         except LedgerError:  # one torn file must not cost the search
             self._torn.add(trial_id)
             return
-        off_NT = project_coherent(pred_NT, self._norm_T) - data.truth_NT
-        error_NT = np.where(self._root_NT > 0, self._root_NT * off_NT, 0.0) / self._root_sst
-        self._error_ME = np.concatenate([self._error_ME, error_NT.reshape(1, -1)])
-        self._names.append(trial_id)
-        new_KM = np.stack(
-            [self._error_ME[:, own_E] @ self._error_ME[-1, own_E] for own_E in self._fold_E == self._folds[:, None]]
-        )
-        grown_KMM = np.empty((len(self._folds), len(self._names), len(self._names)))
-        grown_KMM[:, :-1, :-1] = self._gram_KMM
+        error_E = self._error_E[trial_id] = self._metric.error_E(pred_NT, data.truth_NT)
+        error_ME = np.stack(list(self._error_E.values()))
+        new_KM = np.stack([error_ME[:, own_E] @ error_E[own_E] for own_E in self._metric.of_fold_KE])
+        grown_KMM = np.zeros((len(new_KM), len(error_ME), len(error_ME)))
+        if len(error_ME) > 1:
+            grown_KMM[:, :-1, :-1] = self._gram_KMM
         grown_KMM[:, -1], grown_KMM[:, :, -1] = new_KM, new_KM
         self._gram_KMM = grown_KMM
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Metric:
+    """What a prediction is compared with."""
+
+    of_fold_KE: NDArray[np.bool_]
+    root_NT: FloatArray  # of the metric's weights, over the root of the SST
+    norm_T: FloatArray
+
+    @classmethod
+    def of(cls, data: StudyData) -> _Metric:
+        fold_N, shape = data.quadrats["fold"].to_numpy(), data.truth_NT.shape
+        root_NT = np.sqrt(np.broadcast_to(data.weight, shape) / weighted_sst(data.truth_NT, data.weight))
+        of_fold_KN = fold_N == np.unique(fold_N)[:, None]
+        return cls(of_fold_KE=np.repeat(of_fold_KN, shape[1], axis=1), root_NT=root_NT, norm_T=norm_of(data.weight))
+
+    def error_E(self, pred_NT: FloatArray, truth_NT: FloatArray) -> FloatArray:
+        off_NT = project_coherent(pred_NT, self.norm_T) - truth_NT
+        return np.where(self.root_NT > 0, self.root_NT * off_NT, 0.0).reshape(-1)

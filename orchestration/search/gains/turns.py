@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from orchestration.search.gains.family_gains import HALVES, family_gains
-from orchestration.search.gains.fold_errors import FoldErrors
+from orchestration.search.gains.fold_errors import Errors, FoldErrors
 from orchestration.study.data import StudyData
 from orchestration.study.records import COMPLETE, FAILED, TrialRecord, TrialResult
 from orchestration.study.settings import EARNED, SHARINGS, StudyError
@@ -53,10 +53,9 @@ class EqualTurns:
 class EarnedTurns:
     """Each family gets a share of the seconds that follows its gain for the blend."""
 
-    def __init__(self, shares: Mapping[str, float], data: StudyData) -> None:
-        """shares: what each family gets while all gain the same, in any unit; data: where trials are read from."""
-        self._shares, self._data = shares, data
-        self._errors: FoldErrors | None = None
+    def __init__(self, shares: Mapping[str, float], errors: Errors) -> None:
+        """shares: what each family gets while all gain the same, in any unit; errors: of complete trials."""
+        self._shares, self._errors = shares, errors
         self._measured: tuple[frozenset[str], dict[str, float]] = (frozenset(), {})  # complete trials, and gains
 
     def next_family(self, families: Sequence[str], proposed: Sequence[Proposed]) -> str:
@@ -73,8 +72,6 @@ class EarnedTurns:
         return self._measured[1]
 
     def _gains(self, proposed: Sequence[Proposed]) -> dict[str, float]:
-        if self._errors is None:
-            self._errors = FoldErrors(self._data)
         shown = [*_shortlisted(proposed)]
         names, gram_KMM = self._errors.of([trial_id for trial_id, _, _ in shown])
         families = list(self._shares)
@@ -88,7 +85,7 @@ def new_turns(sharing: str, shares: Mapping[str, float], data: StudyData) -> Tur
     """As a study's settings say. Raises StudyError for a way of sharing that only a later version knows."""
     if sharing not in SHARINGS:
         raise StudyError(f"shares are {' or '.join(SHARINGS)}, the study has {sharing}; give one of them with --shares")
-    return EarnedTurns(shares, data) if sharing == EARNED else EqualTurns(shares)
+    return EarnedTurns(shares, FoldErrors(data)) if sharing == EARNED else EqualTurns(shares)
 
 
 def earned_shares(shares: Mapping[str, float], gains: Mapping[str, float]) -> dict[str, float]:
