@@ -61,6 +61,12 @@ def sharings(incomplete: str) -> list[str]:
     return _starting(incomplete, SHARINGS)
 
 
+def aims(incomplete: str) -> list[str]:
+    from orchestration.study.settings import AIMS
+
+    return _starting(incomplete, AIMS)
+
+
 def engines(incomplete: str) -> list[str]:
     from orchestration.search.engines import registry
 

@@ -12,7 +12,7 @@ from biomass_models.fold_rows import is_ordered
 from orchestration.study.record import Part
 
 # What a search that goes on may ask for anew: no number of a trial depends on it. The study keeps the present one.
-MOVABLE = ("max_fold_seconds", "engine", "sharing")
+MOVABLE = ("max_fold_seconds", "engine", "sharing", "aim")
 EQUAL, EARNED = "equal", "earned"
 SHARINGS = {  # what decides how much of a search each family gets
     EQUAL: "equal turns of trials, or the given ones",
@@ -22,6 +22,13 @@ SHARINGS = {  # what decides how much of a search each family gets
 
 class StudyError(UserError):
     """A study cannot be opened as asked; the text says the rule, what was got and what to do."""
+
+
+SCORE, BLEND = "score", "blend"
+AIMS = {  # what proposals are to raise
+    SCORE: "the score of a trial",
+    BLEND: "what a trial brings the blend of the others",
+}
 
 
 def shares_by_family(families: Sequence[str], shares: Sequence[float]) -> dict[str, float]:
@@ -45,6 +52,7 @@ class StudySettings(Part):
     exam: float = 0.0  # share of the images, by whole dates, that nothing learns from
     max_fold_seconds: float = 1800.0  # a configuration whose estimate is above is refused with the estimate
     sharing: str = EQUAL  # what follows the families' shares now: one of SHARINGS
+    aim: str = SCORE  # of proposals now: one of AIMS
     engine: str = "tpe"  # what proposes now (that of 0.1.0 where none is stored); each trial notes its own
 
     @property

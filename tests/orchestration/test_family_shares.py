@@ -46,7 +46,7 @@ IMAGES, FOLDS = 60, 4
 Ends = Callable[[TrialRecord, FloatArray], tuple[TrialResult, FloatArray | None]]
 
 
-def made_study(folder: Path) -> Ledger:
+def made_study(folder: Path, families: tuple[str, ...] = FAMILIES) -> Ledger:
     """A study of drawn masses, without a trial."""
     rng = np.random.default_rng(7)
     quadrats = pd.DataFrame({"image_id": [f"ID{row:03d}" for row in range(IMAGES)]})
@@ -54,15 +54,17 @@ def made_study(folder: Path) -> Ledger:
     quadrats["fold"] = [row // 5 % FOLDS for row in range(IMAGES)]
     quadrats[list(TARGETS)] = from_components(*rng.gamma(2.0, 10.0, (3, IMAGES)))
     ledger = Ledger(Storage(folder))
-    settings = {"families": FAMILIES, "folds": FOLDS, "sharing": "earned"}
+    settings = {"families": families, "folds": FOLDS, "sharing": "earned"}
     ledger.write_study(records.study_record(settings), quadrats)
     return ledger
 
 
 def proposer(ledger: Ledger, **options: Any) -> Proposer:
-    turns = new_turns("earned", dict.fromkeys(FAMILIES, 1.0), StudyData(ledger))
+    settings = ledger.study().settings
+    turns = new_turns(settings.sharing, settings.share_of, StudyData(ledger))
     facts: dict[str, Any] = {"seed": 1, "fold_hash": "f", "weights": {"net": "w"}, "engine": "random", "turns": turns}
-    return Proposer(SPACES, ledger, **{**facts, **options})
+    spaces = {family: SPACES[family] for family in settings.families}
+    return Proposer(spaces, ledger, **{**facts, **options})
 
 
 def end(ledger: Ledger, search: Proposer, trial: TrialRecord, ends: Ends) -> None:
@@ -201,6 +203,8 @@ def test_errors_are_those_of_the_blending_gram_however_they_were_asked_for(tmp_p
         )
         expected = [gram.select(gram.fold_C == fold).product_MM / gram.sst for fold in range(FOLDS)]
         assert found == some and gram_KMM == pytest.approx(np.array(expected))
+    fresh = FoldErrors(data).of(names[::-1])[1][:, ::-1, ::-1]
+    assert (fresh == gram_KMM).all()  # to the bit, in whatever order trials have ended
     score = 1 - gram_KMM.sum(0)[4, 4]
     assert score == pytest.approx(data.by_id[names[4]].score)
     (tmp_path / layout.trial(names[1]) / layout.OOF).write_bytes(b"torn")

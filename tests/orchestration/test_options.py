@@ -43,6 +43,7 @@ TYPED: dict[str, tuple[str, Any]] = {  # field -> what is typed, and the value t
     "seed": ("--seed 3", 3),
     "fit": ("--fit pad", "pad"),
     "sharing": ("--shares earned", "earned"),
+    "aim": ("--aim blend", "blend"),
     "engine": ("--engine random", "random"),
     "folds": ("--folds 3", 3),
     "scheme": ("--scheme random", "random"),

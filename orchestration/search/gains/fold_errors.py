@@ -68,7 +68,9 @@ class FoldErrors:
             return
         error_E = self._error_E[trial_id] = self._metric.error_E(pred_NT, data.truth_NT)
         error_ME = np.stack(list(self._error_E.values()))
-        new_KM = np.stack([error_ME[:, own_E] @ error_E[own_E] for own_E in self._metric.of_fold_KE])
+        # einsum, which sums up each row alike: the last bit of a matrix product may depend on the rows beside it
+        rows = [(np.ascontiguousarray(error_ME[:, own_E]), error_E[own_E]) for own_E in self._metric.of_fold_KE]
+        new_KM = np.stack([np.einsum("me,e->m", own_ME, own_E) for own_ME, own_E in rows])
         grown_KMM = np.zeros((len(new_KM), len(error_ME), len(error_ME)))
         if len(error_ME) > 1:
             grown_KMM[:, :-1, :-1] = self._gram_KMM

@@ -12,7 +12,7 @@ from biomass_models.data.frames import Fit
 from biomass_models.families import registry
 from orchestration.option import BUDGET, FOLDS, WHAT, option, option_of, typed_with
 from orchestration.search.engines import registry as engines
-from orchestration.study.settings import EQUAL, SHARINGS, StudySettings
+from orchestration.study.settings import AIMS, EQUAL, SCORE, SHARINGS, StudySettings
 from orchestration.workers.resources import Resources
 from search_spaces.spaces import SCALES
 
@@ -64,6 +64,10 @@ class StudyOptions:
     engine: str = field(
         default=engines.DEFAULT,
         metadata=option(f"Sampler: {', '.join(engines.BUILT_IN)}, or an installed one.", WHAT, completion="engines"),
+    )
+    aim: str = field(
+        default=SCORE,
+        metadata=option("What proposals are to raise: score, or gain of the blend (blend).", WHAT, completion="aims"),
     )
     seed: int = field(default=0, metadata=option("Of folds and proposals.", WHAT, minimum=0))
     folds: int = field(default=5, metadata=option("Number of folds.", FOLDS, minimum=2))
@@ -139,6 +143,7 @@ class Preset:
         known_name("a fold scheme", self.study.scheme, [scheme for scheme in SCHEMES if scheme != "file"])
         known_name("a pruning rule", self.budget.prune, RULES)
         known_name("a way of sharing", self.study.sharing, SHARINGS)
+        known_name("an aim", self.study.aim, AIMS)
         engines.known(self.study.engine)
 
     def settings(self, backbones: Sequence[str], *, weights: str, gpu: bool, fit: Fit = "stretch") -> StudySettings:
@@ -160,6 +165,7 @@ class Preset:
             exam=study.exam,
             max_fold_seconds=self.budget.max_fold_seconds,
             sharing=study.sharing,
+            aim=study.aim,
             engine=study.engine,
         )
 
