@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from orchestration.search.gains.turns import Proposed
 from orchestration.study.ids import content_key
 from orchestration.study.records import COMPLETE, FAILED, Params, TrialRecord, TrialResult
 
@@ -64,9 +65,11 @@ class KnownTrials:
         """Of the trials that were proposed."""
         return {record.config["backbone"] for record in self._records.values()}
 
-    def of_family(self, family: str) -> int:
-        """How many were proposed."""
-        return sum(record.family == family for record in self._records.values())
+    @property
+    def proposed(self) -> list[Proposed]:
+        """Those that take a place, in the order of proposal."""
+        found = [Proposed(record, self._results.get(name)) for name, record in self._records.items()]
+        return sorted(found, key=lambda one: (one.record.number, one.record.trial_id))
 
     def pending(self, family: str) -> dict[str, Params]:
         """Points of a family's open trials, but for those that are set aside: what an engine sees as pending."""

@@ -19,6 +19,8 @@ from biomass_models.fold_rows import EXAM
 from biomass_models.fold_units import unscored_notice
 from orchestration.progress import Say, progress_bar
 from orchestration.search.following import begin_with, changes_since, follow_moved, followed, known_images
+from orchestration.search.gains.aims import new_aim
+from orchestration.search.gains.turns import new_turns
 from orchestration.search.opening import go_on_with, open_study, take_new_weights
 from orchestration.search.preflight import check_data
 from orchestration.search.proposer import Proposer
@@ -72,7 +74,8 @@ def prepare_search(
         fold_hash=record.fold_hash,
         weights=fingerprints,
         engine=settings.engine,
-        shares=dict(zip(settings.families, settings.shares, strict=True)) if settings.shares else None,
+        turns=new_turns(settings.sharing, settings.share_of, StudyData(ledger)),
+        aim=new_aim(settings.aim, StudyData(ledger)),
         max_trials=max_trials,
         deadline=None if hours is None else time.time() + 3600 * hours,
         max_fold_seconds=settings.max_fold_seconds,
