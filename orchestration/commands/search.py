@@ -28,7 +28,8 @@ from orchestration.search.presets.options import StudyOptions
 
 
 @preset_options(
-    "families", "backbones", "weights", "scale", "cpus_per_fold", "gpus_per_fold", "slots", "cache", "address"
+    *("families", "backbones", "weights", "scale", "space", "fixed"),
+    *("cpus_per_fold", "gpus_per_fold", "slots", "cache", "address"),
 )
 def doctor(
     study: Annotated[
@@ -50,6 +51,9 @@ def doctor(
     """
     families, shares = families_of(typed.pop("families"))
     preset, _ = overridden(None, typed)
+    from search_spaces.own_ranges import read_changes
+
+    changes = read_changes(preset.study.space, preset.study.fixed)
     from orchestration.doctor.findings import Finding, examine_here
 
     found: list[Finding] = []
@@ -73,6 +77,7 @@ def doctor(
             scale=preset.study.scale,
             trials=trials,
             folds=folds,
+            changes=changes,
         )
         run_doctor(plan, reachable(resources), show)
     fit = not any(finding.verdict == "FAIL" for finding in found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from orchestration.workers.context import WorkerContext
 from orchestration.workers.resources import Resources
 from orchestration.workers.weights_here import available_backbones, backbones_of_study, note_stand_ins, source_of_study
 from search_spaces.domain import SearchSpace
+from search_spaces.own_ranges import Change, read_changes
 
 
 def has_gpu(resources: Resources) -> bool:
@@ -86,6 +87,7 @@ def start_search(
         retry_failed=retry_failed,
         made_with=made_with,
         data_checked=data_checked,
+        changes=read_changes(asked.study.space, asked.study.fixed),
     )
 
 
@@ -146,6 +148,7 @@ def run_search(
     spaces: dict[str, SearchSpace] | None = None,
     data_checked: bool = False,
     follows: str | None = None,
+    changes: Sequence[Change] = (),
 ) -> Ending:
     """Search until the study holds max_trials or the hours are over; returns the Ending.
 
@@ -153,8 +156,8 @@ def run_search(
     ranges than the scale's (comparisons of configurations). Everything that can be checked is checked before Ray
     starts. The same call again resumes the study. prune: a name of pruning.RULES; retry_failed: failed trials
     are taken up again, with the folds that they have. follows: a study of fewer photographs, whose best settings a new
-    study begins with. made_with: see open_study. data_checked: preflight.check_data has
-    just read the data.
+    study begins with. changes: of the ranges, by the user. made_with: see open_study. data_checked:
+    preflight.check_data has just read the data.
     """
     known_name("a pruning rule", prune, RULES, StudyError)
     require_answer(resources.address)
@@ -175,6 +178,7 @@ def run_search(
             spaces=spaces,
             data_checked=data_checked,
             follows=follows,
+            changes=changes,
         )
         note_stand_ins(ledger, fingerprints, weights, say)
         found = StudyData(ledger)
