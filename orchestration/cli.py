@@ -99,6 +99,7 @@ PIPELINE: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
     "Search": (space.space, search.search, study.status, dashboard.dashboard),
     "Look": (
         study.leaderboard,
+        study.show,
         report.report,
         study.audit,
         study.repair,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
@@ -86,7 +86,7 @@ def run_ensemble(
     seed: int,
     open_predictor: Callable[[Path], Predictor],
     say: Say,
-    show: Callable[[Card, Sequence[str]], None],
+    show: Callable[[Card, Sequence[str], Mapping[str, str]], None],
 ) -> list[Path]:
     """Gather, blend, show the cards, predict and write; returns the paths of the submissions.
 
@@ -116,7 +116,7 @@ def run_ensemble(
         for card in make_cards(gathered, options, predictor, say)
     ]
     for card in cards:
-        show(card, _beside(gathered, card))
+        show(card, _beside(gathered, card), gathered.labels)
     submissions: list[bytes] = []
     image_ids: list[str] | None = None
     if test_ids is not None or gathered.tests is not None:
@@ -314,7 +314,7 @@ def write_outputs(
             trials = {member: ref for member, ref in gathered.trials.items() if member in card.members}
             Ledger(Storage(study)).write_ensemble(name, card.to_json(), trials, written and written[1], origin=made)
         if out.suffix != ".csv":
-            storage.write(f"ensemble{mark}.txt", page_of(card, _beside(gathered, card)).encode())
+            storage.write(f"ensemble{mark}.txt", page_of(card, _beside(gathered, card), gathered.labels).encode())
             content = card.to_json() | {"origin": made.to_json()}
             storage.write(f"ensemble{mark}.json", (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
     return paths
@@ -325,8 +325,8 @@ def _beside(gathered: Gathered, card: Card) -> list[str]:
     return [] if gathered.study is None else beside_score(gathered.study, card)
 
 
-def page_of(card: Card, beside: Sequence[str] = ()) -> str:
+def page_of(card: Card, beside: Sequence[str] = (), labels: Mapping[str, str] | None = None) -> str:
     """The readable page as text of 80 columns."""
     console = PlainConsole(file=StringIO(), width=WIDTH, record=True, color_system=None)
-    console.print(render_card(card, beside))
+    console.print(render_card(card, beside, labels))
     return console.export_text()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -130,11 +130,11 @@ def ensemble(
 
     cards: list[dict[str, Any]] = []
 
-    def show(card: Card, beside: Sequence[str]) -> None:
+    def show(card: Card, beside: Sequence[str], labels: Mapping[str, str]) -> None:
         if as_json:
             cards.append(card.to_json())
         else:
-            out_console.print(render_card(card, beside))
+            out_console.print(render_card(card, beside, labels))
 
     columns = tuple(name.strip() for name in groups.split(",") if name.strip())
     out = out or Path("submission.csv" if study and data and (data / TEST_FILE).exists() else "ensemble")

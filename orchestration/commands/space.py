@@ -47,7 +47,7 @@ def space(
     else:
         for one in found.values():
             out_console.print(render_space(one))
-        print_line("Change them: biomass space --toml > my.toml, then biomass search ... --space my.toml (or --set)")
+        print_line("To change them: biomass space --toml > my.toml, biomass search --space my.toml")
 
 
 def _spaces(families: list[str], study: str | None, typed: Mapping[str, Any]) -> dict[str, SearchSpace]:

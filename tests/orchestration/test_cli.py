@@ -72,7 +72,7 @@ def test_no_word_of_a_help_text_is_read_as_markup(words: tuple[str, ...]) -> Non
 
 def test_commands_that_print_a_table_or_list_have_json() -> None:
     wanted = "data check, doctor, status, leaderboard, audit, replay, explain, ensemble, submission check, score"
-    wanted += ", refit, trace, dashboard, demo"
+    wanted += ", refit, trace, dashboard, demo, space, show"
     for words in [*wanted.split(", "), "presets"]:
         assert any("--json" in parameter.opts for parameter in COMMANDS[tuple(words.split())].params), words
         assert f"| `{words}` |" in (ROOT / "docs" / "commands.md").read_text(), words
