@@ -10,6 +10,7 @@ from rich.text import Text
 
 from biomass_models.counted import counted
 from biomass_models.fold_units import cut_groups_notice
+from ensembles.budget import CardBudget
 from ensembles.card import Card, CardStateRule
 from ensembles.honest import OLD_METHOD, Estimate
 from ensembles.measured import WEIGHTED_R2
@@ -35,6 +36,8 @@ def render_card(card: Card, beside: Sequence[str] = (), labels: Mapping[str, str
         parts.append(_tried(card, tried))
     if card.state_rule is not None:
         parts.append(Text(_state_rule(card.state_rule)))
+    if card.budget is not None:
+        parts.append(_budget(card.budget))
     parts += [_members(card, labels or {}), _parts(card), *_notes(card)]
     return Group(*parts)
 
@@ -85,6 +88,23 @@ def _versus(card: Card) -> Table:
     for name, gain in card.versus.items():
         value = f"{gain.value:+.4f} ± {gain.se:.4f}"
         table.add_row(name, value, _interval(gain))
+    return table
+
+
+def _budget(budget: CardBudget) -> Table:
+    title = (
+        f"Predictions of {counted(budget.images, 'photograph')} within {budget.minutes:.3g} min on {budget.device}: "
+        f"this blend takes {budget.used_minutes:.2g} min"
+    )
+    table = _table(title)
+    for name in ("minutes", "nested score", "members", "takes"):
+        table.add_column(name, justify="right")
+    for point in budget.curve:
+        score, asked = _plus_minus(point.nested_score, point.nested_se), point.minutes == budget.minutes
+        row = (f"{point.minutes:.3g}", score, f"{point.members}", f"{point.used_minutes:.2g} min")
+        table.add_row(*row, style="bold" if asked else None)
+    if budget.next_member is not None and budget.next_minutes is not None:
+        table.caption = f"the next member would be {budget.next_member}, {budget.next_minutes:.2g} min with it"
     return table
 
 

@@ -39,6 +39,7 @@ from ensembles.submission import (
     submission_bytes,
     table_notes,
 )
+from orchestration.blending.budget import Budget, budgeted_cards
 from orchestration.blending.members import FileMembers, Gathered, gather
 from orchestration.blending.origin import origin_of
 from orchestration.blending.shown import beside_score
@@ -65,6 +66,7 @@ class BlendOptions:
     follow_ups: tuple[str, ...] = ()  # tried: used where their nested gain exceeds its standard error
     flips: int = 1  # test-time turns and mirrors, used on the same condition
     all_rows: str = NONE  # of fold_rows.ALL_ROWS: whether models on all rows predict new photographs
+    budget: Budget | None = None  # of minutes for the prediction
 
     def __post_init__(self) -> None:
         rule_named(self.rule)
@@ -74,6 +76,12 @@ class BlendOptions:
         if self.flips not in (1, 2, 4, 8):
             raise UserError(f"flips must be 1 (none), 2, 4 or 8, got {self.flips}")
         known_name("--all-rows", self.all_rows, ALL_ROWS)
+        if self.budget is not None and (self.candidates, self.flips, self.all_rows) != (1, 1, NONE):
+            raise UserError(
+                "a budget counts what fold models take without flips; leave --candidates, --flips and --all-rows out"
+            )
+        if self.budget is not None and {"per-target", STATE} & set(self.follow_ups):
+            raise UserError("a budget buys one set of members; leave --post per-target and --post state out")
 
 
 def run_ensemble(
@@ -179,6 +187,8 @@ def _refuse(studies: list[str], files: FileMembers, data_dir: Path | None, out: 
         raise UserError(f"a submission must not overwrite a table of the data directory, got {out}; name another file")
     if not studies and out.suffix == ".csv":
         raise UserError(f"members that come as files are blended into a folder; give --out DIR, got {out}")
+    if options.budget is not None and (not studies or files.oof):
+        raise UserError("a budget counts what trials of a study take; give STUDY, and leave --oof out")
     if options.all_rows != NONE and not studies:
         raise UserError("--all-rows fits trials of a study: give STUDY, or leave --all-rows out")
     if STATE in options.follow_ups and (not studies or data_dir is None):
@@ -195,6 +205,17 @@ def make_cards(gathered: Gathered, options: BlendOptions, predictor: Predictor |
     """Blend, and compare flips where they are asked for and trials can show them. The first candidate comes first."""
     library = gathered.library
     say(f"Blending {counted(len(library.names), 'member')}")
+    if options.budget is not None:
+        return budgeted_cards(
+            library,
+            gathered.trials,
+            options.budget,
+            options.rule,
+            options.follow_ups,
+            seed=gathered.seed,
+            references=gathered.references,
+            say=say,
+        )
     found = choose_candidates(
         library,
         options.candidates,

@@ -16,9 +16,9 @@ from biomass_models.errors import UserError
 from biomass_models.families import registry
 from biomass_models.families.introduced import fill_config
 from biomass_models.families.readable import label_of
-from ensembles.choice import rule_named
 from ensembles.honest import Estimate, paired_difference
 from ensembles.nests import nested_all
+from orchestration.blending.nested import rule_of
 from orchestration.blending.shown import MOST_MEMBERS, shown_blend
 from orchestration.study.data import StudyData, Trial
 from orchestration.study.ledger import LedgerError
@@ -58,7 +58,8 @@ class Worth:
     ensemble: str | None  # None: the default blend, which is not stored
     weight: float
     nested_score: float  # of the blend's rule over all members, without follow-ups
-    gain: Estimate | None  # of that score over the same without this trial; None where it is the only member
+    gain: Estimate | None  # of that score over the same without this trial
+    no_gain: str | None = None  # why that is not known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,17 +186,20 @@ def _worth(data: StudyData, trial: Trial) -> tuple[Worth | None, str | None]:
             return None, f"it repeats {better}, which is a member"
         if trial.trial_id in left_out or trial.trial_id not in library.names:
             return None, f"left out: {left_out.get(trial.trial_id, 'its rows cannot be read')}"
-        rule = rule_named(shown.card.rule)
+        rule = rule_of(shown.card, library.names)
         (whole,) = nested_all(gram, [rule], seed=seed)
-        others = np.array([place for place, name in enumerate(library.names) if name != trial.trial_id], dtype=np.int64)
-        gain = None
+    except UserError as error:
+        return None, str(error)
+    others = np.array([place for place, name in enumerate(library.names) if name != trial.trial_id], dtype=np.int64)
+    gain, no_gain = None, None if len(others) else "there is no other member"
+    try:
         if len(others):
             (without,) = nested_all(gram.keep(others), [rule], seed=seed)
             gain = paired_difference(gram, whole.loss_RC, without.loss_RC)
-    except UserError as error:
-        return None, str(error)
+    except UserError as error:  # within a budget the others may be too expensive
+        no_gain = str(error)
     weight = shown.card.members.get(trial.trial_id, 0.0)
-    return Worth(ensemble=shown.name, weight=weight, nested_score=whole.score, gain=gain), None
+    return Worth(ensemble=shown.name, weight=weight, nested_score=whole.score, gain=gain, no_gain=no_gain), None
 
 
 def _commands(data: StudyData, trial: Trial) -> tuple[str, ...]:

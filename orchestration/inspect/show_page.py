@@ -86,7 +86,7 @@ def _worth(found: ShownTrial) -> str:
     where = "the default rule, not stored" if worth.ensemble is None else f"ensemble {worth.ensemble}"
     said = f"In the blend ({where}): weight {worth.weight:.3f}"
     if worth.gain is None:
-        return f"{said}, the only member"
+        return f"{said}; without it: {worth.no_gain}"
     gain = worth.gain
     return (
         f"{said}; the nested score of its rule is {worth.nested_score:.4f}, "

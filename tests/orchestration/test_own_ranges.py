@@ -182,7 +182,7 @@ def test_the_space_command_shows_what_would_be_searched(tmp_path: Path) -> None:
     assert "did you mean probe" in refused("space", "prob", "--study", ledger.storage.uri)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_page_from_a_file_to_report_and_show(
     tmp_path: Path, tiny_pasture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,7 +225,7 @@ def test_the_page_from_a_file_to_report_and_show(
             assert config["head_width_2"] in ((64, 96, 128) if config["head_width"] > 128 else (128,))
     shown, page = (re.sub(r"[│┃]", " ", said["show"][0]), words_of(Path("report.html").read_text()))
     assert max(len(line) for line in shown.splitlines() if "biomass" not in line) <= 80
-    assert "my.toml:3" in shown and "biomass refit STUDY" in shown and "baseline, complete" in shown
+    assert "my.toml:3" in shown and "biomass refit" in shown and "baseline, complete" in shown
     assert "6 ranges of your own" in page and "my.toml:3" in page and "--set probe.alpha_per_target=true" in page
     assert "fixed: 0.4 (0.4)" in said["space"][2]
     assert '"distilled"' not in said["space"][1] and "[distilled]" in said["space"][1]
