@@ -18,7 +18,7 @@ from biomass_models.toml_files import toml_key, toml_value
 from search_spaces.domain import KINDS, Choice, Domain, Integer, LogUniform, SearchSpace, Uniform, When
 
 HOW = """\
-# Ranges for `biomass search --space FILE`. A line that is taken out stays as it is.
+# Ranges for biomass search --space FILE. A line that is taken out stays as it is.
 #   field = {uniform = [0.0, 0.6]}                  a real number
 #   field = {log-uniform = [1e-4, 1e-2]}            a real number, every factor alike
 #   field = {integer = [10, 40], step = 5}          a whole number

@@ -111,7 +111,7 @@ def profile_study(
         where = device_name(device, cpus)
         units = dict(inputs.units)
     if not members:
-        raise LedgerError("a profile needs models of complete trials, none is here; search with a larger --weights-gb")
+        raise LedgerError("a profile needs a trial that can predict here, got none; the lines before say why of each")
     found = ProfileRecord(
         device=where, measured_at=time.time(), images=len(images.image_ids), units=units, members=members
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,6 +94,15 @@ def test_what_no_profile_or_no_minute_is_for_is_refused(study: Ledger, monkeypat
     assert "--budget-minutes is above 0" in refused(*words[:-1], "0", "--images", "600")
     for wrong in (words, ["ensemble", study.storage.uri, "--images", "3"], ["doctor", "--profile"]):
         assert CliRunner().invoke(app, wrong).exit_code == 2
+
+
+def test_a_budget_is_refused_until_a_profile_is_there(study: Ledger, tmp_path: Path, tiny_pasture: Path) -> None:
+    bare = shutil.copytree(study.storage.uri, tmp_path / "bare", ignore=shutil.ignore_patterns("profiles"))
+    asked = ["ensemble", str(bare), "--budget-minutes", "60", "--images", "90", "--out", str(tmp_path / "out")]
+    remedy = refused(*asked)
+    assert "the study has none; run `biomass doctor STUDY --data DIR --profile` there" in remedy
+    output("doctor", str(bare), "--data", str(tiny_pasture), "--profile", "--gpus-per-fold", "0")
+    assert "this blend takes" in " ".join(output(*asked).split())
 
 
 def test_another_number_of_threads_is_the_same_kind_of_machine() -> None:
