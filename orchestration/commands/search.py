@@ -31,7 +31,7 @@ from orchestration.workers.resources import Resources
 
 
 @preset_options(
-    *("families", "backbones", "weights", "scale", "space", "fixed"),
+    *("families", "backbones", "weights", "scale", "space", "set_"),
     *("cpus_per_fold", "gpus_per_fold", "slots", "cache", "address"),
 )
 def doctor(
@@ -63,7 +63,7 @@ def doctor(
         return
     from search_spaces.own_ranges import read_changes
 
-    changes = read_changes(preset.study.space, preset.study.fixed)
+    changes = read_changes(preset.study.space, preset.study.set_)
     from orchestration.doctor.findings import Finding, examine_here
 
     found: list[Finding] = []

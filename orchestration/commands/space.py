@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from search_spaces.domain import SearchSpace
 
 
-@preset_options("backbones", "scale", "space", "fixed")
+@preset_options("backbones", "scale", "space", "set_")
 def space(
     family: Annotated[
         list[str] | None,
@@ -69,7 +69,7 @@ def _spaces(families: list[str], study: str | None, typed: Mapping[str, Any]) ->
         scale = "cpu" if chosen.scale == "auto" else chosen.scale
         names = families or list(registry.BUILT_IN)
         spaces = {name: space_of(name, chosen.backbones or DEFAULT_BACKBONES, scale) for name in names}
-    changes = read_changes(typed["space"], typed["fixed"] or ())
+    changes = read_changes(typed["space"], typed["set_"] or ())
     return with_changes(spaces, changes, None, print_remark)[0]
 
 

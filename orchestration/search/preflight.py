@@ -65,7 +65,7 @@ def check_ranges(record: StudyRecord | None, asked: Preset) -> None:
 
     Where a machine decides the scale of a new study, only what each field says by itself is checked.
     """
-    changes = read_changes(asked.study.space, asked.study.fixed)
+    changes = read_changes(asked.study.space, asked.study.set_)
     if record is not None:
         families, backbones = record.settings.families, record.settings.backbones
         spaces = {family: space for family in families if (space := stored_space(record, family)) is not None}

@@ -87,7 +87,7 @@ def start_search(
         retry_failed=retry_failed,
         made_with=made_with,
         data_checked=data_checked,
-        changes=read_changes(asked.study.space, asked.study.fixed),
+        changes=read_changes(asked.study.space, asked.study.set_),
     )
 
 

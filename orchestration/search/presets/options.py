@@ -49,7 +49,7 @@ class StudyOptions:
     space: Path | None = field(
         default=None, metadata=option("Your own ranges: a TOML file (biomass space --toml writes one).", WHAT)
     )
-    fixed: tuple[str, ...] = field(
+    set_: tuple[str, ...] = field(  # `set` is a word of Python's
         default=(),
         metadata=option(
             "Fix a setting: FAMILY.FIELD=VALUE, such as distilled.huber_delta=1.0; repeat.",
