@@ -33,9 +33,13 @@ class TomlFile:
     content: Mapping[str, Any]
     text: str
 
+    def exact_line(self, *path: str) -> int | None:
+        """The line of a key, 1-based: table after table, then the key. None where no line begins with it."""
+        return next((line for line, written in _written(self.text) if written == path), None)
+
     def line_of(self, *path: str) -> int | None:
-        """The line of a key, 1-based: table after table, then the key. Of one inside of a value the line where the
-        value begins; None where nothing of the path is written."""
+        """The same; of a key inside of a value the line where the value begins, of one that is not written the line of
+        its table. None where nothing of the path is written."""
         best, depth = None, 0
         for line, written in _written(self.text):
             shared = len(written) if tuple(path[: len(written)]) == written else 0

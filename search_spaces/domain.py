@@ -192,10 +192,12 @@ class SearchSpace:
         return None
 
     def completed(self, params: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-        """A point of other ranges with the fields that are drawn today and were not then, from its config."""
+        """A point of other ranges with the fields that are drawn today and were not then, from its config, where today's
+        range has their value."""
         found = dict(params)
-        for name in self.domains:
-            if name not in found and name in config and self.is_active(name, found):
+        for name, domain in self.domains.items():
+            missing = name not in found and name in config and self.is_active(name, found)
+            if missing and domain.contains(config[name]):
                 found[name] = config[name]
         return found
 

@@ -75,7 +75,7 @@ def inspect_dataset(data_dir: Path) -> tuple[Dataset | None, list[Problem]]:
         return None, [_problem(error.line, error.rule, error.got, error.remedy)]
     given = file.content
     problems = [
-        _problem(file.line_of(key) or file.line_of("columns", key), rule, got, remedy)
+        _problem(file.exact_line(key) or file.exact_line("columns", key), rule, got, remedy)
         for check in (_keys, _columns, _unit, _area, _groups, _weights, _fit)
         for key, rule, got, remedy in check(given)
     ]

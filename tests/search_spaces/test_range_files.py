@@ -217,7 +217,7 @@ def test_a_point_of_older_ranges_is_completed_from_its_configuration() -> None:
     drawn."""
     space = space_of("probe", NETS, "cpu")
     params = {"size": 224, "layout": "whole"}
-    config = {"layers": 2, "view_merge": "mean", "taps": "", "size": 336, "unknown": 1}
+    config = {"layers": 2, "view_merge": "mean", "taps": "", "size": 336, "unknown": 1, "flips": 8}  # 1 or 4 today
     assert space.completed(params, config) == {**params, "layers": 2}
     assert space.completed(space.first_trials[0], {"layers": 9}) == space.first_trials[0]
 
@@ -227,6 +227,10 @@ def test_lines_of_keys_are_found() -> None:
     file = TomlFile(name="x", content={}, text=text)
     places = {("a",): 1, ("b",): 2, ("b", "c d"): 3, ("b", "e", "f", "g"): 4, ("b", "h"): 5, ("b", "h", "i"): 6}
     assert {path: file.line_of(*path) for path in places} == places
+    assert {path: file.exact_line(*path) for path in places if "g" not in path} == {
+        path: line for path, line in places.items() if "g" not in path
+    }
+    assert file.exact_line("b", "nothing") is None and file.exact_line("b", "e", "f", "g") is None
     assert file.line_of("b", "nothing") == 2 and file.line_of("z") is None and file.line_of("k", "l") == 10
 
 
