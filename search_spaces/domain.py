@@ -192,8 +192,8 @@ class SearchSpace:
         return None
 
     def completed(self, params: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-        """A point of other ranges with the fields that are drawn today and were not then, from its config, where today's
-        range has their value."""
+        """A point of other ranges with the fields that are drawn today and were not then, as its config has them, where
+        that lies in today's ranges."""
         found = dict(params)
         for name, domain in self.domains.items():
             missing = name not in found and name in config and self.is_active(name, found)
