@@ -29,8 +29,8 @@ from biomass_models.families.costs import all_feature_seconds, forward_seconds, 
 from biomass_models.families.density.config import DensityConfig
 from biomass_models.families.distilled.config import DistilledConfig
 from biomass_models.families.probe.config import ProbeConfig
-from biomass_models.families.stack.config import StackConfig
 from biomass_models.families.pseudo_rows import with_pseudo_rows
+from biomass_models.families.stack.config import StackConfig
 from biomass_models.fold_rows import labelled_rows
 from biomass_models.interrupt import StopRequested
 from biomass_models.targets import TARGETS, TOTAL, weight_T
