@@ -64,7 +64,8 @@ def fit(
     """Fit on the rows outside `fold`, predict those inside.
 
     quadrats: image_id, group and the five targets [grams]. The penalty is chosen by inner folds of the training
-    rows that keep groups together, without rows that models have labelled. Raises FitError (fewer than two groups in the training rows), StopRequested.
+    rows that keep groups together, without rows that models have labelled. Raises FitError (fewer than two groups in
+    the training rows), StopRequested.
     """
     started = time.perf_counter()
     rows = FoldRows.of(quadrats, fold_N, fold, inputs.images.rows(list(quadrats["image_id"])))
