@@ -29,6 +29,8 @@ def with_pseudo_rows(
     weight: what such a row counts where a weighed one counts 1, above 0 and at most 1.
     """
     require("a pseudo-label counts more than 0 and at most as much as a weighed one, 1", 0 < weight <= 1, weight)
+    twice = sorted(set(image_id) & set(quadrats["image_id"]))
+    require("photographs that models have labelled have names of their own", not twice, twice[0] if twice else "")
     cell, masses, columns = cell_weights(quadrats), list(TARGETS), list(WEIGHT_COLUMNS)
     table = quadrats.assign(**{PSEUDO: False})
     table[columns] = np.broadcast_to(cell, (len(quadrats), len(TARGETS)))

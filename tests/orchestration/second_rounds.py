@@ -43,8 +43,8 @@ def search(study: Path, data: Path, trials: int, said: list[str] | None = None, 
 
 @contextmanager
 def skilled(ledger: Ledger) -> Iterator[None]:
-    """Inside, half of the truth is in the pooled rows: random weights on tiny pictures have no skill, and a blend leaves
-    such trials out. The folds' own rows and models stay as they were."""
+    """Inside, half of the truth is in the pooled rows: random weights on tiny pictures have no skill, and a blend
+    leaves such trials out. The folds' own rows and models stay as they were."""
     truth_NT = scored_rows(ledger.quadrats())[list(TARGETS)].to_numpy()
     results = {name: result for name, result in ledger.results().items() if result.status == COMPLETE}
     before = {name: ledger.oof(name) for name in results}
