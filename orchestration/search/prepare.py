@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from orchestration.study.data import StudyData
 from orchestration.study.data_changes import data_fingerprint, photograph_table, require_same_data
 from orchestration.study.ledger import Ledger
 from orchestration.study.record import SCHEMA
-from orchestration.study.records import FAILED, Asked, StudyRecord, mass_unit_of, refused_for
+from orchestration.study.records import FAILED, Asked, Params, StudyRecord, mass_unit_of, refused_for
 from orchestration.study.seeds import derive_seed
 from orchestration.study.settings import StudyError, StudySettings
 from orchestration.study.spaces import open_spaces, spaces_of, stored_space, to_json
@@ -96,7 +96,7 @@ def prepare_search(
         deadline=None if hours is None else time.time() + 3600 * hours,
         max_fold_seconds=settings.max_fold_seconds,
         second_round=None if planned is None else planned.of_trial,
-        first=None if planned is None else planned.first,
+        first=None if planned is None else _inside(planned.first, opened),
     )
     _say_what_waits(proposer, say)
     _require_places(proposer)
@@ -115,6 +115,13 @@ def _begin_second_round(
         them = counted(len(without), "family does", "families do")
         say(f"note: {them} not learn from pseudo-labels, and is left out of the second round: {', '.join(without)}")
     return {name: space for name, space in spaces.items() if name not in without}
+
+
+def _inside(first: Mapping[str, Sequence[Params]], spaces: Mapping[str, SearchSpace]) -> dict[str, list[Params]]:
+    """The settings that lie in the ranges of now."""
+    return {
+        name: [params for params in first.get(name, ()) if not space.misfits(params)] for name, space in spaces.items()
+    }
 
 
 def _require_places(proposer: Proposer) -> None:

@@ -229,6 +229,8 @@ def _photographs(ledger: Ledger, data_dir: Path) -> tuple[pd.DataFrame, int]:
 def rounds_to_label(ledger: Ledger, asked: TrialRound | None) -> list[str]:
     """Second rounds whose labels a search makes before its first fold: the one that was asked for, those that open
     trials wait for, and those of other trials that have lost theirs, where the models are there."""
+    if asked is None and not ledger.second_round_ids():
+        return []
     results, waits = ledger.results(), dict[str, bool]()
     for record in ledger.trials():
         if (own := record.second_round) is not None:

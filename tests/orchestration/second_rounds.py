@@ -4,27 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from blended_study import InlinePredictor
 
 from biomass_models.backbones.weights import WeightsSource
 from biomass_models.fold_rows import scored_rows
 from biomass_models.targets import TARGETS
+from ensembles.blend import fit_blend
+from ensembles.choice import rule_named
+from ensembles.members.library import library_from_arrays
+from ensembles.spec import BlendSpec
 from orchestration.blending.blend import BlendOptions, run_ensemble
 from orchestration.blending.members import FileMembers
 from orchestration.search.ending import Ending
 from orchestration.search.presets.options import Preset
 from orchestration.search.start import start_search
+from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger
-from orchestration.study.records import COMPLETE, Asked
+from orchestration.study.records import COMPLETE, Asked, TrialRef
 from orchestration.study.storage import Storage
 from orchestration.workers.resources import Resources
 
 BLEND = "first"  # name of the blend that labels
 TINY = Preset().with_fields(
-    families=("probe", "baseline", "distilled"), backbones=("test_vit",), weights="random", scale="smoke", folds=3
+    families=("probe", "stack"), backbones=("test_vit",), weights="random", scale="smoke", folds=3
 )
 
 
@@ -72,9 +79,23 @@ def blend(ledger: Ledger, data: Path, out: Path, studies: Sequence[str] = ()) ->
     return path
 
 
-def blended_study(folder: Path, data: Path, trials: int = 3, **options: Any) -> Ledger:
+def blended_study(folder: Path, data: Path, trials: int = 2, **options: Any) -> Ledger:
     """A study of complete trials, one of each family, and their blend."""
     search(folder / "study", data, trials, **options)
     ledger = Ledger(Storage(folder / "study"))
     blend(ledger, data, folder / f"{BLEND}.csv")
     return ledger
+
+
+def write_blend(ledger: Ledger, members: list[str], refs: dict[str, TrialRef] | None = None) -> None:
+    """An ensemble whose weights are as unlike as can be: none of them may enter a label."""
+
+    truth = StudyData(ledger).truth
+    pred_NT = truth[list(TARGETS)].to_numpy() * 0.9 + 1
+    rng = np.random.default_rng(0)
+    pred = [pred_NT + rng.uniform(0, 3, pred_NT.shape) for _ in members]
+    library = library_from_arrays(members, pred, truth, checked=True)
+    card = fit_blend(library, BlendSpec(rule=rule_named("top-5")), 0)
+    weights = dict(zip(members, np.geomspace(1, 0.01, len(members)), strict=True))
+    own = {name: TrialRef(ledger.storage.uri, name) for name in members}
+    ledger.write_ensemble(BLEND, replace(card, members=weights).to_json(), {**own, **(refs or {})}, b"")

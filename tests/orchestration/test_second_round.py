@@ -15,15 +15,17 @@ import worked_packages
 from blended_study import Remembering
 from commands import output, words_of
 from safetensors.torch import load as load_tensors
-from second_rounds import BLEND, blend, blended_study, search
+from second_rounds import BLEND, blend, blended_study, search, write_blend
 from tiny_study import RANDOM, make_study
 from typer.testing import CliRunner
 
 from biomass_models.data.table import read_test
+from biomass_models.families import registry
 from biomass_models.families.introduced import config_from_stored
 from biomass_models.families.registry import model
 from biomass_models.features.inputs import ImageSet, Inputs
 from biomass_models.fold_rows import folds_in
+from biomass_models.pasture.make import make_pasture
 from biomass_models.targets import TARGETS, project_coherent
 from orchestration.bundle.predict import predict_bundle
 from orchestration.cli import app
@@ -57,7 +59,7 @@ ASKED = {"second_round": BLEND}
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory, tiny_pasture: Path) -> Path:
-    """The folder of a study of three trials and its blend, with its cache."""
+    """The folder of a study of two trials and its blend, with its cache."""
     folder = tmp_path_factory.mktemp("first-round")
     blended_study(folder, tiny_pasture)
     return folder
@@ -65,20 +67,33 @@ def first(tmp_path_factory: pytest.TempPathFactory, tiny_pasture: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def both(first: Path, tmp_path_factory: pytest.TempPathFactory, tiny_pasture: Path) -> Path:
-    """The same with a second round of three trials."""
+    """The same with a second round of two trials."""
     folder = Path(shutil.copytree(first, tmp_path_factory.mktemp("both") / "copy"))
-    search(folder / "study", tiny_pasture, 6, **ASKED)
+    search(folder / "study", tiny_pasture, 4, **ASKED)
     return folder
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, tiny_pasture: Path) -> Path:
+    """Both rounds of all families."""
+    folder, families = tmp_path_factory.mktemp("all-families"), {"families": registry.BUILT_IN}
+    blended_study(folder, tiny_pasture, len(registry.BUILT_IN), **families)
+    search(folder / "study", tiny_pasture, 2 * len(registry.BUILT_IN), **families, **ASKED)
+    return folder
+
+
+def copied(folder: Path, to: Path) -> Ledger:
+    return Ledger(Storage(shutil.copytree(folder, to) / "study"))
 
 
 @pytest.fixture
 def fresh(first: Path, tmp_path: Path) -> Ledger:
-    return Ledger(Storage(shutil.copytree(first, tmp_path / "fresh") / "study"))
+    return copied(first, tmp_path / "fresh")
 
 
 @pytest.fixture
 def fresh_both(both: Path, tmp_path: Path) -> Ledger:
-    return Ledger(Storage(shutil.copytree(both, tmp_path / "both") / "study"))
+    return copied(both, tmp_path / "both")
 
 
 def folder_of(ledger: Ledger) -> Path:
@@ -128,18 +143,21 @@ def test_labels_of_a_fold_are_the_plain_mean_of_the_models_of_that_fold(both: Pa
     np.testing.assert_array_equal(several, np.mean(alone, axis=0))
 
 
-def test_members_settings_come_first_and_learn_from_the_labels(both: Path) -> None:
-    ledger = Ledger(Storage(both / "study"))
-    (one, two, three), asked = of_second_round(ledger), TrialRound(round_id=round_of(ledger), weight=0.3)
+@pytest.mark.long
+def test_members_settings_come_first_and_learn_from_the_labels(whole: Path) -> None:
+    ledger = Ledger(Storage(whole / "study"))
+    asked = TrialRound(round_id=round_of(ledger), weight=0.3)
     first = {record.family: record for record in ledger.trials() if record.second_round is None}
-    for record in (one, two, three):
+    assert {record.family for record in of_second_round(ledger)} == set(first) == set(registry.BUILT_IN)
+    for record in of_second_round(ledger):
         earlier = first[record.family]
         assert record.second_round == asked and record.config == earlier.config and record.params == earlier.params
         assert record.trial_id == trial_id_of(record, ledger.study().fold_hash) != earlier.trial_id
         for fold in folds_in(ledger.quadrats()["fold"]):
             metrics, before = ledger.fold_metrics(record.trial_id, fold), ledger.fold_metrics(earlier.trial_id, fold)
             assert metrics is not None and before is not None
-            assert metrics.info["pseudo_rows"] == 6 and metrics.info["train_rows"] == before.info["train_rows"]
+            assert metrics.info["pseudo_rows"] == 6 and "folds_together" not in metrics.info
+            assert metrics.info["train_rows"] == before.info["train_rows"]
             assert metrics.info.get("teacher") == before.info.get("teacher")  # one teacher, of what was weighed
             assert ledger.fold_model(record.trial_id, fold) != ledger.fold_model(earlier.trial_id, fold)
         assert list(ledger.oof(record.trial_id)["image_id"]) == list(ledger.quadrats()["image_id"])
@@ -161,8 +179,8 @@ def test_a_search_of_one_round_observes_the_first_and_its_own(fresh: Ledger, tin
     from orchestration.search.prepare import prepare_search
 
     study = folder_of(fresh)
-    search(study, tiny_pasture, 4, **ASKED)
-    search(study, tiny_pasture, 5, pseudo_weight=0.8, **ASKED)
+    search(study, tiny_pasture, 3, **ASKED)
+    search(study, tiny_pasture, 4, pseudo_weight=0.8, **ASKED)
     record = fresh.study()
 
     def seen(**asked: Any) -> set[str]:
@@ -201,25 +219,6 @@ def labelled_twice(tmp_path: Path, data: Path, changed: Path, **more: Any) -> tu
     return one, other, round_of(one)
 
 
-def write_blend(ledger: Ledger, members: list[str], refs: dict[str, TrialRef] | None = None) -> None:
-    """An ensemble whose weights are as unlike as can be: none of them may enter a label."""
-    from ensembles.blend import fit_blend
-    from ensembles.choice import rule_named
-    from ensembles.members.library import library_from_arrays
-    from ensembles.spec import BlendSpec
-    from orchestration.study.data import StudyData
-
-    truth = StudyData(ledger).truth
-    pred_NT = truth[list(TARGETS)].to_numpy() * 0.9 + 1
-    rng = np.random.default_rng(0)
-    pred = [pred_NT + rng.uniform(0, 3, pred_NT.shape) for _ in members]
-    library = library_from_arrays(members, pred, truth, checked=True)
-    card = fit_blend(library, BlendSpec(rule=rule_named("top-5")), 0)
-    weights = dict(zip(members, np.geomspace(1, 0.01, len(members)), strict=True))
-    own = {name: TrialRef(ledger.storage.uri, name) for name in members}
-    ledger.write_ensemble(BLEND, replace(card, members=weights).to_json(), {**own, **(refs or {})}, b"")
-
-
 def heavier(data: Path, tmp_path: Path, image_ids: set[str]) -> Path:
     """A copy of the data in which some photographs weigh three times as much."""
     copy = Path(shutil.copytree(data, tmp_path / "heavier"))
@@ -231,24 +230,35 @@ def heavier(data: Path, tmp_path: Path, image_ids: set[str]) -> Path:
     return copy
 
 
-@pytest.mark.parametrize("scheme", ["date", "time"])
+@pytest.mark.parametrize(
+    ("scheme", "families"),
+    [
+        ("date", ("probe", "stack")),
+        pytest.param("date", registry.BUILT_IN, marks=pytest.mark.long),
+        pytest.param("time", ("baseline", "stack"), marks=pytest.mark.long),
+    ],
+)
 def test_labels_of_a_fold_do_not_depend_on_the_masses_of_that_fold(
-    tmp_path: Path, tiny_pasture: Path, scheme: str
+    tmp_path: Path, tiny_pasture: Path, scheme: str, families: tuple[str, ...]
 ) -> None:
     """The list is fixed, the masses of fold 1 are others, and round one is fitted again."""
-    first, _, _ = make_study(tmp_path / "drawn", tiny_pasture, tmp_path / "cache", scheme=scheme)
+    data = tiny_pasture
+    if scheme == "time":  # the first of three blocks must be enough to learn from
+        data = tmp_path / "more"
+        make_pasture(data, images=60, test_images=4, seed=0, width=160, height=80, workers=1)
+    first, _, _ = make_study(tmp_path / "drawn", data, tmp_path / "cache", scheme=scheme)
     quadrats = first.quadrats()
-    others = heavier(tiny_pasture, tmp_path, set(quadrats.loc[quadrats["fold"] == 1, "image_id"]))
-    families = ("baseline", "probe", "distilled", "stack", "density")
-    one, other, round_id = labelled_twice(tmp_path, tiny_pasture, others, families=families, scheme=scheme)
+    others = heavier(data, tmp_path, set(quadrats.loc[quadrats["fold"] == 1, "image_id"]))
+    one, other, round_id = labelled_twice(tmp_path, data, others, families=families, scheme=scheme)
     assert (one.quadrats()["fold"] == other.quadrats()["fold"]).all()
     for fold in folds_in(quadrats["fold"]):
         before, after = (ledger.pseudo_labels(round_id, [fold])[1] for ledger in (one, other))
         saw_it = fold > 1 if scheme == "time" else fold != 1
-        assert (before.tobytes() == after.tobytes()) is not saw_it
-        assert (np.abs(before - after).max() > 0.1) is saw_it
+        assert (before.tobytes() != after.tobytes()) == saw_it
+        assert bool(np.abs(before - after).max() > 0.1) == saw_it
 
 
+@pytest.mark.long
 def test_what_a_trial_of_the_second_round_predicts_of_a_fold_does_not_depend_on_its_masses(
     tmp_path: Path, tiny_pasture: Path
 ) -> None:
@@ -272,6 +282,7 @@ def test_what_a_trial_of_the_second_round_predicts_of_a_fold_does_not_depend_on_
 # -- which photographs -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_what_the_study_or_its_exam_has_is_never_labelled(tmp_path: Path, own_pasture: Path) -> None:
     """Photographs of the exam and of the study stand in test.csv, under other names; and one twice."""
     ledger = blended_study(tmp_path, own_pasture, exam=0.25)
@@ -287,7 +298,7 @@ def test_what_the_study_or_its_exam_has_is_never_labelled(tmp_path: Path, own_pa
         table = pd.concat([table, pd.DataFrame(rows)], ignore_index=True)
     table.to_csv(own_pasture / "test.csv", index=False)
     said: list[str] = []
-    search(tmp_path / "study", own_pasture, 4, said, **ASKED)
+    search(tmp_path / "study", own_pasture, 3, said, exam=0.25, **ASKED)
     assert any("3 test photographs not labelled: the study, or its exam, has it" in line for line in said)
     photographs = ledger.round_photographs(round_of(ledger))
     assert photographs["image_path"].tolist() == tests.tolist()
@@ -296,6 +307,7 @@ def test_what_the_study_or_its_exam_has_is_never_labelled(tmp_path: Path, own_pa
     assert audit(ledger).clean
 
 
+@pytest.mark.long
 def test_masses_that_were_not_measured_have_no_label(tmp_path: Path, own_pasture: Path) -> None:
     """The total alone was weighed, of photographs of which some show one quadrat."""
     from biomass_models.data.table import read_train
@@ -305,7 +317,8 @@ def test_masses_that_were_not_measured_have_no_label(tmp_path: Path, own_pasture
     total = table[["image_path", "Dry_Total_g"]].rename(columns={"image_path": "photo", "Dry_Total_g": "total"})
     total["date"] = table["Sampling_Date"].dt.strftime("%Y-%m-%d")
     total["quadrat"] = [f"q{row // 2}" for row in range(len(total))]
-    total["date"] = total.groupby("quadrat")["date"].transform("first")
+    for column in ("date", "total"):
+        total[column] = total.groupby("quadrat")[column].transform("first")
     (own / "train.csv").unlink()
     total.to_csv(own / "quadrats.csv", index=False)
     (own / "dataset.toml").write_text(
@@ -314,8 +327,8 @@ def test_masses_that_were_not_measured_have_no_label(tmp_path: Path, own_pasture
     test = pd.read_csv(own / "test.csv")
     test["quadrat"] = test["image_path"].map({path: f"t{row // 2}" for row, path in enumerate(tests["image_path"])})
     test.to_csv(own / "test.csv", index=False)
-    ledger = blended_study(tmp_path, own, families=("probe", "stack"), trials=2)
-    search(tmp_path / "study", own, 4, families=("probe", "stack"), **ASKED)
+    ledger = blended_study(tmp_path, own)
+    search(tmp_path / "study", own, 4, **ASKED)
     _, label_PT, share_P = ledger.pseudo_labels(round_of(ledger), [0])
     assert np.isnan(label_PT[:, :4]).all() and (label_PT[:, 4] >= 0).all() and (share_P == 0.5).all()
     assert len(of_second_round(ledger)) == 2 and audit(ledger).clean
@@ -324,14 +337,16 @@ def test_masses_that_were_not_measured_have_no_label(tmp_path: Path, own_pasture
 # -- it is whole -------------------------------------------------------------------------------------------------------
 
 
-def test_fitted_again_the_rows_are_the_same_and_the_study_is_sound(both: Path, tiny_pasture: Path) -> None:
-    ledger = Ledger(Storage(both / "study"))
+@pytest.mark.long
+def test_fitted_again_the_rows_are_the_same_and_the_study_is_sound(whole: Path, tiny_pasture: Path) -> None:
+    ledger = Ledger(Storage(whole / "study"))
     assert audit(ledger).clean and rounds_to_label(ledger, None) == []
     for record in of_second_round(ledger):
-        found = refit_trial(ledger, record.trial_id, tiny_pasture, cache_dir=both / "cache", weights=RANDOM)
+        found = refit_trial(ledger, record.trial_id, tiny_pasture, cache_dir=whole / "cache", weights=RANDOM)
         assert found.same and found.different_here == (), str(found)
 
 
+@pytest.mark.long
 def test_a_dropped_model_of_a_second_round_is_restored_to_the_byte(fresh_both: Ledger, tiny_pasture: Path) -> None:
     record = of_second_round(fresh_both)[-1]
     before = fresh_both.fold_model(record.trial_id, 1)
@@ -341,12 +356,13 @@ def test_a_dropped_model_of_a_second_round_is_restored_to_the_byte(fresh_both: L
     assert fresh_both.fold_model(record.trial_id, 1) == before
 
 
+@pytest.mark.long
 def test_pages_say_what_it_is_and_blends_take_its_trials(
     fresh_both: Ledger, tiny_pasture: Path, tmp_path: Path
 ) -> None:
-    study, sentence = fresh_both.storage.uri, "3 trials are of a second round: labels of a fold come from models that"
+    study, sentence = fresh_both.storage.uri, "2 trials are of a second round: labels of a fold come from models that"
     board = CliRunner().invoke(app, ["leaderboard", study], env={"COLUMNS": "80"})
-    assert sentence in " ".join(board.stderr.split()) and "second round" in board.stdout
+    assert sentence in " ".join(board.stderr.split()) and "second" in board.stdout
     rows = {row["name"]: row for row in json.loads(output("leaderboard", study, "--json"))["rows"]}
     assert all("second round, weight 0.3" in rows[one.trial_id]["notes"] for one in of_second_round(fresh_both))
     assert sentence in output("status", study)
@@ -371,7 +387,11 @@ def test_pages_say_what_it_is_and_blends_take_its_trials(
     np.testing.assert_allclose(bundled["target"], submission["target"], rtol=1e-3, atol=1e-3)
 
 
-def test_a_model_on_all_rows_learns_from_the_mean_of_the_folds_labels(fresh_both: Ledger, tiny_pasture: Path) -> None:
+@pytest.mark.long
+def test_a_model_on_all_rows_learns_from_the_mean_of_the_folds_labels(
+    whole: Path, tiny_pasture: Path, tmp_path: Path
+) -> None:
+    fresh_both = copied(whole, tmp_path / "whole")
     from blended_study import InlinePredictor
 
     cache = folder_of(fresh_both).parent / "cache"
@@ -393,7 +413,7 @@ def test_a_round_that_was_stopped_goes_on_where_it_was(fresh: Ledger, both: Path
     whole, study = Ledger(Storage(both / "study")), folder_of(fresh)
     planned = plan_second_round(fresh, BLEND, 0.3, tiny_pasture)
     keep_second_round(fresh, planned)
-    stopping = pool_of(fresh, tiny_pasture, stop_after=4)
+    stopping = pool_of(fresh, tiny_pasture, stop_after=3)
     with pytest.raises(StudyError, match="came to an end: the power went; what is done is kept"):
         label(fresh, stopping, [planned.record.round_id])
     there = contents(study / "second-rounds" / planned.record.round_id / "members")
@@ -401,15 +421,15 @@ def test_a_round_that_was_stopped_goes_on_where_it_was(fresh: Ledger, both: Path
     with pytest.raises(StudyError, match=r"has not labelled for fold \d; run the same command again"):
         make_labels(fresh, planned.record.round_id)
     assert rounds_to_label(fresh, planned.of_trial) == [planned.record.round_id]
-    search(study, tiny_pasture, 4, **ASKED)
+    search(study, tiny_pasture, 3, **ASKED)
     assert fresh.labels(planned.record.round_id).equals(whole.labels(planned.record.round_id))
     (begun,) = of_second_round(fresh)
     fresh.reopen(begun.trial_id)
     fresh.set_fold_aside(begun.trial_id, 2)
-    search(study, tiny_pasture, 5)  # an open trial goes on without the option
-    search(study, tiny_pasture, 7, **ASKED)
+    search(study, tiny_pasture, 3)  # an open trial goes on without the option
+    search(study, tiny_pasture, 4, **ASKED)
     ours = {one.trial_id for one in of_second_round(fresh)}
-    assert ours == {one.trial_id for one in of_second_round(whole)} and len(fresh.trials()) == 7
+    assert ours == {one.trial_id for one in of_second_round(whole)} and len(fresh.trials()) == 4
     for name in ours:
         assert fresh.oof(name).equals(whole.oof(name))
     assert audit(fresh).clean
@@ -445,10 +465,11 @@ def test_members_from_elsewhere(fresh: Ledger, tiny_pasture: Path, tmp_path: Pat
     fresh.write_ensemble(BLEND, ensemble.card, {name: ensemble.trials[name] for name in others}, b"")
     refused(fresh, tiny_pasture, rf"such as {one} \(from a file\); blend the study alone: biomass ensemble")
     blend(fresh, tiny_pasture, tmp_path / f"{BLEND}.csv")
-    search(folder_of(fresh), tiny_pasture, 4, **ASKED)
+    search(folder_of(fresh), tiny_pasture, 3, **ASKED)
     assert len(of_second_round(fresh)) == 1
 
 
+@pytest.mark.long
 def test_a_member_that_is_not_complete_any_more(fresh: Ledger, tiny_pasture: Path, tmp_path: Path) -> None:
     from orchestration.study.records import PRUNED
 
@@ -458,12 +479,12 @@ def test_a_member_that_is_not_complete_any_more(fresh: Ledger, tiny_pasture: Pat
     fresh.write_result(member, replace(result, status=PRUNED))
     refused(fresh, tiny_pasture, f"labelled by complete trials, member {member} of {BLEND} is pruned; blend the study")
     blend(fresh, tiny_pasture, tmp_path / f"{BLEND}.csv")
-    search(folder_of(fresh), tiny_pasture, 4, **ASKED)
+    search(folder_of(fresh), tiny_pasture, 3, **ASKED)
     assert member not in fresh.second_round(round_of(fresh)).members
 
 
 def test_models_that_were_dropped_or_lost_are_brought_back(fresh: Ledger, tiny_pasture: Path) -> None:
-    dropped, lost, _ = [record.trial_id for record in fresh.trials()]
+    dropped, lost = [record.trial_id for record in fresh.trials()]
     fresh.drop_model(dropped, 1, "a test")
     said = rf"those of trial {dropped} were dropped to keep --weights-gb \(fold 1\); `biomass refit .* --restore`"
     refused(fresh, tiny_pasture, said)
@@ -472,19 +493,21 @@ def test_models_that_were_dropped_or_lost_are_brought_back(fresh: Ledger, tiny_p
     (folder_of(fresh) / "trials" / lost / "fold-2" / "model.safetensors").unlink()
     refused(fresh, tiny_pasture, f"trial {lost} has lost fold 2; `biomass repair .*` reopens it")
     repair(fresh, lambda _: None)
-    search(folder_of(fresh), tiny_pasture, 3)
-    search(folder_of(fresh), tiny_pasture, 4, **ASKED)
+    search(folder_of(fresh), tiny_pasture, 2)
+    search(folder_of(fresh), tiny_pasture, 3, **ASKED)
     fresh.drop_model(lost, 0, "a test")  # once there are labels, no model is needed
-    search(folder_of(fresh), tiny_pasture, 5, **ASKED)
+    search(folder_of(fresh), tiny_pasture, 4, **ASKED)
     assert len(of_second_round(fresh)) == 2
 
 
-def test_members_that_keep_the_best_epoch_do_not_label(fresh: Ledger, tiny_pasture: Path) -> None:
+@pytest.mark.long
+def test_members_that_keep_the_best_epoch_do_not_label(whole: Path, tiny_pasture: Path, tmp_path: Path) -> None:
     """What chose its epoch on a fold says something of that fold's masses."""
+    fresh = copied(whole, tmp_path / "whole")
     chooser = next(record for record in fresh.trials() if record.family == "baseline")
     fresh.write_trial(replace(chooser, config={**chooser.config, "select_best_epoch": True}))
     planned = plan_second_round(fresh, BLEND, 0.3, tiny_pasture)
-    assert chooser.trial_id not in planned.record.members and len(planned.record.members) == 2
+    assert chooser.trial_id not in planned.record.members and len(planned.record.members) == 4
     assert any(f"member {chooser.trial_id} labels nothing: it kept the epoch" in line for line in planned.lines)
     write_blend(fresh, [chooser.trial_id])
     refused(fresh, tiny_pasture, "needs members that have not chosen on the fold they label, all 1 of")
@@ -507,7 +530,7 @@ def read_paths(data: Path, kept: bytes) -> list[str]:
 @pytest.mark.parametrize(("weight", "trials", "said"), [
     (0.0, 6, "above 0 and at most 1, got 0; leave --second-round out for none"),
     (1.5, 6, "above 0 and at most 1, got 1.5"),
-    (0.3, 3, r"--trials counts all trials of the study, .* has 3, got 3; give more, such as --trials 15"),
+    (0.3, 2, r"--trials counts all trials of the study, .* has 2, got 2; give more, such as --trials 14"),
 ])  # fmt: skip
 def test_weights_and_numbers_that_make_no_round(
     fresh: Ledger, tiny_pasture: Path, weight: float, trials: int, said: str
@@ -521,7 +544,7 @@ def test_weights_and_numbers_that_make_no_round(
 
 
 def test_the_command_checks_and_passes_on_what_was_typed(fresh: Ledger, tiny_pasture: Path) -> None:
-    command = ["search", fresh.storage.uri, "--data", str(tiny_pasture), "--inline", "--trials", "4"]
+    command = ["search", fresh.storage.uri, "--data", str(tiny_pasture), "--inline", "--trials", "3"]
     cache = ["--cache", str(folder_of(fresh).parent / "cache")]
     alone = CliRunner().invoke(app, [*command, "--pseudo-weight", "0.5"])
     assert "--pseudo-weight is of a second round, got 0.5 without one" in str(alone.exception)
@@ -530,7 +553,7 @@ def test_the_command_checks_and_passes_on_what_was_typed(fresh: Ledger, tiny_pas
     done = CliRunner().invoke(app, [*command, *cache, "--second-round", BLEND, "--pseudo-weight", "0.5"])
     assert done.exit_code == 0, done.output
     assert [one.second_round for one in of_second_round(fresh)] == [TrialRound(round_id=round_of(fresh), weight=0.5)]
-    assert "6 test photographs, labelled by the plain mean of 3 members, count 0.5" in " ".join(done.stderr.split())
+    assert "6 test photographs, labelled by the plain mean of 2 members, count 0.5" in " ".join(done.stderr.split())
 
 
 def test_a_family_that_cannot_is_left_out(tmp_path: Path) -> None:
@@ -539,6 +562,7 @@ def test_a_family_that_cannot_is_left_out(tmp_path: Path) -> None:
         assert families_without(["probe", worked_packages.NAME, "baseline"]) == [worked_packages.NAME]
 
 
+@pytest.mark.long
 def test_other_test_photographs_are_refused_where_a_trial_goes_on(fresh_both: Ledger, own_pasture: Path) -> None:
     record = of_second_round(fresh_both)[0]
     cache = folder_of(fresh_both).parent / "cache"
@@ -556,7 +580,7 @@ def test_other_test_photographs_are_refused_where_a_trial_goes_on(fresh_both: Le
     assert refit().same
 
 
-@pytest.mark.parametrize("harm", ["gone", "torn"])
+@pytest.mark.parametrize("harm", ["torn", pytest.param("gone", marks=pytest.mark.long)])
 def test_labels_that_are_lost_are_named_and_made_again(fresh_both: Ledger, tiny_pasture: Path, harm: str) -> None:
     name, study = round_of(fresh_both), folder_of(fresh_both)
     path, before = study / "second-rounds" / name / "labels.parquet", fresh_both.labels(name)
@@ -567,20 +591,22 @@ def test_labels_that_are_lost_are_named_and_made_again(fresh_both: Ledger, tiny_
     assert f"second round {name} is made anew" in shown
     (problem,) = audit(fresh_both).problems
     assert f"has no labels, and trials learn in it; `biomass search` with --second-round {BLEND} makes" in problem
-    search(study, tiny_pasture, 6, **ASKED)
+    search(study, tiny_pasture, 4, **ASKED)
     assert fresh_both.labels(name).equals(before) and audit(fresh_both).clean
 
 
+@pytest.mark.long
 def test_photographs_that_are_lost_are_written_again(fresh_both: Ledger, tiny_pasture: Path) -> None:
     name, study = round_of(fresh_both), folder_of(fresh_both)
     (study / "second-rounds" / name / "second-round.json").unlink()
     with pytest.raises(LedgerError, match="with --second-round and the blend's name writes it"):
         fresh_both.second_round(name)
     assert any(f"second round {name}" in text for text in audit(fresh_both).problems)
-    search(study, tiny_pasture, 6, **ASKED)
+    search(study, tiny_pasture, 4, **ASKED)
     assert audit(fresh_both).clean
 
 
+@pytest.mark.long
 def test_a_fold_whose_round_has_no_labels_leaves_the_trial_open(fresh_both: Ledger, tiny_pasture: Path) -> None:
     record, name = of_second_round(fresh_both)[0], round_of(fresh_both)
     fresh_both.reopen(record.trial_id)
@@ -591,5 +617,5 @@ def test_a_fold_whose_round_has_no_labels_leaves_the_trial_open(fresh_both: Ledg
     with pytest.raises(BlockedError, match="with --second-round and the blend's name makes it"):
         run_trial(fresh_both, pool_of(fresh_both, tiny_pasture), record.trial_id)
     assert rounds_to_label(fresh_both, None) == [name]
-    search(folder_of(fresh_both), tiny_pasture, 6, **ASKED)
+    search(folder_of(fresh_both), tiny_pasture, 4, **ASKED)
     assert fresh_both.result(record.trial_id) is not None and audit(fresh_both).clean
