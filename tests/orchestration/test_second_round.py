@@ -175,6 +175,7 @@ def test_ids_tell_rounds_weights_and_photographs_apart() -> None:
     assert len({same, *(make_round_id(*other) for other in others)}) == 4
 
 
+@pytest.mark.long
 def test_a_search_of_one_round_observes_the_first_and_its_own(fresh: Ledger, tiny_pasture: Path) -> None:
     from orchestration.search.prepare import prepare_search
 
@@ -454,6 +455,7 @@ def test_a_study_or_a_blend_that_is_not_there(tmp_path: Path, fresh: Ledger, tin
     refused(fresh, tiny_pasture, f"there is no ensemble other .*it has {BLEND}", second_round="other")
 
 
+@pytest.mark.long
 def test_members_from_elsewhere(fresh: Ledger, tiny_pasture: Path, tmp_path: Path) -> None:
     """From another study, or from a file; blended alone, the study labels."""
     one, *others = [record.trial_id for record in fresh.trials()]
@@ -483,6 +485,7 @@ def test_a_member_that_is_not_complete_any_more(fresh: Ledger, tiny_pasture: Pat
     assert member not in fresh.second_round(round_of(fresh)).members
 
 
+@pytest.mark.long
 def test_models_that_were_dropped_or_lost_are_brought_back(fresh: Ledger, tiny_pasture: Path) -> None:
     dropped, lost = [record.trial_id for record in fresh.trials()]
     fresh.drop_model(dropped, 1, "a test")
@@ -580,7 +583,8 @@ def test_other_test_photographs_are_refused_where_a_trial_goes_on(fresh_both: Le
     assert refit().same
 
 
-@pytest.mark.parametrize("harm", ["torn", pytest.param("gone", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("harm", ["torn", "gone"])
 def test_labels_that_are_lost_are_named_and_made_again(fresh_both: Ledger, tiny_pasture: Path, harm: str) -> None:
     name, study = round_of(fresh_both), folder_of(fresh_both)
     path, before = study / "second-rounds" / name / "labels.parquet", fresh_both.labels(name)
