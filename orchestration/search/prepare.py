@@ -83,7 +83,7 @@ def prepare_search(
     opened, planned = open_spaces(record, say), None
     if second_round is not None:
         planned = plan_second_round(ledger, second_round, pseudo_weight, data_dir, fingerprints)
-        opened = _begin_second_round(ledger, planned, opened, say)
+        opened = _of_second_round(planned, opened, say)
     proposer = Proposer(
         opened,
         ledger,
@@ -99,21 +99,18 @@ def prepare_search(
         first=None if planned is None else _inside(planned.first, opened),
     )
     _say_what_waits(proposer, say)
-    _require_places(proposer)
+    if planned is not None:
+        _require_places(proposer)
+        keep_second_round(ledger, planned)
     return proposer
 
 
-def _begin_second_round(
-    ledger: Ledger, planned: SecondRound, spaces: Mapping[str, SearchSpace], say: Say
-) -> dict[str, SearchSpace]:
-    """Write it down and say what it is; the spaces of the families that learn from pseudo-labels."""
-    keep_second_round(ledger, planned)
+def _of_second_round(planned: SecondRound, spaces: Mapping[str, SearchSpace], say: Say) -> dict[str, SearchSpace]:
+    """The spaces of the families that learn from pseudo-labels; says what the round is."""
     for line in planned.lines:
         say(line)
-    without = families_without(list(spaces))
-    if without:
-        them = counted(len(without), "family does", "families do")
-        say(f"note: {them} not learn from pseudo-labels, and is left out of the second round: {', '.join(without)}")
+    if without := families_without(list(spaces)):
+        say(f"note: the second round is without {', '.join(without)}, whose fits do not take pseudo-labels")
     return {name: space for name, space in spaces.items() if name not in without}
 
 
