@@ -27,6 +27,9 @@ from biomass_models.features.inputs import ImageSet, Inputs
 from biomass_models.fold_rows import folds_in
 from biomass_models.pasture.make import make_pasture
 from biomass_models.targets import TARGETS, project_coherent
+from ensembles.card import Card
+from orchestration.blending.shown import beside_score
+from orchestration.bundle.export import export_bundle
 from orchestration.bundle.predict import predict_bundle
 from orchestration.cli import app
 from orchestration.inspect.audit import audit
@@ -42,6 +45,7 @@ from orchestration.search.second_round import (
     rounds_to_label,
 )
 from orchestration.search.trial import run_trial
+from orchestration.study.data import StudyData
 from orchestration.study.data_changes import all_quadrats
 from orchestration.study.ids import make_round_id, make_trial_id, trial_id_of
 from orchestration.study.ledger import Ledger, LedgerError
@@ -367,24 +371,24 @@ def test_pages_say_what_it_is_and_blends_take_its_trials(
     rows = {row["name"]: row for row in json.loads(output("leaderboard", study, "--json"))["rows"]}
     assert all("second round, weight 0.3" in rows[one.trial_id]["notes"] for one in of_second_round(fresh_both))
     assert sentence in output("status", study)
-    assert sentence in words_of(make_report(study, tmp_path / "report.html", data_dir=tiny_pasture).read_text())
+    assert sentence in words_of(make_report(fresh_both, tiny_pasture))
     path = blend(fresh_both, tiny_pasture, tmp_path / "second.csv")
     submission = pd.read_csv(path)
     assert len(submission) == 30 and (submission["target"] >= 0).all()
     members = set(fresh_both.ensemble("second").card["members"])
     ours = [record for record in of_second_round(fresh_both) if record.trial_id in members]
-    assert ours
+    beside = beside_score(StudyData(fresh_both), Card.from_json(fresh_both.ensemble("second").card))
+    assert ours and "of a second round: labels of a fold come from models that never saw it" in beside[0]
+    first = Card.from_json(fresh_both.ensemble(BLEND).card)
+    assert not any("second round" in line for line in beside_score(StudyData(fresh_both), first))
     traced = output("trace", str(path), "--study", study)
     assert traced.count(f"second round {round_of(fresh_both)}: test photographs that models labelled count 0.3") == len(
         ours
     )
-    output("export", study, "second", "--out", str(tmp_path / "bundle"), "--weights", "random")
-    predicted = tmp_path / "bundled.csv"
-    say: list[str] = []
-    predict_bundle(
-        tmp_path / "bundle", tiny_pasture, predicted, weights=tmp_path / "bundle" / "weights", say=say.append
-    )
-    bundled = pd.read_csv(predicted)
+    bundle = tmp_path / "bundle"
+    export_bundle(study, "second", bundle, weights=RANDOM)
+    predict_bundle(bundle, tiny_pasture, tmp_path / "b.csv", weights=bundle / "weights", say=lambda _: None)
+    bundled = pd.read_csv(tmp_path / "b.csv")
     np.testing.assert_allclose(bundled["target"], submission["target"], rtol=1e-3, atol=1e-3)
 
 
