@@ -21,7 +21,7 @@ from orchestration.search.known_trials import KnownTrials
 from orchestration.search.pruning import exemption
 from orchestration.study.ids import make_trial_id
 from orchestration.study.ledger import Ledger
-from orchestration.study.records import REFUSED, Params, TrialRecord, TrialResult
+from orchestration.study.records import REFUSED, Params, TrialRecord, TrialResult, TrialRound
 from orchestration.study.seeds import derive_seed
 from search_spaces.domain import Choice, SearchSpace
 
@@ -51,6 +51,8 @@ class Proposer:
         deadline: float | None = None,
         max_fold_seconds: float = float("inf"),
         costs: FoldCosts | None = None,
+        second_round: TrialRound | None = None,
+        first: Mapping[str, Sequence[Params]] | None = None,
     ) -> None:
         """spaces: of the families that are searched; the ledger may hold trials of others, which are left alone.
 
@@ -58,6 +60,8 @@ class Proposer:
         engine: name of one of engines.registry; turns: what chooses the family, None: each gets as many trials;
         aim: what engines are told of ended trials, None: their scores.
         max_trials: of the whole study, ended ones included; deadline: seconds since 1970 after which none is new.
+        second_round: of the trials that are proposed; engines observe those of the first round as well, and no other's.
+        first: settings by family that come first, None: those of the spaces.
         Raises UserError for an engine that is not here.
         """
         self.trials = KnownTrials()
@@ -65,6 +69,8 @@ class Proposer:
         self._fold_hash, self._weights = fold_hash, weights
         self.max_trials, self._deadline = max_trials, deadline
         self.hours_over = False  # the deadline has kept a trial back
+        self.second_round = second_round
+        self._first = first or {family: space.first_trials for family, space in spaces.items()}
         self._turns = turns or EqualTurns(dict.fromkeys(spaces, 1.0))
         self._aim = aim
         self._told: dict[str, float | None] = {}  # value of each ended trial, as its engine was last told
@@ -154,6 +160,8 @@ class Proposer:
                 self.trials.set_aside.append(record)
 
     def _observe(self, record: TrialRecord, result: TrialResult) -> None:
+        if record.second_round not in (None, self.second_round):
+            return
         if not self._tell(record, result.reported_value, refused=result.status == REFUSED):
             self.unobserved.append(record)
 
@@ -173,13 +181,13 @@ class Proposer:
         proposed = self.trials.proposed
         values = self._aim.values(proposed)
         for record, _ in proposed:
-            name = record.trial_id
-            if record.family == family and name in values and values[name] != self._told.get(name):
+            name = record.trial_id  # of another round: never told
+            if record.family == family and name in values and values[name] != self._told.get(name, values[name]):
                 self._tell(record, values[name])
 
     def _first_trial(self, family: str) -> TrialRecord | None:
         """The next of the settings that a family starts from."""
-        for params in self.spaces[family].first_trials:
+        for params in self._first.get(family, ()):
             record = self._record(family, dict(params), "first trial")
             if record is not None and self.trials.existing_id(record) is None and not self._is_refused(record):
                 return record
@@ -289,7 +297,7 @@ class Proposer:
         weights = self._weights.get(config["backbone"])
         if weights is None:
             return None
-        trial_id = make_trial_id(family, config, weights, self._seed, self._fold_hash)
+        trial_id = make_trial_id(family, config, weights, self._seed, self._fold_hash, self.second_round)
         return TrialRecord(
             trial_id=trial_id,
             number=self.trials.next_number,
@@ -301,4 +309,5 @@ class Proposer:
             why=why,
             proposed_at=time.time(),
             spared=exemption(self.trials.next_number, config["backbone"], self.trials.backbones, trial_id),
+            second_round=self.second_round,
         )

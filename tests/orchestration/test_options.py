@@ -55,6 +55,8 @@ TYPED: dict[str, tuple[str, Any]] = {  # field -> what is typed, and the value t
     "prune": ("--prune strict", "strict"),
     "max_fold_seconds": ("--max-fold-seconds 999", 999.0),
     "retry_failed": ("--retry-failed", True),
+    "second_round": ("--second-round submission", "submission"),
+    "pseudo_weight": ("--pseudo-weight 0.5", 0.5),
     "cpus_per_fold": ("--cpus-per-fold 0.5", 0.5),
     "gpus_per_fold": ("--gpus-per-fold 0.25", 0.25),
     "slots": ("--slots 2", 2),
@@ -67,7 +69,8 @@ TYPED: dict[str, tuple[str, Any]] = {  # field -> what is typed, and the value t
     "address": ("--address local", "local"),
     "inline": ("--inline", True),
 }
-OTHERWISE = {"from_", "fold_file", "inline"}  # not without a study, beside --scheme, beside --slots
+# not without a study, beside --scheme, beside --slots; a second round: test_second_round.py
+OTHERWISE = {"from_", "fold_file", "inline", "second_round", "pseudo_weight"}
 
 
 class Started(Exception):
