@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from biomass_models.errors import UserError
 from biomass_models.families.configs import config_to_params
+from biomass_models.families.introduced import fill_config
 from orchestration.search.engines.base import Observation
 from orchestration.search.engines.registry import BUILT_IN, DEFAULT, RANDOM, new_engine
 from orchestration.search.gains.aims import BlendAim
@@ -21,7 +22,7 @@ from orchestration.search.known_trials import KnownTrials
 from orchestration.search.pruning import exemption
 from orchestration.study.ids import make_trial_id
 from orchestration.study.ledger import Ledger
-from orchestration.study.records import REFUSED, Params, TrialRecord, TrialResult
+from orchestration.study.records import REFUSED, Params, TrialRecord, TrialResult, TrialRound
 from orchestration.study.seeds import derive_seed
 from search_spaces.domain import Choice, SearchSpace
 
@@ -51,6 +52,8 @@ class Proposer:
         deadline: float | None = None,
         max_fold_seconds: float = float("inf"),
         costs: FoldCosts | None = None,
+        second_round: TrialRound | None = None,
+        first: Mapping[str, Sequence[Params]] | None = None,
     ) -> None:
         """spaces: of the families that are searched; the ledger may hold trials of others, which are left alone.
 
@@ -58,6 +61,8 @@ class Proposer:
         engine: name of one of engines.registry; turns: what chooses the family, None: each gets as many trials;
         aim: what engines are told of ended trials, None: their scores.
         max_trials: of the whole study, ended ones included; deadline: seconds since 1970 after which none is new.
+        second_round: of the trials that are proposed; engines observe those of the first round as well, and no other's.
+        first: settings by family that come first, None: those of the spaces.
         Raises UserError for an engine that is not here.
         """
         self.trials = KnownTrials()
@@ -65,6 +70,8 @@ class Proposer:
         self._fold_hash, self._weights = fold_hash, weights
         self.max_trials, self._deadline = max_trials, deadline
         self.hours_over = False  # the deadline has kept a trial back
+        self.second_round = second_round
+        self._first = first or {family: space.first_trials for family, space in spaces.items()}
         self._turns = turns or EqualTurns(dict.fromkeys(spaces, 1.0))
         self._aim = aim
         self._told: dict[str, float | None] = {}  # value of each ended trial, as its engine was last told
@@ -73,7 +80,7 @@ class Proposer:
             (name, family): new_engine(name, spaces[family]) for name in (engine, RANDOM) for family in spaces
         }
         self._max_fold_seconds, self.costs = max_fold_seconds, costs
-        self.too_expensive: dict[str, str] = {}  # families that have nothing left but what is refused, and why
+        self.why_exhausted: dict[str, str] = {}  # why a family has nothing left, where that is to be mended
         self.unobserved: list[TrialRecord] = []  # ended ones that lie outside of the ranges
         self._exhausted: set[str] = set()
         self._resumed: list[TrialRecord] = []  # open ones that are to be proposed again
@@ -96,9 +103,9 @@ class Proposer:
     @property
     def nothing_left(self) -> str | None:
         """Why there are fewer trials than were asked for, where proposals were refused; else None."""
-        if not self.too_expensive or self.hours_over or (self.max_trials is not None and not self.missing):
+        if not self.why_exhausted or self.hours_over or (self.max_trials is not None and not self.missing):
             return None
-        return "; ".join(self.too_expensive.values())
+        return "; ".join(self.why_exhausted.values())
 
     @property
     def waits(self) -> bool:
@@ -154,6 +161,8 @@ class Proposer:
                 self.trials.set_aside.append(record)
 
     def _observe(self, record: TrialRecord, result: TrialResult) -> None:
+        if record.second_round not in (None, self.second_round):
+            return
         if not self._tell(record, result.reported_value, refused=result.status == REFUSED):
             self.unobserved.append(record)
 
@@ -162,7 +171,11 @@ class Proposer:
         self._told[record.trial_id] = value
         return self._engines[self._engine, record.family].observe(
             Observation(
-                trial_id=record.trial_id, number=record.number, params=record.params, value=value, refused=refused
+                trial_id=record.trial_id,
+                number=record.number,
+                params=self.spaces[record.family].completed(record.params, fill_config(record.family, record.config)),
+                value=value,
+                refused=refused,
             )
         )
 
@@ -173,13 +186,13 @@ class Proposer:
         proposed = self.trials.proposed
         values = self._aim.values(proposed)
         for record, _ in proposed:
-            name = record.trial_id
-            if record.family == family and name in values and values[name] != self._told.get(name):
+            name = record.trial_id  # of another round: never told
+            if record.family == family and name in values and values[name] != self._told.get(name, values[name]):
                 self._tell(record, values[name])
 
     def _first_trial(self, family: str) -> TrialRecord | None:
         """The next of the settings that a family starts from."""
-        for params in self.spaces[family].first_trials:
+        for params in self._first.get(family, ()):
             record = self._record(family, dict(params), "first trial")
             if record is not None and self.trials.existing_id(record) is None and not self._is_refused(record):
                 return record
@@ -204,7 +217,7 @@ class Proposer:
             else:
                 return record
         if refused:
-            self.too_expensive[family] = (
+            self.why_exhausted[family] = (
                 f"a fold may take {self._max_fold_seconds:.0f} s (--max-fold-seconds), of the last {drawn} proposals "
                 f"of {family} {refused} were refused and the others known; the least estimate was "
                 f"{self.trials.least_estimate(family):.0f} s. Raise the limit (with --retry-failed what was refused is "
@@ -239,7 +252,25 @@ class Proposer:
     def _asked(
         self, family: str, name: str, pending: Mapping[str, Params], seed: int, fixed: Params | None = None
     ) -> Params | None:
-        """Raises UserError for what is no point of the space: an engine may come from a package of others."""
+        """A point that the configuration accepts, drawn again where it refuses one, as it may within own ranges.
+
+        Raises UserError for what is no point of the space: an engine may come from a package of others.
+        """
+        reason = None
+        for turn in range(DRAWS_UNTIL_EXHAUSTED):
+            params = self._point(family, name, pending, derive_seed("again", seed, turn) if turn else seed, fixed)
+            if params is None or (reason := self.spaces[family].refusal(params)) is None:
+                return params
+            pending = {**pending, f"refused {turn}": params}
+        self.why_exhausted[family] = (
+            f"the configuration of {family} refuses {DRAWS_UNTIL_EXHAUSTED} proposals in a row, last because {reason}. "
+            "Change its ranges (--space), or add a condition"
+        )
+        return None
+
+    def _point(
+        self, family: str, name: str, pending: Mapping[str, Params], seed: int, fixed: Params | None = None
+    ) -> Params | None:
         try:
             params = self._engines[name, family].ask(pending, seed, fixed)
         except UserError:
@@ -289,7 +320,7 @@ class Proposer:
         weights = self._weights.get(config["backbone"])
         if weights is None:
             return None
-        trial_id = make_trial_id(family, config, weights, self._seed, self._fold_hash)
+        trial_id = make_trial_id(family, config, weights, self._seed, self._fold_hash, self.second_round)
         return TrialRecord(
             trial_id=trial_id,
             number=self.trials.next_number,
@@ -301,4 +332,5 @@ class Proposer:
             why=why,
             proposed_at=time.time(),
             spared=exemption(self.trials.next_number, config["backbone"], self.trials.backbones, trial_id),
+            second_round=self.second_round,
         )
