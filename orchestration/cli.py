@@ -14,7 +14,19 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from orchestration.commands import blend, dashboard, data, presets, provenance, report, search, start, study, weights
+from orchestration.commands import (
+    blend,
+    dashboard,
+    data,
+    presets,
+    provenance,
+    report,
+    search,
+    space,
+    start,
+    study,
+    weights,
+)
 from orchestration.commands.errors import run_guarded, wrong_usage
 from orchestration.commands.options import INTERRUPTED, print_line
 from orchestration.endings import DEBUG
@@ -84,9 +96,10 @@ weights_app.command("get", cls=OwnCommand)(weights.get)
 # The pipeline in run order, under the headings of `biomass --help`.
 PIPELINE: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
     "Start": (start.demo, presets.presets, weights_app, data_app, search.doctor),
-    "Search": (search.search, study.status, dashboard.dashboard),
+    "Search": (space.space, search.search, study.status, dashboard.dashboard),
     "Look": (
         study.leaderboard,
+        study.show,
         report.report,
         study.audit,
         study.repair,
