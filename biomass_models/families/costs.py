@@ -42,8 +42,8 @@ def forward_seconds(backbone: str, height: int, width: int, device: str, *, froz
     frozen: a pass that fills a bank, in the precision of those.
     """
     small, asked = _timed_size(backbone), _fitted_size(backbone, height, width)
-    share = pass_operations(backbone, asked) / pass_operations(backbone, small)
-    return _timed_pass(backbone, small, device, frozen) * share
+    seconds = _timed_pass(backbone, small, device, frozen)
+    return seconds * pass_operations(backbone, asked) / pass_operations(backbone, small)
 
 
 def feature_seconds(spec: FeatureSpec, images: int, device: str) -> float:
