@@ -97,6 +97,11 @@ class Budget:
         metadata=option("Take failed trials up again.", BUDGET, spelling="--retry-failed", noted=False),
     )
 
+    @property
+    def ends(self) -> bool:
+        """Whether a search comes to an end by itself."""
+        return self.trials is not None or self.hours is not None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
