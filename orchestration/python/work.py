@@ -5,7 +5,7 @@ As in the command (orchestration/interrupts.py), but nothing ends this process, 
 
 from __future__ import annotations
 
-import _thread
+import logging
 import signal
 import sys
 import threading
@@ -41,8 +41,7 @@ def at_work(say: Say) -> Iterator[None]:
     )
     before = signal.signal(signal.SIGINT, handler) if own else None
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="IProgress not found")  # of tqdm: nothing here draws its bars
+        with _without_widgets():
             yield
     except KeyboardInterrupt:
         raise SearchStopped("Stopped. What was finished is kept; run the same again to resume.") from None
@@ -52,13 +51,27 @@ def at_work(say: Say) -> Iterator[None]:
             signal.signal(signal.SIGINT, before)
 
 
+@contextmanager
+def _without_widgets() -> Iterator[None]:
+    """Neither tqdm nor Ray recommends widgets for notebooks: nothing here draws theirs."""
+    logger = logging.getLogger("ray.widgets")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="IProgress not found")
+            yield
+    finally:
+        logger.setLevel(before)
+
+
 class _Handler:
     """Of SIGINT. An exception that a handler raises is lost where C code clears whatever comes, as `hasattr` may: it is
     raised again until it is under way."""
 
     def __init__(self, say: Say) -> None:
         self.ended = threading.Event()
-        self._say = say
+        self._say, self._main = say, threading.main_thread().ident or 0
         self._received = 0
         self._reminding = False
 
@@ -80,7 +93,7 @@ class _Handler:
     def _remind(self) -> None:
         while not self.ended.wait(REMIND_SECONDS):
             self._reminding = True
-            _thread.interrupt_main()
+            signal.pthread_kill(self._main, signal.SIGINT)  # also where it waits
 
 
 def _under_way() -> bool:
