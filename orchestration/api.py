@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,7 @@ __all__ = [
     "StudyError",
     "UserError",
     "check_data",
+    "import_data",
     "open_study",
     "search",
 ]
@@ -79,6 +81,42 @@ def search(
 
 search.__signature__ = signature_with_options(search)  # type: ignore[attr-defined]
 search.__doc__ = f"{inspect.cleandoc(search.__doc__ or '')}\n{options_text()}"
+
+
+def import_data(
+    table: str | PathLike[str],
+    photos: str | PathLike[str],
+    out: str | PathLike[str],
+    *,
+    unit: str | None = None,
+    area: float | str | None = None,
+    groups: Sequence[str] = (),
+    **columns: str,
+) -> pd.DataFrame:
+    """Make a data directory `out` of a table and a folder of photographs; returns what was understood, masses in grams
+    (`biomass data import`).
+
+    unit: of the masses, g (per quadrat), g/m2 or kg/ha; area: of a quadrat in m2, or a column; groups: columns that
+    folds keep whole; columns: which column holds what (photo, total, date, ...), where its name does not say it.
+    Raises DataError for what a search would refuse, UserError for what cannot be read; check_data(out) has warnings.
+    """
+    from biomass_models.config_rules import known_name
+    from biomass_models.data.dataset import ROLES
+    from biomass_models.data.importing import import_table, write_import
+    from biomass_models.data.problems import raise_errors
+    from biomass_models.data.quadrats import inspect_quadrats
+
+    for role in columns:
+        known_name("what a column holds", role, ROLES, OptionError)
+    folder, place = Path(photos).expanduser(), Path(out).expanduser()
+    size = None if area is None else str(area)
+    imported = import_table(Path(table).expanduser(), folder, given=columns, unit=unit, area=size, groups=groups)
+    write_import(imported, folder, place)
+    for note in imported.notes:
+        say(f"note: {note}")
+    read, problems = inspect_quadrats(place)
+    raise_errors(problems)
+    return read
 
 
 def check_data(data: str | PathLike[str]) -> pd.DataFrame:

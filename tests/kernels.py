@@ -19,10 +19,18 @@ PATIENCE = 200.0  # seconds for what must happen, on a machine that others use a
 ROOT = Path(__file__).parents[1]
 
 
-def kernel_environment(folder: Path) -> dict[str, str]:
-    """Nothing of the user's: neither settings of Jupyter and IPython nor a cache."""
+@contextmanager
+def own_environment(folder: Path) -> Iterator[dict[str, str]]:
+    """Of this process and of kernels that it starts: nothing of the user's, neither settings of Jupyter and IPython
+    nor a cache."""
     own = {name: str(folder / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")}
-    return {**os.environ, **own, "BIOMASS_CACHE": str(folder / "cache"), "PYTHONPATH": str(ROOT)}
+    before = dict(os.environ)
+    os.environ.update({**own, "BIOMASS_CACHE": str(folder / "cache"), "PYTHONPATH": str(ROOT)})
+    try:
+        yield dict(os.environ)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 class Kernel:
@@ -84,23 +92,16 @@ class Kernel:
 def kernel(folder: Path) -> Iterator[Kernel]:
     """A kernel that works in a folder; nothing of it stays."""
     manager = KernelManager(kernel_name="python3")
-    own = kernel_environment(folder)
-    before = dict(os.environ)
-    os.environ.update(own)  # the manager's own files are found by it
-    try:
+    with own_environment(folder) as own:
         manager.start_kernel(env=own, cwd=str(folder))
         client = manager.client()
         client.start_channels()
-        client.wait_for_ready(timeout=PATIENCE)
         found = Kernel(manager, client)
-        family = {found.pid}
         try:
+            client.wait_for_ready(timeout=PATIENCE)
             yield found
         finally:
-            processes = set().union(*(descendants(pid) for pid in family))
+            processes = descendants(found.pid)
             client.stop_channels()
             manager.shutdown_kernel(now=True)
             kill(processes)
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
