@@ -45,6 +45,7 @@ bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/bench_ensembles.py
 	$(BIN)/python tests/benchmarks/simulate_blending.py
 	$(BIN)/python tests/benchmarks/simulate_errors.py
+	$(BIN)/python tests/benchmarks/simulate_intervals.py
 	$(BIN)/python tests/benchmarks/simulate_pruning.py --replicates 1000
 	$(BIN)/python tests/benchmarks/simulate_search.py
 	$(BIN)/python tests/benchmarks/bench_scheduling.py

@@ -15,6 +15,7 @@ from typing import Any
 from biomass_models.errors import UserError
 from biomass_models.fold_rows import INSTEAD, NONE
 from ensembles.honest import METHOD, OLD_METHOD, Estimate, interval_for_new
+from ensembles.intervals.rows import IntervalRows
 from ensembles.measured import WEIGHTED_R2
 
 BESIDE = ("optimism", "origin")  # what a written card holds beside its fields: derived, and where it comes from
@@ -85,6 +86,7 @@ class Card:
     target_norm: dict[str, float] | None = None  # weights of the measured targets in a projection; None: the metric's
     state_rule: CardStateRule | None = None
     state_model: dict[str, Any] | None = None  # what says how likely states are, where the state rule was tried
+    intervals: IntervalRows | None = None  # what intervals of new masses follow from; None: made before there were any
     all_rows: str = NONE  # of fold_rows.ALL_ROWS: what predicts new photographs beside, or instead of, the fold models
 
     @property
@@ -143,6 +145,8 @@ class Card:
             given[field] = tuple((name, why) for name, why in given[field])
         if given.get("state_rule") is not None:
             given["state_rule"] = CardStateRule(**given["state_rule"])
+        if given.get("intervals") is not None:
+            given["intervals"] = IntervalRows.from_json(given["intervals"])
         if given["calibration"] is not None:
             given["calibration"] = {name: (pair[0], pair[1]) for name, pair in given["calibration"].items()}
         return cls(**given)

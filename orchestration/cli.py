@@ -14,7 +14,19 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from orchestration.commands import blend, dashboard, data, presets, provenance, report, search, start, study, weights
+from orchestration.commands import (
+    answers,
+    blend,
+    dashboard,
+    data,
+    presets,
+    provenance,
+    report,
+    search,
+    start,
+    study,
+    weights,
+)
 from orchestration.commands.errors import run_guarded, wrong_usage
 from orchestration.commands.options import INTERRUPTED, print_line
 from orchestration.endings import DEBUG
@@ -95,6 +107,7 @@ PIPELINE: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
         blend.explain,
     ),
     "Blend and submit": (blend.ensemble, blend.exam, submission_app, blend.export, provenance.trace, data.score),
+    "New photographs": (answers.predict,),
 }
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from orchestration.study import layout
 from orchestration.study.files.base import LedgerError, StudyFiles, parquet
-from orchestration.study.records import EnsembleRecord, ExamRecord, Origin, TrialRef
+from orchestration.study.records import EnsembleRecord, ExamRecord, GivenRecord, Origin, TrialRef
 
 
 class EnsembleFiles(StudyFiles):
@@ -75,6 +75,15 @@ class EnsembleFiles(StudyFiles):
                 "at; copy it back from another copy of the study"
             )
         return sorted((one for one in found.values() if one is not None), key=lambda one: one.looks)
+
+    def write_given(self, record: GivenRecord) -> None:
+        """A file that was made with an ensemble, found again by its content."""
+        self._write(layout.given(record.file.sha256), record)
+
+    def given(self, sha256: str) -> GivenRecord | None:
+        """The file of that content, if the study has made it."""
+        record = self._read(layout.given(sha256), GivenRecord)
+        return record if record is not None and record.file.sha256 == sha256 else None
 
     def set_ensemble_aside(self, name: str) -> None:
         """Take an ensemble away whose card or submission is torn; its members' predictions stay."""
