@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 from biomass_models.data.problems import DataError
 from biomass_models.errors import UserError
 from orchestration.python.blend import Blend
-from orchestration.python.shown import say
-from orchestration.python.study import Study, address, open_study
+from orchestration.python.masses import predict
+from orchestration.python.shown import address_of, say
+from orchestration.python.study import Study, open_study
 from orchestration.python.typed import OptionError, options_text, signature_with_options, typed_options
 from orchestration.python.work import SearchStopped, at_work
 from orchestration.search.presets.asked import asked_preset, require_data, search_as_asked
@@ -48,6 +49,7 @@ __all__ = [
     "check_data",
     "import_data",
     "open_study",
+    "predict",
     "search",
 ]
 
@@ -65,7 +67,7 @@ def search(
     """
     from orchestration.workers.machine import complete_user, require_working_directory
 
-    typed, name = typed_options(options), address(study)
+    typed, name = typed_options(options), address_of(study)
     directory = require_data(Path(data).expanduser())
     chosen, made_with = asked_preset(name, preset, typed)
     if not chosen.budget.ends:

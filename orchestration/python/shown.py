@@ -1,9 +1,11 @@
-"""How things are shown: remarks as they come, pages of text as HTML that stored notebooks keep."""
+"""Texts in and out: remarks as they come, pages of text as HTML that stored notebooks keep, names of places."""
 
 from __future__ import annotations
 
 import sys
 from html import escape
+from os import PathLike
+from pathlib import Path
 
 from biomass_models.visible import visible
 from orchestration.terminal import PlainConsole
@@ -19,3 +21,9 @@ def say(remark: str) -> None:
 def as_html(text: str) -> str:
     """Text as it is, columns kept."""
     return f"<pre>{escape(text)}</pre>"
+
+
+def address_of(study: str | PathLike[str]) -> str:
+    """A folder or URI as text, `~` resolved."""
+    text = str(study)
+    return text if "://" in text else str(Path(text).expanduser())

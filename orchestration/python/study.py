@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from biomass_models.fold_rows import NONE
 from orchestration.python.blend import Blend
-from orchestration.python.shown import as_html, say
+from orchestration.python.shown import address_of, as_html, say
 from orchestration.search.ending import Ending
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger, LedgerError, open_ledger
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from orchestration.blending.predict import Predictor
     from orchestration.inspect.status import Status
+    from orchestration.python.masses import Photographs
 
 
 class Study:
@@ -162,6 +163,12 @@ class Study:
         name = place.stem if place.suffix == ".csv" else place.name
         return Blend(name=name, card=found[0].card, beside=found[0].beside, written=tuple(written))
 
+    def predict(self, photographs: Photographs, **options: Any) -> pd.DataFrame:
+        """Masses of any photographs by a stored ensemble, with intervals; arguments as orchestration.api.predict."""
+        from orchestration.python.masses import predict
+
+        return predict(self.uri, photographs, **options)
+
     def __repr__(self) -> str:
         return f"Study {self._data().name}"
 
@@ -176,10 +183,4 @@ class Study:
 
 def open_study(study: str | PathLike[str]) -> Study:
     """An existing study, by folder or URI. Raises LedgerError where there is none."""
-    return Study(open_ledger(address(study)))
-
-
-def address(study: str | PathLike[str]) -> str:
-    """A folder or URI as text, `~` resolved."""
-    text = str(study)
-    return text if "://" in text else str(Path(text).expanduser())
+    return Study(open_ledger(address_of(study)))

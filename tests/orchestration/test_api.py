@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from blended_study import finished_study
 from commands import environment, output, words_of
 from test_options import TYPED
 from told_study import told_study
@@ -143,6 +144,55 @@ def test_what_a_directory_lacks_is_what_the_command_lists(tiny_pasture: Path, ow
     found = json.loads(CliRunner().invoke(app, ["data", "check", str(own_pasture), "--json"]).stdout)["problems"]
     table = api.check_data(own_pasture)
     assert list(table["rule"]) == [problem["rule"] for problem in found] and set(table["level"]) == {"error"}
+
+
+# -- data directories and masses ---------------------------------------------------------------------------------------
+
+
+def test_a_table_and_photographs_become_the_commands_directory(tiny_pasture: Path, tmp_path: Path) -> None:
+    masses = pd.read_csv(tiny_pasture / "train.csv").query("target_name == 'Dry_Total_g'")
+    names = [Path(path).name for path in masses["image_path"]]
+    table = pd.DataFrame({"picture": names, "cut": masses["Sampling_Date"], "weighed": masses["target"]})
+    table.to_csv(tmp_path / "cuts.csv", index=False)
+    where = (tmp_path / "cuts.csv", tiny_pasture / "train")
+    read = api.import_data(*where, tmp_path / "own", photo="picture", date="cut", total="weighed", unit="g")
+    typed = ["--photo", "picture", "--date", "cut", "--total", "weighed", "--unit", "g"]
+    output("data", "import", str(where[0]), "--photos", str(where[1]), "--out", str(tmp_path / "typed"), *typed)
+    assert [*read["Dry_Total_g"]] == [*masses["target"]]
+    for name in ("quadrats.csv", "dataset.toml"):
+        assert (tmp_path / "own" / name).read_bytes() == (tmp_path / "typed" / name).read_bytes()
+    with pytest.raises(OptionError, match="did you mean total"):
+        api.import_data(*where, tmp_path / "other", totl="weighed")
+
+
+@pytest.mark.slow
+def test_masses_are_those_that_the_command_writes(tiny_pasture: Path, tmp_path: Path) -> None:
+    ledger = finished_study(tmp_path / "study", tiny_pasture, tmp_path / "cache", ("probe",))
+    study, cache = open_study(ledger.storage.uri), tmp_path / "cache"
+    study.ensemble(out=tmp_path / "blend")
+    new = tiny_pasture / "test"
+    rows = pd.DataFrame({"path": sorted(map(str, new.iterdir())), "paddock": [*"abcabc"]})
+    (tmp_path / "torn.jpg").write_bytes(b"no photograph")
+    rows.loc[len(rows)] = [str(tmp_path / "torn.jpg"), "a"]
+    rows.to_csv(tmp_path / "new.csv", index=False)
+    where = ("--cache", str(cache), "--weights", "random", "--level", "0.5")
+    for by in ([], ["--by", "paddock"]):
+        output(
+            "predict", ledger.storage.uri, str(tmp_path / "new.csv"), "--out", str(tmp_path / "m.parquet"), *where, *by
+        )
+    options: dict[str, Any] = {"cache": cache, "weights": "random", "level": 0.5}
+    found = study.predict(rows, **options)
+    pd.testing.assert_frame_equal(found, pd.read_parquet(tmp_path / "m.parquet"), check_exact=True)
+    assert (found["unreadable"] != "").sum() == 1
+    means = study.predict(tmp_path / "new.csv", by="paddock", out=tmp_path / "own.parquet", **options)
+    pd.testing.assert_frame_equal(means, pd.read_parquet(tmp_path / "m-means.parquet"), check_exact=True)
+    for mine, typed in (("own", "m"), ("own-means", "m-means")):
+        assert (tmp_path / f"{mine}.parquet").read_bytes() == (tmp_path / f"{typed}.parquet").read_bytes()
+    kept = sorted(path.name for path in tmp_path.iterdir())
+    study.predict([new], **options)
+    assert sorted(path.name for path in tmp_path.iterdir()) == kept  # nothing is written without out
+    with pytest.raises(UserError, match="out is a table"):
+        study.predict(new, out="masses.xlsx")
 
 
 # -- options and errors ------------------------------------------------------------------------------------------------
