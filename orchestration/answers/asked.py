@@ -35,7 +35,7 @@ def opened_as_asked(
         say("Embeddings of the training photographs are kept from now on")
         opened = with_likeness(opened, Predictor(data_dir, resources=resources, weights=place.weights))
     if place.ensemble is None and not is_bundle(place.where):
-        say(f"Ensemble {opened.name}, the newest of {opened.study}")
+        say(f"Ensemble {opened.name}, the newest of the study")
     return opened, converted
 
 

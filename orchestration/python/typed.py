@@ -17,7 +17,7 @@ from orchestration.search.presets.options import OPTION_FIELDS, PART_OF, PARTS
 OPTIONS = {name: option for name, field in OPTION_FIELDS.items() if (option := option_of(field)) is not None}
 
 
-class OptionError(UserError, ValueError):
+class OptionError(UserError):
     """An option that does not exist, or a value that it does not take."""
 
 
