@@ -40,6 +40,7 @@ BELOW = tuple(
 ABOVE = (f"{RUN}.__main__", f"{RUN}.api", f"{RUN}.cli", f"{RUN}.demo")
 REPORT = f"{RUN}.report"
 SLOTS, ON_RAY, PRESETS = f"{WORKERS}.slots", f"{SEARCH}.on_ray", f"{SEARCH}.presets"
+GAINS = f"{SEARCH}.gains"
 # room -> rooms that it may import from; a module at the top of orchestration is a room of its own
 EDGES: dict[str, set[str]] = {
     MODEL: set(),
@@ -100,6 +101,7 @@ EDGES: dict[str, set[str]] = {
         f"{RUN}.progress",
         f"{RUN}.time_left",
         f"{SEARCH}.engines",
+        GAINS,
     },
     ON_RAY: {MODEL, STUDY, WORKERS, SLOTS, SEARCH, f"{RUN}.progress", f"{RUN}.verbosity"},
     PRESETS: {
@@ -114,6 +116,7 @@ EDGES: dict[str, set[str]] = {
         f"{RUN}.progress",
     },
     f"{SEARCH}.engines": {MODEL, STUDY, "search_spaces"},
+    GAINS: {MODEL, BLEND, STUDY},
     BLENDING: {
         *(*MODELS, f"{MODEL}.families", BLEND, f"{BLEND}.members"),
         *(STUDY, WORKERS, SLOTS, f"{RUN}.progress", f"{RUN}.terminal"),

@@ -55,6 +55,18 @@ def prune_rules(incomplete: str) -> list[str]:
     return _starting(incomplete, RULES)
 
 
+def sharings(incomplete: str) -> list[str]:
+    from orchestration.study.settings import SHARINGS
+
+    return _starting(incomplete, SHARINGS)
+
+
+def aims(incomplete: str) -> list[str]:
+    from orchestration.study.settings import AIMS
+
+    return _starting(incomplete, AIMS)
+
+
 def engines(incomplete: str) -> list[str]:
     from orchestration.search.engines import registry
 

@@ -165,6 +165,8 @@ def _trial_row(trial: Trial, floor: float | None) -> Row:
         summary = summary_of(record.family, record.config)
         return Row(name=trial.trial_id, family=trial.family, score=None, status=trial.status, summary=summary)
     notes = []
+    if record.second_round is not None:
+        notes.append(f"second round, weight {record.second_round.weight:g}")
     if record.weights.startswith("random"):
         notes.append("random weights")
     if result.score is not None and floor is not None and result.score < floor:

@@ -16,7 +16,7 @@ from orchestration.search.presets.options import Preset
 from orchestration.study.environment import STUDY_PACKAGES, code_version
 from orchestration.study.ledger import Ledger, folds_of
 from orchestration.study.records import GRAMS, Asked, MassUnit, Params, StudyRecord
-from orchestration.study.settings import MOVABLE, StudyError, StudySettings
+from orchestration.study.settings import MOVABLE, StudyError, StudySettings, shares_by_family
 from orchestration.study.storage import Storage
 
 
@@ -123,7 +123,8 @@ def require_typed(ledger: Ledger, asked: Preset, made_with: Asked) -> None:
     settings, study = record.settings, asked.study
     pairs: list[tuple[str, object, object]] = []
     if "families" in typed:
-        pairs.append(("families", _shares(settings.families, settings.shares), _shares(study.families, study.shares)))
+        asked_shares = shares_by_family(study.families, study.shares)
+        pairs.append(("families", _of_one(settings.share_of), _of_one(asked_shares)))
     if "backbones" in typed and study.backbones:
         from biomass_models.backbones.weights import canonical_name  # here, because it loads timm
 
@@ -163,9 +164,8 @@ def settings_of_now(record: StudyRecord, asked: Preset, made_with: Asked) -> Stu
     return replace(record.settings, **{name: values[name] for name in MOVABLE if name in typed})
 
 
-def _shares(families: Sequence[str], shares: Sequence[float]) -> dict[str, float]:
-    given = shares or (1.0,) * len(families)
-    return {name: share / sum(given) for name, share in sorted(zip(families, given, strict=True))}
+def _of_one(shares: Mapping[str, float]) -> dict[str, float]:
+    return {name: share / sum(shares.values()) for name, share in sorted(shares.items())}
 
 
 def _kind(weights: str) -> str:

@@ -26,6 +26,7 @@ from orchestration.progress import progress_bar
 from orchestration.search.following import followed, known_images
 from orchestration.search.opening import require_typed
 from orchestration.search.presets.options import Preset
+from orchestration.search.second_round import plan_second_round
 from orchestration.study.ledger import Ledger
 from orchestration.study.lock import require_free
 from orchestration.study.records import Asked
@@ -45,6 +46,8 @@ def check_search(study: str, data_dir: Path, asked: Preset, made_with: Asked, sa
     record = ledger.find_study()
     if record is not None:
         require_typed(ledger, asked, made_with)
+    if asked.budget.second_round is not None:
+        plan_second_round(ledger, asked.budget.second_round, asked.budget.pseudo_weight, data_dir)
     fit = record.settings.fit if record is not None else None if asked.study.fit == "auto" else asked.study.fit
     check_data(data_dir, say, cast("Fit | None", fit))
     if record is None:

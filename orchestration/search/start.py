@@ -19,7 +19,7 @@ from orchestration.search.inline import search_inline
 from orchestration.search.opening import require_typed, settings_of_now, typed_fields
 from orchestration.search.preflight import searchable
 from orchestration.search.prepare import prepare_search
-from orchestration.search.presets.options import Preset
+from orchestration.search.presets.options import PSEUDO_WEIGHT, Preset
 from orchestration.search.pruning import RULES
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger
@@ -86,6 +86,8 @@ def start_search(
         retry_failed=retry_failed,
         made_with=made_with,
         data_checked=data_checked,
+        second_round=asked.budget.second_round,
+        pseudo_weight=asked.budget.pseudo_weight,
     )
 
 
@@ -146,6 +148,8 @@ def run_search(
     spaces: dict[str, SearchSpace] | None = None,
     data_checked: bool = False,
     follows: str | None = None,
+    second_round: str | None = None,
+    pseudo_weight: float = PSEUDO_WEIGHT,
 ) -> Ending:
     """Search until the study holds max_trials or the hours are over; returns the Ending.
 
@@ -153,8 +157,9 @@ def run_search(
     ranges than the scale's (comparisons of configurations). Everything that can be checked is checked before Ray
     starts. The same call again resumes the study. prune: a name of pruning.RULES; retry_failed: failed trials
     are taken up again, with the folds that they have. follows: a study of fewer photographs, whose best settings a new
-    study begins with. made_with: see open_study. data_checked: preflight.check_data has
-    just read the data.
+    study begins with. made_with: see open_study. data_checked: preflight.check_data has just read the data.
+    second_round: an ensemble of the study whose members label test photographs that the new trials learn from, each
+    counting pseudo_weight.
     """
     known_name("a pruning rule", prune, RULES, StudyError)
     require_answer(resources.address)
@@ -175,13 +180,17 @@ def run_search(
             spaces=spaces,
             data_checked=data_checked,
             follows=follows,
+            second_round=second_round,
+            pseudo_weight=pseudo_weight,
         )
         note_stand_ins(ledger, fingerprints, weights, say)
         found = StudyData(ledger)
         cut = cut_groups_notice(found.cut_groups, found.unit)
         for notice in (*([] if cut is None else [cut]), *found.torn):
             say(f"note: {notice}")
-        proposer.costs = fold_costs_here(ledger, proposer.spaces, fingerprints, resources, say)
+        wanted = proposer.second_round
+        labelled = 0 if wanted is None else ledger.second_round(wanted.round_id).images
+        proposer.costs = fold_costs_here(ledger, proposer.spaces, fingerprints, resources, say, labelled=labelled)
         context = WorkerContext(
             study=ledger.storage.uri,
             data_dir=str(data_dir.resolve()),

@@ -165,6 +165,14 @@ class TrialRef(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrialRound(Part):
+    """The second round of a trial: photographs that models have labelled are among its training rows."""
+
+    round_id: str  # of a SecondRoundRecord
+    weight: float  # of such a row beside a weighed one, above 0 and at most 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrialRecord(Record):
     """trial.json: one proposed configuration. `ids.py` derives `trial_id` from it, by its schema."""
 
@@ -178,6 +186,7 @@ class TrialRecord(Record):
     why: str  # first trial | proposed by ENGINE; before there were engines: proposed
     proposed_at: float
     spared: str | None = None  # why it is never pruned
+    second_round: TrialRound | None = None  # None: it learns from what was weighed alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -328,6 +337,31 @@ class SharedRecord(Record):
     settings: Params
     fold: int
     score: float | None = None
+    files: Mapping[str, FileMark] = field(default_factory=dict)
+
+
+# -- second rounds -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecondRoundRecord(Record):
+    """second-round.json: the marker of the photographs that models label for a second round, and which models."""
+
+    round_id: str  # of members and photographs
+    ensemble: str  # the blend that had these members when the round began
+    members: tuple[str, ...]  # trials whose fold models label, each as much as the others
+    left_out: Mapping[str, str] = field(default_factory=dict)  # members of the blend that do not, and why
+    images: int = 0  # that are labelled
+    known: int = 0  # photographs of the test set that are not, because the study has them
+    made_at: float = 0.0
+    files: Mapping[str, FileMark] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelsRecord(Record):
+    """labels.json: the marker of a second round's pseudo-labels."""
+
+    made_at: float
     files: Mapping[str, FileMark] = field(default_factory=dict)
 
 

@@ -150,7 +150,7 @@ class World:
         if (options := _options(DOMAINS[name])) is not None:
             found = self._fields[name][options.index(value)]
         else:
-            angle = math.pi / 2 * _place(DOMAINS[name], value)
+            angle = math.pi / 2 * place_in(DOMAINS[name], value)
             found = math.cos(angle) * self._fields[name][0] + math.sin(angle) * self._fields[name][1]
         return found
 
@@ -160,7 +160,7 @@ class World:
         if (options := _options(domain)) is not None:
             return float(self._badness[name][options.index(value)])
         best = self._optimum[name]
-        return ((_place(domain, value) - best) / max(best, 1 - best)) ** 2
+        return ((place_in(domain, value) - best) / max(best, 1 - best)) ** 2
 
 
 def _options(domain: Domain) -> tuple[Any, ...] | None:
@@ -174,7 +174,7 @@ def _size(domain: Domain) -> int:
     return 2 if options is None else len(options)
 
 
-def _place(domain: Domain, value: float) -> float:
+def place_in(domain: Domain, value: float) -> float:
     """Where a number lies between the ends of its domain, 0 to 1, on the domain's own scale."""
     match domain:
         case LogUniform(low, high):

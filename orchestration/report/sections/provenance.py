@@ -12,6 +12,7 @@ from orchestration.report.data.context import ReportContext
 from orchestration.report.html import Section, tag
 from orchestration.report.words import SHORT, count, duration, folds_text, moment, number
 from orchestration.study.records import TrialResult
+from orchestration.study.settings import AIMS, SHARINGS
 
 GLOSSARY: tuple[tuple[str, str, str], ...] = (
     ("r2", "Weighted R²", "the score: the share of the variation of the masses that is predicted. 1 is perfect, 0 is "
@@ -116,7 +117,8 @@ def facts(context: ReportContext) -> list[tuple[str, str]]:
         ("weights that stand in for the published ones",
          ", ".join(f"{name}: {label}" for name, label in record.stand_ins.items())),
         ("scale of the search", settings.scale),
-        ("proposals", f"by {settings.engine}"),
+        ("proposals", f"by {settings.engine}, to raise {AIMS.get(settings.aim, settings.aim)}"),
+        ("shares of the families", SHARINGS.get(settings.sharing, settings.sharing)),
         ("seed", str(settings.seed)),
         ("work", f"{count(len(study.trials), 'trial')}, {count(folds, 'fold')} trained"),
         ("search time", duration(context.clock.seconds) + ", pauses left out" if context.work else ""),
