@@ -69,6 +69,9 @@ def readable(notebook: Kernel) -> None:
 @pytest.mark.long
 def test_the_stop_button_stops_a_search_in_the_kernel(tmp_path: Path, tiny_pasture: Path) -> None:
     with kernel(tmp_path) as notebook:
+        reply = notebook.run('from orchestration.api import search\nsearch("study", "gone", trials=3)')
+        (shown,) = reply["traceback"]  # its text, not the way to it
+        assert shown.startswith("UserError: a data directory is a folder") and "gone is no such folder" in shown
         stopped_and_resumed(notebook, cell(tiny_pasture, "inline=True"), tmp_path)
 
 
