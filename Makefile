@@ -1,4 +1,4 @@
-# make demo | quick | test | test-all | check | bench | faults | study   VENV=... shares an environment between clones (it takes 6.6 GB)
+# make demo | quick | test | test-all | check | bench | gpu | faults | study   VENV=... shares an environment between clones (it takes 6.6 GB)
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ STAMP := $(VENV)/.biomass-installed
 # Two workers with two threads each crawl on two cores: the thread pools of numpy and torch stay at one per process.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo quick test test-all check format bench faults study clean
+.PHONY: install demo quick test test-all check format bench gpu faults study clean
 
 install: $(STAMP)
 
@@ -55,10 +55,15 @@ bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/bench_stack.py
 	$(BIN)/python tests/benchmarks/bench_store.py runs/bench-store
 	$(BIN)/python tests/benchmarks/bench_prefix.py runs/bench-prefix
+	$(BIN)/python tests/benchmarks/bench_predict.py runs/bench-predict
 	$(BIN)/python tests/benchmarks/bench_precision.py runs/bench-precision
 	$(BIN)/python tests/benchmarks/bench_folds.py runs/bench-folds
 	$(BIN)/python tests/benchmarks/bench_ledger.py
 	$(BIN)/python tests/benchmarks/bench_scaling.py
+
+# 8 minutes at most on a machine with an NVIDIA GPU; writes runs/gpu/gpu.md and gpu.json
+gpu: $(STAMP)
+	$(BIN)/python tests/benchmarks/check_gpu.py runs/gpu
 
 # searches whose driver, worker or raylet is killed 20 times at random moments, then an audit
 faults: $(STAMP)

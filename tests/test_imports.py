@@ -130,6 +130,7 @@ EDGES: dict[str, set[str]] = {
         WORKERS,
         SEARCH,
         BLENDING,
+        "search_spaces",
         f"{RUN}.overlay",
     },
     f"{RUN}.dashboard": {MODEL, "search_spaces", STUDY, WORKERS, f"{RUN}.progress"},

@@ -25,6 +25,23 @@ def backbones(incomplete: str) -> list[str]:
     )  # timm has a thousand more, and takes seconds to list them
 
 
+def settings(incomplete: str) -> list[str]:
+    """FAMILY.FIELD= of every family that can be loaded."""
+    from dataclasses import fields
+
+    from biomass_models.errors import UserError
+    from biomass_models.families import registry
+
+    found = []
+    for family in registry.names():
+        try:
+            config_class = registry.family(family).config_class
+        except UserError:
+            continue
+        found += [f"{family}.{field.name}=" for field in fields(config_class)]
+    return _starting(incomplete, found)
+
+
 def obtainable(incomplete: str) -> list[str]:
     from biomass_models.backbones.packages import PACKAGES
 

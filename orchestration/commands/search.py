@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -18,13 +19,16 @@ from orchestration.commands.options import (
     print_line,
     print_remark,
     reachable,
+    typed_weights,
 )
 from orchestration.search.presets.named import overridden
 from orchestration.search.presets.options import StudyOptions
+from orchestration.workers.resources import Resources
 
 
 @preset_options(
-    "families", "backbones", "weights", "scale", "cpus_per_fold", "gpus_per_fold", "slots", "cache", "address"
+    *("families", "backbones", "weights", "scale", "space", "set_"),
+    *("cpus_per_fold", "gpus_per_fold", "slots", "cache", "address"),
 )
 def doctor(
     study: Annotated[
@@ -33,6 +37,9 @@ def doctor(
     data: OptionalData = None,
     trials: Annotated[int, typer.Option(min=1, help="Trials planned.")] = 60,
     folds: Annotated[int, typer.Option(min=2, help="Folds planned.")] = StudyOptions().folds,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Only measure what STUDY's members take to predict here.")
+    ] = False,
     as_json: Json = False,
     **typed: Any,
 ) -> None:
@@ -43,11 +50,18 @@ def doctor(
 
     Example:
     $ biomass doctor runs/first --data csiro-biomass/ --trials 60
+    $ biomass doctor runs/first --data csiro-biomass/ --profile
     """
     from orchestration.search.presets.asked import families_of, weights_source
 
     families, shares = families_of(typed.pop("families"))
     preset, _ = overridden(None, typed)
+    if profile:
+        _profile(study, data, preset.resources, typed["weights"], as_json=as_json)
+        return
+    from search_spaces.own_ranges import read_changes
+
+    changes = read_changes(preset.study.space, preset.study.set_)
     from orchestration.doctor.findings import Finding, examine_here
 
     found: list[Finding] = []
@@ -71,6 +85,7 @@ def doctor(
             scale=preset.study.scale,
             trials=trials,
             folds=folds,
+            changes=changes,
         )
         run_doctor(plan, reachable(resources), show)
     fit = not any(finding.verdict == "FAIL" for finding in found)
@@ -78,6 +93,30 @@ def doctor(
         print_json({"fit": fit, "findings": found})
     if not fit:
         raise typer.Exit(1)
+
+
+def _profile(study: str | None, data: Path | None, resources: Resources, weights: str | None, *, as_json: bool) -> None:
+    """Measure predictions of a study's members on this machine."""
+    if study is None or data is None:
+        raise typer.BadParameter("--profile measures members of a study on its photographs: give STUDY and --data DIR")
+    from orchestration.study.ledger import open_ledger
+
+    ledger, source = open_ledger(study), typed_weights(weights)
+    from orchestration.blending.profile import profile_study, render_profile
+    from orchestration.study.data import StudyData
+
+    found = profile_study(
+        StudyData(ledger),
+        data,
+        weights=source,
+        device="cpu" if resources.gpus_per_fold == 0 else "auto",
+        cpus=max(1, int(resources.cpus_per_fold)),
+        say=print_remark,
+    )
+    if as_json:
+        print_json({"profile": found})
+    else:
+        print_line(render_profile(found))
 
 
 @preset_options()

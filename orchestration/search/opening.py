@@ -15,7 +15,7 @@ from orchestration.search.presets.named import preset_named
 from orchestration.search.presets.options import Preset
 from orchestration.study.environment import STUDY_PACKAGES, code_version
 from orchestration.study.ledger import Ledger, folds_of
-from orchestration.study.records import GRAMS, Asked, MassUnit, Params, StudyRecord
+from orchestration.study.records import GRAMS, Asked, MassUnit, OwnRange, Params, StudyRecord
 from orchestration.study.settings import MOVABLE, StudyError, StudySettings, shares_by_family
 from orchestration.study.storage import Storage
 
@@ -29,6 +29,7 @@ def open_study(
     fold_hash: str,
     weights: Mapping[str, str],
     spaces: Mapping[str, Params] | None = None,
+    own_ranges: tuple[OwnRange, ...] = (),
     made_with: Asked | None = None,
     photograph_size: tuple[int, int] | None = None,
     mass_unit: MassUnit = GRAMS,
@@ -37,9 +38,9 @@ def open_study(
     """Make the study, or return the record of the one that is there if all of this is the same.
 
     quadrats: one row an image with labels, metadata, fold and group; weights: fingerprint by backbone; spaces: ranges
-    by family; made_with: what the command asked for; photograph_size: the most common width and height in px, so that a
-    prediction knows what it was trained on; mass_unit: that of the table; follows: URI of the study that it follows.
-    The last five are stored with a new study and never compared.
+    by family; own_ranges: what the user changed of them; made_with: what the command asked for; photograph_size: the
+    most common width and height in px, so that a prediction knows what it was trained on; mass_unit: that of the table;
+    follows: URI of the study that it follows. The last six are stored with a new study and never compared.
     Raises StudyError naming every setting that would change results.
     """
     existing = ledger.find_study()
@@ -53,6 +54,7 @@ def open_study(
         fold_hash=fold_hash,
         weights=weights,
         spaces=spaces or {},
+        own_ranges=own_ranges,
         versions={"python": platform.python_version(), **{name: version(name) for name in STUDY_PACKAGES}},
         code=code_version(),
         created_at=time.time(),

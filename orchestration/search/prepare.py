@@ -36,11 +36,12 @@ from orchestration.study.data import StudyData
 from orchestration.study.data_changes import data_fingerprint, photograph_table, require_same_data
 from orchestration.study.ledger import Ledger
 from orchestration.study.record import SCHEMA
-from orchestration.study.records import FAILED, Asked, Params, StudyRecord, mass_unit_of, refused_for
+from orchestration.study.records import FAILED, Asked, OwnRange, Params, StudyRecord, mass_unit_of, refused_for
 from orchestration.study.seeds import derive_seed
 from orchestration.study.settings import StudyError, StudySettings
-from orchestration.study.spaces import open_spaces, spaces_of, stored_space, to_json
+from orchestration.study.spaces import open_spaces, spaces_of, stored_space, to_json, with_changes
 from search_spaces.domain import SearchSpace
+from search_spaces.own_ranges import Change
 
 
 def prepare_search(
@@ -58,6 +59,7 @@ def prepare_search(
     spaces: dict[str, SearchSpace] | None = None,
     data_checked: bool = False,
     follows: str | None = None,
+    changes: Sequence[Change] = (),
     second_round: str | None = None,
     pseudo_weight: float = PSEUDO_WEIGHT,
 ) -> Proposer:
@@ -74,9 +76,11 @@ def prepare_search(
     record = ledger.find_study()
     if record is None:
         old = None if follows is None else followed(ledger.storage.uri, follows)
-        record = _new(ledger, data_dir, here, images, settings, fold_file, fingerprints, spaces, made_with, old, say)
+        own = with_changes(spaces or spaces_of(settings), changes, settings.backbones, say)
+        record = _new(ledger, data_dir, here, images, settings, fold_file, fingerprints, *own, made_with, old, say)
     else:
         record = _found(ledger, record, data_dir, here, images, settings, fold_file, spaces, say)
+        record = change_ranges(ledger, record, changes, say)
         record = follow_moved(ledger, record, follows, say)
     _make_references(ledger, data_dir, say)
     reopen(ledger, settings.max_fold_seconds, retry_failed, say)
@@ -171,7 +175,8 @@ def _new(
     settings: StudySettings,
     fold_file: Path | None,
     fingerprints: Mapping[str, str],
-    spaces: dict[str, SearchSpace] | None,
+    spaces: dict[str, SearchSpace],
+    own_ranges: tuple[OwnRange, ...],
     made_with: Asked | None,
     old: StudyData | None,
     say: Say,
@@ -192,12 +197,11 @@ def _new(
         say(f"An exam keeps {counted(len(kept), 'image')} of {dates} from all that learns")
     if notice := unscored_notice(quadrats, ordered=settings.ordered):
         say(f"note: {notice}")
-    found = spaces or spaces_of(settings)
     if old is not None:
         say(changes_since(old, here, images.digests))
         if old.settings.fit != settings.fit:
             say(f"{old.name} was searched with fit = {old.settings.fit}, this study has {settings.fit}")
-        found = begin_with(old, found, say)
+        spaces = begin_with(old, spaces, say)
     ledger.write_photographs(photograph_table(here, images.digests))
     size = common_size(images.paths)
     if size is not None and (hidden := cut_off(size, settings.fit)):
@@ -209,7 +213,8 @@ def _new(
         data_fingerprint=data_fingerprint(quadrats, images.digest),
         fold_hash=fold_hash(folds, ordered=settings.ordered),
         weights=fingerprints,
-        spaces=to_json(found),
+        spaces=to_json(spaces),
+        own_ranges=own_ranges,
         made_with=made_with,
         photograph_size=size,
         mass_unit=mass_unit_of(data_dir, here),
@@ -238,6 +243,21 @@ def _found(
         known = spaces or {name: one for name in settings.families if (one := stored_space(record, name))}
         record = replace(record, schema=SCHEMA, spaces=to_json(known))
         ledger.update_study(record)
+    return record
+
+
+def change_ranges(ledger: Ledger, record: StudyRecord, changes: Sequence[Change], say: Say) -> StudyRecord:
+    """The record of a study, with what the user changes of its ranges now; all its trials stay."""
+    if not changes:
+        return record
+    stored = {family: space for family in record.settings.families if (space := stored_space(record, family))}
+    found, notes = with_changes(stored, changes, record.settings.backbones, say, trials=len(ledger.trials()))
+    if notes:
+        changed = to_json({note.family: found[note.family] for note in notes})
+        own = (*record.own_ranges, *notes)
+        record = replace(record, schema=SCHEMA, spaces={**record.spaces, **changed}, own_ranges=own)
+        ledger.update_study(record)
+        say(f"{counted(len(notes), 'range is another', 'ranges are others')} from here on; all trials stay")
     return record
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from biomass_models.errors import UserError
 from biomass_models.families.configs import config_to_params
+from biomass_models.families.introduced import fill_config
 from orchestration.search.engines.base import Observation
 from orchestration.search.engines.registry import BUILT_IN, DEFAULT, RANDOM, new_engine
 from orchestration.search.gains.aims import BlendAim
@@ -79,7 +80,7 @@ class Proposer:
             (name, family): new_engine(name, spaces[family]) for name in (engine, RANDOM) for family in spaces
         }
         self._max_fold_seconds, self.costs = max_fold_seconds, costs
-        self.too_expensive: dict[str, str] = {}  # families that have nothing left but what is refused, and why
+        self.why_exhausted: dict[str, str] = {}  # why a family has nothing left, where that is to be mended
         self.unobserved: list[TrialRecord] = []  # ended ones that lie outside of the ranges
         self._exhausted: set[str] = set()
         self._resumed: list[TrialRecord] = []  # open ones that are to be proposed again
@@ -102,9 +103,9 @@ class Proposer:
     @property
     def nothing_left(self) -> str | None:
         """Why there are fewer trials than were asked for, where proposals were refused; else None."""
-        if not self.too_expensive or self.hours_over or (self.max_trials is not None and not self.missing):
+        if not self.why_exhausted or self.hours_over or (self.max_trials is not None and not self.missing):
             return None
-        return "; ".join(self.too_expensive.values())
+        return "; ".join(self.why_exhausted.values())
 
     @property
     def waits(self) -> bool:
@@ -170,7 +171,11 @@ class Proposer:
         self._told[record.trial_id] = value
         return self._engines[self._engine, record.family].observe(
             Observation(
-                trial_id=record.trial_id, number=record.number, params=record.params, value=value, refused=refused
+                trial_id=record.trial_id,
+                number=record.number,
+                params=self.spaces[record.family].completed(record.params, fill_config(record.family, record.config)),
+                value=value,
+                refused=refused,
             )
         )
 
@@ -212,7 +217,7 @@ class Proposer:
             else:
                 return record
         if refused:
-            self.too_expensive[family] = (
+            self.why_exhausted[family] = (
                 f"a fold may take {self._max_fold_seconds:.0f} s (--max-fold-seconds), of the last {drawn} proposals "
                 f"of {family} {refused} were refused and the others known; the least estimate was "
                 f"{self.trials.least_estimate(family):.0f} s. Raise the limit (with --retry-failed what was refused is "
@@ -247,7 +252,25 @@ class Proposer:
     def _asked(
         self, family: str, name: str, pending: Mapping[str, Params], seed: int, fixed: Params | None = None
     ) -> Params | None:
-        """Raises UserError for what is no point of the space: an engine may come from a package of others."""
+        """A point that the configuration accepts, drawn again where it refuses one, as it may within own ranges.
+
+        Raises UserError for what is no point of the space: an engine may come from a package of others.
+        """
+        reason = None
+        for turn in range(DRAWS_UNTIL_EXHAUSTED):
+            params = self._point(family, name, pending, derive_seed("again", seed, turn) if turn else seed, fixed)
+            if params is None or (reason := self.spaces[family].refusal(params)) is None:
+                return params
+            pending = {**pending, f"refused {turn}": params}
+        self.why_exhausted[family] = (
+            f"the configuration of {family} refuses {DRAWS_UNTIL_EXHAUSTED} proposals in a row, last because {reason}. "
+            "Change its ranges (--space), or add a condition"
+        )
+        return None
+
+    def _point(
+        self, family: str, name: str, pending: Mapping[str, Params], seed: int, fixed: Params | None = None
+    ) -> Params | None:
         try:
             params = self._engines[name, family].ask(pending, seed, fixed)
         except UserError:

@@ -2,6 +2,7 @@
 
 study.json, quadrats.parquet, photographs.parquet, references.parquet
 exam.parquet                                 quadrats that nothing learns from, where --exam kept some
+profiles/<device>.json                       what predictions cost on a kind of machine
 exams/<ensemble>-<card>.json                 what a blend scored on the exam, and when it was looked at
 owner.json                                   who drives the study now (lock.py); .lock beside it on a local path
 trials/<id>/trial.json                       what was proposed
@@ -37,6 +38,7 @@ EXAM = "exam.parquet"
 EXAMS = "exams"
 GIVEN = "given"
 ORIGIN = ".origin.json"  # after the name of a file that left a study and that none records
+PROFILES = "profiles"
 REFERENCES = "references.parquet"
 OWNER = "owner.json"
 LOCK = ".lock"

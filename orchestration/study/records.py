@@ -135,6 +135,19 @@ def mass_unit_of(data_dir: Path, here: pd.DataFrame) -> MassUnit:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OwnRange(Part):
+    """A field whose range the user has changed; ranges are as in a TOML file (search_spaces/ranges_text.py)."""
+
+    family: str
+    field: str
+    before: str
+    now: str
+    place: str  # where it was said: my.toml:12, or --set distilled.huber_delta=1.0
+    at: float  # when
+    trials: int = 0  # that the study had then
+
+
+@dataclass(frozen=True, kw_only=True)
 class StudyRecord(Record):
     """study.json: what a study was asked for, resolved once, and what it was made with."""
 
@@ -144,6 +157,7 @@ class StudyRecord(Record):
     weights: Mapping[str, str] = field(default_factory=dict)  # fingerprint of each backbone's weights
     stand_ins: Mapping[str, str] = field(default_factory=dict)  # whose weights, where not the published ones
     spaces: Mapping[str, Params] = field(default_factory=dict)  # ranges by family (SearchSpace.to_json)
+    own_ranges: tuple[OwnRange, ...] = ()  # of the user, in the order in which they came
     versions: Mapping[str, str] = field(default_factory=dict)  # of packages
     code: CodeVersion | None = None
     created_at: float | None = None
@@ -420,6 +434,33 @@ class GivenRecord(Record):
     created_at: float | None = None
     code: CodeVersion | None = None
     photographs: TestSet | None = None  # of a prediction
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitCost(Part):
+    """Work that members share: a bank of frozen features, or decoded photographs."""
+
+    seconds: float  # a photograph
+    label: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemberCost(Part):
+    """What a member's prediction takes beside what it shares."""
+
+    seconds: float  # a photograph, all its fold models
+    units: tuple[str, ...] = ()  # that it needs
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileRecord(Record):
+    """profiles/<device>.json: what predictions cost on a kind of machine (blending/profile.py)."""
+
+    device: str
+    measured_at: float
+    images: int  # photographs that were predicted
+    units: Mapping[str, UnitCost]
+    members: Mapping[str, MemberCost]  # by trial id
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from safetensors.torch import save as save_tensors
 
+from biomass_models.backbones.devices import require_device
 from biomass_models.counted import counted
 from biomass_models.data.cell_weights import measured_masses
 from biomass_models.data.frames import Fit
@@ -69,7 +70,7 @@ class JobRunner:
         self._new: dict[bool, ImageSet] = {}  # test images, and those of the exam
 
     def run(self, job: Job, should_stop: ShouldStop | None = None) -> Outcome:
-        """Do one job. Never raises for what a model does."""
+        """Do one job. Never raises for what a model does, but DeviceLostError where the process can do no more."""
         try:
             self._require_cache()
             match job:
@@ -98,6 +99,7 @@ class JobRunner:
             return Outcome(status="failed", reason=f"{type(error).__name__}: {error}")
         except Exception as error:
             # The boundary of a trial: whatever a model, an image or a disk does becomes the trial's recorded reason.
+            require_device()
             return Outcome(status="failed", reason=f"{type(error).__name__}: {error}")
 
     def _require_cache(self) -> None:

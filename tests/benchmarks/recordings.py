@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from simulate_search import IMAGES, SPACE, World
 from simulated_libraries import MEAN_3, TEST_IMAGES_A_DATE, draw_errors, draw_masses
 
 from biomass_models.data.table import read_masses
@@ -34,10 +35,12 @@ from biomass_models.targets import (
 from ensembles.choice import DEFAULT
 from ensembles.gram import ErrorGram, error_gram
 from ensembles.nests import fit_weights
+from orchestration.search.engines.random_search import RandomEngine
 from orchestration.search.gains.turns import Proposed
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger
 from orchestration.study.records import COMPLETE, Params, TrialRecord, TrialResult
+from orchestration.study.seeds import derive_seed
 from orchestration.study.spaces import open_spaces
 from orchestration.study.storage import Storage
 from search_spaces.domain import SearchSpace
@@ -149,6 +152,8 @@ class SimulatedFamily:
 
 
 NOISE = SimulatedFamily(common_sd=3.0, own_sd=(2.0, 3.0))  # hardly better than the mean
+ALIKE = dict.fromkeys("abc", SimulatedFamily())
+NOISY = {"wide": SimulatedFamily(own_sd=(0.2, 2.0)), **dict.fromkeys("xyz", NOISE)}
 
 
 def simulate_recording(
@@ -169,6 +174,15 @@ def simulate_recording(
             predictions.append(_calibrated(truth_A3, spread_A3 * (shared_A3 + common_A3 + own_sd * own_A3)))
             found.append(simulated_trial(len(found), family, {}, float(of.seconds * rng.uniform(2 / 3, 4 / 3))))
     return recording_of(f"simulated {seed}", found, np.stack(predictions), truth_A3, date_N, {})
+
+
+def simulate_world(seed: int, *, trials: int = 200) -> Recording:
+    """Random configurations of one family, whose settings decide most of what a trial predicts (simulate_search.py)."""
+    world, engine = World(seed), RandomEngine(SPACE)
+    drawn = [engine.ask({}, derive_seed("recorded", seed, number)) or {} for number in range(trials)]
+    found = [simulated_trial(number, SPACE.family, params, 10.0) for number, params in enumerate(drawn)]
+    pred_MA3 = np.stack([world.predict(params) for params in drawn])
+    return recording_of(f"world {seed}", found, pred_MA3, world.truth_A3, world.date_A[:IMAGES], {SPACE.family: SPACE})
 
 
 def simulated_trial(number: int, family: str, params: Params, seconds: float) -> Proposed:

@@ -1,9 +1,12 @@
 """What a way of searching would have made of recorded studies: true score of the blend at equal CPU seconds.
 
     python tests/benchmarks/replay_search.py shares|aim FOLDER [--orders 20] [--engine tpe] [--out table.md]
+    python tests/benchmarks/replay_search.py shares|aim alike|noisy|world --simulated 16 [--orders 2]
 
-FOLDER: recorded studies as recordings.py describes them. The unit is a recorded study; within one, orders of its
-trials are averaged. A replay takes recorded trials only, one after the other as one slot would:
+FOLDER: recorded studies as recordings.py describes them, or the kind of those that are simulated: families that are all
+alike, one beside three of noise, or one family whose settings can be learned (for the aim). The unit is a recorded
+study; within one, orders of its trials are averaged. A replay takes recorded trials only, one after the other as one
+slot would:
 
     shares   the family of the next trial is chosen as `biomass search --shares` does (equal: turns of trials; earned),
              and beside them `seconds`, equal turns of seconds; the family's next recorded trial in a drawn order is
@@ -29,7 +32,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from recordings import Recording, read_recordings
+from recordings import ALIKE, NOISY, Recording, read_recordings, simulate_recording, simulate_world
 from simulate_search import place_in
 
 from biomass_models.targets import FloatArray, IntArray
@@ -58,6 +61,11 @@ SHARES: Mapping[str, Callable[[Recording], Turns]] = {  # the first is what the 
     "equal": lambda recording: EqualTurns(dict.fromkeys(recording.families, 1.0)),
     "seconds": lambda recording: EarnedTurns(dict.fromkeys(recording.families, 1.0), NoErrors()),
     "earned": lambda recording: EarnedTurns(dict.fromkeys(recording.families, 1.0), recording),
+}
+SIMULATED: Mapping[str, Callable[[int], Recording]] = {  # by seed
+    "alike": lambda seed: simulate_recording(ALIKE, seed),
+    "noisy": lambda seed: simulate_recording(NOISY, seed),
+    "world": simulate_world,
 }
 
 
@@ -191,7 +199,7 @@ class Comparison:
     def decides(self, arm: str) -> bool:
         """Whether the arm is to be the default."""
         gain = self.gain(arm, self.decisive)
-        return gain.value >= 2 * gain.error
+        return gain.value > 0 and gain.value >= 2 * gain.error
 
 
 def compare_shares(
@@ -265,11 +273,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("shares", "aim"))
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--simulated", type=int, default=0, help="how many recorded studies to simulate instead")
     parser.add_argument("--orders", type=int, default=ORDERS)
     parser.add_argument("--engine", default=DEFAULT, help="of the replay of aims")
     parser.add_argument("--out", type=Path, help="write the table to this file as well")
     asked = parser.parse_args()
-    recordings = read_recordings(asked.folder)
+    simulate = SIMULATED.get(str(asked.folder))
+    if asked.simulated and simulate is None:
+        parser.error(f"simulated studies are {', '.join(SIMULATED)}, got {asked.folder}")
+    if asked.simulated and simulate is not None:
+        recordings = [simulate(seed) for seed in range(asked.simulated)]
+    else:
+        recordings = read_recordings(asked.folder)
     if asked.what == "shares":
         found = compare_shares(recordings, orders=asked.orders)
     else:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from blended_study import finished_study
+from commands import biomass
 from readme import commands
 from test_all_rows import as_searched
 from typer.testing import CliRunner
@@ -17,6 +18,7 @@ from orchestration.cli import app
 PAGE = Path(__file__).parents[2] / "docs" / "answers.md"
 ON_RAY = "--scale-out"
 COMMANDS = [words for words in commands(page=PAGE) if ON_RAY not in words]
+SCALED = [words for words in commands(page=PAGE) if ON_RAY in words]
 
 
 @pytest.fixture(scope="module")
@@ -54,3 +56,13 @@ def test_every_command_of_the_page_runs(folder: Path, monkeypatch: pytest.Monkey
     assert means["Dry_Total_g"].mean() == pytest.approx(whole["Dry_Total_g"].mean(), abs=1e-3)
     single, joint = pd.read_csv("sure.csv"), pd.read_csv("together.csv")
     assert "Dry_Total_g_high_80" in single and "Dry_Total_g_high_50" in joint
+
+
+@pytest.mark.ray
+@pytest.mark.long
+def test_the_command_for_many_photographs_runs(folder: Path) -> None:
+    """With Ray, in a process of its own; its bytes are those of one process (test_answers_on_ray.py)."""
+    assert len(SCALED) == 1
+    biomass("ensemble", "runs/first", "--data", "DIR", "--out", "submission.csv", "--inline", cwd=folder)
+    biomass(*SCALED[0][1:], cwd=folder)
+    assert pd.read_parquet(folder / "all.parquet")["Dry_Total_g"].notna().all()

@@ -148,7 +148,7 @@ def test_a_family_that_is_refused_leaves_its_place_to_the_others(tmp_path: Path)
     assert [record.family for record in records] == ["probe"] * 6 and one.propose() is None
     for record in records:
         finish(tmp_path, one, record.trial_id, 0.1)
-    assert "baseline" in one.too_expensive and TuneSearcher(one).end_reason is None
+    assert "baseline" in one.why_exhausted and TuneSearcher(one).end_reason is None
 
 
 def test_nothing_is_drawn_before_a_slot_is_measured_but_open_trials_go_on(tmp_path: Path) -> None:

@@ -41,6 +41,8 @@ TYPED: dict[str, tuple[str, Any]] = {  # field -> what is typed, and the value t
     "weights": ("--weights random", "random"),
     "scale": ("--scale smoke", "smoke"),
     "seed": ("--seed 3", 3),
+    "space": ("--space my.toml", Path("my.toml")),
+    "set_": ("--set probe.layers=1", ("probe.layers=1",)),
     "fit": ("--fit pad", "pad"),
     "sharing": ("--shares earned", "earned"),
     "aim": ("--aim blend", "blend"),
@@ -69,8 +71,8 @@ TYPED: dict[str, tuple[str, Any]] = {  # field -> what is typed, and the value t
     "address": ("--address local", "local"),
     "inline": ("--inline", True),
 }
-# not without a study, beside --scheme, beside --slots; a second round: test_second_round.py
-OTHERWISE = {"from_", "fold_file", "inline", "second_round", "pseudo_weight"}
+# not without a study, beside --scheme, beside --slots, without a file; a second round: test_second_round.py
+OTHERWISE = {"from_", "fold_file", "inline", "space", "second_round", "pseudo_weight"}
 
 
 class Started(Exception):
@@ -176,6 +178,7 @@ def test_every_typed_value_arrives_under_its_name(search: Any, tmp_path: Path) -
         "trials": arrived.proposer.max_trials == 7,
         "hours": began + 7200 <= (arrived.proposer._deadline or 0) <= time.time() + 7200,
         "prune": arrived.rule is RULES["strict"],
+        "set_": arrived.proposer.spaces["probe"].fixed["layers"] == 1,
         "retry_failed": "0 failed trials are taken up again" in remarks,
     }
     for name, (_, value) in TYPED.items():

@@ -11,28 +11,26 @@ import pytest
 import replay_search
 import study_records as records
 from recordings import (
-    NOISE,
-    Recording,
+    ALIKE,
+    NOISY,
     SimulatedFamily,
     read_recordings,
-    recording_of,
     simulate_recording,
+    simulate_world,
     simulated_trial,
 )
 from replay_search import DECIDES, Clock, Comparison, compare_shares, distance, nearest, render
-from simulate_search import IMAGES, SPACE, World
+from simulate_search import SPACE
 from test_family_shares import erring, made_study, proposer, run
 
 from biomass_models.data.table import masses_to_long
 from biomass_models.targets import TARGETS, from_components, project_coherent, weighted_r2_score
 from ensembles.choice import DEFAULT
 from ensembles.nests import fit_weights
-from orchestration.search.engines.random_search import RandomEngine
 from orchestration.search.gains.aims import BlendAim
 from orchestration.search.gains.fold_errors import FoldErrors
 from orchestration.search.gains.trial_gains import trial_gains
 from orchestration.study.data import StudyData
-from search_spaces.domain import SearchSpace
 
 # -- recordings --------------------------------------------------------------------------------------------------------
 
@@ -105,20 +103,11 @@ def test_distances_by_hand() -> None:
     assert nearest(SPACE, {**one, "dropout": 0.01}, trials) == 1 and nearest(SPACE, None, trials) == 0
 
 
-def recorded_world(seed: int, trials: int) -> Recording:
-    """Random configurations of a simulated world (simulate_search.py)."""
-    world, engine = World(seed), RandomEngine(SearchSpace(**{**vars(SPACE)}))
-    drawn = [engine.ask({}, 1000 * seed + number) or {} for number in range(trials)]
-    ended = [simulated_trial(number, "simulated", params, 10.0) for number, params in enumerate(drawn)]
-    pred_MA3 = np.stack([world.predict(params) for params in drawn])
-    return recording_of(f"world {seed}", ended, pred_MA3, world._truth_A3, world._date_A[:IMAGES], {"simulated": SPACE})
-
-
 @pytest.mark.slow
 def test_aims_are_replayed_with_what_their_engines_would_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sampler finds better trials than chance for the score, and trials that bring the blend more for the blend."""
     told: dict[str, list[dict[str, float | None]]] = {"score": [], "blend": []}
-    recording = recorded_world(0, 60)
+    recording = simulate_world(0, trials=60)
     for aim in (None, BlendAim(recording)):
         values: dict[str, float | None] = {}
         engine = replay_search.new_engine("tpe", SPACE)
@@ -152,17 +141,17 @@ def test_gains_and_verdicts_by_hand() -> None:
     recordings = [simulate_recording({"a": SimulatedFamily()}, seed, trials=2, images=40, dates=8) for seed in (0, 1)]
     text = render(found, recordings, 3)
     assert "| 20 % (decides) | 0.6500 | +0.0200 ± 0.0100 |" in text and "x +0.0100, y +0.0300" in text
+    assert not replace(found, score_SAB=0 * score_SAB).decides("earned")
     better = replace(found, score_SAB=score_SAB + np.array([0.0, 0.001])[:, None])
     assert better.decides("earned") and not replace(found, score_SAB=score_SAB[:, ::-1]).decides("earned")
 
 
 @pytest.mark.slow
 def test_earned_shares_beat_equal_ones_where_families_are_noise_and_lose_nothing_where_all_are_alike() -> None:
-    wide, budget = SimulatedFamily(own_sd=(0.2, 2.0)), (DECIDES["shares"],)
-    families = {"wide": wide, **dict.fromkeys("xyz", NOISE)}
-    noisy = [simulate_recording(families, seed, trials=25, images=200) for seed in range(12)]
+    budget = (DECIDES["shares"],)
+    noisy = [simulate_recording(NOISY, seed, trials=25, images=200) for seed in range(12)]
     gain = compare_shares(noisy, orders=1, budgets=budget).gain("earned", *budget)
     assert gain.value > 2 * gain.error and gain.value > 0.01
-    alike = [simulate_recording(dict.fromkeys("abc", SimulatedFamily()), seed, trials=25) for seed in range(8)]
+    alike = [simulate_recording(ALIKE, seed, trials=25) for seed in range(8)]
     gain = compare_shares(alike, orders=2, budgets=budget).gain("earned", *budget)
     assert abs(gain.value) < 0.004

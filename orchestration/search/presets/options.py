@@ -56,6 +56,18 @@ class StudyOptions:
     scale: str = field(  # auto: gpu where a slot has one, else cpu
         default="auto", metadata=option("Ranges: auto, smoke, demo, cpu, gpu.", WHAT, completion="scales")
     )
+    space: Path | None = field(
+        default=None, metadata=option("Your own ranges: a TOML file (biomass space --toml writes one).", WHAT)
+    )
+    set_: tuple[str, ...] = field(  # `set` is a word of Python's
+        default=(),
+        metadata=option(
+            "Fix a setting: FAMILY.FIELD=VALUE, such as distilled.huber_delta=1.0; repeat.",
+            WHAT,
+            spelling="--set",
+            completion="settings",
+        ),
+    )
     fit: str = field(
         default="auto",
         metadata=option(
