@@ -1,4 +1,4 @@
-# make demo | quick | test | test-all | check | bench | faults | study   VENV=... shares an environment between clones (it takes 6.6 GB)
+# make demo | quick | test | test-all | check | bench | gpu | faults | study   VENV=... shares an environment between clones (it takes 6.6 GB)
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ STAMP := $(VENV)/.biomass-installed
 # Two workers with two threads each crawl on two cores: the thread pools of numpy and torch stay at one per process.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo quick test test-all check format bench faults study clean
+.PHONY: install demo quick test test-all check format bench gpu faults study clean
 
 install: $(STAMP)
 
@@ -61,13 +61,18 @@ bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/bench_ledger.py
 	$(BIN)/python tests/benchmarks/bench_scaling.py
 
+# 8 minutes at most on a machine with an NVIDIA GPU; writes runs/gpu/gpu.md and gpu.json
+gpu: $(STAMP)
+	$(BIN)/python tests/benchmarks/check_gpu.py runs/gpu
+
 # searches whose driver, worker or raylet is killed 20 times at random moments, then an audit
 faults: $(STAMP)
 	$(BIN)/python tests/faults/campaign.py
 
-# every family with equal trials, and what the teacher brings; resumable
+# every family and option, on drawn pasture and on PHOTOGRAPHS=folder with table.csv (photo, item, total_g); resumable
 study: $(STAMP)
-	$(BIN)/python tests/benchmarks/study_families.py runs/families
+	$(BIN)/biomass weights get dinov2_vits14
+	$(BIN)/python tests/benchmarks/study_families.py runs/families $(if $(PHOTOGRAPHS),--photographs $(PHOTOGRAPHS))
 
 clean:
 	rm -rf demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -15,6 +15,7 @@ ALWAYS = -1  # in the training rows of every fold, never scored
 EXAM = -2  # kept out of everything, for an exam
 EXAM_WORD = "exam"  # what a file calls it
 TIME = "time"  # the scheme whose folds are ordered
+PSEUDO = "pseudo_labelled"  # column of a fit's table: whether models have labelled the row (families/pseudo_rows.py)
 NONE, INSTEAD, BESIDE = ALL_ROWS = ("none", "instead", "beside")  # of the fold models: one fitted on all rows predicts
 
 
@@ -40,6 +41,13 @@ def predicting_folds(fold_N: ArrayLike, *, ordered: bool = False) -> list[int]:
     """The folds whose models predict new photographs, as a mean: all, or the last where folds are ordered."""
     folds = folds_in(fold_N)
     return folds[-1:] if ordered else folds
+
+
+def labelled_rows(quadrats: pd.DataFrame) -> NDArray[np.bool_]:
+    """Which rows of a fit's table were weighed, [N]: all but those that models have labelled."""
+    if PSEUDO not in quadrats:
+        return np.ones(len(quadrats), dtype=np.bool_)
+    return ~quadrats[PSEUDO].to_numpy(dtype=np.bool_)
 
 
 def scored_rows(quadrats: pd.DataFrame) -> pd.DataFrame:

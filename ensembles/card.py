@@ -14,6 +14,7 @@ from typing import Any
 
 from biomass_models.errors import UserError
 from biomass_models.fold_rows import INSTEAD, NONE
+from ensembles.budget import BudgetPoint, CardBudget
 from ensembles.honest import METHOD, OLD_METHOD, Estimate, interval_for_new
 from ensembles.intervals.rows import IntervalRows
 from ensembles.measured import WEIGHTED_R2
@@ -87,6 +88,7 @@ class Card:
     state_rule: CardStateRule | None = None
     state_model: dict[str, Any] | None = None  # what says how likely states are, where the state rule was tried
     intervals: IntervalRows | None = None  # what intervals of new masses follow from; None: made before there were any
+    budget: CardBudget | None = None  # of minutes, where the blend was made within one
     all_rows: str = NONE  # of fold_rows.ALL_ROWS: what predicts new photographs beside, or instead of, the fold models
 
     @property
@@ -147,6 +149,8 @@ class Card:
             given["state_rule"] = CardStateRule(**given["state_rule"])
         if given.get("intervals") is not None:
             given["intervals"] = IntervalRows.from_json(given["intervals"])
+        if given.get("budget") is not None:
+            given["budget"] = _budget(given["budget"])
         if given["calibration"] is not None:
             given["calibration"] = {name: (pair[0], pair[1]) for name, pair in given["calibration"].items()}
         return cls(**given)
@@ -162,6 +166,12 @@ def _without_nan(value: Any) -> Any:
 
 def _estimate(content: Mapping[str, Any]) -> Estimate:
     return Estimate(**{key: _number(value) for key, value in content.items()})
+
+
+def _budget(content: Mapping[str, Any]) -> CardBudget:
+    curve = tuple(BudgetPoint(**{**point, "nested_se": _number(point["nested_se"])}) for point in content["curve"])
+    needs = {name: tuple(units) for name, units in content["needs"].items()}
+    return CardBudget(**{**content, "curve": curve, "needs": needs})
 
 
 def _number(value: float | None) -> float:

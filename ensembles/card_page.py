@@ -12,6 +12,7 @@ from rich.text import Text
 from biomass_models.counted import counted
 from biomass_models.fold_units import cut_groups_notice
 from biomass_models.targets import TARGETS
+from ensembles.budget import CardBudget
 from ensembles.card import Card, CardStateRule
 from ensembles.honest import OLD_METHOD, Estimate
 from ensembles.intervals.coverage import BADLY, coverage
@@ -24,10 +25,11 @@ NEW_UNITS = 12  # other dates that an interval is shown for
 MOST_LINES = 12  # of members, of left-out files, of groups
 
 
-def render_card(card: Card, beside: Sequence[str] = ()) -> Group:
+def render_card(card: Card, beside: Sequence[str] = (), labels: Mapping[str, str] | None = None) -> Group:
     """Scores, comparisons, members, targets and states, how errors were computed, and what was left out.
 
-    beside: what is to be known with the scores and is not the blend's own, such as how it was searched for.
+    beside: what is to be known with the scores and is not the blend's own, such as how it was searched for; labels:
+    what members are, where more than their name is known.
     """
     notice = cut_groups_notice(card.cut_groups, card.nested_by)
     parts: list[RenderableType] = [] if notice is None else [Text(f"warning: {notice}", style="yellow")]
@@ -38,7 +40,9 @@ def render_card(card: Card, beside: Sequence[str] = ()) -> Group:
         parts.append(_tried(card, tried))
     if card.state_rule is not None:
         parts.append(Text(_state_rule(card.state_rule)))
-    parts += [_members(card), _parts(card), *_intervals(card), *_notes(card)]
+    if card.budget is not None:
+        parts.append(_budget(card.budget))
+    parts += [_members(card, labels or {}), _parts(card), *_intervals(card), *_notes(card)]
     return Group(*parts)
 
 
@@ -88,6 +92,23 @@ def _versus(card: Card) -> Table:
     for name, gain in card.versus.items():
         value = f"{gain.value:+.4f} ± {gain.se:.4f}"
         table.add_row(name, value, _interval(gain))
+    return table
+
+
+def _budget(budget: CardBudget) -> Table:
+    title = (
+        f"Predictions of {counted(budget.images, 'photograph')} within {budget.minutes:.3g} min on {budget.device}: "
+        f"this blend takes {budget.used_minutes:.2g} min"
+    )
+    table = _table(title)
+    for name in ("minutes", "nested score", "members", "takes"):
+        table.add_column(name, justify="right")
+    for point in budget.curve:
+        score, asked = _plus_minus(point.nested_score, point.nested_se), point.minutes == budget.minutes
+        row = (f"{point.minutes:.3g}", score, f"{point.members}", f"{point.used_minutes:.2g} min")
+        table.add_row(*row, style="bold" if asked else None)
+    if budget.next_member is not None and budget.next_minutes is not None:
+        table.caption = f"the next member would be {budget.next_member}, {budget.next_minutes:.2g} min with it"
     return table
 
 
@@ -143,13 +164,15 @@ def _share(value: float) -> str:
     return "-" if np.isnan(value) else f"{value:.0%}"
 
 
-def _members(card: Card) -> Table:
+def _members(card: Card, labels: Mapping[str, str]) -> Table:
     alike = "" if card.diversity is None else f" (mean residual correlation {card.diversity:.3f})"
     table = _table(f"Members{alike}")
     table.add_column("member", overflow="fold")
     table.add_column("weight", justify="right")
+    if labels:
+        table.add_column("what it is", overflow="fold", ratio=1)
     for name, weight in list(card.members.items())[:MOST_LINES]:
-        table.add_row(name, f"{weight:.3f}")
+        table.add_row(name, f"{weight:.3f}", *([labels.get(name, "")] if labels else []))
     if len(card.members) > MOST_LINES:
         rest = list(card.members.values())[MOST_LINES:]
         table.add_row(f"{len(rest)} more", f"{sum(rest):.3f}", style="dim")

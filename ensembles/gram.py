@@ -59,6 +59,7 @@ class ErrorGram:
     whole: ErrorGram | None = field(default=None, repr=False)  # what these cells were cut from, when few were cut off
     held: tuple[FloatArray, ...] = field(default=(), repr=False)  # the factors cut off
     wider: tuple[ErrorGram, IntArray] | None = field(default=None, repr=False)  # a Gram of more members; which
+    place_M: IntArray | None = field(default=None, repr=False)  # of the members among those of the library; None: all
 
     def __post_init__(self) -> None:
         columns = (self.factors, self.moment_C3, self.sum_CT, self.count_CT, self.fold_C, self.group_C, self.unit_C)
@@ -69,6 +70,11 @@ class ErrorGram:
     @property
     def members(self) -> int:
         return len(self.factors[0])
+
+    @property
+    def places(self) -> IntArray:
+        """Which members of the library these are, [M]."""
+        return np.arange(self.members, dtype=np.int64) if self.place_M is None else self.place_M
 
     @property
     def cells(self) -> int:
@@ -159,6 +165,7 @@ class ErrorGram:
             whole=None,
             held=(),
             wider=(self, index) if known else None,
+            place_M=self.places[index],
         )
         part.__dict__["loss_CM"] = self.loss_CM[:, index]
         return part
@@ -183,6 +190,7 @@ class ErrorGram:
             unit_C=self.unit_C[index_C],
             whole=whole,
             held=held,
+            place_M=self.place_M,
         )
 
 

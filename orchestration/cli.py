@@ -23,6 +23,7 @@ from orchestration.commands import (
     provenance,
     report,
     search,
+    space,
     start,
     study,
     weights,
@@ -96,9 +97,10 @@ weights_app.command("get", cls=OwnCommand)(weights.get)
 # The pipeline in run order, under the headings of `biomass --help`.
 PIPELINE: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
     "Start": (start.demo, presets.presets, weights_app, data_app, search.doctor),
-    "Search": (search.search, study.status, dashboard.dashboard),
+    "Search": (space.space, search.search, study.status, dashboard.dashboard),
     "Look": (
         study.leaderboard,
+        study.show,
         report.report,
         study.audit,
         study.repair,

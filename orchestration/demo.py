@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,9 +70,9 @@ def run_demo(
     console.print(render_leaderboard(leaderboard(StudyData(Ledger(Storage(study)))), top=10))
     out, cards = folder / "submission.csv", list[Card]()
 
-    def show(card: Card, beside: Sequence[str]) -> None:
+    def show(card: Card, beside: Sequence[str], labels: Mapping[str, str]) -> None:
         cards.append(card)
-        console.print(render_card(card, beside))
+        console.print(render_card(card, beside, labels))
 
     run_ensemble(
         [str(study)],

@@ -9,6 +9,7 @@ from typing import Any
 
 from biomass_models.families.density.config import DensityConfig
 from search_spaces.domain import Choice, Domain, Integer, LogUniform, SearchSpace, Uniform, When
+from search_spaces.options import REASONS as OPTION_REASONS
 from search_spaces.options import option_domains, switched_off
 
 SIZES = {"smoke": (64,), "demo": (224,), "cpu": (224, 336), "gpu": (224, 448, 672)}  # px, of a view
@@ -20,6 +21,13 @@ WIDTHS = {"smoke": (16, 128), "demo": (64, 32), "cpu": (64, 128), "gpu": (64, 12
 FLIPS = {"smoke": 2, "demo": 1, "cpu": 4, "gpu": 8}
 
 
+REASONS = {
+    **OPTION_REASONS,
+    "size": "a grid of tokens takes much room, so a CPU is offered few sizes",
+    "grid": "at least 8 x 8 a half: fewer tokens average away what differs",
+    "head_width": "every token passes the network, so it is small",
+    "beta": "5 g is published; 20 g is nearer to the squared error that is scored",
+}
 OPTIONS = ("mixup_alpha", "stamped", "adapters", "adapter_rank")  # the others are of a photograph, not of a patch
 
 

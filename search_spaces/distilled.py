@@ -11,6 +11,7 @@ from typing import Any
 
 from biomass_models.families.distilled.config import DistilledConfig
 from search_spaces.domain import Choice, Domain, Integer, LogUniform, SearchSpace, Uniform, When
+from search_spaces.options import REASONS as OPTION_REASONS
 from search_spaces.options import option_domains, switched_off
 
 SIZES = {"smoke": (64,), "demo": (224,), "cpu": (224, 336), "gpu": (224, 448, 672)}  # px, of the whole image
@@ -25,6 +26,18 @@ TRAINED_BLOCKS = {"smoke": (0,), "demo": (0,), "cpu": (0,), "gpu": (5, 0, 2, 8)}
 GRIDS = {"smoke": (2,), "demo": (3,), "cpu": (3, 6), "gpu": (4, 8)}  # of cached tokens
 EPOCHS = {"smoke": (2, 4, 1), "demo": (10, 25, 5), "cpu": (10, 40, 5), "gpu": (30, 90, 10)}
 FLIPS = {"smoke": 2, "demo": 4, "cpu": 4, "gpu": 8}
+REASONS = {
+    **OPTION_REASONS,
+    "size": "more pixels are what the best teams gained most by; each costs a pass over all images, once",
+    "layout": "left and right halves are the choice of most top teams; corners4 is published",
+    "trained_blocks": "5 is published; 0 caches what a frozen backbone sees",
+    "grid": "a grid of cached tokens takes room: 6 x 6 four times that of 3 x 3",
+    "backbone_lr": "1e-4 is published; a trained backbone tears far above it",
+    "distillation_weight": "few values, so that trials share the teacher's fits; 0 shows what it brings",
+    "teacher_epochs": "few values, so that trials share the teacher's fits",
+    "teacher_width": "few values, so that trials share the teacher's fits",
+    "huber_delta": "1 is published; smaller ones mind outliers less",
+}
 TAUGHT = (0.5, 0.25, 1.0, 2.0)  # weights of the distillation term
 
 

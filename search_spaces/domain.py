@@ -183,6 +183,24 @@ class SearchSpace:
         """The family's config at one point of the space."""
         return self.config_class(**{**self.defaults, **self.fixed, **params})
 
+    def refusal(self, params: Mapping[str, Any]) -> str | None:
+        """Why the family's config refuses a point, which own ranges may come to; None where it accepts it."""
+        try:
+            self.config(params)
+        except (TypeError, ValueError) as error:
+            return str(error)
+        return None
+
+    def completed(self, params: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+        """A point of other ranges with the fields that are drawn today and were not then, as its config has them, where
+        that lies in today's ranges."""
+        found = dict(params)
+        for name, domain in self.domains.items():
+            missing = name not in found and name in config and self.is_active(name, found)
+            if missing and domain.contains(config[name]):
+                found[name] = config[name]
+        return found
+
     def to_json(self) -> dict[str, Any]:
         """The space with the defaults of today, so that a later version draws the same configurations from it."""
         defaults = {one.name: one.default for one in fields(self.config_class) if one.default is not MISSING}

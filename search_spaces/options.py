@@ -14,6 +14,16 @@ from search_spaces.domain import Choice, Domain, LogUniform, When
 
 SEARCHED = ("cpu", "gpu")
 ADAPTED = ("lora", "dora")
+REASONS = {
+    "interval_bins": "+.03 for the team that won, by its own account",
+    "mixup_alpha": "few photographs; what it brings is contested",
+    "predicted_metadata": "+.04 public for its author; metadata as further inputs were worse",
+    "stamped": "a quarter of the photographs carry a stamp; +.01 private for its author",
+    "adapters": "few trained numbers for few photographs",
+    "weight_decay": "0.05 is published",
+    "ema_decay": "a mean of the last weights, against the noise of small batches",
+    "flips": "turned copies are cached: each costs a pass over all images, once",
+}
 
 
 def option_domains(scale: str, trained: tuple[int, ...]) -> dict[str, Domain]:

@@ -17,6 +17,16 @@ LAYOUTS = {
 }
 POOLINGS = ("global", "mean", "mean+std", "global+mean+std")
 WIDER = (*POOLINGS, "mean+max+min+gem", "global+mean+max+min+gem+std")
+REASONS = {
+    "size": "each size costs a pass over all images, once",
+    "layout": "halves are the choice of most top teams; more views cost more passes",
+    "pooling": "mean alone, without max, min and GeM, cost its author .04",
+    "more_sizes": "banks that other trials have too",
+    "taps": "without inner layers a team lost .01 to .02",
+    "layers": "each further layer and flip costs a pass over all images, once",
+    "flips": "each further layer and flip costs a pass over all images, once",
+    "transform": "log targets predict below the mean, which R2 punishes",
+}
 MORE_SIZES = {"cpu": ("", "336"), "gpu": ("", "448", "336+448")}  # beside 224 px: banks that other trials have too
 
 

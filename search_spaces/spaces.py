@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from biomass_models.config_rules import known_name
 from biomass_models.families import registry
 from search_spaces.domain import SearchSpace
@@ -14,6 +16,12 @@ DEFAULT_BACKBONES = (
     "vit_small_patch16_dinov3.lvd1689m",
     "tf_efficientnet_lite0",
 )
+
+
+def reasons_of(family: str) -> Mapping[str, str]:
+    """Why a family's ranges are as they are, by field; a package of others may leave it out."""
+    reasons: Mapping[str, str] = getattr(registry.space_module(registry.known(family)), "REASONS", {})
+    return reasons
 
 
 def space_of(family: str, backbones: tuple[str, ...], scale: str) -> SearchSpace:

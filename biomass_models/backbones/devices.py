@@ -73,6 +73,37 @@ class TooLargeError(UserError, torch.cuda.OutOfMemoryError):
     """Not even one picture fits into the GPU's memory."""
 
 
+# How torch reports a GPU without room outside of its own allocator, as a RuntimeError: for a kernel that is loaded, a
+# handle of cuBLAS or cuDNN. With several processes on one GPU that is likely.
+NO_ROOM = (
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",  # before cuDNN 9
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a GPU had no room for what was asked of it."""
+    return isinstance(error, torch.cuda.OutOfMemoryError) or any(sign in str(error) for sign in NO_ROOM)
+
+
+class DeviceLostError(UserError):
+    """A GPU that does not answer this process any more: only another process can use it."""
+
+
+def require_device() -> None:
+    """Raise DeviceLostError where a kernel has failed on this process's GPU: every later call fails then, whatever it
+    is for."""
+    if not torch.cuda.is_initialized():
+        return
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError as error:
+        first = str(error).partition("\n")[0]
+        raise DeviceLostError(f"the GPU must answer, got: {first}; run the same command again") from error
+
+
 class MicroBatch:
     """How many pictures fit at once: halved for good when the GPU's memory runs out, the work is done again."""
 
@@ -90,7 +121,9 @@ class MicroBatch:
             try:
                 work()
                 return
-            except torch.cuda.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 if self.size == 1 and not self._last_resort():
                     raise TooLargeError(
                         f"one picture alone must fit into the GPU's memory, got: {error}; choose a smaller size "

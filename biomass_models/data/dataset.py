@@ -15,8 +15,6 @@ total = "total_kg_ha"
 from __future__ import annotations
 
 import math
-import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +25,7 @@ from biomass_models.data.frames import FITS, Fit
 from biomass_models.data.problems import Problem, near_files, shown
 from biomass_models.fold_units import QUADRAT
 from biomass_models.targets import TARGETS
+from biomass_models.toml_files import TomlError, quoted, read_toml
 
 QUADRATS_FILE, DATASET_FILE = "quadrats.csv", "dataset.toml"
 GUIDE = "docs/data.md"  # the page of rules
@@ -71,16 +70,12 @@ def inspect_dataset(data_dir: Path) -> tuple[Dataset | None, list[Problem]]:
         rule = f"{QUADRATS_FILE} is read with {DATASET_FILE}, which names columns and unit"
         return None, [_problem(None, rule, "none", remedy)]
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-        given = tomllib.loads(text)
-    except UnicodeDecodeError as reason:
-        return None, [_problem(None, f"{DATASET_FILE} is UTF-8", f"{reason}", "save it as UTF-8")]
-    except tomllib.TOMLDecodeError as reason:
-        place = re.search(r"line (\d+)", str(reason))
-        remedy = f'texts stand in quotes, as in unit = "g" ({GUIDE})'
-        return None, [_problem(int(place[1]) if place else None, f"{DATASET_FILE} is TOML", f"{reason}", remedy)]
+        file = read_toml(path, f'texts stand in quotes, as in unit = "g" ({GUIDE})')
+    except TomlError as error:
+        return None, [_problem(error.line, error.rule, error.got, error.remedy)]
+    given = file.content
     problems = [
-        _problem(_line_of(text, key), rule, got, remedy)
+        _problem(file.exact_line(key) or file.exact_line("columns", key), rule, got, remedy)
         for check in (_keys, _columns, _unit, _area, _groups, _weights, _fit)
         for key, rule, got, remedy in check(given)
     ]
@@ -102,17 +97,17 @@ def inspect_dataset(data_dir: Path) -> tuple[Dataset | None, list[Problem]]:
 
 def dataset_toml(dataset: Dataset) -> str:
     """The text of a dataset.toml."""
-    lines = [f"unit = {_quoted(dataset.unit)}  # of the masses: {', '.join(UNITS)}"]
+    lines = [f"unit = {quoted(dataset.unit)}  # of the masses: {', '.join(UNITS)}"]
     if dataset.area is not None:
-        area = _quoted(dataset.area) if isinstance(dataset.area, str) else f"{dataset.area!r}"
+        area = quoted(dataset.area) if isinstance(dataset.area, str) else f"{dataset.area!r}"
         lines.append(f"area = {area}  # of a quadrat, in m2: a number or a column")
     if dataset.groups is not None:
-        lines.append(f"groups = [{', '.join(map(_quoted, dataset.groups))}]  # kept on one side of a fold")
+        lines.append(f"groups = [{', '.join(map(quoted, dataset.groups))}]  # kept on one side of a fold")
     if dataset.weights is not None:
         pairs = ", ".join(f"{role} = {number!r}" for role, number in dataset.weights.items())
         lines.append(f"weights = {{{pairs}}}  # of the masses in the score")
-    lines.append(f"fit = {_quoted(dataset.fit)}  # of photographs that are not 2 : 1: {', '.join(FITS)}")
-    lines += ["", "[columns]", *(f"{role} = {_quoted(name)}" for role, name in dataset.columns.items())]
+    lines.append(f"fit = {quoted(dataset.fit)}  # of photographs that are not 2 : 1: {', '.join(FITS)}")
+    lines += ["", "[columns]", *(f"{role} = {quoted(name)}" for role, name in dataset.columns.items())]
     return "\n".join(lines) + "\n"
 
 
@@ -200,15 +195,3 @@ def _fit(given: Mapping[str, Any]) -> Iterator[Fault]:
 
 def _problem(row: int | None, rule: str, got: str, remedy: str) -> Problem:
     return Problem(level="error", file=DATASET_FILE, row=row, rule=rule, got=got, remedy=remedy)
-
-
-def _line_of(text: str, key: str) -> int | None:
-    """The line that a key stands in, 1-based; None where it is not written."""
-    written = re.compile(rf"""\s*(?:\[\s*)?["']?{re.escape(key)}["']?\s*[=\].]""")
-    return next((at for at, line in enumerate(text.splitlines(), start=1) if written.match(line)), None)
-
-
-def _quoted(text: str) -> str:
-    """A TOML basic string."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped) + '"'

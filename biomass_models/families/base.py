@@ -84,6 +84,8 @@ class Family:
     learns(measured_NT)     why its fits cannot learn all that was measured, None where they can: which of the five
                             targets of each training row of a fold were measured, [N, 5]. A search of data for which
                             some fold has a reason is without this family
+    pseudo_labels           whether its fits take rows that models have labelled (pseudo_rows.py): a second round is
+                            without a family that does not
     map_unit                unit of the numbers of `Model.maps`, such as "share of the attention"; "" without maps
     """
 
@@ -93,6 +95,7 @@ class Family:
     batches_folds: Callable[[Any], bool] = _never
     metadata: tuple[str, ...] = ()
     learns: Callable[[NDArray[np.bool_]], str | None] = _any_mass
+    pseudo_labels: bool = False
     map_unit: str = ""
 
 
@@ -129,9 +132,10 @@ class Model:
     fit(config, quadrats, fold_N, fold, inputs, *, seed, should_stop=None) -> FoldResult
         Fits the rows outside `fold` and predicts those inside. quadrats: image_id, group, metadata and the five
         targets [grams, NaN where not measured]; its images are rows of `inputs`. All five are predicted; what is said
-        of a target that no row has measured is not looked at. Same seed, same numbers. Of a model with `shared`, the
-        keyword `shared` brings the fold's Artefact where the configuration asks for one; without it the fit makes
-        its own. Raises FitError, StopRequested.
+        of a target that no row has measured is not looked at. Rows that models have labelled join what predicts, by
+        the weights of their cells, and nothing else that is fitted (training.fit.FoldRows). Same seed, same numbers.
+        Of a model with `shared`, the keyword `shared` brings the fold's Artefact where the configuration asks for one,
+        of the rows that were weighed; without it the fit makes its own. Raises FitError, StopRequested.
     predict(config, tensors, inputs, *, flips=1, should_stop=None) -> pred_NT
         Grams of all photographs of `inputs`, from a fit's tensors and without metadata; flips > 1 averages over turns
         and mirrors.

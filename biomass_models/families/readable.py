@@ -18,6 +18,18 @@ def summary_of(family: str, stored: Mapping[str, Any]) -> str:
         return ""
 
 
+def label_of(family: str, stored: Mapping[str, Any]) -> str:
+    """A stored configuration in a line: backbone, size, and what else tells it from the published one.
+
+    Of a family that is not here what every family has: a backbone, and a size where it has one.
+    """
+    backbone, size = stored.get("backbone"), stored.get("size")
+    first = " ".join(filter(None, (str(backbone or ""), "" if size is None else f"{size} px")))
+    named = (f"backbone={backbone}", f"size={size}")
+    others = [part for part in summary_of(family, stored).split(", ") if part and part not in named]
+    return ", ".join(filter(None, (first, *others)))
+
+
 def description_of(family: str) -> str:
     """What kind of model a family is, in half a line; "" where it is not here."""
     try:

@@ -117,14 +117,24 @@ def encode(
                 changed_BCHW = copy_of(image_BCHW, copy, spec, digests[batches[number]], view.box)
                 padded_BCHW = functional.pad(changed_BCHW, (0, 0) * 3 + (0, size - len(changed_BCHW)))
                 for (layer, output), value in _outputs(backbone, padded_BCHW, spec, layers, half).items():
-                    real = value[: len(changed_BCHW)].cpu().numpy().astype(spec.dtype)
+                    computed = value[: len(changed_BCHW)].cpu().numpy()
+                    real = computed.astype(spec.dtype)
                     if not np.isfinite(real).all():
                         raise BackboneError(
                             f"features must stay finite, got nan or inf of {spec.backbone} in {half}, {spec.dtype}; "
-                            "check its weights file, or set BIOMASS_ENCODING=float32"
+                            f"{_remedy(spec, bool(np.isfinite(computed).all()))}"
                         )
                     result.setdefault(array_name(copy, layer, output), []).append(real)
         yield {name: np.stack(values, axis=1) for name, values in result.items()}
+
+
+def _remedy(spec: FeatureSpec, is_computed: bool) -> str:
+    """Where features are not finite; is_computed: only what is stored of them."""
+    if is_computed:
+        return f"store them as float32 ({'prefix_bank' if spec.trunk else 'token_bank'}=float32)"
+    if spec.trunk:  # computed as training does: the precision of other banks is not its own
+        return "check its weights file, or set trained_blocks=0"
+    return "check its weights file, or set BIOMASS_ENCODING=float32"
 
 
 def places_are_alike(

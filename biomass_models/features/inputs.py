@@ -56,6 +56,10 @@ class ImageSet:
         parts = (self.image_ids, self.paths, self.digests)
         return ImageSet(*(tuple(part[row] for row in row_N) for part in parts))
 
+    def and_(self, other: ImageSet) -> ImageSet:
+        """These and others, in this order."""
+        return ImageSet(self.image_ids + other.image_ids, self.paths + other.paths, self.digests + other.digests)
+
     def rows(self, image_ids: Sequence[str]) -> NDArray[np.int64]:
         """Row of each image id; KeyError for one that is not in the set."""
         row_of = {image_id: row for row, image_id in enumerate(self.image_ids)}

@@ -60,18 +60,18 @@ class Auxiliary:
         metadata = config.predicted_metadata != "none"
         if config.interval_bins == 0 and not metadata:
             return None
-        table = quadrats.iloc[rows.train_M]
+        table = quadrats.iloc[rows.labelled_M]
         shuffled_by = seed if config.predicted_metadata == "shuffled" else None
-        heads, target_MP = metadata_targets(table if metadata else table[[]], shuffled_by=shuffled_by)
+        heads, target_LP = metadata_targets(table if metadata else table[[]], shuffled_by=shuffled_by)
         return cls(
             mass_MT=torch.from_numpy(rows.train_mass_MT).to(weight_M.device),
             weight_M=weight_M,
-            weight_T=torch.from_numpy(norm_of(rows.train_weight)).to(weight_M),
-            edge_T=quantile_edges(rows.train_mass_MT, config.interval_bins) if config.interval_bins else (),
+            weight_T=torch.from_numpy(norm_of(rows.labelled_weight)).to(weight_M),
+            edge_T=quantile_edges(rows.labelled_mass_MT, config.interval_bins) if config.interval_bins else (),
             interval_weight=config.interval_weight,
             predicts_metadata=metadata,
             heads=heads if sum(heads.sizes) else None,
-            target_MP=torch.from_numpy(target_MP).to(weight_M),
+            target_MP=torch.from_numpy(rows.of_training(target_LP)).to(weight_M),
             mass_weight=mass_weight,
         )
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from biomass_models.data.cell_weights import measured_masses, row_weights
 from biomass_models.errors import UserError
+from biomass_models.fold_rows import labelled_rows
 from biomass_models.targets import (
     FloatArray,
     IntArray,
@@ -49,18 +50,30 @@ class FoldResult:
 
 @dataclass(frozen=True)
 class FoldRows:
-    """Which rows of a table of N quadrats train and which are held out."""
+    """Which rows of a table of N quadrats train and which are held out.
+
+    Training rows that models have labelled (families/pseudo_rows.py) count by their weight, and only in what predicts:
+    scalers, penalties and whatever else is fitted beside comes from the labelled rows alone.
+    """
 
     train_M: IntArray  # rows of the table
     valid_M: IntArray
     image_N: IntArray  # row of the image set, for each row of the table
     mass_NT: FloatArray  # grams, NaN where not measured
     weight: FloatArray = field(default_factory=weight_T.copy)  # of the cells, [5] or [N, 5] (targets.weights_of)
+    labelled_N: NDArray[np.bool_] | None = None  # False where models have labelled a row; None: nowhere
 
     @classmethod
     def of(cls, quadrats: pd.DataFrame, fold_N: NDArray[Any], fold: int, image_N: IntArray) -> FoldRows:
-        """FitError if either side of the fold is empty."""
-        return cls(*split_rows(fold_N, fold), image_N, *measured_masses(quadrats))
+        """FitError if either side of the fold is empty. A row that models have labelled and that counts nothing is no
+        training row."""
+        train_M, valid_M = split_rows(fold_N, fold)
+        mass_NT, weight = measured_masses(quadrats)
+        labelled_N = labelled_rows(quadrats)
+        if labelled_N.all():
+            return cls(train_M, valid_M, image_N, mass_NT, weight)
+        counts_N = labelled_N | (np.broadcast_to(weight, mass_NT.shape) > 0).any(axis=1)
+        return cls(train_M[counts_N[train_M]], valid_M, image_N, mass_NT, weight, labelled_N)
 
     @property
     def train_mass_MT(self) -> FloatArray:
@@ -75,6 +88,34 @@ class FoldRows:
     def train_row_weight_M(self) -> FloatArray:
         """Of the training rows: photographs of one quadrat count as one."""
         return row_weights(self.weight, len(self.mass_NT))[self.train_M]
+
+    @property
+    def is_labelled_M(self) -> NDArray[np.bool_]:
+        """Which of the training rows were weighed."""
+        return np.ones(len(self.train_M), np.bool_) if self.labelled_N is None else self.labelled_N[self.train_M]
+
+    @property
+    def labelled_M(self) -> IntArray:
+        """The training rows that were weighed, as rows of the table."""
+        return self.train_M if self.labelled_N is None else self.train_M[self.is_labelled_M]
+
+    @property
+    def labelled_mass_MT(self) -> FloatArray:
+        """Of the training rows that were weighed."""
+        return self.mass_NT[self.labelled_M]
+
+    @property
+    def labelled_weight(self) -> FloatArray:
+        """Of the cells of the training rows that were weighed, [5] or [M, 5]."""
+        return weights_in(self.weight, self.labelled_M)
+
+    def of_training(self, value_L: FloatArray) -> FloatArray:
+        """What is known of the training rows that were weighed [L, ...], of all [M, ...]: NaN in the others."""
+        if self.labelled_N is None:
+            return value_L
+        value_M = np.full((len(self.train_M), *value_L.shape[1:]), np.nan)
+        value_M[self.is_labelled_M] = value_L
+        return value_M
 
     @property
     def held_out_mass_NT(self) -> FloatArray:

@@ -181,7 +181,7 @@ class Best:
     ) -> FoldResult:
         """The fold's result; info: facts beside the usual ones."""
         facts = {
-            "train_rows": len(rows.train_M),
+            "train_rows": len(rows.labelled_M),
             "scored_epoch": self.epoch,
             "epoch_chosen_on_validation": self.choose,
             "device": str(inputs.device),

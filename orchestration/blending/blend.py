@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
@@ -39,6 +39,7 @@ from ensembles.submission import (
     submission_bytes,
     table_notes,
 )
+from orchestration.blending.budget import Budget, budgeted_cards
 from orchestration.blending.members import FileMembers, Gathered, gather
 from orchestration.blending.origin import origin_of
 from orchestration.blending.shown import beside_score
@@ -65,6 +66,7 @@ class BlendOptions:
     follow_ups: tuple[str, ...] = ()  # tried: used where their nested gain exceeds its standard error
     flips: int = 1  # test-time turns and mirrors, used on the same condition
     all_rows: str = NONE  # of fold_rows.ALL_ROWS: whether models on all rows predict new photographs
+    budget: Budget | None = None  # of minutes for the prediction
 
     def __post_init__(self) -> None:
         rule_named(self.rule)
@@ -74,6 +76,12 @@ class BlendOptions:
         if self.flips not in (1, 2, 4, 8):
             raise UserError(f"flips must be 1 (none), 2, 4 or 8, got {self.flips}")
         known_name("--all-rows", self.all_rows, ALL_ROWS)
+        if self.budget is not None and (self.candidates, self.flips, self.all_rows) != (1, 1, NONE):
+            raise UserError(
+                "a budget counts what fold models take without flips; leave --candidates, --flips and --all-rows out"
+            )
+        if self.budget is not None and {"per-target", STATE} & set(self.follow_ups):
+            raise UserError("a budget buys one set of members; leave --post per-target and --post state out")
 
 
 def run_ensemble(
@@ -86,7 +94,7 @@ def run_ensemble(
     seed: int,
     open_predictor: Callable[[Path], Predictor],
     say: Say,
-    show: Callable[[Card, Sequence[str]], None],
+    show: Callable[[Card, Sequence[str], Mapping[str, str]], None],
 ) -> list[Path]:
     """Gather, blend, show the cards, predict and write; returns the paths of the submissions.
 
@@ -116,7 +124,7 @@ def run_ensemble(
         for card in make_cards(gathered, options, predictor, say)
     ]
     for card in cards:
-        show(card, _beside(gathered, card))
+        show(card, _beside(gathered, card), gathered.labels)
     submissions: list[bytes] = []
     image_ids: list[str] | None = None
     if test_ids is not None or gathered.tests is not None:
@@ -196,6 +204,8 @@ def _refuse(studies: list[str], files: FileMembers, data_dir: Path | None, out: 
         raise UserError(f"a submission must not overwrite a table of the data directory, got {out}; name another file")
     if not studies and out.suffix == ".csv":
         raise UserError(f"members that come as files are blended into a folder; give --out DIR, got {out}")
+    if options.budget is not None and (not studies or files.oof):
+        raise UserError("a budget counts what trials of a study take; give STUDY, and leave --oof out")
     if options.all_rows != NONE and not studies:
         raise UserError("--all-rows fits trials of a study: give STUDY, or leave --all-rows out")
     if STATE in options.follow_ups and (not studies or data_dir is None):
@@ -212,6 +222,17 @@ def make_cards(gathered: Gathered, options: BlendOptions, predictor: Predictor |
     """Blend, and compare flips where they are asked for and trials can show them. The first candidate comes first."""
     library = gathered.library
     say(f"Blending {counted(len(library.names), 'member')}")
+    if options.budget is not None:
+        return budgeted_cards(
+            library,
+            gathered.trials,
+            options.budget,
+            options.rule,
+            options.follow_ups,
+            seed=gathered.seed,
+            references=gathered.references,
+            say=say,
+        )
     found = choose_candidates(
         library,
         options.candidates,
@@ -331,7 +352,7 @@ def write_outputs(
             trials = {member: ref for member, ref in gathered.trials.items() if member in card.members}
             Ledger(Storage(study)).write_ensemble(name, card.to_json(), trials, written and written[1], origin=made)
         if out.suffix != ".csv":
-            storage.write(f"ensemble{mark}.txt", page_of(card, _beside(gathered, card)).encode())
+            storage.write(f"ensemble{mark}.txt", page_of(card, _beside(gathered, card), gathered.labels).encode())
             content = card.to_json() | {"origin": made.to_json()}
             storage.write(f"ensemble{mark}.json", (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
     return paths
@@ -342,8 +363,8 @@ def _beside(gathered: Gathered, card: Card) -> list[str]:
     return [] if gathered.study is None else beside_score(gathered.study, card)
 
 
-def page_of(card: Card, beside: Sequence[str] = ()) -> str:
+def page_of(card: Card, beside: Sequence[str] = (), labels: Mapping[str, str] | None = None) -> str:
     """The readable page as text of 80 columns."""
     console = PlainConsole(file=StringIO(), width=WIDTH, record=True, color_system=None)
-    console.print(render_card(card, beside))
+    console.print(render_card(card, beside, labels))
     return console.export_text()

@@ -18,6 +18,7 @@ from biomass_models.data.cell_weights import WEIGHT_COLUMNS, cell_weights
 from biomass_models.data.dataset import QUADRATS_FILE
 from biomass_models.data.folds import assign_folds
 from biomass_models.data.table import read_train
+from biomass_models.families.readable import label_of
 from biomass_models.fold_units import unit_name, units_of
 from biomass_models.targets import TARGETS, FloatArray, measured_targets, norm_of
 from ensembles.members.file_names import named_files
@@ -51,6 +52,7 @@ class Gathered:
 
     library: Library
     trials: dict[str, TrialRef]  # members that can predict photographs
+    labels: dict[str, str]  # what those are: family, backbone, size, what differs from the published setting
     tests: MatchedTests | None  # of members that come as files
     references: dict[str, FloatArray]  # what a blend must beat, rows as the library's
     study: StudyData | None  # that all members are trials of; None for several studies, and with files
@@ -123,6 +125,7 @@ def gather(
     )
     return Gathered(
         library=library,
+        labels={name: _label(sources[ref.study], ref.trial_id) for name, ref in trials.items()},
         trials={name: ref for name, ref in trials.items() if name in library.names},
         tests=tests,
         references={} if first is None else comparable_references(first),
@@ -190,6 +193,11 @@ def _trials(studies: Mapping[str, StudyData]) -> dict[str, TrialRef]:
         for trial_id in complete:
             found[f"{stem}/{trial_id}" if len(studies) > 1 else trial_id] = TrialRef(uri, trial_id)
     return found
+
+
+def _label(study: StudyData, trial_id: str) -> str:
+    record = study.by_id[trial_id].record
+    return f"{record.family}: {label_of(record.family, record.config)}"
 
 
 def _predictions(

@@ -5,12 +5,14 @@ N images, T = 5 targets, R partitions (ensembles.nests); masses in grams. Number
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from biomass_models.targets import FloatArray
 from ensembles.card import Card
 from ensembles.choice import rule_named
 from ensembles.members.library import Library
+from ensembles.rules import Rule
 from ensembles.spec import FOLLOW_UPS, BlendSpec, nested_rows
 from orchestration.blending.shown import shown_blend
 from orchestration.blending.states import kept_states
@@ -37,7 +39,7 @@ def blend_of(study: StudyData, named: str | None = None) -> tuple[Blend | None, 
         found = shown_blend(study, named)
         card = found.card
         library = kept_states(study.ledger, found.library(), card)
-        rows_RNT = nested_rows(library, _spec_of(card), seed=card.seed)
+        rows_RNT = nested_rows(library, _spec_of(card, library), seed=card.seed)
     except (LedgerError, ValueError) as error:
         if named is not None:
             raise
@@ -45,8 +47,14 @@ def blend_of(study: StudyData, named: str | None = None) -> tuple[Blend | None, 
     return Blend(name=found.name, card=card, library=library, nested_RNT=rows_RNT), None
 
 
-def _spec_of(card: Card) -> BlendSpec:
+def rule_of(card: Card, names: Sequence[str]) -> Rule:
+    """The rule of a card, within its budget where it has one. names: of the library's members."""
+    rule = rule_named(card.rule)
+    return rule if card.budget is None else card.budget.rule(rule, names)
+
+
+def _spec_of(card: Card, library: Library) -> BlendSpec:
     """How the card's blend was made, with the follow-ups that its nests decided about."""
     tried = tuple(name for name in card.follow_up_gains if name in FOLLOW_UPS)
     fixed = [name for name in card.follow_ups if name not in tried]
-    return replace(BlendSpec(rule=rule_named(card.rule)).using(*fixed), tried=tried)
+    return replace(BlendSpec(rule=rule_of(card, library.names)).using(*fixed), tried=tried)

@@ -141,9 +141,11 @@ def search_optimism_of(study: StudyData, card: Card) -> SearchOptimism | None:
 
 
 def beside_score(study: StudyData, card: Card) -> list[str]:
-    """What a card's page says beside its scores: the luck of the search, and what measures it."""
+    """What a card's page says beside its scores: members of a second round, the luck of the search, and what measures
+    it."""
     exam = study.record.exam_images > 0
-    lines = []
+    notice = study.second_round_notice(card.members)
+    lines = [] if notice is None else [notice]
     if (optimism := search_optimism_of(study, card)) is not None:
         lines.append(f"{optimism}{'' if exam else '; --exam of a search measures it'}")
     if exam:

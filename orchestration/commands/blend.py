@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,7 +35,7 @@ from orchestration.workers.resources import Resources
 if TYPE_CHECKING:
     from ensembles.card import Card
 
-FILES, TRIED = "Members that come as files", "How to blend"  # headings of the help page
+FILES, TRIED, PAID = "Members that come as files", "How to blend", "Within a budget"  # headings of the help page
 
 
 def ensemble(
@@ -100,6 +100,22 @@ def ensemble(
             rich_help_panel=TRIED,
         ),
     ] = "none",
+    budget_minutes: Annotated[
+        float | None,
+        typer.Option(help="Most minutes that predicting --images may take on a slot.", rich_help_panel=PAID),
+    ] = None,
+    images: Annotated[
+        int | None,
+        typer.Option(help="Photographs to predict.", show_default="those of --data", rich_help_panel=PAID),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="Profiled machine, or how its name begins (doctor --profile).",
+            show_default="this one",
+            rich_help_panel=PAID,
+        ),
+    ] = None,
     weights: Weights = None,
     cache: Cache = DEFAULT_CACHE,
     address: Address = None,
@@ -114,6 +130,7 @@ def ensemble(
     Examples:
     $ biomass ensemble runs/first --data csiro-biomass/ --out submission.csv
     $ biomass ensemble --oof 'runs/*.csv' --truth train.csv --out blend/
+    $ biomass ensemble runs/first --budget-minutes 30 --images 800
     """
     from biomass_models.data.table import TEST_FILE
     from ensembles.card_page import render_card
@@ -130,11 +147,11 @@ def ensemble(
 
     cards: list[dict[str, Any]] = []
 
-    def show(card: Card, beside: Sequence[str]) -> None:
+    def show(card: Card, beside: Sequence[str], labels: Mapping[str, str]) -> None:
         if as_json:
             cards.append(card.to_json())
         else:
-            out_console.print(render_card(card, beside))
+            out_console.print(render_card(card, beside, labels))
 
     columns = tuple(name.strip() for name in groups.split(",") if name.strip())
     out = out or Path("submission.csv" if study and data and (data / TEST_FILE).exists() else "ensemble")
@@ -146,7 +163,12 @@ def ensemble(
         data_dir=data,
         out=out,
         options=BlendOptions(
-            rule=rule, candidates=candidates, follow_ups=tuple(post or ()), flips=flips, all_rows=all_rows
+            rule=rule,
+            candidates=candidates,
+            follow_ups=tuple(post or ()),
+            flips=flips,
+            all_rows=all_rows,
+            budget=_budget(budget_minutes, images, device, data),
         ),
         seed=seed,
         open_predictor=open_predictor,
@@ -163,6 +185,22 @@ def ensemble(
             print_line(f"Masses, one row a photograph: {path}")
     if not written:
         print_line(f"Card: {out / 'ensemble.json'}")
+
+
+def _budget(minutes: float | None, images: int | None, device: str | None, data: Path | None) -> Any:
+    """A blending.budget.Budget; None where none was typed."""
+    from biomass_models.data.table import TEST_FILE, read_test
+    from orchestration.blending.budget import Budget
+
+    if minutes is None:
+        if images is not None or device is not None:
+            raise typer.BadParameter("--images and --device belong to a budget: give --budget-minutes as well")
+        return None
+    if images is None and data is not None and (data / TEST_FILE).exists():
+        images = len(read_test(data))
+    if images is None:
+        raise typer.BadParameter("a budget is for a number of photographs: give --images N, or --data with a test set")
+    return Budget(minutes=minutes, images=images, device=device)
 
 
 def exam(

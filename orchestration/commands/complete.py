@@ -25,6 +25,23 @@ def backbones(incomplete: str) -> list[str]:
     )  # timm has a thousand more, and takes seconds to list them
 
 
+def settings(incomplete: str) -> list[str]:
+    """FAMILY.FIELD= of every family that can be loaded."""
+    from dataclasses import fields
+
+    from biomass_models.errors import UserError
+    from biomass_models.families import registry
+
+    found = []
+    for family in registry.names():
+        try:
+            config_class = registry.family(family).config_class
+        except UserError:
+            continue
+        found += [f"{family}.{field.name}=" for field in fields(config_class)]
+    return _starting(incomplete, found)
+
+
 def obtainable(incomplete: str) -> list[str]:
     from biomass_models.backbones.packages import PACKAGES
 
@@ -53,6 +70,18 @@ def prune_rules(incomplete: str) -> list[str]:
     from orchestration.search.pruning import RULES
 
     return _starting(incomplete, RULES)
+
+
+def sharings(incomplete: str) -> list[str]:
+    from orchestration.study.settings import SHARINGS
+
+    return _starting(incomplete, SHARINGS)
+
+
+def aims(incomplete: str) -> list[str]:
+    from orchestration.study.settings import AIMS
+
+    return _starting(incomplete, AIMS)
 
 
 def engines(incomplete: str) -> list[str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from biomass_models.counted import counted
 from orchestration.commands import complete
 from orchestration.commands.fields import preset_options
 from orchestration.commands.options import (
@@ -14,21 +14,21 @@ from orchestration.commands.options import (
     Json,
     OptionalData,
     Study,
-    families_of,
     print_detail,
     print_json,
     print_line,
     print_remark,
     reachable,
-    study_apart,
-    weights_source,
+    typed_weights,
 )
 from orchestration.search.presets.named import overridden
 from orchestration.search.presets.options import StudyOptions
+from orchestration.workers.resources import Resources
 
 
 @preset_options(
-    "families", "backbones", "weights", "scale", "cpus_per_fold", "gpus_per_fold", "slots", "cache", "address"
+    *("families", "backbones", "weights", "scale", "space", "set_"),
+    *("cpus_per_fold", "gpus_per_fold", "slots", "cache", "address"),
 )
 def doctor(
     study: Annotated[
@@ -37,6 +37,9 @@ def doctor(
     data: OptionalData = None,
     trials: Annotated[int, typer.Option(min=1, help="Trials planned.")] = 60,
     folds: Annotated[int, typer.Option(min=2, help="Folds planned.")] = StudyOptions().folds,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Only measure what STUDY's members take to predict here.")
+    ] = False,
     as_json: Json = False,
     **typed: Any,
 ) -> None:
@@ -47,9 +50,18 @@ def doctor(
 
     Example:
     $ biomass doctor runs/first --data csiro-biomass/ --trials 60
+    $ biomass doctor runs/first --data csiro-biomass/ --profile
     """
+    from orchestration.search.presets.asked import families_of, weights_source
+
     families, shares = families_of(typed.pop("families"))
     preset, _ = overridden(None, typed)
+    if profile:
+        _profile(study, data, preset.resources, typed["weights"], as_json=as_json)
+        return
+    from search_spaces.own_ranges import read_changes
+
+    changes = read_changes(preset.study.space, preset.study.set_)
     from orchestration.doctor.findings import Finding, examine_here
 
     found: list[Finding] = []
@@ -73,6 +85,7 @@ def doctor(
             scale=preset.study.scale,
             trials=trials,
             folds=folds,
+            changes=changes,
         )
         run_doctor(plan, reachable(resources), show)
     fit = not any(finding.verdict == "FAIL" for finding in found)
@@ -80,6 +93,30 @@ def doctor(
         print_json({"fit": fit, "findings": found})
     if not fit:
         raise typer.Exit(1)
+
+
+def _profile(study: str | None, data: Path | None, resources: Resources, weights: str | None, *, as_json: bool) -> None:
+    """Measure predictions of a study's members on this machine."""
+    if study is None or data is None:
+        raise typer.BadParameter("--profile measures members of a study on its photographs: give STUDY and --data DIR")
+    from orchestration.study.ledger import open_ledger
+
+    ledger, source = open_ledger(study), typed_weights(weights)
+    from orchestration.blending.profile import profile_study, render_profile
+    from orchestration.study.data import StudyData
+
+    found = profile_study(
+        StudyData(ledger),
+        data,
+        weights=source,
+        device="cpu" if resources.gpus_per_fold == 0 else "auto",
+        cpus=max(1, int(resources.cpus_per_fold)),
+        say=print_remark,
+    )
+    if as_json:
+        print_json({"profile": found})
+    else:
+        print_line(render_profile(found))
 
 
 @preset_options()
@@ -101,46 +138,12 @@ def search(
     $ biomass search runs/first --data csiro-biomass/ --trials 60
     $ biomass search runs/night --data csiro-biomass/ --preset cpu_overnight
     """
-    if typed["families"]:
-        typed["families"], typed["shares"] = families_of(typed["families"], lambda: _families_of_study(study))
-    chosen, made_with = overridden(preset, typed)
-    if chosen.budget.trials is None and chosen.budget.hours is None:
+    from orchestration.search.presets.asked import asked_preset, search_as_asked
+
+    chosen, made_with = asked_preset(study, preset, typed)
+    if not chosen.budget.ends:
         raise typer.BadParameter("a search needs an end: give --trials N or --hours H, or a --preset")
-    study_apart(study, data)
-    source = weights_source(chosen.study.weights)  # what can be wrong is found before torch and Ray load
-    resources = reachable(chosen.resources)
-    for name, value in chosen.values().items():
-        print_detail(f"{name}: {value}")
-    from orchestration.search.preflight import check_search
-
-    check_search(study, data, chosen, made_with, print_remark)
-    from orchestration.search.start import start_search
-
-    ending = start_search(
-        study,
-        data,
-        chosen,
-        weights=source,
-        resources=resources,
-        say=print_remark,
-        retry_failed=chosen.budget.retry_failed,
-        made_with=made_with,
-        data_checked=True,
-    )
-    if ending.hours_over:
-        waits = f", {counted(ending.open, 'open one waits', 'open ones wait')}" if ending.open else ""
-        ended = counted(ending.ended, "trial has", "trials have")
-        print_line(f"The hours are over: {ended} ended{waits}; run the same command again for more.")
-    if ending.failed:
-        failed = counted(ending.failed, "trial of this run has", "trials of this run have")
-        print_line(f"{failed} failed, most often for: {ending.most_often}")
+    ending = search_as_asked(study, data, chosen, made_with, say=print_remark, detail=print_detail)
+    for line in ending.lines:
+        print_line(line)
     print_line(f"{'' if ending.hours_over else 'Finished. '}Next: biomass leaderboard {study}")
-
-
-def _families_of_study(study: str) -> tuple[str, ...]:
-    """What an old command may name although it is not installed here any more."""
-    from orchestration.study.ledger import Ledger
-    from orchestration.study.storage import Storage
-
-    record = Ledger(Storage(study)).find_study()
-    return () if record is None else record.settings.families

@@ -14,6 +14,7 @@ from orchestration.commands.options import (
     Json,
     OptionalData,
     Study,
+    Trial,
     Weights,
     local_cache,
     out_console,
@@ -84,8 +85,32 @@ def leaderboard(
     if line := str(followed or not_compared or ""):
         out_console.print(line, soft_wrap=True)
     if any(row.family is not None and row.score is not None for row in rows):
-        out_console.print(render_summaries(rows))
+        out_console.print(render_summaries(rows, 20 if top is None else top or None))
     out_console.print(render_families(rows))
+
+
+def show(study: Study, trial: Trial, as_json: Json = False) -> None:
+    """One trial: settings, folds, cost, and what it is worth in the blend.
+
+    Settings are those that differ from the published ones or whose ranges are
+    yours. Ends with the commands that fit the trial again and explain it.
+
+    Example:
+    $ biomass show runs/first 3f09c1d2ab
+    """
+    from orchestration.inspect.show import show_trial
+    from orchestration.inspect.show_page import render_trial
+    from orchestration.study.data import StudyData
+    from orchestration.study.ledger import open_ledger
+
+    ledger = open_ledger(study)
+    found = show_trial(StudyData(ledger), ledger.trial_id(trial))
+    if as_json:
+        print_json(found)
+    else:
+        out_console.print(render_trial(found))
+        for command in found.commands:
+            print_line(f"  {command}")
 
 
 def audit(

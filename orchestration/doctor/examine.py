@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from biomass_models.families.costs import all_feature_seconds, measure
 from orchestration.doctor.findings import Finding
 from orchestration.doctor.node_facts import NodeFacts, stored_node_facts
 from orchestration.study.record import RecordError
+from orchestration.study.spaces import with_changes
 from orchestration.study.storage import Storage
 from orchestration.workers.address import is_cluster
 from orchestration.workers.cluster import ClusterError, ray_cluster, refusal, slot_limit
@@ -32,6 +33,7 @@ from orchestration.workers.ray_errors import innermost_cause
 from orchestration.workers.resources import Resources
 from orchestration.workers.slots.leases import Slots, gpus_of_a_slot, slots_of
 from orchestration.workers.weights_here import available_backbones
+from search_spaces.own_ranges import Change, RangesError
 from search_spaces.spaces import space_of
 
 SLOT_MEMORY_GB = 2.0  # a worker with torch, one backbone and its banks mapped needs 1 to 1.5 GB
@@ -59,6 +61,7 @@ class Plan:
     scale: str  # auto: gpu where slots have one
     trials: int
     folds: int
+    changes: Sequence[Change] = ()  # of the ranges, by the user
 
 
 def examine(plan: Plan, resources: Resources) -> Iterator[Finding]:
@@ -243,9 +246,18 @@ def _cost(
         return
     slot_hours, disk = 0.0, 0.0
     scale = plan.scale if plan.scale != "auto" else "gpu" if gpus else "cpu"
+    try:
+        plain = {family: space_of(family, plan.backbones, scale) for family in plan.shares}
+        spaces, _ = with_changes(plain, plan.changes, plan.backbones, say=lambda _: None)
+    except RangesError as error:
+        yield Finding("FAIL", "ranges", str(error), "a search would be refused for it; mend it")
+        return
     for family, share in plan.shares.items():
-        space = space_of(family, plan.backbones, scale)
-        config = space.config(space.first_trials[0])
+        first = spaces[family].first_trials
+        if not first:
+            yield Finding("warn", f"fold of {family}", "no first trial lies in your ranges", "it has no estimate here")
+            continue
+        config = spaces[family].config(first[0])
         estimate: Any = ray.remote(fold_cost).options(num_cpus=resources.cpus_per_fold, num_gpus=gpus, max_retries=0)
         try:
             fold, features = ray.get(

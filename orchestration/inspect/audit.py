@@ -33,13 +33,15 @@ from orchestration.workers.weights_here import searched_source
 
 LATE_SECONDS = 2.0  # clocks of two nodes may differ by so much before a start counts as one after the end
 FOLD, RESULT, TRIAL, ENSEMBLE, REFERENCES = "fold", "result", "trial", "ensemble", "references"
+SECOND_ROUND = "second round"
 
 
 class Reopening(NamedTuple):
-    """What `biomass repair` takes back: a fold's marker, a trial's end or record, an ensemble, the references."""
+    """What `biomass repair` takes back: a fold's marker, a trial's end or record, an ensemble, the references, the
+    labels of a second round."""
 
-    kind: str  # FOLD, RESULT, TRIAL, ENSEMBLE or REFERENCES
-    name: str = ""  # trial id or name of the ensemble
+    kind: str  # FOLD, RESULT, TRIAL, ENSEMBLE, REFERENCES or SECOND_ROUND
+    name: str = ""  # trial id, name of the ensemble, or id of the second round
     fold: int = -1
 
 
@@ -110,6 +112,7 @@ def audit(ledger: Ledger) -> Audit:
         for text, reopening in _trial(data, trial, audit):
             audit.found.append(Problem(f"trial {name}: {text}", reopening))
     audit.found += _others(ledger)
+    audit.found += _second_rounds(data)
     try:
         ledger.exam_quadrats()
         ledger.exams()
@@ -243,6 +246,20 @@ def _refused(result: TrialResult, whole: int) -> Iterator[str]:
         yield f"it is refused for {result.estimated_seconds:.1f} s a fold, within {result.limit_seconds:.1f} s"
     if whole:
         yield f"it is refused, and has {counted(whole, 'fold')}"
+
+
+def _second_rounds(data: StudyData) -> Iterator[Problem]:
+    """Second rounds whose photographs or labels are not those that they were, or that trials learn in without any."""
+    ledger, learned_in = (
+        data.ledger,
+        {one.record.second_round.round_id for one in data.trials if one.record.second_round},
+    )
+    for name in sorted({*ledger.second_round_ids(), *learned_in}):
+        if (text := ledger.second_round_problem(name)) is not None:
+            yield Problem(f"second round {name}: {text}", Reopening(SECOND_ROUND, name))
+        elif name in learned_in and not ledger.has_labels(name):
+            again = f"`biomass search` with --second-round {ledger.second_round(name).ensemble} makes them again"
+            yield Problem(f"second round {name} has no labels, and trials learn in it; {again}")
 
 
 def _others(ledger: Ledger) -> Iterator[Problem]:

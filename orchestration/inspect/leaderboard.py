@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from biomass_models.counted import counted
-from biomass_models.families.readable import summary_of
+from biomass_models.families.readable import label_of, summary_of
 from biomass_models.targets import weighted_r2_score
 from orchestration.study.data import COLOUR_RIDGE, StudyData, Trial
 from orchestration.study.mixed import mixed_text
 
 KINDS = ("complete", "pruned", "failed", "refused")  # of ended trials
-SUMMARIES = 5  # trials whose settings are shown
 UNSAID = ("complete", "pruned")  # statuses that the table leaves out: it shows a score, or the reason
 
 
@@ -31,6 +30,7 @@ class Row:
     status: str = "reference"
     notes: tuple[str, ...] = ()
     summary: str = ""  # what tells a trial's settings from the published ones
+    label: str = ""  # the same after its backbone and size, which are always there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,14 +117,15 @@ def render_leaderboard(rows: list[Row], top: int | None = None) -> Table:
     return view
 
 
-def render_summaries(rows: list[Row]) -> Table:
-    """What the best trials are, by their settings, as a terminal table of at most 80 columns."""
-    view = Table(title="What tells the best from their family's published setting", title_justify="left", width=80)
+def render_summaries(rows: list[Row], top: int | None = None) -> Table:
+    """What the trials of `render_leaderboard` are that have a score, as a terminal table of at most 80 columns."""
+    view = Table(title="What they are, and what differs from the published setting", title_justify="left", width=80)
     view.add_column("name", no_wrap=True)
     view.add_column("family", no_wrap=True)
-    view.add_column("settings", ratio=1)
-    for row in [row for row in rows if row.family is not None and row.score is not None][:SUMMARIES]:
-        view.add_row(row.name, row.family, row.summary or "as published")
+    view.add_column("settings", ratio=1, overflow="fold")
+    for row in best_rows(rows, top):
+        if row.family is not None and row.score is not None:
+            view.add_row(row.name, row.family, row.label)
     return view
 
 
@@ -162,9 +163,17 @@ def _references(data: StudyData) -> list[Row]:
 def _trial_row(trial: Trial, floor: float | None) -> Row:
     record, result = trial.record, trial.result
     if result is None:
-        summary = summary_of(record.family, record.config)
-        return Row(name=trial.trial_id, family=trial.family, score=None, status=trial.status, summary=summary)
+        return Row(
+            name=trial.trial_id,
+            family=trial.family,
+            score=None,
+            status=trial.status,
+            summary=summary_of(record.family, record.config),
+            label=label_of(record.family, record.config),
+        )
     notes = []
+    if record.second_round is not None:
+        notes.append(f"second round, weight {record.second_round.weight:g}")
     if record.weights.startswith("random"):
         notes.append("random weights")
     if result.score is not None and floor is not None and result.score < floor:
@@ -188,4 +197,5 @@ def _trial_row(trial: Trial, floor: float | None) -> Row:
         status=result.status,
         notes=tuple(notes),
         summary=summary_of(trial.family, record.config),
+        label=label_of(trial.family, record.config),
     )

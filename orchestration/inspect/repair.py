@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from biomass_models.counted import counted
-from orchestration.inspect.audit import ENSEMBLE, FOLD, REFERENCES, RESULT, TRIAL, Problem, audit
+from orchestration.inspect.audit import ENSEMBLE, FOLD, REFERENCES, RESULT, SECOND_ROUND, TRIAL, Problem, audit
 from orchestration.study.ledger import Ledger, folds_of
 from orchestration.study.lock import study_lock
 from orchestration.study.records import COMPLETE, FAILED, PRUNED
@@ -20,7 +20,7 @@ from orchestration.study.records import COMPLETE, FAILED, PRUNED
 class Step:
     """What is reopened of one trial, ensemble or table, and why."""
 
-    kind: str  # TRIAL, ENSEMBLE or REFERENCES
+    kind: str  # TRIAL, ENSEMBLE, REFERENCES or SECOND_ROUND
     name: str
     reasons: tuple[str, ...]
     torn: tuple[int, ...] = ()  # folds whose markers are set aside
@@ -68,7 +68,7 @@ def plan_repair(ledger: Ledger) -> Repair:
     by_place: dict[tuple[str, str], list[Problem]] = {}
     for problem in problems:
         if (reopening := problem.reopening) is not None:
-            kind = reopening.kind if reopening.kind in (ENSEMBLE, REFERENCES) else TRIAL
+            kind = reopening.kind if reopening.kind in (ENSEMBLE, REFERENCES, SECOND_ROUND) else TRIAL
             by_place.setdefault((kind, reopening.name), []).append(problem)
     steps = [
         _trial_step(ledger, name, found)
@@ -116,6 +116,8 @@ def _take(ledger: Ledger, step: Step) -> None:
     """Results go before the folds that they rest on: whatever kills this leaves nothing that looks complete."""
     if step.kind == ENSEMBLE:
         ledger.set_ensemble_aside(step.name.removeprefix(f"{ENSEMBLE} "))
+    elif step.kind == SECOND_ROUND:
+        ledger.set_labels_aside(step.name.removeprefix(f"{SECOND_ROUND} "))
     elif step.kind == REFERENCES:
         ledger.remove_references()
     elif step.removes:

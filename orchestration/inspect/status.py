@@ -12,6 +12,7 @@ from orchestration.study.data import OPEN, StudyData
 from orchestration.study.ledger import Ledger
 from orchestration.study.lock import is_alive, read_owner, who
 from orchestration.study.records import COMPLETE, FAILED, PRUNED, REFUSED, SearchFacts
+from orchestration.study.settings import AIMS, EQUAL, SCORE, SHARINGS
 
 
 class Best(NamedTuple):
@@ -37,6 +38,8 @@ class Status:
     running: bool  # whether a driver is alive
     trials: dict[str, int]  # by status: complete, pruned, failed, refused, open
     max_trials: int | None
+    shares: str  # of the families: one of settings.SHARINGS
+    aim: str  # of proposals: one of settings.AIMS
     folds_done: int
     folds_running: int
     folds_queued: int
@@ -91,6 +94,8 @@ def status_of(ledger: Ledger) -> Status:
             OPEN: len(data.trials) - len(results),
         },
         max_trials=facts.max_trials,
+        shares=data.settings.sharing,
+        aim=data.settings.aim,
         folds_done=done,
         folds_running=begun,
         folds_queued=facts.queued,
@@ -118,6 +123,10 @@ def render_status(status: Status) -> str:
         f"trials  {ended}{total} ended: {kinds}",
         f"folds   {status.folds_done} done, {status.folds_running} running, {status.folds_queued} queued",
     ]
+    if status.shares != EQUAL:
+        lines.append(f"shares  {status.shares}: {SHARINGS.get(status.shares, 'as a later version has it')}")
+    if status.aim != SCORE:
+        lines.append(f"aim     {status.aim}: {AIMS.get(status.aim, 'as a later version has it')}")
     if status.slots is not None:
         busy = "" if status.busy is None else f", busy {100 * status.busy:.0f} % of their time"
         lines.append(f"slots   {status.slots}{busy}")

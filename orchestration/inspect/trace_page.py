@@ -56,6 +56,11 @@ def _members(found: Trace) -> Iterator[str]:
             yield f"          folds {folds}"
             config = ", ".join(f"{key}={value}" for key, value in member.record.config.items())
             yield f"          {config}"
+            if (round_ := member.record.second_round) is not None:
+                yield (
+                    f"          second round {round_.round_id}: test photographs that models labelled count "
+                    f"{round_.weight:g} each"
+                )
         for kind, file in member.files.items():
             yield f"          {kind}: {file.path} (sha256 {file.sha256[:12]}), {file.now}"
 

@@ -68,14 +68,17 @@ def fold_costs_here(
     here: Mapping[str, str],
     resources: Resources,
     say: Say,
+    *,
+    labelled: int = 0,
 ) -> FoldCosts:
     """What folds cost on a slot: of this machine, measured now while nothing else runs; of a cluster, measured there.
 
     Here it prints what a fold of each family's first trial will cost; StudyError where that is above the limit
-    in a family that has no trial yet. here: backbones whose weights are here.
+    in a family that has no trial yet. here: backbones whose weights are here. labelled: photographs that models have
+    labelled, which are training rows of each fold.
     """
     settings, quadrats = ledger.study().settings, ledger.quadrats()
-    images, n_train = len(quadrats), _training_rows_of_a_fold(quadrats, settings)
+    images, n_train = len(quadrats) + labelled, _training_rows_of_a_fold(quadrats, settings) + labelled
     backbones = trained_backbones(spaces, here)
     if is_cluster(resources.address):  # this machine says nothing about the workers
         say("The first slot is measured, and trials whose folds would take above --max-fold-seconds are refused")

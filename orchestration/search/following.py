@@ -91,7 +91,7 @@ def begin_with(old: StudyData, spaces: Mapping[str, SearchSpace], say: Say) -> d
     """The spaces, whose first trials are now the best settings of the old study, then their own; says which."""
     found = {}
     for family, space in spaces.items():
-        ranked = [trial for trial in old.ranked if trial.family == family]
+        ranked = [trial for trial in old.ranked if trial.family == family and trial.record.second_round is None]
         inside = [trial for trial in ranked if not space.misfits(trial.record.params)][:SETTINGS]
         best = [dict(trial.record.params) for trial in inside]
         own = [params for params in space.first_trials if dict(params) not in best]

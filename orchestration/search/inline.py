@@ -17,6 +17,7 @@ from orchestration.search.live_view import LiveView
 from orchestration.search.model_room import ModelRoom
 from orchestration.search.proposer import Proposer
 from orchestration.search.pruning import PruneRule
+from orchestration.search.second_round import label, rounds_to_label
 from orchestration.search.trial import NOT_THE_TRIAL, BlockedError, run_trial
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger
@@ -43,6 +44,9 @@ def search_inline(
     A fold that hangs is not ended: that takes a process of its own. Raises StudyError with the reason where the search
     cannot go on; what interrupts it passes through, and finished folds are kept.
     """
+    if waiting := rounds_to_label(ledger, proposer.second_round):
+        with inline_slot(context, resources) as slot:
+            label(ledger, slot, waiting)
     before = frozenset(ledger.results())
     say(f"1 slot, in this process; {counted(proposer.trials.ended, 'trial has', 'trials have')} ended already")
     incumbent = Incumbent(StudyData(ledger))

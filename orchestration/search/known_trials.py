@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
+from orchestration.search.gains.turns import Proposed
 from orchestration.study.ids import content_key
-from orchestration.study.records import COMPLETE, FAILED, Params, TrialRecord, TrialResult
+from orchestration.study.records import COMPLETE, FAILED, Params, TrialRecord, TrialResult, TrialRound
 
 ALIKE_FAILURES = 5  # first trials that all fail for one reason: it is not the trials that are at fault
 
@@ -43,7 +44,7 @@ class KnownTrials:
 
     def existing_id(self, record: TrialRecord) -> str | None:
         """The id of the same trial in the ledger, by this version's scheme or an earlier one's; None if new."""
-        return self._by_content.get(content_key(record.family, record.config, record.weights))
+        return self._by_content.get(content_key(record))
 
     def is_refused(self, trial_id: str) -> bool:
         """Whether a trial takes no place, because it is too expensive."""
@@ -64,9 +65,15 @@ class KnownTrials:
         """Of the trials that were proposed."""
         return {record.config["backbone"] for record in self._records.values()}
 
-    def of_family(self, family: str) -> int:
-        """How many were proposed."""
-        return sum(record.family == family for record in self._records.values())
+    @property
+    def proposed(self) -> list[Proposed]:
+        """Those that take a place, in the order of proposal."""
+        found = [Proposed(record, self._results.get(name)) for name, record in self._records.items()]
+        return sorted(found, key=lambda one: (one.record.number, one.record.trial_id))
+
+    def of_round(self, second_round: TrialRound) -> int:
+        """How many were proposed in a second round, refused ones included."""
+        return sum(one.second_round == second_round for one in [*self._records.values(), *self._refused.values()])
 
     def pending(self, family: str) -> dict[str, Params]:
         """Points of a family's open trials, but for those that are set aside: what an engine sees as pending."""
@@ -115,7 +122,7 @@ class KnownTrials:
         return min((result.estimated_seconds or 0.0 for result in own), default=0.0)
 
     def _note_content(self, record: TrialRecord) -> None:
-        self._by_content[content_key(record.family, record.config, record.weights)] = record.trial_id
+        self._by_content[content_key(record)] = record.trial_id
 
 
 def _kind_of(reason: str) -> str:

@@ -15,8 +15,8 @@ from orchestration.search.presets.named import preset_named
 from orchestration.search.presets.options import Preset
 from orchestration.study.environment import STUDY_PACKAGES, code_version
 from orchestration.study.ledger import Ledger, folds_of
-from orchestration.study.records import GRAMS, Asked, MassUnit, Params, StudyRecord
-from orchestration.study.settings import MOVABLE, StudyError, StudySettings
+from orchestration.study.records import GRAMS, Asked, MassUnit, OwnRange, Params, StudyRecord
+from orchestration.study.settings import MOVABLE, StudyError, StudySettings, shares_by_family
 from orchestration.study.storage import Storage
 
 
@@ -29,6 +29,7 @@ def open_study(
     fold_hash: str,
     weights: Mapping[str, str],
     spaces: Mapping[str, Params] | None = None,
+    own_ranges: tuple[OwnRange, ...] = (),
     made_with: Asked | None = None,
     photograph_size: tuple[int, int] | None = None,
     mass_unit: MassUnit = GRAMS,
@@ -37,9 +38,9 @@ def open_study(
     """Make the study, or return the record of the one that is there if all of this is the same.
 
     quadrats: one row an image with labels, metadata, fold and group; weights: fingerprint by backbone; spaces: ranges
-    by family; made_with: what the command asked for; photograph_size: the most common width and height in px, so that a
-    prediction knows what it was trained on; mass_unit: that of the table; follows: URI of the study that it follows.
-    The last five are stored with a new study and never compared.
+    by family; own_ranges: what the user changed of them; made_with: what the command asked for; photograph_size: the
+    most common width and height in px, so that a prediction knows what it was trained on; mass_unit: that of the table;
+    follows: URI of the study that it follows. The last six are stored with a new study and never compared.
     Raises StudyError naming every setting that would change results.
     """
     existing = ledger.find_study()
@@ -53,6 +54,7 @@ def open_study(
         fold_hash=fold_hash,
         weights=weights,
         spaces=spaces or {},
+        own_ranges=own_ranges,
         versions={"python": platform.python_version(), **{name: version(name) for name in STUDY_PACKAGES}},
         code=code_version(),
         created_at=time.time(),
@@ -123,7 +125,8 @@ def require_typed(ledger: Ledger, asked: Preset, made_with: Asked) -> None:
     settings, study = record.settings, asked.study
     pairs: list[tuple[str, object, object]] = []
     if "families" in typed:
-        pairs.append(("families", _shares(settings.families, settings.shares), _shares(study.families, study.shares)))
+        asked_shares = shares_by_family(study.families, study.shares)
+        pairs.append(("families", _of_one(settings.share_of), _of_one(asked_shares)))
     if "backbones" in typed and study.backbones:
         from biomass_models.backbones.weights import canonical_name  # here, because it loads timm
 
@@ -163,9 +166,8 @@ def settings_of_now(record: StudyRecord, asked: Preset, made_with: Asked) -> Stu
     return replace(record.settings, **{name: values[name] for name in MOVABLE if name in typed})
 
 
-def _shares(families: Sequence[str], shares: Sequence[float]) -> dict[str, float]:
-    given = shares or (1.0,) * len(families)
-    return {name: share / sum(given) for name, share in sorted(zip(families, given, strict=True))}
+def _of_one(shares: Mapping[str, float]) -> dict[str, float]:
+    return {name: share / sum(shares.values()) for name, share in sorted(shares.items())}
 
 
 def _kind(weights: str) -> str:

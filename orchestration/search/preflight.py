@@ -26,12 +26,16 @@ from orchestration.progress import progress_bar
 from orchestration.search.following import followed, known_images
 from orchestration.search.opening import require_typed
 from orchestration.search.presets.options import Preset
+from orchestration.search.second_round import plan_second_round
 from orchestration.study.ledger import Ledger
 from orchestration.study.lock import require_free
-from orchestration.study.records import Asked
+from orchestration.study.records import Asked, StudyRecord
 from orchestration.study.seeds import derive_seed
 from orchestration.study.settings import StudyError
+from orchestration.study.spaces import stored_space, with_changes
 from orchestration.study.storage import Storage
+from search_spaces.own_ranges import read_changes
+from search_spaces.spaces import DEFAULT_BACKBONES, space_of
 
 
 def check_search(study: str, data_dir: Path, asked: Preset, made_with: Asked, say: Callable[[str], None]) -> None:
@@ -43,8 +47,11 @@ def check_search(study: str, data_dir: Path, asked: Preset, made_with: Asked, sa
     ledger = Ledger(Storage(study))
     require_free(ledger.storage)
     record = ledger.find_study()
+    check_ranges(record, asked)
     if record is not None:
         require_typed(ledger, asked, made_with)
+    if asked.budget.second_round is not None:
+        plan_second_round(ledger, asked.budget.second_round, asked.budget.pseudo_weight, data_dir)
     fit = record.settings.fit if record is not None else None if asked.study.fit == "auto" else asked.study.fit
     check_data(data_dir, say, cast("Fit | None", fit))
     if record is None:
@@ -54,6 +61,22 @@ def check_search(study: str, data_dir: Path, asked: Preset, made_with: Asked, sa
             say(notice)
     elif asked.study.fold_file:
         _folds_of(asked, read_train(data_dir))
+
+
+def check_ranges(record: StudyRecord | None, asked: Preset) -> None:
+    """Whether the user's own ranges can be searched; RangesError with every problem.
+
+    Where a machine decides the scale of a new study, only what each field says by itself is checked.
+    """
+    changes = read_changes(asked.study.space, asked.study.set_)
+    if record is not None:
+        families, backbones = record.settings.families, record.settings.backbones
+        spaces = {family: space for family in families if (space := stored_space(record, family)) is not None}
+        with_changes(spaces, changes, backbones, say=lambda _: None)
+    elif changes and asked.study.scale != "auto":
+        backbones = asked.study.backbones or DEFAULT_BACKBONES
+        spaces = {family: space_of(family, backbones, asked.study.scale) for family in asked.study.families}
+        with_changes(spaces, changes, None, say=lambda _: None)  # which backbones are here is not known yet
 
 
 def searchable(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,18 +19,29 @@ from biomass_models.fold_rows import EXAM
 from biomass_models.fold_units import unscored_notice
 from orchestration.progress import Say, progress_bar
 from orchestration.search.following import begin_with, changes_since, follow_moved, followed, known_images
+from orchestration.search.gains.aims import new_aim
+from orchestration.search.gains.turns import new_turns
 from orchestration.search.opening import go_on_with, open_study, take_new_weights
 from orchestration.search.preflight import check_data
+from orchestration.search.presets.options import PSEUDO_WEIGHT
 from orchestration.search.proposer import Proposer
+from orchestration.search.second_round import (
+    SecondRound,
+    families_without,
+    keep_second_round,
+    plan_second_round,
+    require_searched,
+)
 from orchestration.study.data import StudyData
 from orchestration.study.data_changes import data_fingerprint, photograph_table, require_same_data
 from orchestration.study.ledger import Ledger
 from orchestration.study.record import SCHEMA
-from orchestration.study.records import FAILED, Asked, StudyRecord, mass_unit_of, refused_for
+from orchestration.study.records import FAILED, Asked, OwnRange, Params, StudyRecord, mass_unit_of, refused_for
 from orchestration.study.seeds import derive_seed
-from orchestration.study.settings import StudySettings
-from orchestration.study.spaces import open_spaces, spaces_of, stored_space, to_json
+from orchestration.study.settings import StudyError, StudySettings
+from orchestration.study.spaces import open_spaces, spaces_of, stored_space, to_json, with_changes
 from search_spaces.domain import SearchSpace
+from search_spaces.own_ranges import Change
 
 
 def prepare_search(
@@ -48,8 +59,16 @@ def prepare_search(
     spaces: dict[str, SearchSpace] | None = None,
     data_checked: bool = False,
     follows: str | None = None,
+    changes: Sequence[Change] = (),
+    second_round: str | None = None,
+    pseudo_weight: float = PSEUDO_WEIGHT,
 ) -> Proposer:
-    """Check the data, make or find the study, and rebuild what comes next from its ledger. Needs the study's lock."""
+    """Check the data, make or find the study, and rebuild what comes next from its ledger. Needs the study's lock.
+
+    second_round, pseudo_weight: see second_round.plan_second_round.
+    """
+    if second_round is not None:
+        require_searched(ledger)
     if not data_checked:
         check_data(data_dir, say, settings.fit)
     here = read_train(data_dir)
@@ -57,28 +76,67 @@ def prepare_search(
     record = ledger.find_study()
     if record is None:
         old = None if follows is None else followed(ledger.storage.uri, follows)
-        record = _new(ledger, data_dir, here, images, settings, fold_file, fingerprints, spaces, made_with, old, say)
+        own = with_changes(spaces or spaces_of(settings), changes, settings.backbones, say)
+        record = _new(ledger, data_dir, here, images, settings, fold_file, fingerprints, *own, made_with, old, say)
     else:
         record = _found(ledger, record, data_dir, here, images, settings, fold_file, spaces, say)
+        record = change_ranges(ledger, record, changes, say)
         record = follow_moved(ledger, record, follows, say)
     _make_references(ledger, data_dir, say)
     reopen(ledger, settings.max_fold_seconds, retry_failed, say)
     for sentence in take_new_weights(ledger, fingerprints):
         say(sentence)
+    opened, planned = open_spaces(record, say), None
+    if second_round is not None:
+        planned = plan_second_round(ledger, second_round, pseudo_weight, data_dir, fingerprints)
+        opened = _of_second_round(planned, opened, say)
     proposer = Proposer(
-        open_spaces(record, say),
+        opened,
         ledger,
         seed=settings.seed,
         fold_hash=record.fold_hash,
         weights=fingerprints,
         engine=settings.engine,
-        shares=dict(zip(settings.families, settings.shares, strict=True)) if settings.shares else None,
+        turns=new_turns(settings.sharing, settings.share_of, StudyData(ledger)),
+        aim=new_aim(settings.aim, StudyData(ledger)),
         max_trials=max_trials,
         deadline=None if hours is None else time.time() + 3600 * hours,
         max_fold_seconds=settings.max_fold_seconds,
+        second_round=None if planned is None else planned.of_trial,
+        first=None if planned is None else _inside(planned.first, opened),
     )
     _say_what_waits(proposer, say)
+    if planned is not None:
+        _require_places(proposer)
+        keep_second_round(ledger, planned)
     return proposer
+
+
+def _of_second_round(planned: SecondRound, spaces: Mapping[str, SearchSpace], say: Say) -> dict[str, SearchSpace]:
+    """The spaces of the families that learn from pseudo-labels; says what the round is."""
+    for line in planned.lines:
+        say(line)
+    if without := families_without(list(spaces)):
+        say(f"note: the second round is without {', '.join(without)}, whose fits do not take pseudo-labels")
+    return {name: space for name, space in spaces.items() if name not in without}
+
+
+def _inside(first: Mapping[str, Sequence[Params]], spaces: Mapping[str, SearchSpace]) -> dict[str, list[Params]]:
+    """The settings that lie in the ranges of now."""
+    return {
+        name: [params for params in first.get(name, ()) if not space.misfits(params)] for name, space in spaces.items()
+    }
+
+
+def _require_places(proposer: Proposer) -> None:
+    """Raise StudyError where a second round could not have a single trial."""
+    wanted, trials = proposer.second_round, proposer.trials
+    if wanted is None or proposer.max_trials is None or trials.of_round(wanted) or trials.places < proposer.max_trials:
+        return
+    raise StudyError(
+        f"--trials counts all trials of the study, those of the first round too, which has {trials.places}, got "
+        f"{proposer.max_trials}; give more, such as --trials {trials.places + 12}"
+    )
 
 
 def _say_what_waits(proposer: Proposer, say: Say) -> None:
@@ -117,7 +175,8 @@ def _new(
     settings: StudySettings,
     fold_file: Path | None,
     fingerprints: Mapping[str, str],
-    spaces: dict[str, SearchSpace] | None,
+    spaces: dict[str, SearchSpace],
+    own_ranges: tuple[OwnRange, ...],
     made_with: Asked | None,
     old: StudyData | None,
     say: Say,
@@ -138,12 +197,11 @@ def _new(
         say(f"An exam keeps {counted(len(kept), 'image')} of {dates} from all that learns")
     if notice := unscored_notice(quadrats, ordered=settings.ordered):
         say(f"note: {notice}")
-    found = spaces or spaces_of(settings)
     if old is not None:
         say(changes_since(old, here, images.digests))
         if old.settings.fit != settings.fit:
             say(f"{old.name} was searched with fit = {old.settings.fit}, this study has {settings.fit}")
-        found = begin_with(old, found, say)
+        spaces = begin_with(old, spaces, say)
     ledger.write_photographs(photograph_table(here, images.digests))
     size = common_size(images.paths)
     if size is not None and (hidden := cut_off(size, settings.fit)):
@@ -155,7 +213,8 @@ def _new(
         data_fingerprint=data_fingerprint(quadrats, images.digest),
         fold_hash=fold_hash(folds, ordered=settings.ordered),
         weights=fingerprints,
-        spaces=to_json(found),
+        spaces=to_json(spaces),
+        own_ranges=own_ranges,
         made_with=made_with,
         photograph_size=size,
         mass_unit=mass_unit_of(data_dir, here),
@@ -184,6 +243,21 @@ def _found(
         known = spaces or {name: one for name in settings.families if (one := stored_space(record, name))}
         record = replace(record, schema=SCHEMA, spaces=to_json(known))
         ledger.update_study(record)
+    return record
+
+
+def change_ranges(ledger: Ledger, record: StudyRecord, changes: Sequence[Change], say: Say) -> StudyRecord:
+    """The record of a study, with what the user changes of its ranges now; all its trials stay."""
+    if not changes:
+        return record
+    stored = {family: space for family in record.settings.families if (space := stored_space(record, family))}
+    found, notes = with_changes(stored, changes, record.settings.backbones, say, trials=len(ledger.trials()))
+    if notes:
+        changed = to_json({note.family: found[note.family] for note in notes})
+        own = (*record.own_ranges, *notes)
+        record = replace(record, schema=SCHEMA, spaces={**record.spaces, **changed}, own_ranges=own)
+        ledger.update_study(record)
+        say(f"{counted(len(notes), 'range is another', 'ranges are others')} from here on; all trials stay")
     return record
 
 

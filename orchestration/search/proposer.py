@@ -1,4 +1,4 @@
-"""Which configuration comes next: an engine per family, in turn, within budget and limits.
+"""Which configuration comes next: an engine per family, by turns, within budget and limits.
 
 The ledger is the truth. On start an engine observes every ended trial of the ledger, and what was proposed but has not
 ended is proposed again under its old id, with the folds that it already has. A proposal depends on the ledger and the
@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING
 
 from biomass_models.errors import UserError
 from biomass_models.families.configs import config_to_params
+from biomass_models.families.introduced import fill_config
 from orchestration.search.engines.base import Observation
 from orchestration.search.engines.registry import BUILT_IN, DEFAULT, RANDOM, new_engine
+from orchestration.search.gains.aims import BlendAim
+from orchestration.search.gains.turns import EqualTurns, Turns
 from orchestration.search.known_trials import KnownTrials
 from orchestration.search.pruning import exemption
 from orchestration.study.ids import make_trial_id
 from orchestration.study.ledger import Ledger
-from orchestration.study.records import REFUSED, Params, TrialRecord, TrialResult
+from orchestration.study.records import REFUSED, Params, TrialRecord, TrialResult, TrialRound
 from orchestration.study.seeds import derive_seed
 from search_spaces.domain import Choice, SearchSpace
 
@@ -43,17 +46,23 @@ class Proposer:
         fold_hash: str,
         weights: Mapping[str, str],
         engine: str = DEFAULT,
-        shares: Mapping[str, float] | None = None,
+        turns: Turns | None = None,
+        aim: BlendAim | None = None,
         max_trials: int | None = None,
         deadline: float | None = None,
         max_fold_seconds: float = float("inf"),
         costs: FoldCosts | None = None,
+        second_round: TrialRound | None = None,
+        first: Mapping[str, Sequence[Params]] | None = None,
     ) -> None:
         """spaces: of the families that are searched; the ledger may hold trials of others, which are left alone.
 
         weights: fingerprint by backbone; what the spaces have beside these is not here now, and is not proposed.
-        engine: name of one of engines.registry; shares: of the trials that each family gets, in any unit, None: equal.
+        engine: name of one of engines.registry; turns: what chooses the family, None: each gets as many trials;
+        aim: what engines are told of ended trials, None: their scores.
         max_trials: of the whole study, ended ones included; deadline: seconds since 1970 after which none is new.
+        second_round: of the trials that are proposed; engines observe those of the first round as well, and no other's.
+        first: settings by family that come first, None: those of the spaces.
         Raises UserError for an engine that is not here.
         """
         self.trials = KnownTrials()
@@ -61,13 +70,17 @@ class Proposer:
         self._fold_hash, self._weights = fold_hash, weights
         self.max_trials, self._deadline = max_trials, deadline
         self.hours_over = False  # the deadline has kept a trial back
-        self._shares = shares or dict.fromkeys(spaces, 1.0)
+        self.second_round = second_round
+        self._first = first or {family: space.first_trials for family, space in spaces.items()}
+        self._turns = turns or EqualTurns(dict.fromkeys(spaces, 1.0))
+        self._aim = aim
+        self._told: dict[str, float | None] = {}  # value of each ended trial, as its engine was last told
         self._engine = engine
         self._engines = {
             (name, family): new_engine(name, spaces[family]) for name in (engine, RANDOM) for family in spaces
         }
         self._max_fold_seconds, self.costs = max_fold_seconds, costs
-        self.too_expensive: dict[str, str] = {}  # families that have nothing left but what is refused, and why
+        self.why_exhausted: dict[str, str] = {}  # why a family has nothing left, where that is to be mended
         self.unobserved: list[TrialRecord] = []  # ended ones that lie outside of the ranges
         self._exhausted: set[str] = set()
         self._resumed: list[TrialRecord] = []  # open ones that are to be proposed again
@@ -90,9 +103,9 @@ class Proposer:
     @property
     def nothing_left(self) -> str | None:
         """Why there are fewer trials than were asked for, where proposals were refused; else None."""
-        if not self.too_expensive or self.hours_over or (self.max_trials is not None and not self.missing):
+        if not self.why_exhausted or self.hours_over or (self.max_trials is not None and not self.missing):
             return None
-        return "; ".join(self.too_expensive.values())
+        return "; ".join(self.why_exhausted.values())
 
     @property
     def waits(self) -> bool:
@@ -114,8 +127,7 @@ class Proposer:
         if spent:
             return None
         while open_families := [family for family in self.spaces if family not in self._exhausted]:
-            served = {family: self.trials.of_family(family) / self._shares[family] for family in open_families}
-            family = min(open_families, key=lambda name: served[name])
+            family = self._turns.next_family(open_families, self.trials.proposed)
             record = self._first_trial(family) or self._draw(family)
             if record is None:
                 self._exhausted.add(family)
@@ -149,19 +161,38 @@ class Proposer:
                 self.trials.set_aside.append(record)
 
     def _observe(self, record: TrialRecord, result: TrialResult) -> None:
-        observation = Observation(
-            trial_id=record.trial_id,
-            number=record.number,
-            params=record.params,
-            value=result.reported_value,
-            refused=result.status == REFUSED,
-        )
-        if not self._engines[self._engine, record.family].observe(observation):
+        if record.second_round not in (None, self.second_round):
+            return
+        if not self._tell(record, result.reported_value, refused=result.status == REFUSED):
             self.unobserved.append(record)
+
+    def _tell(self, record: TrialRecord, value: float | None, *, refused: bool = False) -> bool:
+        """Have an engine observe what an ended trial is worth; False where it cannot hold the trial."""
+        self._told[record.trial_id] = value
+        return self._engines[self._engine, record.family].observe(
+            Observation(
+                trial_id=record.trial_id,
+                number=record.number,
+                params=self.spaces[record.family].completed(record.params, fill_config(record.family, record.config)),
+                value=value,
+                refused=refused,
+            )
+        )
+
+    def _tell_again(self, family: str) -> None:
+        """Have a family's engine observe its trials whose value is another one by now."""
+        if self._aim is None:  # a score stays what it is
+            return
+        proposed = self.trials.proposed
+        values = self._aim.values(proposed)
+        for record, _ in proposed:
+            name = record.trial_id  # of another round: never told
+            if record.family == family and name in values and values[name] != self._told.get(name, values[name]):
+                self._tell(record, values[name])
 
     def _first_trial(self, family: str) -> TrialRecord | None:
         """The next of the settings that a family starts from."""
-        for params in self.spaces[family].first_trials:
+        for params in self._first.get(family, ()):
             record = self._record(family, dict(params), "first trial")
             if record is not None and self.trials.existing_id(record) is None and not self._is_refused(record):
                 return record
@@ -169,6 +200,7 @@ class Proposer:
 
     def _draw(self, family: str) -> TrialRecord | None:
         """A new point; None where the engine has no more, or all that is drawn is known or refused."""
+        self._tell_again(family)
         refused, drawn = 0, 0
         repeated: list[Params] = []  # known points that the engine has proposed since the ledger changed
         while drawn < DRAWS_UNTIL_EXHAUSTED:
@@ -185,7 +217,7 @@ class Proposer:
             else:
                 return record
         if refused:
-            self.too_expensive[family] = (
+            self.why_exhausted[family] = (
                 f"a fold may take {self._max_fold_seconds:.0f} s (--max-fold-seconds), of the last {drawn} proposals "
                 f"of {family} {refused} were refused and the others known; the least estimate was "
                 f"{self.trials.least_estimate(family):.0f} s. Raise the limit (with --retry-failed what was refused is "
@@ -220,7 +252,25 @@ class Proposer:
     def _asked(
         self, family: str, name: str, pending: Mapping[str, Params], seed: int, fixed: Params | None = None
     ) -> Params | None:
-        """Raises UserError for what is no point of the space: an engine may come from a package of others."""
+        """A point that the configuration accepts, drawn again where it refuses one, as it may within own ranges.
+
+        Raises UserError for what is no point of the space: an engine may come from a package of others.
+        """
+        reason = None
+        for turn in range(DRAWS_UNTIL_EXHAUSTED):
+            params = self._point(family, name, pending, derive_seed("again", seed, turn) if turn else seed, fixed)
+            if params is None or (reason := self.spaces[family].refusal(params)) is None:
+                return params
+            pending = {**pending, f"refused {turn}": params}
+        self.why_exhausted[family] = (
+            f"the configuration of {family} refuses {DRAWS_UNTIL_EXHAUSTED} proposals in a row, last because {reason}. "
+            "Change its ranges (--space), or add a condition"
+        )
+        return None
+
+    def _point(
+        self, family: str, name: str, pending: Mapping[str, Params], seed: int, fixed: Params | None = None
+    ) -> Params | None:
         try:
             params = self._engines[name, family].ask(pending, seed, fixed)
         except UserError:
@@ -270,7 +320,7 @@ class Proposer:
         weights = self._weights.get(config["backbone"])
         if weights is None:
             return None
-        trial_id = make_trial_id(family, config, weights, self._seed, self._fold_hash)
+        trial_id = make_trial_id(family, config, weights, self._seed, self._fold_hash, self.second_round)
         return TrialRecord(
             trial_id=trial_id,
             number=self.trials.next_number,
@@ -282,4 +332,5 @@ class Proposer:
             why=why,
             proposed_at=time.time(),
             spared=exemption(self.trials.next_number, config["backbone"], self.trials.backbones, trial_id),
+            second_round=self.second_round,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from orchestration.search.inline import search_inline
 from orchestration.search.opening import require_typed, settings_of_now, typed_fields
 from orchestration.search.preflight import searchable
 from orchestration.search.prepare import prepare_search
-from orchestration.search.presets.options import Preset
+from orchestration.search.presets.options import PSEUDO_WEIGHT, Preset
 from orchestration.search.pruning import RULES
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger
@@ -32,6 +32,7 @@ from orchestration.workers.context import WorkerContext
 from orchestration.workers.resources import Resources
 from orchestration.workers.weights_here import available_backbones, backbones_of_study, note_stand_ins, source_of_study
 from search_spaces.domain import SearchSpace
+from search_spaces.own_ranges import Change, read_changes
 
 
 def has_gpu(resources: Resources) -> bool:
@@ -86,6 +87,9 @@ def start_search(
         retry_failed=retry_failed,
         made_with=made_with,
         data_checked=data_checked,
+        changes=read_changes(asked.study.space, asked.study.set_),
+        second_round=asked.budget.second_round,
+        pseudo_weight=asked.budget.pseudo_weight,
     )
 
 
@@ -146,6 +150,9 @@ def run_search(
     spaces: dict[str, SearchSpace] | None = None,
     data_checked: bool = False,
     follows: str | None = None,
+    changes: Sequence[Change] = (),
+    second_round: str | None = None,
+    pseudo_weight: float = PSEUDO_WEIGHT,
 ) -> Ending:
     """Search until the study holds max_trials or the hours are over; returns the Ending.
 
@@ -153,8 +160,9 @@ def run_search(
     ranges than the scale's (comparisons of configurations). Everything that can be checked is checked before Ray
     starts. The same call again resumes the study. prune: a name of pruning.RULES; retry_failed: failed trials
     are taken up again, with the folds that they have. follows: a study of fewer photographs, whose best settings a new
-    study begins with. made_with: see open_study. data_checked: preflight.check_data has
-    just read the data.
+    study begins with. changes: of the ranges, by the user. made_with: see open_study. data_checked:
+    preflight.check_data has just read the data. second_round: an ensemble of the study whose members label test
+    photographs that the new trials learn from, each counting pseudo_weight.
     """
     known_name("a pruning rule", prune, RULES, StudyError)
     require_answer(resources.address)
@@ -175,13 +183,18 @@ def run_search(
             spaces=spaces,
             data_checked=data_checked,
             follows=follows,
+            changes=changes,
+            second_round=second_round,
+            pseudo_weight=pseudo_weight,
         )
         note_stand_ins(ledger, fingerprints, weights, say)
         found = StudyData(ledger)
         cut = cut_groups_notice(found.cut_groups, found.unit)
         for notice in (*([] if cut is None else [cut]), *found.torn):
             say(f"note: {notice}")
-        proposer.costs = fold_costs_here(ledger, proposer.spaces, fingerprints, resources, say)
+        wanted = proposer.second_round
+        labelled = 0 if wanted is None else ledger.second_round(wanted.round_id).images
+        proposer.costs = fold_costs_here(ledger, proposer.spaces, fingerprints, resources, say, labelled=labelled)
         context = WorkerContext(
             study=ledger.storage.uri,
             data_dir=str(data_dir.resolve()),

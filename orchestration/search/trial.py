@@ -66,7 +66,7 @@ def run_trial(
 
 def _batches_folds(record: TrialRecord) -> bool:
     config = config_from_stored(record.family, record.config)
-    return registry.family(record.family).batches_folds(config)
+    return record.second_round is None and registry.family(record.family).batches_folds(config)
 
 
 class _Trial:
@@ -81,7 +81,7 @@ class _Trial:
     ) -> None:
         self._ledger, self._pool, self._id, self._incumbent = ledger, pool, trial_id, incumbent
         record = ledger.trial(trial_id)
-        # folds in order of time learn from different rows: each is a problem of its own
+        # folds in order of time, or of a second round, learn from different rows: each is a problem of its own
         self._together = together and _batches_folds(record) and not incumbent.data.settings.ordered
         self._rule = None if record.spared or self._together else rule
         folds = folds_of(incumbent.data.quadrats)

@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 import numpy as np
 import pandas as pd
 
+from biomass_models.counted import counted
 from biomass_models.data.alignment import AlignmentError, masses_of
 from biomass_models.data.cell_weights import cell_weights, measured_masses
 from biomass_models.data.folds import fold_hash
@@ -235,14 +236,27 @@ class StudyData:
     @property
     def notices(self) -> tuple[str, ...]:
         """What every page says before its scores: folds that cut dates, are random or leave photographs unscored,
-        weights that stand in for the published ones, trials that have lost files; a line each."""
+        trials of a second round, weights that stand in for the published ones, trials that have lost files; a line
+        each."""
         found = (
             cut_groups_notice(self.cut_groups, self.unit),
             ungrouped_notice(self.quadrats),
             unscored_notice(self.learned, ordered=self.settings.ordered),
+            self.second_round_notice(self.by_id),
         )
         weights = (f"the weights of {name} are {label}" for name, label in self.record.stand_ins.items())
         return (*(notice for notice in found if notice is not None), *weights, *self.torn)
+
+    def second_round_notice(self, trial_ids: Iterable[str]) -> str | None:
+        """What is to be known where some of these trials learn from photographs that models have labelled."""
+        trials = [self.by_id[name] for name in trial_ids if name in self.by_id]
+        count = sum(trial.record.second_round is not None for trial in trials)
+        if not count:
+            return None
+        return (
+            f"{counted(count, 'trial is', 'trials are')} of a second round: labels of a fold come from models that "
+            "never saw it, but that these models label was chosen on all folds, as every search result is"
+        )
 
     def fold_metrics(self, trial_id: str) -> Mapping[int, FoldMetrics]:
         """Metrics of a trial's finished folds."""

@@ -2,6 +2,7 @@
 
 study.json, quadrats.parquet, photographs.parquet, references.parquet
 exam.parquet                                 quadrats that nothing learns from, where --exam kept some
+profiles/<device>.json                       what predictions cost on a kind of machine
 exams/<ensemble>-<card>.json                 what a blend scored on the exam, and when it was looked at
 owner.json                                   who drives the study now (lock.py); .lock beside it on a local path
 trials/<id>/trial.json                       what was proposed
@@ -16,6 +17,9 @@ tensorboard/<id>/events...                   derived: for people's eyes
 tune/                                        Ray Tune's own files, never read
 teachers/<id>/fold-<k>/targets.parquet, then teacher.json (the marker)
 shared/<name>/<id>/fold-<k>/...              other artefacts that trials share, <name>.json the marker
+second-rounds/<id>/photographs.parquet, then second-round.json (the marker): what a second round labels, and by whom
+second-rounds/<id>/members/<trial>-fold-<k>.parquet   what a model says of them, until labels are made of all
+second-rounds/<id>/labels.parquet, then labels.json (the marker): the pseudo-labels of each fold
 ensembles/<name>/submission.csv, then ensemble.json (the marker)
 ensembles/test-<id>/members/<trial>.parquet  test predictions, kept for the next blend; shards/ until all are there;
                                              test-<id>-all-rows-<mode> where models on all rows predict
@@ -34,12 +38,14 @@ EXAM = "exam.parquet"
 EXAMS = "exams"
 GIVEN = "given"
 ORIGIN = ".origin.json"  # after the name of a file that left a study and that none records
+PROFILES = "profiles"
 REFERENCES = "references.parquet"
 OWNER = "owner.json"
 LOCK = ".lock"
 TRIALS = "trials"
 TEACHERS = "teachers"
 SHARED = "shared"
+SECOND_ROUNDS = "second-rounds"
 ENSEMBLES = "ensembles"
 TUNE = "tune"
 
@@ -48,6 +54,9 @@ RESULT = "result.json"  # marker of an ended trial
 METRICS = "metrics.json"  # marker of a finished fold
 ENSEMBLE = "ensemble.json"  # marker of a submission
 ALL_ROWS = "all-rows.json"  # marker of a model on all rows
+SECOND_ROUND = "second-round.json"  # marker of what a second round labels
+LABELS_MADE = "labels.json"  # marker of its pseudo-labels
+LABELS = "labels.parquet"
 OOF = "oof.parquet"
 MODEL = "model.safetensors"
 MAPS = "attention.parquet"  # the first maps were of attention
@@ -118,6 +127,15 @@ def shared(name: str, identity: str, number: int) -> str:
     """Folder of what trials share of one fold; the teacher, which was the first, keeps its place."""
     place = TEACHERS if name == "teacher" else f"{SHARED}/{name}"
     return f"{place}/{identity}/fold-{number}"
+
+
+def second_round(round_id: str) -> str:
+    return f"{SECOND_ROUNDS}/{round_id}"
+
+
+def member_labels(round_id: str, trial_id: str, fold: int) -> str:
+    """What the model of a trial's fold says of the photographs of a second round."""
+    return f"{second_round(round_id)}/members/{trial_id}-fold-{fold}.parquet"
 
 
 def ensemble(name: str) -> str:

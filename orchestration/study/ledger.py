@@ -11,14 +11,15 @@ from orchestration.study.files.all_rows import AllRowsFiles
 from orchestration.study.files.base import LedgerError
 from orchestration.study.files.ensembles import EnsembleFiles
 from orchestration.study.files.folds import FoldFiles
+from orchestration.study.files.second_rounds import SecondRoundFiles
 from orchestration.study.files.shared import SharedFiles
 from orchestration.study.storage import Storage
 
 __all__ = ["Ledger", "LedgerError", "folds_of", "open_ledger", "predicting_folds_of", "predicting_models"]
 
 
-class Ledger(FoldFiles, AllRowsFiles, SharedFiles, EnsembleFiles):
-    """Reads and writes one study: its record and tables, trials, folds, teachers and ensembles."""
+class Ledger(FoldFiles, AllRowsFiles, SharedFiles, SecondRoundFiles, EnsembleFiles):
+    """Reads and writes one study: its record and tables, trials, folds, teachers, second rounds and ensembles."""
 
 
 def folds_of(quadrats: pd.DataFrame) -> list[int]:

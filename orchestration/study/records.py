@@ -135,6 +135,19 @@ def mass_unit_of(data_dir: Path, here: pd.DataFrame) -> MassUnit:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OwnRange(Part):
+    """A field whose range the user has changed; ranges are as in a TOML file (search_spaces/ranges_text.py)."""
+
+    family: str
+    field: str
+    before: str
+    now: str
+    place: str  # where it was said: my.toml:12, or --set distilled.huber_delta=1.0
+    at: float  # when
+    trials: int = 0  # that the study had then
+
+
+@dataclass(frozen=True, kw_only=True)
 class StudyRecord(Record):
     """study.json: what a study was asked for, resolved once, and what it was made with."""
 
@@ -144,6 +157,7 @@ class StudyRecord(Record):
     weights: Mapping[str, str] = field(default_factory=dict)  # fingerprint of each backbone's weights
     stand_ins: Mapping[str, str] = field(default_factory=dict)  # whose weights, where not the published ones
     spaces: Mapping[str, Params] = field(default_factory=dict)  # ranges by family (SearchSpace.to_json)
+    own_ranges: tuple[OwnRange, ...] = ()  # of the user, in the order in which they came
     versions: Mapping[str, str] = field(default_factory=dict)  # of packages
     code: CodeVersion | None = None
     created_at: float | None = None
@@ -165,6 +179,14 @@ class TrialRef(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrialRound(Part):
+    """The second round of a trial: photographs that models have labelled are among its training rows."""
+
+    round_id: str  # of a SecondRoundRecord
+    weight: float  # of such a row beside a weighed one, above 0 and at most 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrialRecord(Record):
     """trial.json: one proposed configuration. `ids.py` derives `trial_id` from it, by its schema."""
 
@@ -178,6 +200,7 @@ class TrialRecord(Record):
     why: str  # first trial | proposed by ENGINE; before there were engines: proposed
     proposed_at: float
     spared: str | None = None  # why it is never pruned
+    second_round: TrialRound | None = None  # None: it learns from what was weighed alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -331,6 +354,31 @@ class SharedRecord(Record):
     files: Mapping[str, FileMark] = field(default_factory=dict)
 
 
+# -- second rounds -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecondRoundRecord(Record):
+    """second-round.json: the marker of the photographs that models label for a second round, and which models."""
+
+    round_id: str  # of members and photographs
+    ensemble: str  # the blend that had these members when the round began
+    members: tuple[str, ...]  # trials whose fold models label, each as much as the others
+    left_out: Mapping[str, str] = field(default_factory=dict)  # members of the blend that do not, and why
+    images: int = 0  # that are labelled
+    known: int = 0  # photographs of the test set that are not, because the study has them
+    made_at: float = 0.0
+    files: Mapping[str, FileMark] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelsRecord(Record):
+    """labels.json: the marker of a second round's pseudo-labels."""
+
+    made_at: float
+    files: Mapping[str, FileMark] = field(default_factory=dict)
+
+
 # -- ensembles ---------------------------------------------------------------------------------------------------------
 
 
@@ -386,6 +434,33 @@ class GivenRecord(Record):
     created_at: float | None = None
     code: CodeVersion | None = None
     photographs: TestSet | None = None  # of a prediction
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitCost(Part):
+    """Work that members share: a bank of frozen features, or decoded photographs."""
+
+    seconds: float  # a photograph
+    label: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemberCost(Part):
+    """What a member's prediction takes beside what it shares."""
+
+    seconds: float  # a photograph, all its fold models
+    units: tuple[str, ...] = ()  # that it needs
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileRecord(Record):
+    """profiles/<device>.json: what predictions cost on a kind of machine (blending/profile.py)."""
+
+    device: str
+    measured_at: float
+    images: int  # photographs that were predicted
+    units: Mapping[str, UnitCost]
+    members: Mapping[str, MemberCost]  # by trial id
 
 
 @dataclass(frozen=True, kw_only=True)

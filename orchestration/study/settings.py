@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from biomass_models.counted import counted
@@ -11,11 +12,28 @@ from biomass_models.fold_rows import is_ordered
 from orchestration.study.record import Part
 
 # What a search that goes on may ask for anew: no number of a trial depends on it. The study keeps the present one.
-MOVABLE = ("max_fold_seconds", "engine")
+MOVABLE = ("max_fold_seconds", "engine", "sharing", "aim")
+EQUAL, EARNED = "equal", "earned"
+SHARINGS = {  # what decides how much of a search each family gets
+    EQUAL: "equal turns of trials, or as given",
+    EARNED: "of the seconds, by what each family has brought the blend",
+}
 
 
 class StudyError(UserError):
     """A study cannot be opened as asked; the text says the rule, what was got and what to do."""
+
+
+SCORE, BLEND = "score", "blend"
+AIMS = {  # what proposals are to raise
+    SCORE: "the score of a trial",
+    BLEND: "what a trial brings the blend of the others",
+}
+
+
+def shares_by_family(families: Sequence[str], shares: Sequence[float]) -> dict[str, float]:
+    """What each family is given, in any unit; shares: () = equal."""
+    return dict(zip(families, shares or (1.0,) * len(families), strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +51,19 @@ class StudySettings(Part):
     seed: int = 0
     exam: float = 0.0  # share of the images, by whole dates, that nothing learns from
     max_fold_seconds: float = 1800.0  # a configuration whose estimate is above is refused with the estimate
+    sharing: str = EQUAL  # what follows the families' shares now: one of SHARINGS
+    aim: str = SCORE  # of proposals now: one of AIMS
     engine: str = "tpe"  # what proposes now (that of 0.1.0 where none is stored); each trial notes its own
 
     @property
     def ordered(self) -> bool:
         """Whether the folds are blocks of time (biomass_models/fold_rows.py)."""
         return is_ordered(self.scheme)
+
+    @property
+    def share_of(self) -> dict[str, float]:
+        """What each family is given."""
+        return shares_by_family(self.families, self.shares)
 
     def __post_init__(self) -> None:
         if not self.families or not self.backbones:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 
+from biomass_models.config_rules import did_you_mean
 from biomass_models.errors import UserError
 from biomass_models.families import registry
 from biomass_models.families.introduced import introduced
-from orchestration.study.records import Params, StudyRecord
+from orchestration.study.records import OwnRange, Params, StudyRecord
 from orchestration.study.settings import StudyError, StudySettings
 from search_spaces.domain import SearchSpace
+from search_spaces.own_ranges import Change, RangesError, changed_space
+from search_spaces.ranges_text import field_toml
 from search_spaces.spaces import space_of
 
 
@@ -37,6 +41,21 @@ def stored_space(record: StudyRecord, family: str) -> SearchSpace | None:
         return None
 
 
+def stored_spaces(record: StudyRecord, families: Sequence[str] = ()) -> dict[str, SearchSpace]:
+    """The ranges of a study's families, or of those that are named. Raises StudyError for one that the study has not,
+    or that this version cannot read."""
+    found = {}
+    for family in families or record.settings.families:
+        space = stored_space(record, family) if family in record.settings.families else None
+        if space is None:
+            raise StudyError(
+                f"the study searches {', '.join(record.settings.families)}, got {family}"
+                f"{did_you_mean(family, record.settings.families)}; name one that this version knows"
+            )
+        found[family] = space
+    return found
+
+
 def open_spaces(record: StudyRecord, say: Callable[[str], None]) -> dict[str, SearchSpace]:
     """The ranges of each of a study's families that this version can go on with; a remark names the others.
 
@@ -57,6 +76,48 @@ def open_spaces(record: StudyRecord, say: Callable[[str], None]) -> dict[str, Se
             "the package that brings one of them"
         )
     return found
+
+
+def with_changes(
+    spaces: Mapping[str, SearchSpace],
+    changes: Sequence[Change],
+    backbones: Sequence[str] | None,
+    say: Callable[[str], None],
+    *,
+    trials: int = 0,
+) -> tuple[dict[str, SearchSpace], tuple[OwnRange, ...]]:
+    """Ranges by family with what the user has changed, and a note of each change that is one.
+
+    backbones: of the study, None: not known yet; trials: that it has. Raises RangesError for a typed change of a family
+    that is not searched, for a backbone that the study has not, and as `changed_space` does.
+    """
+    for change in changes:
+        if change.family not in spaces:
+            rule = f"{change.place}: a range is of a family that is searched, {', '.join(spaces)}"
+            if change.is_typed:
+                raise RangesError([f"{rule}; got {change.family}; leave it out, or add --family {change.family}"])
+            say(f"{rule}; that of {change.family} is not used")
+        if change.field != "backbone" or backbones is None:
+            continue
+        if strange := sorted(set(change.values) - set(backbones)):
+            rule = f"{change.place}: a backbone is one of the study's, {', '.join(backbones)}"
+            raise RangesError([f"{rule}; got {', '.join(strange)}; name it with --backbone when a study is made"])
+    found = {family: changed_space(space, changes, say) for family, space in spaces.items()}
+    now = time.time()
+    notes = (
+        OwnRange(
+            family=change.family,
+            field=change.field,
+            before=field_toml(spaces[change.family], change.field),
+            now=field_toml(found[change.family], change.field),
+            place=change.place,
+            at=now,
+            trials=trials,
+        )
+        for change in changes
+        if change.family in spaces
+    )
+    return found, tuple(note for note in notes if note.before != note.now)
 
 
 def to_json(spaces: dict[str, SearchSpace]) -> dict[str, Params]:

@@ -9,6 +9,7 @@ from safetensors.torch import save as save_tensors
 
 from biomass_models.families import registry
 from biomass_models.families.introduced import config_from_stored
+from biomass_models.families.pseudo_rows import with_pseudo_rows
 from biomass_models.features.inputs import Inputs
 from biomass_models.fold_rows import training_rows
 from biomass_models.interrupt import ShouldStop
@@ -24,6 +25,8 @@ from orchestration.workers.cost import Meter
 def trained_folds(ledger: Ledger, trial_id: str) -> list[TrainedFold]:
     """What each fold that predicts was trained on. Raises LedgerError for one that is not finished."""
     fold_N, ordered = ledger.quadrats()["fold"], ledger.study().settings.ordered
+    round_ = ledger.trial(trial_id).second_round
+    labelled = 0 if round_ is None else ledger.second_round(round_.round_id).images  # are in each fold's rows as well
     found = []
     for fold in predicting_folds_of(ledger):
         metrics = ledger.fold_metrics(trial_id, fold)
@@ -33,7 +36,8 @@ def trained_folds(ledger: Ledger, trial_id: str) -> list[TrainedFold]:
                 f"{ledger.storage.uri} is not finished; run `biomass search` again to finish it"
             )
         kept = metrics.info.get("scored_epoch")
-        found.append(TrainedFold(int(training_rows(fold_N, fold, ordered=ordered).sum()), kept))
+        rows = int(training_rows(fold_N, fold, ordered=ordered).sum()) + labelled
+        found.append(TrainedFold(rows, kept))
     return found
 
 
@@ -46,8 +50,15 @@ def fit_trial_on_all_rows(
     gpus: float,
     should_stop: ShouldStop | None = None,
 ) -> None:
-    """Fit and keep the model; inputs: of all images of the study's quadrats. Raises FitError, StopRequested."""
+    """Fit and keep the model; inputs: of all images of the study's quadrats, and of the trial's second round.
+
+    Photographs of a second round have the mean of the labels of the folds that predict. Raises FitError, StopRequested.
+    """
     record, quadrats = ledger.trial(trial_id), ledger.quadrats()
+    weighed = len(quadrats)
+    if (round_ := record.second_round) is not None:
+        labels = ledger.pseudo_labels(round_.round_id, predicting_folds_of(ledger))
+        quadrats = with_pseudo_rows(quadrats, *labels, round_.weight)
     stored = config_from_stored(record.family, record.config)
     config = config_for_all_rows(stored, trained_folds(ledger, trial_id), len(quadrats))
     meter = Meter(gpus)
@@ -56,7 +67,7 @@ def fit_trial_on_all_rows(
     result = fit_all_rows(fit, config, quadrats, inputs, seed=seed, should_stop=should_stop)
     cost = meter.read()
     made = AllRowsRecord(
-        rows=len(quadrats),
+        rows=weighed,
         epochs=config.epochs if isinstance(config, NetworkConfig) else None,
         finished_at=cost.finished_at,
         seconds=cost.seconds,

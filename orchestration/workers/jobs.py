@@ -63,6 +63,14 @@ class AllRowsJob(TrialJob):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LabelJob(TrialJob):
+    """Predict the photographs of a second round with the model of one fold of a trial."""
+
+    round_id: str
+    fold: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class MeasureJob(TrialJob):
     """Time what a slot does, so that costs can be counted; backbones: whose passes are timed as well."""
 
@@ -70,7 +78,7 @@ class MeasureJob(TrialJob):
     trial_id: str = ""  # of none
 
 
-Job: TypeAlias = FoldJob | PredictJob | FlipsJob | RestoreJob | AllRowsJob | MeasureJob
+Job: TypeAlias = FoldJob | PredictJob | FlipsJob | RestoreJob | AllRowsJob | LabelJob | MeasureJob
 
 
 @dataclass(frozen=True, kw_only=True)

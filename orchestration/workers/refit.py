@@ -190,7 +190,10 @@ class Refitter:
         """Each as soon as it is fitted, with as many threads as it had."""
         import torch
 
-        self._again.write_trial(self._ledger.trial(trial_id))
+        record = self._ledger.trial(trial_id)
+        self._again.write_trial(record)
+        if record.second_round is not None:
+            self._again.copy_second_round(self._ledger, record.second_round.round_id)
         before = torch.get_num_threads()
         try:
             for fold in folds:

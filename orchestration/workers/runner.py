@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from safetensors.torch import save as save_tensors
 
+from biomass_models.backbones.devices import require_device
 from biomass_models.counted import counted
 from biomass_models.data.cell_weights import measured_masses
 from biomass_models.data.frames import Fit
@@ -24,6 +25,7 @@ from biomass_models.families import registry
 from biomass_models.families.base import Artefact, Shared
 from biomass_models.families.costs import measure
 from biomass_models.families.introduced import config_from_stored
+from biomass_models.families.pseudo_rows import with_pseudo_rows
 from biomass_models.features.cache_folder import require_usable, usable_cache
 from biomass_models.features.inputs import ImageSet, Inputs
 from biomass_models.features.rows import CacheError
@@ -33,7 +35,7 @@ from biomass_models.targets import TARGETS, FloatArray, IntArray, blank_unmeasur
 from biomass_models.training.fit import FitError, FoldResult, score_or_nan
 from orchestration.study.environment import environment
 from orchestration.study.ledger import Ledger, LedgerError, folds_of
-from orchestration.study.records import FoldMetrics, TrialRecord
+from orchestration.study.records import FoldMetrics, TrialRecord, TrialRound
 from orchestration.study.seeds import derive_seed
 from orchestration.study.storage import Storage
 from orchestration.workers.all_rows import fit_trial_on_all_rows
@@ -44,12 +46,13 @@ from orchestration.workers.jobs import (
     FlipsJob,
     FoldJob,
     Job,
+    LabelJob,
     MeasureJob,
     Outcome,
     PredictJob,
     RestoreJob,
 )
-from orchestration.workers.shards import predict_out_of_fold, predict_shard, shard_inputs
+from orchestration.workers.shards import label_photographs, predict_out_of_fold, predict_shard, shard_inputs
 from orchestration.workers.shared import artefact_id, artefact_of
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -67,7 +70,7 @@ class JobRunner:
         self._new: dict[bool, ImageSet] = {}  # test images, and those of the exam
 
     def run(self, job: Job, should_stop: ShouldStop | None = None) -> Outcome:
-        """Do one job. Never raises for what a model does."""
+        """Do one job. Never raises for what a model does, but DeviceLostError where the process can do no more."""
         try:
             self._require_cache()
             match job:
@@ -83,6 +86,8 @@ class JobRunner:
                     return self._restore(job, should_stop)
                 case AllRowsJob():
                     return self._all_rows(job, should_stop)
+                case LabelJob():
+                    return self._label(job, should_stop)
         except StopRequested:
             return Outcome(status="stopped")
         except (CacheError, LedgerError) as error:  # says nothing about the configuration: the trial stays open
@@ -94,6 +99,7 @@ class JobRunner:
             return Outcome(status="failed", reason=f"{type(error).__name__}: {error}")
         except Exception as error:
             # The boundary of a trial: whatever a model, an image or a disk does becomes the trial's recorded reason.
+            require_device()
             return Outcome(status="failed", reason=f"{type(error).__name__}: {error}")
 
     def _require_cache(self) -> None:
@@ -131,14 +137,16 @@ class JobRunner:
         self, record: TrialRecord, folds: list[int], together: bool, should_stop: ShouldStop | None
     ) -> dict[int, FoldResult]:
         """together: as one batch, of folds that are not ordered: they learn from one table."""
-        model, inputs = registry.model(record.family), self._train_inputs()
+        model, inputs = registry.model(record.family), self._learned("train", self._ledger, record.second_round)
         config = config_from_stored(record.family, record.config)
         for spec in model.feature_specs(config):  # here, because a fit reports no such progress
             inputs.features(spec, on_progress=self._on_progress, should_stop=should_stop)
         seeds = [derive_seed(record.seed, record.trial_id, fold, "fit") for fold in folds]
         if together and model.fit_folds is not None:
-            if self._ordered:
-                raise ValueError("folds in order of time learn from different rows: fit each alone")
+            if self._ordered or record.second_round is not None:
+                raise ValueError(
+                    "folds in order of time, or of a second round, learn from different rows: fit each alone"
+                )
             table = self._train_table()
             results = model.fit_folds(
                 config, table, table["fold"].to_numpy(), folds, inputs, seeds=seeds, should_stop=should_stop
@@ -146,16 +154,27 @@ class JobRunner:
             return dict(zip(folds, results, strict=True))
         (fold,), (seed,) = folds, seeds
         seen, place_N = self._seen(fold)
-        fold_N = seen["fold"].to_numpy()
+        table = self._with_pseudo_labels(seen, fold, record.second_round)
+        fold_N = table["fold"].to_numpy()
         settings = None if model.shared is None else model.shared.settings(config)
         if model.shared is None or settings is None:
-            result = model.fit(config, seen, fold_N, fold, inputs, seed=seed, should_stop=should_stop)
+            result = model.fit(config, table, fold_N, fold, inputs, seed=seed, should_stop=should_stop)
         else:
             made = self._shared(model.shared, settings, seen, fold, should_stop)
-            result = model.fit(config, seen, fold_N, fold, inputs, seed=seed, should_stop=should_stop, shared=made)
+            result = model.fit(config, table, fold_N, fold, inputs, seed=seed, should_stop=should_stop, shared=made)
             result.info[model.shared.name] = artefact_id(model.shared, settings)
             result.info[f"{model.shared.name}_score"] = made.score if math.isfinite(made.score) else None
+        if record.second_round is not None:
+            result.info["pseudo_rows"] = len(table) - len(seen)
         return {fold: replace(result, row_N=place_N[result.row_N])}
+
+    def _with_pseudo_labels(self, seen: pd.DataFrame, fold: int, second_round: TrialRound | None) -> pd.DataFrame:
+        """What a fold trains on and holds out, with the photographs of a second round as the fold's models label
+        them."""
+        if second_round is None:
+            return seen
+        labels = self._ledger.pseudo_labels(second_round.round_id, [fold])
+        return with_pseudo_rows(seen, *labels, second_round.weight)
 
     @property
     def _ordered(self) -> bool:
@@ -246,11 +265,23 @@ class JobRunner:
         )
         return Outcome(status="done", members=done, decoded=decoder.decoded)
 
+    def _label(self, job: LabelJob, should_stop: ShouldStop | None) -> Outcome:
+        """The photographs of a second round, by one model."""
+        if self._ledger.member_labels(job.round_id, job.trial_id, job.fold) is None:
+            if (name := f"labelled in {job.round_id}") not in self._inputs:
+                images = self._round_images(self._ledger, job.round_id)
+                self._inputs[name] = self._inputs_of(images, self._ledger.study().settings.fit)
+            label_photographs(
+                self._ledger, job.round_id, job.trial_id, job.fold, self._inputs[name], should_stop=should_stop
+            )
+        return Outcome(status="done")
+
     def _flips(self, job: FlipsJob, should_stop: ShouldStop | None) -> Outcome:
         """A member's out-of-fold rows as means over flips."""
         ledger = Ledger(Storage(job.study))
         if job.study not in self._inputs:
-            self._inputs[job.study] = self._inputs_of(scored_rows(ledger.quadrats()), ledger.study().settings.fit)
+            images = ImageSet.from_table(Path(self._context.data_dir), scored_rows(ledger.quadrats()))
+            self._inputs[job.study] = self._inputs_of(images, ledger.study().settings.fit)
         predict_out_of_fold(
             ledger,
             job.trial_id,
@@ -285,11 +316,9 @@ class JobRunner:
         if ledger.all_rows_model(job.trial_id) is not None:
             return Outcome(status="done")
         record, name = ledger.trial(job.trial_id), f"{job.study} as it was searched"
-        known, folder = name in self._inputs, Path(self._context.data_dir)
+        known, folder = _named(name, record.second_round) in self._inputs, Path(self._context.data_dir)
         require_same("a trial is fitted on all rows", ledger, record, folder, self._context.weights, data=not known)
-        if name not in self._inputs:
-            self._inputs[name] = self._inputs_of(ledger.quadrats(), ledger.study().settings.fit)
-        inputs = self._inputs[name]
+        inputs = self._learned(name, ledger, record.second_round)
         config = config_from_stored(record.family, record.config)
         for spec in registry.model(record.family).feature_specs(config):  # a fit reports no such progress
             inputs.features(spec, on_progress=self._on_progress, should_stop=should_stop)
@@ -308,14 +337,40 @@ class JobRunner:
             self._quadrats = self._ledger.quadrats()
         return self._quadrats
 
-    def _train_inputs(self) -> Inputs:
-        if "train" not in self._inputs:
-            self._inputs["train"] = self._inputs_of(self._train_table(), self._ledger.study().settings.fit)
-        return self._inputs["train"]
+    def _learned(self, name: str, ledger: Ledger, second_round: TrialRound | None) -> Inputs:
+        """Of all photographs that a trial learns from: the study's, and those of its second round."""
+        if (name := _named(name, second_round)) not in self._inputs:
+            images = ImageSet.from_table(Path(self._context.data_dir), ledger.quadrats())
+            if second_round is not None:
+                images = images.and_(self._round_images(ledger, second_round.round_id))
+            self._inputs[name] = self._inputs_of(images, ledger.study().settings.fit)
+        return self._inputs[name]
 
-    def _inputs_of(self, table: pd.DataFrame, fit: Fit) -> Inputs:
+    def _round_images(self, ledger: Ledger, round_id: str) -> ImageSet:
+        """The photographs of a second round. Raises LedgerError where they are not those that it was made of."""
+        table, folder = ledger.round_photographs(round_id), Path(self._context.data_dir)
+        if gone := [path for path in table["image_path"] if not (folder / str(path)).is_file()]:
+            raise LedgerError(
+                f"a second round learns from the test photographs that it began with, {folder} lacks "
+                f"{counted(len(gone), 'photograph')} of {len(table)}, such as {gone[0]}; give the --data of that search"
+            )
+        images = ImageSet.from_table(folder, table)
+        others = [
+            name
+            for name, now, then in zip(table["image_path"], images.digests, table["blake2b"], strict=True)
+            if now != then
+        ]
+        if others:
+            raise LedgerError(
+                f"a second round learns from the test photographs that it began with, "
+                f"{counted(len(others), 'is another', 'are others')} in {folder} (such as {others[0]}); give the "
+                "--data of that search"
+            )
+        return images
+
+    def _inputs_of(self, images: ImageSet, fit: Fit) -> Inputs:
         return Inputs(
-            ImageSet.from_table(Path(self._context.data_dir), table),
+            images,
             cache_dir=Path(self._context.cache),
             weights=self._context.weights,
             device=self._context.device,
@@ -323,6 +378,10 @@ class JobRunner:
             cache_gb=self._context.cache_gb,
             compile=self._context.compile,
         )
+
+
+def _named(name: str, second_round: TrialRound | None) -> str:
+    return name if second_round is None else f"{name}, {second_round.round_id}"
 
 
 def _required_masses(family: str, pred_NT: FloatArray, norm_T: FloatArray) -> FloatArray:

@@ -135,6 +135,30 @@ def predict_shard(
     return done
 
 
+def label_photographs(
+    ledger: Ledger, round_id: str, trial_id: str, fold: int, inputs: Inputs, *, should_stop: ShouldStop | None = None
+) -> None:
+    """Predict the photographs of a second round with the model of one fold, which has not seen that fold's labels.
+
+    inputs: of these photographs, in their order. They are predicted as they are: whether flips gain is chosen on
+    out-of-fold rows. Raises StopRequested, MemberError.
+    """
+    record = ledger.trial(trial_id)
+    config = config_from_stored(record.family, record.config)
+    if (found := inputs.fingerprint(config.backbone)) != record.weights:
+        raise MemberError(
+            f"member {trial_id} was trained on {config.backbone} with weights {record.weights}, got {found}; name the "
+            "old ones with --weights"
+        )
+    try:
+        pred_NT = _predict(record.family, config, ledger.fold_model(trial_id, fold), inputs, 1, should_stop)
+    except StopRequested:
+        raise
+    except Exception as error:
+        raise MemberError(f"member {trial_id}: {type(error).__name__}: {error}") from error
+    ledger.write_member_labels(round_id, trial_id, fold, _frame(inputs.images.image_ids, pred_NT))
+
+
 def predict_out_of_fold(
     ledger: Ledger,
     trial_id: str,

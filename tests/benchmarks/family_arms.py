@@ -1,83 +1,119 @@
-"""Arms of the family study in numbers: single trials, blends, and what the teacher changes, over seeds.
+"""Arms of the family study: one family on one backbone and data set, searched for the same seconds of one core.
 
-N training images, M test images, T = 5 targets; scores are the weighted R2 of pooled rows.
+Seconds are those of the processor, so that other work on the machine takes nothing from an arm; on a machine that does
+nothing else they are what a clock shows. Features are there before an arm begins. An arm is a study of its own without
+pruning: together those of a data set and backbone are one recorded study, which a replay can search again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
 
 import numpy as np
 import pandas as pd
+from family_data import WEIGHTS, Dataset
+from family_spaces import study_space
+from safetensors.torch import load as load_tensors
 
-from biomass_models.targets import TARGETS, FloatArray, weighted_r2_score
-from ensembles.blend import apply_blend, fit_blend
-from ensembles.members.library import library_from_frames
+from biomass_models.families.configs import config_from_params
+from biomass_models.families.registry import model
+from biomass_models.targets import TARGETS
+from orchestration.search.start import run_search
+from orchestration.study.ledger import Ledger
+from orchestration.study.records import COMPLETE
+from orchestration.study.settings import StudySettings
+from orchestration.study.storage import Storage
+from orchestration.workers.resources import Resources
+from orchestration.workers.weights_here import available_backbones
 
-
-@dataclass(frozen=True)
-class Member:
-    """One trial: out-of-fold rows (image_id and TARGETS, grams) and its predictions of the test images [M, 5]."""
-
-    name: str
-    oof: pd.DataFrame
-    test_MT: FloatArray
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Of an arm's trials, one after the other, and of their blend."""
-
-    trial_oof: tuple[float, ...]
-    trial_true: tuple[float, ...]
-    blend_nested: float
-    blend_true: float
+MOST_TRIALS = 10_000  # never reached: the seconds end an arm
+AGAIN_SECONDS = 5.0  # a break that was swallowed comes again
+TEST_FILE = "test.parquet"
 
 
-def scores_of(members: Sequence[Member], truth: pd.DataFrame, test_MT: FloatArray, seed: int) -> Scores:
-    """truth: image_id, fold, group, State, TARGETS of the training images; test_MT: true test masses in grams."""
-    library = library_from_frames({member.name: member.oof for member in members}, truth)
-    card = fit_blend(library, seed=seed, bootstrap_draws=0)
-    aligned = [member.oof.set_index("image_id").loc[truth["image_id"], list(TARGETS)] for member in members]
-    return Scores(
-        tuple(weighted_r2_score(truth[list(TARGETS)], oof) for oof in aligned),
-        tuple(weighted_r2_score(test_MT, member.test_MT) for member in members),
-        card.nested_score,
-        weighted_r2_score(test_MT, apply_blend(card, {member.name: member.test_MT for member in members})),
-    )
+def arm_folder(dataset: Dataset, backbone: str, family: str) -> Path:
+    return dataset.folder / backbone / family
 
 
-def study_table(seeds: Sequence[dict[str, Scores]]) -> str:
-    """Markdown: for each arm the mean over seeds and the standard deviation between them."""
-    lines = [
-        "| arm | a trial: out-of-fold | a trial: true | blend: nested | blend: true |",
-        "|---|---|---|---|---|",
-    ]
-    for arm in seeds[0]:
-        of_arm = [scores[arm] for scores in seeds]
-        columns = (
-            [float(np.mean(scores.trial_oof)) for scores in of_arm],
-            [float(np.mean(scores.trial_true)) for scores in of_arm],
-            [scores.blend_nested for scores in of_arm],
-            [scores.blend_true for scores in of_arm],
+def ledger_of(dataset: Dataset, backbone: str, family: str) -> Ledger:
+    return Ledger(Storage(arm_folder(dataset, backbone, family) / "study"))
+
+
+def search_arm(dataset: Dataset, backbone: str, family: str, seconds: float, cache: Path) -> None:
+    """Search for so many processor seconds, then predict the test set with each trial. A broken arm begins anew."""
+    folder = arm_folder(dataset, backbone, family)
+    done = folder / "arm.json"
+    if done.exists():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    search_for(seconds, folder / "study", dataset, backbone, (family,), cache)
+    predict_test(dataset, backbone, family, cache)
+    trials = list(ledger_of(dataset, backbone, family).results().values())
+    complete = sum(result.status == COMPLETE for result in trials)
+    done.write_text(json.dumps({"processor_seconds": seconds, "trials": complete, "failed": len(trials) - complete}))
+
+
+def search_for(
+    seconds: float, study: Path, dataset: Dataset, backbone: str, families: tuple[str, ...], cache: Path, **more: Any
+) -> None:
+    """Search, or search on, for so many processor seconds of this process; more: as run_search takes it."""
+    with suppress(KeyboardInterrupt), processor_seconds(seconds):
+        run_search(
+            str(study),
+            dataset.data_dir,
+            StudySettings(families=families, backbones=(backbone,), scale="demo", seed=dataset.seed),
+            weights=WEIGHTS,
+            fingerprints=available_backbones((backbone,), WEIGHTS, _quiet),
+            resources=Resources(cache=cache, inline=True),
+            max_trials=MOST_TRIALS,
+            hours=None,
+            say=_quiet,
+            prune="off",  # a recorded study needs all folds
+            spaces={family: study_space(family, backbone) for family in families},
+            **more,
         )
-        lines.append(f"| {arm} | " + " | ".join(f"{np.mean(c):.3f} ± {_spread(c):.3f}" for c in columns) + " |")
-    return "\n".join(lines)
 
 
-def teacher_gain(seeds: Sequence[dict[str, Scores]], taught: str, alone: str) -> str:
-    """Paired differences taught minus alone: trials are the same configurations, one by one."""
-    lines = []
-    for name, kind in (("out-of-fold", "trial_oof"), ("true", "trial_true")):
-        gain_SK = np.array([np.subtract(getattr(s[taught], kind), getattr(s[alone], kind)) for s in seeds])
-        of_seed = gain_SK.mean(1)
-        lines.append(
-            f"{name}: {of_seed.mean():+.3f} (seeds {', '.join(f'{gain:+.3f}' for gain in of_seed)}; "
-            f"the teacher helps {int((gain_SK > 0).sum())} of {gain_SK.size} trials)"
-        )
-    return "\n".join(lines)
+def predict_test(dataset: Dataset, backbone: str, family: str, cache: Path) -> None:
+    """test.parquet: trial_id, image_id and the five masses, the mean of each trial's fold models."""
+    inputs = dataset.test_inputs(cache)
+    if inputs is None:
+        return
+    ledger, found = ledger_of(dataset, backbone, family), []
+    folds = sorted(int(fold) for fold in ledger.quadrats()["fold"].unique())
+    for trial_id, result in sorted(ledger.results().items()):
+        if result.status == COMPLETE:
+            config = config_from_params(family, ledger.trial(trial_id).config)
+            tensors = (load_tensors(ledger.fold_model(trial_id, fold)) for fold in folds)
+            test_MT = np.mean([model(family).predict(config, one, inputs) for one in tensors], axis=0)
+            found.append(
+                pd.DataFrame(test_MT, columns=list(TARGETS)).assign(image_id=inputs.images.image_ids, trial_id=trial_id)
+            )
+    pd.concat(found).to_parquet(arm_folder(dataset, backbone, family) / TEST_FILE)
 
 
-def _spread(values: Sequence[float]) -> float:
-    return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+@contextmanager
+def processor_seconds(seconds: float) -> Iterator[None]:
+    """Raise KeyboardInterrupt inside when this process has computed for so long; main thread only."""
+
+    def end(_signal: int, _frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGPROF, end)
+    signal.setitimer(signal.ITIMER_PROF, seconds, AGAIN_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
+def _quiet(_line: str) -> None:
+    """An arm is one of dozens; its study has all that it said."""

@@ -96,29 +96,29 @@ class World:
         rng = np.random.default_rng([seed, IMAGES, 2])
         date_N = np.sort(rng.integers(0, DATES, IMAGES))
         self._seed, self._settled, self._alike = seed, settled, alike
-        self._date_A = np.concatenate([date_N, DATES + np.repeat(np.arange(TEST_DATES), TEST_IMAGES_A_DATE)])
-        self._truth_A3 = draw_masses(rng, self._date_A)
-        self._spread_A3 = np.sqrt(MEAN_3 * (self._truth_A3 + 0.3 * MEAN_3))
-        self._shared_A3 = SHARED_SD * draw_errors(rng, 1, self._truth_A3, self._date_A)[0]
+        self.date_A = np.concatenate([date_N, DATES + np.repeat(np.arange(TEST_DATES), TEST_IMAGES_A_DATE)])
+        self.truth_A3 = draw_masses(rng, self.date_A)
+        self._spread_A3 = np.sqrt(MEAN_3 * (self.truth_A3 + 0.3 * MEAN_3))
+        self._shared_A3 = SHARED_SD * draw_errors(rng, 1, self.truth_A3, self.date_A)[0]
         names = list(DOMAINS)
         self._importance = dict(zip(names, rng.dirichlet(np.ones(len(names))), strict=True))
-        self._fields = {name: draw_errors(rng, _size(DOMAINS[name]), self._truth_A3, self._date_A) for name in names}
-        self._one_A3 = draw_errors(rng, 1, self._truth_A3, self._date_A)[0]
+        self._fields = {name: draw_errors(rng, _size(DOMAINS[name]), self.truth_A3, self.date_A) for name in names}
+        self._one_A3 = draw_errors(rng, 1, self.truth_A3, self.date_A)[0]
         self._optimum = {name: float(rng.uniform(0.1, 0.9)) for name in names}
         self._badness = {name: rng.permutation(np.linspace(0, 1, _size(DOMAINS[name]))) for name in names}
-        self.truth_NT = self._truth_A3[:IMAGES] @ FROM_COMPONENTS.T
+        self.truth_NT = self.truth_A3[:IMAGES] @ FROM_COMPONENTS.T
 
     def predict(self, params: Mapping[str, Any]) -> FloatArray32:
         """Masses of the three components, [A, 3] grams: calibrated by least squares, and not negative."""
         size = LEAST + (MOST - LEAST) * math.sqrt(
             sum(self._importance[name] * self._bad(name, params) for name in params)
         )
-        raw_A3 = (self._truth_A3 - self._truth_A3.mean(0)) + self._spread_A3 * (
+        raw_A3 = (self.truth_A3 - self.truth_A3.mean(0)) + self._spread_A3 * (
             self._shared_A3 + size * (self._one_A3 if self._alike else self._direction_A3(params))
         )
-        centred_A3 = self._truth_A3 - self._truth_A3.mean(0)
+        centred_A3 = self.truth_A3 - self.truth_A3.mean(0)
         slope_3 = (raw_A3 * centred_A3).mean(0) / (raw_A3**2).mean(0)
-        pred_A3: FloatArray32 = np.maximum(raw_A3 * slope_3 + self._truth_A3.mean(0), 0).astype(np.float32)
+        pred_A3: FloatArray32 = np.maximum(raw_A3 * slope_3 + self.truth_A3.mean(0), 0).astype(np.float32)
         return pred_A3
 
     def library(self, pred_MA3: FloatArray32) -> Simulated:
@@ -127,22 +127,22 @@ class World:
             gram=gram_of_components(
                 pred_MA3[:, :IMAGES],
                 self.truth_NT,
-                self._date_A[:IMAGES] % 5,
-                np.char.mod("d%04d", self._date_A[:IMAGES]),
+                self.date_A[:IMAGES] % 5,
+                np.char.mod("d%04d", self.date_A[:IMAGES]),
             ),
             test_component_ME=pred_MA3[:, IMAGES:].reshape(len(pred_MA3), -1),
-            test_truth_N3=self._truth_A3[IMAGES:],
+            test_truth_N3=self.truth_A3[IMAGES:],
             sound=len(pred_MA3),
         )
 
     def _direction_A3(self, params: Mapping[str, Any]) -> FloatArray:
         """The own error of unit variance."""
         total = sum(self._importance[name] for name in params)
-        error_A3 = np.zeros_like(self._truth_A3)
+        error_A3 = np.zeros_like(self.truth_A3)
         for name, value in params.items():
             error_A3 += math.sqrt(self._settled * self._importance[name] / total) * self._field_A3(name, value)
         rng = np.random.default_rng([self._seed, derive_seed(params)])
-        chance_A3: FloatArray = draw_errors(rng, 1, self._truth_A3, self._date_A)[0]
+        chance_A3: FloatArray = draw_errors(rng, 1, self.truth_A3, self.date_A)[0]
         return error_A3 + math.sqrt(1 - self._settled) * chance_A3
 
     def _field_A3(self, name: str, value: Any) -> FloatArray:
@@ -150,7 +150,7 @@ class World:
         if (options := _options(DOMAINS[name])) is not None:
             found = self._fields[name][options.index(value)]
         else:
-            angle = math.pi / 2 * _place(DOMAINS[name], value)
+            angle = math.pi / 2 * place_in(DOMAINS[name], value)
             found = math.cos(angle) * self._fields[name][0] + math.sin(angle) * self._fields[name][1]
         return found
 
@@ -160,7 +160,7 @@ class World:
         if (options := _options(domain)) is not None:
             return float(self._badness[name][options.index(value)])
         best = self._optimum[name]
-        return ((_place(domain, value) - best) / max(best, 1 - best)) ** 2
+        return ((place_in(domain, value) - best) / max(best, 1 - best)) ** 2
 
 
 def _options(domain: Domain) -> tuple[Any, ...] | None:
@@ -174,7 +174,7 @@ def _size(domain: Domain) -> int:
     return 2 if options is None else len(options)
 
 
-def _place(domain: Domain, value: float) -> float:
+def place_in(domain: Domain, value: float) -> float:
     """Where a number lies between the ends of its domain, 0 to 1, on the domain's own scale."""
     match domain:
         case LogUniform(low, high):

@@ -1,159 +1,160 @@
-"""What each family brings, and what the teacher does: equal trials per family on generated pastures with a true test.
+"""What each family and each option brings, on drawn pastures with a true test and on real photographs.
 
-    python tests/benchmarks/study_families.py FOLDER [--seeds 3] [--trials 6] [--cache DIR]
+    python tests/benchmarks/study_families.py FOLDER [--photographs DIR] [--stage all] [--cache DIR]
 
-Four arms a seed, the same number of trials each: probe, baseline, distilled with a teacher, and the very same
-configurations with the distillation switched off. Folds by date, frozen `tf_efficientnet_lite0`, 2 slots; pasture,
-folds and search all change with the seed. About a quarter of an hour for each seed on 2 free cores, and as long again
-for features that are not cached; run the same command again to resume. FOLDER/table.md is the result.
-With more than 10 trials an arm Optuna begins to tune, and the twins repeat what was tuned for the taught arm.
+Stages, each of which goes on where it was stopped:
+
+options   pairs of fits with and without an option, on drawn pastures 10 to 12 and fold draws 10 to 12 of the
+          photographs, one backbone. What the search of the next stage contains was chosen here.
+families  every family x {lite0, DINOv2}: the same processor seconds of one core an arm, on drawn pastures 0 to 2 and
+          fold draws 0 to 4 of the photographs; each arm's blend, the blend of all, nested and true.
+blends    state rule, models on all rows, a second round: on drawn pastures 10 to 12, the options' backbone.
+table     FOLDER/table.md of what is there.
+
+About three hours on two free cores, half an hour of it for features. DIR holds table.csv (photo, item, total_g); groups
+are items, and the reference was fixed beforehand: ridge on CLS + mean + std of DINOv2 at 224 px, mean of a fit in grams
+and one on log1p, penalty by inner folds grouped by item.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
+from random import Random
 
-import numpy as np
-from family_arms import Member, Scores, scores_of, study_table, teacher_gain
-from safetensors.torch import load as load_tensors
+from family_arms import search_arm
+from family_blends import measure_blends
+from family_data import Dataset
+from family_options import measure_options, specs_of
+from family_spaces import BACKBONES, FAMILIES, study_space
+from family_tables import study_tables
 
-from biomass_models.backbones.weights import WeightsSource
-from biomass_models.data.table import read_masses, read_test
-from biomass_models.families.configs import config_from_params
 from biomass_models.families.registry import model
-from biomass_models.features.inputs import ImageSet, Inputs
-from biomass_models.pasture.make import make_pasture
-from biomass_models.targets import TARGETS, FloatArray
-from orchestration.search.start import run_search
-from orchestration.study.ledger import Ledger
-from orchestration.study.records import TrialRecord
-from orchestration.study.settings import StudySettings
-from orchestration.study.storage import Storage
-from orchestration.workers.resources import Resources
-from orchestration.workers.weights_here import available_backbones
-from search_spaces.distilled import TAUGHT
-from search_spaces.domain import Choice, SearchSpace
-from search_spaces.spaces import space_of
+from biomass_models.features.spec import FeatureSpec
 
-BACKBONE = "tf_efficientnet_lite0"
-FAMILIES = ("probe", "baseline", "distilled")
-IMAGES, TEST_IMAGES = 357, 120
-WEIGHTS = WeightsSource(kind="auto")
-ALONE, TAUGHT_ARM = "distilled, no teacher", "distilled, teacher"
-TEACHING = ("distillation_weight", "teacher_epochs", "teacher_width")
+OPTION_SEEDS, DRAWN_SEEDS, PHOTOGRAPH_SEEDS = (10, 11, 12), (0, 1, 2), (0, 1, 2, 3, 4)
+OPTION_BACKBONE = BACKBONES[1]
+DRAWN_SECONDS, PHOTOGRAPH_SECONDS = 180.0, 60.0  # of one core, an arm
+BLEND_SECONDS = 300.0  # of one core: a search of all families, and as long again to go on
+CORES = 2
+DRAWS = 300  # of a space, to see which banks it asks for
+STAGES = ("options", "blends", "families")
+Task = tuple[Callable[..., None], tuple[object, ...]]
 
 
-def taught_space(space: SearchSpace) -> SearchSpace:
-    """The distilled space with a teacher in every trial."""
-    domains = dict(space.domains) | {"distillation_weight": Choice(TAUGHT)}
-    return replace(space, domains=domains, first_trials=space.first_trials[:1])
+def datasets(folder: Path, photographs: Path | None, drawn: Iterable[int], draws: Iterable[int]) -> list[Dataset]:
+    found = [Dataset(folder / f"drawn-{seed}", seed) for seed in drawn]
+    if photographs is not None:
+        found += [Dataset(folder / "photographs" / f"draw-{seed}", seed, photographs) for seed in draws]
+    return found
 
 
-def alone_space(space: SearchSpace, taught: Ledger) -> SearchSpace:
-    """The distilled trials of another study, one by one, without their teachers."""
-    twins = [
-        {name: value for name, value in record.params.items() if name not in TEACHING}
-        for record in taught.trials()
-        if record.family == "distilled"
-    ]
-    domains = {name: domain for name, domain in space.domains.items() if name not in TEACHING}
-    fixed = dict(space.fixed) | {"distillation_weight": 0.0}
-    return replace(space, domains=domains, fixed=fixed, first_trials=tuple(twins))
+def families_of(dataset: Dataset) -> tuple[str, ...]:
+    """Photographs of others have no metadata to distil."""
+    return FAMILIES if dataset.is_drawn else tuple(family for family in FAMILIES if family != "distilled")
 
 
-def search_seed(folder: Path, seed: int, trials: int, resources: Resources) -> None:
-    """Both studies of one seed: `search` (three families), then `alone` (the distilled trials without teachers)."""
-    truth = folder / "truth.csv"
-    if not truth.exists():
-        make_pasture(
-            folder / "data",
-            truth_path=truth,
-            images=IMAGES,
-            test_images=TEST_IMAGES,
-            seed=seed,
-            width=1000,
-            height=500,
-        )
-    fingerprints = available_backbones((BACKBONE,), WEIGHTS, print)
-    backbones = tuple(fingerprints)
-    spaces = {family: space_of(family, backbones, "demo") for family in FAMILIES}
-    plain = spaces["distilled"]
-    run_study(folder, "search", spaces | {"distilled": taught_space(plain)}, seed, trials, fingerprints, resources)
-    alone = {"distilled": alone_space(plain, Ledger(Storage(folder / "search")))}
-    run_study(folder, "alone", alone, seed, trials, fingerprints, resources)
+def searched_specs(dataset: Dataset, backbone: str) -> set[FeatureSpec]:
+    """Banks that arms ask for."""
+    return {
+        spec
+        for family in families_of(dataset)
+        for rng, space in [(Random(0), study_space(family, backbone))]
+        for _ in range(DRAWS)
+        for spec in model(family).feature_specs(space.config(space.draw(rng, {})))
+    }
 
 
-def run_study(
-    folder: Path,
-    name: str,
-    spaces: dict[str, SearchSpace],
-    seed: int,
-    trials: int,
-    fingerprints: dict[str, str],
-    resources: Resources,
-) -> None:
-    """`trials` of each family."""
-    run_search(
-        str(folder / name),
-        folder / "data",
-        StudySettings(families=tuple(spaces), backbones=tuple(fingerprints), scale="demo", seed=seed),
-        weights=WEIGHTS,
-        fingerprints=fingerprints,
-        resources=resources,
-        max_trials=trials * len(spaces),
-        hours=None,
-        say=print,
-        prune="off",  # a comparison of configurations needs all their folds
-        spaces=spaces,
+def encode(dataset: Dataset, specs: list[FeatureSpec], cache: Path) -> None:
+    """Fill banks, those of most copies and layers first: others are parts of them. Processes share the work."""
+    for inputs in (dataset.inputs(cache), dataset.test_inputs(cache)):
+        for spec in [] if inputs is None else specs:
+            inputs.features(spec)
+
+
+def by_size(specs: set[FeatureSpec]) -> list[FeatureSpec]:
+    def work(spec: FeatureSpec) -> tuple[int, int, str]:
+        return spec.flips + spec.stamped, len(spec.layers), repr(spec)
+
+    return sorted(specs, key=work, reverse=True)
+
+
+def search_arms(dataset: Dataset, backbone: str, cache: Path) -> None:
+    for family in families_of(dataset):
+        search_arm(dataset, backbone, family, DRAWN_SECONDS if dataset.is_drawn else PHOTOGRAPH_SECONDS, cache)
+
+
+def together(tasks: list[Task]) -> None:
+    """Run tasks in as many processes as there are cores, a fresh process each; the first error ends all."""
+    with ProcessPoolExecutor(CORES, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        running = [pool.submit(function, *arguments) for function, arguments in tasks]
+        for done, future in enumerate(as_completed(running), start=1):
+            future.result()
+            print(f"{done} of {len(tasks)} done", flush=True)
+
+
+def run_options(folder: Path, photographs: Path | None, cache: Path) -> None:
+    found = datasets(folder, photographs, OPTION_SEEDS, OPTION_SEEDS)
+    for dataset in found:
+        dataset.make()
+    for dataset in found if photographs is None else found[: len(OPTION_SEEDS) + 1]:  # the photographs once
+        together([(encode, (dataset, by_size(specs_of(dataset, OPTION_BACKBONE)), cache))] * CORES)
+    together(
+        [
+            (measure_options, (dataset, OPTION_BACKBONE, cache, (family,)))
+            for family in reversed(FAMILIES)  # the longest first
+            for dataset in found
+        ]
     )
 
 
-def measure_seed(folder: Path, seed: int, cache: Path) -> dict[str, Scores]:
-    """Each arm, and the arms together with and without the taught one."""
-    data_dir, ledgers = folder / "data", {name: Ledger(Storage(folder / name)) for name in ("search", "alone")}
-    quadrats = ledgers["search"].quadrats()
-    truth = quadrats[["image_id", "fold", "group", "State", *TARGETS]]
-    test = read_test(data_dir)
-    test_MT = read_masses(folder / "truth.csv").loc[test["image_id"], list(TARGETS)].to_numpy(np.float64)
-    inputs = Inputs(ImageSet.from_table(data_dir, test), cache_dir=cache.expanduser(), weights=WEIGHTS)
-    arms: dict[str, list[Member]] = {arm: [] for arm in (*FAMILIES[:2], ALONE, TAUGHT_ARM)}
-    for study, ledger in ledgers.items():
-        for record in ledger.trials():
-            arm = {"alone": ALONE}.get(study) or {"distilled": TAUGHT_ARM}.get(record.family, record.family)
-            oof = ledger.oof(record.trial_id)[["image_id", *TARGETS]]
-            arms[arm].append(Member(f"{study}/{record.trial_id}", oof, predict(ledger, record, inputs)))
-    pools = arms | {
-        "all but the taught": [member for arm, pool in arms.items() if arm != TAUGHT_ARM for member in pool],
-        "all": [member for pool in arms.values() for member in pool],
-    }
-    return {name: scores_of(pool, truth, test_MT, seed) for name, pool in pools.items()}
+def run_families(folder: Path, photographs: Path | None, cache: Path) -> None:
+    found = datasets(folder, photographs, DRAWN_SEEDS, PHOTOGRAPH_SEEDS)
+    for dataset in found:
+        dataset.make()
+    for dataset in found if photographs is None else found[: len(DRAWN_SEEDS) + 1]:
+        for backbone in BACKBONES:
+            together([(encode, (dataset, by_size(searched_specs(dataset, backbone)), cache))] * CORES)
+    together([(search_arms, (dataset, backbone, cache)) for dataset in found for backbone in BACKBONES])
 
 
-def predict(ledger: Ledger, record: TrialRecord, inputs: Inputs) -> FloatArray:
-    """Mean of the fold models on the images of `inputs`, [M, 5] grams."""
-    config = config_from_params(record.family, record.config)
-    folds = sorted(int(fold) for fold in ledger.quadrats()["fold"].unique())
-    models = (load_tensors(ledger.fold_model(record.trial_id, fold)) for fold in folds)
-    return np.mean([model(record.family).predict(config, one, inputs) for one in models], axis=0)
+def run_blends(folder: Path, cache: Path) -> None:
+    found = datasets(folder, None, OPTION_SEEDS, ())
+    for dataset in found:
+        dataset.make()
+        together([(encode, (dataset, by_size(searched_specs(dataset, OPTION_BACKBONE)), cache))] * CORES)
+    together([(measure_blends, (dataset, OPTION_BACKBONE, BLEND_SECONDS, cache)) for dataset in found])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--trials", type=int, default=6, help="of each arm and seed")
+    parser.add_argument("--photographs", type=Path, help="folder with table.csv: photo, item, total_g")
+    parser.add_argument("--stage", choices=("all", *STAGES, "table"), default="all")
     parser.add_argument("--cache", type=Path, default=Path("~/.cache/biomass"))
     asked = parser.parse_args()
-    folders = [asked.folder / f"seed-{seed}" for seed in range(asked.seeds)]
-    for seed, folder in enumerate(folders):
-        search_seed(folder, seed, asked.trials, Resources(cache=asked.cache))
-    seeds = [measure_seed(folder, seed, asked.cache) for seed, folder in enumerate(folders)]
-    gain = teacher_gain(seeds, TAUGHT_ARM, ALONE)
-    table = f"{study_table(seeds)}\n\nTaught minus alone, the same configurations:\n{gain}"
-    (asked.folder / "table.md").write_text(table + "\n")
-    print(table)
+    folder, cache = asked.folder.resolve(), asked.cache.expanduser()
+    if asked.stage in ("all", "options"):
+        run_options(folder, asked.photographs, cache)
+    if asked.stage in ("all", "blends"):
+        run_blends(folder, cache)
+    if asked.stage in ("all", "families"):
+        run_families(folder, asked.photographs, cache)
+    tables = study_tables(
+        datasets(folder, asked.photographs, OPTION_SEEDS, OPTION_SEEDS),
+        datasets(folder, asked.photographs, DRAWN_SEEDS, PHOTOGRAPH_SEEDS),
+        OPTION_BACKBONE,
+        cache,
+    )
+    (folder / "table.md").write_text(tables + "\n")
+    print(tables)
 
 
 if __name__ == "__main__":

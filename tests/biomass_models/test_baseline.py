@@ -117,10 +117,19 @@ def small_training(loss_wrapper: Callable[[Tensor], None], *, epochs: int = 3) -
     return module, micro
 
 
-def test_running_out_of_memory_halves_the_micro_batch_and_keeps_the_step() -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("pretend"),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+    ],
+)
+def test_running_out_of_memory_halves_the_micro_batch_and_keeps_the_step(error: RuntimeError) -> None:
     def too_small(index_B: Tensor) -> None:
         if len(index_B) > 6:
-            raise torch.cuda.OutOfMemoryError("pretend")
+            raise error
 
     whole, _ = small_training(lambda index_B: None)
     halved, micro = small_training(too_small)
@@ -134,6 +143,14 @@ def test_one_picture_that_does_not_fit_is_an_error() -> None:
 
     with pytest.raises(torch.cuda.OutOfMemoryError, match="smaller size"):
         small_training(never)
+
+
+def test_another_error_of_a_gpu_halves_nothing() -> None:
+    def fails(index_B: Tensor) -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        small_training(fails)
 
 
 @pytest.fixture(scope="module")

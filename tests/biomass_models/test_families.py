@@ -29,7 +29,9 @@ from biomass_models.families.costs import all_feature_seconds, forward_seconds, 
 from biomass_models.families.density.config import DensityConfig
 from biomass_models.families.distilled.config import DistilledConfig
 from biomass_models.families.probe.config import ProbeConfig
+from biomass_models.families.pseudo_rows import with_pseudo_rows
 from biomass_models.families.stack.config import StackConfig
+from biomass_models.fold_rows import labelled_rows
 from biomass_models.interrupt import StopRequested
 from biomass_models.targets import TARGETS, TOTAL, weight_T
 from biomass_models.training.all_rows import fit_all_rows
@@ -323,6 +325,48 @@ def test_what_was_not_measured_is_not_looked_at(case: Any, world: Any) -> None:
         assert np.isfinite(result.pred_NT).all() and (result.pred_NT >= 0).all()
         pred.add(result.pred_NT.tobytes())
     assert len(pred) == 1
+
+
+def second_round(quadrats: pd.DataFrame, fold_N: np.ndarray, weight: float) -> tuple[pd.DataFrame, np.ndarray]:
+    """The table without fold 2, whose photographs models have labelled instead; and its folds."""
+    seen, asked = quadrats[fold_N != 2], quadrats[fold_N == 2]
+    label_PT = asked[list(TARGETS)].to_numpy() * 0.5 + 3
+    table = with_pseudo_rows(seen.assign(fold=fold_N[fold_N != 2]), asked["image_id"], label_PT, np.ones(len(asked)), 1)
+    table.loc[labelled_rows(table) == 0, list(WEIGHT_COLUMNS)] *= weight
+    return table, table["fold"].to_numpy()
+
+
+def test_rows_that_models_have_labelled_count_by_their_weight(named: tuple[str, Any], world: Any) -> None:
+    """Rows of weight 0 change no byte of a fit; others do, and are neither scored nor counted as weighed."""
+    name, config = named
+    inputs, quadrats, fold_N, _ = world
+    if not registry.family(name).pseudo_labels:
+        assert name == worked_packages.NAME
+        return
+    fit = registry.model(name).fit
+    (table, more_N), (nothing, _) = (second_round(quadrats, fold_N, weight) for weight in (0.5, 0.0))
+    plain = table[labelled_rows(table)]
+    given, none, without = (
+        fit(config, own, own_N, 0, inputs, seed=4)
+        for own, own_N in ((table, more_N), (nothing, more_N), (plain, more_N[: len(plain)]))
+    )
+    assert none.pred_NT.tobytes() == without.pred_NT.tobytes() != given.pred_NT.tobytes()
+    assert safetensors.torch.save(none.tensors) == safetensors.torch.save(without.tensors)
+    assert given.row_N.tolist() == without.row_N.tolist()
+    assert given.info["train_rows"] == without.info["train_rows"] == int((fold_N == 1).sum())
+
+
+@pytest.mark.parametrize("name", ["ridge", "wide ridge", "stack of ridges", "stack of kernels"])
+def test_what_is_fitted_beside_the_predictor_has_not_seen_them(name: str, world: Any) -> None:
+    """Scales, penalties and inner folds are those of the weighed rows: a weight near 0 is as good as none."""
+    family, config = CASES[name]
+    inputs, quadrats, fold_N, _ = world
+    (light, more_N), (nothing, _) = (second_round(quadrats, fold_N, weight) for weight in (1e-9, 0.0))
+    first, second = (registry.model(family).fit(config, own, more_N, 0, inputs, seed=4) for own in (light, nothing))
+    np.testing.assert_allclose(first.pred_NT, second.pred_NT, rtol=1e-5, atol=1e-5)
+    assert {key: value for key, value in first.info.items() if key in ("alpha", "penalty", "level2")} == {
+        key: value for key, value in second.info.items() if key in ("alpha", "penalty", "level2")
+    }
 
 
 def test_table_may_be_a_part_of_the_images_in_another_order(case: Any, world: Any) -> None:

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from tiny_inputs import RANDOM, inputs_for, tiny_quadrats
 
-from biomass_models.backbones.adapter import Tokens, build_backbone
+from biomass_models.backbones.adapter import BackboneError, Tokens, build_backbone
 from biomass_models.backbones.devices import encoding_precision
 from biomass_models.data.frames import FITS
 from biomass_models.data.images import load_views, views_for
@@ -375,3 +375,30 @@ def test_each_picture_is_jittered_in_its_own_way() -> None:
     first, other, again = copy_of(alike_BCHW, spec.copies()[1], spec, ("a", "b", "a"))
     assert torch.equal(first, again)
     assert not torch.allclose(first, other, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("value", "outputs", "dtype", "remedy"),
+    [
+        (1e5, (Trunk(2),), "float16", r"store them as float32 \(prefix_bank=float32\)"),
+        (1e5, (GLOBAL, Grid(2)), "float16", r"store them as float32 \(token_bank=float32\)"),
+        (np.inf, (Trunk(2),), "float16", "set trained_blocks=0"),
+        (np.inf, (GLOBAL,), "float32", "set BIOMASS_ENCODING=float32"),
+    ],
+)
+def test_features_that_are_not_finite_name_what_makes_them_so(
+    data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float, outputs: Any, dtype: str, remedy: str
+) -> None:
+    folder, table = data
+    given = encoding._outputs
+
+    def large(*arguments: Any) -> Any:
+        return {name: torch.full_like(tensor, value) for name, tensor in given(*arguments).items()}
+
+    monkeypatch.setattr(encoding, "_outputs", large)
+    inputs = inputs_for(folder, table.iloc[:2], tmp_path)
+    spec = replace(SPEC, backbone="test_vit", outputs=outputs, dtype=dtype)
+    with pytest.raises(BackboneError, match=remedy):
+        inputs.features(spec)
+    if np.isfinite(value):  # as the message says
+        assert inputs.features(replace(spec, dtype="float32")).notes == ()

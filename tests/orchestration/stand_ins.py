@@ -22,7 +22,7 @@ from orchestration.workers.slots.actor import SignOfLife
 
 @dataclass(frozen=True, kw_only=True)
 class ScriptedJob:
-    """What a Scripted worker shall do: sleep, hang, die, or die once (mark: a file that says that it has)."""
+    """What a Scripted worker shall do: sleep, hang, die, or die or raise once (mark: a file that says that it has)."""
 
     trial_id: str
     attempt: str = ""
@@ -70,6 +70,9 @@ class Scripted:
             if do == "die once":
                 Path(job.mark).touch()
             os._exit(1)
+        if do == "raise once" and not Path(job.mark).exists():
+            Path(job.mark).write_text(str(os.getpid()))
+            raise RuntimeError("the GPU must answer, got: a device-side assert")
         if do == "hang":
             time.sleep(3600)
         life = SignOfLife(lambda: False, lambda: self._broker.note_life.remote(self._slot), self._life_seconds)

@@ -41,8 +41,9 @@ COMMANDS = dict(commands_of(get_command(app)))
 def test_help_shows_the_pipeline_in_run_order(tmp_path: Path) -> None:
     text = biomass("--help", cwd=tmp_path).stdout
     named = re.findall(r"^│ ([a-z]+) {2,}\S", text, flags=re.MULTILINE)
-    order = ["demo", "presets", "weights", "data", "doctor", "search", "status", "dashboard", "leaderboard", "report"]
-    order += ["audit", "repair", "refit", "replay", "explain", "ensemble", "exam", "submission", "export", "trace"]
+    order = ["demo", "presets", "weights", "data", "doctor", "space", "search", "status", "dashboard"]
+    order += ["leaderboard", "show", "report", "audit", "repair", "refit", "replay", "explain"]
+    order += ["ensemble", "exam", "submission", "export", "trace"]
     assert named == [*order, "score"]
     places = [text.index(f"─ {panel} ─") for panel in PIPELINE]
     assert places == sorted(places)
@@ -72,7 +73,7 @@ def test_no_word_of_a_help_text_is_read_as_markup(words: tuple[str, ...]) -> Non
 
 def test_commands_that_print_a_table_or_list_have_json() -> None:
     wanted = "data check, doctor, status, leaderboard, audit, replay, explain, ensemble, submission check, score"
-    wanted += ", refit, trace, dashboard, demo"
+    wanted += ", refit, trace, dashboard, demo, space, show"
     for words in [*wanted.split(", "), "presets"]:
         assert any("--json" in parameter.opts for parameter in COMMANDS[tuple(words.split())].params), words
         assert f"| `{words}` |" in (ROOT / "docs" / "commands.md").read_text(), words

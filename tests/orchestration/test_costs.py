@@ -25,6 +25,7 @@ from orchestration.inspect.leaderboard import family_rows, leaderboard, render_f
 from orchestration.inspect.status import render_status, status_of
 from orchestration.report.make import make_report
 from orchestration.search.fold_costs import FoldCosts, trained_backbones
+from orchestration.search.gains.turns import EarnedTurns, EqualTurns
 from orchestration.search.on_ray.tune_searcher import TuneSearcher
 from orchestration.search.prepare import prepare_search, reopen
 from orchestration.search.presets.options import Preset
@@ -147,7 +148,7 @@ def test_a_family_that_is_refused_leaves_its_place_to_the_others(tmp_path: Path)
     assert [record.family for record in records] == ["probe"] * 6 and one.propose() is None
     for record in records:
         finish(tmp_path, one, record.trial_id, 0.1)
-    assert "baseline" in one.too_expensive and TuneSearcher(one).end_reason is None
+    assert "baseline" in one.why_exhausted and TuneSearcher(one).end_reason is None
 
 
 def test_nothing_is_drawn_before_a_slot_is_measured_but_open_trials_go_on(tmp_path: Path) -> None:
@@ -190,7 +191,7 @@ def test_what_0_1_0_refused_as_a_failure_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_limit_of_a_study_may_be_moved_and_stays(tmp_path: Path, tiny_pasture: Path) -> None:
+def test_the_limit_and_the_shares_of_a_study_may_be_moved_and_stay(tmp_path: Path, tiny_pasture: Path) -> None:
     ledger, name = Ledger(Storage(tmp_path / "study")), canonical_name(BACKBONE)
     weights = {name: fingerprint(name, RANDOM)}
     plain = Preset().with_fields(families=("probe",), backbones=(name,), weights="random", scale="smoke", folds=3)
@@ -211,6 +212,9 @@ def test_the_limit_of_a_study_may_be_moved_and_stays(tmp_path: Path, tiny_pastur
         moved = prepared(asked, *typed)
         assert ledger.study().settings.max_fold_seconds == limit == moved._max_fold_seconds
     assert prepared(plain)._max_fold_seconds == 90.0 and made._max_fold_seconds == 50.0
+    assert isinstance(made._turns, EqualTurns)
+    prepared(plain.with_fields(sharing="earned"), "sharing")  # so may what follows the shares
+    assert isinstance(prepared(plain)._turns, EarnedTurns) and ledger.study().settings.sharing == "earned"
 
 
 @pytest.mark.slow

@@ -30,6 +30,7 @@ from orchestration.workers.context import WorkerContext
 from orchestration.workers.jobs import Outcome
 from orchestration.workers.refit import dropped_folds, refit_trial
 from orchestration.workers.resources import Resources
+from orchestration.workers.runner import JobRunner
 from orchestration.workers.slots.inline_pool import InlinePool, inline_slot
 
 pytestmark = pytest.mark.slow
@@ -148,6 +149,32 @@ def test_a_slot_without_gpus_computes_on_the_cpu(
     context = WorkerContext(study=str(tmp_path), data_dir="", cache="", weights=WeightsSource("random"))
     with inline_slot(context, Resources(inline=True, gpus_per_fold=asked)) as slot:
         assert slot.context.device == device
+
+
+def test_a_gpu_that_answers_no_more_is_not_the_trials_fault(
+    tmp_path: Path, tiny_pasture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel fails in the fifth fold (pretended), and from then on whatever is asked of the GPU."""
+    count, fit = iter(range(100)), JobRunner._fit
+
+    def broken() -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered\nCUDA kernel errors might be reported later")
+
+    def run(self: JobRunner, *given: Any) -> Any:
+        if next(count) < 4:
+            return fit(self, *given)
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.cuda, "synchronize", broken)
+        return broken()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(JobRunner, "_fit", run)
+        with pytest.raises(StudyError, match=r"got: CUDA error: device-side assert triggered; run the same command"):
+            search(tmp_path / "study", tiny_pasture, 3)
+    monkeypatch.undo()
+    results = Ledger(Storage(tmp_path / "study")).results()
+    assert [result.status for result in results.values()] == ["complete"]
+    assert search(tmp_path / "study", tiny_pasture, 3) == Ending(hours_over=False, ended=3, open=0)
 
 
 class WithGpu:

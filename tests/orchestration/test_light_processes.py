@@ -82,6 +82,7 @@ def test_a_trial_is_begun_and_ended_without_torch(status: str, tmp_path: Path) -
 
 
 @pytest.mark.ray
+@pytest.mark.long
 @pytest.mark.timeout(280)
 def test_in_a_search_only_driver_and_workers_load_torch(tmp_path: Path, tiny_pasture: Path) -> None:
     notes = tmp_path / "notes"

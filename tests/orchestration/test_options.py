@@ -41,7 +41,11 @@ TYPED: dict[str, tuple[str, Any]] = {  # field -> what is typed, and the value t
     "weights": ("--weights random", "random"),
     "scale": ("--scale smoke", "smoke"),
     "seed": ("--seed 3", 3),
+    "space": ("--space my.toml", Path("my.toml")),
+    "set_": ("--set probe.layers=1", ("probe.layers=1",)),
     "fit": ("--fit pad", "pad"),
+    "sharing": ("--shares earned", "earned"),
+    "aim": ("--aim blend", "blend"),
     "engine": ("--engine random", "random"),
     "folds": ("--folds 3", 3),
     "scheme": ("--scheme random", "random"),
@@ -53,6 +57,8 @@ TYPED: dict[str, tuple[str, Any]] = {  # field -> what is typed, and the value t
     "prune": ("--prune strict", "strict"),
     "max_fold_seconds": ("--max-fold-seconds 999", 999.0),
     "retry_failed": ("--retry-failed", True),
+    "second_round": ("--second-round submission", "submission"),
+    "pseudo_weight": ("--pseudo-weight 0.5", 0.5),
     "cpus_per_fold": ("--cpus-per-fold 0.5", 0.5),
     "gpus_per_fold": ("--gpus-per-fold 0.25", 0.25),
     "slots": ("--slots 2", 2),
@@ -65,7 +71,8 @@ TYPED: dict[str, tuple[str, Any]] = {  # field -> what is typed, and the value t
     "address": ("--address local", "local"),
     "inline": ("--inline", True),
 }
-OTHERWISE = {"from_", "fold_file", "inline"}  # not without a study, beside --scheme, beside --slots
+# not without a study, beside --scheme, beside --slots, without a file; a second round: test_second_round.py
+OTHERWISE = {"from_", "fold_file", "inline", "space", "second_round", "pseudo_weight"}
 
 
 class Started(Exception):
@@ -127,7 +134,8 @@ def test_every_field_has_one_option_and_every_option_a_field() -> None:
     assert all(OPTION_FIELDS[name].metadata["typed_with"] in with_option for name in others) and others == {"shares"}
     assert len(PART_OF) == sum(len(fields(part)) for part in PARTS.values()), "two parts have a field of one name"
     for name in with_option:
-        singular = {"families": "family", "backbones": "backbone"}.get(name, name)
+        # numbers beside --family were the first to be called shares: their field keeps the name
+        singular = {"families": "family", "backbones": "backbone", "sharing": "shares"}.get(name, name)
         assert f"--{singular.rstrip('_').replace('_', '-')}" in (*options[name].opts, *_switches(options[name])), name
     assert TYPED.keys() == OPTION_FIELDS.keys(), "what is typed for a new field, and what arrives"
 
@@ -170,6 +178,7 @@ def test_every_typed_value_arrives_under_its_name(search: Any, tmp_path: Path) -
         "trials": arrived.proposer.max_trials == 7,
         "hours": began + 7200 <= (arrived.proposer._deadline or 0) <= time.time() + 7200,
         "prune": arrived.rule is RULES["strict"],
+        "set_": arrived.proposer.spaces["probe"].fixed["layers"] == 1,
         "retry_failed": "0 failed trials are taken up again" in remarks,
     }
     for name, (_, value) in TYPED.items():

@@ -252,17 +252,19 @@ def test_a_slot_that_cannot_be_made_again_leaves_its_trial_open(start: Start, tm
 
 def test_a_dead_worker_costs_its_job_one_more_try_and_three_deaths_the_trial(start: Start, tmp_path: Path) -> None:
     broker = start(most=1, ready=1)
-    once, always, after = run(
+    once, raised, always, after = run(
         broker,
         [
             ScriptedJob(trial_id="once", do="die once", mark=str(tmp_path / "died")),
+            ScriptedJob(trial_id="raised", do="raise once", mark=str(tmp_path / "raised")),  # its GPU is lost
             ScriptedJob(trial_id="always", do="die"),
             ScriptedJob(trial_id="after"),
         ],
     )
-    assert once.status == after.status == "done"
+    assert once.status == raised.status == after.status == "done"
+    assert str(raised.pid) != (tmp_path / "raised").read_text()  # another process: the first can do no more
     assert always.status == "failed" and "died 3 times" in always.reason
-    assert ray.get(broker.status.remote()).workers_lost == 4
+    assert ray.get(broker.status.remote()).workers_lost == 5
 
 
 def test_a_hanging_worker_is_ended_and_its_slot_works_again(start: Start) -> None:
@@ -347,3 +349,6 @@ def test_a_slot_never_spans_two_nodes() -> None:
     assert slots_of(nodes, Slots(cpus=1, gpus=0.6)) == 2
     assert slots_of(nodes, Slots(cpus=4, gpus=0.5)) == 2
     assert slots_of(nodes, Slots(cpus=1, gpus=0.1)) == 11
+    assert slots_of([node(8, 2)], Slots(cpus=1, gpus=0.6)) == 2  # what is left of two GPUs is no slot
+    assert slots_of([node(8, 2)], Slots(cpus=1, gpus=0.4)) == 4
+    assert slots_of([node(8, 3)], Slots(cpus=1, gpus=2)) == 1

@@ -208,7 +208,7 @@ def test_two_studies_and_files_are_one_library(fresh, tiny_pasture, tmp_path):
         seed=0,
         open_predictor=lambda _: InlinePredictor(tiny_pasture, cache),
         say=lambda _: None,
-        show=lambda card, _: cards.append(card),
+        show=lambda card, *_: cards.append(card),
     )
     assert check_submission(paths[0], tiny_pasture) == []
     names = {*cards[0].members, *dict(cards[0].merged), *dict(cards[0].left_out)}

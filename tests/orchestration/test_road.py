@@ -165,6 +165,7 @@ def test_a_killed_driver_loses_and_repeats_nothing(tmp_path: Path) -> None:
     assert "passed" in biomass("audit", "study", cwd=tmp_path).stdout
 
 
+@pytest.mark.long  # in `make test` a SIGTERM ends a search on Ray (test_endings)
 @pytest.mark.timeout(280)
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tmp_path: Path, tiny_pasture: Path) -> None:
     arguments = ["search", "study", "--data", str(tiny_pasture), "--family", "probe", "--trials", "200", "--folds", "3"]

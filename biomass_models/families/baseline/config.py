@@ -43,4 +43,5 @@ FAMILY = Family(
     describe="the published baseline: DINOv2 ViT-S/14, last blocks trained (or all frozen), and a small head",
     summary=summary,
     batches_folds=lambda config: config.trained_blocks == 0 and config.learns_masses_alone,
+    pseudo_labels=True,
 )

@@ -27,6 +27,7 @@ from biomass_models.families.speed import Speed
 from biomass_models.features.inputs import Inputs
 from biomass_models.features.outputs import GLOBAL
 from biomass_models.features.spec import FeatureSpec, fitted
+from biomass_models.fold_rows import labelled_rows
 from biomass_models.interrupt import ShouldStop
 from biomass_models.training.auxiliary import Auxiliary
 from biomass_models.training.fit import FloatArray, FoldResult, FoldRows, as_arrays, seeded
@@ -84,7 +85,7 @@ def fit(
     quadrats: image_id and the five targets [grams]; its images are rows of `inputs`. Raises FitError, StopRequested.
     """
     rows = FoldRows.of(quadrats, fold_N, fold, inputs.images.rows(list(quadrats["image_id"])))
-    scaler = TargetScaler.fit(rows.train_mass_MT, config.transform)
+    scaler = TargetScaler.fit(rows.labelled_mass_MT, config.transform)
     mass_MT = torch.from_numpy(rows.train_mass_MT).to(inputs.device)
     goal_MT = _goals(mass_MT, scaler, inputs)
     weight = torch.from_numpy(rows.train_weight).float().to(inputs.device)
@@ -138,6 +139,8 @@ def fit_folds(
     StopRequested.
     """
     started = time.perf_counter()
+    if not labelled_rows(quadrats).all():
+        raise ValueError("folds whose rows models have labelled learn from different masses: fit each alone")
     image_N = inputs.images.rows(list(quadrats["image_id"]))
     rows_K = [FoldRows.of(quadrats, fold_N, fold, image_N) for fold in folds]
     scalers = [TargetScaler.fit(rows.train_mass_MT, config.transform) for rows in rows_K]

@@ -67,4 +67,5 @@ FAMILY = Family(
     describe="green, clover and dead mass of each patch by a small network on its token, averaged over the photograph",
     summary=summary,
     map_unit="g per quadrat",
+    pseudo_labels=True,
 )

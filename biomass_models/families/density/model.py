@@ -69,10 +69,10 @@ def fit(
     quadrats: image_id and the five targets [grams]; its images are rows of `inputs`. Raises FitError, StopRequested.
     """
     rows = FoldRows.of(quadrats, fold_N, fold, inputs.images.rows(list(quadrats["image_id"])))
-    scaler = TargetScaler.fit(rows.train_mass_MT, "none")
+    scaler = TargetScaler.fit(rows.labelled_mass_MT, "none")
     goal_MT = torch.from_numpy(rows.train_mass_MT).float().to(inputs.device)
     weight = torch.from_numpy(rows.train_weight).float().to(inputs.device)
-    mean_C = component_means(rows.train_mass_MT, rows.train_weight)
+    mean_C = component_means(rows.labelled_mass_MT, rows.labelled_weight)
     opened = _open(config, inputs, should_stop)
     with seeded(seed, "initial weights", torch.device("cpu")):
         net = DensityNet(config, opened.backbone, patch_width=opened.patch_width, mean_C=mean_C)
@@ -97,7 +97,7 @@ def fit(
         mixup_alpha=config.mixup_alpha,
     )
     held_out = [str(quadrats["image_id"].iloc[row]) for row in rows.valid_M]
-    drawn = drawn_targets(norm_of(rows.train_weight))
+    drawn = drawn_targets(norm_of(rows.labelled_weight))
     maps = _maps(config, net, opened, inputs, drawn, rows.held_out_images, held_out, should_stop)
     return replace(result, tensors=result.tensors | {"drawn": torch.tensor(drawn)}, maps=maps)
 

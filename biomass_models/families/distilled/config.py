@@ -138,4 +138,5 @@ FAMILY = Family(
     metadata=(*KIND, *NUMERIC),
     learns=learns,
     map_unit="share of the attention",
+    pseudo_labels=True,
 )

@@ -27,6 +27,7 @@ from biomass_models.families.speed import Speed
 from biomass_models.features.inputs import Inputs
 from biomass_models.features.outputs import GLOBAL, Grid
 from biomass_models.features.spec import FeatureSpec
+from biomass_models.fold_rows import labelled_rows
 from biomass_models.interrupt import ShouldStop
 from biomass_models.targets import TARGETS
 from biomass_models.training.auxiliary import Auxiliary
@@ -80,16 +81,21 @@ def fit(
     rows = FoldRows.of(quadrats, fold_N, fold, inputs.images.rows(list(quadrats["image_id"])))
     teacher = config.teacher_config()
     if teacher is not None and shared is None:
-        shared = fit_teacher(teacher, quadrats, fold_N, fold, seed=seed_for(seed, "teacher"), should_stop=should_stop)
-    if shared is not None and len(shared.table) != len(rows.train_M):
-        raise ValueError(f"a teacher's rows are the {len(rows.train_M)} training rows, got {len(shared.table)}")
-    scaler = TargetScaler.fit(rows.train_mass_MT, "log1p")
-    weight = sample_weights(quadrats.iloc[rows.train_M]) if config.group_weights else np.ones(len(rows.train_M))
+        weighed = labelled_rows(quadrats)
+        shared = fit_teacher(
+            teacher, quadrats[weighed], fold_N[weighed], fold, seed=seed_for(seed, "teacher"), should_stop=should_stop
+        )
+    if shared is not None and len(shared.table) != len(rows.labelled_M):
+        raise ValueError(f"a teacher's rows are the {len(rows.labelled_M)} training rows, got {len(shared.table)}")
+    scaler = TargetScaler.fit(rows.labelled_mass_MT, "log1p")
+    weight = np.ones(len(rows.train_M))  # whatever models have labelled has no date, state and species
+    if config.group_weights:
+        weight[rows.is_labelled_M] = sample_weights(quadrats.iloc[rows.labelled_M])
     weight = weight * rows.train_row_weight_M
     mass_MT, weight_M = _on(inputs.device, rows.train_mass_MT), _on(inputs.device, weight)
     taught_MT = None
     if teacher is not None and shared is not None:
-        taught_MT = _on(inputs.device, shared.table[list(TARGETS)].to_numpy(np.float64))
+        taught_MT = _on(inputs.device, rows.of_training(shared.table[list(TARGETS)].to_numpy(np.float64)))
     auxiliary = Auxiliary.of(config, quadrats, rows, weight_M, mass_weight=config.total_weight, seed=seed)
     opened = _open(config, inputs, should_stop)
     with seeded(seed, "initial weights", torch.device("cpu")):

@@ -82,4 +82,5 @@ FAMILY = Family(
     config_class=ProbeConfig,
     describe="ridge regression on features of a frozen network, its penalty chosen by folds grouped by date",
     summary=summary,
+    pseudo_labels=True,
 )

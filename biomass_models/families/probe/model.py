@@ -64,33 +64,40 @@ def fit(
     """Fit on the rows outside `fold`, predict those inside.
 
     quadrats: image_id, group and the five targets [grams]. The penalty is chosen by inner folds of the training
-    rows that keep groups together. Raises FitError (fewer than two groups in the training rows), StopRequested.
+    rows that keep groups together, without rows that models have labelled. Raises FitError (fewer than two groups in
+    the training rows), StopRequested.
     """
     started = time.perf_counter()
     rows = FoldRows.of(quadrats, fold_N, fold, inputs.images.rows(list(quadrats["image_id"])))
-    train_M, valid_M, mass_NT = rows.train_M, rows.valid_M, rows.mass_NT
+    train_M, valid_M, labelled_M, mass_NT = rows.train_M, rows.valid_M, rows.labelled_M, rows.mass_NT
     banks = [inputs.features(spec, should_stop=should_stop) for spec in feature_specs(config)]
     feature_NF = embeddings(config, banks)[rows.image_N]
-    group_M = quadrats["group"].to_numpy()[train_M]
+    group_M = quadrats["group"].to_numpy()[labelled_M]
     error_AT = inner_errors(
         config,
-        feature_NF[train_M],
-        mass_NT[train_M],
+        feature_NF[labelled_M],
+        mass_NT[labelled_M],
         group_M,
         seed=seed,
-        weight=rows.train_weight,
+        weight=rows.labelled_weight,
         should_stop=should_stop,
     )
-    alpha_A, measured_T = alpha_grid(config), norm_of(rows.train_weight) > 0
+    alpha_A, measured_T = alpha_grid(config), norm_of(rows.labelled_weight) > 0
     chosen_T = np.full(len(TARGETS), error_AT.sum(1).argmin())
     if config.alpha_per_target:
         chosen_T = np.where(measured_T, error_AT.argmin(0), chosen_T)
-    scaler = TargetScaler.fit(mass_NT[train_M], config.transform)
+    scaler = TargetScaler.fit(mass_NT[labelled_M], config.transform)
     weight_M = None if rows.weight.ndim == 1 else rows.train_row_weight_M
-    ridge = Ridge.fit(feature_NF[train_M], scaler.scale(mass_NT[train_M]), alpha_A[chosen_T], weight_M)
+    ridge = Ridge.fit(
+        feature_NF[train_M],
+        scaler.scale(mass_NT[train_M]),
+        alpha_A[chosen_T],
+        weight_M,
+        standardiser(feature_NF[labelled_M]),
+    )
     pred_NT = scaler.grams(ridge.predict(feature_NF[valid_M]))
     chosen_error = float(error_AT[chosen_T, np.arange(len(TARGETS))].sum())
-    sst = weighted_sst(mass_NT[train_M], rows.train_weight)
+    sst = weighted_sst(mass_NT[labelled_M], rows.labelled_weight)
     record = {
         "epoch": 1.0,
         "inner_score": 1 - chosen_error / sst if sst > 0 else np.nan,
@@ -98,7 +105,7 @@ def fit(
         "seconds": time.perf_counter() - started,
     }
     info = {
-        "train_rows": len(train_M),
+        "train_rows": len(labelled_M),
         "features": feature_NF.shape[1],
         "alpha": alpha_A[chosen_T].tolist(),
         "alpha_at_edge": bool(np.isin(chosen_T, (0, len(alpha_A) - 1)).any() and len(alpha_A) > 1),
@@ -183,10 +190,16 @@ class Ridge:
 
     @classmethod
     def fit(
-        cls, feature_NF: FloatArray, goal_NT: FloatArray, alpha_T: FloatArray, weight_N: FloatArray | None = None
+        cls,
+        feature_NF: FloatArray,
+        goal_NT: FloatArray,
+        alpha_T: FloatArray,
+        weight_N: FloatArray | None = None,
+        standard: tuple[FloatArray, FloatArray] | None = None,
     ) -> Ridge:
-        """One penalty per target, [T]. A target without a goal is 0 everywhere."""
-        mean_F, scale_F = standardiser(feature_NF)
+        """One penalty per target, [T]. A target without a goal is 0 everywhere. standard: `standardiser` of the rows
+        that say how features are scaled; None: of all."""
+        mean_F, scale_F = standard or standardiser(feature_NF)
         coefficient_FT, intercept_T = np.zeros((len(mean_F), goal_NT.shape[1])), np.zeros(goal_NT.shape[1])
         for columns, part in _decomposed(standardised(feature_NF, mean_F, scale_F), goal_NT, weight_N):
             shrunk_RT = shrinkage(part.s_R, alpha_T[columns], part.rows).T * part.goal_RT

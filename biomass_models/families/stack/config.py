@@ -88,4 +88,5 @@ FAMILY = Family(
     config_class=StackConfig,
     describe="two levels of ridge, kernel, SVR or extra trees on frozen features of several sizes and layers",
     summary=summary,
+    pseudo_labels=True,
 )

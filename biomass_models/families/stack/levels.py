@@ -9,6 +9,7 @@ inner_M      inner fold of each training row: what the study keeps whole lies in
 
 Level 2 learns from guesses that came out of the inner folds; for other rows level 1 is fitted on all training rows.
 Where a penalty is chosen, that of the regressor that guesses fold j comes out of the other inner folds alone.
+Rows that models have labelled are in no inner fold: they only join the regressors of level 1 of all training rows.
 """
 
 from __future__ import annotations
@@ -92,18 +93,22 @@ class Level1:
         mass_MT: FloatArray,
         weight_M: FloatArray,
         penalty_S: FloatArray,
+        labelled_M: NDArray[np.bool_] | None = None,
         *,
         seed: int,
         should_stop: ShouldStop | None = None,
     ) -> Level1:
-        """penalty_S: of the ridge in each space; weight_M: of the rows. Raises StopRequested."""
-        scaler, spaces = RobustScaler.fit(feature_MF), Spaces.fit(mass_MT, config.goals)
+        """penalty_S: of the ridge in each space; weight_M: of the rows; labelled_M: which of them were weighed, from
+        which all scales come. Raises StopRequested."""
+        own = slice(None) if labelled_M is None else labelled_M
+        scaler, spaces = RobustScaler.fit(feature_MF[own]), Spaces.fit(mass_MT[own], config.goals)
         regressor = regressors.fitted(
             config,
             scaler.scale(feature_MF),
             spaces.goals(mass_MT),
             weight_M,
             np.repeat(penalty_S, len(TARGETS)),
+            own,
             seed=seed,
             should_stop=should_stop,
         )
@@ -168,16 +173,28 @@ def fit_stack(
     mass_MT: FloatArray,
     inner_M: IntArray,
     weight: FloatArray,
+    labelled_M: NDArray[np.bool_] | None = None,
     *,
     seed: int,
     should_stop: ShouldStop | None = None,
 ) -> tuple[Stack, FloatArray]:
-    """Both levels, and the penalty [B, S] of each ridge. weight: of the cells, [5] or [M, 5]. Raises StopRequested."""
+    """Both levels, and the penalty [B, S] of each ridge.
+
+    weight: of the cells, [5] or [M, 5]; labelled_M: which rows were weighed, None: all. inner_M: of those [L]. Raises
+    StopRequested.
+    """
     weight_M = row_weights(weight, len(mass_MT))
-    choice = Choice.of(config, block_BMF, mass_MT, inner_M, weight, weight_M, should_stop)
-    guess_BMG = out_of_fold_guesses(config, block_BMF, mass_MT, inner_M, weight_M, choice, seed, should_stop)
-    spaces = Spaces.fit(mass_MT, config.goals)
-    coefficient_GB, intercept_G = level2(guess_BMG, spaces.values(mass_MT), weight_M, config.level2_penalty)
+    own = slice(None) if labelled_M is None else labelled_M  # the L rows of inner folds and level 2
+    own_BLF, own_LT, own_weight, own_weight_L = (
+        [feature_MF[own] for feature_MF in block_BMF],
+        mass_MT[own],
+        weights_in(weight, own),
+        weight_M[own],
+    )
+    choice = Choice.of(config, own_BLF, own_LT, inner_M, own_weight, own_weight_L, should_stop)
+    guess_BLG = out_of_fold_guesses(config, own_BLF, own_LT, inner_M, own_weight_L, choice, seed, should_stop)
+    spaces = Spaces.fit(own_LT, config.goals)
+    coefficient_GB, intercept_G = level2(guess_BLG, spaces.values(own_LT), own_weight_L, config.level2_penalty)
     level1 = []
     for block, feature_MF in enumerate(block_BMF):
         check_stop(should_stop, f"{block} of {len(block_BMF)} regressors of all training rows")
@@ -188,11 +205,12 @@ def fit_stack(
                 mass_MT,
                 weight_M,
                 choice.without(block),
+                labelled_M,
                 seed=seed_for(seed, f"block {block}"),
                 should_stop=should_stop,
             )
         )
-    norm_T = norm_of(weight)
+    norm_T = norm_of(own_weight)
     chosen_BS = np.stack([choice.without(block) for block in range(len(block_BMF))])
     return Stack(tuple(level1), coefficient_GB, intercept_G, spaces, norm_T), chosen_BS
 

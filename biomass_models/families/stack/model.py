@@ -67,12 +67,20 @@ def fit(
     """
     started = time.perf_counter()
     rows = FoldRows.of(quadrats, fold_N, fold, inputs.images.rows(list(quadrats["image_id"])))
-    inner_M = inner_folds(quadrats["group"].to_numpy()[rows.train_M], config.inner_folds, seed)
+    inner_M = inner_folds(quadrats["group"].to_numpy()[rows.labelled_M], config.inner_folds, seed)
     banks = [inputs.features(spec, should_stop=should_stop) for spec in feature_specs(config)]
     block_BNF = [block[rows.image_N] for block in blocks(config, banks)]
-    train_BMF, held_BNF = ([block[part] for block in block_BNF] for part in (rows.train_M, rows.valid_M))
+    parts = (rows.train_M, rows.valid_M)
+    train_BMF, held_BNF = ([block[part] for block in block_BNF] for part in parts)
     stack, penalty_BS = fit_stack(
-        config, train_BMF, rows.train_mass_MT, inner_M, rows.train_weight, seed=seed, should_stop=should_stop
+        config,
+        train_BMF,
+        rows.train_mass_MT,
+        inner_M,
+        rows.train_weight,
+        rows.is_labelled_M,
+        seed=seed,
+        should_stop=should_stop,
     )
     pred_NT = stack.predict(held_BNF)
     notes = [note for bank in banks for note in bank.notes]
@@ -80,7 +88,7 @@ def fit(
         notes.append(f"penalty {config.penalty:g} was not chosen: the training rows have fewer than 3 groups")
     seconds = time.perf_counter() - started
     info = {
-        "train_rows": len(rows.train_M),
+        "train_rows": len(rows.labelled_M),
         "features": sum(block.shape[1] for block in block_BNF),
         **({"penalty": penalty_BS.tolist()} if config.regressor == "ridge" else {}),
         "level2": stack.coefficient_GB.tolist(),

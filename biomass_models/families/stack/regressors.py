@@ -27,6 +27,8 @@ from biomass_models.interrupt import ShouldStop, check_stop
 from biomass_models.targets import FloatArray
 
 Arrays = dict[str, NDArray[Any]]
+Rows = slice | NDArray[np.bool_]
+ALL = slice(None)
 
 
 class Regressor(Protocol):
@@ -47,18 +49,21 @@ def fitted(
     goal_MG: FloatArray,
     weight_M: FloatArray,
     penalty_G: FloatArray,
+    scaled_by: Rows = ALL,
     *,
     seed: int,
     should_stop: ShouldStop | None = None,
 ) -> Regressor:
-    """The configuration's regressor; penalty_G: of ridge. Raises StopRequested."""
+    """The configuration's regressor; penalty_G: of ridge; scaled_by: rows from which a kernel has its width. Raises
+    StopRequested."""
     match config.regressor:
         case "ridge":
             return Ridge.fit(feature_MF, goal_MG, weight_M, penalty_G)
         case "kernel":
-            return Kernel.ridge(feature_MF, goal_MG, weight_M, config.kernel_penalty, config.kernel_width)
+            penalty, width = config.kernel_penalty, config.kernel_width
+            return Kernel.ridge(feature_MF, goal_MG, weight_M, penalty, width, scaled_by)
         case "svr":
-            return Kernel.svr(feature_MF, goal_MG, weight_M, config, should_stop)
+            return Kernel.svr(feature_MF, goal_MG, weight_M, config, should_stop, scaled_by)
     count, leaf, share = config.trees, config.tree_leaf, config.tree_features
     return Forest.fit(feature_MF, goal_MG, weight_M, count=count, leaf=leaf, features=share, seed=seed)
 
@@ -173,10 +178,16 @@ class Kernel:
 
     @classmethod
     def ridge(
-        cls, feature_MF: FloatsOf32, goal_MG: FloatArray, weight_M: FloatArray, penalty: float, width: float
+        cls,
+        feature_MF: FloatsOf32,
+        goal_MG: FloatArray,
+        weight_M: FloatArray,
+        penalty: float,
+        width: float,
+        scaled_by: Rows = ALL,
     ) -> Kernel:
         """Kernel ridge around the weighted mean of each goal."""
-        gamma, kernel_MM = _own_kernel(feature_MF, width)
+        gamma, kernel_MM = _own_kernel(feature_MF, width, scaled_by)
         dual_MG, intercept_G = np.zeros(goal_MG.shape), np.zeros(goal_MG.shape[1])
         for columns, rows in measured_alike(goal_MG):
             goal_RG, root_R1 = goal_MG[np.ix_(rows, columns)], np.sqrt(weight_M[rows])[:, None]
@@ -195,9 +206,10 @@ class Kernel:
         weight_M: FloatArray,
         config: StackConfig,
         should_stop: ShouldStop | None = None,
+        scaled_by: Rows = ALL,
     ) -> Kernel:
         """scikit-learn's support vector regression of each goal."""
-        gamma, kernel_MM = _own_kernel(feature_MF, config.kernel_width)
+        gamma, kernel_MM = _own_kernel(feature_MF, config.kernel_width, scaled_by)
         dual_MG, intercept_G = np.zeros(goal_MG.shape), np.zeros(goal_MG.shape[1])
         for columns, rows in measured_alike(goal_MG):
             kernel_RR = kernel_MM[np.ix_(rows, rows)]
@@ -221,9 +233,9 @@ class Kernel:
         }
 
 
-def _own_kernel(feature_MF: FloatsOf32, width: float) -> tuple[FloatArray, FloatArray]:
-    """gamma [1] and the kernel [M, M] of the training rows."""
-    variance = float(feature_MF.var(dtype=np.float64))
+def _own_kernel(feature_MF: FloatsOf32, width: float, scaled_by: Rows) -> tuple[FloatArray, FloatArray]:
+    """gamma [1], by the spread of some rows, and the kernel [M, M] of the training rows."""
+    variance = float(feature_MF[scaled_by].var(dtype=np.float64))
     gamma = width / (feature_MF.shape[1] * (variance if variance > 0 else 1.0))
     return np.array([gamma]), _kernel(feature_MF, feature_MF, gamma)
 

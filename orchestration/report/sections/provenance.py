@@ -9,9 +9,10 @@ import numpy as np
 from biomass_models.families.readable import description_of
 from biomass_models.fold_units import unit_name
 from orchestration.report.data.context import ReportContext
-from orchestration.report.html import Section, tag
-from orchestration.report.words import SHORT, count, duration, folds_text, moment, number
+from orchestration.report.html import Cell, Column, Section, Table, tag
+from orchestration.report.words import NONE, SHORT, count, duration, folds_text, moment, number
 from orchestration.study.records import TrialResult
+from orchestration.study.settings import AIMS, SHARINGS
 
 GLOSSARY: tuple[tuple[str, str, str], ...] = (
     ("r2", "Weighted R²", "the score: the share of the variation of the masses that is predicted. 1 is perfect, 0 is "
@@ -60,7 +61,41 @@ def provenance_section(context: ReportContext) -> Section:
         anchor="provenance",
         title="What was run, and what the words mean",
         short="Facts and words",
-        blocks=(run, glossary),
+        blocks=tuple(block for block in (run, own_ranges_table(context), glossary) if block is not None),
+    )
+
+
+def own_ranges_table(context: ReportContext) -> Table | None:
+    """What was searched otherwise than this version would; None where nothing was."""
+    own = context.study.record.own_ranges
+    if not own:
+        return None
+    rows: list[list[Cell | str]] = [
+        [
+            one.family,
+            Cell(tag("code", one.field), one.field),
+            Cell(tag("code", one.before or NONE)),
+            Cell(tag("code", one.now)),
+            one.place,
+            Cell(count(one.trials, "trial"), one.trials),
+            Cell(moment(one.at), one.at),
+        ]
+        for one in own
+    ]
+    return Table(
+        title=f"{count(len(own), 'range')} of your own",
+        columns=(
+            Column(name="family"),
+            Column(name="setting"),
+            Column(name="before"),
+            Column(name="since then"),
+            Column(name="said in"),
+            Column(name="after", gloss="trials that the study had when the range was changed", numeric=True),
+            Column(name="when"),
+        ),
+        rows=rows,
+        how="A plain value fixes the setting, every other range is searched. Trials from before a change stay, also "
+        "those outside of the new range.",
     )
 
 
@@ -116,7 +151,8 @@ def facts(context: ReportContext) -> list[tuple[str, str]]:
         ("weights that stand in for the published ones",
          ", ".join(f"{name}: {label}" for name, label in record.stand_ins.items())),
         ("scale of the search", settings.scale),
-        ("proposals", f"by {settings.engine}"),
+        ("proposals", f"by {settings.engine}, to raise {AIMS.get(settings.aim, settings.aim)}"),
+        ("shares of the families", SHARINGS.get(settings.sharing, settings.sharing)),
         ("seed", str(settings.seed)),
         ("work", f"{count(len(study.trials), 'trial')}, {count(folds, 'fold')} trained"),
         ("search time", duration(context.clock.seconds) + ", pauses left out" if context.work else ""),

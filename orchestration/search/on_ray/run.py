@@ -21,6 +21,7 @@ from orchestration.search.on_ray.tune_searcher import BreakNotes, TuneSearcher, 
 from orchestration.search.on_ray.watch import Watch
 from orchestration.search.proposer import Proposer
 from orchestration.search.pruning import PruneRule
+from orchestration.search.second_round import label, rounds_to_label
 from orchestration.study import layout
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger
@@ -32,7 +33,7 @@ from orchestration.workers.pool import RETRY
 from orchestration.workers.pulse import Pulse
 from orchestration.workers.resources import Resources
 from orchestration.workers.slots.leases import gpus_of_a_slot
-from orchestration.workers.slots.ray_pool import start_broker
+from orchestration.workers.slots.ray_pool import GuardedPool, RayPool, start_broker
 
 COORDINATOR_STARTS = 10  # of one trial
 MOST_RUNNING = 1000  # Tune's own limit of running trials; the searcher's, which follows the slots, is far below
@@ -57,6 +58,8 @@ def search_on_ray(
     waits = "" if slots else ", folds wait for a node that has what a slot asks for (biomass doctor)"
     if proposer.costs is not None:
         measure_a_slot(proposer.costs, broker)
+    if waiting := rounds_to_label(ledger, proposer.second_round):
+        label(ledger, GuardedPool(RayPool(broker), pulse), waiting)
     before = frozenset(ledger.results())
     say(f"{counted(slots, 'slot')}{waits}; {counted(proposer.trials.ended, 'trial has', 'trials have')} ended already")
     searcher = TuneSearcher(proposer, most_running=most_running(max(slots, 1)))
@@ -117,6 +120,7 @@ def make_tuner(
         run_config=tune.RunConfig(
             name=layout.TUNE,
             verbose=0,
+            progress_reporter=tune.CLIReporter(),  # says nothing then; that of notebooks leaves an empty output
             callbacks=[_Leave(leave), FirmGround(), BreakNotes(searcher)],
             # A coordinator that loses its process starts again and goes on from the ledger. What kills it is never the
             # trial's fault: in the end the searcher leaves the trial open.

@@ -9,10 +9,11 @@ from typing import Any, cast
 
 from biomass_models.config_rules import known_name
 from biomass_models.data.frames import Fit
+from biomass_models.errors import UserError
 from biomass_models.families import registry
 from orchestration.option import BUDGET, FOLDS, WHAT, option, option_of, typed_with
 from orchestration.search.engines import registry as engines
-from orchestration.study.settings import StudySettings
+from orchestration.study.settings import AIMS, EQUAL, SCORE, SHARINGS, StudySettings
 from orchestration.workers.resources import Resources
 from search_spaces.spaces import SCALES
 
@@ -31,6 +32,15 @@ class StudyOptions:
         ),
     )
     shares: tuple[float, ...] = field(default=(), metadata=typed_with("families"))  # by family; () = equal
+    sharing: str = field(
+        default=EQUAL,
+        metadata=option(
+            "Families get equal turns, or what they have earned: equal, earned.",
+            WHAT,
+            spelling="--shares",
+            completion="sharings",
+        ),
+    )
     backbones: tuple[str, ...] = field(  # timm names; () = the default ones whose weights are here
         default=(),
         metadata=option("timm backbone; repeat for several.", WHAT, spelling="--backbone", completion="backbones"),
@@ -46,6 +56,18 @@ class StudyOptions:
     scale: str = field(  # auto: gpu where a slot has one, else cpu
         default="auto", metadata=option("Ranges: auto, smoke, demo, cpu, gpu.", WHAT, completion="scales")
     )
+    space: Path | None = field(
+        default=None, metadata=option("Your own ranges: a TOML file (biomass space --toml writes one).", WHAT)
+    )
+    set_: tuple[str, ...] = field(  # `set` is a word of Python's
+        default=(),
+        metadata=option(
+            "Fix a setting: FAMILY.FIELD=VALUE, such as distilled.huber_delta=1.0; repeat.",
+            WHAT,
+            spelling="--set",
+            completion="settings",
+        ),
+    )
     fit: str = field(
         default="auto",
         metadata=option(
@@ -55,6 +77,10 @@ class StudyOptions:
     engine: str = field(
         default=engines.DEFAULT,
         metadata=option(f"Sampler: {', '.join(engines.BUILT_IN)}, or an installed one.", WHAT, completion="engines"),
+    )
+    aim: str = field(
+        default=SCORE,
+        metadata=option("What proposals are to raise: score, or gain of the blend (blend).", WHAT, completion="aims"),
     )
     seed: int = field(default=0, metadata=option("Of folds and proposals.", WHAT, minimum=0))
     folds: int = field(default=5, metadata=option("Number of folds.", FOLDS, minimum=2))
@@ -76,9 +102,12 @@ class StudyOptions:
     )
 
 
+PSEUDO_WEIGHT = 0.3  # what a photograph that models have labelled counts beside a weighed one
+
+
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """How much is searched."""
+    """How much is searched, and what by this run alone."""
 
     trials: int | None = field(default=None, metadata=option("Trials of the whole study.", BUDGET, minimum=1))
     hours: float | None = field(
@@ -96,6 +125,23 @@ class Budget:
         default=False,
         metadata=option("Take failed trials up again.", BUDGET, spelling="--retry-failed", noted=False),
     )
+    second_round: str | None = field(
+        default=None,
+        metadata=option(
+            "Ensemble of this study whose members label the test photographs: trials learn from them as well.",
+            WHAT,
+            noted=False,
+        ),
+    )
+    pseudo_weight: float = field(
+        default=PSEUDO_WEIGHT,
+        metadata=option("What such a photograph counts beside a weighed one, up to 1.", WHAT, minimum=0.0, noted=False),
+    )
+
+    @property
+    def ends(self) -> bool:
+        """Whether a search comes to an end by itself."""
+        return self.trials is not None or self.hours is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +163,7 @@ class Preset:
     drawing: Drawing | None = None  # None: the preset is for real photographs
 
     def check(self) -> None:
-        """Raise UserError with the nearest name for a scale, scheme, pruning rule or engine that does not exist.
+        """Raise UserError with the nearest name for a scale, scheme, pruning rule, engine, ... that does not exist.
 
         Families are looked at where a study is made: one that is there may have a family that is not installed here.
         """
@@ -129,6 +175,13 @@ class Preset:
         known_name("a fit of photographs", self.study.fit, ("auto", *FITS))
         known_name("a fold scheme", self.study.scheme, [scheme for scheme in SCHEMES if scheme != "file"])
         known_name("a pruning rule", self.budget.prune, RULES)
+        known_name("a way of sharing", self.study.sharing, SHARINGS)
+        known_name("an aim", self.study.aim, AIMS)
+        if self.budget.second_round is None and self.budget.pseudo_weight != PSEUDO_WEIGHT:
+            raise UserError(
+                f"--pseudo-weight is of a second round, got {self.budget.pseudo_weight:g} without one; name its "
+                "ensemble with --second-round, or leave the weight out"
+            )
         engines.known(self.study.engine)
 
     def settings(self, backbones: Sequence[str], *, weights: str, gpu: bool, fit: Fit = "stretch") -> StudySettings:
@@ -149,6 +202,8 @@ class Preset:
             seed=study.seed,
             exam=study.exam,
             max_fold_seconds=self.budget.max_fold_seconds,
+            sharing=study.sharing,
+            aim=study.aim,
             engine=study.engine,
         )
 

@@ -25,13 +25,24 @@ from orchestration.study.records import (
     EnsembleRecord,
     FileMark,
     FoldMetrics,
+    LabelsRecord,
+    SecondRoundRecord,
     SharedRecord,
     TrialResult,
 )
 from orchestration.study.storage import Storage
 
 Stored = TypeVar("Stored", bound=Record)
-Marker = TypeVar("Marker", TrialResult, FoldMetrics, AllRowsRecord, SharedRecord, EnsembleRecord)
+Marker = TypeVar(
+    "Marker",
+    TrialResult,
+    FoldMetrics,
+    AllRowsRecord,
+    SharedRecord,
+    SecondRoundRecord,
+    LabelsRecord,
+    EnsembleRecord,
+)
 
 
 class LedgerError(UserError):
@@ -79,6 +90,8 @@ class StudyFiles:
         top, *rest = folder.split("/")
         if top == layout.ENSEMBLES:
             return "`biomass ensemble` makes it anew"
+        if top == layout.SECOND_ROUNDS and self.storage.size(f"{folder}/{layout.LABELS_MADE}") is None:
+            return f"`biomass search {self.storage.uri}` with --second-round and the blend's name makes it"
         if top == layout.TRIALS and self.storage.size(layout.result(rest[0])) is None:
             return "run `biomass search` again to resume it"
         return f"`biomass repair {self.storage.uri}` reopens it"

@@ -10,7 +10,8 @@ import pandas as pd
 
 from orchestration.study import layout
 from orchestration.study.files.base import LedgerError, StudyFiles, parquet
-from orchestration.study.records import EnsembleRecord, ExamRecord, GivenRecord, Origin, TrialRef
+from orchestration.study.records import EnsembleRecord, ExamRecord, GivenRecord, Origin, ProfileRecord, TrialRef
+from orchestration.study.seeds import content_id
 
 
 class EnsembleFiles(StudyFiles):
@@ -84,6 +85,16 @@ class EnsembleFiles(StudyFiles):
         """The file of that content, if the study has made it."""
         record = self._read(layout.given(sha256), GivenRecord)
         return record if record is not None and record.file.sha256 == sha256 else None
+
+    def write_profile(self, record: ProfileRecord) -> None:
+        """What predictions cost on a kind of machine, in place of what was measured there before."""
+        self._write(f"{layout.PROFILES}/{content_id('device', record.device)}.json", record)
+
+    def profiles(self) -> list[ProfileRecord]:
+        """Of every kind of machine; one that cannot be read is left out."""
+        names = [name for name in self.storage.children(layout.PROFILES) if name.endswith(".json")]
+        found = (self._read(f"{layout.PROFILES}/{name}", ProfileRecord) for name in names)
+        return sorted((one for one in found if one is not None), key=lambda one: one.device)
 
     def set_ensemble_aside(self, name: str) -> None:
         """Take an ensemble away whose card or submission is torn; its members' predictions stay."""

@@ -56,7 +56,7 @@ class SlotWorker:
         return True
 
     def run(self, job: Job, number: int) -> Outcome:
-        """number: under which the broker stops this job."""
+        """number: under which the broker stops this job. Whatever it raises ends this worker: another takes the job."""
         import torch
 
         def report() -> None:

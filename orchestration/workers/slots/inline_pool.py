@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from biomass_models.backbones.devices import pick_device, threads
+from biomass_models.backbones.devices import DeviceLostError, pick_device, threads
 from biomass_models.interrupt import OnProgress
 from orchestration.workers.context import WorkerContext
-from orchestration.workers.jobs import Outcome
+from orchestration.workers.jobs import Job, Outcome
 from orchestration.workers.pool import AnyJob, Priority
 from orchestration.workers.resources import Resources
 from orchestration.workers.runner import JobRunner
@@ -25,11 +25,16 @@ class InlinePool:
 
     def run(self, jobs: list[AnyJob], priority: Priority) -> Iterator[tuple[AnyJob, Outcome]]:
         for job in jobs:
-            dropped = job.attempt in self._dropped
-            yield job, Outcome(status="stopped") if dropped else self._runner.run(job)
+            yield job, Outcome(status="stopped") if job.attempt in self._dropped else self._outcome(job)
 
     def drop(self, attempt: str) -> None:
         self._dropped.add(attempt)
+
+    def _outcome(self, job: Job) -> Outcome:
+        try:
+            return self._runner.run(job)
+        except DeviceLostError as error:  # on Ray another process takes the slot; here there is none
+            return Outcome(status="blocked", reason=str(error))
 
 
 @contextmanager

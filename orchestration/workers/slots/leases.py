@@ -30,12 +30,14 @@ class Slots:
 
 
 def slots_of(nodes: list[dict[str, Any]], slots: Slots) -> int:
-    """How many slots the nodes that are alive can hold together; a slot never spans two nodes."""
+    """How many slots the nodes that are alive can hold together; a slot never spans two nodes, nor a share two GPUs."""
     count = 0
     for node in nodes:
         has = node["Resources"] if node["Alive"] else {}
         by_cpu = has.get("CPU", 0.0) / slots.cpus if slots.cpus else float("inf")
         by_gpu = has.get("GPU", 0.0) / slots.gpus if slots.gpus else float("inf")
+        if 0 < slots.gpus < 1:
+            by_gpu = int(has.get("GPU", 0.0)) * int(1 / slots.gpus + 1e-9)
         count += int(min(by_cpu, by_gpu) + 1e-9)
     return count
 

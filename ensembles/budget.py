@@ -1,0 +1,231 @@
+"""Blends within a budget: members and weights of which predictions of so many photographs take no longer than that.
+
+M members, U units of work that members share (a bank of frozen features is computed once, whoever asks for it).
+own_M         seconds of a member alone; infinite where it is not known, so that it is never chosen
+shared_U      seconds of a unit, once
+needs_MU      which units a member needs
+
+A rule within a budget is the rule itself where its members can be paid for. Else it weighs the affordable subset whose
+plain mean errs least on the cells that it is shown: the exact one among the ENUMERATED best members that can be paid
+for, improved by members beyond them, one added or exchanged at a time. Being a rule, it is nested like any other: in
+each nest members are chosen without the rows that score them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from biomass_models.errors import UserError
+from biomass_models.targets import FloatArray
+from ensembles.gram import ErrorGram
+from ensembles.honest import score_estimate
+from ensembles.nests import fit_weights, nested_all
+from ensembles.rules import Rule, ranking
+
+ENUMERATED = 14  # members of which every subset is weighed up
+CURVE = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0)  # budgets that are shown, as shares of the one that is asked for
+ROUNDING = 1e-9  # relative, of a sum of seconds
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PredictionCosts:
+    """Seconds that predictions of a number of photographs take, by member of a library."""
+
+    names: tuple[str, ...]  # of the members
+    own_M: FloatArray
+    units: tuple[str, ...]
+    shared_U: FloatArray
+    needs_MU: NDArray[np.bool_]
+
+    @classmethod
+    def of(
+        cls,
+        names: Sequence[str],
+        own: Mapping[str, float],
+        needs: Mapping[str, Sequence[str]],
+        units: Mapping[str, float],
+    ) -> PredictionCosts:
+        """own: seconds by member, of those that are known; needs: units of each of them; units: seconds by unit."""
+        known = tuple(sorted(units))
+        column = {unit: place for place, unit in enumerate(known)}
+        needs_MU = np.zeros((len(names), len(known)), dtype=bool)
+        for row, name in enumerate(names):
+            needs_MU[row, [column[unit] for unit in needs.get(name, ())]] = True
+        return cls(
+            names=tuple(names),
+            own_M=np.array([own.get(name, np.inf) for name in names]),
+            units=known,
+            shared_U=np.array([units[unit] for unit in known], dtype=np.float64),
+            needs_MU=needs_MU,
+        )
+
+    def seconds(self, members: Sequence[int] | NDArray[np.int64]) -> float:
+        """Of these members together."""
+        index = np.asarray(members, dtype=np.int64)
+        return float(self.own_M[index].sum() + self.shared_U[self.needs_MU[index].any(0)].sum())
+
+
+@dataclass(frozen=True, eq=False)
+class Budgeted:
+    """A rule within a budget of seconds."""
+
+    rule: Rule
+    costs: PredictionCosts
+    seconds: float
+
+    @property
+    def name(self) -> str:
+        return self.rule.name
+
+    def __call__(self, problem: ErrorGram, seed: int) -> FloatArray:
+        """Raises UserError where no member that is shown can be paid for."""
+        place_M = problem.places
+        weight_M = self.rule(problem, seed)
+        if self._affords(place_M[np.flatnonzero(weight_M)]):
+            return weight_M
+        chosen = self.choose(problem)
+        weight_M = np.zeros(problem.members)
+        weight_M[chosen] = self.rule(problem.keep(chosen), seed)
+        return weight_M
+
+    def choose(self, problem: ErrorGram) -> NDArray[np.int64]:
+        """The affordable members whose plain mean errs least, ascending; of those as good the fewest."""
+        place_M = problem.places
+        affordable = [member for member in ranking(problem) if self._affords(place_M[[member]])]
+        if not affordable:
+            least = min(self.costs.seconds(place_M[[member]]) for member in range(problem.members))
+            raise UserError(
+                f"a budget pays for one member with skill at least, the cheapest takes {least / 60:.2g} min, got "
+                f"{self.seconds / 60:.2g} min; raise --budget-minutes, or measure more members (doctor --profile)"
+            )
+        chosen = self._enumerated(problem, np.array(affordable[:ENUMERATED], dtype=np.int64))
+        if len(affordable) > ENUMERATED:
+            chosen = self._improved(problem, chosen, affordable)
+        return np.sort(chosen)
+
+    def _affords(self, places: NDArray[np.int64]) -> bool:
+        return self.costs.seconds(places) <= self.seconds * (1 + ROUNDING)
+
+    def _enumerated(self, problem: ErrorGram, member_K: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The best affordable subset of a few members: every subset, built up member by member."""
+        gram_KK, places = problem.gram_MM[np.ix_(member_K, member_K)], problem.places[member_K]
+        own_K, needs_KU = self.costs.own_M[places], self.costs.needs_MU[places]
+        size = 1 << len(member_K)
+        total, own, count = np.zeros(size), np.zeros(size), np.zeros(size, dtype=np.int64)
+        needs = np.zeros((size, needs_KU.shape[1]), dtype=bool)
+        row_K = np.zeros((size, len(member_K)))  # sums of Gram rows of each subset
+        for member in range(len(member_K)):
+            half = 1 << member
+            low, high = slice(0, half), slice(half, 2 * half)
+            total[high] = total[low] + 2 * row_K[low, member] + gram_KK[member, member]
+            row_K[high] = row_K[low] + gram_KK[member]
+            own[high], count[high] = own[low] + own_K[member], count[low] + 1
+            needs[high] = needs[low] | needs_KU[member]
+        seconds = own + needs @ self.costs.shared_U
+        with np.errstate(invalid="ignore", divide="ignore"):
+            loss = np.where((count > 0) & (seconds <= self.seconds * (1 + ROUNDING)), total / count**2, np.inf)
+        best = np.flatnonzero(loss <= loss.min() * (1 + ROUNDING))
+        subset = int(best[np.argmin(count[best])])
+        return member_K[[member for member in range(len(member_K)) if subset >> member & 1]]
+
+    def _improved(self, problem: ErrorGram, chosen: NDArray[np.int64], affordable: Sequence[int]) -> NDArray[np.int64]:
+        """One member added or exchanged at a time, as long as the mean errs less."""
+        gram_MM, place_M = problem.gram_MM, problem.places
+
+        def loss(members: list[int]) -> float:
+            return float(gram_MM[np.ix_(members, members)].mean())
+
+        current, best = [int(member) for member in chosen], loss([int(member) for member in chosen])
+        while True:
+            others = [member for member in affordable if member not in current]
+            moves = [[*current, other] for other in others]
+            moves += [[kept for kept in current if kept != out] + [other] for out in current for other in others]
+            paid = [move for move in moves if self._affords(place_M[move])]
+            found = min(paid, key=loss, default=current)
+            if loss(found) >= best * (1 - ROUNDING):
+                return np.array(current, dtype=np.int64)
+            current, best = found, loss(found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetPoint:
+    """What a budget buys."""
+
+    minutes: float  # the budget
+    nested_score: float
+    nested_se: float
+    members: int
+    used_minutes: float  # of its blend
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardBudget:
+    """The budget of a blend, and what its members cost: enough to make the blend again."""
+
+    minutes: float
+    images: int
+    device: str
+    used_minutes: float  # of the card's blend
+    curve: tuple[BudgetPoint, ...]
+    next_member: str | None  # the best one that the budget does not pay for
+    next_minutes: float | None  # that the blend would take with it
+    own: Mapping[str, float]  # seconds by member, for all images
+    needs: Mapping[str, tuple[str, ...]]  # units by member
+    units: Mapping[str, float]  # seconds by unit
+
+    def rule(self, rule: Rule, names: Sequence[str]) -> Budgeted:
+        """A rule within this budget; names: of the library."""
+        costs = PredictionCosts.of(names, self.own, self.needs, self.units)
+        return Budgeted(rule, costs, 60 * self.minutes)
+
+
+def budget_of(
+    gram: ErrorGram, rule: Budgeted, weight_M: FloatArray, *, images: int, device: str, seed: int
+) -> CardBudget:
+    """What a card says of its budget. weight_M: of the blend."""
+    costs, minutes = rule.costs, rule.seconds / 60
+    known = [row for row, own in enumerate(costs.own_M) if np.isfinite(own)]
+    least = min(costs.seconds([row]) for row in known)
+    rules = [Budgeted(rule.rule, costs, rule.seconds * share) for share in CURVE if rule.seconds * share >= least]
+    points = []
+    for one in rules:
+        try:
+            (found,) = nested_all(gram, [one], seed=seed)
+            own_M = fit_weights(gram, one, seed=seed)
+        except UserError:  # some nest has no member that can be paid for
+            continue
+        estimate, support = score_estimate(gram, found.loss_RC), np.flatnonzero(own_M)
+        points.append(
+            BudgetPoint(
+                minutes=one.seconds / 60,
+                nested_score=estimate.value,
+                nested_se=estimate.se,
+                members=len(support),
+                used_minutes=costs.seconds(support) / 60,
+            )
+        )
+    chosen = np.flatnonzero(weight_M)
+    beyond = [row for row in known if row not in chosen and costs.seconds([*chosen, row]) > rule.seconds]
+    together = {row: float(gram.gram_MM[np.ix_([*chosen, row], [*chosen, row])].mean()) for row in beyond}
+    following = min(together, key=lambda row: together[row], default=None)
+    return CardBudget(
+        minutes=minutes,
+        images=images,
+        device=device,
+        used_minutes=costs.seconds(chosen) / 60,
+        curve=tuple(points),
+        next_member=None if following is None else costs.names[following],
+        next_minutes=None if following is None else costs.seconds([*chosen, following]) / 60,
+        own={costs.names[row]: float(costs.own_M[row]) for row in known},
+        needs={
+            costs.names[row]: tuple(
+                unit for unit, needed in zip(costs.units, costs.needs_MU[row], strict=True) if needed
+            )
+            for row in known
+        },
+        units={unit: float(seconds) for unit, seconds in zip(costs.units, costs.shared_U, strict=True)},
+    )

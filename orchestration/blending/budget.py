@@ -1,0 +1,91 @@
+"""A blend within a budget of minutes: which profile says what members cost, and what the card says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from biomass_models.config_rules import did_you_mean
+from biomass_models.errors import UserError
+from ensembles.blend import fit_blend
+from ensembles.budget import Budgeted, PredictionCosts, budget_of
+from ensembles.card import Card
+from ensembles.choice import rule_named
+from ensembles.members.library import Library
+from ensembles.spec import BlendSpec
+from orchestration.blending.device import device_name, kind
+from orchestration.progress import Say
+from orchestration.study.ledger import Ledger
+from orchestration.study.records import ProfileRecord, TrialRef
+from orchestration.study.storage import Storage
+
+MEASURE = "run `biomass doctor STUDY --data DIR --profile` there"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """Time that predictions may take."""
+
+    minutes: float
+    images: int
+    device: str | None = None  # how the profile's device begins; None: this machine's
+
+    def __post_init__(self) -> None:
+        if not 0 < self.minutes < float("inf"):
+            raise UserError(f"--budget-minutes is above 0, got {self.minutes}")
+        if self.images < 1:
+            raise UserError(f"--images is at least 1, got {self.images}")
+
+
+def budgeted_cards(
+    library: Library, trials: Mapping[str, TrialRef], budget: Budget, rule: str, follow_ups: tuple[str, ...], *,
+    seed: int, references: Mapping[str, np.ndarray], say: Say,
+) -> list[Card]:  # fmt: skip
+    """The card of the blend within the budget, one in a list. Members without a measured cost are never chosen.
+
+    Raises UserError where no profile is of the device, or no member can be paid for.
+    """
+    device, profiles = _profiles(trials, budget.device)
+    own: dict[str, float] = {}
+    needs: dict[str, tuple[str, ...]] = {}
+    units: dict[str, float] = {}
+    for name in library.names:
+        profile = profiles.get(trials[name].study) if name in trials else None
+        cost = None if profile is None else profile.members.get(trials[name].trial_id)
+        if profile is None or cost is None:
+            continue
+        own[name], needs[name] = budget.images * cost.seconds, cost.units
+        units |= {unit: budget.images * profile.units[unit].seconds for unit in cost.units}
+    if missing := [name for name in library.names if name not in own]:
+        say(f"note: {len(missing)} members were not profiled on {device} and are not chosen, such as {missing[0]}")
+    costs = PredictionCosts.of(library.names, own, needs, units)
+    within = Budgeted(rule_named(rule), costs, 60 * budget.minutes)
+    card = fit_blend(library, BlendSpec(rule=within, tried=follow_ups), seed, references=references)
+    weight_M = np.array([card.members.get(name, 0.0) for name in library.names])
+    say(f"Weighing up budgets on {device}")
+    return [
+        replace(card, budget=budget_of(library.gram, within, weight_M, images=budget.images, device=device, seed=seed))
+    ]
+
+
+def _profiles(trials: Mapping[str, TrialRef], asked: str | None) -> tuple[str, dict[str, ProfileRecord]]:
+    """The device, and each study's profile of it. Raises UserError where none is of it."""
+    studies = {ref.study for ref in trials.values()}
+    found = {study: {one.device: one for one in Ledger(Storage(study)).profiles()} for study in studies}
+    known = sorted({device for profiles in found.values() for device in profiles})
+    name = asked or device_name()
+    if asked is None:
+        fitting = [device for device in known if device == name] or [one for one in known if kind(one) == kind(name)]
+    else:
+        fitting = [device for device in known if device.lower() == asked.lower()] or [
+            device for device in known if device.lower().startswith(asked.lower())
+        ]
+    if len(fitting) > 1:
+        raise UserError(f"a budget is of one kind of machine, {name} is {' and '.join(fitting)}; give one as --device")
+    if not fitting:
+        has = f"the study has {', '.join(known)}{did_you_mean(name, known)}" if known else "the study has none"
+        raise UserError(f"a budget needs a profile of {name}, {has}; {MEASURE}, or name another with --device")
+    device = fitting[0]
+    return device, {study: profiles[device] for study, profiles in found.items() if device in profiles}

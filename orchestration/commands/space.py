@@ -1,0 +1,140 @@
+"""The command that shows what is searched, and writes it as a file that can be changed and given back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from orchestration.commands import complete
+from orchestration.commands.fields import preset_options
+from orchestration.commands.options import Json, out_console, print_json, print_line
+from orchestration.search.presets.named import overridden
+
+if TYPE_CHECKING:
+    from search_spaces.domain import SearchSpace
+
+
+@preset_options("backbones", "scale", "space", "set_")
+def space(
+    family: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="FAMILY", help="Families; without one all of them.", autocompletion=complete.families),
+    ] = None,
+    study: Annotated[str | None, typer.Option(help="Study whose own ranges are shown.")] = None,
+    as_toml: Annotated[bool, typer.Option("--toml", help="As a file for biomass search --space.")] = False,
+    as_json: Json = False,
+    **typed: Any,
+) -> None:
+    """What is searched of a family: ranges, defaults and reasons.
+
+    Without --scale the ranges of a machine without GPUs (cpu). --space and
+    --set show what they would change.
+
+    Examples:
+    $ biomass space distilled --scale gpu
+    $ biomass space distilled --toml > my.toml
+    $ biomass space --study runs/first --toml
+    """
+    found = _spaces(family or [], study, typed)
+    if as_json:
+        print_json({"families": {name: document(one) for name, one in found.items()}})
+    elif as_toml:
+        print_line(toml_text(found))
+    else:
+        for one in found.values():
+            out_console.print(render_space(one))
+        print_line("To change them: biomass space --toml > my.toml, biomass search --space my.toml")
+
+
+def _spaces(families: list[str], study: str | None, typed: Mapping[str, Any]) -> dict[str, SearchSpace]:
+    """The ranges that are asked for, by family."""
+    from biomass_models.families import registry
+    from orchestration.commands.options import print_remark
+    from orchestration.study.spaces import stored_spaces, with_changes
+    from search_spaces.own_ranges import read_changes
+    from search_spaces.spaces import DEFAULT_BACKBONES, space_of
+
+    if study is not None:
+        if typed["scale"] or typed["backbones"]:
+            raise typer.BadParameter("a study has a scale and backbones of its own; leave --scale and --backbone out")
+        from orchestration.study.ledger import open_ledger
+
+        spaces = stored_spaces(open_ledger(study).study(), families)
+    else:
+        chosen = overridden(None, typed)[0].study
+        scale = "cpu" if chosen.scale == "auto" else chosen.scale
+        names = families or list(registry.BUILT_IN)
+        spaces = {name: space_of(name, chosen.backbones or DEFAULT_BACKBONES, scale) for name in names}
+    changes = read_changes(typed["space"], typed["set_"] or ())
+    return with_changes(spaces, changes, None, print_remark)[0]
+
+
+def toml_text(spaces: Mapping[str, SearchSpace]) -> str:
+    """A file of ranges, with the rules in a remark."""
+    from search_spaces.ranges_text import HOW, space_toml
+
+    return "\n".join([HOW, *(space_toml(one) for one in spaces.values())]).rstrip("\n")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FieldRow:
+    """A field of a family as it is listed."""
+
+    name: str
+    range: str | None  # None: it is fixed
+    fixed: Any  # value of one that is fixed
+    default: Any  # None: the family has none
+    about: str  # what it is
+    reason: str  # why the range is as it is
+
+
+def field_rows(space: SearchSpace) -> list[FieldRow]:
+    """The fields that are searched or fixed, then those that stay as they are by default."""
+    from biomass_models.families.field_notes import field_notes
+    from search_spaces.ranges_text import default_of, domain_text
+    from search_spaces.spaces import reasons_of
+
+    notes, reasons = field_notes(space.config_class), reasons_of(space.family)
+    named = [*space.domains, *space.fixed]
+    others = [one.name for one in fields(space.config_class) if one.name not in named]
+    rows = []
+    for name in (*named, *others):
+        default = default_of(space, name)
+        rows.append(
+            FieldRow(
+                name=name,
+                range=domain_text(space.domains[name]) if name in space.domains else None,
+                fixed=space.fixed.get(name, None if name in space.domains else default),
+                default=None if default is MISSING else default,
+                about=notes.get(name, ""),
+                reason=reasons.get(name, ""),
+            )
+        )
+    return rows
+
+
+def document(space: SearchSpace) -> dict[str, Any]:
+    """A space for programs."""
+    return {"fields": field_rows(space), **space.to_json()}
+
+
+def render_space(space: SearchSpace) -> Table:
+    """As a terminal table of at most 80 columns."""
+    view = Table(title=f"What is searched of {space.family}", title_justify="left", width=80)
+    view.add_column("field", no_wrap=True)
+    view.add_column("range (default)", ratio=4, overflow="fold")
+    view.add_column("what it is; why this range", ratio=5, overflow="fold")
+    for row in field_rows(space):
+        default = "" if row.default is None else f" ({shown(row.default)})"
+        searched = f"fixed: {shown(row.fixed)}" if row.range is None else row.range
+        about = "; ".join(filter(None, (row.about, row.reason)))
+        view.add_row(row.name, f"{searched}{default}", about, style=None if row.range is not None else "dim")
+    return view
+
+
+def shown(value: Any) -> str:
+    return '""' if value == "" else f"{value}"

@@ -1,0 +1,51 @@
+"""What the family study searches: the ranges of the scale `demo`, and what is widened by cached features alone.
+
+Sizes, layouts and flips each cost a pass over all photographs, so there are few of them, the same for all families.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from search_spaces.domain import Choice, Domain, SearchSpace, When
+from search_spaces.probe import WIDER
+from search_spaces.spaces import space_of
+
+FAMILIES = ("probe", "baseline", "distilled", "stack", "density")
+PRESENT = FAMILIES[:3]  # those that there were before `stack` and `density`
+BACKBONES = ("tf_efficientnet_lite0", "vit_small_patch14_dinov2.lvd142m")
+TAPS = "0.67+0.83+1"
+MORE_SIZES = ("", "336")
+FLIPS = 2  # of the networks' banks
+
+# Beside the scale `demo`: options of networks that gained on seeds 10 to 12 (docs/measured.md, option by option).
+CHOSEN: Mapping[str, Mapping[str, Domain]] = {}
+_WIDER: Mapping[str, Mapping[str, Domain]] = {
+    "probe": {
+        "pooling": Choice(WIDER),
+        "taps": When("layers", (1,), Choice(("", TAPS))),
+        "more_sizes": When("size", (224,), Choice(MORE_SIZES)),
+    },
+    "stack": {
+        "taps": Choice((TAPS, "1")),
+        "more_sizes": When("size", (224,), Choice(MORE_SIZES)),
+    },
+}
+_FIRST: Mapping[str, Mapping[str, Any]] = {"probe": {"taps": "", "more_sizes": ""}}
+
+
+def study_space(family: str, backbone: str) -> SearchSpace:
+    """What is searched of a family on one backbone."""
+    demo = space_of(family, (backbone,), "demo")
+    domains = dict(demo.domains) | _WIDER.get(family, {}) | CHOSEN.get(family, {})
+    off = {name: _first_option(domain) for name, domain in CHOSEN.get(family, {}).items()} | _FIRST.get(family, {})
+    fixed = {**demo.fixed, "flips": FLIPS} if "flips" in demo.fixed and demo.fixed["flips"] > 1 else demo.fixed
+    return replace(demo, domains=domains, fixed=fixed, first_trials=tuple({**one, **off} for one in demo.first_trials))
+
+
+def _first_option(domain: Domain) -> Any:
+    choice = domain.domain if isinstance(domain, When) else domain
+    assert isinstance(choice, Choice), "an option that was chosen is on or off"
+    return choice.options[0]

@@ -1,0 +1,232 @@
+"""Ranges of the user's own through a study: made with them, changed later, recorded and shown; docs/search.md, run."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import hand_made_study as hand
+import pytest
+from commands import output, words_of
+from readme import commands
+from released import copy_of, go_on
+from typer.testing import CliRunner
+
+from biomass_models.families.probe.config import ProbeConfig
+from orchestration.cli import app
+from orchestration.search.prepare import change_ranges
+from orchestration.search.proposer import DRAWS_UNTIL_EXHAUSTED, Proposer
+from orchestration.study.ledger import Ledger
+from orchestration.study.records import TrialResult
+from orchestration.study.spaces import stored_space
+from orchestration.study.storage import Storage
+from search_spaces.domain import Choice, Integer, SearchSpace, Uniform, When
+from search_spaces.own_ranges import RangesError, read_changes
+
+PAGE = Path(__file__).parents[2] / "docs" / "search.md"
+TINY = ["--backbone", "test_vit", "--weights", "random", "--scale", "smoke", "--folds", "3"]
+HALF_REFUSED = SearchSpace(  # inner layers go with one last layer only
+    family="probe",
+    config_class=ProbeConfig,
+    domains={"layers": Choice((1, 2)), "taps": Choice(("", "0.5+1")), "log10_alpha_low": Uniform(-9.0, 0.0)},
+    fixed={"backbone": "net"},
+)
+
+
+def refused(*words: str) -> str:
+    result = CliRunner().invoke(app, list(words))
+    assert isinstance(result.exception, ValueError), result.output
+    return str(result.exception)
+
+
+def proposer(folder: Path, space: SearchSpace, engine: str = "tpe") -> Proposer:
+    ledger = Ledger(Storage(folder))
+    return Proposer({"probe": space}, ledger, seed=1, fold_hash="f", weights={"net": "w"}, engine=engine)
+
+
+@pytest.mark.parametrize("engine", ["tpe", "random"])
+def test_points_that_the_configuration_refuses_are_drawn_again(engine: str, tmp_path: Path) -> None:
+    """And a search that was rebuilt half-way proposes the same."""
+
+    def ids(folder: Path, lives: int) -> list[str]:
+        found = []
+        for _ in range(lives):
+            search = proposer(folder, HALF_REFUSED, engine)
+            for _ in range(24 // lives):
+                record = search.propose()
+                assert record is not None and (record.config["layers"] == 1 or not record.config["taps"])
+                result = TrialResult(status="complete", score=record.config["log10_alpha_low"])
+                search.ledger.write_result(record.trial_id, result)
+                search.record_result(record.trial_id, result)
+                found.append(record.trial_id)
+        return found
+
+    whole = ids(tmp_path / "whole", 1)
+    assert len(set(whole)) == 24 and ids(tmp_path / "part", 3) == whole
+
+
+def test_a_space_that_holds_nothing_but_refused_points_ends_with_the_reason(tmp_path: Path) -> None:
+    space = SearchSpace(
+        family="probe", config_class=ProbeConfig, domains={"layers": Integer(2, 9)},
+        fixed={"backbone": "net", "taps": "0.5+1"},
+    )  # fmt: skip
+    search = proposer(tmp_path, space)
+    assert search.propose() is None
+    assert search.nothing_left is not None and f"{DRAWS_UNTIL_EXHAUSTED} proposals in a row" in search.nothing_left
+    assert "set layers=1 or taps to nothing" in search.nothing_left and "--space" in search.nothing_left
+
+
+def test_trials_of_other_ranges_are_observed_with_what_was_fixed_then(tmp_path: Path) -> None:
+    """A field that is searched now and was fixed before is observed at the value that it had."""
+    first = proposer(
+        tmp_path,
+        SearchSpace(
+            family="probe", config_class=ProbeConfig, domains={"alphas": Integer(3, 12)},
+            fixed={"backbone": "net", "layers": 2},
+        ),
+    )  # fmt: skip
+    for _ in range(4):
+        record = first.propose()
+        assert record is not None and set(record.params) == {"alphas"}
+        first.ledger.write_result(record.trial_id, TrialResult(status="complete", score=0.5))
+    wider = SearchSpace(
+        family="probe",
+        config_class=ProbeConfig,
+        domains={"layers": Choice((1, 2)), "alphas": Integer(3, 6), "flips": When("layers", (2,), Choice((1, 8)))},
+        fixed={"backbone": "net"},
+    )
+    again = proposer(tmp_path, wider)
+    assert again.unobserved == []
+    (engine,) = [one for (name, _), one in again._engines.items() if name == "tpe"]
+    seen = [json.loads(json.dumps(one.trial.params)) for one in engine._observed.values()]  # type: ignore[attr-defined]
+    assert all(params["layers"] == "2" and params["flips"] == "1" for params in seen) and len(seen) == 4
+    assert again.propose() is not None
+
+
+def test_a_study_takes_a_change_once_and_notes_it(tmp_path: Path) -> None:
+    ledger = hand.empty_study(tmp_path / "s")
+    hand.propose(ledger, 0)
+    said: list[str] = []
+    changes = read_changes(None, ["probe.transform=sqrt", "baseline.dropout=0.1"])
+    record = change_ranges(ledger, ledger.study(), changes, said.append)
+    assert [(one.family, one.field, one.now, one.trials) for one in record.own_ranges] == [
+        ("probe", "transform", '"sqrt"', 1),
+        ("baseline", "dropout", "0.1", 1),
+    ]
+    assert record.own_ranges[0].before == '{choice = ["log1p", "sqrt", "none"]}'
+    assert ledger.study().to_json() == record.to_json()
+    probe = stored_space(ledger.study(), "probe")
+    assert probe is not None and probe.fixed["transform"] == "sqrt"
+    assert {probe.config(params).transform for params in probe.first_trials} == {"sqrt"}
+    said.clear()
+    assert change_ranges(ledger, record, changes, said.append) is record and said == []  # the same command again
+    wider = change_ranges(ledger, record, read_changes(None, ["probe.transform=none"]), said.append)
+    assert [one.now for one in wider.own_ranges] == ['"sqrt"', "0.1", '"none"']
+    with pytest.raises(RangesError, match=r"probe, baseline; got distilled; leave it out, or add --family distilled"):
+        change_ranges(ledger, record, read_changes(None, ["distilled.dropout=0.1"]), said.append)
+    with pytest.raises(RangesError, match=r"one of the study's.*got elsewhere; name it with --backbone"):
+        change_ranges(ledger, record, read_changes(None, ["probe.backbone=elsewhere"]), said.append)
+
+
+def test_a_study_of_an_old_version_goes_on_with_other_ranges(tmp_path: Path) -> None:
+    ledger = copy_of("finished", tmp_path)
+    before = {record.trial_id: record for record in ledger.trials()}
+    said: list[str] = []
+    go_on(ledger, trials=6)
+    changes = read_changes(None, ["baseline.epochs=3", "baseline.head_width=64", "probe.layout=halves"])
+    record = change_ranges(ledger, ledger.study(), changes, said.append)
+    assert len(record.own_ranges) == 3
+    search = go_on(ledger, trials=12, say=said.append)
+    assert {record.trial_id: record for record in ledger.trials()} == before
+    proposed = []
+    while (one := search.propose()) is not None and len(proposed) < 6:
+        proposed.append(one)
+        search.record_result(one.trial_id, TrialResult(status="complete", score=0.1))
+    own = {"baseline": {"epochs": 3, "head_width": 64}, "probe": {"layout": "halves"}}
+    assert proposed and all(own.get(one.family, {}).items() <= one.config.items() for one in proposed)
+
+
+def test_wrong_ranges_are_refused_before_anything_is_written(tmp_path: Path, tiny_pasture: Path) -> None:
+    study, file = tmp_path / "s", tmp_path / "my.toml"
+    file.write_text("[probe]\nlayer = 1\n\n[baseline]\ndropout = 1.0\n")
+    search = ["search", str(study), "--data", str(tiny_pasture), "--trials", "1", *TINY]
+    assert re.search(r"my\.toml:2: .*'layer'; did you mean layers", refused(*search, "--space", str(file)))
+    file.write_text("[probe]\nlayers = 1\n\n[baseline]\ndropout = 1.0\n")
+    assert "my.toml:5: baseline.dropout: the configuration refuses 1.0" in refused(*search, "--space", str(file))
+    assert "refuses 3" in refused(*search, "--set", "probe.flips=3")
+    assert "check the path" in refused(*search, "--space", str(tmp_path / "nothing.toml"))
+    assert "--family distilled" in refused(*search, "--family", "probe", "--set", "distilled.dropout=0.1")
+    assert not study.exists()
+
+
+def test_the_space_command_shows_what_would_be_searched(tmp_path: Path) -> None:
+    text = output("space", "probe", "--scale", "cpu")
+    assert max(map(len, text.splitlines())) <= 80
+    words = " ".join(re.sub(r"[│┃]", " ", text).split())
+    assert "log targets predict below" in words and "transform" in words
+    mine = tmp_path / "my.toml"
+    mine.write_text(output("space", "--toml", "--scale", "gpu"))
+    assert output("space", "--toml", "--scale", "gpu", "--space", str(mine)) == mine.read_text()
+    found = json.loads(output("space", "probe", "--json", "--set", "probe.layers=1"))["families"]["probe"]
+    fields = {row["name"]: row for row in found["fields"]}
+    assert fields["layers"]["fixed"] == 1 and fields["layers"]["range"] is None
+    assert fields["transform"] | {"about": "", "reason": ""} == {
+        "name": "transform", "range": "log1p | sqrt | none", "fixed": None, "default": "log1p", "about": "",
+        "reason": "",
+    }  # fmt: skip
+    assert set(fields) == set(ProbeConfig.__dataclass_fields__)
+    ledger = copy_of("finished", tmp_path)
+    own = output("space", "probe", "--study", ledger.storage.uri, "--toml")
+    assert "[probe]" in own and '"test_vit.r160_in1k"' in own
+    assert "did you mean probe" in refused("space", "prob", "--study", ledger.storage.uri)
+
+
+@pytest.mark.long
+def test_the_page_from_a_file_to_report_and_show(
+    tmp_path: Path, tiny_pasture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/search.md, word for word, at the size of a test."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "DIR").symlink_to(tiny_pasture)
+    (text,) = re.findall(r"```toml\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    Path("my.toml").write_text(text)
+    said: dict[str, list[str]] = {}
+    searches = 0
+    for words in commands(page=PAGE):
+        assert words[0] == "biomass"
+        typed = words[1:]
+        if typed[0] == "search":
+            searches += 1
+            typed[typed.index("--trials") + 1] = str(2 * min(searches, 3))
+            typed += ["--inline", "--cache", "cache", *(TINY if searches == 1 else [])]
+        if "TRIAL" in typed:
+            trial = next(one for one in Ledger(Storage("STUDY")).trials() if one.family == "baseline")
+            typed[typed.index("TRIAL")] = trial.trial_id[:6]
+        said.setdefault(words[1], []).append(output(*typed))
+    assert searches == 3
+    ledger = Ledger(Storage("STUDY"))
+    record, trials = ledger.study(), ledger.trials()
+    assert {"space": "my.toml"}.items() <= record.made_with.overrides.items()
+    own = {(one.family, one.field): one for one in record.own_ranges}
+    assert {field for family, field in own if family == "baseline"} == {
+        "head_lr", "dropout", "clip_norm", "head_width_2",
+    }  # fmt: skip
+    assert own["baseline", "dropout"].place == "my.toml:3" and own["baseline", "dropout"].now == "0.4"
+    later = own["probe", "alpha_per_target"]
+    assert later.place == "--set probe.alpha_per_target=true" and later.trials == 4
+    assert len(trials) == 6
+    for trial in trials:
+        config = trial.config
+        if trial.family == "probe":
+            assert config["transform"] == "sqrt" and (trial.number < 4 or config["alpha_per_target"])
+        else:
+            assert config["dropout"] == 0.4 and 1e-4 <= config["head_lr"] <= 1e-3 and 1 <= config["clip_norm"] <= 5
+            assert config["head_width_2"] in ((64, 96, 128) if config["head_width"] > 128 else (128,))
+    shown, page = (re.sub(r"[│┃]", " ", said["show"][0]), words_of(Path("report.html").read_text()))
+    assert max(len(line) for line in shown.splitlines() if "biomass" not in line) <= 80
+    shown = " ".join(shown.split())
+    assert "my.toml:3" in shown and "biomass refit" in shown and "baseline, complete" in shown
+    assert "6 ranges of your own" in page and "my.toml:3" in page and "--set probe.alpha_per_target=true" in page
+    assert "fixed: 0.4 (0.4)" in said["space"][2]
+    assert '"distilled"' not in said["space"][1] and "[distilled]" in said["space"][1]
