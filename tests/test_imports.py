@@ -37,7 +37,7 @@ BELOW = tuple(
         *("verbosity", "wheel"),
     )
 )  # at the top, and used by all
-ABOVE = (f"{RUN}.__main__", f"{RUN}.cli", f"{RUN}.demo")
+ABOVE = (f"{RUN}.__main__", f"{RUN}.api", f"{RUN}.cli", f"{RUN}.demo")
 REPORT = f"{RUN}.report"
 SLOTS, ON_RAY, PRESETS = f"{WORKERS}.slots", f"{SEARCH}.on_ray", f"{SEARCH}.presets"
 GAINS = f"{SEARCH}.gains"
@@ -52,7 +52,8 @@ EDGES: dict[str, set[str]] = {
     f"{MODEL}.families": {*MODELS, f"{MODEL}.training"},
     **{room: {*MODELS, f"{MODEL}.training", f"{MODEL}.families"} for room in FAMILIES},  # one may leave some unused
     "search_spaces": {MODEL, f"{MODEL}.families", *FAMILIES},
-    BLEND: {*FLOOR, f"{BLEND}.members"},
+    BLEND: {*FLOOR, f"{BLEND}.intervals", f"{BLEND}.members"},
+    f"{BLEND}.intervals": {MODEL},
     f"{BLEND}.members": {*FLOOR, BLEND},
     f"{RUN}.endings": {MODEL, WORKERS},
     f"{RUN}.interrupts": {f"{RUN}.processes"},
@@ -60,7 +61,7 @@ EDGES: dict[str, set[str]] = {
     f"{RUN}.option": set(),
     f"{RUN}.overlay": {MODEL, f"{MODEL}.data"},
     f"{RUN}.processes": set(),
-    f"{RUN}.progress": {f"{RUN}.terminal", f"{RUN}.time_left", f"{RUN}.verbosity"},
+    f"{RUN}.progress": {MODEL, f"{RUN}.terminal", f"{RUN}.time_left", f"{RUN}.verbosity"},
     f"{RUN}.time_left": set(),
     f"{RUN}.terminal": {MODEL},
     f"{RUN}.verbosity": set(),
@@ -104,7 +105,7 @@ EDGES: dict[str, set[str]] = {
     },
     ON_RAY: {MODEL, STUDY, WORKERS, SLOTS, SEARCH, f"{RUN}.progress", f"{RUN}.verbosity"},
     PRESETS: {
-        *FLOOR,
+        *MODELS,
         f"{MODEL}.families",
         "search_spaces",
         STUDY,
@@ -112,6 +113,7 @@ EDGES: dict[str, set[str]] = {
         SEARCH,
         f"{SEARCH}.engines",
         f"{RUN}.option",
+        f"{RUN}.progress",
     },
     f"{SEARCH}.engines": {MODEL, STUDY, "search_spaces"},
     GAINS: {MODEL, BLEND, STUDY},
@@ -132,10 +134,16 @@ EDGES: dict[str, set[str]] = {
         f"{RUN}.overlay",
     },
     f"{RUN}.dashboard": {MODEL, "search_spaces", STUDY, WORKERS, f"{RUN}.progress"},
-    f"{RUN}.bundle": {*MODELS, f"{MODEL}.families", BLEND, STUDY, WORKERS, f"{RUN}.endings", f"{RUN}.wheel"},
+    f"{RUN}.bundle": {
+        *(*MODELS, f"{MODEL}.families", BLEND, STUDY, WORKERS, BLENDING, f"{RUN}.endings", f"{RUN}.wheel"),
+    },
+    f"{RUN}.answers": {
+        *(*MODELS, BLEND, f"{BLEND}.intervals", STUDY, WORKERS, BLENDING, f"{RUN}.bundle", f"{RUN}.progress"),
+    },
     f"{RUN}.doctor": {*MODELS, f"{MODEL}.families", "search_spaces", STUDY, WORKERS, SLOTS},
-    REPORT: {MODEL, BLEND, STUDY, f"{REPORT}.data", f"{REPORT}.sections"},
+    REPORT: {MODEL, BLEND, STUDY, f"{REPORT}.data", f"{REPORT}.new_photographs", f"{REPORT}.sections"},
     f"{REPORT}.data": {MODEL, BLEND, f"{BLEND}.members", "search_spaces", STUDY, BLENDING, REPORT},
+    f"{REPORT}.new_photographs": {MODEL, f"{BLEND}.intervals", REPORT, f"{REPORT}.data"},
     f"{REPORT}.sections": {
         *FLOOR,
         f"{MODEL}.families",
@@ -147,7 +155,7 @@ EDGES: dict[str, set[str]] = {
         f"{RUN}.overlay",
     },
 }
-ALL = {f"{RUN}.commands", *ABOVE, *BELOW}  # may import from everywhere below them
+ALL = {f"{RUN}.commands", f"{RUN}.python", *ABOVE, *BELOW}  # may import from everywhere below them
 NUMPY_ONLY = {"torch", "ray", "timm", "optuna"}
 FORBIDDEN = {  # packages of others, by room and the rooms in it
     MODEL: {"ray", "optuna"},
@@ -158,7 +166,7 @@ FORBIDDEN = {  # packages of others, by room and the rooms in it
     INSPECT: {"ray", "optuna"},
 }
 ONLY_HERE = {  # a package of others -> the modules that may import it
-    "ray": (WORKERS, ON_RAY, f"{SEARCH}.start", f"{RUN}.doctor", f"{RUN}.endings"),
+    "ray": (WORKERS, ON_RAY, f"{RUN}.answers.on_ray", f"{SEARCH}.start", f"{RUN}.doctor", f"{RUN}.endings"),
     "peft": (f"{MODEL}.backbones.adapters",),
     "optuna": ("search_spaces.to_optuna", f"{SEARCH}.engines", f"{RUN}.dashboard"),
 }
@@ -167,6 +175,7 @@ TORCH_FREE = (
     *(f"{MODEL}.data.{name}" for name in ("table", "taxonomy", "folds", "images", "check", "references")),
     f"{BLEND}.blend",
     f"{BLEND}.submission",
+    f"{RUN}.api",
     f"{RUN}.cli",
     f"{RUN}.report.make",
 )
