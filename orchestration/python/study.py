@@ -158,7 +158,7 @@ class Study:
                 seed=0,  # of blends without a study; this one's is the study's
                 open_predictor=open_predictor,
                 say=say,
-                show=lambda card, beside: found.append(Blend(name=None, card=card, beside=tuple(beside))),
+                show=lambda card, beside, _labels: found.append(Blend(name=None, card=card, beside=tuple(beside))),
             )
         name = place.stem if place.suffix == ".csv" else place.name
         return Blend(name=name, card=found[0].card, beside=found[0].beside, written=tuple(written))
