@@ -327,7 +327,7 @@ def test_a_resumed_search_takes_the_turns_of_an_undisturbed_one(tmp_path: Path) 
 def test_shares_of_a_study_are_shown_and_may_be_changed(tmp_path: Path) -> None:
     ledger = made_study(tmp_path)
     found = status_of(ledger)
-    assert found.shares == "earned" and "shares  earned: shares of the seconds" in render_status(found)
+    assert found.shares == "earned" and "shares  earned: of the seconds, by what" in render_status(found)
     settings = ledger.study().settings
     shares = settings.share_of
     assert shares == dict.fromkeys(FAMILIES, 1.0)
