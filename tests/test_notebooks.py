@@ -14,7 +14,7 @@ from notebooks import NOTEBOOKS, RAN, SETTINGS, assigned, code_cells, code_hash,
 from readme import README
 
 TINY = {  # settings with which a test takes less than a minute on a free machine
-    "first_study": 'IMAGES, TEST_IMAGES, WIDTH = 24, 6, 160\nPRESET, TRIALS = "smoke", 6',
+    "first_study": 'IMAGES, TEST_IMAGES, WIDTH = 24, 6, 160\nPRESET, TRIALS, INLINE = "smoke", 6, False',
     "own_data": 'PHOTOS, TABLE, AREA, NEW = "phone", "cuts.csv", 0.25, "phone/test"\n'
     'BACKBONES, WEIGHTS, SCALE, TRIALS = "test_vit", "random", "smoke", 4\nDRAWN, WIDTH = 60, 160',
 }

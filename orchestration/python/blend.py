@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +19,7 @@ class Blend:
     name: str | None  # of the stored ensemble; None for one that was made to be shown
     card: Card  # every number of it (ensembles/card.py)
     beside: tuple[str, ...] = ()  # what is to be known with the scores, a line each
+    labels: Mapping[str, str] = field(default_factory=dict)  # what members are: family, backbone, size, settings
     written: tuple[Path, ...] = ()  # submission, or table of masses
 
     @property
@@ -28,7 +30,7 @@ class Blend:
     def __repr__(self) -> str:
         from orchestration.blending.blend import page_of
 
-        return "\n".join(line.rstrip() for line in page_of(self.card, self.beside).splitlines())
+        return "\n".join(line.rstrip() for line in page_of(self.card, self.beside, self.labels).splitlines())
 
     def _repr_html_(self) -> str:
         return as_html(repr(self))

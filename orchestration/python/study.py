@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from orchestration.workers.resources import Resources
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ensembles.card import Card
     from orchestration.blending.predict import Predictor
     from orchestration.inspect.status import Status
     from orchestration.python.masses import Photographs
@@ -101,6 +103,7 @@ class Study:
         Raises LedgerError where there is none.
         """
         from ensembles.card import Card
+        from orchestration.blending.members import member_label
         from orchestration.blending.shown import MOST_MEMBERS, beside_score, shown_blend
 
         data = self._data()
@@ -109,7 +112,8 @@ class Study:
             name, card = shown.name, shown.card
         else:
             card = Card.from_json(self.ledger.ensemble(name).card)
-        return Blend(name=name, card=card, beside=tuple(beside_score(data, card)))
+        labels = {member: member_label(data, member) for member in card.members if member in data.by_id}
+        return Blend(name=name, card=card, beside=tuple(beside_score(data, card)), labels=labels)
 
     def ensemble(
         self,
@@ -141,6 +145,9 @@ class Study:
         options = BlendOptions(rule=rule, follow_ups=tuple(post), flips=flips, all_rows=all_rows)
         found: list[Blend] = []
 
+        def show(card: Card, beside: Sequence[str], labels: Mapping[str, str]) -> None:
+            found.append(Blend(name=None, card=card, beside=tuple(beside), labels=labels))
+
         def open_predictor(directory: Path) -> Predictor:
             from orchestration.blending.predict import Predictor
 
@@ -158,10 +165,10 @@ class Study:
                 seed=0,  # of blends without a study; this one's is the study's
                 open_predictor=open_predictor,
                 say=say,
-                show=lambda card, beside: found.append(Blend(name=None, card=card, beside=tuple(beside))),
+                show=show,
             )
         name = place.stem if place.suffix == ".csv" else place.name
-        return Blend(name=name, card=found[0].card, beside=found[0].beside, written=tuple(written))
+        return replace(found[0], name=name, written=tuple(written))
 
     def predict(self, photographs: Photographs, **options: Any) -> pd.DataFrame:
         """Masses of any photographs by a stored ensemble, with intervals; arguments as orchestration.api.predict."""

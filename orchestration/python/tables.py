@@ -22,7 +22,7 @@ TIME = "time"
 LEADERBOARD = {
     **{"name": "str", "family": "str", "score": "float", "fold_low": "float", "fold_high": "float"},
     **{"seconds": "float", "gpu_seconds": "float", "peak_gb": "float", "status": "str", "notes": "str"},
-    "summary": "str",
+    **{"label": "str", "summary": "str"},
 }
 FAMILIES = {
     **{"family": "str", "trials": "int", "complete": "int", "pruned": "int", "failed": "int", "refused": "int"},

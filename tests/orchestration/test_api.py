@@ -70,7 +70,7 @@ def same(frame: pd.DataFrame, rows: list[dict[str, Any]], by: str, names: list[s
 @pytest.mark.slow
 def test_tables_hold_what_the_commands_say(told: Study) -> None:
     found = json_of("leaderboard", told.uri)
-    columns = ["family", "score", "seconds", "gpu_seconds", "peak_gb", "status", "summary"]
+    columns = ["family", "score", "seconds", "gpu_seconds", "peak_gb", "status", "label", "summary"]
     board = told.leaderboard()
     same(board, found["rows"], "name", columns)
     assert [*board["notes"]] == ["; ".join(row["notes"]) for row in found["rows"]]

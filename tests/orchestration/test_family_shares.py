@@ -291,7 +291,7 @@ def test_refused_trials_take_no_turn(tmp_path: Path) -> None:
     search = proposer(ledger, costs=Expensive(), max_fold_seconds=60.0)
     families = run(ledger, 20, lambda trial, truth_NT: erring(trial, truth_NT, 8.0), search)
     assert set(families) == {"baseline", "probe"} and search.trials.count("refused") > 0
-    assert "refused" in str(search.too_expensive["density"])
+    assert "refused" in str(search.why_exhausted["density"])
 
 
 @pytest.mark.slow
