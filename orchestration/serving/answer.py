@@ -158,11 +158,10 @@ def _all_rows(
     predicted: pd.DataFrame, rows: Sequence[int], reasons: dict[int, str], uploads: Sequence[Upload]
 ) -> pd.DataFrame:
     """A row an upload, refused ones with their reasons, which name what was sent and not where it lies here."""
-    reason = [uploads[row].in_words(why) for row, why in zip(rows, predicted[REASON], strict=True)]
-    every = predicted.assign(**{REASON: reason}).set_axis(list(rows)).reindex(range(len(uploads)))
-    for row, why in reasons.items():
-        every.loc[row, REASON] = why
-    texts = {column: every[column].fillna("") for column in (REASON, DIGEST, NEAREST)}
+    why = {row: uploads[row].in_words(said) for row, said in zip(rows, predicted[REASON], strict=True)} | reasons
+    every = predicted.set_axis(list(rows)).reindex(range(len(uploads)))
+    texts = {column: every[column].fillna("") for column in (DIGEST, NEAREST)}
+    texts[REASON] = pd.Series(why, index=every.index, dtype="object")
     odd = np.array([one is True or one is np.True_ for one in every[ODD]], dtype=bool)
     texts |= {ODD: pd.Series(odd, index=every.index), PERCENTILE: every[PERCENTILE].astype("float64")}
     return every.assign(**texts)
