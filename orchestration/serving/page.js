@@ -18,6 +18,7 @@
           const image = document.createElement("img");
           image.alt = "";
           image.src = URL.createObjectURL(file);
+          image.addEventListener("error", () => image.remove());
           item.append(image);
         }
         item.append(file.name);

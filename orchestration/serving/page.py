@@ -22,6 +22,7 @@ from orchestration.serving.uploads import PHOTOGRAPHS
 UNIT_NAMES = {"g": "g in a quadrat", "g/m2": "g/m² of dry matter", "kg/ha": "kg/ha of dry matter"}
 MASS_NAMES = {"Dry_Green": "green", "Dry_Dead": "dead", "Dry_Clover": "clover", "GDM": "green + clover"}
 TOTAL = "Dry_Total"
+DASH = "\u2013"  # from, to
 BAR_WIDTH, BAR_HEIGHT = 100, 8
 _DARK = re.compile(r':root\[data-theme="dark"\] \{(.*?)\}', re.S)
 
@@ -175,22 +176,23 @@ def _shot(one: Answered, answer: Answer, drawn: Pictures | None, ends: Mapping[s
     return tag(
         "article",
         who,
-        *([] if drawn is None else [_drawings(drawn, one.name)]),
+        *([] if drawn is None else [_photograph(drawn, one.name)]),
         _masses(one.masses, answer, ends),
         *([tag("p", odd, class_="warned")] if one.odd_shape else []),
         *unlike,
+        *([] if drawn is None or not drawn.maps else [_maps(drawn.maps, one.name)]),
         class_="shot",
     )
 
 
-def _drawings(drawn: Pictures, name: str) -> Html:
-    first, *more = (drawn.photograph, *drawn.maps)
-    shown = [tag("div", _image(first, f"{name}, {first.caption}"), class_="pictures")]
-    if more:
-        figures = [tag("figure", _image(one, f"{name}: {one.caption}"), tag("figcaption", one.caption)) for one in more]
-        title = "Density over the picture" if "density" in more[0].caption else "Where a model looked"
-        shown.append(tag("details", tag("summary", title), *figures, class_="map", open=""))
-    return join(*shown)
+def _photograph(drawn: Pictures, name: str) -> Html:
+    return tag("div", _image(drawn.photograph, f"{name}, {drawn.photograph.caption}"), class_="pictures")
+
+
+def _maps(maps: Sequence[Picture], name: str) -> Html:
+    figures = [tag("figure", _image(one, f"{name}: {one.caption}"), tag("figcaption", one.caption)) for one in maps]
+    title = "Density over the picture" if "density" in maps[0].caption else "Where a model looked"
+    return tag("details", tag("summary", title), *figures, class_="map")
 
 
 def _image(picture: Picture, text: str) -> Html:
@@ -204,12 +206,13 @@ def _masses(masses: Sequence[Mass], answer: Answer, ends: Mapping[str, float]) -
     rows = []
     for one in masses:
         name = MASS_NAMES.get(one.target, "total")
-        cells = [tag("th", name, _bar(one, ends[one.target]), scope="row"), tag("td", tag("b", _mass(one.mass)))]
+        cells = [tag("th", name, scope="row"), tag("td", tag("b", _mass(one.mass)))]
         for each in one.intervals:
             known = each.low is not None and each.high is not None
-            text = f"{_mass(each.low)} to {_mass(each.high)}" if known else "not enough dates"
+            text = f"{_mass(each.low)}{DASH}{_mass(each.high)}" if known else "not enough dates"
             cells.append(tag("td", text))
-        rows.append(tag("tr", *cells, class_="total" if one.target == TOTAL else None))
+        bar = tag("td", _bar(one, ends[one.target]), colspan=len(head))
+        rows += [tag("tr", *cells, class_="total" if one.target == TOTAL else None), tag("tr", bar, class_="bars")]
     return tag("table", tag("thead", tag("tr", *head)), tag("tbody", *rows))
 
 
