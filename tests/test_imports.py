@@ -33,7 +33,18 @@ STUDY, WORKERS, SEARCH, BLENDING, INSPECT = (
 BELOW = tuple(
     f"{RUN}.{name}"
     for name in (
-        *("endings", "interrupts", "old_names", "option", "overlay", "processes", "progress", "terminal", "time_left"),
+        *(
+            "endings",
+            "interrupts",
+            "listening",
+            "old_names",
+            "option",
+            "overlay",
+            "processes",
+            "progress",
+            "terminal",
+            "time_left",
+        ),
         *("verbosity", "wheel"),
     )
 )  # at the top, and used by all
@@ -57,6 +68,7 @@ EDGES: dict[str, set[str]] = {
     f"{BLEND}.members": {*FLOOR, BLEND},
     f"{RUN}.endings": {MODEL, WORKERS},
     f"{RUN}.interrupts": {f"{RUN}.processes"},
+    f"{RUN}.listening": set(),
     f"{RUN}.old_names": set(),
     f"{RUN}.option": set(),
     f"{RUN}.overlay": {MODEL, f"{MODEL}.data"},
@@ -133,12 +145,16 @@ EDGES: dict[str, set[str]] = {
         "search_spaces",
         f"{RUN}.overlay",
     },
-    f"{RUN}.dashboard": {MODEL, "search_spaces", STUDY, WORKERS, f"{RUN}.progress"},
+    f"{RUN}.dashboard": {MODEL, "search_spaces", STUDY, WORKERS, f"{RUN}.listening", f"{RUN}.progress"},
     f"{RUN}.bundle": {
         *(*MODELS, f"{MODEL}.families", BLEND, STUDY, WORKERS, BLENDING, f"{RUN}.endings", f"{RUN}.wheel"),
     },
     f"{RUN}.answers": {
         *(*MODELS, BLEND, f"{BLEND}.intervals", STUDY, WORKERS, BLENDING, f"{RUN}.bundle", f"{RUN}.progress"),
+    },
+    f"{RUN}.serving": {
+        *(*MODELS, f"{MODEL}.families", f"{RUN}.answers", INSPECT, WORKERS, f"{RUN}.listening", f"{RUN}.progress"),
+        *(REPORT, f"{REPORT}.sections"),
     },
     f"{RUN}.doctor": {*MODELS, f"{MODEL}.families", "search_spaces", STUDY, WORKERS, SLOTS},
     REPORT: {MODEL, BLEND, STUDY, f"{REPORT}.data", f"{REPORT}.new_photographs", f"{REPORT}.sections"},

@@ -161,10 +161,10 @@ def serve(
     ] = 1,
     as_json: Json = False,
 ) -> None:
-    """A page that predicts photographs, for a phone in the field too, and an endpoint for programs, until Ctrl-C.
+    """A page that predicts photographs, in the field too, and for programs.
 
     Masses are those of `biomass predict`. With --data (of the search) the page
-    shows the nearest training photographs. Ends with exit code 0.
+    shows the nearest training photographs. Runs until Ctrl-C; exit code 0.
 
     Examples:
     $ biomass serve runs/first

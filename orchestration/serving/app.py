@@ -103,7 +103,7 @@ class _Pages:
         async with request.form(max_files=0, max_fields=1, max_part_size=4096) as form:
             given = form.get("token")
         if self._served.token is None or not isinstance(given, str) or not same_token(given, self._served.token):
-            raise RequestError(401, "this is not the token: the address that `biomass serve` printed has it")
+            raise RequestError(401, "this is not the token: the address that the server printed as it started has it")
         return self._with_cookie(given)
 
     def _with_cookie(self, token: str) -> Response:

@@ -71,7 +71,7 @@ class Guard:
         if request.method not in ("GET", "HEAD") and origin is not None and urlsplit(origin).netloc != host:
             raise RequestError(403, "forms of other sites are refused; open this server's own page")
         if self._token is not None and request.url.path not in OPEN and not self._knows(request):
-            raise RequestError(401, "a token is needed: the address that `biomass serve` printed has it")
+            raise RequestError(401, "a token is needed: the address that the server printed as it started has it")
 
     def _knows(self, request: Request) -> bool:
         kind, _, bearer = request.headers.get("authorization", "").partition(" ")

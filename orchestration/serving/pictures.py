@@ -25,6 +25,7 @@ from orchestration.serving.asked import Asked
 from orchestration.workers.shards import InputsOfFit, shard_inputs
 
 SIDE = 640  # px, longest of a photograph
+MAP_SIDE = 420  # px, of a map, whose scale must be read on a phone
 SMALL = 220  # px, longest of a training photograph
 NEIGHBOURS = 3
 KEPT = 256  # pictures of training photographs in memory
@@ -101,7 +102,7 @@ def _maps(
     found = {}
     for image_id, path in zip(images.image_ids, images.paths, strict=True):
         maps, unit = maps_in_unit(mean_maps(tables, image_id), member.family, per_square_metre)
-        photograph = shown_photograph(path, SIDE, SIDE, fit=member.fit)
+        photograph = shown_photograph(path, MAP_SIDE, MAP_SIDE, fit=member.fit)
         views = tuple(model.views(config))
         panels = map_panels(path, photograph, views, member.fit, maps, unit)
         found[int(image_id)] = tuple(_picture(pixels, caption) for caption, pixels in panels)
