@@ -33,19 +33,8 @@ STUDY, WORKERS, SEARCH, BLENDING, INSPECT = (
 BELOW = tuple(
     f"{RUN}.{name}"
     for name in (
-        *(
-            "endings",
-            "interrupts",
-            "listening",
-            "old_names",
-            "option",
-            "overlay",
-            "processes",
-            "progress",
-            "terminal",
-            "time_left",
-        ),
-        *("verbosity", "wheel"),
+        *("endings", "interrupts", "listening", "old_names", "option", "overlay", "processes", "progress", "terminal"),
+        *("time_left", "verbosity", "wheel"),
     )
 )  # at the top, and used by all
 ABOVE = (f"{RUN}.__main__", f"{RUN}.api", f"{RUN}.cli", f"{RUN}.demo")
