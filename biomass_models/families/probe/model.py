@@ -69,32 +69,13 @@ def fit(
     """
     started = time.perf_counter()
     rows = FoldRows.of(quadrats, fold_N, fold, inputs.images.rows(list(quadrats["image_id"])))
-    train_M, valid_M, labelled_M, mass_NT = rows.train_M, rows.valid_M, rows.labelled_M, rows.mass_NT
+    valid_M, labelled_M, mass_NT = rows.valid_M, rows.labelled_M, rows.mass_NT
     banks = [inputs.features(spec, should_stop=should_stop) for spec in feature_specs(config)]
     feature_NF = embeddings(config, banks)[rows.image_N]
-    group_M = quadrats["group"].to_numpy()[labelled_M]
-    error_AT = inner_errors(
-        config,
-        feature_NF[labelled_M],
-        mass_NT[labelled_M],
-        group_M,
-        seed=seed,
-        weight=rows.labelled_weight,
-        should_stop=should_stop,
+    ridge, scaler, error_AT, chosen_T = fit_rows(
+        config, feature_NF, rows, quadrats["group"].to_numpy(), seed=seed, should_stop=should_stop
     )
-    alpha_A, measured_T = alpha_grid(config), norm_of(rows.labelled_weight) > 0
-    chosen_T = np.full(len(TARGETS), error_AT.sum(1).argmin())
-    if config.alpha_per_target:
-        chosen_T = np.where(measured_T, error_AT.argmin(0), chosen_T)
-    scaler = TargetScaler.fit(mass_NT[labelled_M], config.transform)
-    weight_M = None if rows.weight.ndim == 1 else rows.train_row_weight_M
-    ridge = Ridge.fit(
-        feature_NF[train_M],
-        scaler.scale(mass_NT[train_M]),
-        alpha_A[chosen_T],
-        weight_M,
-        standardiser(feature_NF[labelled_M]),
-    )
+    alpha_A = alpha_grid(config)
     pred_NT = scaler.grams(ridge.predict(feature_NF[valid_M]))
     chosen_error = float(error_AT[chosen_T, np.arange(len(TARGETS))].sum())
     sst = weighted_sst(mass_NT[labelled_M], rows.labelled_weight)
@@ -114,6 +95,45 @@ def fit(
         "seconds": record["seconds"],
     }
     return FoldResult(valid_M, pred_NT, as_tensors(ridge.arrays() | scaler.arrays()), [record], info)
+
+
+def fit_rows(
+    config: ProbeConfig,
+    feature_NF: FloatArray,
+    rows: FoldRows,
+    group_N: NDArray[np.object_],
+    *,
+    seed: int,
+    should_stop: ShouldStop | None = None,
+) -> tuple[Ridge, TargetScaler, FloatArray, IntArray]:
+    """The ridge of the training rows and the scaler of its masses; inner errors [A, T] and the penalties chosen [T].
+
+    feature_NF and group_N: of the table's rows. Raises FitError, StopRequested.
+    """
+    train_M, labelled_M, mass_NT = rows.train_M, rows.labelled_M, rows.mass_NT
+    error_AT = inner_errors(
+        config,
+        feature_NF[labelled_M],
+        mass_NT[labelled_M],
+        group_N[labelled_M],
+        seed=seed,
+        weight=rows.labelled_weight,
+        should_stop=should_stop,
+    )
+    alpha_A, measured_T = alpha_grid(config), norm_of(rows.labelled_weight) > 0
+    chosen_T = np.full(len(TARGETS), error_AT.sum(1).argmin())
+    if config.alpha_per_target:
+        chosen_T = np.where(measured_T, error_AT.argmin(0), chosen_T)
+    scaler = TargetScaler.fit(mass_NT[labelled_M], config.transform)
+    weight_M = None if rows.weight.ndim == 1 else rows.train_row_weight_M
+    ridge = Ridge.fit(
+        feature_NF[train_M],
+        scaler.scale(mass_NT[train_M]),
+        alpha_A[chosen_T],
+        weight_M,
+        standardiser(feature_NF[labelled_M]),
+    )
+    return ridge, scaler, error_AT, chosen_T
 
 
 def predict(
