@@ -45,6 +45,7 @@ bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/bench_ensembles.py
 	$(BIN)/python tests/benchmarks/simulate_blending.py
 	$(BIN)/python tests/benchmarks/simulate_errors.py
+	$(BIN)/python tests/benchmarks/simulate_intervals.py
 	$(BIN)/python tests/benchmarks/simulate_pruning.py --replicates 1000
 	$(BIN)/python tests/benchmarks/simulate_search.py
 	$(BIN)/python tests/benchmarks/bench_scheduling.py
@@ -54,6 +55,7 @@ bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/bench_stack.py
 	$(BIN)/python tests/benchmarks/bench_store.py runs/bench-store
 	$(BIN)/python tests/benchmarks/bench_prefix.py runs/bench-prefix
+	$(BIN)/python tests/benchmarks/bench_predict.py runs/bench-predict
 	$(BIN)/python tests/benchmarks/bench_precision.py runs/bench-precision
 	$(BIN)/python tests/benchmarks/bench_folds.py runs/bench-folds
 	$(BIN)/python tests/benchmarks/bench_ledger.py

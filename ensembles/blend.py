@@ -30,9 +30,10 @@ from ensembles.choice import SINGLE_BEST, TOP_MEAN, chosen_rule, rule_named
 from ensembles.flips import Flipped, flips_gain, nested_rows_with_flips
 from ensembles.gram import ErrorGram
 from ensembles.honest import METHOD, paired_difference, score_estimate, units_of
+from ensembles.intervals.rows import IntervalRows
 from ensembles.measured import counted_text, images_by_target, measured_targets, sums_by_target
 from ensembles.members.library import Library
-from ensembles.nests import nested_all, shortlist
+from ensembles.nests import fold_nests, nested_all, shortlist
 from ensembles.optimum import simplex_optimum
 from ensembles.rules import Rule, ranking
 from ensembles.spec import Blender, BlendSpec, choose_follow_ups, fit_spec, nested_rows
@@ -60,12 +61,18 @@ def fit_blend(
     used, gains = choose_follow_ups(library, spec, seed=seed) if spec.tried else (spec, {})
     blender = fit_spec(library, used, seed=seed)
     pred_MNT, gain, copies = library.pred_MNT, None, 1
+    by_fold = fold_nests(gram)
+    fold_NT = None
     if flipped is None:
         nested_RNT = nested_rows(library, spec, seed=seed)
+        if by_fold is not None:
+            fold_NT = nested_rows(library, spec, seed=seed, nest_RC=by_fold)[0]
     else:
         flipped_MNT = flipped.beside(library)
         gain = flips_gain(library, flipped_MNT, used, blender, seed=seed)
         nested_RNT = nested_rows_with_flips(library, flipped_MNT, spec, seed=seed)
+        if by_fold is not None:
+            fold_NT = nested_rows_with_flips(library, flipped_MNT, spec, seed=seed, nest_RC=by_fold)[0]
         if gain.value > gain.se:
             pred_MNT, copies = flipped_MNT, flipped.copies
     blend_NT = blender.blend(pred_MNT)
@@ -125,6 +132,7 @@ def fit_blend(
         merged=library.merged,
         counted=counted_text(library.weight),
         target_norm=None if library.weight.ndim == 1 else _known_norm(library.norm_T),
+        intervals=None if fold_NT is None else _interval_rows(library, fold_NT, seed),
     )
 
 
@@ -163,6 +171,18 @@ def apply_blend(card: Card, predictions: Mapping[str, ArrayLike], likely_NS: Flo
         likely_NS=likely_NS,
     )
     return blender.blend(pred_MNT)
+
+
+def _interval_rows(library: Library, fold_NT: FloatArray, seed: int) -> IntervalRows:
+    """Of rows that were predicted without their fold: an average over partitions would err less than a blend does."""
+    return IntervalRows.of(
+        library.truth_NT,
+        fold_NT,
+        np.broadcast_to(library.weight > 0, library.truth_NT.shape),
+        (library.group_N if library.unit_N is None else library.unit_N).tolist(),
+        unit=library.unit,
+        seed=seed,
+    )
 
 
 def _weights(library: Library, blender: Blender) -> dict[str, FloatArray]:

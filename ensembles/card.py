@@ -16,6 +16,7 @@ from biomass_models.errors import UserError
 from biomass_models.fold_rows import INSTEAD, NONE
 from ensembles.budget import BudgetPoint, CardBudget
 from ensembles.honest import METHOD, OLD_METHOD, Estimate, interval_for_new
+from ensembles.intervals.rows import IntervalRows
 from ensembles.measured import WEIGHTED_R2
 
 BESIDE = ("optimism", "origin")  # what a written card holds beside its fields: derived, and where it comes from
@@ -86,6 +87,7 @@ class Card:
     target_norm: dict[str, float] | None = None  # weights of the measured targets in a projection; None: the metric's
     state_rule: CardStateRule | None = None
     state_model: dict[str, Any] | None = None  # what says how likely states are, where the state rule was tried
+    intervals: IntervalRows | None = None  # what intervals of new masses follow from; None: made before there were any
     budget: CardBudget | None = None  # of minutes, where the blend was made within one
     all_rows: str = NONE  # of fold_rows.ALL_ROWS: what predicts new photographs beside, or instead of, the fold models
 
@@ -145,6 +147,8 @@ class Card:
             given[field] = tuple((name, why) for name, why in given[field])
         if given.get("state_rule") is not None:
             given["state_rule"] = CardStateRule(**given["state_rule"])
+        if given.get("intervals") is not None:
+            given["intervals"] = IntervalRows.from_json(given["intervals"])
         if given.get("budget") is not None:
             given["budget"] = _budget(given["budget"])
         if given["calibration"] is not None:

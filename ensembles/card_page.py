@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from biomass_models.counted import counted
 from biomass_models.fold_units import cut_groups_notice
+from biomass_models.targets import TARGETS
 from ensembles.budget import CardBudget
 from ensembles.card import Card, CardStateRule
 from ensembles.honest import OLD_METHOD, Estimate
+from ensembles.intervals.coverage import BADLY, coverage
+from ensembles.intervals.levels import LEVELS, Intervals
 from ensembles.measured import WEIGHTED_R2
 
 WIDTH = 80
@@ -38,7 +42,7 @@ def render_card(card: Card, beside: Sequence[str] = (), labels: Mapping[str, str
         parts.append(Text(_state_rule(card.state_rule)))
     if card.budget is not None:
         parts.append(_budget(card.budget))
-    parts += [_members(card, labels or {}), _parts(card), *_notes(card)]
+    parts += [_members(card, labels or {}), _parts(card), *_intervals(card), *_notes(card)]
     return Group(*parts)
 
 
@@ -121,6 +125,43 @@ def _tried(card: Card, tried: Mapping[str, Estimate]) -> Table:
 def _state_rule(rule: CardStateRule) -> str:
     never = [f"{state} no {', '.join(absent)}" for state, absent in rule.never.items() if absent]
     return f"state rule, where a state is likelier than {rule.threshold:g}: {'; '.join(never) or 'nothing is absent'}"
+
+
+def _intervals(card: Card) -> list[RenderableType]:
+    """What a mass of a new photograph is worth, and how often that held on units that were left out."""
+    if card.intervals is None:
+        return []
+    rows, calibration = card.intervals, card.intervals.calibration
+    intervals, held = Intervals(calibration), [coverage(rows, level) for level in LEVELS]
+    table = _table(f"New photographs, on another {rows.unit}: intervals, and how often they held")
+    table.add_column("target")
+    table.add_column("at", justify="right")
+    for level in LEVELS:
+        table.add_column(f"{level:.0%}", justify="right")
+        table.add_column("held", justify="right")
+    for column, name in enumerate(TARGETS):
+        if name not in calibration.targets:
+            continue
+        mean = float(calibration.pred_NT[:, column].mean())
+        cells = []
+        for level, found in zip(LEVELS, held, strict=True):
+            low_NT, high_NT = intervals.of_photographs(np.full((1, len(TARGETS)), mean), level)
+            low, high = low_NT[0, column], high_NT[0, column]
+            cells += ["-" if np.isnan(high) else f"{low:.1f} to {high:.1f}", _share(found.mean_T[column])]
+        table.add_row(name, f"{mean:.1f} g", *cells)
+    table.add_row("all at once", "", *(cell for found in held for cell in ("", _share(found.joint))), style="dim")
+    lines = [line for line in map(intervals.shortage, LEVELS) if line is not None]
+    if (worst := held[0].worst) is not None:
+        name, share = worst
+        lines.append(
+            f"the promise is over {rows.unit}s, not within each: on {share:.0%} of the {rows.unit}s {BADLY:.0%} or "
+            f"less of {name} was in its {LEVELS[0]:.0%} interval"
+        )
+    return [table, *map(Text, lines)]
+
+
+def _share(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.0%}"
 
 
 def _members(card: Card, labels: Mapping[str, str]) -> Table:

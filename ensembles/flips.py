@@ -8,6 +8,7 @@ weight in some nest.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -15,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from biomass_models.errors import UserError
-from biomass_models.targets import FloatArray, project_coherent
+from biomass_models.targets import FloatArray, IntArray, project_coherent
 from ensembles.honest import Estimate, paired_difference
 from ensembles.members.library import Library
-from ensembles.nests import INNER_PARTITIONS, PARTITIONS, can_nest
+from ensembles.nests import INNER_PARTITIONS, PARTITIONS, can_nest, fold_nests
 from ensembles.spec import Blender, BlendSpec, fit_spec, training_cells
 
 
@@ -39,10 +40,13 @@ class Flipped:
 
 
 def members_in_nests(library: Library, spec: BlendSpec, *, seed: int = 0) -> tuple[str, ...]:
-    """Names of the members that have weight in the blend or in one of its nests."""
+    """Names of the members that have weight in the blend, in one of its nests, or in one of those of the folds."""
     has_weight_M = np.zeros(len(library.names), dtype=bool)
     has_weight_M[fit_spec(library, spec, seed=seed, partitions=PARTITIONS).support] = True
-    for _, training_C, _ in training_cells(library, seed=seed):
+    by_fold = fold_nests(library.gram)
+    found = [training_cells(library, seed=seed)]
+    found += [] if by_fold is None else [training_cells(library, seed=seed, nest_RC=by_fold)]
+    for _, training_C, _ in itertools.chain(*found):
         has_weight_M[fit_spec(library, spec, training_C, seed=seed).support] = True
     return tuple(library.names[row] for row in np.flatnonzero(has_weight_M))
 
@@ -78,10 +82,17 @@ def flips_gain(
     return paired_difference(gram, flipped_RC, plain_RC)
 
 
-def nested_rows_with_flips(library: Library, flipped_MNT: FloatArray, spec: BlendSpec, *, seed: int = 0) -> FloatArray:
+def nested_rows_with_flips(
+    library: Library,
+    flipped_MNT: FloatArray,
+    spec: BlendSpec,
+    *,
+    seed: int = 0,
+    nest_RC: IntArray | None = None,
+) -> FloatArray:
     """As spec.nested_rows, where each nest also decides whether to flip."""
     found: dict[int, FloatArray] = {}
-    for partition, training_C, rows in training_cells(library, seed=seed):
+    for partition, training_C, rows in training_cells(library, seed=seed, nest_RC=nest_RC):
         blender = fit_spec(library, spec, training_C, seed=seed)
         pred_MNT = library.pred_MNT
         if can_nest(library.gram.select(training_C)):

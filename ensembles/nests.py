@@ -66,6 +66,19 @@ def assign_nests(problem: ErrorGram, *, seed: int = 0, partitions: int = PARTITI
     return nest_RG[:, unit_C].astype(np.int64)
 
 
+def fold_nests(problem: ErrorGram) -> IntArray | None:
+    """The study's folds as the nests of one partition, [1, C]; units where there is a single fold.
+
+    None where no weights could be found without one of them: all spread is within it.
+    """
+    folds, fold_C = np.unique(problem.fold_C, return_inverse=True)
+    nest_C = fold_C if len(folds) > 1 else np.unique(problem.unit_C, return_inverse=True)[1]
+    nests = range(int(nest_C.max()) + 1)
+    if len(nests) < 2 or not all(problem.select(nest_C != nest).sst > 0 for nest in nests):
+        return None
+    return nest_C[None].astype(np.int64)
+
+
 def require_spread(problem: ErrorGram) -> None:
     """Raise UserError for cells that no weights can be found on."""
     if not problem.sst > 0:

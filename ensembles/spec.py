@@ -26,6 +26,7 @@ from biomass_models.targets import (
     FROM_COMPONENTS,
     TARGETS,
     FloatArray,
+    IntArray,
     norm_of,
     project_coherent,
     weight_T,
@@ -173,9 +174,19 @@ def choose_follow_ups(
     return spec.using(*passing), gains
 
 
-def nested_rows(library: Library, spec: BlendSpec, *, seed: int = 0, partitions: int = PARTITIONS) -> FloatArray:
-    """Blended masses [R, N, 5] grams; each image's nest took no part in choosing, weighting or following up."""
-    return nested_rows_all(library, [spec], seed=seed, partitions=partitions)[0]
+def nested_rows(
+    library: Library,
+    spec: BlendSpec,
+    *,
+    seed: int = 0,
+    partitions: int = PARTITIONS,
+    nest_RC: IntArray | None = None,
+) -> FloatArray:
+    """Blended masses [R, N, 5] grams; each image's nest took no part in choosing, weighting or following up.
+
+    nest_RC: nests of the cells, such as nests.fold_nests; by default random ones of units.
+    """
+    return nested_rows_all(library, [spec], seed=seed, partitions=partitions, nest_RC=nest_RC)[0]
 
 
 def nested_rows_all(
@@ -185,6 +196,7 @@ def nested_rows_all(
     *,
     seed: int = 0,
     partitions: int = PARTITIONS,
+    nest_RC: IntArray | None = None,
 ) -> list[FloatArray]:
     """As nested_rows, for several specifications that share each nest's weights. Predicts masses, as follow-ups need
     them; nests.nested_all scores plain rules on Grams.
@@ -192,7 +204,7 @@ def nested_rows_all(
     Only the cells where keep_C is true take part; the rows of the others are NaN.
     """
     keep_C = _kept(library, keep_C)
-    nests = list(training_cells(library, keep_C, seed=seed, partitions=partitions))
+    nests = list(training_cells(library, keep_C, seed=seed, partitions=partitions, nest_RC=nest_RC))
     size = max(partition for partition, _, _ in nests) + 1
     found = [np.full((size, *library.truth_NT.shape), np.nan) for _ in specs]
     for partition, training_C, rows in nests:
@@ -202,12 +214,22 @@ def nested_rows_all(
 
 
 def training_cells(
-    library: Library, keep_C: NDArray[np.bool_] | None = None, *, seed: int = 0, partitions: int = PARTITIONS
+    library: Library,
+    keep_C: NDArray[np.bool_] | None = None,
+    *,
+    seed: int = 0,
+    partitions: int = PARTITIONS,
+    nest_RC: IntArray | None = None,
 ) -> Iterator[tuple[int, NDArray[np.bool_], NDArray[np.int64]]]:
-    """Nest by nest: the partition, the cells to fit on, and the rows that they do not hold."""
+    """Nest by nest: the partition, the cells to fit on, and the rows that they do not hold.
+
+    nest_RC: nests of the kept cells; by default those that nests.assign_nests draws.
+    """
     keep_C = _kept(library, keep_C)
     kept = np.flatnonzero(keep_C)
-    for partition, nest_c in enumerate(assign_nests(library.gram.select(keep_C), seed=seed, partitions=partitions)):
+    if nest_RC is None:
+        nest_RC = assign_nests(library.gram.select(keep_C), seed=seed, partitions=partitions)
+    for partition, nest_c in enumerate(nest_RC):
         for nest in range(int(nest_c.max()) + 1):
             held = kept[nest_c == nest]
             training_C = keep_C.copy()

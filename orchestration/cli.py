@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from orchestration.commands import (
+    answers,
     blend,
     dashboard,
     data,
@@ -108,6 +109,7 @@ PIPELINE: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
         blend.explain,
     ),
     "Blend and submit": (blend.ensemble, blend.exam, submission_app, blend.export, provenance.trace, data.score),
+    "New photographs": (answers.predict,),
 }
 
 

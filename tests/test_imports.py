@@ -52,7 +52,8 @@ EDGES: dict[str, set[str]] = {
     f"{MODEL}.families": {*MODELS, f"{MODEL}.training"},
     **{room: {*MODELS, f"{MODEL}.training", f"{MODEL}.families"} for room in FAMILIES},  # one may leave some unused
     "search_spaces": {MODEL, f"{MODEL}.families", *FAMILIES},
-    BLEND: {*FLOOR, f"{BLEND}.members"},
+    BLEND: {*FLOOR, f"{BLEND}.intervals", f"{BLEND}.members"},
+    f"{BLEND}.intervals": {MODEL},
     f"{BLEND}.members": {*FLOOR, BLEND},
     f"{RUN}.endings": {MODEL, WORKERS},
     f"{RUN}.interrupts": {f"{RUN}.processes"},
@@ -132,10 +133,16 @@ EDGES: dict[str, set[str]] = {
         f"{RUN}.overlay",
     },
     f"{RUN}.dashboard": {MODEL, "search_spaces", STUDY, WORKERS, f"{RUN}.progress"},
-    f"{RUN}.bundle": {*MODELS, f"{MODEL}.families", BLEND, STUDY, WORKERS, f"{RUN}.endings", f"{RUN}.wheel"},
+    f"{RUN}.bundle": {
+        *(*MODELS, f"{MODEL}.families", BLEND, STUDY, WORKERS, BLENDING, f"{RUN}.endings", f"{RUN}.wheel"),
+    },
+    f"{RUN}.answers": {
+        *(*MODELS, BLEND, f"{BLEND}.intervals", STUDY, WORKERS, BLENDING, f"{RUN}.bundle", f"{RUN}.progress"),
+    },
     f"{RUN}.doctor": {*MODELS, f"{MODEL}.families", "search_spaces", STUDY, WORKERS, SLOTS},
-    REPORT: {MODEL, BLEND, STUDY, f"{REPORT}.data", f"{REPORT}.sections"},
+    REPORT: {MODEL, BLEND, STUDY, f"{REPORT}.data", f"{REPORT}.new_photographs", f"{REPORT}.sections"},
     f"{REPORT}.data": {MODEL, BLEND, f"{BLEND}.members", "search_spaces", STUDY, BLENDING, REPORT},
+    f"{REPORT}.new_photographs": {MODEL, f"{BLEND}.intervals", REPORT, f"{REPORT}.data"},
     f"{REPORT}.sections": {
         *FLOOR,
         f"{MODEL}.families",
@@ -158,7 +165,7 @@ FORBIDDEN = {  # packages of others, by room and the rooms in it
     INSPECT: {"ray", "optuna"},
 }
 ONLY_HERE = {  # a package of others -> the modules that may import it
-    "ray": (WORKERS, ON_RAY, f"{SEARCH}.start", f"{RUN}.doctor", f"{RUN}.endings"),
+    "ray": (WORKERS, ON_RAY, f"{RUN}.answers.on_ray", f"{SEARCH}.start", f"{RUN}.doctor", f"{RUN}.endings"),
     "peft": (f"{MODEL}.backbones.adapters",),
     "optuna": ("search_spaces.to_optuna", f"{SEARCH}.engines", f"{RUN}.dashboard"),
 }

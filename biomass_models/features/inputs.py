@@ -84,10 +84,11 @@ class Inputs:
         cache_gb: float | None = None,
         area: Area = "study",
         compile: bool = False,
+        frozen: dict[str, Backbone] | None = None,
     ) -> None:
         """fit: what views are cut from; load: how photographs are decoded; cache_gb: most GB that cache_dir may hold,
         None is no limit; area: whose quota new features count for; compile: networks whose backbone trains go through
-        torch.compile."""
+        torch.compile; frozen: backbones that image sets share to encode with, filled as they are needed."""
         self.images = images
         self.fit = fit
         self.load = load
@@ -95,6 +96,7 @@ class Inputs:
         self.weights = weights
         self.device = pick_device(device)
         self.compile = compile
+        self._frozen = frozen
         self._banks: OrderedDict[FeatureSpec, FeatureBank] = OrderedDict()
         self._fits: dict[FeatureSpec, MicroBatch] = {}  # pictures that a backbone sees at once
         self._fingerprints: dict[str, str] = {}
@@ -149,7 +151,13 @@ class Inputs:
         views, notes = fitted(spec.views, weightless(spec.backbone))
         sized = replace(spec, views=views)
 
-        loaded = cache(lambda: self.backbone(spec.backbone))  # only a process that computes needs it, and once
+        @cache
+        def loaded() -> Backbone:  # only a process that computes needs it, and once
+            if self._frozen is None:
+                return self.backbone(spec.backbone)
+            if spec.backbone not in self._frozen:
+                self._frozen[spec.backbone] = self.backbone(spec.backbone)
+            return self._frozen[spec.backbone]
 
         def produce(rows: Sequence[int], names: Sequence[str]) -> Iterator[Mapping[str, NDArray[Any]]]:
             paths, digests = [self.images.paths[row] for row in rows], [self.images.digests[row] for row in rows]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,8 @@ class StateBank:
     size: int  # px
     weights: str  # fingerprint of the backbone's
     fit: Fit = "stretch"  # of the study: what the view is cut from
+
+    purpose: ClassVar[str] = "a model of states is fitted"  # in messages
 
     @property
     def spec(self) -> FeatureSpec:

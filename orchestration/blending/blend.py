@@ -139,6 +139,8 @@ def run_ensemble(
         if (unit := gathered.table_unit) is not None:
             for note in table_notes(gathered.measured, unit.name, unit.per_gram()):
                 say(f"note: {note}")
+    if predictor is not None and studies and submissions and not predictor.on_a_cluster:
+        _keep_embeddings(studies[0], cards, gathered, predictor, say)
     photographs = predictor.fingerprint if predictor is not None else None
     now = time.time()  # one for all: the first candidate is the one that pages show
 
@@ -155,6 +157,21 @@ def run_ensemble(
 
     study = studies[0] if studies else None
     return write_outputs(gathered, cards, submissions, out, study=study, data_dir=tests, origin=origin)
+
+
+def _keep_embeddings(study: str, cards: list[Card], gathered: Gathered, predictor: Predictor, say: Say) -> None:
+    """What later predictions measure unlike photographs by; a note where the photographs of the search are not here."""
+    from orchestration.blending.likeness import keep_likeness
+
+    ledger = open_ledger(study)
+    for card in cards:
+        refs = {name: gathered.trials[name] for name in card.members if name in gathered.trials}
+        if len(refs) < len(card.members) or not any(ref.study == ledger.storage.uri for ref in refs.values()):
+            continue
+        try:
+            keep_likeness(ledger, card, refs, predictor)
+        except UserError as error:
+            say(f"note: embeddings of the training photographs are not kept: {error}")
 
 
 def _tests_of(data_dir: Path | None, out: Path, say: Say) -> Path | None:

@@ -19,6 +19,7 @@ from biomass_models.data.table import read_test
 from biomass_models.features.cache_folder import usable_cache
 from biomass_models.features.eviction import Area
 from biomass_models.features.inputs import ImageSet, Inputs
+from biomass_models.features.likeness import EmbeddingBank
 from biomass_models.features.states import StateBank
 from biomass_models.fold_rows import INSTEAD, NONE
 from biomass_models.targets import FloatArray
@@ -27,6 +28,7 @@ from orchestration.study.ledger import Ledger, LedgerError
 from orchestration.study.records import TrialRef
 from orchestration.study.seeds import content_id
 from orchestration.study.storage import Storage
+from orchestration.workers.address import is_cluster
 from orchestration.workers.cluster import ray_cluster
 from orchestration.workers.context import WorkerContext
 from orchestration.workers.jobs import AllRowsJob, FlipsJob, Job, PredictJob, RestoreJob
@@ -46,6 +48,11 @@ class Predictor:
         """weights: where backbones' weights come from; None: from where the members' searches had them."""
         self._data_dir, self._resources, self._weights = data_dir, resources, weights
         self.fingerprint: str | None = None  # of the test photographs and their ids, once they were predicted
+
+    @property
+    def on_a_cluster(self) -> bool:
+        """Whether features are computed on other machines than this."""
+        return is_cluster(self._resources.address)
 
     def test(self, members: Mapping[str, TrialRef], *, flips: int, all_rows: str = NONE) -> dict[str, FloatArray]:
         """Masses [N, 5] in grams of test.csv's images by member, each a mean over its models and flips.
@@ -76,11 +83,11 @@ class Predictor:
         name = f"exam-{test_fingerprint(images)}{_how(flips, all_rows)}"
         return self._new(members, images, name, flips=flips, all_rows=all_rows, exam=True)
 
-    def train_features(self, ledger: Ledger, trial_id: str, bank: StateBank) -> FloatArray:
+    def train_features(self, ledger: Ledger, trial_id: str, bank: StateBank | EmbeddingBank) -> FloatArray:
         """Features [N, F] of a study's photographs, in the order of its quadrats; they and the weights must be those
         that a trial was made with, else LedgerError."""
         source = (self._weights or searched_source(ledger)).keeping({bank.backbone: bank.weights})
-        require_same("a model of states is fitted", ledger, ledger.trial(trial_id), self._data_dir, source)
+        require_same(bank.purpose, ledger, ledger.trial(trial_id), self._data_dir, source)
         return self._features(ImageSet.from_table(self._data_dir, ledger.quadrats()), bank, source, "study")
 
     def new_features(self, ledger: Ledger, bank: StateBank, *, exam: bool) -> FloatArray:
@@ -96,7 +103,9 @@ class Predictor:
             raise LedgerError(f"{ledger.storage.uri} keeps no exam; search with --exam SHARE")
         return self._features(ImageSet.from_table(self._data_dir, table), bank, source, "prediction")
 
-    def _features(self, images: ImageSet, bank: StateBank, source: WeightsSource, area: Area) -> FloatArray:
+    def _features(
+        self, images: ImageSet, bank: StateBank | EmbeddingBank, source: WeightsSource, area: Area
+    ) -> FloatArray:
         folder, _ = usable_cache(self._resources.cache.expanduser())
         return bank.features(Inputs(images, cache_dir=folder, weights=source, fit=bank.fit, area=area))
 

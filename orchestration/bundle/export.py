@@ -5,15 +5,18 @@ bundle/predict.py                    a few lines that use it
 bundle/members/<n>-<trial>/fold-<k>.safetensors     of each fold that predicts; of the last one of ordered folds
 bundle/members/<n>-<trial>/all-rows.safetensors     beside or instead of them, where the blend asks for it
 bundle/weights/                      backbone weights: with --with-weights, or put there by hand
+bundle/embeddings.parquet            of the training photographs, where the study keeps them
 bundle/requirements.txt              versions that the numbers were made with
 bundle/bundle.json                   the marker, written last: card, configs, weights needed, sizes and hashes
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
@@ -24,10 +27,22 @@ from biomass_models.families.registry import installed
 from biomass_models.features.states import StateModel
 from biomass_models.whole_files import whole_folder
 from ensembles.card import Card
-from orchestration.bundle.predict import FORMAT, MARKER, WEIGHTS, Bundle, BundleFile, BundleMember, NeededWeights
+from orchestration.blending.likeness import kept_likeness, likeness_bytes
+from orchestration.bundle.predict import (
+    EMBEDDINGS,
+    FORMAT,
+    MARKER,
+    WEIGHTS,
+    Bundle,
+    BundleFile,
+    BundleMember,
+    NeededWeights,
+)
 from orchestration.study.data import StudyData
+from orchestration.study.environment import code_version
 from orchestration.study.ledger import Ledger, LedgerError, open_ledger, predicting_models
-from orchestration.study.records import TrialRef
+from orchestration.study.records import GivenRecord, TrialRef, WrittenFile
+from orchestration.study.seeds import content_id
 from orchestration.study.storage import Storage
 from orchestration.wheel import project_wheel, wheel_of
 from orchestration.workers.weights_here import source_of_trials
@@ -90,7 +105,19 @@ def export_bundle(
         prints[canonical_name(bank.backbone)] = bank.weights
     needed = _backbones(prints, source)
     with whole_folder(out) as part:
-        _write(part, ledger.storage.uri, name, card, refs, needed, source if with_weights else None)
+        marker = _write(part, ledger.storage.uri, name, card, refs, needed, source if with_weights else None)
+    with contextlib.suppress(OSError):  # a study that others own is read as it is
+        ledger.write_given(
+            GivenRecord(
+                kind="bundle",
+                ensemble=name,
+                card=content_id(ensemble.card),
+                study=ledger.storage.uri,
+                file=WrittenFile(name=MARKER, bytes=len(marker), sha256=hashlib.sha256(marker).hexdigest()),
+                created_at=time.time(),
+                code=code_version(),
+            )
+        )
     return needed
 
 
@@ -102,8 +129,11 @@ def _write(
     refs: Mapping[str, TrialRef],
     needed: tuple[NeededWeights, ...],
     weights: WeightsSource | None,
-) -> None:
-    """All files, the marker last; weights: where the backbones' weights are copied from, None to leave them out."""
+) -> bytes:
+    """All files, the marker last, whose content is returned.
+
+    weights: where the backbones' weights are copied from, None to leave them out.
+    """
     storage, written = Storage(folder), dict[str, BundleFile]()
 
     def put(path: str, data: bytes) -> None:
@@ -145,19 +175,26 @@ def _write(
                 assert entry.bytes is not None and entry.sha256 is not None
                 written[path] = BundleFile(bytes=entry.bytes, sha256=entry.sha256)
     own = StudyData(Ledger(Storage(study)))
+    likeness = kept_likeness(own.ledger, card, refs)
+    if likeness is not None:
+        put(EMBEDDINGS, likeness_bytes(likeness))
     marker = Bundle(
         format=FORMAT,
         study=study,
         photograph_size=own.record.photograph_size,
         mass_unit=own.record.mass_unit,
         measured=own.measured,
+        likeness=None if likeness is None else likeness.bank.to_json(),
+        embeddings=None if likeness is None else EMBEDDINGS,
         ensemble=name,
         card=card.to_json(),
         members=tuple(members),
         backbones=needed,
         files=written,
     )
-    storage.write(MARKER, (json.dumps(marker.to_json(), indent=1, allow_nan=False) + "\n").encode())
+    content = (json.dumps(marker.to_json(), indent=1, allow_nan=False) + "\n").encode()
+    storage.write(MARKER, content)
+    return content
 
 
 def _backbones(prints: Mapping[str, str], weights: WeightsSource) -> tuple[NeededWeights, ...]:

@@ -44,7 +44,7 @@ from orchestration.study.record import Part, RecordError
 from orchestration.study.records import GRAMS, MassUnit, table_unit
 from orchestration.workers.shards import mean_prediction, shard_inputs, spans
 
-MARKER, WEIGHTS = "bundle.json", "weights"
+MARKER, WEIGHTS, EMBEDDINGS = "bundle.json", "weights", "embeddings.parquet"
 FORMAT = 1
 
 
@@ -95,6 +95,8 @@ class Bundle(Part):
     photograph_size: tuple[int, int] | None = None  # px that it was trained on; None: PUBLISHED_SIZE
     mass_unit: MassUnit = GRAMS  # of what it was trained on
     measured: tuple[str, ...] = TARGETS  # that it predicts
+    likeness: Mapping[str, Any] | None = None  # how unlike photographs are told (features.likeness), without embeddings
+    embeddings: str | None = None  # path within the bundle of those of the training photographs
 
     @property
     def table_unit(self) -> MassUnit | None:
@@ -134,8 +136,8 @@ def predict_bundle(bundle: Path, data_dir: Path, out: Path, *, weights: Path, sa
     weights: folder of backbone weights; installed weights packages count as well. Raises BundleError for a damaged
     bundle and for missing or other weights, before any photograph is read.
     """
-    marker = _read(bundle)
-    card, source = Card.from_json(marker.card), _source(marker.backbones, weights)
+    marker = read_bundle(bundle)
+    card, source = Card.from_json(marker.card), weights_of(marker.backbones, weights)
     table = read_test(data_dir)
     fits = list(dict.fromkeys(member.fit for member in marker.members))
     for problem in grouped(check_test_directory(data_dir, fit=fits[0])):
@@ -184,7 +186,7 @@ def predict_bundle(bundle: Path, data_dir: Path, out: Path, *, weights: Path, sa
     say(f"Submission, valid: {out}")
 
 
-def _read(bundle: Path) -> Bundle:
+def read_bundle(bundle: Path) -> Bundle:
     """The marker, once every file that it vouches for is there unchanged."""
     try:
         content = json.loads((bundle / MARKER).read_text(encoding="utf-8"))
@@ -208,7 +210,7 @@ def _digest(path: Path) -> str | None:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _source(backbones: Sequence[NeededWeights], folder: Path) -> WeightsSource:
+def weights_of(backbones: Sequence[NeededWeights], folder: Path) -> WeightsSource:
     """Where the weights are; BundleError that lists every backbone whose weights are missing or others."""
     if all(entry.file is None for entry in backbones):
         return WeightsSource("random")

@@ -108,6 +108,12 @@ def all_rows(incomplete: str) -> list[str]:
     return _starting(incomplete, ALL_ROWS)
 
 
+def units(incomplete: str) -> list[str]:
+    from biomass_models.data.dataset import UNITS
+
+    return _starting(incomplete, UNITS)
+
+
 def presets(incomplete: str) -> list[str]:
     from orchestration.search.presets.named import PRESETS
 

@@ -21,8 +21,11 @@ from biomass_models.errors import UserError
 from ensembles.submission import COLUMNS
 from orchestration.study import layout
 from orchestration.study.ledger import Ledger, LedgerError, open_ledger
-from orchestration.study.records import FoundFile, Origin, StudyRecord, TrialRecord, TrialRef
+from orchestration.study.records import FoundFile, GivenRecord, Origin, StudyRecord, TrialRecord, TrialRef
+from orchestration.study.seeds import content_id
 from orchestration.study.storage import Storage
+
+BUNDLE = "bundle.json"  # what a bundle is known by
 
 
 class TraceError(UserError):
@@ -72,6 +75,7 @@ class Trace:
 
     submission: str
     sha256: str
+    kind: str  # submission | prediction | bundle
     ensemble: str
     where: str
     also: tuple[str, ...]  # others that wrote the same bytes
@@ -87,9 +91,13 @@ def trace(submission: Path, studies: Sequence[str] = ()) -> Trace:
 
     Raises TraceError when no ensemble wrote it, with the one that wrote the nearest; LedgerError for a wrong study.
     """
+    if submission.is_dir():  # a bundle, whose marker names the rest
+        submission = submission / BUNDLE
     content = _read(submission)
     digest = hashlib.sha256(content).hexdigest()
     ledgers = [open_ledger(study) for study in studies] or list(_near(submission.resolve()))
+    if (given := _given(ledgers, submission, digest)) is not None:
+        return given
     found = [*_in_studies(ledgers), *_beside(submission.resolve())]
     same, note = [one for one in found if one.sha256 == digest], None
     if not same:
@@ -99,8 +107,15 @@ def trace(submission: Path, studies: Sequence[str] = ()) -> Trace:
             raise TraceError(_lost(submission, digest, ledgers, found, nearest))
         same, note = [nearest[1]], "the numbers are those it wrote, the bytes are not: the file was saved anew"
     first, *others = same
+    return _trace(submission, digest, first, others, note)
+
+
+def _trace(
+    submission: Path, digest: str, first: Written, others: Sequence[Written], note: str | None, kind: str = "submission"
+) -> Trace:
     members = tuple(_members(first))
     return Trace(
+        kind=kind,
         submission=str(submission),
         sha256=digest,
         ensemble=first.name,
@@ -129,6 +144,39 @@ def _near(submission: Path) -> Iterator[Ledger]:
     holders = (parent for parent in submission.parents if (parent / "study.json").is_file())
     for path in dict.fromkeys([*holders, *open_ones]):
         yield Ledger(Storage(path))
+
+
+def _given(ledgers: Sequence[Ledger], path: Path, digest: str) -> Trace | None:
+    """Masses of photographs, or a bundle: recorded in a study, or beside the file."""
+    for ledger in ledgers:
+        if (record := ledger.given(digest)) is not None:
+            return _trace_given(ledger, record, path)
+    try:
+        content = json.loads(path.with_name(f"{path.name}{layout.ORIGIN}").read_bytes())
+        record = GivenRecord.from_json(content)
+    except (OSError, ValueError):
+        return None
+    if record.file.sha256 != digest:
+        return None
+    return _trace_given(Ledger(Storage(record.study)), record, path)
+
+
+def _trace_given(ledger: Ledger, record: GivenRecord, path: Path) -> Trace | None:
+    try:
+        ensemble = ledger.ensemble(record.ensemble)
+    except (OSError, ValueError):
+        raise TraceError(
+            f"{path} is a {record.kind} by ensemble {record.ensemble} of {ledger.storage.uri} (card {record.card}), "
+            "which is not there any more; give the study with --study where it was moved"
+        ) from None
+    same = content_id(ensemble.card) == record.card
+    origin = Origin(created_at=record.created_at, code=record.code, test=record.photographs, submission=record.file)
+    written = Written(
+        name=record.ensemble, where=ledger.storage.uri, sha256=record.file.sha256, card=ensemble.card,
+        trials=ensemble.trials, origin=origin, ledger=ledger,
+    )  # fmt: skip
+    note = None if same else "the ensemble was made again since: its card below is the later one"
+    return _trace(path, record.file.sha256, written, (), note, record.kind)
 
 
 def _in_studies(ledgers: Sequence[Ledger]) -> Iterator[Written]:

@@ -18,7 +18,9 @@ def render_trace(found: Trace) -> str:
 
 
 def _ensemble(found: Trace) -> Iterator[str]:
-    yield f"{found.submission} (sha256 {found.sha256[:12]}) was written by ensemble {found.ensemble} of {found.where}"
+    kind = "" if found.kind == "submission" else f", a {found.kind},"
+    file = f"{found.submission}{kind} (sha256 {found.sha256[:12]})"
+    yield f"{file} was written by ensemble {found.ensemble} of {found.where}"
     if found.note:
         yield f"note: {found.note}"
     for other in found.also:
@@ -27,7 +29,11 @@ def _ensemble(found: Trace) -> Iterator[str]:
     yield f"  when         {_when(origin.created_at)}"
     yield f"  code         {code_text(origin.code)}"
     test = origin.test
-    if test is None:
+    if found.kind == "bundle":
+        pass
+    elif found.kind == "prediction" and test is not None:
+        yield f"  photographs  {test.images}, contents {test.rows}"
+    elif test is None:
         yield f"  test images  {UNSAID}"
     else:
         photographs = f", photographs {test.photographs}" if test.photographs else ""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from orchestration.report.data.context import read_context
+from orchestration.report.new_photographs.intervals import intervals_section
 from orchestration.report.page import page
 from orchestration.report.sections.ensemble import ensemble_section
 from orchestration.report.sections.folds import folds_section
@@ -40,6 +41,7 @@ def make_report(
         folds_section(context),
         predictions_section(context, Photographs(data_dir, context.study.settings.fit)),
         ensemble_section(context),
+        intervals_section(context),
         provenance_section(context),
     )
     return page(context, sections)

@@ -25,6 +25,8 @@ ensembles/test-<id>/members/<trial>.parquet  test predictions, kept for the next
                                              test-<id>-all-rows-<mode> where models on all rows predict
 ensembles/oof-flips-<n>/members/<trial>.parquet
 ensembles/oof-states-<id>/members/chances.parquet   how likely each image is of each state, out of fold
+ensembles/oof-embeddings-<id>/members/embeddings.parquet   what unlike photographs are measured by
+given/<sha256>.json                          a file that was made with an ensemble: masses of photographs, a bundle
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ QUADRATS = "quadrats.parquet"
 PHOTOGRAPHS = "photographs.parquet"
 EXAM = "exam.parquet"
 EXAMS = "exams"
+GIVEN = "given"
+ORIGIN = ".origin.json"  # after the name of a file that left a study and that none records
 PROFILES = "profiles"
 REFERENCES = "references.parquet"
 OWNER = "owner.json"
@@ -95,6 +99,11 @@ def all_rows(trial_id: str) -> str:
 
 def fold_start(trial_id: str, number: int, milliseconds: int, pid: int) -> str:
     return f"{fold(trial_id, number)}/{START}{milliseconds}-{pid}.json"
+
+
+def given(sha256: str) -> str:
+    """What is recorded of a file that left the study."""
+    return f"{GIVEN}/{sha256[:32]}.json"
 
 
 def exam(ensemble: str, card: str) -> str:

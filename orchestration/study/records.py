@@ -423,6 +423,20 @@ class ExamRecord(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class GivenRecord(Record):
+    """given/<sha256>.json: a file made with an ensemble that left the study: masses of photographs, a bundle."""
+
+    kind: str  # prediction | bundle
+    ensemble: str
+    card: str  # content of the card then
+    study: str  # URI
+    file: WrittenFile  # of a bundle its marker
+    created_at: float | None = None
+    code: CodeVersion | None = None
+    photographs: TestSet | None = None  # of a prediction
+
+
+@dataclass(frozen=True, kw_only=True)
 class UnitCost(Part):
     """Work that members share: a bank of frozen features, or decoded photographs."""
 

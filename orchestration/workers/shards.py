@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from safetensors.torch import load as load_tensors
 
+from biomass_models.backbones.adapter import Backbone
 from biomass_models.backbones.weights import WeightsSource
 from biomass_models.data.cell_weights import cell_weights
 from biomass_models.data.frames import Fit
@@ -51,10 +52,12 @@ def shard_inputs(
     weights: WeightsSource,
     device: str = "auto",
     cache_gb: float | None = None,
+    frozen: dict[str, Backbone] | None = None,
 ) -> tuple[InputsOfFit, DecodeOnce]:
     """Inputs of one shard by what a study's models see of photographs, which are decoded once; and the decoder.
 
-    Their features count for the predictions' quota of the store: training banks never make room for them.
+    frozen: backbones that shards share to encode with. Features count for the predictions' quota of the store: training
+    banks never make room for them.
     """
     decoder = DecodeOnce()
     part = images.take(np.arange(*span))
@@ -70,6 +73,7 @@ def shard_inputs(
             load=decoder,
             cache_gb=cache_gb,
             area="prediction",
+            frozen=frozen,
         )
 
     return inputs_of, decoder

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import altair as alt
@@ -18,11 +19,14 @@ from typer.testing import CliRunner
 
 from biomass_models.targets import TOTAL
 from ensembles.blend import fit_blend
+from ensembles.intervals.coverage import coverage
+from ensembles.intervals.levels import LEVELS, Intervals
 from orchestration.blending.members import FileMembers, gather
 from orchestration.cli import app
 from orchestration.report.data import context as report_context
 from orchestration.report.data.context import read_context
 from orchestration.report.make import make_report
+from orchestration.report.new_photographs.intervals import intervals_section
 from orchestration.report.sections import ended_tables, ranking, slots_chart
 from orchestration.report.sections import search as search_section
 from orchestration.report.sections.residual_charts import MOST_COLUMNS, further_figure
@@ -33,7 +37,7 @@ from orchestration.study.records import MassUnit, TrialRef
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent.parent
-SECTIONS = ("standing", "search", "folds", "predictions", "ensemble", "provenance")
+SECTIONS = ("standing", "search", "folds", "predictions", "ensemble", "sure", "provenance")
 MANY = ("complete",) * 8 + ("pruned", "failed", "open")
 
 
@@ -86,6 +90,27 @@ def test_the_default_blend_is_the_one_that_the_ensemble_command_makes(tmp_path: 
     assert shown is not None and shown.name is None
     assert shown.card.nested_score == pytest.approx(card.nested_score, abs=1e-12)
     assert shown.card.members == pytest.approx(card.members)
+
+
+def test_intervals_are_those_of_the_card(tmp_path: Path) -> None:
+    ledger = told_study(tmp_path, statuses=MANY)
+    blend = read_context(ledger).blend
+    assert blend is not None and blend.card.intervals is not None
+    held = [coverage(blend.card.intervals, level) for level in LEVELS]
+    page = _text(make_report(ledger))
+    section = page[page.index("How sure masses of new photographs are") :]
+    for found in held:
+        assert np.isnan(found.mean_T[TOTAL]) or f"{found.mean_T[TOTAL]:.0%}".replace("%", " %") in section
+    short = Intervals(blend.card.intervals.calibration).shortage(LEVELS[1])
+    assert short is None or short[1:] in section
+
+
+def test_a_card_without_intervals_says_how_to_get_them(tmp_path: Path) -> None:
+    context = read_context(told_study(tmp_path, statuses=MANY))
+    assert context.blend is not None
+    old = replace(context.blend, card=replace(context.blend.card, intervals=None))
+    section = intervals_section(replace(context, blend=old))
+    assert "blends again" in _text(str(section.html()))
 
 
 def test_a_stored_blend_is_shown_while_it_fits_the_study(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from orchestration.study import layout
 from orchestration.study.files.base import LedgerError, StudyFiles, parquet
-from orchestration.study.records import EnsembleRecord, ExamRecord, Origin, ProfileRecord, TrialRef
+from orchestration.study.records import EnsembleRecord, ExamRecord, GivenRecord, Origin, ProfileRecord, TrialRef
 from orchestration.study.seeds import content_id
 
 
@@ -76,6 +76,15 @@ class EnsembleFiles(StudyFiles):
                 "at; copy it back from another copy of the study"
             )
         return sorted((one for one in found.values() if one is not None), key=lambda one: one.looks)
+
+    def write_given(self, record: GivenRecord) -> None:
+        """A file that was made with an ensemble, found again by its content."""
+        self._write(layout.given(record.file.sha256), record)
+
+    def given(self, sha256: str) -> GivenRecord | None:
+        """The file of that content, if the study has made it."""
+        record = self._read(layout.given(sha256), GivenRecord)
+        return record if record is not None and record.file.sha256 == sha256 else None
 
     def write_profile(self, record: ProfileRecord) -> None:
         """What predictions cost on a kind of machine, in place of what was measured there before."""

@@ -1,0 +1,97 @@
+"""Which photographs shall be predicted: folders, patterns, lists and tables, as typed on a command line."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from biomass_models.counted import counted
+from biomass_models.errors import UserError
+
+PATH = "photograph"  # column of the result
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".heic", ".heif")
+LIST, TABLES = ".txt", (".csv", ".tsv", ".parquet")
+PATH_COLUMNS = ("photograph", "photo", "path", "image_path", "file", "filename", "image")  # the first there is
+
+
+def read_photographs(typed: Sequence[str]) -> pd.DataFrame:
+    """One row a photograph in the order typed: PATH, and the other columns of tables.
+
+    A path of a list or a table is relative to its file. Files of folders and patterns come once, rows of tables as they
+    stand. Whether a file is a photograph that can be read shows later. Raises UserError for a name of nothing.
+    """
+    parts, seen = [], set[str]()
+    for text in typed:
+        path = Path(text).expanduser()
+        if path.is_file() and path.suffix.lower() in TABLES:
+            parts.append(_table(path))
+            continue
+        if path.is_dir():
+            found = sorted(file for file in path.rglob("*") if _is_photograph(file, path))
+            if not found:
+                raise UserError(f"a folder of photographs has files like {', '.join(SUFFIXES[:3])}, {text} has none")
+        elif path.is_file():
+            found = _listed(path) if path.suffix.lower() == LIST else [path]
+        elif glob.has_magic(text):
+            names = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207  Path.glob takes no absolute pattern
+            found = [Path(name) for name in names if Path(name).is_file()]
+            if not found:
+                raise UserError(f"a pattern stands for photographs, {text} stands for no file; check it, in quotes")
+        else:
+            raise UserError(f"photographs are a folder, a pattern, a list (.txt) or a table, {text} is not there")
+        fresh = [str(file) for file in dict.fromkeys(found) if str(file) not in seen]
+        seen |= set(fresh)
+        parts.append(pd.DataFrame({PATH: fresh}))
+    table = pd.concat(parts, ignore_index=True)
+    if table.empty:
+        raise UserError("at least one photograph is needed, got none")
+    return table
+
+
+def _is_photograph(file: Path, folder: Path) -> bool:
+    hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+    return file.suffix.lower() in SUFFIXES and not hidden and file.is_file()
+
+
+def _listed(path: Path) -> list[Path]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"a list has a path a line in UTF-8, {path} has not: {error}") from None
+    found = [path.parent / Path(line.strip()).expanduser() for line in lines if line.strip()]
+    if not found:
+        raise UserError(f"a list has a path a line, {path} has none")
+    return found
+
+
+def _table(path: Path) -> pd.DataFrame:
+    """Texts of a CSV stay as they are written; empty cells are empty."""
+    try:
+        if path.suffix.lower() == ".parquet":
+            table = pd.read_parquet(path)
+        else:
+            separator = "\t" if path.suffix.lower() == ".tsv" else ","
+            table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise UserError(f"a table of photographs is CSV, TSV or parquet, {path} cannot be read: {error}") from None
+    lower = {str(name).strip().lower(): name for name in table.columns}
+    column = next((lower[name] for name in PATH_COLUMNS if name in lower), None)
+    if column is None:
+        raise UserError(
+            f"a table of photographs has their paths in a column {', '.join(PATH_COLUMNS[:4])} or the like, {path} has "
+            f"{', '.join(map(str, table.columns))}; rename one"
+        )
+    blank = table[column].isna() | (table[column].astype(str).str.strip() == "")
+    if blank.any():
+        row = int(blank.to_numpy().argmax()) + 2
+        raise UserError(
+            f"each row of {path} names a photograph, {counted(int(blank.sum()), 'row')} has none, such as line {row}"
+        )
+    others = table.drop(columns=column)
+    if PATH in others:
+        raise UserError(f"the column {PATH} is the path of a photograph, {path} has another column of paths; drop one")
+    others.insert(0, PATH, [str(path.parent / str(name).strip()) for name in table[column]])
+    return others

@@ -1,0 +1,140 @@
+"""`biomass predict`: masses of any photographs by a blend, with intervals, in this process or on Ray."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from biomass_models.backbones.devices import threads
+from biomass_models.counted import counted
+from biomass_models.errors import UserError
+from biomass_models.fold_units import QUADRAT
+from biomass_models.whole_files import write_whole
+from ensembles.submission import quadrats_note
+from orchestration.answers.opened import OpenBlend
+from orchestration.answers.parts import Parts
+from orchestration.answers.photographs import PATH
+from orchestration.answers.shard import DIGEST, REASON, predict_shard
+from orchestration.answers.table import (
+    TableOptions,
+    mean_table,
+    means_path,
+    photograph_table,
+    require_columns,
+    short_notes,
+    table_bytes,
+)
+from orchestration.answers.units import Conversion
+from orchestration.answers.written import note_written
+from orchestration.progress import Say, progress_bar
+from orchestration.study.seeds import content_id
+from orchestration.workers.shards import spans
+
+# (paths of each span that is missing) -> spans with their tables, as they are done
+Work = Callable[[list[tuple[tuple[int, int], list[str]]]], Iterable[tuple[tuple[int, int], pd.DataFrame]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What was written."""
+
+    out: Path
+    means: Path | None
+    photographs: int
+    unreadable: int
+    ensemble: str
+    where: str
+    notes: tuple[str, ...]
+
+
+def run_prediction(
+    blend: OpenBlend,
+    given: pd.DataFrame,
+    out: Path,
+    conversion: Conversion,
+    options: TableOptions,
+    *,
+    work: Work,
+    say: Say,
+) -> Prediction:
+    """Predict what no part holds yet, write the tables, and record where they come from. Raises UserError."""
+    require_columns(given, options.by, "--by")
+    paths = [str(Path(path).absolute()) for path in given[PATH]]
+    plan = {"blend": blend.card_id, "where": blend.place.where, "photographs": content_id(*paths)}
+    parts = Parts(out, plan, spans(len(paths)))
+    missing = parts.missing
+    if done := len(parts.spans) - len(missing):
+        say(f"Going on: {done} of {counted(len(parts.spans), 'part')} are there")
+    rows = sum(last - first for first, last in missing)
+    with progress_bar("Predicting photographs") as update:
+        finished = len(paths) - rows
+        for span, table in work([(span, paths[slice(*span)]) for span in missing]):
+            parts.write(span, table)
+            finished += len(table)
+            update(finished, len(paths))
+    predicted = parts.joined()
+    if (predicted[REASON] != "").all():
+        raise UserError(
+            f"none of {counted(len(given), 'photograph')} can be read, such as: {predicted[REASON].iloc[0]}"
+        )
+    intervals = blend.intervals
+    arguments = (given, predicted, intervals, conversion, blend.measured, options)
+    content = table_bytes(photograph_table(*arguments), out.suffix)
+    means = table_bytes(mean_table(*arguments), out.suffix) if options.by else None
+    for path, data in ((out, content), (means_path(out), means)):
+        if data is not None:
+            write_whole(path, data)
+            note_written(blend, path, hashlib.sha256(data).hexdigest(), len(data), photographs=tuple(predicted[DIGEST]))
+    parts.remove()
+    return Prediction(
+        out=out,
+        means=means_path(out) if options.by else None,
+        photographs=len(given),
+        unreadable=int((predicted[REASON] != "").sum()),
+        ensemble=blend.name,
+        where=blend.place.where,
+        notes=tuple(_notes(blend, given, predicted, conversion, options)),
+    )
+
+
+def in_this_process(blend: OpenBlend, *, cache: Path, cache_gb: float | None = None, cores: int = 1) -> Work:
+    """One shard after the other, with so many threads."""
+
+    def work(
+        missing: list[tuple[tuple[int, int], list[str]]],
+    ) -> Iterable[tuple[tuple[int, int], pd.DataFrame]]:
+        with threads(cores):
+            for span, paths in missing:
+                yield span, predict_shard(blend, paths, cache=cache, cache_gb=cache_gb)
+
+    return work
+
+
+def _notes(
+    blend: OpenBlend, given: pd.DataFrame, predicted: pd.DataFrame, conversion: Conversion, options: TableOptions
+) -> Iterable[str]:
+    yield from short_notes(predicted)
+    if conversion.note is not None:
+        yield conversion.note
+    if (all_rows := blend.card.all_rows_text) is not None:
+        yield all_rows
+    if QUADRAT in given:
+        yield quadrats_note(given[QUADRAT].astype(str).tolist())
+    if blend.intervals is None:
+        again = f"biomass ensemble {blend.study}"
+        yield f"this blend was made before there were intervals; {again} makes it again with them"
+    else:
+        for level in options.levels:
+            if (short := blend.intervals.shortage(level)) is not None:
+                yield short
+            if options.joint and (left_out := blend.intervals.left_out(level)):
+                yield f"the box at {level:g} leaves out {', '.join(left_out)}"
+    if blend.likeness is None:
+        yield (
+            "how unlike the training photographs these are is not known: their embeddings are not kept; give "
+            "--data, that of the search, once"
+        )

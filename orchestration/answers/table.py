@@ -1,0 +1,212 @@
+"""The tables that a prediction writes: a row a photograph; a row a group of them, with the interval of its mean.
+
+N photographs, T = 5 targets. Columns of the user's tables come first, then masses (Dry_Total_g, Dry_Total_kg_ha), then
+bounds by level (Dry_Total_g_low_80, Dry_Total_g_high_80), then what is known of the photograph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from biomass_models.config_rules import did_you_mean
+from biomass_models.counted import counted
+from biomass_models.errors import UserError
+from biomass_models.features.likeness import UNLIKE
+from biomass_models.fold_units import QUADRAT
+from biomass_models.targets import TARGETS, FloatArray
+from ensembles.intervals.levels import Intervals, require_level
+from ensembles.submission import quadrat_means, unit_column
+from orchestration.answers.photographs import PATH
+from orchestration.answers.shard import NEAREST, PERCENTILE, REASON
+from orchestration.answers.units import Conversion
+
+FORMATS = (".csv", ".parquet")
+UNIT_COLUMNS = {"date": ("date", "sampling_date", "day"), "state": ("state", "site"), "group": ()}  # of a user's table
+COUNT, WHY = "photographs", "no_interval"  # of a table of means
+_GIVEN = "_given"  # what a column of the user's is called that has a name of ours
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableOptions:
+    """What is asked for beside masses."""
+
+    levels: tuple[float, ...] = (0.8, 0.9)
+    joint: bool = False  # bounds of all masses at once instead of each alone
+    by: tuple[str, ...] = ()  # columns that name groups of photographs
+    date: str | None = None  # column that names what the folds keep whole; None: looked for
+
+    def __post_init__(self) -> None:
+        for level in self.levels:
+            require_level(level)
+
+
+def mass_columns(measured: Sequence[str], unit: str) -> dict[str, str]:
+    """Name of each measured target's column."""
+    return {name: name if unit == "g" else unit_column(name, unit) for name in TARGETS if name in measured}
+
+
+def photograph_table(
+    given: pd.DataFrame,
+    predicted: pd.DataFrame,
+    intervals: Intervals | None,
+    conversion: Conversion,
+    measured: Sequence[str],
+    options: TableOptions,
+) -> pd.DataFrame:
+    """given: the user's rows; predicted: shard.predict_shard's, in the same order."""
+    mass_NT = _masses(given, predicted)
+    columns = mass_columns(measured, conversion.unit)
+    found: dict[str, object] = {
+        column: mass_NT[:, TARGETS.index(name)] * conversion.per_gram_N for name, column in columns.items()
+    }
+    for level in options.levels if intervals is not None else ():
+        assert intervals is not None
+        if options.joint:
+            box = intervals.box(mass_NT, level)
+            low_NT, high_NT = box.low_NT, box.high_NT
+        else:
+            low_NT, high_NT = intervals.of_photographs(mass_NT, level)
+        for name, column in columns.items():
+            for end, value_NT in (("low", low_NT), ("high", high_NT)):
+                found[bound_column(column, end, level)] = value_NT[:, TARGETS.index(name)] * conversion.per_gram_N
+    if predicted[PERCENTILE].notna().any():
+        found[PERCENTILE] = predicted[PERCENTILE].round(1)
+        found["unlike"] = (predicted[PERCENTILE] > UNLIKE).to_numpy()
+        found[NEAREST] = predicted[NEAREST].to_numpy()
+    found[REASON] = predicted[REASON].to_numpy()
+    own = given.rename(columns={name: f"{name}{_GIVEN}" for name in given if name in found})
+    first = [PATH, *(name for name in own if name != PATH)]
+    return pd.concat([own[first].reset_index(drop=True), pd.DataFrame(found)], axis=1)
+
+
+def mean_table(
+    given: pd.DataFrame,
+    predicted: pd.DataFrame,
+    intervals: Intervals | None,
+    conversion: Conversion,
+    measured: Sequence[str],
+    options: TableOptions,
+) -> pd.DataFrame:
+    """One row a group: COUNT of the photographs that could be read, mean masses, bounds, WHY there are none.
+
+    Several photographs of one quadrat count as one. Means over several dates, or of photographs whose date is not
+    known, have no interval.
+    """
+    require_columns(given, options.by, "--by")
+    mass_NT = _masses(given, predicted)
+    read_N = (predicted[REASON] == "").to_numpy(copy=True)
+    if QUADRAT in given:
+        read_N &= ~pd.Series(given[QUADRAT]).where(read_N).duplicated().to_numpy()
+    unit_N = None if intervals is None else _units(given, intervals.calibration.unit, options.date)
+    per_gram_N = np.broadcast_to(conversion.per_gram_N, (len(given),))
+    columns = mass_columns(measured, conversion.unit)
+    rows = []
+    for key, frame in given.groupby(list(options.by), sort=True, dropna=False):
+        group = frame.index.to_numpy()[read_N[frame.index]]
+        row: dict[str, object] = dict(zip(options.by, key, strict=True)) | {COUNT: len(group)}
+        why = _why_not(group, intervals, unit_N, per_gram_N)
+        mean_T = mass_NT[group].mean(axis=0) if len(group) else np.full(len(TARGETS), np.nan)
+        per_gram = float(per_gram_N[group].mean()) if len(group) else np.nan
+        for name, column in columns.items():
+            row[column] = (
+                float((mass_NT[group, TARGETS.index(name)] * per_gram_N[group]).mean()) if len(group) else np.nan
+            )
+        for level in options.levels if intervals is not None else ():
+            assert intervals is not None
+            low_T, high_T = (np.full(len(TARGETS), np.nan),) * 2
+            if not why:
+                low_T, high_T = intervals.of_mean(mean_T, len(group), level)
+            for name, column in columns.items():
+                for end, value_T in (("low", low_T), ("high", high_T)):
+                    row[bound_column(column, end, level)] = float(value_T[TARGETS.index(name)]) * per_gram
+        rows.append(row | {WHY: why})
+    return pd.DataFrame(rows)
+
+
+def bound_column(column: str, end: str, level: float) -> str:
+    """Name of a bound's column: Dry_Total_g_low_80."""
+    return f"{column}_{end}_{100 * level:g}"
+
+
+def require_columns(given: pd.DataFrame, names: Sequence[str], option: str) -> None:
+    """Raise UserError for names that no table of photographs has."""
+    there = [str(name) for name in given if name != PATH]
+    for name in names:
+        if name not in there:
+            has = f"they are {', '.join(there)}" if there else "folders and lists have none: give a table"
+            raise UserError(
+                f"{option} names columns of a table of photographs, got {name!r}; {has}{did_you_mean(name, there)}"
+            )
+
+
+def table_bytes(table: pd.DataFrame, suffix: str) -> bytes:
+    """CSV with four decimals, or parquet with all."""
+    if suffix == ".parquet":
+        stream = BytesIO()
+        table.to_parquet(stream, index=False)
+        return stream.getvalue()
+    return str(table.to_csv(index=False, float_format="%.4f", lineterminator="\n")).encode()
+
+
+def means_path(out: Path) -> Path:
+    """Where the table of means lies."""
+    return out.with_name(f"{out.stem}-means{out.suffix}")
+
+
+def short_notes(predicted: pd.DataFrame) -> list[str]:
+    """What a reader of the table should know about its photographs."""
+    notes = []
+    if bad := int((predicted[REASON] != "").sum()):
+        first = predicted.loc[predicted[REASON] != "", REASON].iloc[0]
+        notes.append(f"{counted(bad, 'photograph')} of {len(predicted)} cannot be read, such as: {first}")
+    if odd := int(predicted["odd_shape"].sum()):
+        notes.append(f"{counted(odd, 'photograph has', 'photographs have')} another shape than those trained on")
+    if unlike := int((predicted[PERCENTILE] > UNLIKE).sum()):
+        notes.append(
+            f"{counted(unlike, 'photograph is', 'photographs are')} unlike the training photographs (farther from them "
+            f"than {UNLIKE:.0f} in 100 of these from those of other dates): trust their masses less"
+        )
+    return notes
+
+
+def _masses(given: pd.DataFrame, predicted: pd.DataFrame) -> FloatArray:
+    """Grams; photographs of one quadrat have the mean of those that could be read."""
+    mass_NT = predicted[list(TARGETS)].to_numpy(dtype=np.float64)
+    if QUADRAT not in given:
+        return mass_NT
+    read_N = (predicted[REASON] == "").to_numpy()
+    mean_NT = np.full(mass_NT.shape, np.nan)
+    mean_NT[read_N] = quadrat_means(mass_NT[read_N], given.loc[read_N, QUADRAT].astype(str).tolist())
+    return mean_NT
+
+
+def _units(given: pd.DataFrame, unit: str, named: str | None) -> pd.Series | None:
+    """What the folds keep whole, of each photograph; None where no column says."""
+    if named is not None:
+        require_columns(given, [named], "--date")
+        return given[named].astype(str)
+    lower = {str(name).lower(): name for name in given}
+    found = [lower[name] for name in UNIT_COLUMNS.get(unit, ()) if name in lower]
+    return given[found[0]].astype(str) if found else None
+
+
+def _why_not(group: np.ndarray, intervals: Intervals | None, unit_N: pd.Series | None, per_gram_N: FloatArray) -> str:
+    """Why the mean of a group has no interval; empty where it has one."""
+    if not len(group):
+        return "no photograph can be read"
+    if intervals is None:
+        return ""
+    unit = intervals.calibration.unit
+    if unit_N is None:
+        return f"the {unit} of its photographs is not known"
+    if (units := unit_N.iloc[group].nunique()) > 1:
+        return f"its photographs are of {counted(units, unit)}"
+    if np.ptp(per_gram_N[group]) > 0:
+        return "the areas of its quadrats differ"
+    return ""

@@ -1,0 +1,380 @@
+"""`biomass predict`: photographs of any kind to masses with intervals, the same from a study and from its bundle."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from blended_study import InlinePredictor, finished_study
+from test_all_rows import as_searched
+from tiny_study import RANDOM
+from typer.testing import CliRunner
+
+from biomass_models.errors import UserError
+from biomass_models.features.likeness import EmbeddingBank, Likeness
+from biomass_models.targets import TARGETS, TOTAL
+from ensembles.intervals.levels import Intervals
+from orchestration.answers.opened import BlendPlace, open_blend
+from orchestration.answers.photographs import PATH, read_photographs
+from orchestration.answers.predict import in_this_process, run_prediction
+from orchestration.answers.shard import NEAREST, PERCENTILE, REASON, predict_shard
+from orchestration.answers.table import TableOptions, mean_table, photograph_table
+from orchestration.answers.units import Conversion, conversion
+from orchestration.blending.blend import BlendOptions, run_ensemble
+from orchestration.blending.members import FileMembers
+from orchestration.bundle.export import export_bundle
+from orchestration.cli import app
+from orchestration.study.ledger import LedgerError
+from orchestration.study.records import GRAMS, MassUnit
+
+pytestmark = pytest.mark.slow
+NOTHING = lambda _: None  # noqa: E731  what is said
+
+
+@pytest.fixture(scope="module")
+def blended(tmp_path_factory, tiny_pasture):
+    """A study with a blend of two trials, and its bundle."""
+    folder = tmp_path_factory.mktemp("answers")
+    ledger = finished_study(folder / "study", tiny_pasture, folder / "cache", ("probe", "baseline"))
+    as_searched(ledger, tiny_pasture)
+    (submission,) = run_ensemble(
+        [ledger.storage.uri],
+        FileMembers(),
+        data_dir=tiny_pasture,
+        out=folder / "submission.csv",
+        options=BlendOptions(rule="top-5"),
+        seed=0,
+        open_predictor=lambda data: InlinePredictor(data, folder / "cache"),
+        say=NOTHING,
+        show=lambda *_: None,
+    )
+    export_bundle(ledger.storage.uri, "submission", folder / "bundle", weights=RANDOM)
+    return ledger, submission, folder
+
+
+def predict(*arguments: str | Path, code: int = 0) -> str:
+    result = CliRunner().invoke(app, ["predict", *map(str, arguments)], env={"COLUMNS": "80"})
+    assert result.exit_code == code, f"{result.output} {result.exception!r}"
+    return f"{result.output} {result.exception or ''}"
+
+
+@pytest.fixture
+def table(tiny_pasture, tmp_path):
+    """A user's table of the test photographs, two paddocks on two dates."""
+    paths = sorted((tiny_pasture / "test").iterdir())
+    rows = [
+        {"paddock": "ab"[row % 2], "Date": f"2026-11-0{1 + row % 2}", "path": os.path.relpath(path, tmp_path)}
+        for row, path in enumerate(paths)
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "new.csv", index=False)
+    return tmp_path / "new.csv"
+
+
+def test_masses_are_those_of_the_submission(blended, tiny_pasture, tmp_path):
+    _, submission, folder = blended
+    predict(folder / "study", tiny_pasture / "test", "--out", tmp_path / "masses.csv", "--cache", folder / "cache")
+    found = pd.read_csv(tmp_path / "masses.csv")
+    found.index = found[PATH].map(lambda path: Path(path).stem)
+    theirs = pd.read_csv(submission)
+    ids = theirs["sample_id"].str.rsplit("__", n=1, expand=True)
+    wide = theirs.assign(image=ids[0], name=ids[1]).pivot(index="image", columns="name", values="target")
+    assert sorted(found.index) == sorted(wide.index)
+    assert found.loc[wide.index, list(TARGETS)].to_numpy() == pytest.approx(wide[list(TARGETS)].to_numpy(), abs=1e-4)
+
+
+def test_a_bundle_and_its_study_write_the_same_bytes(blended, table, tmp_path):
+    _, _, folder = blended
+    options = ("--by", "paddock,Date", "--level", "0.5,0.6", "--cache")
+    predict(folder / "study", table, "--out", tmp_path / "study.csv", *options, folder / "cache")
+    predict(folder / "bundle", table, "--out", tmp_path / "bundle.csv", *options, tmp_path / "other-cache")
+    for name in ("study", "study-means"):
+        mine, theirs = (tmp_path / f"{name.replace('study', kind)}.csv" for kind in ("study", "bundle"))
+        assert mine.read_bytes() == theirs.read_bytes()
+    assert not list(tmp_path.glob("*.parts"))
+
+
+def test_a_prediction_and_a_bundle_are_traced_by_their_content(blended, table, tmp_path):
+    ledger, _, folder = blended
+
+    def trace(path: Path) -> dict:
+        result = CliRunner().invoke(app, ["trace", str(path), "--study", ledger.storage.uri, "--json"])
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+    predict(folder / "study", table, "--out", tmp_path / "a.csv", "--cache", folder / "cache")
+    predict(folder / "bundle", table, "--out", tmp_path / "b.csv", "--level", "0.7", "--cache", folder / "cache")
+    (tmp_path / "a.csv").rename(tmp_path / "renamed.csv")
+    for path, kind in (
+        (tmp_path / "renamed.csv", "prediction"),
+        (tmp_path / "b.csv", "prediction"),
+        (folder / "bundle", "bundle"),
+    ):
+        found = trace(path)
+        assert (found["kind"], found["ensemble"], found["note"]) == (kind, "submission", None)
+        assert [member["trial_id"] for member in found["members"]] == list(ledger.ensemble("submission").trials)
+    page = CliRunner().invoke(app, ["trace", str(tmp_path / "renamed.csv"), "--study", ledger.storage.uri]).stdout
+    assert "a prediction," in page and "photographs  6, contents" in page
+    (tmp_path / "other.csv").write_text("another")
+    assert CliRunner().invoke(app, ["trace", str(tmp_path / "other.csv"), "--study", ledger.storage.uri]).exit_code == 1
+
+
+class TestPhotographs:
+    def test_of_all_kinds_in_their_order(self, tiny_pasture, tmp_path):
+        first, second, *_ = sorted((tiny_pasture / "test").iterdir())
+        (tmp_path / "list.txt").write_text(f"{os.path.relpath(second, tmp_path)}\n\n{first}\n")
+        pd.DataFrame({"Photo": [first, "gone.jpg"], "plot": ["007", ""]}).to_csv(tmp_path / "t.csv", index=False)
+        found = read_photographs([str(tiny_pasture / "test" / "*.jpg"), str(first), str(tmp_path / "list.txt")])
+        assert found[PATH].map(os.path.realpath).nunique() == 6 and found[PATH][0] == str(first)
+        found = read_photographs([str(tmp_path / "t.csv"), str(second)])
+        assert list(found["plot"])[:2] == ["007", ""] and found[PATH].map(lambda path: Path(path).name).tolist() == [
+            first.name, "gone.jpg", second.name,
+        ]  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ("a,b\n1,2\n", "has a, b; rename one"),
+            ("path\n", "at least one photograph"),
+            ("path,n\na.jpg,1\n,2\n", "such as line 3"),
+        ],
+    )
+    def test_tables_that_name_none(self, tmp_path, content, message):
+        (tmp_path / "t.csv").write_text(content)
+        with pytest.raises(UserError, match=message):
+            read_photographs([str(tmp_path / "t.csv")])
+
+    def test_names_that_stand_for_nothing(self, tmp_path):
+        for text, message in (("gone", "is not there"), (str(tmp_path), "has none"), ("*.nothing", "no file")):
+            with pytest.raises(UserError, match=message):
+                read_photographs([text])
+
+
+def test_what_cannot_be_read_has_a_line_and_the_rest_goes_on(blended, tiny_pasture, tmp_path):
+    """A text called .jpg, a file that ends too early, a gone one: the others have the masses that they have alone."""
+    _, _, folder = blended
+    shutil.copytree(tiny_pasture / "test", tmp_path / "new")
+    paths = sorted((tmp_path / "new").iterdir())
+    paths[1].write_text("no photograph")
+    paths[3].write_bytes(paths[3].read_bytes()[:-3000])
+    paths[4].unlink()
+    (tmp_path / "list.txt").write_text("\n".join(map(str, paths)))
+    said = predict(folder / "study", tmp_path / "list.txt", "--out", tmp_path / "m.csv", "--cache", tmp_path / "cache")
+    assert "3 photographs of 6 cannot be read" in said and "Masses of 3 photographs" in said
+    found = pd.read_csv(tmp_path / "m.csv", keep_default_na=False, na_values=[""])
+    assert list(found[REASON].isna()) == [True, False, True, False, False, True]
+    assert found["Dry_Total_g"].isna().tolist() == found[REASON].notna().tolist()
+    assert "is whole" in found[REASON][3] and "is needed" in found[REASON][4]
+    predict(
+        folder / "study",
+        paths[0],
+        paths[2],
+        paths[5],
+        "--out",
+        tmp_path / "some.csv",
+        "--cache",
+        tmp_path / "new-cache",
+    )
+    alone = pd.read_csv(tmp_path / "some.csv")
+    assert alone["Dry_Total_g"].tolist() == found["Dry_Total_g"].dropna().tolist()
+    message = predict(folder / "study", paths[1], "--out", tmp_path / "none.csv", code=1)
+    assert "none of 1 photograph can be read" in message and not (tmp_path / "none.csv").exists()
+
+
+def test_parts_that_are_there_are_not_predicted_again(blended, tiny_pasture, tmp_path, monkeypatch):
+    """Killed after each part in turn, the table is that of an undisturbed run; other photographs begin anew."""
+    _, _, folder = blended
+    pairs = [(0, 2), (2, 4), (4, 6)]
+    monkeypatch.setattr("orchestration.answers.predict.spans", lambda size: pairs)
+    blend = open_blend(BlendPlace(str(folder / "study"), None, None))
+    given = read_photographs([str(tiny_pasture / "test")])
+    options = TableOptions(levels=(0.5,))
+    whole = in_this_process(blend, cache=folder / "cache")
+    done: list[tuple[int, int]] = []
+
+    def run(out: Path, most: int) -> None:
+        def dying(missing):
+            for span, table in whole(missing):
+                if len(done) == most:
+                    raise KeyboardInterrupt
+                done.append(span)
+                yield span, table
+
+        run_prediction(blend, given, out, conversion(GRAMS, None, None, given), options, work=dying, say=NOTHING)
+
+    for most in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "killed.csv", most)
+    run(tmp_path / "killed.csv", 99)
+    assert done == pairs
+    run(tmp_path / "whole.csv", 99)
+    assert (tmp_path / "killed.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes() and len(done) == 6
+
+
+class TestUnits:
+    def test_by_hand(self):
+        own = MassUnit(name="kg/ha", area_m2=0.25)
+        none = pd.DataFrame()
+        assert conversion(own, None, None, none).per_gram_N == pytest.approx([40.0])  # 1 g on 0.25 m2 is 40 kg/ha
+        assert conversion(own, "g/m2", 0.25, none).per_gram_N == pytest.approx([4.0])
+        assert conversion(own, "g", 1.0, none).per_gram_N == pytest.approx([4.0])
+        assert conversion(GRAMS, "kg/ha", 0.21, none).per_gram_N == pytest.approx([10 / 0.21])
+        assert conversion(GRAMS, None, None, none).per_gram_N == pytest.approx([1.0])
+        areas = conversion(MassUnit(name="g/m2", area_column="area"), None, None, pd.DataFrame({"area": ["0.5", "2"]}))
+        assert areas.per_gram_N == pytest.approx([2.0, 0.5])
+
+    def test_what_would_change_what_models_see_is_refused(self):
+        none = pd.DataFrame()
+        for own, unit, area, message in (
+            (MassUnit(name="g/m2", area_m2=0.25), None, 0.5, "photographs must show as much"),
+            (GRAMS, "g", 0.21, "its area is not known"),
+            (GRAMS, "kg/ha", None, "give --area"),
+            (MassUnit(name="g/m2", area_column="area"), None, None, "a column area, or --area"),
+            (GRAMS, "kg", None, "--unit is one of"),
+            (GRAMS, "kg/ha", -1.0, "above 0"),
+        ):
+            with pytest.raises(UserError, match=message):
+                conversion(own, unit, area, none)
+
+
+class TestTables:
+    """Of predictions that are given."""
+
+    GIVEN = pd.DataFrame({PATH: list("abcdef"), "plot": list("xxxyyy"), "date": ["1", "1", "1", "1", "2", "1"]})
+
+    @pytest.fixture
+    def predicted(self):
+        rng = np.random.default_rng(0)
+        mass_N3 = rng.gamma(2, 10, (6, 3))
+        table = pd.DataFrame(
+            mass_N3 @ np.array([[1, 0, 0, 1, 1], [0, 1, 0, 0, 1], [0, 0, 1, 1, 1]]), columns=list(TARGETS)
+        )
+        table[REASON] = ["", "", "torn", "", "", ""]
+        table.loc[2, list(TARGETS)] = np.nan
+        return table.assign(**{PERCENTILE: [1.0, 99.5, np.nan, 3.0, 4.0, 5.0], NEAREST: "t1", "odd_shape": False})
+
+    @pytest.fixture(scope="class")
+    def intervals(self, blended):
+        blend = open_blend(BlendPlace(str(blended[2] / "study"), None, None))
+        assert blend.intervals is not None
+        return blend.intervals
+
+    def test_units_convert_masses_and_bounds_alike(self, predicted, intervals):
+        made = [
+            photograph_table(self.GIVEN, predicted, intervals, Conversion(unit=unit, per_gram_N=np.array([factor])),
+                             TARGETS, TableOptions(levels=(0.5,)))
+            for unit, factor in (("g", 1.0), ("kg/ha", 40.0))
+        ]  # fmt: skip
+        for end in ("", "_low_50", "_high_50"):
+            grams, other = made[0][f"Dry_Total_g{end}"], made[1][f"Dry_Total_kg_ha{end}"]
+            assert (40 * grams).to_numpy() == pytest.approx(other.to_numpy(), nan_ok=True)
+        assert made[0]["unlike"].tolist() == [False, True, False, False, False, False]
+
+    def test_means_are_of_what_could_be_read_on_one_date(self, predicted, intervals):
+        options = TableOptions(levels=(0.5,), by=("plot",))
+        grams = Conversion(unit="g", per_gram_N=np.ones(1))
+        found = mean_table(self.GIVEN, predicted, intervals, grams, TARGETS, options).set_index("plot")
+        assert found["photographs"].tolist() == [2, 3]
+        mean_T = predicted.loc[[0, 1], list(TARGETS)].to_numpy().mean(0)
+        assert found.loc["x", list(TARGETS)].to_numpy(dtype=float) == pytest.approx(mean_T)
+        low_T, high_T = intervals.of_mean(mean_T, 2, 0.5)
+        assert [found.loc["x", f"Dry_Total_g_{end}_50"] for end in ("low", "high")] == [low_T[TOTAL], high_T[TOTAL]]
+        assert found.loc["x", "no_interval"] == "" and np.isnan(found.loc["y", "Dry_Total_g_low_50"])
+        assert found.loc["y", "no_interval"] == "its photographs are of 2 dates"
+        blind = mean_table(self.GIVEN.drop(columns="date"), predicted, intervals, grams, TARGETS, options)
+        assert blind["no_interval"].tolist() == ["the date of its photographs is not known"] * 2
+        with pytest.raises(UserError, match="did you mean plot"):
+            mean_table(self.GIVEN, predicted, intervals, grams, TARGETS, replace(options, by=("plots",)))
+
+    def test_photographs_of_a_quadrat_count_as_one(self, predicted, intervals):
+        given = self.GIVEN.assign(quadrat=["q", "q", "q", "r", "s", "s"])
+        grams, options = Conversion(unit="g", per_gram_N=np.ones(1)), TableOptions(levels=(0.5,), by=("plot",))
+        rows = photograph_table(given, predicted, intervals, grams, TARGETS, options)["Dry_Total_g"]
+        assert rows[0] == rows[1] == pytest.approx(predicted.loc[:1, "Dry_Total_g"].mean()) and np.isnan(rows[2])
+        means = mean_table(given, predicted, intervals, grams, TARGETS, options)
+        assert means["photographs"].tolist() == [1, 2] and means["Dry_Total_g"][0] == pytest.approx(rows[0])
+
+    def test_columns_of_the_user_are_kept(self, predicted, intervals):
+        given = self.GIVEN.assign(Dry_Total_g=range(6))
+        grams, options = Conversion(unit="g", per_gram_N=np.ones(1)), TableOptions(joint=True, levels=(0.5,))
+        found = photograph_table(given, predicted, intervals, grams, ("Dry_Total_g",), options)
+        assert found["Dry_Total_g_given"].tolist() == list(range(6)) and "Dry_Dead_g" not in found
+        box = Intervals(intervals.calibration).box(predicted[list(TARGETS)].to_numpy(), 0.5)
+        assert found["Dry_Total_g_high_50"].to_numpy() == pytest.approx(box.high_NT[:, TOTAL], nan_ok=True)
+
+
+def test_an_old_card_predicts_and_says_how_to_get_intervals(blended, table, tmp_path):
+    _, _, folder = blended
+    shutil.copytree(folder / "study", tmp_path / "study")
+    path = tmp_path / "study/ensembles/submission/ensemble.json"
+    content = json.loads(path.read_text())
+    del content["card"]["intervals"]
+    path.write_text(json.dumps(content))
+    said = predict(tmp_path / "study", table, "--out", tmp_path / "old.csv", "--cache", folder / "cache")
+    assert "before there were intervals" in said and "biomass ensemble" in " ".join(said.split())
+    assert not [name for name in pd.read_csv(tmp_path / "old.csv") if "_low_" in name]
+
+
+def test_embeddings_that_are_not_kept_come_from_the_searchs_photographs(blended, table, tiny_pasture, tmp_path):
+    _, _, folder = blended
+    shutil.copytree(folder / "study", tmp_path / "study")
+    for kept in (tmp_path / "study/ensembles").glob("oof-embeddings-*"):
+        shutil.rmtree(kept)
+    options = ("--cache", folder / "cache", "--weights", "random")
+    said = predict(tmp_path / "study", table, "--out", tmp_path / "a.csv", *options)
+    assert "give --data" in " ".join(said.split()) and PERCENTILE not in pd.read_csv(tmp_path / "a.csv")
+    predict(tmp_path / "study", table, "--out", tmp_path / "b.csv", "--data", tiny_pasture, *options)
+    predict(folder / "study", table, "--out", tmp_path / "c.csv", *options)
+    assert (tmp_path / "b.csv").read_bytes() == (tmp_path / "c.csv").read_bytes()
+    assert pd.read_csv(tmp_path / "b.csv")[PERCENTILE].between(0, 100).all()
+
+
+def test_distances_are_those_to_photographs_of_other_dates():
+    """On a line: each training photograph of one date against the other date's; a copy is near, a stray is not."""
+    bank = EmbeddingBank(backbone="b", views=(), stamp="keep", layer=0, dtype="float32", weights="w")
+    units = ("1",) * 6 + ("2",) * 6
+    feature_LD = np.r_[np.linspace(0, 1, 6), np.linspace(1.5, 2, 6)][:, None]
+    likeness = Likeness(bank=bank, image_ids=tuple("abcdefghijkl"), units=units, feature_LD=feature_LD)
+    by_hand = sorted(
+        np.sort(np.abs(feature_LD[(row < 6) * 6 :][:6, 0] - feature_LD[row, 0]))[:5].mean() / feature_LD.std()
+        for row in range(12)
+    )
+    assert likeness.held_out_L == pytest.approx(by_hand)
+    percentile_N, near_NK = likeness.nearest(np.array([[0.0], [30.0]]))
+    assert near_NK[0].tolist() == [0, 1, 2, 3, 4] and near_NK[1][0] == 11
+    assert percentile_N[0] < 50 and percentile_N[1] == 100
+    alone, _ = likeness.nearest(np.array([[30.0]]))
+    assert alone[0] == percentile_N[1]
+
+
+def test_wrong_usage_is_refused_before_anything_loads(blended, table, tmp_path):
+    _, _, folder = blended
+    for arguments, message in (
+        (("--out", tmp_path / "a.txt"), "name it"),
+        (("--level", "80"), "between 0 and 1"),
+        (("--level", "a"), "--level is shares"),
+        (("--by", "field"), "--by names columns"),
+        (("--ensemble", "other"), "it has submission"),
+        (("--unit", "kg/ha"), "--area"),
+    ):
+        assert message in " ".join(predict(folder / "study", table, *arguments, code=1).split())
+    with pytest.raises(UserError, match="holds the ensemble submission"):
+        open_blend(BlendPlace(str(folder / "bundle"), "other", None))
+    with pytest.raises(LedgerError):
+        open_blend(BlendPlace(str(tmp_path), None, None))
+
+
+def test_a_shard_has_the_same_numbers_in_any_company(blended, tiny_pasture, tmp_path):
+    """What is stored of a photograph does not depend on those beside it."""
+    _, _, folder = blended
+    blend = open_blend(BlendPlace(str(folder / "study"), None, None))
+    paths = [str(path) for path in sorted((tiny_pasture / "test").iterdir())]
+    together = predict_shard(blend, paths, cache=tmp_path / "one")
+    again = predict_shard(blend, paths, cache=tmp_path / "two")
+    pd.testing.assert_frame_equal(together, again)
+    assert set(blend.frozen) and not (together[REASON] != "").any()
