@@ -139,10 +139,14 @@ EDGES: dict[str, set[str]] = {
     f"{RUN}.answers": {
         *(*MODELS, BLEND, f"{BLEND}.intervals", STUDY, WORKERS, BLENDING, f"{RUN}.bundle", f"{RUN}.progress"),
     },
+    f"{RUN}.advice": {
+        *(*MODELS, f"{MODEL}.training", f"{MODEL}.families.probe", STUDY, WORKERS, BLENDING),
+        *(f"{RUN}.answers", f"{RUN}.progress"),
+    },
     f"{RUN}.doctor": {*MODELS, f"{MODEL}.families", "search_spaces", STUDY, WORKERS, SLOTS},
     REPORT: {MODEL, BLEND, STUDY, f"{REPORT}.data", f"{REPORT}.new_photographs", f"{REPORT}.sections"},
     f"{REPORT}.data": {MODEL, BLEND, f"{BLEND}.members", "search_spaces", STUDY, BLENDING, REPORT},
-    f"{REPORT}.new_photographs": {MODEL, f"{BLEND}.intervals", REPORT, f"{REPORT}.data"},
+    f"{REPORT}.new_photographs": {MODEL, f"{BLEND}.intervals", STUDY, REPORT, f"{REPORT}.data", f"{RUN}.advice"},
     f"{REPORT}.sections": {
         *FLOOR,
         f"{MODEL}.families",
