@@ -69,9 +69,10 @@ gpu: $(STAMP)
 faults: $(STAMP)
 	$(BIN)/python tests/faults/campaign.py
 
-# every family with equal trials, and what the teacher brings; resumable
+# every family and option, on drawn pasture and on PHOTOGRAPHS=folder with table.csv (photo, item, total_g); resumable
 study: $(STAMP)
-	$(BIN)/python tests/benchmarks/study_families.py runs/families
+	$(BIN)/biomass weights get dinov2_vits14
+	$(BIN)/python tests/benchmarks/study_families.py runs/families $(if $(PHOTOGRAPHS),--photographs $(PHOTOGRAPHS))
 
 clean:
 	rm -rf demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,22 +1,26 @@
-"""Progress that people see: one line with elapsed and remaining time on a terminal, plain lines elsewhere."""
+"""Progress that people see: one line with elapsed and remaining time on a terminal or in a notebook, plain lines
+elsewhere."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from html import escape
+from typing import Any, Protocol
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
+from biomass_models.visible import visible
 from orchestration.terminal import PlainConsole
 from orchestration.time_left import count_down
 from orchestration.verbosity import is_quiet
 
 Say = Callable[[str], None]  # prints a remark for people; every parameter `say` is one
 LINE_SECONDS = 10.0  # between two lines where there is no terminal
+CELL_SECONDS = 1.0  # between two states of the line below a notebook's cell
 SHORTEST_BAR = 6  # characters; below it shows nothing
 
 
@@ -34,6 +38,12 @@ def progress_bar(label: str, console: Console | None = None) -> Iterator[Update]
     console = console or PlainConsole(stderr=True)
     if is_quiet():
         yield _Work(label).take
+    elif console.is_jupyter:
+        cell = _Cell(label)
+        try:
+            yield cell.take
+        finally:
+            cell.show()
     elif console.is_interactive and console.file.isatty():  # can redraw a line: no pipe (FORCE_COLOR or not), not dumb
         line = _Line(label)
         with Live(line, console=console):
@@ -65,6 +75,13 @@ class _Work:
     @property
     def count(self) -> str:
         return f"{self.done}" + (f"/{self.total}" if self.total is not None else "")
+
+    @property
+    def text(self) -> str:
+        """As a line of its own."""
+        elapsed, remaining = self.times()
+        times = f"{elapsed} elapsed" + (f", {remaining} left" if remaining else "")
+        return " ".join([self.label, *self.notes, f"{self.count}, {times}"])
 
     def times(self) -> tuple[str, str | None]:
         """Elapsed, and what is left where that can be said."""
@@ -125,6 +142,32 @@ class _Lines(_Work):
         if not ends and now - self._written < LINE_SECONDS:
             return
         self._written, self._ended = now, self._ended or ends
-        elapsed, remaining = self.times()
-        times = f"{elapsed} elapsed" + (f", {remaining} left" if remaining else "")
-        self._console.print(" ".join([self.label, *notes, f"{self.count}, {times}"]))
+        self._console.print(self.text)
+
+
+class _Cell(_Work):
+    """One line below a notebook's cell, replaced again and again; nothing before there is work."""
+
+    def __init__(self, label: str) -> None:
+        super().__init__(label)
+        self._handle: Any = None
+        self._shown = -CELL_SECONDS
+
+    def take(self, done: int, total: int | None, notes: Sequence[str] = (), left: float | None = None) -> None:
+        super().take(done, total, notes, left)
+        if time.monotonic() - self._shown >= CELL_SECONDS:
+            self.show()
+
+    def show(self) -> None:
+        """The state of now. A text, which is all that pages of stored notebooks keep, and a bar before it."""
+        if self._first is None:
+            return
+        from IPython.display import display
+
+        self._shown, text = time.monotonic(), visible(self.text)
+        bar = f'<progress value="{self.done}" max="{self.total}"></progress> ' if self.total else ""
+        content = {"text/plain": text, "text/html": f"<div>{bar}{escape(text)}</div>"}
+        if self._handle is None:
+            self._handle = display(content, raw=True, display_id=True)
+        else:
+            self._handle.update(content, raw=True)

@@ -17,7 +17,10 @@ class PlainConsole(Console):
     """A console that shows control characters escaped and takes no text for markup or emoji codes."""
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(**{"markup": False, "emoji": False, **settings})
+        own: dict[str, Any] = {"markup": False, "emoji": False}
+        if "file" in settings:
+            own["force_jupyter"] = False  # in a notebook rich would show it there, whatever the file
+        super().__init__(**{**own, **settings})
 
     def on_broken_pipe(self) -> None:
         """A reader may leave early (`| head`): the command goes on and keeps its own exit code."""

@@ -186,6 +186,19 @@ def test_without_a_gpu_one_sentence_is_all(
     assert said.out == "" and said.err == f"{run.NO_GPU}\n" and not (tmp_path / "out").exists()
 
 
+def test_the_machine_is_named_whatever_its_tools_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {sys.executable: "A Card;17179869184", "nvidia-smi": "580.1"}
+    monkeypatch.setattr(run, "_first_line", lambda command: answers.get(command[0], ""))
+    facts = run.machine("cuda")
+    assert (facts["card"], facts["memory"], facts["driver"]) == ("A Card", "16 GiB", "580.1")
+    answers.clear()
+    facts = run.machine("cuda")
+    assert (facts["card"], facts["memory"], facts["driver"]) == ("a card without a name", None, "unknown")
+    monkeypatch.undo()
+    assert run._first_line(["a-tool-that-is-not-there"]) == run._first_line(["false"]) == ""
+    assert run._first_line(["printf", "one\\ntwo"]) == "one"
+
+
 def test_one_check_that_fails_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run_apart(check: Check, *_: Any) -> Outcome:
         return Outcome(name=check.name, title=check.title, status=FAILED if check.name == "peak" else PASSED)

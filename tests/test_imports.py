@@ -37,7 +37,7 @@ BELOW = tuple(
         *("verbosity", "wheel"),
     )
 )  # at the top, and used by all
-ABOVE = (f"{RUN}.__main__", f"{RUN}.cli", f"{RUN}.demo")
+ABOVE = (f"{RUN}.__main__", f"{RUN}.api", f"{RUN}.cli", f"{RUN}.demo")
 REPORT = f"{RUN}.report"
 SLOTS, ON_RAY, PRESETS = f"{WORKERS}.slots", f"{SEARCH}.on_ray", f"{SEARCH}.presets"
 GAINS = f"{SEARCH}.gains"
@@ -61,7 +61,7 @@ EDGES: dict[str, set[str]] = {
     f"{RUN}.option": set(),
     f"{RUN}.overlay": {MODEL, f"{MODEL}.data"},
     f"{RUN}.processes": set(),
-    f"{RUN}.progress": {f"{RUN}.terminal", f"{RUN}.time_left", f"{RUN}.verbosity"},
+    f"{RUN}.progress": {MODEL, f"{RUN}.terminal", f"{RUN}.time_left", f"{RUN}.verbosity"},
     f"{RUN}.time_left": set(),
     f"{RUN}.terminal": {MODEL},
     f"{RUN}.verbosity": set(),
@@ -105,7 +105,7 @@ EDGES: dict[str, set[str]] = {
     },
     ON_RAY: {MODEL, STUDY, WORKERS, SLOTS, SEARCH, f"{RUN}.progress", f"{RUN}.verbosity"},
     PRESETS: {
-        *FLOOR,
+        *MODELS,
         f"{MODEL}.families",
         "search_spaces",
         STUDY,
@@ -113,6 +113,7 @@ EDGES: dict[str, set[str]] = {
         SEARCH,
         f"{SEARCH}.engines",
         f"{RUN}.option",
+        f"{RUN}.progress",
     },
     f"{SEARCH}.engines": {MODEL, STUDY, "search_spaces"},
     GAINS: {MODEL, BLEND, STUDY},
@@ -158,7 +159,7 @@ EDGES: dict[str, set[str]] = {
         f"{RUN}.overlay",
     },
 }
-ALL = {f"{RUN}.commands", *ABOVE, *BELOW}  # may import from everywhere below them
+ALL = {f"{RUN}.commands", f"{RUN}.python", *ABOVE, *BELOW}  # may import from everywhere below them
 NUMPY_ONLY = {"torch", "ray", "timm", "optuna"}
 FORBIDDEN = {  # packages of others, by room and the rooms in it
     MODEL: {"ray", "optuna"},
@@ -178,6 +179,7 @@ TORCH_FREE = (
     *(f"{MODEL}.data.{name}" for name in ("table", "taxonomy", "folds", "images", "check", "references")),
     f"{BLEND}.blend",
     f"{BLEND}.submission",
+    f"{RUN}.api",
     f"{RUN}.cli",
     f"{RUN}.report.make",
 )

@@ -42,7 +42,8 @@ def forward_seconds(backbone: str, height: int, width: int, device: str, *, froz
     frozen: a pass that fills a bank, in the precision of those.
     """
     small, asked = _timed_size(backbone), _fitted_size(backbone, height, width)
-    return _timed_pass(backbone, small, device, frozen) * _operations(backbone, asked) / _operations(backbone, small)
+    seconds = _timed_pass(backbone, small, device, frozen)
+    return seconds * pass_operations(backbone, asked) / pass_operations(backbone, small)
 
 
 def feature_seconds(spec: FeatureSpec, images: int, device: str) -> float:
@@ -78,8 +79,8 @@ def measure(backbones: Iterable[str], device: str, should_stop: ShouldStop | Non
 def trained_fold_seconds(config: NetworkConfig, views: Sequence[View], n_train: int, speed: Speed) -> float:
     """Seconds of one fold whose backbone trains: all epochs, and a prediction of the held-out rows (a quarter)."""
     name = config.backbone
-    operations = sum(_operations(name, _fitted_size(name, view.height, view.width)) for view in views)
-    forward = speed.pass_seconds[name] * operations / _operations(name, _timed_size(name))
+    operations = sum(pass_operations(name, _fitted_size(name, view.height, view.width)) for view in views)
+    forward = speed.pass_seconds[name] * operations / pass_operations(name, _timed_size(name))
     share = min(1.0, config.trained_blocks / len(weightless(name).blocks()))
     if config.prefix_bank != "none":  # the frozen blocks are paid for in feature_seconds
         return forward * share * (config.epochs * n_train * (1 + BACKWARD) + n_train / 4)
@@ -185,7 +186,8 @@ def _timed_pass(backbone: str, size: tuple[int, int], device: str, frozen: bool)
 
 
 @lru_cache(maxsize=256)
-def _operations(backbone: str, size: tuple[int, int]) -> int:
+def pass_operations(backbone: str, size: tuple[int, int]) -> int:
+    """Of a forward pass of one picture of that height and width, which the backbone takes."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         weightless(backbone)(torch.empty(1, 3, *size, device="meta"))
     return counter.get_total_flops()

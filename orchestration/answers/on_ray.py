@@ -85,6 +85,6 @@ def _streamed(
             yield (int(row[FIRST]), int(row[LAST])), part_of(row[PART])
     except ray.exceptions.RayError as error:
         raise UserError(
-            f"photographs are predicted by actors on Ray, got {innermost_cause(error)}; run the same command again, "
-            "what is done is kept"
+            f"photographs are predicted by actors on Ray, got {innermost_cause(error)}; finished parts stay for the "
+            "next run"
         ) from error

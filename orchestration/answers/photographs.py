@@ -77,21 +77,26 @@ def _table(path: Path) -> pd.DataFrame:
             table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise UserError(f"a table of photographs is CSV, TSV or parquet, {path} cannot be read: {error}") from None
-    lower = {str(name).strip().lower(): name for name in table.columns}
-    column = next((lower[name] for name in PATH_COLUMNS if name in lower), None)
+    return of_table(table, path.parent, str(path))
+
+
+def of_table(table: pd.DataFrame, folder: Path, name: str) -> pd.DataFrame:
+    """PATH and the other columns of a table. Paths are relative to the folder; name: of the table, for errors."""
+    lower = {str(each).strip().lower(): each for each in table.columns}
+    column = next((lower[each] for each in PATH_COLUMNS if each in lower), None)
     if column is None:
         raise UserError(
-            f"a table of photographs has their paths in a column {', '.join(PATH_COLUMNS[:4])} or the like, {path} has "
+            f"a table of photographs has their paths in a column {', '.join(PATH_COLUMNS[:4])} or the like, {name} has "
             f"{', '.join(map(str, table.columns))}; rename one"
         )
     blank = table[column].isna() | (table[column].astype(str).str.strip() == "")
     if blank.any():
         row = int(blank.to_numpy().argmax()) + 2
         raise UserError(
-            f"each row of {path} names a photograph, {counted(int(blank.sum()), 'row')} has none, such as line {row}"
+            f"each row of {name} names a photograph, {counted(int(blank.sum()), 'row')} has none, such as line {row}"
         )
     others = table.drop(columns=column)
     if PATH in others:
-        raise UserError(f"the column {PATH} is the path of a photograph, {path} has another column of paths; drop one")
-    others.insert(0, PATH, [str(path.parent / str(name).strip()) for name in table[column]])
+        raise UserError(f"the column {PATH} is the path of a photograph, {name} has another column of paths; drop one")
+    others.insert(0, PATH, [str(folder / str(each).strip()) for each in table[column]])
     return others

@@ -51,7 +51,18 @@ class Prediction:
     notes: tuple[str, ...]
 
 
-def run_prediction(
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Answer:
+    """The tables of a prediction, before anything is written."""
+
+    photographs: pd.DataFrame  # table.photograph_table
+    means: pd.DataFrame | None  # table.mean_table, where groups were asked for
+    predicted: pd.DataFrame  # shard.predict_shard's rows
+    notes: tuple[str, ...]
+    parts: Parts  # what is kept until the tables are written
+
+
+def answer(
     blend: OpenBlend,
     given: pd.DataFrame,
     out: Path,
@@ -60,8 +71,8 @@ def run_prediction(
     *,
     work: Work,
     say: Say,
-) -> Prediction:
-    """Predict what no part holds yet, write the tables, and record where they come from. Raises UserError."""
+) -> Answer:
+    """Predict what no part beside `out` holds yet. Nothing is recorded. Raises UserError."""
     require_columns(given, options.by, "--by")
     paths = [str(Path(path).absolute()) for path in given[PATH]]
     plan = {"blend": blend.card_id, "where": blend.place.where, "photographs": content_id(*paths)}
@@ -81,24 +92,48 @@ def run_prediction(
         raise UserError(
             f"none of {counted(len(given), 'photograph')} can be read, such as: {predicted[REASON].iloc[0]}"
         )
-    intervals = blend.intervals
-    arguments = (given, predicted, intervals, conversion, blend.measured, options)
-    content = table_bytes(photograph_table(*arguments), out.suffix)
-    means = table_bytes(mean_table(*arguments), out.suffix) if options.by else None
-    for path, data in ((out, content), (means_path(out), means)):
-        if data is not None:
+    arguments = (given, predicted, blend.intervals, conversion, blend.measured, options)
+    return Answer(
+        photographs=photograph_table(*arguments),
+        means=mean_table(*arguments) if options.by else None,
+        predicted=predicted,
+        notes=tuple(_notes(blend, given, predicted, conversion, options)),
+        parts=parts,
+    )
+
+
+def write_answer(blend: OpenBlend, found: Answer, out: Path) -> Prediction:
+    """Write the tables, and record where they come from."""
+    digests = tuple(found.predicted[DIGEST])
+    for path, table in ((out, found.photographs), (means_path(out), found.means)):
+        if table is not None:
+            data = table_bytes(table, out.suffix)
             write_whole(path, data)
-            note_written(blend, path, hashlib.sha256(data).hexdigest(), len(data), photographs=tuple(predicted[DIGEST]))
-    parts.remove()
+            note_written(blend, path, hashlib.sha256(data).hexdigest(), len(data), photographs=digests)
+    found.parts.remove()
     return Prediction(
         out=out,
-        means=means_path(out) if options.by else None,
-        photographs=len(given),
-        unreadable=int((predicted[REASON] != "").sum()),
+        means=means_path(out) if found.means is not None else None,
+        photographs=len(found.predicted),
+        unreadable=int((found.predicted[REASON] != "").sum()),
         ensemble=blend.name,
         where=blend.place.where,
-        notes=tuple(_notes(blend, given, predicted, conversion, options)),
+        notes=found.notes,
     )
+
+
+def run_prediction(
+    blend: OpenBlend,
+    given: pd.DataFrame,
+    out: Path,
+    conversion: Conversion,
+    options: TableOptions,
+    *,
+    work: Work,
+    say: Say,
+) -> Prediction:
+    """Predict what no part holds yet, write the tables, and record where they come from. Raises UserError."""
+    return write_answer(blend, answer(blend, given, out, conversion, options, work=work, say=say), out)
 
 
 def in_this_process(blend: OpenBlend, *, cache: Path, cache_gb: float | None = None, cores: int = 1) -> Work:

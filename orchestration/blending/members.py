@@ -125,7 +125,7 @@ def gather(
     )
     return Gathered(
         library=library,
-        labels={name: _label(sources[ref.study], ref.trial_id) for name, ref in trials.items()},
+        labels={name: member_label(sources[ref.study], ref.trial_id) for name, ref in trials.items()},
         trials={name: ref for name, ref in trials.items() if name in library.names},
         tests=tests,
         references={} if first is None else comparable_references(first),
@@ -195,7 +195,8 @@ def _trials(studies: Mapping[str, StudyData]) -> dict[str, TrialRef]:
     return found
 
 
-def _label(study: StudyData, trial_id: str) -> str:
+def member_label(study: StudyData, trial_id: str) -> str:
+    """What a trial is: family, backbone, size, what differs from the published setting."""
     record = study.by_id[trial_id].record
     return f"{record.family}: {label_of(record.family, record.config)}"
 

@@ -115,33 +115,23 @@ def predict(
     from orchestration.answers.photographs import read_photographs
 
     given = read_photographs(photographs)
-    from orchestration.answers.opened import BlendPlace, is_bundle, open_blend
-    from orchestration.answers.predict import in_this_process, run_prediction
-    from orchestration.answers.units import conversion
+    from orchestration.answers.asked import opened_as_asked, work_as_asked
+    from orchestration.answers.opened import BlendPlace
+    from orchestration.answers.predict import run_prediction
     from orchestration.workers.address import is_cluster
 
     inline = not scale_out and not is_cluster(address)
     resources = reachable(Resources(cache=cache, cache_gb=cache_gb, address=address, inline=inline))
-    place = BlendPlace(blend, ensemble, typed_weights(weights))
-    opened = open_blend(place)
-    converted = conversion(opened.mass_unit, unit, area, given)
-    if opened.likeness is None and data is not None:
-        if is_bundle(blend):
-            raise UserError("a bundle keeps what it is exported with; export it again from a study that has embeddings")
-        from orchestration.answers.opened import with_likeness
-        from orchestration.blending.predict import Predictor
-
-        print_remark("Embeddings of the training photographs are kept from now on")
-        opened = with_likeness(opened, Predictor(data, resources=resources, weights=typed_weights(weights)))
-    if ensemble is None and not is_bundle(blend):
-        print_remark(f"Ensemble {opened.name}, the newest of {opened.study}")
-    folder = resources.cache.expanduser()
-    if resources.inline:
-        work = in_this_process(opened, cache=folder, cache_gb=cache_gb, cores=threads)
-    else:
-        from orchestration.answers.on_ray import on_ray
-
-        work = on_ray(opened.place, resources, threads=threads, say=print_remark)
+    opened, converted = opened_as_asked(
+        BlendPlace(blend, ensemble, typed_weights(weights)),
+        given,
+        unit=unit,
+        area=area,
+        data_dir=data,
+        resources=resources,
+        say=print_remark,
+    )
+    work = work_as_asked(opened, resources, threads=threads, say=print_remark)
     found = run_prediction(opened, given, out, converted, options, work=work, say=print_remark)
     if as_json:
         print_json({"unit": converted.unit, "levels": options.levels, "prediction": found})

@@ -6,8 +6,7 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +19,6 @@ from orchestration.terminal import PlainConsole, no_more_readers
 from orchestration.verbosity import is_quiet, is_verbose
 from orchestration.workers.resources import Resources
 
-TABLES = ("train.csv", "quadrats.csv", "test.csv")  # one of them makes a folder a data directory
 INTERRUPTED = 130  # by Ctrl-C
 DEFAULT_CACHE = Resources().cache
 
@@ -32,19 +30,11 @@ out_console, err_console = PlainConsole(), PlainConsole(stderr=True)
 
 def existing_data(context: typer.Context, value: Path | None) -> Path | None:
     """A data directory that is there; an error otherwise, before anything heavy loads."""
-    if value is None or context.resilient_parsing or any((value / name).exists() for name in TABLES):
+    if value is None or context.resilient_parsing:
         return value
-    from orchestration.study.storage import nearest_folder
+    from orchestration.search.presets.asked import require_data
 
-    hint = nearest_folder(value, "train.csv")
-    if value.is_dir() and not hint:
-        return value  # its problems are listed with all others
-    got = "without them" if value.is_dir() else "a file" if value.exists() else "no such folder"
-    hint = hint or "; check the path"
-    raise UserError(
-        f"a data directory is a folder with train.csv (or quadrats.csv, test.csv) and photographs; {value} is "
-        f"{got}{hint}"
-    )
+    return require_data(value)
 
 
 def out_file(path: Path, suffix: str) -> Path:
@@ -59,19 +49,6 @@ def out_folder(path: Path) -> Path:
     if path.suffix.lower() in FILE_SUFFIXES:
         raise UserError(f"--out is a folder here, got {path}; name it {path.with_suffix('')}")
     return path
-
-
-def study_apart(study: str, data: Path) -> None:
-    """A study and the data that it learns from are folders apart; UserError where one lies in the other."""
-    if "://" in study:
-        return
-    own, photographs = Path(study).expanduser().resolve(), data.expanduser().resolve()
-    if own.is_relative_to(photographs) or photographs.is_relative_to(own):
-        where = "is" if own == photographs else "lies in" if own.is_relative_to(photographs) else "holds"
-        raise UserError(
-            f"a study is a folder apart from its data, {study} {where} the data directory {data}; name another, "
-            f"such as {photographs.with_name(f'{photographs.name}-study')}"
-        )
 
 
 DATA = "Data directory: train.csv or quadrats.csv, photographs, and test.csv to predict."
@@ -146,57 +123,20 @@ def plain(value: Any) -> Any:
 
 def reachable(resources: Resources) -> Resources:
     """The same with the cache that this machine can use. A cluster that does not answer is an error at once."""
-    from orchestration.workers.address import is_cluster, require_answer
+    from orchestration.search.presets.asked import usable_resources
 
-    require_answer(resources.address)
-    if is_cluster(resources.address):  # each node looks for itself
-        return resources
-    return replace(resources, cache=local_cache(resources.cache))
+    return usable_resources(resources, print_remark)
 
 
 def local_cache(cache: Path) -> Path:
     """The folder in which this machine keeps features, with a note where it is not the typed one."""
-    from biomass_models.features.cache_folder import usable_cache
+    from orchestration.search.presets.asked import local_cache as cache_here
 
-    folder, why = usable_cache(cache)
-    if why:
-        print_remark(f"note: {why}")
-    return folder
-
-
-def weights_source(weights: str) -> Any:
-    """Where backbone weights come from: a weights.WeightsSource."""
-    from biomass_models.backbones.weights import WeightsSource
-
-    return WeightsSource(kind=weights) if weights in ("auto", "random") else WeightsSource("folder", Path(weights))
+    return cache_here(cache, print_remark)
 
 
 def typed_weights(weights: str | None) -> Any:
-    """The same where it was typed; None stands for the source of a study's search."""
+    """Where backbone weights come from; None, the source of a study's search, where nothing was typed."""
+    from orchestration.search.presets.asked import weights_source
+
     return None if weights is None else weights_source(weights)
-
-
-def families_of(
-    typed: list[str] | None, of_study: Callable[[], Collection[str]] = tuple
-) -> tuple[tuple[str, ...], tuple[float, ...]]:
-    """Families and their shares of the trials; without a name this project's, without a share no shares.
-
-    of_study: families that may be named although they are not known here. Raises UserError for a family that does not
-    exist or a share that is no number.
-    """
-    from biomass_models.families import registry
-
-    typed = typed or sorted(registry.BUILT_IN)
-    pairs = {name: share for name, _, share in (text.partition("=") for text in typed)}
-    try:
-        shares = tuple(float(share or 1) for share in pairs.values())
-        if "" in pairs or not all(map(math.isfinite, shares)):
-            raise ValueError
-    except ValueError:
-        raise UserError(f"a family is given as NAME or NAME=SHARE, such as probe=2, got {typed}") from None
-    strange = [name for name in pairs if name not in registry.names()]
-    known = of_study() if strange else ()
-    for name in strange:
-        if name not in known:
-            registry.known(name)
-    return tuple(pairs), shares if any(pairs.values()) else ()

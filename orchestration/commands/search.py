@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from biomass_models.counted import counted
 from orchestration.commands import complete
 from orchestration.commands.fields import preset_options
 from orchestration.commands.options import (
@@ -15,15 +14,12 @@ from orchestration.commands.options import (
     Json,
     OptionalData,
     Study,
-    families_of,
     print_detail,
     print_json,
     print_line,
     print_remark,
     reachable,
-    study_apart,
     typed_weights,
-    weights_source,
 )
 from orchestration.search.presets.named import overridden
 from orchestration.search.presets.options import StudyOptions
@@ -56,6 +52,8 @@ def doctor(
     $ biomass doctor runs/first --data csiro-biomass/ --trials 60
     $ biomass doctor runs/first --data csiro-biomass/ --profile
     """
+    from orchestration.search.presets.asked import families_of, weights_source
+
     families, shares = families_of(typed.pop("families"))
     preset, _ = overridden(None, typed)
     if profile:
@@ -140,46 +138,12 @@ def search(
     $ biomass search runs/first --data csiro-biomass/ --trials 60
     $ biomass search runs/night --data csiro-biomass/ --preset cpu_overnight
     """
-    if typed["families"]:
-        typed["families"], typed["shares"] = families_of(typed["families"], lambda: _families_of_study(study))
-    chosen, made_with = overridden(preset, typed)
-    if chosen.budget.trials is None and chosen.budget.hours is None:
+    from orchestration.search.presets.asked import asked_preset, search_as_asked
+
+    chosen, made_with = asked_preset(study, preset, typed)
+    if not chosen.budget.ends:
         raise typer.BadParameter("a search needs an end: give --trials N or --hours H, or a --preset")
-    study_apart(study, data)
-    source = weights_source(chosen.study.weights)  # what can be wrong is found before torch and Ray load
-    resources = reachable(chosen.resources)
-    for name, value in chosen.values().items():
-        print_detail(f"{name}: {value}")
-    from orchestration.search.preflight import check_search
-
-    check_search(study, data, chosen, made_with, print_remark)
-    from orchestration.search.start import start_search
-
-    ending = start_search(
-        study,
-        data,
-        chosen,
-        weights=source,
-        resources=resources,
-        say=print_remark,
-        retry_failed=chosen.budget.retry_failed,
-        made_with=made_with,
-        data_checked=True,
-    )
-    if ending.hours_over:
-        waits = f", {counted(ending.open, 'open one waits', 'open ones wait')}" if ending.open else ""
-        ended = counted(ending.ended, "trial has", "trials have")
-        print_line(f"The hours are over: {ended} ended{waits}; run the same command again for more.")
-    if ending.failed:
-        failed = counted(ending.failed, "trial of this run has", "trials of this run have")
-        print_line(f"{failed} failed, most often for: {ending.most_often}")
+    ending = search_as_asked(study, data, chosen, made_with, say=print_remark, detail=print_detail)
+    for line in ending.lines:
+        print_line(line)
     print_line(f"{'' if ending.hours_over else 'Finished. '}Next: biomass leaderboard {study}")
-
-
-def _families_of_study(study: str) -> tuple[str, ...]:
-    """What an old command may name although it is not installed here any more."""
-    from orchestration.study.ledger import Ledger
-    from orchestration.study.storage import Storage
-
-    record = Ledger(Storage(study)).find_study()
-    return () if record is None else record.settings.families

@@ -79,6 +79,7 @@ class ShownTrial:
     proposed_at: float
     ended_at: float | None
     exempt: str | None  # why it is never pruned
+    pseudo_weight: float | None  # of one of a second round: what a photograph counts that models have labelled
     weights: str  # fingerprint of the backbone's
     seed: int
     settings: tuple[SettingRow, ...]
@@ -115,6 +116,7 @@ def show_trial(data: StudyData, trial_id: str) -> ShownTrial:
         proposed_at=record.proposed_at,
         ended_at=trial.ended_at,
         exempt=record.spared,
+        pseudo_weight=None if record.second_round is None else record.second_round.weight,
         weights=record.weights,
         seed=record.seed,
         settings=tuple(_settings(data, trial)),

@@ -46,7 +46,8 @@ def _parts(found: ShownTrial) -> Iterator[RenderableType]:
 def _proposed(found: ShownTrial) -> str:
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(found.proposed_at))
     how = "one of the first trials of its family" if found.why == "first trial" else found.why
-    return f"Trial number {found.number + 1} of the study, {how}, {when}"
+    second = "" if found.pseudo_weight is None else f", second round, weight {found.pseudo_weight:g}"
+    return f"Trial number {found.number + 1} of the study{second}, {how}, {when}"
 
 
 def _settings(found: ShownTrial) -> Table:

@@ -23,6 +23,19 @@ class Ending:
     failed: int = 0  # of this run
     most_often: str | None = None  # why they failed
 
+    @property
+    def lines(self) -> list[str]:
+        """What is not as one would wish, a line each."""
+        found = []
+        if self.hours_over:
+            waits = f", {counted(self.open, 'open one waits', 'open ones wait')}" if self.open else ""
+            ended = counted(self.ended, "trial has", "trials have")
+            found.append(f"The hours are over: {ended} ended{waits}; run the same command again for more.")
+        if self.failed:
+            failed = counted(self.failed, "trial of this run has", "trials of this run have")
+            found.append(f"{failed} failed, most often for: {self.most_often}")
+        return found
+
 
 def failing_alike(proposer: Proposer) -> str | None:
     """Why a search must end whose first trials have all failed for one reason, or None."""

@@ -15,8 +15,8 @@ from orchestration.study.record import Part
 MOVABLE = ("max_fold_seconds", "engine", "sharing", "aim")
 EQUAL, EARNED = "equal", "earned"
 SHARINGS = {  # what decides how much of a search each family gets
-    EQUAL: "equal turns of trials, or the given ones",
-    EARNED: "shares of the seconds, by what each family has brought the blend",
+    EQUAL: "equal turns of trials, or as given",
+    EARNED: "of the seconds, by what each family has brought the blend",
 }
 
 

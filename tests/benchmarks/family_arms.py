@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -53,11 +53,22 @@ def search_arm(dataset: Dataset, backbone: str, family: str, seconds: float, cac
     if done.exists():
         return
     shutil.rmtree(folder, ignore_errors=True)
+    search_for(seconds, folder / "study", dataset, backbone, (family,), cache)
+    predict_test(dataset, backbone, family, cache)
+    trials = list(ledger_of(dataset, backbone, family).results().values())
+    complete = sum(result.status == COMPLETE for result in trials)
+    done.write_text(json.dumps({"processor_seconds": seconds, "trials": complete, "failed": len(trials) - complete}))
+
+
+def search_for(
+    seconds: float, study: Path, dataset: Dataset, backbone: str, families: tuple[str, ...], cache: Path, **more: Any
+) -> None:
+    """Search, or search on, for so many processor seconds of this process; more: as run_search takes it."""
     with suppress(KeyboardInterrupt), processor_seconds(seconds):
         run_search(
-            str(folder / "study"),
+            str(study),
             dataset.data_dir,
-            StudySettings(families=(family,), backbones=(backbone,), scale="demo", seed=dataset.seed),
+            StudySettings(families=families, backbones=(backbone,), scale="demo", seed=dataset.seed),
             weights=WEIGHTS,
             fingerprints=available_backbones((backbone,), WEIGHTS, _quiet),
             resources=Resources(cache=cache, inline=True),
@@ -65,12 +76,9 @@ def search_arm(dataset: Dataset, backbone: str, family: str, seconds: float, cac
             hours=None,
             say=_quiet,
             prune="off",  # a recorded study needs all folds
-            spaces={family: study_space(family, backbone)},
+            spaces={family: study_space(family, backbone) for family in families},
+            **more,
         )
-    predict_test(dataset, backbone, family, cache)
-    trials = list(ledger_of(dataset, backbone, family).results().values())
-    complete = sum(result.status == COMPLETE for result in trials)
-    done.write_text(json.dumps({"processor_seconds": seconds, "trials": complete, "failed": len(trials) - complete}))
 
 
 def predict_test(dataset: Dataset, backbone: str, family: str, cache: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from family_arms import TEST_FILE, arm_folder, ledger_of
+from family_blends import blends_measured, blends_table
 from family_data import Dataset
 from family_fits import fit_all_folds
 from family_options import measured_all, options_table
@@ -36,6 +37,9 @@ def study_tables(option_sets: Sequence[Dataset], searched: Sequence[Dataset], ba
         pairs = [one for one in option_sets if one.is_drawn == drawn and measured_all(one, backbone)]
         if len(pairs) > 1:
             parts += [f"## {title}: options, {SHORT[backbone]}", options_table(pairs, backbone)]
+        blended = [one for one in option_sets if one.is_drawn == drawn and blends_measured(one)]
+        if len(blended) > 1:
+            parts += [f"## {title}: what is done to a finished study, {SHORT[backbone]}", blends_table(blended)]
     return "\n\n".join(parts)
 
 

@@ -8,6 +8,7 @@ options   pairs of fits with and without an option, on drawn pastures 10 to 12 a
           photographs, one backbone. What the search of the next stage contains was chosen here.
 families  every family x {lite0, DINOv2}: the same processor seconds of one core an arm, on drawn pastures 0 to 2 and
           fold draws 0 to 4 of the photographs; each arm's blend, the blend of all, nested and true.
+blends    state rule, models on all rows, a second round: on drawn pastures 10 to 12, the options' backbone.
 table     FOLDER/table.md of what is there.
 
 About three hours on two free cores, half an hour of it for features. DIR holds table.csv (photo, item, total_g); groups
@@ -29,6 +30,7 @@ from pathlib import Path
 from random import Random
 
 from family_arms import search_arm
+from family_blends import measure_blends
 from family_data import Dataset
 from family_options import measure_options, specs_of
 from family_spaces import BACKBONES, FAMILIES, study_space
@@ -40,8 +42,10 @@ from biomass_models.features.spec import FeatureSpec
 OPTION_SEEDS, DRAWN_SEEDS, PHOTOGRAPH_SEEDS = (10, 11, 12), (0, 1, 2), (0, 1, 2, 3, 4)
 OPTION_BACKBONE = BACKBONES[1]
 DRAWN_SECONDS, PHOTOGRAPH_SECONDS = 180.0, 60.0  # of one core, an arm
+BLEND_SECONDS = 300.0  # of one core: a search of all families, and as long again to go on
 CORES = 2
 DRAWS = 300  # of a space, to see which banks it asks for
+STAGES = ("options", "blends", "families")
 Task = tuple[Callable[..., None], tuple[object, ...]]
 
 
@@ -121,16 +125,26 @@ def run_families(folder: Path, photographs: Path | None, cache: Path) -> None:
     together([(search_arms, (dataset, backbone, cache)) for dataset in found for backbone in BACKBONES])
 
 
+def run_blends(folder: Path, cache: Path) -> None:
+    found = datasets(folder, None, OPTION_SEEDS, ())
+    for dataset in found:
+        dataset.make()
+        together([(encode, (dataset, by_size(searched_specs(dataset, OPTION_BACKBONE)), cache))] * CORES)
+    together([(measure_blends, (dataset, OPTION_BACKBONE, BLEND_SECONDS, cache)) for dataset in found])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--photographs", type=Path, help="folder with table.csv: photo, item, total_g")
-    parser.add_argument("--stage", choices=("all", "options", "families", "table"), default="all")
+    parser.add_argument("--stage", choices=("all", *STAGES, "table"), default="all")
     parser.add_argument("--cache", type=Path, default=Path("~/.cache/biomass"))
     asked = parser.parse_args()
     folder, cache = asked.folder.resolve(), asked.cache.expanduser()
     if asked.stage in ("all", "options"):
         run_options(folder, asked.photographs, cache)
+    if asked.stage in ("all", "blends"):
+        run_blends(folder, cache)
     if asked.stage in ("all", "families"):
         run_families(folder, asked.photographs, cache)
     tables = study_tables(

@@ -334,6 +334,21 @@ def test_embeddings_that_are_not_kept_come_from_the_searchs_photographs(blended,
     assert pd.read_csv(tmp_path / "b.csv")[PERCENTILE].between(0, 100).all()
 
 
+def test_a_bundle_without_embeddings_is_exported_again(blended, table, tiny_pasture, tmp_path):
+    _, _, folder = blended
+    shutil.copytree(folder / "study", tmp_path / "study")
+    for kept in (tmp_path / "study/ensembles").glob("oof-embeddings-*"):
+        shutil.rmtree(kept)
+    export_bundle(str(tmp_path / "study"), "submission", tmp_path / "bundle", weights=RANDOM)
+    options = ("--data", tiny_pasture, "--cache", folder / "cache", "--out", tmp_path / "a.csv")
+    assert "export it again" in " ".join(predict(tmp_path / "bundle", table, *options, code=1).split())
+    predict(tmp_path / "study", table, *options)
+    export_bundle(str(tmp_path / "study"), "submission", tmp_path / "again", weights=RANDOM)
+    predict(tmp_path / "again", table, *options[2:4], "--out", tmp_path / "b.csv")
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+    assert PERCENTILE in pd.read_csv(tmp_path / "b.csv")
+
+
 def test_distances_are_those_to_photographs_of_other_dates():
     """On a line: each training photograph of one date against the other date's; a copy is near, a stray is not."""
     bank = EmbeddingBank(backbone="b", views=(), stamp="keep", layer=0, dtype="float32", weights="w")

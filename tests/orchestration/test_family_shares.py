@@ -291,7 +291,7 @@ def test_refused_trials_take_no_turn(tmp_path: Path) -> None:
     search = proposer(ledger, costs=Expensive(), max_fold_seconds=60.0)
     families = run(ledger, 20, lambda trial, truth_NT: erring(trial, truth_NT, 8.0), search)
     assert set(families) == {"baseline", "probe"} and search.trials.count("refused") > 0
-    assert "refused" in str(search.too_expensive["density"])
+    assert "refused" in str(search.why_exhausted["density"])
 
 
 @pytest.mark.slow
@@ -327,7 +327,7 @@ def test_a_resumed_search_takes_the_turns_of_an_undisturbed_one(tmp_path: Path) 
 def test_shares_of_a_study_are_shown_and_may_be_changed(tmp_path: Path) -> None:
     ledger = made_study(tmp_path)
     found = status_of(ledger)
-    assert found.shares == "earned" and "shares  earned: shares of the seconds" in render_status(found)
+    assert found.shares == "earned" and "shares  earned: of the seconds, by what" in render_status(found)
     settings = ledger.study().settings
     shares = settings.share_of
     assert shares == dict.fromkeys(FAMILIES, 1.0)

@@ -225,6 +225,7 @@ def test_the_page_from_a_file_to_report_and_show(
             assert config["head_width_2"] in ((64, 96, 128) if config["head_width"] > 128 else (128,))
     shown, page = (re.sub(r"[│┃]", " ", said["show"][0]), words_of(Path("report.html").read_text()))
     assert max(len(line) for line in shown.splitlines() if "biomass" not in line) <= 80
+    shown = " ".join(shown.split())
     assert "my.toml:3" in shown and "biomass refit" in shown and "baseline, complete" in shown
     assert "6 ranges of your own" in page and "my.toml:3" in page and "--set probe.alpha_per_target=true" in page
     assert "fixed: 0.4 (0.4)" in said["space"][2]

@@ -111,6 +111,7 @@ REMEDIES = {
     "with --second-round {} makes them again": f"{SECOND}::test_labels_that_are_lost_are_named_and_made_again",
     "has all its models; leave --restore": f"{ROOM}::test_restoring_brings_back_the_same_bytes",
     "{}; mend that, then run the same command again": f"{ROOM}::test_a_model_of_other_data_is_not_put_back",
+    "export it again from a study": "test_answers.py::test_a_bundle_without_embeddings_is_exported_again",
     "must be of format": f"{HERE}::test_a_damaged_bundle_is_copied_or_exported_again",
     "missing or changed in {}, such as": f"{HERE}::test_a_damaged_bundle_is_copied_or_exported_again",
     "is no whole bundle": f"{HERE}::test_a_damaged_bundle_is_copied_or_exported_again",

@@ -120,6 +120,7 @@ def make_tuner(
         run_config=tune.RunConfig(
             name=layout.TUNE,
             verbose=0,
+            progress_reporter=tune.CLIReporter(),  # says nothing then; that of notebooks leaves an empty output
             callbacks=[_Leave(leave), FirmGround(), BreakNotes(searcher)],
             # A coordinator that loses its process starts again and goes on from the ledger. What kills it is never the
             # trial's fault: in the end the searcher leaves the trial open.

@@ -138,6 +138,11 @@ class Budget:
         metadata=option("What such a photograph counts beside a weighed one, up to 1.", WHAT, minimum=0.0, noted=False),
     )
 
+    @property
+    def ends(self) -> bool:
+        """Whether a search comes to an end by itself."""
+        return self.trials is not None or self.hours is not None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:

@@ -161,17 +161,26 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def machine(device: str) -> Mapping[str, Any]:
     """Card, driver, packages. No CUDA context is made in this process: its memory is the checks'."""
-    facts: dict[str, Any] = {"card": f"no card ({platform.machine()})", "driver": None, "memory": None}
+    facts: dict[str, Any] = {"card": f"no card ({platform.machine()})"}
     if device == "cuda":
-        query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
-        try:
-            printed = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout
-            facts = dict(zip(facts, (part.strip() for part in printed.splitlines()[0].split(",")), strict=True))
-        except (OSError, subprocess.SubprocessError, IndexError, ValueError):
-            import torch
-
-            facts["card"] = torch.cuda.get_device_name(0)
+        of_torch = (
+            "import torch; card = torch.cuda.get_device_properties(0); print(card.name, card.total_memory, sep=';')"
+        )
+        name, _, memory = _first_line([sys.executable, "-c", of_torch]).partition(";")
+        facts = {
+            "card": name or "a card without a name",
+            "memory": f"{int(memory) / 2**30:.0f} GiB" if memory else None,
+            "driver": _first_line(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]) or "unknown",
+        }
     return {**facts, **{name: version(name) for name in ("torch", "timm", "ray")}, "python": platform.python_version()}
+
+
+def _first_line(command: Sequence[str]) -> str:
+    """What a command prints first; nothing where it fails."""
+    with suppress(OSError, subprocess.SubprocessError):
+        printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+        return printed.partition("\n")[0].strip()
+    return ""
 
 
 def _short(text: str) -> str:

@@ -15,12 +15,12 @@ from gpu_checks.drawn import result_of
 from gpu_checks.records import PASSED, Findings, Outcome
 from gpu_checks.world import RANDOM, World, apart, ratio
 from PIL import Image
-from torch.utils.flop_counter import FlopCounterMode
 
-from biomass_models.backbones.adapter import build_backbone, weightless
+from biomass_models.backbones.adapter import build_backbone
 from biomass_models.backbones.devices import ENCODING
 from biomass_models.data.images import load_views, views_for
 from biomass_models.families import registry
+from biomass_models.families.costs import pass_operations
 from biomass_models.features.encoding import batch_size, computed_in, encode
 from biomass_models.features.outputs import GLOBAL
 from biomass_models.features.spec import FeatureSpec, needed_arrays
@@ -70,7 +70,7 @@ def _encode(world: World, found: Findings, backbone: str, size: int, measured: d
     half, label = computed_in(spec, inputs.device), f"{backbone.partition('.')[0]}, {size} px"
     rates = [count / one for one in world.seconds(bank)]
     speed = found.number(f"{label}, {_kind(half)}", RATE, *rates)
-    teraflops = speed.median * _operations(backbone, size) / 1e12
+    teraflops = speed.median * pass_operations(backbone, (size, size)) / 1e12
     if _kind(half) in measured:
         found.number(f"{label}, of the peak", "%", 100 * teraflops / measured[_kind(half)])
     features = bank()
@@ -102,13 +102,6 @@ def folds_together(world: World, found: Findings) -> None:
     cost = found.number("ratio", "x", ratio(many, one))
     if not world.tiny:
         found.require(cost.median < len(folds), "a batch must take less than its folds in turn", cost.median)
-
-
-def _operations(backbone: str, size: int) -> float:
-    """Of a forward pass of one picture."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        weightless(backbone)(torch.empty(1, 3, size, size, device="meta"))
-    return float(counter.get_total_flops())
 
 
 def _peaks(result: Path) -> dict[str, float]:

@@ -91,7 +91,7 @@ def compiled(world: World, found: Findings) -> None:
 
 def trunk(world: World, found: Findings) -> None:
     """Epochs on cached prefixes against epochs of all blocks."""
-    config = world.trained
+    config = world.large
     whole = world.fit(config, world.inputs("pixels"))
     tail = world.fit(replace(config, prefix_bank="float16"), world.inputs("prefixes"))
     found.number("epoch of all blocks", "s", *later_epochs(whole))
