@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from biomass_models.data.cell_weights import measured_masses
-from biomass_models.families.probe.config import ProbeConfig
-from biomass_models.families.probe.model import fit_rows
+from biomass_models.families import registry
 from biomass_models.features.likeness import Likeness
 from biomass_models.fold_rows import training_rows
+from biomass_models.ridge.chosen import RidgeSettings, fit_rows
 from biomass_models.targets import TARGETS, FloatArray, IntArray, weighted_r2_score, weights_in
 from biomass_models.training.fit import FitError, FoldRows
 from orchestration.study.data import StudyData
@@ -42,7 +42,7 @@ def measure_curve(
     embeddings: of the study's photographs, in the order of its table.
     """
     curve = Sampled(data, embeddings)
-    config = ProbeConfig(backbone=embeddings.bank.backbone)
+    config = registry.family("probe").config_class(backbone=embeddings.bank.backbone)
     curve_id = content_id(
         embeddings.bank.to_json(), data.fold_hash, data.record.data_fingerprint, data.settings.seed, curve.sizes
     )
@@ -99,7 +99,7 @@ class Sampled:
         shuffled = _two_groups_first(draw.permutation(train_M), self._group_N)
         return whole, np.sort(shuffled[: len(whole)])
 
-    def point(self, config: ProbeConfig, repeat: int, size: int) -> CurvePoint:
+    def point(self, config: RidgeSettings, repeat: int, size: int) -> CurvePoint:
         """Pooled scores over folds."""
         drawn = {fold: self.rows(repeat, fold, size) for fold in self._train}
         groups = [len(set(self._group_N[whole])) for whole, _ in drawn.values()]
@@ -114,7 +114,7 @@ class Sampled:
             by_images=by_images,
         )
 
-    def _score(self, config: ProbeConfig, rows: dict[int, IntArray], repeat: int) -> float | None:
+    def _score(self, config: RidgeSettings, rows: dict[int, IntArray], repeat: int) -> float | None:
         """None where some fold cannot be fitted."""
         pred_NT = np.full((len(self._fold_N), len(TARGETS)), np.nan)
         for fold, train_M in rows.items():
@@ -126,7 +126,9 @@ class Sampled:
         scored_N = np.flatnonzero(self._fold_N >= 0)
         return weighted_r2_score(self._mass_NT[scored_N], pred_NT[scored_N], weight=weights_in(self._weight, scored_N))
 
-    def _fitted(self, config: ProbeConfig, train_M: IntArray, valid_M: IntArray, repeat: int, fold: int) -> FloatArray:
+    def _fitted(
+        self, config: RidgeSettings, train_M: IntArray, valid_M: IntArray, repeat: int, fold: int
+    ) -> FloatArray:
         rows = FoldRows(train_M, valid_M, np.arange(len(self._fold_N)), self._mass_NT, self._weight)
         seed = derive_seed(self._seed, PURPOSE, repeat, fold, "penalty")
         ridge, scaler, _, _ = fit_rows(config, self._feature_ND, rows, self._group_N, seed=seed)
