@@ -54,7 +54,7 @@ def advice_lines(advice: Advice) -> Iterator[str]:
 def render_curve(reading: CurveReading) -> Table:
     """Scores at each size."""
     noun = reading.noun
-    view = Table(title="Scores of a ridge on frozen features, by what it learned from", title_justify="left")
+    view = Table(title="Scores by what a ridge learned from", title_justify="left")
     for name in (f"{noun}s", "photographs", f"of whole {noun}s", f"of all {noun}s"):
         view.add_column(name, justify="right", no_wrap=True)
     for row, size in enumerate(reading.group_S):
