@@ -93,7 +93,8 @@ def blended(folder: Path) -> Path:
 def searched(folder: Path, photographs: int) -> Path:
     """A study of probes on a pasture whose test photographs are to be predicted."""
     if not (folder / "study").exists():
-        make_pasture(folder / "data", images=60, test_images=photographs, seed=0, width=1000, height=500)
+        if not (folder / "data").exists():
+            make_pasture(folder / "data", images=60, test_images=photographs, seed=0, width=1000, height=500)
         settings = ("--trials", "2", "--folds", "3", "--family", "probe", "--backbone", BACKBONE, "--scale", "smoke")
         own = ("--data", str(folder / "data"), "--cache", str(folder / "cache"), "--inline")
         biomass("search", str(folder / "study"), *settings, *own)

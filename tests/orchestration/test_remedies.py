@@ -72,6 +72,7 @@ REMEDIES = {
     "make room, or name another folder; what was finished": "test_cli_errors.py::test_no_space_left_for_pictures",
     "must have room and answer, got": f"{FAILURES}::test_a_folder_that_takes_nothing_leaves_the_trial_open",
     "{}, then run the same command again": FULL,
+    "the GPU must answer": "test_inline.py::test_a_gpu_that_answers_no_more_is_not_the_trials_fault",
     "copy or export it again": ALIKE,
     "predictions must be finite": f"{HERE}::test_a_member_that_predicts_nothing_is_left_out",
     "has the settings that its folds chose, fold {} of": "test_all_rows.py::test_a_fold_that_is_not_finished_is_named",
