@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from measure_next import FEW, Drawing, Measured, Pasture, gain_over_pastures, labelled_rows, run, table
 
 from biomass_models.backbones.weights import WeightsSource
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-from measure_next import FEW, Drawing, Measured, Pasture, gain_over_pastures, labelled_rows, run, table
 
 
 def test_the_error_is_over_pastures_by_hand() -> None:
