@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import altair as alt
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,7 +20,10 @@ from orchestration.advice.bank import bank_of_study, embeddings_of
 from orchestration.advice.curve import REPEATS, Sampled, measure_curve
 from orchestration.advice.curve_read import CurveReading
 from orchestration.cli import app
+from orchestration.report.data.context import read_context
+from orchestration.report.html import Figure
 from orchestration.report.make import make_report
+from orchestration.report.new_photographs.advice import advice_sections
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger, LedgerError
 from orchestration.study.storage import Storage
@@ -185,6 +189,9 @@ class TestLearningCurve:
         after = make_report(own)
         assert 'id="curve"' in after and 'id="next"' in after
         assert Path(own.next_photographs().picks[0].photograph).name in after
+        (curve,) = (one for one in advice_sections(read_context(own)) if one.anchor == "curve")
+        (figure,) = (block for block in curve.blocks if isinstance(block, Figure))
+        alt.LayerChart.from_dict(figure.panels[0].spec)  # raises SchemaValidationError
 
     def test_sizes_that_cannot_be_fitted_are_left_out(self, own, study):
         data = StudyData(own)
