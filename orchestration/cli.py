@@ -109,7 +109,7 @@ PIPELINE: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
         blend.explain,
     ),
     "Blend and submit": (blend.ensemble, blend.exam, submission_app, blend.export, provenance.trace, data.score),
-    "New photographs": (answers.predict, answers.serve),
+    "New photographs": (answers.predict, answers.serve, answers.next, answers.learning_curve),
 }
 
 
@@ -121,7 +121,8 @@ class RunOrder(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         steps = (step for panel in PIPELINE.values() for step in panel)
-        return [str(step.info.name if isinstance(step, typer.Typer) else step.__name__) for step in steps]
+        names = (step.info.name if isinstance(step, typer.Typer) else step.__name__ for step in steps)
+        return [str(name).replace("_", "-") for name in names]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         return super().get_command(ctx, COMMANDS.get(cmd_name, cmd_name))

@@ -50,7 +50,10 @@ EDGES: dict[str, set[str]] = {
     f"{MODEL}.features": {*FLOOR, f"{MODEL}.backbones"},
     f"{MODEL}.training": set(MODELS),
     f"{MODEL}.families": {*MODELS, f"{MODEL}.training"},
-    **{room: {*MODELS, f"{MODEL}.training", f"{MODEL}.families"} for room in FAMILIES},  # one may leave some unused
+    f"{MODEL}.ridge": {*FLOOR, f"{MODEL}.training"},
+    **{
+        room: {*MODELS, f"{MODEL}.training", f"{MODEL}.ridge", f"{MODEL}.families"} for room in FAMILIES
+    },  # one may leave some unused
     "search_spaces": {MODEL, f"{MODEL}.families", *FAMILIES},
     BLEND: {*FLOOR, f"{BLEND}.intervals", f"{BLEND}.members"},
     f"{BLEND}.intervals": {MODEL},
@@ -145,10 +148,14 @@ EDGES: dict[str, set[str]] = {
         *(*MODELS, f"{MODEL}.families", f"{RUN}.answers", INSPECT, WORKERS, f"{RUN}.listening", f"{RUN}.progress"),
         *(REPORT, f"{REPORT}.sections"),
     },
+    f"{RUN}.advice": {
+        *(*MODELS, f"{MODEL}.training", f"{MODEL}.ridge", f"{MODEL}.families", STUDY, WORKERS, BLENDING),
+        *(f"{RUN}.answers", f"{RUN}.progress"),
+    },
     f"{RUN}.doctor": {*MODELS, f"{MODEL}.families", "search_spaces", STUDY, WORKERS, SLOTS},
     REPORT: {MODEL, BLEND, STUDY, f"{REPORT}.data", f"{REPORT}.new_photographs", f"{REPORT}.sections"},
     f"{REPORT}.data": {MODEL, BLEND, f"{BLEND}.members", "search_spaces", STUDY, BLENDING, REPORT},
-    f"{REPORT}.new_photographs": {MODEL, f"{BLEND}.intervals", REPORT, f"{REPORT}.data"},
+    f"{REPORT}.new_photographs": {MODEL, f"{BLEND}.intervals", STUDY, REPORT, f"{REPORT}.data", f"{RUN}.advice"},
     f"{REPORT}.sections": {
         *FLOOR,
         f"{MODEL}.families",

@@ -45,7 +45,7 @@ def predict_shard(
             odd[row] = is_unlike(header_size(Path(path)), trained_on, blend.members[0].fit)
             digest[row] = file_digest(Path(path))
         except (ImageError, OSError) as error:
-            reason[row] = _words(error)
+            reason[row] = one_line(error)
     while True:
         rows = [row for row in range(len(paths)) if not reason[row]]
         images = ImageSet(
@@ -55,7 +55,7 @@ def predict_shard(
             mass_nT, percentile_n, nearest = _predict(blend, images, cache, cache_gb, device, should_stop)
             break
         except ImageError as error:  # looked for one by one now: decoding all files twice would cost every shard
-            found = {row: why for row in rows if (why := _torn(paths[row])) is not None}
+            found = {row: why for row in rows if (why := torn_reason(paths[row])) is not None}
             if not found:
                 raise error
             for row, why in found.items():
@@ -109,14 +109,15 @@ def _predict(
     return mass_nT, percentile_n, [blend.likeness.image_ids[near_K[0]] for near_K in near_nK]
 
 
-def _torn(path: str) -> str | None:
+def torn_reason(path: str) -> str | None:
+    """Why a photograph cannot be decoded; None where it can."""
     try:
         probe_image(Path(path))
     except (ImageError, OSError) as error:
-        return _words(error)
+        return one_line(error)
     return None
 
 
-def _words(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """On one line: it is a cell of a table."""
     return " ".join(str(error).split())

@@ -5,7 +5,7 @@ ensembles/oof-embeddings-<id>/members/embeddings.parquet: image_id, unit, one co
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from io import BytesIO
 from typing import Any, Protocol
 
@@ -37,11 +37,16 @@ class Encoder(Protocol):
 
 
 def bank_of(card: Card, refs: Mapping[str, TrialRef]) -> EmbeddingBank:
-    """What the heaviest member with frozen features sees; the whole photograph where all members train on pictures."""
+    """What the heaviest member with frozen features sees, as first_bank."""
+    return first_bank(refs[member] for member in card.members)
+
+
+def first_bank(refs: Iterable[TrialRef]) -> EmbeddingBank:
+    """What the first trial with frozen features sees; the whole photograph where all train on pictures."""
     fallback: EmbeddingBank | None = None
-    for member in card.members:
-        ledger = Ledger(Storage(refs[member].study))
-        record, fit = ledger.trial(refs[member].trial_id), ledger.study().settings.fit
+    for ref in refs:
+        ledger = Ledger(Storage(ref.study))
+        record, fit = ledger.trial(ref.trial_id), ledger.study().settings.fit
         config = config_from_stored(record.family, record.config)
         model = registry.model(record.family)
         for spec in model.feature_specs(config):
@@ -58,13 +63,18 @@ def bank_of(card: Card, refs: Mapping[str, TrialRef]) -> EmbeddingBank:
 
 
 def keep_likeness(ledger: Ledger, card: Card, refs: Mapping[str, TrialRef], encoder: Encoder) -> None:
-    """Keep the embeddings of the study's photographs, unless that was done. LedgerError for other photographs."""
-    bank = bank_of(card, refs)
+    """As keep_embeddings, of the blend's bank."""
+    own = next(ref.trial_id for ref in refs.values() if ref.study == ledger.storage.uri)
+    keep_embeddings(ledger, bank_of(card, refs), own, encoder)
+
+
+def keep_embeddings(ledger: Ledger, bank: EmbeddingBank, trial_id: str, encoder: Encoder) -> None:
+    """Keep the embeddings of the study's photographs, unless that was done; trial_id: of the study, whose photographs
+    they must be. LedgerError for others."""
     if ledger.member_prediction(_folder(ledger, bank), TABLE) is not None:
         return
     quadrats = ledger.quadrats()
-    own = next(ref.trial_id for ref in refs.values() if ref.study == ledger.storage.uri)
-    feature_LD = encoder.train_features(ledger, own, bank)
+    feature_LD = encoder.train_features(ledger, trial_id, bank)
     table = pd.DataFrame(feature_LD.astype(np.float32), columns=[f"f{column}" for column in range(feature_LD.shape[1])])
     table.insert(0, "image_id", quadrats["image_id"].astype(str).to_numpy())
     table.insert(1, "unit", units_of(quadrats, ledger.study().settings.scheme).to_numpy())
@@ -73,7 +83,11 @@ def keep_likeness(ledger: Ledger, card: Card, refs: Mapping[str, TrialRef], enco
 
 def kept_likeness(ledger: Ledger, card: Card, refs: Mapping[str, TrialRef]) -> Likeness | None:
     """None where they are not kept."""
-    bank = bank_of(card, refs)
+    return kept_embeddings(ledger, bank_of(card, refs))
+
+
+def kept_embeddings(ledger: Ledger, bank: EmbeddingBank) -> Likeness | None:
+    """None where they are not kept."""
     table = ledger.member_prediction(_folder(ledger, bank), TABLE)
     return None if table is None else stored_likeness(bank.to_json(), table)
 

@@ -1,9 +1,9 @@
-"""Commands on what a study is for: masses of photographs that nobody has weighed."""
+"""Commands on what a study is for: masses of photographs that nobody has weighed, and which to weigh next."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,7 +15,10 @@ from orchestration.commands.options import (
     Cache,
     Json,
     OptionalData,
+    Study,
     Weights,
+    out_console,
+    out_file,
     print_json,
     print_line,
     print_remark,
@@ -23,6 +26,11 @@ from orchestration.commands.options import (
     typed_weights,
 )
 from orchestration.workers.resources import Resources
+
+if TYPE_CHECKING:
+    from biomass_models.features.likeness import Likeness
+    from orchestration.advice.bank import StudyBank
+    from orchestration.study.data import StudyData
 
 DEFAULT_LEVELS = (0.8, 0.9)
 MASSES, GROUPS, WORK, LIMITS = "Masses", "Groups of photographs", "Where it runs", "Limits"  # headings of the help page
@@ -219,3 +227,133 @@ def levels_of(typed: list[str] | None) -> tuple[float, ...]:
     for one in levels:
         require_level(one)
     return levels
+
+
+def next(
+    study: Study,
+    pool: Annotated[
+        list[str],
+        typer.Argument(metavar="POOL...", help="What could be weighed: folders, patterns in quotes, lists, tables."),
+    ],
+    targets: Annotated[
+        list[str] | None,
+        typer.Option("--for", metavar="PHOTOS", help="What shall be predicted, as POOL; several times. Required."),
+    ] = None,
+    number: Annotated[int, typer.Option(min=1, help="Photographs to choose.")] = 20,
+    out: Annotated[Path | None, typer.Option(help="Table to write: .csv.")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Contact sheet to write: .png.")] = None,
+    data: OptionalData = None,
+    weights: Weights = None,
+    cache: Cache = DEFAULT_CACHE,
+    cache_gb: Annotated[
+        float | None, typer.Option(min=0.001, help="Most GB in the cache.", rich_help_panel=WORK)
+    ] = None,
+    cores: Annotated[int, typer.Option("--threads", min=1, help="CPU cores.", rich_help_panel=WORK)] = 1,
+    as_json: Json = False,
+) -> None:
+    """Which photographs to weigh next, for the sake of those to be predicted.
+
+    Features are those of the newest blend's heaviest frozen member (without a
+    blend, of the best trial). --data (of the search) is only needed once, where
+    embeddings of the weighed photographs are not kept yet.
+
+    Examples:
+    $ biomass next runs/first walked/ --for new-photographs/ --number 20
+    $ biomass next runs/first walked/ --for new.csv --sheet next.png --out next.csv
+    """
+    if not targets:
+        raise UserError(
+            "photographs are chosen for those that shall be predicted: name them with --for (with the pool itself in "
+            "their place the choice was no better than random)"
+        )
+    out = None if out is None else out_file(out, ".csv")
+    if sheet is not None and sheet.suffix.lower() != ".png":
+        raise UserError(f"--sheet is a .png file, got {sheet}; name it {sheet.with_suffix('.png')}")
+    from orchestration.answers.photographs import read_photographs
+
+    could, wanted = read_photographs(pool), read_photographs(targets)
+    from biomass_models.backbones.devices import threads
+    from biomass_models.whole_files import write_whole
+    from orchestration.advice.encoded import Encoder
+    from orchestration.advice.next import next_photographs, picks_table
+    from orchestration.advice.page import advice_lines, render_picks
+    from orchestration.advice.sheet import write_sheet
+    from orchestration.workers.weights_here import searched_source
+
+    resources = reachable(Resources(cache=cache, cache_gb=cache_gb, inline=True))
+    with threads(cores):
+        known, chosen, embeddings = _embeddings(study, data, weights, resources)
+        source = (typed_weights(weights) or searched_source(known.ledger)).keeping(
+            {chosen.bank.backbone: chosen.bank.weights}
+        )
+        encoder = Encoder(bank=chosen.bank, source=source, cache=resources.cache, cache_gb=cache_gb)
+        found = next_photographs(known, embeddings, could, wanted, number, encoder=encoder, features=chosen.text)
+    known.ledger.write_next(found.record)
+    if out is not None:
+        write_whole(out, picks_table(found, could).to_csv(index=False, float_format="%.6f").encode())
+    if sheet is not None:
+        write_sheet(found.record, sheet, fit=known.settings.fit)
+    if as_json:
+        print_json({"next": found, "out": out, "sheet": sheet})
+        return
+    out_console.print(render_picks(found))
+    for line in advice_lines(found):
+        print_line(line)
+    for path in (out, sheet):
+        if path is not None:
+            print_line(f"Wrote {path}")
+
+
+def learning_curve(
+    study: Study,
+    repeats: Annotated[int, typer.Option(min=2, help="Orders in which dates are left out; more are added.")] = 10,
+    more: Annotated[int, typer.Option(min=1, help="Photographs more, whose gain is forecast.")] = 100,
+    data: OptionalData = None,
+    weights: Weights = None,
+    cache: Cache = DEFAULT_CACHE,
+    as_json: Json = False,
+) -> None:
+    """What more weighed photographs would bring: of new dates, or of those there.
+
+    A ridge on frozen features learns from fewer and fewer dates, and from as
+    many photographs of all dates. What is measured is kept in the study and
+    shown by `biomass report`; if it was stopped, run the same command again.
+    --data (of the search) is only needed once, where embeddings of the weighed
+    photographs are not kept yet.
+
+    Example:
+    $ biomass learning-curve runs/first
+    """
+    from biomass_models.backbones.devices import one_thread
+    from orchestration.advice.curve import measure_curve
+    from orchestration.advice.curve_read import CurveReading
+    from orchestration.advice.page import render_curve
+    from orchestration.progress import progress_bar
+
+    resources = reachable(Resources(cache=cache, inline=True))
+    with one_thread():
+        known, chosen, embeddings = _embeddings(study, data, weights, resources)
+        with progress_bar("Learning from fewer photographs") as update:
+            record = measure_curve(known, embeddings, repeats, features=chosen.text, update=update)
+    reading = CurveReading.of(record, more)
+    if as_json:
+        print_json({"learning_curve": reading, "lines": reading.lines()})
+        return
+    out_console.print(render_curve(reading))
+    for line in (*reading.lines(), f"features: {record.features}"):
+        print_line(line)
+
+
+def _embeddings(
+    study: str, data: Path | None, weights: str | None, resources: Resources
+) -> tuple[StudyData, StudyBank, Likeness]:
+    """A study, its frozen features, and those of its photographs."""
+    from orchestration.advice.bank import bank_of_study, embeddings_of
+    from orchestration.blending.predict import Predictor
+    from orchestration.study.data import StudyData
+    from orchestration.study.ledger import open_ledger
+
+    known = StudyData(open_ledger(study))
+    chosen = bank_of_study(known)
+    encoder = None if data is None else lambda: Predictor(data, resources=resources, weights=typed_weights(weights))
+    return known, chosen, embeddings_of(known, chosen.bank, encoder)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from orchestration.report.data.context import read_context
+from orchestration.report.new_photographs.advice import advice_sections
 from orchestration.report.new_photographs.intervals import intervals_section
 from orchestration.report.page import page
 from orchestration.report.sections.ensemble import ensemble_section
@@ -42,6 +43,7 @@ def make_report(
         predictions_section(context, Photographs(data_dir, context.study.settings.fit)),
         ensemble_section(context),
         intervals_section(context),
+        *advice_sections(context),
         provenance_section(context),
     )
     return page(context, sections)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from biomass_models.fold_rows import INSTEAD, NONE, folds_in, predicting_folds
+from orchestration.study.files.advice import AdviceFiles
 from orchestration.study.files.all_rows import AllRowsFiles
 from orchestration.study.files.base import LedgerError
 from orchestration.study.files.ensembles import EnsembleFiles
@@ -18,8 +19,8 @@ from orchestration.study.storage import Storage
 __all__ = ["Ledger", "LedgerError", "folds_of", "open_ledger", "predicting_folds_of", "predicting_models"]
 
 
-class Ledger(FoldFiles, AllRowsFiles, SharedFiles, SecondRoundFiles, EnsembleFiles):
-    """Reads and writes one study: its record and tables, trials, folds, teachers, second rounds and ensembles."""
+class Ledger(FoldFiles, AllRowsFiles, SharedFiles, SecondRoundFiles, EnsembleFiles, AdviceFiles):
+    """Reads and writes one study: its record and tables, trials, folds, teachers, second rounds, ensembles, advice."""
 
 
 def folds_of(quadrats: pd.DataFrame) -> list[int]:

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from biomass_models.families.probe.config import ProbeConfig
-from biomass_models.families.probe.model import Ridge, inner_errors
+from biomass_models.ridge.chosen import inner_errors
+from biomass_models.ridge.solve import Ridge
 from biomass_models.training.fit import FoldRows
 from biomass_models.training.heads import mlp_head
 from biomass_models.training.loop import Schedule

@@ -23,8 +23,9 @@ from biomass_models.families.baseline.config import BaselineConfig
 from biomass_models.families.density.config import DensityConfig
 from biomass_models.families.distilled.config import DistilledConfig, learned_targets, learns
 from biomass_models.families.probe.config import ProbeConfig
-from biomass_models.families.probe.model import Ridge, inner_errors, ridge_path, standardiser
 from biomass_models.families.stack.config import StackConfig
+from biomass_models.ridge.chosen import inner_errors
+from biomass_models.ridge.solve import Ridge, ridge_path, standardiser
 from biomass_models.targets import CLOVER, DEAD, GDM, GREEN, TARGETS, TOTAL, from_components, weight_T
 from biomass_models.training.fit import FoldResult
 from biomass_models.training.losses import (

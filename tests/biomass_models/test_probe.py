@@ -12,9 +12,11 @@ from tiny_inputs import inputs_for, tiny_quadrats
 from biomass_models.errors import UserError
 from biomass_models.families.probe import model as probe
 from biomass_models.families.probe.config import ProbeConfig
-from biomass_models.families.probe.model import FURTHEST, Ridge, inner_errors, ridge_path, shrinkage, standardiser
 from biomass_models.features.outputs import PATCH_GEM
 from biomass_models.features.spec import needed_arrays
+from biomass_models.ridge import chosen
+from biomass_models.ridge.chosen import inner_errors
+from biomass_models.ridge.solve import FURTHEST, Ridge, ridge_path, shrinkage, standardiser
 from biomass_models.training.fit import FitError
 
 
@@ -70,7 +72,7 @@ def test_groups_are_not_split_when_the_penalty_is_chosen(monkeypatch: pytest.Mon
         seen.append((set(train_NF[:, 0]), set(test_MF[:, 0])))
         return ridge_path(train_NF, goal, test_MF, *more)
 
-    monkeypatch.setattr(probe, "ridge_path", spy)
+    monkeypatch.setattr(chosen, "ridge_path", spy)
     inner_errors(ProbeConfig(), feature_NF, rng.gamma(2, 5, (30, 5)), group_N, seed=0)
     assert len(seen) == 4
     assert not any(train & test for train, test in seen)

@@ -12,9 +12,10 @@ from tiny_inputs import inputs_for, tiny_quadrats
 from biomass_models.data.cell_weights import WEIGHT_COLUMNS, cell_weights, measured_masses, row_weights
 from biomass_models.errors import UserError
 from biomass_models.families.probe.config import ProbeConfig
-from biomass_models.families.probe.model import MODEL, Ridge, embeddings, feature_specs
+from biomass_models.families.probe.model import MODEL, embeddings, feature_specs
 from biomass_models.families.pseudo_rows import with_pseudo_rows
 from biomass_models.fold_rows import ALWAYS, PSEUDO, labelled_rows, training_rows
+from biomass_models.ridge.solve import Ridge
 from biomass_models.targets import TARGETS, TOTAL, weight_T
 from biomass_models.training.fit import FoldRows
 from biomass_models.training.scaling import TargetScaler

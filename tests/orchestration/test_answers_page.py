@@ -33,6 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_pasture: Path) -> Path
     as_searched(finished_study(folder / "runs/first", tiny_pasture, folder / "cache", ("probe",)), tiny_pasture)
     (folder / "DIR").symlink_to(tiny_pasture)
     shutil.copytree(tiny_pasture / "test", folder / "new-photographs")
+    shutil.copytree(tiny_pasture / "test", folder / "walked")
     rows = [
         {"path": f"new-photographs/{path.name}", "paddock": "ab"[number % 2], "date": "2026-11-02"}
         for number, path in enumerate(sorted((folder / "new-photographs").iterdir()))
@@ -59,6 +60,7 @@ def test_every_command_of_the_page_runs(folder: Path, monkeypatch: pytest.Monkey
     means = pd.read_csv("paddocks-means.csv")
     assert means["photographs"].tolist() == [3, 3]
     assert means["Dry_Total_g"].mean() == pytest.approx(whole["Dry_Total_g"].mean(), abs=1e-3)
+    assert len(pd.read_csv("next.csv")) == 6 and Path("next.png").stat().st_size > 0
     single, joint = pd.read_csv("sure.csv"), pd.read_csv("together.csv")
     assert "Dry_Total_g_high_80" in single and "Dry_Total_g_high_50" in joint
 

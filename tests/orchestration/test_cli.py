@@ -40,11 +40,11 @@ COMMANDS = dict(commands_of(get_command(app)))
 
 def test_help_shows_the_pipeline_in_run_order(tmp_path: Path) -> None:
     text = biomass("--help", cwd=tmp_path).stdout
-    named = re.findall(r"^│ ([a-z]+) {2,}\S", text, flags=re.MULTILINE)
+    named = re.findall(r"^│ ([a-z][a-z-]*) {2,}\S", text, flags=re.MULTILINE)
     order = ["demo", "presets", "weights", "data", "doctor", "space", "search", "status", "dashboard"]
     order += ["leaderboard", "show", "report", "audit", "repair", "refit", "replay", "explain"]
     order += ["ensemble", "exam", "submission", "export", "trace"]
-    assert named == [*order, "score", "predict", "serve"]
+    assert named == [*order, "score", "predict", "serve", "next", "learning-curve"]
     places = [text.index(f"─ {panel} ─") for panel in PIPELINE]
     assert places == sorted(places)
     assert max(map(len, text.splitlines())) <= 80
