@@ -134,14 +134,15 @@ def test_headers_of_every_response(client: TestClient) -> None:
     jsonschema.Draft202012Validator.check_schema(client.get("/schema.json").json())
 
 
-def bomb(width: int, height: int) -> bytes:
-    """A PNG of few bytes whose header promises many pixels."""
+def bomb(width: int, height: int, text: int = 0) -> bytes:
+    """A PNG of few bytes whose header promises many pixels, or that holds a text which unpacks to many bytes."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return len(content).to_bytes(4) + kind + content + zlib.crc32(kind + content).to_bytes(4)
 
     header = width.to_bytes(4) + height.to_bytes(4) + bytes([1, 0, 0, 0, 0])
-    pixels = chunk(b"IDAT", zlib.compress(bytes(1000)))
+    pixels = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(text))) if text else b""
+    pixels += chunk(b"IDAT", zlib.compress(bytes(1000)))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
 
 
@@ -156,13 +157,14 @@ def test_what_cannot_be_read_has_its_sentence_and_the_rest_goes_on(
         ("<i>note.jpg", b"no photograph"),
         ("../../bomb.png", bomb(30_000, 30_000)),
         ("half-a-bomb.png", bomb(10_000, 10_000)),
+        ("texts.png", bomb(8, 8, text=80 << 20)),
         ("large.jpg", good.read_bytes() + bytes(1 << 19)),
     )
     found = client.post("/predict", files=parts(*sent, good)).json()
     jsonschema.validate(found, SCHEMA)
     *bad, last = found["photographs"]
     for one, words in zip(
-        bad, ("another file", "decompression bomb", "at most 89 million pixels", "0.5 MB"), strict=True
+        bad, ("another file", "decompression bomb", "at most 89 million pixels", "too large for", "0.5 MB"), strict=True
     ):
         assert words in one["unreadable"] and one["masses"] is None
         assert "/tmp" not in one["unreadable"] and "biomass-serve" not in one["unreadable"]
