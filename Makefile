@@ -60,6 +60,7 @@ bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/bench_folds.py runs/bench-folds
 	$(BIN)/python tests/benchmarks/bench_ledger.py
 	$(BIN)/python tests/benchmarks/bench_scaling.py
+	$(BIN)/python tests/benchmarks/bench_serve.py runs/bench-serve
 
 # 8 minutes at most on a machine with an NVIDIA GPU; writes runs/gpu/gpu.md and gpu.json
 gpu: $(STAMP)

@@ -21,6 +21,7 @@ SAME_NUMBERS = {
     "ae3b4a30c0fc9f5c": "4e3796a7ea2bd5f0",
     "416779c2ab067eb5": "4e3796a7ea2bd5f0",
     "46ca34de6fe86fdd": "adad69201ac13989",
+    "6132fbbfe37c625b": "4e3796a7ea2bd5f0",
 }
 
 

@@ -109,7 +109,7 @@ PIPELINE: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
         blend.explain,
     ),
     "Blend and submit": (blend.ensemble, blend.exam, submission_app, blend.export, provenance.trace, data.score),
-    "New photographs": (answers.predict, answers.next, answers.learning_curve),
+    "New photographs": (answers.predict, answers.serve, answers.next, answers.learning_curve),
 }
 
 

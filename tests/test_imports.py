@@ -33,8 +33,8 @@ STUDY, WORKERS, SEARCH, BLENDING, INSPECT = (
 BELOW = tuple(
     f"{RUN}.{name}"
     for name in (
-        *("endings", "interrupts", "old_names", "option", "overlay", "processes", "progress", "terminal", "time_left"),
-        *("verbosity", "wheel"),
+        *("endings", "interrupts", "listening", "old_names", "option", "overlay", "processes", "progress", "terminal"),
+        *("time_left", "verbosity", "wheel"),
     )
 )  # at the top, and used by all
 ABOVE = (f"{RUN}.__main__", f"{RUN}.api", f"{RUN}.cli", f"{RUN}.demo")
@@ -60,6 +60,7 @@ EDGES: dict[str, set[str]] = {
     f"{BLEND}.members": {*FLOOR, BLEND},
     f"{RUN}.endings": {MODEL, WORKERS},
     f"{RUN}.interrupts": {f"{RUN}.processes"},
+    f"{RUN}.listening": set(),
     f"{RUN}.old_names": set(),
     f"{RUN}.option": set(),
     f"{RUN}.overlay": {MODEL, f"{MODEL}.data"},
@@ -136,12 +137,16 @@ EDGES: dict[str, set[str]] = {
         "search_spaces",
         f"{RUN}.overlay",
     },
-    f"{RUN}.dashboard": {MODEL, "search_spaces", STUDY, WORKERS, f"{RUN}.progress"},
+    f"{RUN}.dashboard": {MODEL, "search_spaces", STUDY, WORKERS, f"{RUN}.listening", f"{RUN}.progress"},
     f"{RUN}.bundle": {
         *(*MODELS, f"{MODEL}.families", BLEND, STUDY, WORKERS, BLENDING, f"{RUN}.endings", f"{RUN}.wheel"),
     },
     f"{RUN}.answers": {
         *(*MODELS, BLEND, f"{BLEND}.intervals", STUDY, WORKERS, BLENDING, f"{RUN}.bundle", f"{RUN}.progress"),
+    },
+    f"{RUN}.serving": {
+        *(*MODELS, f"{MODEL}.families", f"{RUN}.answers", INSPECT, WORKERS, f"{RUN}.listening", f"{RUN}.progress"),
+        *(REPORT, f"{REPORT}.sections"),
     },
     f"{RUN}.advice": {
         *(*MODELS, f"{MODEL}.training", f"{MODEL}.ridge", f"{MODEL}.families", STUDY, WORKERS, BLENDING),

@@ -264,13 +264,15 @@ def open_photograph(path: Path) -> Image.Image:
         if not Path(path).is_file():  # opening a pipe or a device would wait for ever
             raise ImageError("a photograph is needed", f"no file {path}", "check image_path and the folder")
         return Image.open(path, formats=_formats())
+    except ImageError:
+        raise
     except UnidentifiedImageError as reason:
         formats = ", ".join(_formats())
         remedy = "export it as 8-bit JPEG or PNG"
         if HEIF not in _formats() and Path(path).suffix.lower() in (".heic", ".heif"):
             remedy = "pip install pillow-heif, or export it as JPEG"
         raise ImageError(f"a photograph is one of {formats}", f"another file {path}", remedy) from reason
-    except (OSError, SyntaxError, Image.DecompressionBombError) as reason:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as reason:
         raise ImageError("a photograph can be opened", f"{path} ({reason})", "copy or export it again") from reason
 
 

@@ -97,7 +97,7 @@ def answer(
         photographs=photograph_table(*arguments),
         means=mean_table(*arguments) if options.by else None,
         predicted=predicted,
-        notes=tuple(_notes(blend, given, predicted, conversion, options)),
+        notes=tuple(prediction_notes(blend, given, predicted, conversion, options)),
         parts=parts,
     )
 
@@ -149,9 +149,10 @@ def in_this_process(blend: OpenBlend, *, cache: Path, cache_gb: float | None = N
     return work
 
 
-def _notes(
+def prediction_notes(
     blend: OpenBlend, given: pd.DataFrame, predicted: pd.DataFrame, conversion: Conversion, options: TableOptions
 ) -> Iterable[str]:
+    """What a reader of the masses should know."""
     yield from short_notes(predicted)
     if conversion.note is not None:
         yield conversion.note

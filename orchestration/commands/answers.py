@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from orchestration.study.data import StudyData
 
 DEFAULT_LEVELS = (0.8, 0.9)
-MASSES, GROUPS, WORK = "Masses", "Groups of photographs", "Where it runs"  # headings of the help page
+MASSES, GROUPS, WORK, LIMITS = "Masses", "Groups of photographs", "Where it runs", "Limits"  # headings of the help page
 
 
 def predict(
@@ -141,6 +141,77 @@ def predict(
     print_line(f"Masses of {found.photographs - found.unreadable} photographs: {found.out}")
     if found.means is not None:
         print_line(f"Means by {', '.join(columns)}: {found.means}")
+
+
+def serve(
+    blend: Annotated[str, typer.Argument(metavar="STUDY|BUNDLE", help="Study folder or URI, or folder of a bundle.")],
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; another than loopback lets others ask, with a token.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port; default: the first free one from 8000.")
+    ] = None,
+    ensemble: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Stored ensemble of a study; the newest without it.")
+    ] = None,
+    keep: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep photographs and masses of requests there; else nothing is.")
+    ] = None,
+    data: OptionalData = None,
+    weights: Weights = None,
+    max_photographs: Annotated[int, typer.Option(help="Most photographs of a request.", rich_help_panel=LIMITS)] = 24,
+    max_mb: Annotated[float, typer.Option(help="Most MB of a photograph.", rich_help_panel=LIMITS)] = 25.0,
+    queue: Annotated[
+        int, typer.Option(help="Most requests at once; later ones are told when to come back.", rich_help_panel=LIMITS)
+    ] = 32,
+    threads: Annotated[
+        int, typer.Option(min=1, help="CPU cores that predict; they round sums their way.", rich_help_panel=WORK)
+    ] = 1,
+    as_json: Json = False,
+) -> None:
+    """A page that predicts photographs, in the field too, and for programs.
+
+    Masses are those of `biomass predict`. With --data (of the search) the page
+    shows the nearest training photographs. Runs until Ctrl-C; exit code 0.
+
+    Examples:
+    $ biomass serve runs/first
+    $ biomass serve bundle/ --host 0.0.0.0 --port 8000
+    """
+    from orchestration.serving.asked import Limits
+    from orchestration.serving.run import Address as Served
+    from orchestration.serving.run import require_packages, run_server
+
+    require_packages()
+    limits = Limits(photographs=max_photographs, photograph_mb=max_mb, queue=queue)
+    from orchestration.answers.opened import BlendPlace, is_bundle, open_blend
+
+    opened = open_blend(BlendPlace(blend, ensemble, typed_weights(weights)))
+    if ensemble is None and not is_bundle(blend):
+        print_remark(f"Ensemble {opened.name}, the newest of {opened.study}")
+    if opened.likeness is None:
+        print_remark("How unlike the training photographs others are is not known: their embeddings are not kept")
+
+    def show(served: Served) -> None:
+        if as_json:
+            print_json(served)
+            return
+        print_line(f"Page          {served.page}")
+        print_line(f"For programs  {served.predict}")
+        print_remark("Ctrl-C stops it.")
+
+    run_server(
+        opened,
+        host=host,
+        port=port,
+        limits=limits,
+        cores=threads,
+        data=data,
+        kept=keep,
+        show=show,
+        say=print_remark,
+    )
+    print_remark("Stopped.")
 
 
 def levels_of(typed: list[str] | None) -> tuple[float, ...]:

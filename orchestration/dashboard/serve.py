@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
-import ipaddress
-import signal
 import socket
 import tempfile
 import threading
@@ -25,6 +23,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from biomass_models.errors import UserError
 from orchestration.dashboard.ray_dashboard import find_ray_dashboard
+from orchestration.listening import EVERY, LOOPBACK, ending_by_signal, is_loopback, is_taken, shown_host
 from orchestration.progress import Say
 from orchestration.study.ledger import Ledger, open_ledger
 
@@ -32,7 +31,6 @@ if TYPE_CHECKING:  # the view loads optuna
     from orchestration.dashboard.optuna_view import LedgerView
     from orchestration.dashboard.tensorboard_events import EventFolder
 
-LOOPBACK = "127.0.0.1"
 FIRST_PORT, PORTS_TRIED = 8080, 50
 REFRESH_SECONDS = 3.0
 HEALTH_SECONDS = 6.0
@@ -65,7 +63,7 @@ def run_dashboard(study: str, *, host: str, port: int | None, show: Callable[[Ad
             f"the dashboards need the packages optuna-dashboard and tensorboard, {' and '.join(missing)} cannot be "
             "imported here; pip install 'pasture-biomass[dashboard]'"
         )
-    with contextlib.suppress(KeyboardInterrupt), _ending_by_signal():
+    with contextlib.suppress(KeyboardInterrupt), ending_by_signal():
         _serve(ledger, host, port, show, say)
 
 
@@ -79,8 +77,7 @@ def _serve(ledger: Ledger, host: str, port: int | None, show: Callable[[Addresse
             board_port = start_tensorboard(events.path, host, None if port is None else port + 1)
             if not is_loopback(host):
                 say(f"warning: with --host {host} anyone who reaches these ports can read the study")
-            name = f"[{host}]" if ":" in host else host
-            name = socket.gethostname() if host in ("0.0.0.0", "::") else name
+            name = shown_host(host)
             show(
                 Addresses(
                     optuna=f"http://{name}:{optuna_port}/",
@@ -88,7 +85,7 @@ def _serve(ledger: Ledger, host: str, port: int | None, show: Callable[[Addresse
                     ray=find_ray_dashboard(),
                 )
             )
-            name = name if host not in ("0.0.0.0", "::") else "localhost"
+            name = name if host not in EVERY else "localhost"
             _follow(view, events, f"http://{name}:{board_port}/data/environment", say)
 
 
@@ -183,20 +180,12 @@ def _bound(app: Any, host: str, port: int | None) -> WSGIServer:
             return make_server(host, number, app, server_class=kind, handler_class=_Quiet)
         except (OSError, OverflowError) as error:  # a port above 65535 is an overflow
             trouble = error
-            if not _taken(host, number):
+            if not is_taken(host, number):
                 break
     raise DashboardError(
         f"optuna-dashboard needs a free port on an address of this machine, {host}:{wanted[0]} cannot be used "
         f"({trouble}); give another --port, or leave --port out for the next free one"
     )
-
-
-def _taken(host: str, port: int) -> bool:
-    """Whether somebody listens there: then, and only then, the next port may do."""
-    with contextlib.suppress(OSError, OverflowError):
-        socket.create_connection((host, port), 1).close()
-        return True
-    return False
 
 
 # -- TensorBoard -------------------------------------------------------------------------------------------------------
@@ -206,7 +195,7 @@ def start_tensorboard(folder: Path, host: str, port: int | None) -> int:
     """Serve TensorBoard on a folder of events from threads, until the process ends; returns the port."""
     from tensorboard import program
 
-    if port is not None and _taken(host, port):  # before its reader is started
+    if port is not None and is_taken(host, port):  # before its reader is started
         raise DashboardError(_no_port_above(port, "somebody else listens there"))
     board = program.TensorBoard()
     arguments = ["--logdir", str(folder), "--host", host, "--reload_interval", str(int(REFRESH_SECONDS))]
@@ -222,35 +211,3 @@ def start_tensorboard(folder: Path, host: str, port: int | None) -> int:
 def _no_port_above(port: int | None, trouble: str) -> str:
     place = "a free port" if port is None else f"port {port}, one above the --port of optuna-dashboard"
     return f"TensorBoard needs {place}, got: {trouble}; give another --port"
-
-
-# -- how ---------------------------------------------------------------------------------------------------------------
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the host."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-@contextlib.contextmanager
-def _ending_by_signal() -> Iterator[None]:
-    """SIGINT, SIGTERM and SIGHUP end the process alike, so that the temporary folder is removed.
-
-    SIGINT also where it is ignored: a shell without job control starts background processes so. An ignored SIGHUP stays
-    ignored: nohup.
-    """
-
-    def end(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    own = [signal.SIGINT, signal.SIGTERM]
-    own += [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else []
-    before = {one: signal.signal(one, end) for one in own}
-    try:
-        yield
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,15 +19,14 @@ from biomass_models.backbones.weights import WeightsSource
 from biomass_models.config_rules import did_you_mean
 from biomass_models.data.alignment import masses_of
 from biomass_models.data.cell_weights import cell_weights
-from biomass_models.data.frames import Fit, placed
-from biomass_models.data.images import View, header_size, shown_photograph
+from biomass_models.data.frames import Fit
+from biomass_models.data.images import View, shown_photograph
 from biomass_models.data.table import TEST_FILE, read_test, train_file
 from biomass_models.families import registry
 from biomass_models.families.introduced import config_from_stored
-from biomass_models.families.readable import map_unit_of
 from biomass_models.features.inputs import ImageSet, Inputs
 from biomass_models.targets import TARGETS, FloatArray, blank_unmeasured, norm_of
-from orchestration.overlay import G_PER_M2, Pixels, Placed, overlaid, scale_end, with_scale
+from orchestration.inspect.maps import ViewMap, by_mass, map_panels, maps_in_unit, mean_maps, view_maps
 from orchestration.study import layout
 from orchestration.study.data_changes import shape_notice
 from orchestration.study.ledger import Ledger, LedgerError, predicting_folds_of
@@ -37,15 +36,6 @@ from orchestration.workers.weights_here import source_of_trials
 PANEL = 900  # px, width of one panel of the picture
 TALLEST = 900  # px, of a panel: a portrait is drawn narrower
 MARGIN, TEXT = 12, 18  # px
-
-
-class ViewMap(NamedTuple):
-    """What a model says of the places of one view: where it looked, or how dense a mass is there."""
-
-    view: str
-    weight: float  # of a local view beside the others; NaN for the whole image, and for densities
-    map_HW: FloatArray  # share of each place, summing to 1, or its density; see Explanation.map_unit
-    mass: str = ""  # the target of a density map
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +120,7 @@ def explain(
             )
         oof = ledger.fold_oof(trial_id, fold)
         maps = ledger.fold_maps(trial_id, fold)
-        seen, unit = _in_unit(_view_maps(maps, image_id), record.family, study.mass_unit.per_square_metre(trained))
+        seen, unit = maps_in_unit(view_maps(maps, image_id), record.family, study.mass_unit.per_square_metre(trained))
         return Explanation(
             image_id=image_id,
             path=data_dir / str(row["image_path"]),
@@ -158,9 +148,8 @@ def explain(
     inputs = Inputs(ImageSet.from_table(data_dir, asked), cache_dir=cache_dir, weights=source, fit=fit)
     folds = predicting_folds_of(ledger)
     tensors = [load_tensors(ledger.fold_model(trial_id, fold)) for fold in folds]
-    by_fold = [_view_maps(model.maps(config, one, inputs), image_id) for one in tensors] if model.maps else []
-    mean = tuple(_mean(of_view) for of_view in zip(*by_fold, strict=True))
-    seen, unit = _in_unit(mean, record.family, study.mass_unit.per_square_metre(asked))
+    tables = [model.maps(config, one, inputs) for one in tensors] if model.maps else []
+    seen, unit = maps_in_unit(mean_maps(tables, image_id), record.family, study.mass_unit.per_square_metre(asked))
     return Explanation(
         image_id=image_id,
         path=inputs.images.paths[0],
@@ -205,7 +194,7 @@ def render_explanation(explanation: Explanation) -> Group:
         masses.caption = f"{explanation.how}; warning: {escape(explanation.warning)}"
     if not explanation.maps:
         return Group(masses, "This family has no maps of where it looked: nothing to draw but the photograph.")
-    if densities := _by_mass(explanation.maps):
+    if densities := by_mass(explanation.maps):
         return Group(masses, _density_table(densities, explanation.map_unit))
     views = Table(title="Where it looked", title_justify="left")
     views.add_column("view")
@@ -247,29 +236,11 @@ def draw_explanation(explanation: Explanation) -> Image.Image:
     in colours over the grey photograph, with their scale."""
     photograph = shown_photograph(explanation.path, PANEL, TALLEST, fit=explanation.fit)
     captions, panels = [_caption(explanation)], [photograph]
-    views = placed(explanation.views, header_size(explanation.path), explanation.fit)
-    boxes = {view.name: view.box for view in views}
-    unit, densities = explanation.map_unit, _by_mass(explanation.maps)
-    for mass, of_mass in densities.items():
-        end = scale_end(max(float(one.map_HW.max()) for one in of_mass))
-        name = mass.removeprefix("Dry_").removesuffix("_g")
-        captions.append(f"{name if name == 'GDM' else name.lower()}: density of each place")
-        painted = overlaid(photograph, [Placed(boxes[one.view], one.map_HW) for one in of_mass], end)
-        panels.append(with_scale(painted, "", end, unit))
-    if explanation.maps and not densities:
-        whole, *local = explanation.maps
-        captions.append("Where it looked in the whole image")
-        end = float(whole.map_HW.max())
-        panels.append(_share_panel(photograph, [Placed(boxes[whole.view], whole.map_HW)], end, unit))
-        if local:
-            captions.append(
-                "Where it looked in the local views, each share times the view's weight (numbers: the weights)"
-            )
-            scaled = [
-                Placed(boxes[one.view], one.map_HW * one.weight, f"{one.weight:.2f}")
-                for one in sorted(local, key=lambda one: one.weight)  # what weighs more lies above
-            ]
-            panels.append(_share_panel(photograph, scaled, max(float(one.map_HW.max()) for one in scaled), unit))
+    for caption, panel in map_panels(
+        explanation.path, photograph, explanation.views, explanation.fit, explanation.maps, explanation.map_unit
+    ):
+        captions.append(caption)
+        panels.append(panel)
     line = TEXT + MARGIN
     sheet = Image.new("RGB", (PANEL + 2 * MARGIN, sum(len(panel) + line for panel in panels) + MARGIN), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(TEXT - 3)
@@ -279,46 +250,6 @@ def draw_explanation(explanation: Explanation) -> Image.Image:
         sheet.paste(Image.fromarray(panel), (MARGIN, top + line - MARGIN // 2))
         top += len(panel) + line
     return sheet
-
-
-def _share_panel(photograph: Pixels, places: Sequence[Placed], end: float, unit: str) -> Pixels:
-    """Shares of the attention, whose scale is in percent."""
-    return with_scale(overlaid(photograph, places, end or 1.0), "", float(f"{100 * end:.2g}"), f"% ({unit})")
-
-
-def _by_mass(maps: Sequence[ViewMap]) -> dict[str, list[ViewMap]]:
-    """Density maps by target; empty for maps of where a model looked."""
-    found: dict[str, list[ViewMap]] = {}
-    for one in maps:
-        if one.mass:
-            found.setdefault(one.mass, []).append(one)
-    return found
-
-
-def _in_unit(
-    maps: tuple[ViewMap, ...], family: str, per_square_metre: FloatArray | None
-) -> tuple[tuple[ViewMap, ...], str]:
-    """Maps in the unit that is shown, and its name: densities are g/m2 where the area of the quadrat is known."""
-    if per_square_metre is None or not _by_mass(maps):
-        return maps, map_unit_of(family)
-    return tuple(one._replace(map_HW=one.map_HW * per_square_metre[0]) for one in maps), G_PER_M2
-
-
-def _view_maps(table: pd.DataFrame | None, image_id: str) -> tuple[ViewMap, ...]:
-    """Maps of one image; none where there is no table."""
-    if table is None:
-        return ()
-    maps = table[table["image_id"].astype(str) == image_id]
-    shapes = zip(maps["rows"].astype(int), maps["columns"].astype(int), strict=True)
-    arrays = [np.reshape(flat, shape).astype(np.float64) for flat, shape in zip(maps["look"], shapes, strict=True)]
-    mass = maps["mass"].astype(str) if "mass" in maps else [""] * len(maps)
-    return tuple(map(ViewMap, maps["view"].astype(str), maps["weight"].astype(float), arrays, mass))
-
-
-def _mean(maps: Sequence[ViewMap]) -> ViewMap:
-    """Fold models' maps of the same view and mass."""
-    weight, map_HW = np.mean([one.weight for one in maps]), np.mean([one.map_HW for one in maps], axis=0)
-    return maps[0]._replace(weight=float(weight), map_HW=map_HW)
 
 
 def _caption(explanation: Explanation) -> str:

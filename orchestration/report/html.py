@@ -15,6 +15,8 @@ from typing import Any
 
 from biomass_models.visible import visible
 
+VOID = ("br", "img", "input", "link", "meta")  # elements without an end
+
 
 class Html(str):
     """Text that is HTML already and may stand in the page as it is."""
@@ -36,14 +38,14 @@ def join(*parts: object) -> Html:
     return Html("".join(map(as_html, parts)))
 
 
-def tag(name: str, *children: object, **attributes: object) -> Html:
+def tag(name: str, /, *children: object, **attributes: object) -> Html:
     """An element; `class_` is class, `data_x` is data-x, an attribute that is None is left out."""
     given = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{_text(value)}"'
         for key, value in attributes.items()
         if value is not None
     )
-    return Html(f"<{name}{given}>{join(*children)}</{name}>")
+    return Html(f"<{name}{given}>" if name in VOID else f"<{name}{given}>{join(*children)}</{name}>")
 
 
 def embed_json(value: object) -> Html:

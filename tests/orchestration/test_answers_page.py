@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import httpx2
 import pandas as pd
 import pytest
 from blended_study import finished_study
-from commands import biomass
+from commands import biomass, environment
 from readme import commands
 from test_all_rows import as_searched
 from typer.testing import CliRunner
@@ -17,7 +21,8 @@ from orchestration.cli import app
 
 PAGE = Path(__file__).parents[2] / "docs" / "answers.md"
 ON_RAY = "--scale-out"
-COMMANDS = [words for words in commands(page=PAGE) if ON_RAY not in words]
+COMMANDS = [words for words in commands(page=PAGE) if ON_RAY not in words and words[1] != "serve"]
+SERVED = [words for words in commands(page=PAGE) if words[1] == "serve"]  # run until they are stopped
 SCALED = [words for words in commands(page=PAGE) if ON_RAY in words]
 
 
@@ -58,6 +63,25 @@ def test_every_command_of_the_page_runs(folder: Path, monkeypatch: pytest.Monkey
     assert len(pd.read_csv("next.csv")) == 6 and Path("next.png").stat().st_size > 0
     single, joint = pd.read_csv("sure.csv"), pd.read_csv("together.csv")
     assert "Dry_Total_g_high_80" in single and "Dry_Total_g_high_50" in joint
+
+
+@pytest.mark.long
+def test_the_page_for_the_field_is_served(folder: Path) -> None:
+    """In a process of its own, stopped by SIGTERM; asked as the page's `curl` asks."""
+    biomass("ensemble", "runs/first", "--data", "DIR", "--out", "submission.csv", "--inline", cwd=folder)
+    assert len(SERVED) == 1
+    command = [sys.executable, "-m", "orchestration", *SERVED[0][1:], "--json"]
+    with subprocess.Popen(
+        command, cwd=folder, env=environment(folder), text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        assert process.stdout is not None
+        address = json.loads("".join(iter(process.stdout.readline, "}\n")) + "}")["predict"]
+        photograph = next((folder / "new-photographs").iterdir())
+        sent = {"photographs": (photograph.name, photograph.read_bytes())}
+        answer = httpx2.post(address, files=sent, data={"unit": "kg/ha", "area": "0.21"}, timeout=60).json()
+        process.terminate()
+        assert process.wait(60) == 0
+    assert answer["unit"] == "kg/ha" and answer["photographs"][0]["masses"]["Dry_Total"]["mass"] > 0
 
 
 @pytest.mark.ray

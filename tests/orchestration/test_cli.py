@@ -44,7 +44,7 @@ def test_help_shows_the_pipeline_in_run_order(tmp_path: Path) -> None:
     order = ["demo", "presets", "weights", "data", "doctor", "space", "search", "status", "dashboard"]
     order += ["leaderboard", "show", "report", "audit", "repair", "refit", "replay", "explain"]
     order += ["ensemble", "exam", "submission", "export", "trace"]
-    assert named == [*order, "score", "predict", "next", "learning-curve"]
+    assert named == [*order, "score", "predict", "serve", "next", "learning-curve"]
     places = [text.index(f"─ {panel} ─") for panel in PIPELINE]
     assert places == sorted(places)
     assert max(map(len, text.splitlines())) <= 80

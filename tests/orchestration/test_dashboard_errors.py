@@ -15,7 +15,8 @@ import hand_made_study as made
 import pytest
 
 from orchestration.dashboard import ray_dashboard
-from orchestration.dashboard.serve import DashboardError, is_loopback, run_dashboard
+from orchestration.dashboard.serve import DashboardError, run_dashboard
+from orchestration.listening import is_loopback
 from orchestration.study.ledger import LedgerError
 
 

@@ -23,12 +23,11 @@ from orchestration.cli import app
 from orchestration.inspect.explain import (
     PANEL,
     Explanation,
-    ViewMap,
-    _in_unit,
     draw_explanation,
     explain,
     render_explanation,
 )
+from orchestration.inspect.maps import ViewMap, maps_in_unit
 from orchestration.overlay import BAR
 from orchestration.search.trial import run_trial
 from orchestration.study.ledger import Ledger, LedgerError
@@ -128,10 +127,10 @@ def test_densities_are_drawn_in_g_per_m2_where_the_area_is_known(world: Any) -> 
     picture = draw_explanation(found)
     assert picture.height > 4 * PANEL // 2  # the photograph and three masses
     assert found.to_json()["looks"][0]["mass"] == "Dry_Green_g" and "g per quadrat" in page(found)
-    in_g_m2, unit = _in_unit(found.maps, "density", np.array([4.0]))
+    in_g_m2, unit = maps_in_unit(found.maps, "density", np.array([4.0]))
     assert unit == "g/m2" and (in_g_m2[0].map_HW == 4 * found.maps[0].map_HW).all()
     looked = ask(world, "distilled", image_id)
-    assert _in_unit(looked.maps, "distilled", np.array([4.0])) == (looked.maps, "share of the attention")
+    assert maps_in_unit(looked.maps, "distilled", np.array([4.0])) == (looked.maps, "share of the attention")
 
 
 def test_a_density_of_a_test_image_is_the_mean_of_the_fold_models(world: Any) -> None:

@@ -1,0 +1,168 @@
+"""The application: a page, the same for programs, and whether it is well. Without --keep nothing of a request stays."""
+
+from __future__ import annotations
+
+import traceback
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from biomass_models.interrupt import ShouldStop
+from orchestration.answers.opened import OpenBlend
+from orchestration.progress import Say
+from orchestration.serving.answer import Answer, answer
+from orchestration.serving.asked import Limits, RequestError, read_asked
+from orchestration.serving.guard import COOKIE, Guard, same_token
+from orchestration.serving.kept import keep
+from orchestration.serving.model_thread import ModelThread
+from orchestration.serving.page import error_page, form_page, result_page, script, style
+from orchestration.serving.pictures import Pictures, TrainingPhotographs, pictures
+from orchestration.serving.schema import SCHEMA
+from orchestration.serving.uploads import read_request
+
+FOR_PROGRAMS = ("/predict", "/schema.json", "/healthz")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Served:
+    """What a server serves."""
+
+    blend: OpenBlend
+    model: ModelThread
+    limits: Limits = field(default_factory=Limits)
+    token: str | None = None  # None: on loopback
+    trained: TrainingPhotographs | None = None
+    keep: Path | None = None
+    say: Say = lambda _: None
+
+
+def make_app(served: Served) -> Starlette:
+    """An ASGI application."""
+    pages = _Pages(served)
+    routes = [
+        Route("/", pages.form, methods=["GET"]),
+        Route("/", pages.result, methods=["POST"]),
+        Route("/predict", pages.predict, methods=["POST"]),
+        Route("/schema.json", lambda _: JSONResponse(SCHEMA), methods=["GET"]),
+        Route("/healthz", pages.health, methods=["GET"]),
+        Route("/token", pages.token, methods=["POST"]),
+        Route("/page.css", lambda _: Response(style(), media_type="text/css"), methods=["GET"]),
+        Route("/page.js", lambda _: Response(script(), media_type="text/javascript"), methods=["GET"]),
+    ]
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> Any:
+        yield
+        served.model.close()
+
+    return Starlette(
+        routes=routes,
+        lifespan=lifespan,
+        middleware=[Middleware(Guard, token=served.token, refused=_refused)],
+        exception_handlers={
+            RequestError: lambda request, error: _refused(request, error),
+            HTTPException: lambda request, error: _refused(request, _in_words(request, error)),
+            Exception: pages.bug,
+        },
+    )
+
+
+class _Pages:
+    def __init__(self, served: Served) -> None:
+        self._served = served
+
+    async def form(self, request: Request) -> Response:
+        token = request.query_params.get("token")
+        if token is not None:  # the address as it was printed: from now on the cookie has it
+            return self._with_cookie(token)
+        return HTMLResponse(form_page(self._served.blend, self._served.limits))
+
+    async def result(self, request: Request) -> Response:
+        asked, found, drawn = await self._answered(request, drawn=True)
+        return HTMLResponse(result_page(self._served.blend, self._served.limits, found, drawn, asked))
+
+    async def predict(self, request: Request) -> Response:
+        _, found, _ = await self._answered(request, drawn=False)
+        return JSONResponse(found.to_json())
+
+    async def health(self, _: Request) -> Response:
+        model = self._served.model
+        state = {"status": "stopping" if model.closing else "ok", "requests": model.admitted}
+        return JSONResponse(state, status_code=503 if model.closing else 200)
+
+    async def token(self, request: Request) -> Response:
+        async with request.form(max_files=0, max_fields=1, max_part_size=4096) as form:
+            given = form.get("token")
+        if self._served.token is None or not isinstance(given, str) or not same_token(given, self._served.token):
+            raise RequestError(401, "this is not the token: the address that the server printed as it started has it")
+        return self._with_cookie(given)
+
+    def _with_cookie(self, token: str) -> Response:
+        response = RedirectResponse("/", status_code=303)
+        if self._served.token is not None:  # it was checked
+            response.set_cookie(COOKIE, token, httponly=True, samesite="lax", path="/")
+        return response
+
+    async def bug(self, request: Request, error: Exception) -> Response:
+        self._served.say("".join(traceback.format_exception(error)).rstrip())
+        text = f"this is a bug, and the server's log has it: {type(error).__name__}"
+        return _refused(request, RequestError(500, text))
+
+    async def _answered(
+        self, request: Request, *, drawn: bool
+    ) -> tuple[dict[str, list[str]], Answer, dict[int, Pictures]]:
+        """What was asked, in its own folder, which is gone once it is answered."""
+        served = self._served
+        with served.model.admission(), TemporaryDirectory(prefix="biomass-serve-") as folder:
+            uploads, fields = await read_request(request, Path(folder), served.limits)
+            asked = read_asked(served.blend, fields)
+            features = Path(folder) / "features"
+
+            def work(should_stop: ShouldStop) -> tuple[Answer, dict[int, Pictures]]:
+                found = answer(served.blend, uploads, asked, served.limits, cache=features, should_stop=should_stop)
+                paths = {row: uploads[row].path for row, one in enumerate(found.photographs) if one.unreadable is None}
+                if not drawn:
+                    return found, {}
+                return found, pictures(
+                    served.blend, paths, asked, served.trained, cache=features, should_stop=should_stop
+                )
+
+            found, shown = await served.model.run(work, request)
+            if served.keep is not None:
+                try:
+                    keep(served.keep, uploads, found)
+                except OSError as error:
+                    served.say(f"warning: a request could not be kept in {served.keep}: {error.strerror}")
+        return fields, found, shown
+
+
+def _refused(request: Request, error: RequestError) -> Response:
+    """For programs a document with `error`, for people a page."""
+    headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if error.status in (408, 413):
+        headers["Connection"] = "close"  # what is still being sent is not read
+    if request.url.path in FOR_PROGRAMS:
+        return JSONResponse({"error": str(error)}, status_code=error.status, headers=headers)
+    if request.url.path in ("/", "/token"):
+        page = error_page(str(error), token=error.status == 401, retry_after=error.retry_after)
+        return HTMLResponse(page, status_code=error.status, headers=headers)
+    return PlainTextResponse(f"{error}\n", status_code=error.status, headers=headers)
+
+
+def _in_words(request: Request, error: HTTPException) -> RequestError:
+    if error.status_code == 404:
+        return RequestError(404, f"there are /, /predict, /schema.json and /healthz, got {request.url.path:.60}")
+    if error.status_code == 405:
+        return RequestError(405, f"photographs are sent by POST, got {request.method:.20} {request.url.path:.60}")
+    return RequestError(error.status_code, str(error.detail))
