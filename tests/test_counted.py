@@ -36,7 +36,8 @@ TWO_OR_MORE = {
     "{most} trials": "a fixed limit",
     "{entry.tries} times": "a first try is followed by another",
     "{config.epochs} epochs": "a stop that nobody reads",
-    "{len(rows.train_M)} training rows": "a mistake of a family's code",
+    "{len(rows.labelled_M)} training rows": "a mistake of a family's code",
+    "{name} labels": "a member's name, and what it does",
     "{len(span.digests)} rows": "a mistake of the store's code",
 }
 

@@ -75,7 +75,7 @@ class CurveReading:
             (self.same_groups, f"of the {self.noun}s that are there"),
         ):
             if self.noun != "photograph" or forecast_ is self.with_groups:
-                found.append(f"{self.more} more photographs, {where}: {_said(forecast_)}")
+                found.append(f"{counted(self.more, 'more photograph')}, {where}: {_said(forecast_)}")
         return found
 
 

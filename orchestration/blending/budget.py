@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from biomass_models.config_rules import did_you_mean
+from biomass_models.counted import counted
 from biomass_models.errors import UserError
 from ensembles.blend import fit_blend
 from ensembles.budget import Budgeted, PredictionCosts, budget_of
@@ -59,7 +60,8 @@ def budgeted_cards(
         own[name], needs[name] = budget.images * cost.seconds, cost.units
         units |= {unit: budget.images * profile.units[unit].seconds for unit in cost.units}
     if missing := [name for name in library.names if name not in own]:
-        say(f"note: {len(missing)} members were not profiled on {device} and are not chosen, such as {missing[0]}")
+        members = counted(len(missing), "member was", "members were")
+        say(f"note: {members} not profiled on {device}, so not chosen, such as {missing[0]}")
     costs = PredictionCosts.of(library.names, own, needs, units)
     within = Budgeted(rule_named(rule), costs, 60 * budget.minutes)
     card = fit_blend(library, BlendSpec(rule=within, tried=follow_ups), seed, references=references)

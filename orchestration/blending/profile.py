@@ -132,7 +132,7 @@ def render_profile(found: ProfileRecord) -> str:
     units = sorted(found.units.values(), key=lambda unit: -unit.seconds)
     own = [member.seconds for member in found.members.values()]
     lines = [
-        f"{found.device}: {counted(len(found.members), 'member')}, {found.images} photographs",
+        f"{found.device}: {counted(len(found.members), 'member')}, {counted(found.images, 'photograph')}",
         *(f"  {1000 * unit.seconds:8.1f} ms a photograph  {unit.label}" for unit in units),
         f"  {1000 * min(own):8.1f} to {1000 * max(own):.1f} ms a photograph for a member itself, all its fold models",
     ]

@@ -83,8 +83,9 @@ def _document(title: str, *body: object) -> str:
 def _head(blend: OpenBlend, title: str) -> Html:
     card = blend.card
     facts = (
-        f"Predicted by {counted(len(blend.members), 'model')} that learned from {card.images} photographs; nested R2 "
-        f"{number(card.nested_score)}. A photograph shows one quadrat from above, as in training."
+        f"Predicted by {counted(len(blend.members), 'model')} that learned from "
+        f"{counted(card.images, 'photograph')}; nested R2 {number(card.nested_score)}. A photograph shows one quadrat "
+        "from above, as in training."
     )
     return tag(
         "header",

@@ -14,6 +14,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
+from biomass_models.counted import counted
 from biomass_models.data.images import ImageError, open_photograph
 from biomass_models.visible import visible
 from orchestration.answers.photographs import SUFFIXES
@@ -126,7 +127,8 @@ def _too_large(limits: Limits) -> RequestError:
 
 
 def _too_many(limits: Limits) -> RequestError:
-    return RequestError(413, f"a request has at most {limits.photographs} photographs; send the rest after them")
+    most = counted(limits.photographs, "photograph")
+    return RequestError(413, f"a request has at most {most}; send the rest after them")
 
 
 def _malformed(said: str, limits: Limits) -> RequestError:

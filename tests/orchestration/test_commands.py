@@ -134,7 +134,7 @@ def test_commands_take_a_trial_by_how_its_id_begins(study: Path, tiny_pasture: P
     taking = {name for name, one in group.commands.items() if any(each.metavar == "TRIAL" for each in one.params)}
     ledger = Ledger(Storage(study))
     image, data = str(ledger.quadrats()["image_id"].iloc[0]), ["--data", str(tiny_pasture)]
-    more = {"refit": data, "explain": [*data, "--image", image, "--out", str(tmp_path / "look.png")]}
+    more = {"show": [], "refit": data, "explain": [*data, "--image", image, "--out", str(tmp_path / "look.png")]}
     assert taking == set(more), "a command that takes a trial takes its beginning"
     trial = next(name for name, result in ledger.results().items() if result.status == "complete")
     others = {record.trial_id for record in ledger.trials()} - {trial}

@@ -173,6 +173,7 @@ def test_a_search_in_which_all_failed_is_an_error(
         require_a_success(results, list(results)[: len(old)])
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_the_command_of_a_search_without_a_success_ends_with_its_reason(tmp_path: Path, tiny_pasture: Path) -> None:
     asked = Preset().with_fields(

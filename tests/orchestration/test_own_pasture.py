@@ -72,6 +72,7 @@ def search(folder: Path, data: Path, trials: int, *, families: Sequence[str] = (
     return said
 
 
+@pytest.mark.long
 def test_both_forms_of_a_pasture_give_the_same_study(tmp_path: Path, tiny_pasture: Path, own: Path) -> None:
     pd.testing.assert_frame_equal(read_train(own), read_train(tiny_pasture), check_exact=True)
     assert check_directory(own) == []

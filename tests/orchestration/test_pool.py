@@ -227,6 +227,7 @@ def test_a_prediction_whose_workers_cannot_start_ends_with_the_reason(start: Sta
         _do(RayPool(broker), [ScriptedJob(trial_id="") for _ in range(3)], "Predicting test images")  # type: ignore[list-item]
 
 
+@pytest.mark.long
 def test_a_slot_that_never_comes_up_is_shown_beside_one_that_works(start: Start) -> None:
     broker = start(ready=1, workers=Unstartable, context=stand_ins.Start(why="raises", good=(2,)))
     _until(lambda: ray.get(broker.status.remote()).workers_lost > 3)  # it goes on trying, less and less often
@@ -300,6 +301,7 @@ def test_a_stop_is_seen_at_the_next_look() -> None:
     assert life()
 
 
+@pytest.mark.long
 def test_waiting_jobs_are_a_demand_that_an_autoscaler_sees(start: Start) -> None:
     from ray.autoscaler.v2.sdk import get_cluster_status
 
@@ -317,6 +319,7 @@ def test_waiting_jobs_are_a_demand_that_an_autoscaler_sees(start: Start) -> None
     assert ray.get(broker.status.remote()).slots == 2
 
 
+@pytest.mark.long
 def test_the_costs_of_a_cluster_are_those_of_its_slots(start: Start, tmp_path: Path, tiny_pasture: Path) -> None:
     _, context, records = make_study(tmp_path / "study", tiny_pasture, tmp_path / "cache")
     broker = start(ready=1, most=1, workers=SlotWorker, context=context, fold_timeout=60.0)

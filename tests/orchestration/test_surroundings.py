@@ -66,6 +66,7 @@ def test_rays_hook_for_uv_run_is_off_while_ray_starts(arguments: str, tmp_path: 
     assert result.stdout.splitlines() == ["None", uploads, uploads], result.stdout + result.stderr
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_an_embedded_ray_takes_nothing_from_its_surroundings(tmp_path: Path) -> None:
     """As a child of `uv run`, in a subfolder, on one core, without a home, with settings of some cluster."""
