@@ -216,6 +216,7 @@ def test_sizes_are_rounded_with_a_note(world: Any) -> None:
     assert notes == ["grid 3 is finer than the 2 x 2 tokens of test_vit: tokens repeat"]
 
 
+@pytest.mark.long
 def test_metadata_are_worth_what_they_say(tmp_path: Path) -> None:
     """Labels are noisy, metadata are not: the teacher's gain is there, and gone when metadata are shuffled.
 

@@ -97,6 +97,7 @@ def test_a_wrong_name_is_answered_with_rule_got_and_remedy(case: str, folder: Pa
     assert not (folder / "s").exists()
 
 
+@pytest.mark.long
 def test_an_object_store_out_of_reach_is_named_with_what_to_check(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

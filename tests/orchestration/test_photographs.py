@@ -120,6 +120,7 @@ def predicted(folder: Path, data: Path, out: Path, say: Callable[[str], None] = 
     return pd.read_csv(out)["target"]
 
 
+@pytest.mark.long
 def test_portraits_in_heic_go_the_whole_road(searched: tuple[Ledger, Path, list[str]], phone: Path) -> None:
     """Search, blend, report, export and predict; the fit of quadrats.csv is stored and is that of every page."""
     ledger, folder, said = searched

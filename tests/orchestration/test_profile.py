@@ -115,6 +115,6 @@ def test_members_of_a_profile_that_is_older_than_they_are_not_chosen(study: Ledg
     study.write_profile(replace(here, device="old machine", members={name: cost}))
     words = ["ensemble", study.storage.uri, "--images", "9", "--device", "old", "--budget-minutes", "600"]
     shown = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "old")], catch_exceptions=False)
-    assert "were not profiled on old machine" in " ".join(shown.output.split())
+    assert "not profiled on old machine" in " ".join(shown.output.split())
     (card,) = [record.card for stored, record in study.ensembles().items() if stored == "old"]
     assert set(card["members"]) == {name} and np.isclose(sum(card["members"].values()), 1)
