@@ -114,7 +114,7 @@ def _measure(dataset: Dataset, family: str, config: Any, cache: Path) -> None:
     path = _path(dataset, family, config)
     if not path.exists():
         fit = fit_all_folds(dataset, family, config, cache, derive_seed(dataset.seed, family, "pairs"))
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(Measured(*scores(dataset, fit), fit.cpu_seconds))))
 
 
