@@ -20,7 +20,7 @@ TAPS = "0.67+0.83+1"
 MORE_SIZES = ("", "336")
 FLIPS = 2  # of the networks' banks
 
-# Beside the scale `demo`: options of networks that gained on seeds 10 to 12 (docs/measured.md, option by option).
+# Options of networks that gained on seeds 10 to 12 beside their control: none did (docs/measured.md, pair by pair).
 CHOSEN: Mapping[str, Mapping[str, Domain]] = {}
 _WIDER: Mapping[str, Mapping[str, Domain]] = {
     "probe": {
