@@ -8,11 +8,11 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,6 +20,7 @@ import hand_made_study as made
 import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
+from served import serving
 
 from orchestration.study.events import write_events
 from orchestration.study.ledger import Ledger
@@ -28,22 +29,7 @@ ROOT = Path(__file__).parents[2]
 PATIENCE = 40  # seconds, on a busy machine
 
 
-@contextmanager
-def dashboard(study: Path | str, folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
-    """The process and the addresses that it printed; `folder` is its TMPDIR and holds its log."""
-    folder.mkdir()
-    command = [sys.executable, "-m", "orchestration", "dashboard", str(study), "--json", *options]
-    env = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"}
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=env)
-    assert process.stdout is not None
-    try:
-        said = "".join(iter(process.stdout.readline, "}\n"))  # it goes on running: the document ends with its brace
-        assert said, (folder / "log").read_text()
-        yield process, json.loads(said + "}")
-    finally:
-        process.kill()
-        process.wait()
+dashboard = partial(serving, "dashboard")
 
 
 pytestmark = [

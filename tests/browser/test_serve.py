@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import served
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
@@ -25,22 +22,7 @@ PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
 pytestmark = pytest.mark.long
 
 
-@contextmanager
-def serving(study: Path, folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
-    """The process and the addresses that it printed; `folder` is its TMPDIR and holds its log."""
-    folder.mkdir()
-    command = [sys.executable, "-m", "orchestration", "serve", str(study), "--json", *options]
-    env = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"}
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=env)
-    assert process.stdout is not None
-    try:
-        said = "".join(iter(process.stdout.readline, "}\n"))  # it goes on running: the document ends with its brace
-        assert said, (folder / "log").read_text()
-        yield process, json.loads(said + "}")
-    finally:
-        process.kill()
-        process.wait()
+serving = partial(served.serving, "serve")
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ from tiny_study import FIRST, RANDOM, make_study
 
 from biomass_models.backbones.weights import WeightsSource
 from biomass_models.targets import TARGETS
+from orchestration.blending.blend import BlendOptions, run_ensemble
+from orchestration.blending.members import FileMembers
 from orchestration.blending.predict import Predictor
 from orchestration.search.trial import run_trial
 from orchestration.study.ledger import Ledger
@@ -64,3 +66,19 @@ class InlinePredictor(Predictor):
     def pool(self, study: str, weights: WeightsSource) -> Iterator[Pool]:
         context = WorkerContext(study=study, data_dir=str(self._data), cache=str(self._cache), weights=weights)
         yield Remembering(context, self.outcomes, self._stop_after)
+
+
+def blend_five(ledger: Ledger, data_dir: Path, folder: Path) -> Path:
+    """folder/submission.csv of a blend of the five best trials, which the study keeps; features in folder/cache."""
+    (submission,) = run_ensemble(
+        [ledger.storage.uri],
+        FileMembers(),
+        data_dir=data_dir,
+        out=folder / "submission.csv",
+        options=BlendOptions(rule="top-5"),
+        seed=0,
+        open_predictor=lambda data: InlinePredictor(data, folder / "cache"),
+        say=lambda _: None,
+        show=lambda *_: None,
+    )
+    return submission

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from blended_study import InlinePredictor, finished_study
+from blended_study import blend_five, finished_study
 from test_all_rows import as_searched
 from tiny_study import RANDOM
 from typer.testing import CliRunner
@@ -26,8 +26,6 @@ from orchestration.answers.predict import in_this_process, run_prediction
 from orchestration.answers.shard import NEAREST, PERCENTILE, REASON, predict_shard
 from orchestration.answers.table import TableOptions, mean_table, photograph_table
 from orchestration.answers.units import Conversion, conversion
-from orchestration.blending.blend import BlendOptions, run_ensemble
-from orchestration.blending.members import FileMembers
 from orchestration.bundle.export import export_bundle
 from orchestration.cli import app
 from orchestration.study.ledger import LedgerError
@@ -43,17 +41,7 @@ def blended(tmp_path_factory, tiny_pasture):
     folder = tmp_path_factory.mktemp("answers")
     ledger = finished_study(folder / "study", tiny_pasture, folder / "cache", ("probe", "baseline"))
     as_searched(ledger, tiny_pasture)
-    (submission,) = run_ensemble(
-        [ledger.storage.uri],
-        FileMembers(),
-        data_dir=tiny_pasture,
-        out=folder / "submission.csv",
-        options=BlendOptions(rule="top-5"),
-        seed=0,
-        open_predictor=lambda data: InlinePredictor(data, folder / "cache"),
-        say=NOTHING,
-        show=lambda *_: None,
-    )
+    submission = blend_five(ledger, tiny_pasture, folder)
     export_bundle(ledger.storage.uri, "submission", folder / "bundle", weights=RANDOM)
     return ledger, submission, folder
 

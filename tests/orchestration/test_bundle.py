@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from blended_study import InlinePredictor, finished_study
+from blended_study import blend_five, finished_study
 from PIL import Image, ImageOps
 from tiny_study import BACKBONE, FAMILY_NAMES, RANDOM
 
@@ -46,17 +46,7 @@ def exported(tmp_path_factory, tiny_pasture):
     """A study with a blend of all families, the blend's submission, and the bundle of it."""
     folder = tmp_path_factory.mktemp("bundle")
     ledger = finished_study(folder / "study", tiny_pasture, folder / "cache", FAMILY_NAMES)
-    (submission,) = run_ensemble(
-        [ledger.storage.uri],
-        FileMembers(),
-        data_dir=tiny_pasture,
-        out=folder / "submission.csv",
-        options=BlendOptions(rule="top-5"),
-        seed=0,
-        open_predictor=lambda data: InlinePredictor(data, folder / "cache"),
-        say=lambda _: None,
-        show=lambda *_: None,
-    )
+    submission = blend_five(ledger, tiny_pasture, folder)
     needed = export_bundle(ledger.storage.uri, "submission", folder / "bundle", weights=RANDOM)
     assert [entry.backbone for entry in needed] == [canonical_name(BACKBONE)]
     return ledger, submission, folder / "bundle"

@@ -16,7 +16,7 @@ from typing import Any
 import jsonschema
 import pandas as pd
 import pytest
-from blended_study import InlinePredictor, finished_study
+from blended_study import blend_five, finished_study
 from starlette.testclient import TestClient
 from test_all_rows import as_searched
 from typer.testing import CliRunner
@@ -24,8 +24,6 @@ from typer.testing import CliRunner
 from biomass_models.errors import UserError
 from orchestration.answers.opened import BlendPlace, open_blend
 from orchestration.answers.photographs import PATH
-from orchestration.blending.blend import BlendOptions, run_ensemble
-from orchestration.blending.members import FileMembers
 from orchestration.cli import app
 from orchestration.serving.app import Served, make_app
 from orchestration.serving.asked import Limits, RequestError, read_asked
@@ -48,17 +46,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_pasture: Path) -> tuple
     folder = tmp_path_factory.mktemp("served")
     ledger = finished_study(folder / "study", tiny_pasture, folder / "cache", ("probe", "density"))
     as_searched(ledger, tiny_pasture)
-    run_ensemble(
-        [ledger.storage.uri],
-        FileMembers(),
-        data_dir=tiny_pasture,
-        out=folder / "submission.csv",
-        options=BlendOptions(rule="top-5"),
-        seed=0,
-        open_predictor=lambda data: InlinePredictor(data, folder / "cache"),
-        say=lambda _: None,
-        show=lambda *_: None,
-    )
+    blend_five(ledger, tiny_pasture, folder)
     return open_blend(BlendPlace(ledger.storage.uri, None, None)), folder
 
 
