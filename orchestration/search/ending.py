@@ -36,8 +36,8 @@ class Ending:
             failed = counted(self.failed, "trial of this run has", "trials of this run have")
             found.append(f"{failed} failed, most often for: {self.most_often}")
         for family, points in self.searched_whole.items():
-            known = "their only point is known" if points == 1 else f"all of their {points} points are known"
-            found.append(f"The ranges of {family} are searched whole, {known}; widen them with --space to go on.")
+            known = "the one trial that they hold is" if points == 1 else f"all {points} trials that they hold are"
+            found.append(f"The ranges of {family} are searched whole, {known} known; widen them with --space to go on.")
         return found
 
 

@@ -260,11 +260,15 @@ class Proposer:
         while near := nearest_new(space, known.params, points):
             params = rng.choice(near)
             points.add(point_key(params))
-            record = None if space.refusal(params) is not None else self._record(known.family, params, known.why)
+            record = self._record(known.family, params, known.why) if self._can_run(space, params) else None
             if record is not None and self.trials.existing_id(record) is None:
                 return record
-        self.searched_whole[known.family] = sum(1 for _ in all_points(space))
+        self.searched_whole[known.family] = sum(self._can_run(space, params) for params in all_points(space))
         return None
+
+    def _can_run(self, space: SearchSpace, params: Params) -> bool:
+        """Whether the configuration accepts a point, and the weights of its backbone are here."""
+        return space.refusal(params) is None and space.config(params).backbone in self._weights
 
     def _unknown_at_random(self, family: str) -> TrialRecord | None:
         """A new point of random search; None where the space counts as exhausted."""

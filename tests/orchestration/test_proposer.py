@@ -188,7 +188,8 @@ def test_a_small_space_is_searched_whole_by_as_many_questions(
     assert sorted(found) == sorted(itertools.product(*points))
     assert search.propose() is None and search.searched_whole == {"probe": 60} and search.nothing_left is None
     assert ending_of(search, None, ()).lines == [
-        "The ranges of probe are searched whole, all of their 60 points are known; widen them with --space to go on."
+        "The ranges of probe are searched whole, all 60 trials that they hold are known; "
+        "widen them with --space to go on."
     ]
     wider = replace(GRID, domains={**GRID.domains, "alphas": Integer(3, 13)})
     again = proposer(tmp_path, {"probe": wider}, engine=engine)
@@ -211,7 +212,7 @@ def test_what_is_known_by_other_params_or_cannot_be_a_trial_is_no_new_point(tmp_
     rest = [record.params for record in iter(search.propose, None)]
     accepted = [point for point in finite.points(space) if space.refusal(point) is None]
     assert len(accepted) == 6 and len(rest) == 5
-    assert {**first.params, "layers": 2, "taps": ""} not in rest
+    assert {**first.params, "layers": 2, "taps": ""} not in rest and search.searched_whole == {"probe": 6}
 
 
 def counted(kind: type, asked: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
