@@ -137,7 +137,10 @@ EDGES: dict[str, set[str]] = {
         "search_spaces",
         f"{RUN}.overlay",
     },
-    f"{RUN}.dashboard": {MODEL, "search_spaces", STUDY, WORKERS, f"{RUN}.listening", f"{RUN}.progress"},
+    f"{RUN}.dashboard": {
+        *(MODEL, "search_spaces", STUDY, WORKERS),
+        *(f"{RUN}.interrupts", f"{RUN}.listening", f"{RUN}.progress"),
+    },
     f"{RUN}.bundle": {
         *(*MODELS, f"{MODEL}.families", BLEND, STUDY, WORKERS, BLENDING, f"{RUN}.endings", f"{RUN}.wheel"),
     },
@@ -145,7 +148,8 @@ EDGES: dict[str, set[str]] = {
         *(*MODELS, BLEND, f"{BLEND}.intervals", STUDY, WORKERS, BLENDING, f"{RUN}.bundle", f"{RUN}.progress"),
     },
     f"{RUN}.serving": {
-        *(*MODELS, f"{MODEL}.families", f"{RUN}.answers", INSPECT, WORKERS, f"{RUN}.listening", f"{RUN}.progress"),
+        *(*MODELS, f"{MODEL}.families", f"{RUN}.answers", INSPECT, WORKERS),
+        *(f"{RUN}.interrupts", f"{RUN}.listening", f"{RUN}.progress"),
         *(REPORT, f"{REPORT}.sections"),
     },
     f"{RUN}.advice": {

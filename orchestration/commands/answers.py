@@ -25,6 +25,7 @@ from orchestration.commands.options import (
     reachable,
     typed_weights,
 )
+from orchestration.interrupts import RESUMES, say_way_back
 from orchestration.workers.resources import Resources
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ def predict(
     """
     from orchestration.answers.table import FORMATS, TableOptions
 
+    say_way_back(RESUMES)
     if out.suffix.lower() not in FORMATS:
         raise UserError(f"--out is a table {' or '.join(FORMATS)}, got {out}; name it {out.with_suffix('.csv')}")
     columns = tuple(name.strip() for name in (by or "").split(",") if name.strip())
@@ -178,6 +180,7 @@ def serve(
     $ biomass serve runs/first
     $ biomass serve bundle/ --host 0.0.0.0 --port 8000
     """
+    say_way_back("the same command serves again")
     from orchestration.serving.asked import Limits
     from orchestration.serving.run import Address as Served
     from orchestration.serving.run import require_packages, run_server
@@ -324,6 +327,7 @@ def learning_curve(
     Example:
     $ biomass learning-curve runs/first
     """
+    say_way_back(RESUMES)
     from biomass_models.backbones.devices import one_thread
     from orchestration.advice.curve import measure_curve
     from orchestration.advice.curve_read import CurveReading

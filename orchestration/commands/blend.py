@@ -30,6 +30,7 @@ from orchestration.commands.options import (
     reachable,
     typed_weights,
 )
+from orchestration.interrupts import RESUMES, say_way_back
 from orchestration.workers.resources import Resources
 
 if TYPE_CHECKING:
@@ -132,6 +133,7 @@ def ensemble(
     $ biomass ensemble --oof 'runs/*.csv' --truth train.csv --out blend/
     $ biomass ensemble runs/first --budget-minutes 30 --images 800
     """
+    say_way_back(RESUMES)
     from biomass_models.data.table import TEST_FILE
     from ensembles.card_page import render_card
     from ensembles.submission import is_submission

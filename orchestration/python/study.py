@@ -155,8 +155,9 @@ class Study:
             return Predictor(directory, resources=usable_resources(resources, say), weights=source)
 
         place = Path(out).expanduser()
-        with at_work(say):
-            written = run_ensemble(
+        written = at_work(
+            say,
+            lambda: run_ensemble(
                 [self.uri],
                 FileMembers(),
                 data_dir=None if data is None else require_data(Path(data).expanduser()),
@@ -166,7 +167,8 @@ class Study:
                 open_predictor=open_predictor,
                 say=say,
                 show=show,
-            )
+            ),
+        )
         name = place.stem if place.suffix == ".csv" else place.name
         return replace(found[0], name=name, written=tuple(written))
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from biomass_models.errors import UserError
 from orchestration.answers.opened import OpenBlend
-from orchestration.listening import ending_by_signal, is_loopback, is_taken, shown_host
+from orchestration.interrupts import until_signal
+from orchestration.listening import is_loopback, is_taken, shown_host
 from orchestration.progress import Say
 from orchestration.serving.asked import Limits
 
@@ -99,7 +100,8 @@ def run_server(
                 f"warning: with --host {host} anyone who reaches this port and has the token can ask; photographs and "
                 "token travel unencrypted: use a network that you trust, or a proxy with TLS"
             )
-        with contextlib.suppress(KeyboardInterrupt), ending_by_signal():
+
+        def serve() -> None:
             thread.start()
             while thread.is_alive() and not server.started:
                 time.sleep(LOOK_SECONDS)
@@ -107,11 +109,12 @@ def run_server(
                 show(_address(host, listening.getsockname()[1], token))
             while thread.is_alive():
                 thread.join(LOOK_SECONDS)
-        with contextlib.suppress(KeyboardInterrupt), ending_by_signal():
-            model.close()
-            server.should_exit = True
-            thread.join(GRACE_SECONDS + 2)
-            model.join(1.0)
+
+        until_signal(serve)
+        model.close()
+        server.should_exit = True
+        thread.join(GRACE_SECONDS + 2)
+        model.join(1.0)
 
 
 def _address(host: str, port: int, token: str | None) -> Address:
