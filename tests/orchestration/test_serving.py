@@ -25,13 +25,13 @@ from biomass_models.errors import UserError
 from orchestration.answers.opened import BlendPlace, open_blend
 from orchestration.answers.photographs import PATH
 from orchestration.cli import app
+from orchestration.serving.address import TOKEN, token_for
 from orchestration.serving.app import Served, make_app
 from orchestration.serving.asked import Limits, RequestError, read_asked
 from orchestration.serving.guard import COOKIE, POLICY
 from orchestration.serving.model_thread import ModelThread
 from orchestration.serving.page import style
 from orchestration.serving.pictures import TrainingPhotographs
-from orchestration.serving.run import TOKEN, token_for
 from orchestration.serving.schema import SCHEMA
 from orchestration.serving.uploads import shown_name
 
