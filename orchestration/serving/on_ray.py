@@ -137,7 +137,7 @@ def run_replicas(
         except (RayError, RuntimeError, TimeoutError) as error:  # of Serve, with what a replica has raised
             raise UserError(
                 f"every replica opens the blend on its own node, and a proxy listens on the head's {host}:{chosen}, "
-                f"got {innermost_cause(error)}; mend that, then run the same command again"
+                f"got {innermost_cause(error)}; put what is named where every node finds it, or give another --port"
             ) from error
         finally:
             if pulse.lost is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ import pytest
 from commands import environment
 from served import serving
 from starlette.testclient import TestClient
+from test_lost_ray import ray_head
 from test_serving import HERE, WORD, parts, photographs, world  # noqa: F401  a blend of a probe and a family with maps
 
 from orchestration.processes import command_of, descendants, running
@@ -161,3 +163,32 @@ def test_cores_that_are_not_there_are_refused(world: tuple[Any, Path], tmp_path:
     )
     assert ended.returncode == 1 and "1000 replicas of 1 core need 1000, Ray has" in ended.stderr
     assert json.dumps(ended.stdout) == '""'
+
+
+def test_on_a_cluster_one_serves_and_nothing_of_it_stays(
+    world: tuple[Any, Path],  # noqa: F811
+    tiny_pasture: Path,
+    tmp_path: Path,
+) -> None:
+    """Attached to a cluster of one node, whose Ray Serve is taken while it serves, and free afterwards."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64, "RAY_USAGE_STATS_ENABLED": "0"}
+    words = ("--replicas", "1", "--address", f"127.0.0.1:{port}")
+    again = [sys.executable, "-m", "orchestration", "serve", str(world[1] / "study"), *words]
+    one = parts(photographs(tiny_pasture)[0])
+    with pytest.MonkeyPatch.context() as patch, ray_head(tmp_path, port, own) as head:
+        for name, value in own.items():
+            patch.setenv(name, value)
+        with serving("serve", world[1] / "study", tmp_path / "tmp", *words) as (process, addresses):
+            assert addresses["page"].startswith("http://127.0.0.1:") and addresses["token"] is None
+            answer = httpx2.post(addresses["predict"], files=one, trust_env=False, timeout=PATIENCE)
+            assert answer.json()["photographs"][0]["masses"]["Dry_Total"]["mass"] > 0
+            second = subprocess.run(again, capture_output=True, text=True, env=environment(tmp_path))
+            assert second.returncode == 1 and "this one has it already" in second.stderr
+            well = httpx2.get(addresses["page"] + "healthz", trust_env=False, timeout=PATIENCE)
+            assert well.json()["status"] == "ok"
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
+        left = {one for one in head.family() if "Serve" in command_of(one.pid)}
+        head.until(lambda: not running(left))
