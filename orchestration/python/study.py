@@ -13,7 +13,8 @@ from orchestration.python.blend import Blend
 from orchestration.python.shown import address_of, as_html, say
 from orchestration.search.ending import Ending
 from orchestration.study.data import StudyData
-from orchestration.study.ledger import Ledger, LedgerError, open_ledger
+from orchestration.study.files.trials import incomplete
+from orchestration.study.ledger import Ledger, open_ledger
 from orchestration.study.records import COMPLETE
 from orchestration.workers.resources import Resources
 
@@ -85,9 +86,7 @@ class Study:
         if trial not in data.references:
             trial = self.ledger.trial_id(trial)
             if (status := data.by_id[trial].status) != COMPLETE:
-                raise LedgerError(
-                    f"a complete trial has out-of-fold rows of all folds, {trial} is {status}; name another"
-                )
+                raise incomplete(trial, status)
         return oof_table(data, trial)
 
     def ensembles(self) -> pd.DataFrame:
