@@ -30,8 +30,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests/orchestration"), str(ROOT / "tests/
 from conftest import SWITCHES  # noqa: E402
 from served import serving  # noqa: E402
 
-WIDTH, SCALE = 390, 2  # CSS pixels of a phone's screen, and dots of each
-COLOURS = 96  # of the picture, which then is small
+WIDTH, SCALE = 390, 1.5  # CSS pixels of a phone's screen, and dots of each
+COLOURS = 80  # of the picture, which then is small
 PATIENCE = 300  # seconds
 
 
@@ -64,6 +64,8 @@ def screen(page: str, photographs: list[Path], folder: Path) -> bytes:
     try:
         size = {"width": WIDTH, "height": 844, "deviceScaleFactor": SCALE, "mobile": True}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        still = [{"name": "prefers-reduced-motion", "value": "reduce"}]  # what is clicked does not move
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": still})
         browser.get(page)
         browser.find_elements(By.CSS_SELECTOR, "input[type=file]")[-1].send_keys("\n".join(map(str, photographs)))
         browser.find_element(By.CSS_SELECTOR, ".go").click()
