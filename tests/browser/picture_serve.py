@@ -3,8 +3,8 @@
     biomass demo demo
     python tests/browser/picture_serve.py demo docs/serve.png
 
-Serves the demo's study, sends the first two test photographs in a real Chromium of 390 px, opens the first one's map, and
-writes what the screen shows. Needs Debian's chromium and chromium-driver.
+Serves the demo's study, sends the first two test photographs in a real Chromium of 390 px, opens the first one's map if
+it has one, and writes what the screen shows. Needs Debian's chromium and chromium-driver.
 """
 
 from __future__ import annotations
