@@ -124,6 +124,29 @@ def test_a_blend_is_that_of_the_command(told: Study, tmp_path: Path) -> None:
     assert "nested by date" in repr(blend) and words_of(blend._repr_html_()) == words_of(repr(blend))
 
 
+def test_a_trial_and_a_report_are_those_of_the_commands(told: Study, tmp_path: Path) -> None:
+    shown, page = told.show("0000"), output("show", told.uri, "0000")
+    assert shown.facts.trial_id == told.trials().index[0]
+    assert words_of(repr(shown)) == words_of(shown._repr_html_()) == words_of(page)
+    with pytest.raises(LedgerError):
+        told.show("zz")
+    assert told.report(tmp_path / "mine.html") == tmp_path / "mine.html"
+    output("report", told.uri, "--out", str(tmp_path / "theirs.html"))
+    mine, theirs = (words_of((tmp_path / f"{name}.html").read_text()) for name in ("mine", "theirs"))
+    assert mine == theirs
+    for wrong in ("page.txt", tmp_path):
+        with pytest.raises(UserError, match="out is"):
+            told.report(wrong)
+
+
+def test_half_a_budget_is_refused(told: Study, tmp_path: Path) -> None:
+    for half in ({"budget_minutes": 5.0}, {"images": 9}, {"device": "Tesla"}):
+        with pytest.raises(UserError, match="budget"):
+            told.ensemble(out=tmp_path / "x", **half)
+    with pytest.raises(UserError, match="a budget needs a profile"):
+        told.ensemble(out=tmp_path / "x", budget_minutes=5.0, images=9)
+
+
 def test_an_empty_study_has_empty_tables(tmp_path: Path) -> None:
     told_study(tmp_path / "told", statuses=())
     study = open_study(tmp_path / "told")
