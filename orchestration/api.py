@@ -35,6 +35,8 @@ from orchestration.workers.address import ClusterError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from orchestration.search.ending import Ending
+
 __all__ = [
     "Blend",
     "ClusterError",
@@ -72,10 +74,13 @@ def search(
     chosen, made_with = asked_preset(name, preset, typed)
     if not chosen.budget.ends:
         raise OptionError("a search needs an end, got none; give trials=N or hours=H, or a preset")
-    with at_work(say):
+
+    def searched() -> Ending:
         require_working_directory()
         complete_user(os.environ)
-        ending = search_as_asked(name, directory, chosen, made_with, say=say)
+        return search_as_asked(name, directory, chosen, made_with, say=say)
+
+    ending = at_work(say, searched)
     for line in ending.lines:
         say(line)
     return Study(open_study(name).ledger, ending)

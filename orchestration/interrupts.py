@@ -1,8 +1,8 @@
 """Ctrl-C, SIGTERM (Slurm, Kubernetes, docker, `ray job stop`) and SIGHUP (a closed terminal) end a command alike.
 
 The first is acknowledged at once, whatever the main thread is doing, and raised there as KeyboardInterrupt, so that the
-command ends in order. A second changes nothing, a third cuts that end short, and so does END_SECONDS. Only for the
-command line, which owns its process; importing changes nothing.
+command ends in order. A second changes nothing, a third cuts that end short, and so does END_SECONDS. `Interrupts` is
+for the command line alone, which owns its process; importing changes nothing.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import atexit
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from orchestration.processes import kill_own, note_own
 
@@ -24,6 +25,10 @@ END_SECONDS = 12.0  # for an end in order; then processes are killed and this on
 CUTS_SHORT = 3  # so many signals
 KILL_SECONDS = 1.0  # for killed processes to be gone
 WRITE_SECONDS = 1.0  # for the acknowledgement to be on the terminal
+REMINDER = signal.SIGURG  # to the main thread, of what it has received; ignored wherever it is not handled
+REMIND_SECONDS = 0.5
+AGAIN = "run the same command again"
+RESUMES = f"{AGAIN} to resume"
 
 
 class Interrupted(KeyboardInterrupt):
@@ -31,12 +36,52 @@ class Interrupted(KeyboardInterrupt):
     dataclass that is made at import) has Python end itself by SIGINT, whatever the exit code shall be."""
 
 
+class Raising:
+    """Raises Interrupted in the main thread, from a handler of signals, again and again until it is under way: an
+    exception that a handler raises is lost where C code clears whatever comes, as `hasattr` may."""
+
+    def __init__(self) -> None:
+        self._main = threading.main_thread().ident or 0
+        self._over = threading.Event()
+        self._before: Any = signal.SIG_DFL
+
+    def begin(self) -> NoReturn:
+        """To be called by the handler."""
+        self._before = signal.signal(REMINDER, self._again)
+        threading.Thread(target=self._remind, name="reminder", daemon=True).start()
+        raise Interrupted
+
+    def end(self) -> None:
+        """It has arrived, or need not any more."""
+        self._over.set()
+        if signal.getsignal(REMINDER) == self._again:
+            signal.signal(REMINDER, self._before)
+
+    def _remind(self) -> None:
+        while not self._over.wait(REMIND_SECONDS):
+            signal.pthread_kill(self._main, REMINDER)  # also where it waits
+
+    def _again(self, number: int, frame: FrameType | None) -> None:
+        if not self._over.is_set() and not _under_way():
+            raise Interrupted
+
+
+def _under_way() -> bool:
+    """Whether an interrupt is being handled now: what ends in order must not be torn."""
+    error = sys.exception()
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
+
+
 class Interrupts:
     """What a command has received since it began."""
 
     def __init__(self) -> None:
         self.first: signal.Signals | None = None
+        self.way_back, self.end_seconds = AGAIN, END_SECONDS
         self._raised = False
+        self._raising = Raising()
         self._acknowledged = threading.Event()
         self._received, self._wakeup = os.pipe()
         os.set_blocking(self._wakeup, False)
@@ -53,6 +98,8 @@ class Interrupts:
         Once one has come they are handled until Python ends itself, and ignored from there: its own end gives signals
         their defaults back, and one more would then change the exit code.
         """
+        global _owner
+        _owner = self
         atexit.register(self._ignore)  # before Ray registers its own end, so after it
         own = [number for number in NAMES if signal.getsignal(number) not in (signal.SIG_IGN, None)]
         wakeup = signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
@@ -62,6 +109,8 @@ class Interrupts:
         try:
             yield
         finally:
+            self._raising.end()
+            _owner = None
             if self.first is None:
                 atexit.unregister(self._ignore)
                 for number, handler in before.items():
@@ -73,6 +122,16 @@ class Interrupts:
         for number in NAMES:
             signal.signal(number, signal.SIG_IGN)
 
+    def heed(self, number: signal.Signals) -> None:
+        """Handle a signal also where the parent has ignored it."""
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, self._handle)
+
+    def raise_no_more(self) -> None:
+        """The command ends by itself now; a third signal cuts that short as before."""
+        self._raised = True
+        self._raising.end()
+
     def wait_for_acknowledgement(self) -> None:
         """Until it is written, so that what is written next comes after it."""
         self._acknowledged.wait(WRITE_SECONDS)
@@ -82,7 +141,7 @@ class Interrupts:
         self.first = self.first or signal.Signals(number)
         if not self._raised:
             self._raised = True
-            raise Interrupted
+            self._raising.begin()
 
     def _acknowledge(self) -> None:
         """Wait for signals, also for those that come while Ray has put a handler of its own in the place of ours."""
@@ -93,14 +152,14 @@ class Interrupts:
             name, count = NAMES[signal.Signals(received[0])], count + 1
             if count == 1:
                 self.first = self.first or signal.Signals(received[0])
-                self._write(f"{name}: stopping, within {END_SECONDS:.0f} s; run the same command again to resume")
+                self._write(f"{name}: stopping, within {self.end_seconds:.0f} s; {self.way_back}")
                 self._acknowledged.set()
                 threading.Thread(target=self._limit, name="limit", daemon=True).start()
                 note_own()
             elif count < CUTS_SHORT:
                 self._write(f"{name}: it is stopping already; once more cuts that short")
             else:
-                self._write(f"{name}: cut short; run the same command again to resume")
+                self._write(f"{name}: cut short; {self.way_back}")
                 self._cut_short()
 
     def _write(self, line: str) -> None:
@@ -115,7 +174,7 @@ class Interrupts:
                     os.dup2(nowhere, stream)
 
     def _limit(self) -> None:
-        time.sleep(END_SECONDS)
+        time.sleep(self.end_seconds)
         self._cut_short()
 
     def _cut_short(self) -> NoReturn:
@@ -128,3 +187,32 @@ class Interrupts:
         for number in NAMES:
             if signal.getsignal(number) == self._handle:
                 signal.signal(number, signal.SIG_DFL)
+
+
+_owner: Interrupts | None = None  # of this process, while a command runs
+
+
+def say_way_back(way_back: str, *, seconds: float = END_SECONDS) -> None:
+    """What follows a signal, in the words of the command that runs; seconds: for its end in order.
+
+    Without such words, and where no command owns the process, it is AGAIN.
+    """
+    if _owner is not None:
+        _owner.way_back, _owner.end_seconds = way_back, seconds
+
+
+def until_signal(serve: Callable[[], None]) -> None:
+    """Serve until a signal, which is the ordinary end of what serves pages: the command's own end follows, undisturbed.
+
+    SIGINT is heeded also where it is ignored: a shell without job control starts background processes so.
+    """
+    owner = _owner
+    try:
+        if owner is not None:
+            owner.heed(signal.SIGINT)
+        serve()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        if owner is not None:
+            owner.raise_no_more()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from io import StringIO
 from typing import IO, Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -11,6 +12,8 @@ from rich.segment import Segment
 from rich.text import Text
 
 from biomass_models.visible import visible
+
+PAGE_COLUMNS = 80
 
 
 class PlainConsole(Console):
@@ -34,6 +37,13 @@ class PlainConsole(Console):
         """Text objects are escaped here; control segments are rich's own."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+
+def text_of(page: RenderableType) -> str:
+    """A page as text of 80 columns, without colours."""
+    console = PlainConsole(file=StringIO(), width=PAGE_COLUMNS, record=True, color_system=None)
+    console.print(page)
+    return console.export_text()
 
 
 def no_more_readers(stream: IO[str]) -> None:

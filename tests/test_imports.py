@@ -140,7 +140,10 @@ EDGES: dict[str, set[str]] = {
         "search_spaces",
         f"{RUN}.overlay",
     },
-    f"{RUN}.dashboard": {MODEL, "search_spaces", STUDY, WORKERS, f"{RUN}.listening", f"{RUN}.progress"},
+    f"{RUN}.dashboard": {
+        *(MODEL, "search_spaces", STUDY, WORKERS),
+        *(f"{RUN}.interrupts", f"{RUN}.listening", f"{RUN}.progress"),
+    },
     f"{RUN}.bundle": {
         *(*MODELS, f"{MODEL}.families", BLEND, STUDY, DERIVED, WORKERS, BLENDING),
         *(f"{RUN}.endings", f"{RUN}.wheel"),
@@ -150,7 +153,8 @@ EDGES: dict[str, set[str]] = {
         *(f"{RUN}.bundle", f"{RUN}.progress"),
     },
     f"{RUN}.serving": {
-        *(*MODELS, f"{MODEL}.families", f"{RUN}.answers", INSPECT, WORKERS, f"{RUN}.listening", f"{RUN}.progress"),
+        *(*MODELS, f"{MODEL}.families", f"{RUN}.answers", INSPECT, WORKERS),
+        *(f"{RUN}.interrupts", f"{RUN}.listening", f"{RUN}.progress", f"{RUN}.verbosity"),
         *(REPORT, f"{REPORT}.sections"),
     },
     f"{RUN}.advice": {
@@ -184,7 +188,15 @@ FORBIDDEN = {  # packages of others, by room and the rooms in it
     INSPECT: {"ray", "optuna"},
 }
 ONLY_HERE = {  # a package of others -> the modules that may import it
-    "ray": (WORKERS, ON_RAY, f"{RUN}.answers.on_ray", f"{SEARCH}.start", f"{RUN}.doctor", f"{RUN}.endings"),
+    "ray": (
+        WORKERS,
+        ON_RAY,
+        f"{RUN}.answers.on_ray",
+        f"{RUN}.serving.on_ray",
+        f"{SEARCH}.start",
+        f"{RUN}.doctor",
+        f"{RUN}.endings",
+    ),
     "peft": (f"{MODEL}.backbones.adapters",),
     "optuna": ("search_spaces.to_optuna", f"{SEARCH}.engines", f"{RUN}.dashboard"),
 }

@@ -10,7 +10,6 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +26,7 @@ from biomass_models.targets import TARGETS, FloatArray
 from ensembles.blend import apply_blend, fit_blend
 from ensembles.candidates import Candidate, choose_candidates
 from ensembles.card import Card
-from ensembles.card_page import WIDTH, render_card
+from ensembles.card_page import render_card
 from ensembles.choice import rule_named
 from ensembles.flips import Flipped, members_in_nests
 from ensembles.spec import BlendSpec
@@ -50,7 +49,7 @@ from orchestration.study.derived.blends import Origin
 from orchestration.study.ledger import Ledger, open_ledger
 from orchestration.study.records import MassUnit
 from orchestration.study.storage import Storage
-from orchestration.terminal import PlainConsole
+from orchestration.terminal import text_of
 
 if TYPE_CHECKING:  # it loads torch and Ray
     from orchestration.blending.predict import Predictor
@@ -366,6 +365,4 @@ def _beside(gathered: Gathered, card: Card) -> list[str]:
 
 def page_of(card: Card, beside: Sequence[str] = (), labels: Mapping[str, str] | None = None) -> str:
     """The readable page as text of 80 columns."""
-    console = PlainConsole(file=StringIO(), width=WIDTH, record=True, color_system=None)
-    console.print(render_card(card, beside, labels))
-    return console.export_text()
+    return text_of(render_card(card, beside, labels))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from biomass_models.config_rules import did_you_mean
 from biomass_models.counted import counted
+from biomass_models.data.table import TEST_FILE, read_test
 from biomass_models.errors import UserError
 from ensembles.blend import fit_blend
 from ensembles.budget import Budgeted, PredictionCosts, budget_of
@@ -26,6 +28,10 @@ from orchestration.study.storage import Storage
 MEASURE = "run `biomass doctor STUDY --data DIR --profile` there"
 
 
+class HalfBudget(UserError):
+    """Minutes without photographs, or the other way round."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Budget:
     """Time that predictions may take."""
@@ -39,6 +45,22 @@ class Budget:
             raise UserError(f"--budget-minutes is above 0, got {self.minutes}")
         if self.images < 1:
             raise UserError(f"--images is at least 1, got {self.images}")
+
+
+def asked_budget(minutes: float | None, images: int | None, device: str | None, data_dir: Path | None) -> Budget | None:
+    """As it was asked for, for the test photographs of `data_dir` unless `images` says how many; None where none was.
+
+    Raises HalfBudget, or UserError for what is none.
+    """
+    if minutes is None:
+        if images is not None or device is not None:
+            raise HalfBudget("--images and --device belong to a budget: give --budget-minutes as well")
+        return None
+    if images is None and data_dir is not None and (data_dir / TEST_FILE).exists():
+        images = len(read_test(data_dir))
+    if images is None:
+        raise HalfBudget("a budget is for a number of photographs: give --images N, or --data with a test set")
+    return Budget(minutes=minutes, images=images, device=device)
 
 
 def budgeted_cards(

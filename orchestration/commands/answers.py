@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,6 +25,7 @@ from orchestration.commands.options import (
     reachable,
     typed_weights,
 )
+from orchestration.interrupts import RESUMES, say_way_back
 from orchestration.workers.resources import Resources
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ def predict(
     """
     from orchestration.answers.table import FORMATS, TableOptions
 
+    say_way_back(RESUMES)
     if out.suffix.lower() not in FORMATS:
         raise UserError(f"--out is a table {' or '.join(FORMATS)}, got {out}; name it {out.with_suffix('.csv')}")
     columns = tuple(name.strip() for name in (by or "").split(",") if name.strip())
@@ -167,6 +169,11 @@ def serve(
     threads: Annotated[
         int, typer.Option(min=1, help="CPU cores that predict; they round sums their way.", rich_help_panel=WORK)
     ] = 1,
+    replicas: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that predict, by Ray Serve; --queue is of each.", rich_help_panel=WORK),
+    ] = None,
+    address: Address = None,
     as_json: Json = False,
 ) -> None:
     """A page that predicts photographs, in the field too, and for programs.
@@ -177,12 +184,22 @@ def serve(
     Examples:
     $ biomass serve runs/first
     $ biomass serve bundle/ --host 0.0.0.0 --port 8000
+    $ biomass serve runs/first --replicas 4 --address HEAD:6379
     """
+    say_way_back("the same command serves again")
+    from orchestration.serving.address import Address as Served
     from orchestration.serving.asked import Limits
-    from orchestration.serving.run import Address as Served
     from orchestration.serving.run import require_packages, run_server
 
     require_packages()
+    on_ray = replicas is not None or address is not None
+    if on_ray:
+        from orchestration.serving.on_ray import END_SECONDS, require_ray_serve, run_replicas
+        from orchestration.workers.address import require_answer
+
+        say_way_back("the same command serves again", seconds=END_SECONDS)
+        require_ray_serve()
+        require_answer(address)
     limits = Limits(photographs=max_photographs, photograph_mb=max_mb, queue=queue)
     from orchestration.answers.opened import BlendPlace, is_bundle, open_blend
 
@@ -200,17 +217,12 @@ def serve(
         print_line(f"For programs  {served.predict}")
         print_remark("Ctrl-C stops it.")
 
-    run_server(
-        opened,
-        host=host,
-        port=port,
-        limits=limits,
-        cores=threads,
-        data=data,
-        kept=keep,
-        show=show,
-        say=print_remark,
-    )
+    serving: dict[str, Any] = {"host": host, "port": port, "limits": limits, "cores": threads, "data": data}
+    serving |= {"kept": keep, "show": show, "say": print_remark}
+    if on_ray:
+        run_replicas(opened, replicas=replicas or 1, address=address, **serving)
+    else:
+        run_server(opened, **serving)
     print_remark("Stopped.")
 
 
@@ -324,6 +336,7 @@ def learning_curve(
     Example:
     $ biomass learning-curve runs/first
     """
+    say_way_back(RESUMES)
     from biomass_models.backbones.devices import one_thread
     from orchestration.advice.curve import measure_curve
     from orchestration.advice.curve_read import CurveReading

@@ -30,10 +30,12 @@ from orchestration.commands.options import (
     reachable,
     typed_weights,
 )
+from orchestration.interrupts import RESUMES, say_way_back
 from orchestration.workers.resources import Resources
 
 if TYPE_CHECKING:
     from ensembles.card import Card
+    from orchestration.blending.budget import Budget
 
 FILES, TRIED, PAID = "Members that come as files", "How to blend", "Within a budget"  # headings of the help page
 
@@ -132,6 +134,7 @@ def ensemble(
     $ biomass ensemble --oof 'runs/*.csv' --truth train.csv --out blend/
     $ biomass ensemble runs/first --budget-minutes 30 --images 800
     """
+    say_way_back(RESUMES)
     from biomass_models.data.table import TEST_FILE
     from ensembles.card_page import render_card
     from ensembles.submission import is_submission
@@ -187,20 +190,14 @@ def ensemble(
         print_line(f"Card: {out / 'ensemble.json'}")
 
 
-def _budget(minutes: float | None, images: int | None, device: str | None, data: Path | None) -> Any:
-    """A blending.budget.Budget; None where none was typed."""
-    from biomass_models.data.table import TEST_FILE, read_test
-    from orchestration.blending.budget import Budget
+def _budget(minutes: float | None, images: int | None, device: str | None, data: Path | None) -> Budget | None:
+    """Half of one is wrong usage."""
+    from orchestration.blending.budget import HalfBudget, asked_budget
 
-    if minutes is None:
-        if images is not None or device is not None:
-            raise typer.BadParameter("--images and --device belong to a budget: give --budget-minutes as well")
-        return None
-    if images is None and data is not None and (data / TEST_FILE).exists():
-        images = len(read_test(data))
-    if images is None:
-        raise typer.BadParameter("a budget is for a number of photographs: give --images N, or --data with a test set")
-    return Budget(minutes=minutes, images=images, device=device)
+    try:
+        return asked_budget(minutes, images, device, data)
+    except HalfBudget as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def exam(

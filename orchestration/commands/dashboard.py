@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestration.commands.options import Json, Study, print_json, print_line, print_remark
+from orchestration.interrupts import say_way_back
 
 if TYPE_CHECKING:
     from orchestration.dashboard.serve import Addresses
@@ -31,6 +32,7 @@ def dashboard(
     Example:
     $ biomass dashboard runs/first
     """
+    say_way_back("the same command shows them again")
     from orchestration.dashboard.serve import run_dashboard
 
     def show(addresses: Addresses) -> None:

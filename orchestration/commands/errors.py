@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from orchestration.commands.options import INTERRUPTED, err_console
 from orchestration.endings import debugging, explained
-from orchestration.interrupts import Interrupts
+from orchestration.interrupts import RESUMES, Interrupts
 from orchestration.processes import kill_own
 
 KILL_SECONDS = 2.0  # for killed processes to be gone
@@ -40,11 +40,12 @@ def run_guarded(command: Callable[[], None]) -> None:
 
 
 def _stop(interrupts: Interrupts) -> NoReturn:
-    """Say that nothing is lost, and leave; no process that the command started stays."""
+    """Say how to go on, and leave; no process that the command started stays."""
     kill_own(KILL_SECONDS)
     if interrupts.first is not None:
         interrupts.wait_for_acknowledgement()
-    text = "Stopped. What was finished is kept; run the same command again to resume."
+    kept = " What was finished is kept;" if interrupts.way_back == RESUMES else ""
+    text = f"Stopped.{kept} {interrupts.way_back}." if kept else f"Stopped; {interrupts.way_back}."
     err_console.print(text, highlight=False, soft_wrap=True)
     sys.exit(interrupts.exit_code)
 

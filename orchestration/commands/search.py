@@ -21,6 +21,7 @@ from orchestration.commands.options import (
     reachable,
     typed_weights,
 )
+from orchestration.interrupts import RESUMES, say_way_back
 from orchestration.search.presets.named import overridden
 from orchestration.search.presets.options import StudyOptions
 from orchestration.workers.resources import Resources
@@ -138,6 +139,7 @@ def search(
     $ biomass search runs/first --data csiro-biomass/ --trials 60
     $ biomass search runs/night --data csiro-biomass/ --preset cpu_overnight
     """
+    say_way_back(RESUMES)
     from orchestration.search.presets.asked import asked_preset, search_as_asked
 
     chosen, made_with = asked_preset(study, preset, typed)

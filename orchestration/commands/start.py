@@ -18,6 +18,7 @@ from orchestration.commands.options import (
     print_remark,
     reachable,
 )
+from orchestration.interrupts import RESUMES, say_way_back
 from orchestration.terminal import PlainConsole
 
 
@@ -40,6 +41,7 @@ def demo(
     Example:
     $ biomass demo
     """
+    say_way_back(RESUMES)
     from orchestration.search.presets.named import overridden
 
     chosen, made_with = overridden(preset, {"seed": seed, "cache": cache})

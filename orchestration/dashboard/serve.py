@@ -23,7 +23,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from biomass_models.errors import UserError
 from orchestration.dashboard.ray_dashboard import find_ray_dashboard
-from orchestration.listening import EVERY, LOOPBACK, ending_by_signal, is_loopback, is_taken, shown_host
+from orchestration.interrupts import until_signal
+from orchestration.listening import EVERY, LOOPBACK, is_loopback, is_taken, shown_host
 from orchestration.progress import Say
 from orchestration.study.ledger import Ledger, open_ledger
 
@@ -63,8 +64,7 @@ def run_dashboard(study: str, *, host: str, port: int | None, show: Callable[[Ad
             f"the dashboards need the packages optuna-dashboard and tensorboard, {' and '.join(missing)} cannot be "
             "imported here; pip install 'pasture-biomass[dashboard]'"
         )
-    with contextlib.suppress(KeyboardInterrupt), ending_by_signal():
-        _serve(ledger, host, port, show, say)
+    until_signal(lambda: _serve(ledger, host, port, show, say))
 
 
 def _serve(ledger: Ledger, host: str, port: int | None, show: Callable[[Addresses], None], say: Say) -> None:

@@ -49,7 +49,7 @@ def predict(
     from orchestration.answers.asked import opened_as_asked, work_as_asked
     from orchestration.answers.opened import BlendPlace
     from orchestration.answers.photographs import read_photographs
-    from orchestration.answers.predict import answer, write_answer
+    from orchestration.answers.predict import Answer, answer, write_answer
     from orchestration.answers.table import FORMATS, TableOptions
 
     if out is not None and Path(out).suffix.lower() not in FORMATS:
@@ -64,16 +64,21 @@ def predict(
     resources = _resources(cache=cache, cache_gb=cache_gb, address=address, scale_out=scale_out)
     place = BlendPlace(address_of(blend), ensemble, None if weights is None else weights_source(weights))
     data_dir = None if data is None else require_data(Path(data).expanduser())
-    with at_work(say), TemporaryDirectory() as folder:
-        resources = usable_resources(resources, say)
+
+    def answered() -> Answer:
+        usable = usable_resources(resources, say)
         opened, converted = opened_as_asked(
-            place, given, unit=unit, area=area, data_dir=data_dir, resources=resources, say=say
+            place, given, unit=unit, area=area, data_dir=data_dir, resources=usable, say=say
         )
-        work = work_as_asked(opened, resources, threads=threads, say=say)
-        target = Path(folder, "masses.csv") if out is None else Path(out).expanduser()
-        found = answer(opened, given, target, converted, options, work=work, say=say)
-        if out is not None:
-            write_answer(opened, found, target)
+        work = work_as_asked(opened, usable, threads=threads, say=say)
+        with TemporaryDirectory() as folder:
+            target = Path(folder, "masses.csv") if out is None else Path(out).expanduser()
+            found = answer(opened, given, target, converted, options, work=work, say=say)
+            if out is not None:
+                write_answer(opened, found, target)
+        return found
+
+    found = at_work(say, answered)
     for note in found.notes:
         say(f"note: {note}")
     return found.photographs if found.means is None else found.means

@@ -13,7 +13,8 @@ from orchestration.python.blend import Blend
 from orchestration.python.shown import address_of, as_html, say
 from orchestration.search.ending import Ending
 from orchestration.study.data import StudyData
-from orchestration.study.ledger import Ledger, LedgerError, open_ledger
+from orchestration.study.files.trials import incomplete
+from orchestration.study.ledger import Ledger, open_ledger
 from orchestration.study.records import COMPLETE
 from orchestration.workers.resources import Resources
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from orchestration.blending.predict import Predictor
     from orchestration.inspect.status import Status
     from orchestration.python.masses import Photographs
+    from orchestration.python.trial import TrialPage
 
 
 class Study:
@@ -85,10 +87,37 @@ class Study:
         if trial not in data.references:
             trial = self.ledger.trial_id(trial)
             if (status := data.by_id[trial].status) != COMPLETE:
-                raise LedgerError(
-                    f"a complete trial has out-of-fold rows of all folds, {trial} is {status}; name another"
-                )
+                raise incomplete(trial, status)
         return oof_table(data, trial)
+
+    def show(self, trial: str) -> TrialPage:
+        """One trial, whole: settings, folds, cost, worth in the blend (`biomass show`); an id, or how it begins."""
+        from orchestration.inspect.show import show_trial
+        from orchestration.python.trial import TrialPage
+
+        return TrialPage(show_trial(self._data(), self.ledger.trial_id(trial)))
+
+    def report(
+        self,
+        out: str | PathLike[str] | None = None,
+        data: str | PathLike[str] | None = None,
+        *,
+        compare: Sequence[str | PathLike[str]] = (),
+        ensemble: str | None = None,
+    ) -> Path:
+        """Write the study as one page (`biomass report`); returns the file. Options are those of the command."""
+        from orchestration.report.make import write_report
+        from orchestration.search.presets.asked import require_data
+
+        path, _ = write_report(
+            self.ledger,
+            None if out is None else Path(out).expanduser(),
+            None if data is None else require_data(Path(data).expanduser()),
+            [open_ledger(address_of(other)) for other in compare],
+            say,
+            ensemble=ensemble,
+        )
+        return path
 
     def ensembles(self) -> pd.DataFrame:
         """Stored ensembles, the newest first, by name. current: made of exactly the trials that are complete now."""
@@ -124,6 +153,9 @@ class Study:
         post: Sequence[str] = (),
         flips: int = 1,
         all_rows: str = NONE,
+        budget_minutes: float | None = None,
+        images: int | None = None,
+        device: str | None = None,
         weights: str | None = None,
         cache: str | PathLike[str] | None = None,
         address: str | None = None,
@@ -135,6 +167,7 @@ class Study:
         name is that of the ensemble. The other options are those of the command. Raises UserError.
         """
         from orchestration.blending.blend import BlendOptions, run_ensemble
+        from orchestration.blending.budget import asked_budget
         from orchestration.blending.members import FileMembers
         from orchestration.python.typed import typed_options
         from orchestration.python.work import at_work
@@ -142,7 +175,9 @@ class Study:
 
         where = typed_options({"cache": cache, "address": address, "inline": inline})
         resources = Resources(**where, fold_timeout=None)  # its jobs are no folds
-        options = BlendOptions(rule=rule, follow_ups=tuple(post), flips=flips, all_rows=all_rows)
+        directory = None if data is None else require_data(Path(data).expanduser())
+        budget = asked_budget(budget_minutes, images, device, directory)
+        options = BlendOptions(rule=rule, follow_ups=tuple(post), flips=flips, all_rows=all_rows, budget=budget)
         found: list[Blend] = []
 
         def show(card: Card, beside: Sequence[str], labels: Mapping[str, str]) -> None:
@@ -155,18 +190,20 @@ class Study:
             return Predictor(directory, resources=usable_resources(resources, say), weights=source)
 
         place = Path(out).expanduser()
-        with at_work(say):
-            written = run_ensemble(
+        written = at_work(
+            say,
+            lambda: run_ensemble(
                 [self.uri],
                 FileMembers(),
-                data_dir=None if data is None else require_data(Path(data).expanduser()),
+                data_dir=directory,
                 out=place,
                 options=options,
                 seed=0,  # of blends without a study; this one's is the study's
                 open_predictor=open_predictor,
                 say=say,
                 show=show,
-            )
+            ),
+        )
         name = place.stem if place.suffix == ".csv" else place.name
         return replace(found[0], name=name, written=tuple(written))
 

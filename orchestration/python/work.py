@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import logging
 import signal
-import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TypeVar
 
-from orchestration.interrupts import CUTS_SHORT, Interrupted
+from orchestration.interrupts import CUTS_SHORT, Interrupted, Raising
 from orchestration.progress import Say
 
-REMIND_SECONDS = 0.5
+T = TypeVar("T")
+STOPPED = "Stopped. What was finished is kept; run the same again to resume."
 
 
 class SearchStopped(KeyboardInterrupt):
@@ -28,27 +29,36 @@ class SearchStopped(KeyboardInterrupt):
         return [str(self)]
 
 
-@contextmanager
-def at_work(say: Say) -> Iterator[None]:
-    """The first SIGINT is raised, a second one changes nothing, a third is raised again; raises SearchStopped.
+def at_work(say: Say, work: Callable[[], T]) -> T:
+    """What `work` returns. The first SIGINT is raised in it, a second one changes nothing, a third is raised again;
+    raises SearchStopped.
 
     Outside of the main thread, where Python delivers no signal, and where SIGINT is ignored, all stays as it is.
+    A function and no context manager: between an `__enter__` and what it guards a signal would be nobody's.
     """
-    handler = _Handler(say)
-    own = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) not in (
-        signal.SIG_IGN,
-        None,
-    )
-    before = signal.signal(signal.SIGINT, handler) if own else None
+    handler, before = _Handler(say), signal.getsignal(signal.SIGINT)
+    own = threading.current_thread() is threading.main_thread() and before not in (signal.SIG_IGN, None)
     try:
-        with _without_widgets():
-            yield
+        try:
+            if own:
+                signal.signal(signal.SIGINT, handler)
+            with _without_widgets():
+                result = work()
+        finally:  # twice: a first signal may be raised in one of them
+            _give_back(handler, before, own)
     except KeyboardInterrupt:
-        raise SearchStopped("Stopped. What was finished is kept; run the same again to resume.") from None
+        raise SearchStopped(STOPPED) from None
     finally:
-        handler.ended.set()
-        if own:
-            signal.signal(signal.SIGINT, before)
+        _give_back(handler, before, own)
+    if handler.late:
+        raise SearchStopped(STOPPED)
+    return result
+
+
+def _give_back(handler: _Handler, before: object, own: bool) -> None:
+    handler.end()
+    if own:
+        signal.signal(signal.SIGINT, before)  # type: ignore[arg-type]  # what getsignal returned
 
 
 @contextmanager
@@ -66,39 +76,27 @@ def _without_widgets() -> Iterator[None]:
 
 
 class _Handler:
-    """Of SIGINT. An exception that a handler raises is lost where C code clears whatever comes, as `hasattr` may: it is
-    raised again until it is under way."""
+    """Of SIGINT."""
 
     def __init__(self, say: Say) -> None:
-        self.ended = threading.Event()
-        self._say, self._main = say, threading.main_thread().ident or 0
-        self._received = 0
-        self._reminding = False
+        self.late = False  # one came when the work had ended
+        self._say, self._ended = say, False
+        self._received, self._raising = 0, Raising()
+
+    def end(self) -> None:
+        """Raise nothing any more."""
+        self._ended = True
+        self._raising.end()
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self._reminding:
-            self._reminding = False
-            if not _under_way():
-                raise Interrupted
+        if self._ended:
+            self.late = True
             return
         self._received += 1
         if self._received == 1:
-            threading.Thread(target=self._remind, name="interrupt", daemon=True).start()
             self._say("Ctrl-C: stopping; what was finished is kept")
+            self._raising.begin()
         elif self._received < CUTS_SHORT:
             self._say("Ctrl-C: it is stopping already; once more cuts that short")
-            return
-        raise Interrupted
-
-    def _remind(self) -> None:
-        while not self.ended.wait(REMIND_SECONDS):
-            self._reminding = True
-            signal.pthread_kill(self._main, signal.SIGINT)  # also where it waits
-
-
-def _under_way() -> bool:
-    """Whether an interrupt is being handled now: what ends in order must not be torn."""
-    error = sys.exception()
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__context__
-    return error is not None
+        else:
+            raise Interrupted

@@ -348,8 +348,7 @@ class Proposer:
         if not self._backbones_here(family) and (names := self._backbones(family)):
             wanted = ", ".join(names)
             self.why_exhausted[family] = (
-                f"trials of {family} need the weights of {wanted}, which are not here; `biomass weights` says where "
-                "they can be had"
+                f"trials of {family} need the weights of {wanted}, which are not here; `biomass weights` lists sources"
             )
 
     def _is_refused(self, record: TrialRecord) -> bool:

@@ -49,6 +49,7 @@ class Measured:
     before: float
     chosen: float  # with those that `next` names
     random: float
+    labelled: int = 60  # photographs at first, and as many that are added
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +135,7 @@ def measure(pasture: Pasture, number: int, repeat: int, start: str, labelled: in
         before=score(pasture, known, seed),
         chosen=score(pasture, np.concatenate([known, chosen]), seed),
         random=score(pasture, np.concatenate([known, at_random]), seed),
+        labelled=labelled,
     )
 
 
@@ -158,7 +160,7 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "gains.jsonl"
     kept = [Measured(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
-    there = {(one.pasture, one.repeat, one.start): one for one in kept}
+    there = {(one.pasture, one.repeat, one.start): one for one in kept if one.labelled == labelled}
     found = []
     for number in range(pastures):
         pasture = None

@@ -66,11 +66,12 @@ def test_every_command_of_the_page_runs(folder: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.long
-def test_the_page_for_the_field_is_served(folder: Path) -> None:
+@pytest.mark.ray
+@pytest.mark.parametrize("words", SERVED, ids=["alone", "replicas"])
+def test_the_page_for_the_field_is_served(folder: Path, words: list[str]) -> None:
     """In a process of its own, stopped by SIGTERM; asked as the page's `curl` asks."""
     biomass("ensemble", "runs/first", "--data", "DIR", "--out", "submission.csv", "--inline", cwd=folder)
-    assert len(SERVED) == 1
-    command = [sys.executable, "-m", "orchestration", *SERVED[0][1:], "--json"]
+    command = [sys.executable, "-m", "orchestration", *words[1:], "--json"]
     with subprocess.Popen(
         command, cwd=folder, env=environment(folder), text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as process:
@@ -78,7 +79,7 @@ def test_the_page_for_the_field_is_served(folder: Path) -> None:
         address = json.loads("".join(iter(process.stdout.readline, "}\n")) + "}")["predict"]
         photograph = next((folder / "new-photographs").iterdir())
         sent = {"photographs": (photograph.name, photograph.read_bytes())}
-        answer = httpx2.post(address, files=sent, data={"unit": "kg/ha", "area": "0.21"}, timeout=60).json()
+        answer = httpx2.post(address, files=sent, data={"unit": "kg/ha", "area": "0.21"}, timeout=200).json()
         process.terminate()
         assert process.wait(60) == 0
     assert answer["unit"] == "kg/ha" and answer["photographs"][0]["masses"]["Dry_Total"]["mass"] > 0

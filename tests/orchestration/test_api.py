@@ -37,8 +37,9 @@ from orchestration.api import (
     search,
 )
 from orchestration.cli import app
+from orchestration.interrupts import REMIND_SECONDS, REMINDER
 from orchestration.python.typed import OPTIONS, typed_options
-from orchestration.python.work import REMIND_SECONDS, at_work
+from orchestration.python.work import at_work
 from orchestration.search.presets.named import overridden
 from orchestration.search.presets.options import PART_OF
 from orchestration.study.lock import study_lock
@@ -121,6 +122,29 @@ def test_a_blend_is_that_of_the_command(told: Study, tmp_path: Path) -> None:
     assert stored.loc["mix", "nested_score"] == told.blend("mix").card.nested_score == card["nested_score"]
     assert told.blend().name == stored["created_at"].idxmax()  # the one that pages show
     assert "nested by date" in repr(blend) and words_of(blend._repr_html_()) == words_of(repr(blend))
+
+
+def test_a_trial_and_a_report_are_those_of_the_commands(told: Study, tmp_path: Path) -> None:
+    shown, page = told.show("0000"), output("show", told.uri, "0000")
+    assert shown.facts.trial_id == told.trials().index[0]
+    assert words_of(repr(shown)) == words_of(shown._repr_html_()) == words_of(page)
+    with pytest.raises(LedgerError):
+        told.show("zz")
+    assert told.report(tmp_path / "mine.html") == tmp_path / "mine.html"
+    output("report", told.uri, "--out", str(tmp_path / "theirs.html"))
+    mine, theirs = (words_of((tmp_path / f"{name}.html").read_text()) for name in ("mine", "theirs"))
+    assert mine == theirs
+    for wrong in ("page.txt", tmp_path):
+        with pytest.raises(UserError, match="out is"):
+            told.report(wrong)
+
+
+def test_half_a_budget_is_refused(told: Study, tmp_path: Path) -> None:
+    for half in ({"budget_minutes": 5.0}, {"images": 9}, {"device": "Tesla"}):
+        with pytest.raises(UserError, match="budget"):
+            told.ensemble(out=tmp_path / "x", **half)
+    with pytest.raises(UserError, match="a budget needs a profile"):
+        told.ensemble(out=tmp_path / "x", budget_minutes=5.0, images=9)
 
 
 def test_an_empty_study_has_empty_tables(tmp_path: Path) -> None:
@@ -293,56 +317,108 @@ def test_importing_it_changes_nothing_and_loads_nothing_heavy(tmp_path: Path) ->
     assert (ended.stdout.strip(), ended.stderr) == ("True []", "") and list(tmp_path.iterdir()) == []
 
 
+def nothing(_: str) -> None:
+    """Says it to nobody."""
+
+
+def press() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
 def test_the_first_interrupt_is_raised_and_handlers_come_back() -> None:
-    before, said = signal.getsignal(signal.SIGINT), list[str]()
-    with pytest.raises(SearchStopped, match="run the same again to resume"), at_work(said.append):
-        signal.raise_signal(signal.SIGINT)
+    before, said = [signal.getsignal(number) for number in (signal.SIGINT, REMINDER)], list[str]()
+
+    def work() -> None:
+        press()
         threading.Event().wait(60)
-    assert signal.getsignal(signal.SIGINT) is before and said == ["Ctrl-C: stopping; what was finished is kept"]
+
+    with pytest.raises(SearchStopped, match="run the same again to resume"):
+        at_work(said.append, work)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, REMINDER)] == before
+    assert said == ["Ctrl-C: stopping; what was finished is kept"]
+    assert at_work(nothing, lambda: 3) == 3
 
 
 def test_an_interrupt_that_is_swallowed_comes_again() -> None:
-    with pytest.raises(SearchStopped), at_work(lambda text: None):
+    def work() -> None:
         with contextlib.suppress(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
+            press()
         threading.Event().wait(60)
         pytest.fail("the interrupt was lost")
 
+    with pytest.raises(SearchStopped):
+        at_work(nothing, work)
+
 
 def test_an_end_in_order_is_not_torn_by_a_second_one() -> None:
-    ended = False
-    with pytest.raises(SearchStopped), at_work(lambda text: None):
+    ended = []
+
+    def work() -> None:
         try:
-            signal.raise_signal(signal.SIGINT)
+            press()
         finally:
-            signal.raise_signal(signal.SIGINT)
+            press()
             threading.Event().wait(3 * REMIND_SECONDS)
             try:
                 raise ValueError
             except ValueError:
                 threading.Event().wait(2 * REMIND_SECONDS)
-            ended = True
+            ended.append(True)
+
+    with pytest.raises(SearchStopped):
+        at_work(nothing, work)
     assert ended
 
 
 def test_a_third_interrupt_cuts_the_end_short() -> None:
-    with pytest.raises(SearchStopped), at_work(lambda text: None):
+    def work() -> None:
         try:
-            signal.raise_signal(signal.SIGINT)
+            press()
         finally:
-            signal.raise_signal(signal.SIGINT)
-            signal.raise_signal(signal.SIGINT)
+            press()
+            press()
             pytest.fail("it went on")
+
+    with pytest.raises(SearchStopped):
+        at_work(nothing, work)
+
+
+def test_every_moment_has_an_owner() -> None:
+    """An interrupt before each line of the mechanism is raised, and the handler of before comes back."""
+    before, moment, pressed = signal.getsignal(signal.SIGINT), 0, True
+    while pressed:
+        pressed, left = False, moment
+
+        def trace(frame: Any, event: str, _: Any) -> Any:
+            nonlocal pressed, left
+            if event == "line" and Path(frame.f_code.co_filename).name == "work.py":
+                if left == 0 and not pressed:
+                    pressed = True
+                    press()
+                left -= 1
+            return trace
+
+        ended = None
+        sys.settrace(trace)
+        try:
+            ended = at_work(nothing, lambda: "ended")
+        except KeyboardInterrupt:
+            ended = "stopped"
+        finally:
+            sys.settrace(None)
+        assert signal.getsignal(signal.SIGINT) is before
+        assert ended == ("stopped" if pressed else "ended"), f"line {moment} of the mechanism"
+        moment += 1
+    assert moment > 20
 
 
 def test_beside_the_main_thread_signals_stay_as_they_are() -> None:
     before, found = signal.getsignal(signal.SIGINT), list[Any]()
 
-    def work() -> None:
-        with at_work(lambda text: None):
-            found.append(signal.getsignal(signal.SIGINT))
+    def look() -> None:
+        at_work(nothing, lambda: found.append(signal.getsignal(signal.SIGINT)))
 
-    thread = threading.Thread(target=work)
+    thread = threading.Thread(target=look)
     thread.start()
     thread.join()
     assert found == [before]

@@ -279,7 +279,7 @@ def test_ctrl_c_ends_any_command_with_one_line(tmp_path: Path) -> None:
     os.killpg(process.pid, signal.SIGINT)  # what a terminal does: every process of the group gets it
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130 and out == ""
-    assert err.splitlines()[-1] == "Stopped. What was finished is kept; run the same command again to resume."
+    assert err.splitlines()[-1] == "Stopped; run the same command again."
     assert "Traceback" not in err
 
 

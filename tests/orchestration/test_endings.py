@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 from signal import SIGHUP, SIGINT, SIGTERM, Signals
 
 import pytest
-from commands import biomass
+from commands import biomass, environment
 from running_search import Running, search_command, status_of
 
 from biomass_models.counted import counted
+from orchestration.interrupts import AGAIN, REMIND_SECONDS, RESUMES
 from orchestration.processes import running
 from orchestration.study.ledger import Ledger
 from orchestration.study.storage import Storage
 
 ACKNOWLEDGED, ENDED = 1.0, 15.0  # seconds: the requirement
 NAMES = {SIGINT: "Ctrl-C", SIGTERM: "SIGTERM", SIGHUP: "SIGHUP"}
-GOES_ON = "run the same command again to resume"
 
 
 def check_end(command: Running, number: Signals, sent: float) -> None:
@@ -27,7 +29,7 @@ def check_end(command: Running, number: Signals, sent: float) -> None:
     assert code == 128 + number, command.text
     assert command.said(f"{NAMES[number]}: stopping") - sent < ACKNOWLEDGED and took < ENDED, command.text
     assert not running(command.family())
-    assert GOES_ON in command.text and "Traceback" not in command.text and "***" not in command.text
+    assert AGAIN in command.text and "Traceback" not in command.text and "***" not in command.text
 
 
 def in_order(ending: Running) -> None:
@@ -65,6 +67,7 @@ def test_a_search_ends_in_order_and_goes_on(folder: Path, tiny_pasture: Path, nu
     with Running(search_command(tiny_pasture), folder) as search:
         search.until(lambda: len(ledger.results()) > len(before))
         check_end(search, number, search.send(number, group=group))
+        assert search.text.splitlines()[-1] == f"Stopped. What was finished is kept; {RESUMES}."
         assert f"{counted(len(before), 'trial has', 'trials have')} ended already" in search.text
     after = ledger.results()
     assert before < set(after) and all(result.status == "complete" for result in after.values())
@@ -129,9 +132,7 @@ def test_any_command_ends_by_any_of_the_signals(tmp_path: Path, number: Signals)
     with Running(["data", "make", "pasture", "--images", "5000"], tmp_path) as command:
         command.until(lambda: list(tmp_path.rglob("*.jpg")))
         check_end(command, number, command.send(number))
-        assert (
-            command.text.splitlines()[-1] == "Stopped. What was finished is kept; run the same command again to resume."
-        )
+        assert command.text.splitlines()[-1] == "Stopped; run the same command again."  # nothing of it is kept
 
 
 @pytest.mark.slow
@@ -143,3 +144,35 @@ def test_nohup_stays_nohup(tmp_path: Path) -> None:
         command.until(lambda: len(list(tmp_path.rglob("*.jpg"))) > drawn + 3)
         assert "SIGHUP" not in command.text
         check_end(command, SIGTERM, command.send(SIGTERM))
+
+
+SWALLOWS = f"""
+import contextlib, signal, sys, time
+from orchestration.commands.errors import run_guarded
+from orchestration.interrupts import until_signal
+
+def search():
+    with contextlib.suppress(KeyboardInterrupt):  # as `hasattr` does in C
+        signal.raise_signal(signal.SIGINT)
+    time.sleep(60)
+    print("lost")
+
+def serve():
+    until_signal(search)
+    signal.raise_signal(signal.SIGTERM)  # a second one
+    time.sleep({3 * REMIND_SECONDS})
+    print("ended in order")
+
+run_guarded({{"search": search, "serve": serve}}[sys.argv[1]])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("command", "code", "said"), [("search", 130, ""), ("serve", 0, "ended in order\n")])
+def test_a_signal_that_is_swallowed_comes_again(tmp_path: Path, command: str, code: int, said: str) -> None:
+    """Once: neither a second one nor its own reminders tear the end of a server."""
+    words = [sys.executable, "-c", SWALLOWS, command]
+    ended = subprocess.run(words, env=environment(tmp_path), capture_output=True, text=True, timeout=50)
+    assert (ended.returncode, ended.stdout) == (code, said), ended.stderr
+    assert ended.stderr.startswith("Ctrl-C: stopping, within 12 s; run the same command again\n")
+    assert ("already" in ended.stderr) == (command == "serve") and "Traceback" not in ended.stderr

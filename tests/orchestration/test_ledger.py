@@ -69,6 +69,14 @@ def test_oof_without_result_does_not_exist(ledger: Ledger) -> None:
         ledger.oof("abc")
 
 
+@pytest.mark.parametrize("status", ["pruned", "failed"])
+def test_a_trial_that_ended_without_all_its_rows_needs_no_repair(ledger: Ledger, status: str) -> None:
+    ledger.write_result("abc", replace(complete(0.5), status=status, score=None, fold_scores=(0.5, None), files={}))
+    with pytest.raises(LedgerError, match=f"abc is {status}; name another") as caught:
+        ledger.oof("abc")
+    assert "repair" not in str(caught.value)
+
+
 def test_numbers_that_json_does_not_know_are_refused(ledger: Ledger) -> None:
     with pytest.raises(ValueError):
         ledger.write_result("abc", complete(float("nan")))

@@ -34,10 +34,10 @@ def test_a_start_from_few_dates_has_few() -> None:
 
 @pytest.mark.slow
 def test_repeats_that_are_there_are_not_measured_again(tmp_path: Path) -> None:
-    def measured(repeats: int) -> list[Measured]:
+    def measured(repeats: int, labelled: int = 8) -> list[Measured]:
         drawing = Drawing(images=24, tests=6, width=160, backbone="test_vit")
         source = WeightsSource(kind="random")
-        return run(tmp_path, pastures=1, repeats=repeats, labelled=8, drawing=drawing, source=source)
+        return run(tmp_path, pastures=1, repeats=repeats, labelled=labelled, drawing=drawing, source=source)
 
     first = measured(1)
     assert len(first) == 2 and "| few dates |" in table(first)
@@ -45,3 +45,4 @@ def test_repeats_that_are_there_are_not_measured_again(tmp_path: Path) -> None:
     both = measured(2)
     assert (tmp_path / "gains.jsonl").read_text().splitlines()[:2] == lines
     assert [one for one in both if one.repeat == 0] == first and len(both) == 4
+    assert {one.labelled for one in measured(1, labelled=6)} == {6}, "repeats from another start are others"

@@ -19,21 +19,25 @@ import pytest
 from blended_study import blend_five, finished_study
 from starlette.testclient import TestClient
 from test_all_rows import as_searched
+from tiny_study import RANDOM
 from typer.testing import CliRunner
 
 from biomass_models.errors import UserError
 from orchestration.answers.opened import BlendPlace, open_blend
 from orchestration.answers.photographs import PATH
+from orchestration.bundle.export import export_bundle
 from orchestration.cli import app
+from orchestration.inspect.trace import trace
+from orchestration.serving.address import TOKEN, token_for
 from orchestration.serving.app import Served, make_app
 from orchestration.serving.asked import Limits, RequestError, read_asked
 from orchestration.serving.guard import COOKIE, POLICY
 from orchestration.serving.model_thread import ModelThread
 from orchestration.serving.page import style
 from orchestration.serving.pictures import TrainingPhotographs
-from orchestration.serving.run import TOKEN, token_for
 from orchestration.serving.schema import SCHEMA
 from orchestration.serving.uploads import shown_name
+from orchestration.study.seeds import content_id
 
 pytestmark = pytest.mark.slow
 HERE = "http://127.0.0.1:8000"
@@ -99,6 +103,23 @@ def test_masses_are_those_of_predict_bit_for_bit(
     theirs = pd.read_csv(tmp_path / "m.csv")
     theirs[PATH] = theirs[PATH].map(lambda path: Path(path).name)
     assert base64.b64decode(content).decode() == theirs.to_csv(index=False, float_format="%.4f", lineterminator="\n")
+
+
+def test_a_bundle_is_served_as_its_study_is(
+    client: TestClient, served: Served, world: tuple[Any, Path], tiny_pasture: Path
+) -> None:
+    """The whole answer, with intervals and neighbours, and the whole page, with maps."""
+    study, bundle = world[1] / "study", world[1] / "bundle"
+    export_bundle(str(study), world[0].name, bundle, weights=RANDOM)
+    other = TestClient(make_app(replace(served, blend=open_blend(BlendPlace(str(bundle), None, None)))), base_url=HERE)
+    for path in ("/predict", "/"):
+        mine, theirs = (
+            one.post(path, files=parts(*photographs(tiny_pasture)), data={"level": "0.5"}) for one in (client, other)
+        )
+        assert mine.status_code == 200 and mine.content == theirs.content
+    card = client.post("/predict", files=parts(photographs(tiny_pasture)[0])).json()["card"]
+    found = trace(bundle, [str(study)])
+    assert (found.kind, found.ensemble) == ("bundle", world[0].name) and content_id(dict(found.card)) == card
 
 
 def test_the_page_has_pictures_maps_and_nearest_training_photographs(client: TestClient, tiny_pasture: Path) -> None:

@@ -12,9 +12,14 @@ from biomass_models.config_rules import nearest
 from orchestration.study import layout
 from orchestration.study.files.base import LedgerError, parquet
 from orchestration.study.files.study import SettingFiles
-from orchestration.study.records import FAILED, TrialRecord, TrialResult
+from orchestration.study.records import COMPLETE, FAILED, TrialRecord, TrialResult
 
 MOST_NAMED = 5  # trials in a message
+
+
+def incomplete(trial_id: str, status: str) -> LedgerError:
+    """Of a trial that has ended, or not, without all its out-of-fold rows."""
+    return LedgerError(f"a complete trial has out-of-fold rows of all folds, {trial_id} is {status}; name another")
 
 
 class TrialFiles(SettingFiles):
@@ -118,7 +123,13 @@ class TrialFiles(SettingFiles):
 
     def oof(self, trial_id: str) -> pd.DataFrame:
         """The complete OOF table of a trial, verified against its marker."""
-        return self._payload_frame(layout.trial(trial_id), layout.RESULT, TrialResult, layout.OOF)
+        try:
+            return self._payload_frame(layout.trial(trial_id), layout.RESULT, TrialResult, layout.OOF)
+        except LedgerError:
+            result = self.result(trial_id)
+            if result is None or result.status == COMPLETE:
+                raise
+            raise incomplete(trial_id, result.status) from None
 
     def write_events(self, trial_id: str, content: bytes) -> None:
         """TensorBoard events of an ended trial; no result depends on them."""
