@@ -27,7 +27,7 @@ from orchestration.study.seeds import derive_seed
 from search_spaces.domain import Choice, SearchSpace
 
 if TYPE_CHECKING:
-    from orchestration.search.fold_costs import FoldCosts  # it loads torch
+    from orchestration.search.fold_costs import FoldCosts
 
 DRAWS_UNTIL_EXHAUSTED = 50  # points in a row that are all refused or known: a space counts as exhausted
 REPEATS_OF_ENGINE = 10  # known points in a row after which random search draws: an engine may keep to its best point

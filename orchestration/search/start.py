@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from biomass_models.backbones.weights import WeightsSource
@@ -12,13 +13,12 @@ from biomass_models.data.frames import Fit
 from biomass_models.data.table import fit_of, read_train
 from biomass_models.families import registry
 from biomass_models.fold_units import cut_groups_notice
-from orchestration.progress import Say
+from orchestration.progress import Say, progress_bar
 from orchestration.search.ending import Ending
 from orchestration.search.fold_costs import fold_costs_here
-from orchestration.search.inline import search_inline
 from orchestration.search.opening import require_typed, settings_of_now, typed_fields
 from orchestration.search.preflight import searchable
-from orchestration.search.prepare import prepare_search
+from orchestration.search.prepare import make_references, prepare_search
 from orchestration.search.presets.options import PSEUDO_WEIGHT, Preset
 from orchestration.search.pruning import RULES
 from orchestration.study.data import StudyData
@@ -29,6 +29,7 @@ from orchestration.study.settings import StudyError, StudySettings
 from orchestration.study.storage import Storage
 from orchestration.workers.address import is_cluster, require_answer
 from orchestration.workers.context import WorkerContext
+from orchestration.workers.machine import may_have_gpu
 from orchestration.workers.resources import Resources
 from orchestration.workers.weights_here import available_backbones, backbones_of_study, note_stand_ins, source_of_study
 from search_spaces.domain import SearchSpace
@@ -46,6 +47,8 @@ def has_gpu(resources: Resources) -> bool:
 
         with ray_cluster(resources.address):
             return bool(ray.cluster_resources().get("GPU", 0) >= 1)
+    if not may_have_gpu():
+        return False
     import torch
 
     return torch.cuda.is_available()
@@ -202,9 +205,15 @@ def run_search(
             weights=weights.absolute(),
         )
         if resources.inline:
+            from orchestration.search.inline import search_inline  # it loads torch
+
+            with progress_bar("Reference scores") as update:
+                make_references(ledger, data_dir, say, update)
             return search_inline(ledger, context, proposer, RULES[prune], resources, heartbeat, say)
+        from orchestration.search.on_ray.beside import Beside
         from orchestration.search.on_ray.run import search_on_ray
         from orchestration.workers.cluster import ray_cluster
 
+        references = Beside("Reference scores", partial(make_references, ledger, data_dir.resolve(), say))
         with ray_cluster(resources.address, say=say) as pulse:
-            return search_on_ray(ledger, context, proposer, RULES[prune], resources, heartbeat, pulse, say)
+            return search_on_ray(ledger, context, proposer, RULES[prune], resources, heartbeat, pulse, references, say)

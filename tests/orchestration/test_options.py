@@ -221,7 +221,7 @@ def test_inline_starts_no_ray(search: Any, tiny_pasture: Path, monkeypatch: pyte
         assert resources.inline
         raise Started
 
-    monkeypatch.setattr("orchestration.search.start.search_inline", start)
+    monkeypatch.setattr("orchestration.search.inline.search_inline", start)
     arrived = CliRunner().invoke(app, ["search", "s", "--data", str(tiny_pasture), "--preset", "smoke", "--inline"])
     assert isinstance(arrived.exception, Started), arrived.output
 

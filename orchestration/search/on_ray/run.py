@@ -16,6 +16,7 @@ from orchestration.search.fold_costs import FoldCosts
 from orchestration.search.incumbent import Incumbent
 from orchestration.search.live_view import LiveView
 from orchestration.search.model_room import ModelRoom
+from orchestration.search.on_ray.beside import Beside
 from orchestration.search.on_ray.coordinator import FirmGround, make_coordinator
 from orchestration.search.on_ray.tune_searcher import BreakNotes, TuneSearcher, most_running
 from orchestration.search.on_ray.watch import Watch
@@ -47,12 +48,13 @@ def search_on_ray(
     resources: Resources,
     heartbeat: Heartbeat,
     pulse: Pulse,
+    references: Beside,
     say: Say,
 ) -> Ending:
     """Search until the proposer has nothing more. Needs Ray and the study's lock.
 
-    Leaves the process that calls it alone. Raises StudyError with the reason where the search cannot go on,
-    ClusterError where Ray has died.
+    references: made while the folds run. Leaves the process that calls it alone. Raises StudyError with the reason
+    where the search cannot go on, ClusterError where Ray has died.
     """
     broker, slots = pulse.guard(lambda: start_broker(context, resources))
     waits = "" if slots else ", folds wait for a node that has what a slot asks for (biomass doctor)"
@@ -64,7 +66,8 @@ def search_on_ray(
     say(f"{counted(slots, 'slot')}{waits}; {counted(proposer.trials.ended, 'trial has', 'trials have')} ended already")
     searcher = TuneSearcher(proposer, most_running=most_running(max(slots, 1)))
     room = None if resources.weights_gb is None else ModelRoom(ledger, resources.weights_gb, say)
-    watch = Watch(broker, searcher, LiveView(proposer, Incumbent(StudyData(ledger)), say, room), heartbeat, say)
+    view = LiveView(proposer, Incumbent(StudyData(ledger)), say, room)
+    watch = Watch(broker, searcher, view, heartbeat, say, references)
     together = gpus_of_a_slot(resources) > 0 if resources.folds_together is None else resources.folds_together
     leave = threading.Event()
     tuner = make_tuner(ledger, searcher, broker, rule, together=together, leave=leave)
@@ -72,16 +75,19 @@ def search_on_ray(
     with watch.watching():
         # not here, where a dead Ray would hold it for ever, and where Tune would take SIGINT and SIGUSR1 for itself
         pulse.guard(tuner.fit, lambda: watch.lost, leave.set)
+    references.finish()
     if proposer.costs is not None and proposer.costs.unknown:
         say(f"note: nothing was refused for what its folds cost, no slot could be measured: {proposer.costs.unknown}")
     return ending_of(proposer, searcher.end_reason, before)
 
 
 def measure_a_slot(costs: FoldCosts, broker: Any) -> None:
-    """Have the first slot that is there measured, where costs need it, before any fold runs on it."""
+    """Have the first slot that is there measured before any fold runs on it, and folds counted on any slot: torch is
+    there. A count goes before all folds that wait."""
     if costs.measure_job is not None:
         answer = broker.run.remote(costs.measure_job, RETRY)
         costs.set_poll(lambda: ray.get(answer) if ray.wait([answer], timeout=0)[0] else None)
+        costs.set_counter(lambda job: ray.get(broker.run.remote(job, RETRY)))
 
 
 class _Leave(tune.Callback):

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from biomass_models.backbones.noted import notes_in
 from biomass_models.backbones.weights import WeightsSource
 from biomass_models.errors import UserError
 from biomass_models.families import registry
@@ -52,20 +53,21 @@ def search_as_asked(
     resources = usable_resources(asked.resources, say)
     for name, value in asked.values().items():
         detail(f"{name}: {value}")
-    check_search(study, data_dir, asked, made_with, say)
-    from orchestration.search.start import start_search  # it loads torch
+    with notes_in(resources.cache.expanduser()):
+        check_search(study, data_dir, asked, made_with, say)
+        from orchestration.search.start import start_search  # only now: it knows Ray
 
-    return start_search(
-        study,
-        data_dir,
-        asked,
-        weights=source,
-        resources=resources,
-        say=say,
-        retry_failed=asked.budget.retry_failed,
-        made_with=made_with,
-        data_checked=True,
-    )
+        return start_search(
+            study,
+            data_dir,
+            asked,
+            weights=source,
+            resources=resources,
+            say=say,
+            retry_failed=asked.budget.retry_failed,
+            made_with=made_with,
+            data_checked=True,
+        )
 
 
 def require_data(directory: Path) -> Path:
