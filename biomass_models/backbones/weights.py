@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from biomass_models.backbones.checkpoints import CheckpointError
 from biomass_models.backbones.noted import noted
 from biomass_models.backbones.packages import PACKAGES, Rename, find_copied, find_packaged, package_of
-from biomass_models.backbones.published import HUB_FILES, hub_names, published_names
+from biomass_models.backbones.published import HUB_FILES, hub_names, place_of, published_names
 from biomass_models.backbones.weights_fit import fitting_state
 from biomass_models.config_rules import did_you_mean
 from biomass_models.errors import UserError
@@ -281,12 +281,10 @@ def published_at(name: str) -> str:
 
 def _hub_place(name: str) -> tuple[str, tuple[str, ...]] | None:
     """A backbone's repository on timm's hub, and the names of its file there."""
-    import timm
-
-    cfg = timm.get_pretrained_cfg(name)
-    if cfg is None or not cfg.hf_hub_id:
+    if not (repository := place_of(name, "hf_hub_id")):
         return None
-    return cfg.hf_hub_id, (cfg.hf_hub_filename,) if cfg.hf_hub_filename else HUB_FILES
+    file = place_of(name, "hf_hub_filename")
+    return repository, (file,) if file else HUB_FILES
 
 
 def _from_cache(name: str) -> Path | None:

@@ -13,7 +13,10 @@ from biomass_models.backbones import noted as notes
 from biomass_models.backbones import weights
 from biomass_models.backbones.adapter import create_timm
 from biomass_models.backbones.noted import noted, notes_in
+from biomass_models.backbones.published import hub_names, published_names
 from biomass_models.backbones.weights import WeightsFileError, WeightsSource, canonical_name, verify_weights
+
+DINOV3 = "vit_small_patch16_dinov3.lvd1689m"
 
 
 class Found:
@@ -83,6 +86,23 @@ def test_mistakes_are_not_noted(tmp_path: Path) -> None:
                 canonical_name("test_vitt")
         assert canonical_name("test_vit") == canonical_name(NAME) == NAME
     assert json.loads(the_file(tmp_path).read_bytes()) == {"name": {"test_vit": NAME, NAME: NAME}}
+
+
+def test_where_weights_are_published_is_noted_as_it_is_without_notes(tmp_path: Path) -> None:
+    names = (
+        NAME,
+        "tf_efficientnet_lite0.in1k",
+        "vit_small_patch14_dinov2.lvd142m",
+        "vit_small_patch16_dinov3.lvd1689m",
+        "no",
+    )
+
+    def all_of_them() -> list[object]:
+        return [found(name) for name in names for found in (published_names, hub_names, weights._hub_place)]
+
+    plain = all_of_them()
+    with notes_in(tmp_path):
+        assert all_of_them() == plain == all_of_them()
 
 
 def test_weights_are_compared_once_and_again_when_the_file_is_another(tmp_path: Path) -> None:

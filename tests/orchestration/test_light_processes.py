@@ -86,6 +86,37 @@ def test_a_trial_is_begun_and_ended_without_torch(status: str, tmp_path: Path) -
     assert (result.status if result else "stopped") == status
 
 
+RUNS = """
+import sys
+from typer.testing import CliRunner
+from orchestration.cli import app
+for line in sys.argv[2:]:
+    result = CliRunner().invoke(app, line.split())
+    assert result.exit_code == 0, (line, result.output, result.exception)
+print(sorted(set(sys.argv[1].split()) & set(sys.modules)))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("packages", "lines"),
+    [
+        ("pandas pyarrow scipy torch ray", ("--help", "search --help", "presets")),
+        (
+            "scipy sklearn torch timm ray optuna",
+            ("space baseline", "status STUDY", "leaderboard STUDY", "show STUDY TRIAL"),
+        ),
+    ],
+    ids=["pages of help", "readers of a study"],
+)
+def test_a_command_loads_what_it_needs(packages: str, lines: tuple[str, ...], tmp_path: Path) -> None:
+    study = copy_of("finished", tmp_path)
+    named = [line.replace("STUDY", study.storage.uri).replace("TRIAL", next(iter(study.results()))) for line in lines]
+    command = [sys.executable, "-c", RUNS, packages, *named]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment(tmp_path))
+    assert result.stdout == "[]\n", result.stderr
+
+
 UP_TO_RAY = """
 import sys
 from orchestration import cli

@@ -1,0 +1,193 @@
+"""Workers are asked for while photographs are still checked, only where all else is well, and never outlive a fault."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from running_search import Running, search_command
+from tiny_study import BACKBONE, RANDOM
+from typer.testing import CliRunner
+
+from biomass_models.data import check
+from biomass_models.data.check import check_directory
+from biomass_models.data.images import ImageError
+from biomass_models.errors import UserError
+from orchestration.cli import app
+from orchestration.processes import running
+from orchestration.workers.context import WorkerContext
+from orchestration.workers.resources import Resources
+from orchestration.workers.slots.early import EarlyPool
+
+SEARCH = ["--family", "probe", "--backbone", BACKBONE, "--weights", "random", "--scale", "smoke", "--trials", "2"]
+CONTEXT = WorkerContext(study="/study", data_dir="/data", cache="/cache", weights=RANDOM)
+PATIENCE = 100.0  # seconds; for what hangs where the order is wrong
+
+
+class Ray:
+    """A Ray of which nothing runs: what was asked of it, in order."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.events: list[str] = []
+        self.asked_for_workers = threading.Event()
+        self.no_cluster: Exception | None = None
+        self.no_workers: Exception | None = None
+        monkeypatch.setattr("orchestration.workers.cluster.ray_cluster", self._cluster)
+        monkeypatch.setattr("orchestration.workers.slots.ray_pool.start_broker", self._start)
+        monkeypatch.setattr("orchestration.workers.slots.ray_pool.hand_over", self._hand_over)
+
+    @contextmanager
+    def _cluster(self, address: str | None, say: Callable[[str], None]) -> Iterator[Any]:
+        if self.no_cluster is not None:
+            raise self.no_cluster
+        os.chdir("/")  # as its start does
+        self.events.append("Ray")
+        yield SimpleNamespace(guard=lambda work: work())
+        self.events.append("no Ray")
+
+    def _start(self, context: WorkerContext, resources: Resources) -> tuple[str, int]:
+        if self.no_workers is not None:
+            raise self.no_workers
+        self.events.append("workers")
+        self.asked_for_workers.set()
+        return "broker", 2
+
+    def _hand_over(self, broker: str, context: WorkerContext, resources: Resources) -> None:
+        self.events.append(f"kept {sorted(context.weights.kept)}")
+
+
+@pytest.fixture
+def ray(monkeypatch: pytest.MonkeyPatch) -> Ray:
+    return Ray(monkeypatch)
+
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only there a thread has a working directory")
+
+
+def the_thread() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "early"]
+
+
+@pytest.mark.slow
+def test_workers_are_asked_for_before_the_data_check_ends(
+    ray: Ray, tmp_path: Path, tiny_pasture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_at = check.look_at
+
+    def opened(path: Path) -> Any:
+        assert ray.asked_for_workers.wait(PATIENCE), "no photograph was opened before workers were asked for"
+        if "checked" not in ray.events:
+            ray.events.append("checked")
+        return look_at(path)
+
+    def begun(
+        ledger: Any, proposer: Any, rule: Any, resources: Any, heartbeat: Any, pulse: Any, start: Any, *_: Any
+    ) -> Any:
+        assert start() == ("broker", 2)
+        raise UserError("all is there")
+
+    monkeypatch.setattr(check, "look_at", opened)
+    monkeypatch.setattr("orchestration.search.on_ray.run.search_on_ray", begun)
+    monkeypatch.chdir(tmp_path)
+    ended = CliRunner().invoke(app, ["search", "study", "--data", str(tiny_pasture), *SEARCH])
+    assert str(ended.exception) == "all is there", ended.output
+    assert ray.events == ["Ray", "workers", "checked", "kept ['test_vit.r160_in1k']", "no Ray"]
+    assert Path.cwd() == tmp_path and not the_thread()
+
+
+@pytest.mark.slow
+def test_a_photograph_that_is_torn_leaves_nothing_of_them(
+    ray: Ray, tmp_path: Path, own_pasture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened(path: Path) -> Any:
+        assert ray.asked_for_workers.wait(PATIENCE)
+        raise ImageError("a photograph is whole", "half of one", "copy it again")
+
+    monkeypatch.setattr(check, "look_at", opened)
+    monkeypatch.chdir(tmp_path)
+    ended = CliRunner().invoke(app, ["search", "study", "--data", str(own_pasture), *SEARCH])
+    assert "a photograph is whole" in str(ended.exception)
+    assert ray.events == ["Ray", "workers", "no Ray"] and not the_thread()
+    assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.parametrize("spoilt", ["table", "photograph", "nothing"])
+def test_they_are_not_asked_for_where_something_is_known_to_be_wrong(spoilt: str, own_pasture: Path) -> None:
+    table = own_pasture / "train.csv"
+    if spoilt == "table":
+        table.write_text(table.read_text().replace("Dry_Dead_g", "Dry_Dread_g", 1))
+    elif spoilt == "photograph":
+        next((own_pasture / "train").iterdir()).unlink()
+    events: list[str] = []
+    check_directory(
+        own_pasture,
+        on_progress=lambda done, total: events.append("opened"),
+        before_photographs=lambda: events.append("sound"),
+    )
+    assert ("sound" in events) == (spoilt == "nothing") and "sound" not in events[1:]
+
+
+@pytest.mark.parametrize("resources", [Resources(inline=True), Resources(address="10.0.0.1:6379")])
+def test_this_process_and_a_cluster_wait_until_they_are_needed(resources: Resources, ray: Ray) -> None:
+    with EarlyPool(CONTEXT, resources, lambda text: None) as early:
+        early.begin()
+        assert not the_thread()
+    assert ray.events == []
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_what_they_cannot_start_for_is_told_where_they_are_needed(begun: bool, ray: Ray, tmp_path: Path) -> None:
+    here = Path.cwd()
+    try:
+        ray.no_workers = UserError("a slot needs 64 CPUs")
+        with EarlyPool(CONTEXT, Resources(), lambda text: None) as early:
+            if begun:
+                early.begin()
+            with early.cluster(), pytest.raises(UserError, match="a slot needs 64 CPUs"):
+                early.pool(CONTEXT)
+        assert ray.events == ["Ray", "no Ray"]
+        ray.no_cluster = UserError("Ray does not start")
+        with EarlyPool(CONTEXT, Resources(), lambda text: None) as early:
+            if begun:
+                early.begin()
+            with pytest.raises(UserError, match="Ray does not start"), early.cluster():
+                pass
+        assert ray.events == ["Ray", "no Ray"]
+    finally:
+        os.chdir(here)  # a Ray that starts late may move this process
+
+
+def test_without_a_working_directory_of_its_own_nothing_starts_early(
+    ray: Ray, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("orchestration.workers.slots.early._own_working_directory", lambda: False)
+    with EarlyPool(CONTEXT, Resources(), lambda text: None) as early:
+        early.begin()
+        while the_thread():
+            the_thread()[0].join(PATIENCE)
+        assert ray.events == []
+        with early.cluster():
+            assert early.pool(CONTEXT) == ("broker", 2)
+    assert ray.events == ["Ray", "workers", "no Ray"]
+
+
+@pytest.mark.ray
+@pytest.mark.long
+@pytest.mark.timeout(280)
+def test_a_search_whose_last_photograph_is_torn_leaves_no_process(tmp_path: Path, own_pasture: Path) -> None:
+    last = sorted((own_pasture / "test").iterdir())[-1]
+    last.write_bytes(last.read_bytes()[:900])
+    with Running(search_command(own_pasture), tmp_path) as search:
+        search.until(lambda: search.processes_of("gcs_server") or "in the data" in search.text)
+        family = search.family()
+        assert search.end(100) == 1
+    assert last.name in search.text and not (tmp_path / "study").exists()
+    assert not running(family)
