@@ -91,6 +91,7 @@ def test_workers_are_asked_for_before_the_data_check_ends(
         ledger: Any, proposer: Any, rule: Any, resources: Any, heartbeat: Any, pulse: Any, start: Any, *_: Any
     ) -> Any:
         assert start() == ("broker", 2)
+        assert the_thread(), "Ray's processes end with the thread that has started them"
         raise UserError("all is there")
 
     monkeypatch.setattr(check, "look_at", opened)
@@ -171,9 +172,7 @@ def test_without_a_working_directory_of_its_own_nothing_starts_early(
     monkeypatch.setattr("orchestration.workers.slots.early._own_working_directory", lambda: False)
     with EarlyPool(CONTEXT, Resources(), lambda text: None) as early:
         early.begin()
-        while the_thread():
-            the_thread()[0].join(PATIENCE)
-        assert ray.events == []
+        assert early._ready.wait(PATIENCE) and ray.events == []
         with early.cluster():
             assert early.pool(CONTEXT) == ("broker", 2)
     assert ray.events == ["Ray", "workers", "no Ray"]

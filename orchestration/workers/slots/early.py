@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from orchestration.processes import descendants, kill
@@ -42,11 +42,11 @@ class EarlyPool:
         """context: as far as it is known; workers get the final one from `pool`."""
         self._context, self._resources, self._say = context, resources, say
         self._thread: threading.Thread | None = None
+        self._ready, self._over = threading.Event(), threading.Event()
         self._stack = ExitStack()
         self._before = descendants(os.getpid())
         self._pulse: Pulse | None = None
         self._begun: tuple[Any, int] | None = None
-        self._no_cluster: BaseException | None = None
         self._no_pool: BaseException | None = None
 
     def __enter__(self) -> EarlyPool:
@@ -65,11 +65,9 @@ class EarlyPool:
     def cluster(self) -> Iterator[Pulse]:
         """Ray, which ends with this context. Raises what starting it raises (cluster.ray_cluster)."""
         if self._thread is not None:
-            while self._thread.is_alive():  # in steps, so that a signal gets through
-                self._thread.join(LOOK_SECONDS)
-            if self._no_cluster is not None:
-                raise self._no_cluster
-        if self._pulse is None:
+            while not self._ready.wait(LOOK_SECONDS):  # in steps, so that a signal gets through
+                pass
+        if self._pulse is None:  # also after a start that has failed: Ray has seconds for it, and a check takes some
             self._pulse = self._cluster()
         try:
             yield self._pulse
@@ -91,13 +89,19 @@ class EarlyPool:
         return self._begun
 
     def _run(self) -> None:
+        try:
+            self._start()
+        finally:
+            self._ready.set()
+        self._over.wait()  # the kernel ends Ray's processes with the thread that has started them
+
+    def _start(self) -> None:
         if not _own_working_directory():  # Ray's start changes it, and this process reads files by relative paths
             return
         logging.getLogger("ray").setLevel(level_of_ray())  # it warns of threads before it takes its level
-        try:
+        with suppress(Exception):  # it is started again where it is asked for, and then says why not
             self._pulse = self._cluster()
-        except BaseException as error:  # raised again where Ray is asked for
-            self._no_cluster = error
+        if self._pulse is None:
             return
         try:
             from orchestration.workers.slots.ray_pool import start_broker
@@ -112,12 +116,15 @@ class EarlyPool:
         return self._stack.enter_context(ray_cluster(self._resources.address, say=self._say))
 
     def _close(self) -> None:
-        if self._thread is not None:
-            self._thread.join(START_SECONDS)
-            if self._thread.is_alive():
-                kill(descendants(os.getpid()) - self._before, KILL_SECONDS)
+        if self._thread is not None and not self._ready.wait(START_SECONDS):
+            kill(descendants(os.getpid()) - self._before, KILL_SECONDS)
+            self._ready.wait(KILL_SECONDS)
+        try:
+            self._stack.close()
+        finally:
+            self._over.set()
+            if self._thread is not None:
                 self._thread.join(KILL_SECONDS)
-        self._stack.close()
 
 
 def _own_working_directory() -> bool:
