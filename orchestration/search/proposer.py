@@ -131,6 +131,7 @@ class Proposer:
             record = self._first_trial(family) or self._draw(family)
             if record is None:
                 self._exhausted.add(family)
+                self._note_missing_weights(family)
                 continue
             self.trials.add(record)
             self.ledger.write_trial(record)
@@ -291,8 +292,21 @@ class Proposer:
         return params
 
     def _backbones_here(self, family: str) -> list[str]:
-        domain = self.spaces[family].domains.get("backbone")
-        return [name for name in domain.options if name in self._weights] if isinstance(domain, Choice) else []
+        return [name for name in self._backbones(family) if name in self._weights]
+
+    def _backbones(self, family: str) -> tuple[str, ...]:
+        space = self.spaces[family]
+        domain = space.domains.get("backbone", Choice((space.fixed.get("backbone"),)))
+        return domain.options if isinstance(domain, Choice) else ()
+
+    def _note_missing_weights(self, family: str) -> None:
+        """Say why nothing of a family can be proposed where the weights of all its backbones are elsewhere."""
+        if not self._backbones_here(family) and (names := self._backbones(family)):
+            wanted = ", ".join(names)
+            self.why_exhausted[family] = (
+                f"trials of {family} need the weights of {wanted}, which are not here; `biomass weights` says where "
+                "they can be had"
+            )
 
     def _is_refused(self, record: TrialRecord) -> bool:
         """Whether a fold is estimated above the limit; then the ledger has it as refused."""

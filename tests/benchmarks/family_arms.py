@@ -22,6 +22,7 @@ from family_data import WEIGHTS, Dataset
 from family_spaces import study_space
 from safetensors.torch import load as load_tensors
 
+from biomass_models.data.table import fit_of
 from biomass_models.families.configs import config_from_params
 from biomass_models.families.registry import model
 from biomass_models.targets import TARGETS
@@ -47,16 +48,23 @@ def ledger_of(dataset: Dataset, backbone: str, family: str) -> Ledger:
 
 
 def search_arm(dataset: Dataset, backbone: str, family: str, seconds: float, cache: Path) -> None:
-    """Search for so many processor seconds, then predict the test set with each trial. A broken arm begins anew."""
+    """Search for so many processor seconds, then predict the test set with each trial. A broken arm begins anew.
+
+    Raises ValueError for an arm that has paid for features, or has no complete trial: it would be compared with others.
+    """
     folder = arm_folder(dataset, backbone, family)
     done = folder / "arm.json"
     if done.exists():
         return
     shutil.rmtree(folder, ignore_errors=True)
+    banks = set(cache.glob("*/bank.json"))
     search_for(seconds, folder / "study", dataset, backbone, (family,), cache)
-    predict_test(dataset, backbone, family, cache)
     trials = list(ledger_of(dataset, backbone, family).results().values())
     complete = sum(result.status == COMPLETE for result in trials)
+    new = [path.parent.name for path in set(cache.glob("*/bank.json")) - banks]
+    if new or not complete:
+        raise ValueError(f"an arm needs its features before, and a trial; got banks {new}, {complete} trials: {folder}")
+    predict_test(dataset, backbone, family, cache)
     done.write_text(json.dumps({"processor_seconds": seconds, "trials": complete, "failed": len(trials) - complete}))
 
 
@@ -64,11 +72,13 @@ def search_for(
     seconds: float, study: Path, dataset: Dataset, backbone: str, families: tuple[str, ...], cache: Path, **more: Any
 ) -> None:
     """Search, or search on, for so many processor seconds of this process; more: as run_search takes it."""
+    fit = fit_of(dataset.data_dir)
+    settings = StudySettings(families=families, backbones=(backbone,), scale="demo", seed=dataset.seed, fit=fit)
     with suppress(KeyboardInterrupt), processor_seconds(seconds):
         run_search(
             str(study),
             dataset.data_dir,
-            StudySettings(families=families, backbones=(backbone,), scale="demo", seed=dataset.seed),
+            settings,
             weights=WEIGHTS,
             fingerprints=available_backbones((backbone,), WEIGHTS, _quiet),
             resources=Resources(cache=cache, inline=True),

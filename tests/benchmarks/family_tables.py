@@ -21,7 +21,7 @@ from biomass_models.families.probe.config import ProbeConfig
 from biomass_models.targets import TARGETS, FloatArray
 from orchestration.study.records import COMPLETE
 
-SHORT = {"tf_efficientnet_lite0": "lite0", "vit_small_patch14_dinov2.lvd142m": "DINOv2"}
+SHORT = dict(zip(BACKBONES, ("lite0", "DINOv2"), strict=True))
 REFERENCE = "ridge on DINOv2"
 Arm = tuple[str, str]  # backbone, family
 TRUTH = ["image_id", "fold", "group", "unit", *TARGETS]

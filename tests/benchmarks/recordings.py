@@ -2,11 +2,12 @@
 
 M trials, N labelled images, K folds; masses in grams.
 
-    FOLDER/SEED/truth.csv                      masses of the test images, sample_id,target
-    FOLDER/SEED/BACKBONE/test.parquet          trial_id, image_id, five masses: what the mean of fold models predicts
-    FOLDER/SEED/BACKBONE/FAMILY/               a study of one family, searched with --prune off
+    FOLDER/SEED/truth.csv                            masses of the test images, sample_id,target
+    FOLDER/SEED/BACKBONE/FAMILY/study/               a study of one family, searched with --prune off
+    FOLDER/SEED/BACKBONE/FAMILY/test.parquet         trial_id, image_id, five masses: what the mean of fold models says
 
-The studies of one backbone are one recording: the same images and folds, each family searched for about as long.
+The studies of one backbone are one recording: the same images and folds, each family searched for about as long. It is
+what study_families.py leaves behind.
 """
 
 from __future__ import annotations
@@ -87,19 +88,18 @@ class Recording:
 def read_recordings(folder: Path) -> list[Recording]:
     """Every recorded study of a folder, by name. Raises ValueError for one that is not as the module says."""
     found = [
-        _read(seed / "truth.csv", backbone)
-        for seed in sorted(folder.iterdir())
-        if (seed / "truth.csv").is_file()
-        for backbone in sorted(seed.iterdir())
-        if (backbone / "test.parquet").is_file()
+        _read(truth, backbone)
+        for truth in sorted(folder.glob("*/truth.csv"))
+        for backbone in sorted({path.parents[1] for path in truth.parent.glob("*/*/test.parquet")})
     ]
     if not found:
-        raise ValueError(f"a recording is SEED/truth.csv and SEED/BACKBONE/test.parquet, got none in {folder}")
+        raise ValueError(f"a recording is SEED/truth.csv and SEED/BACKBONE/FAMILY/test.parquet, got none in {folder}")
     return found
 
 
 def _read(truth_path: Path, folder: Path) -> Recording:
-    studies = [StudyData(Ledger(Storage(path))) for path in sorted(folder.iterdir()) if (path / "study.json").is_file()]
+    arms = sorted(path.parent for path in folder.glob("*/test.parquet"))
+    studies = [StudyData(Ledger(Storage(arm / "study"))) for arm in arms]
     name = f"{folder.parent.name}/{folder.name}"
     if len({study.fold_hash for study in studies}) != 1:
         raise ValueError(f"the studies of a recording must have one set of folds, got others in {folder}")
@@ -115,7 +115,8 @@ def _read(truth_path: Path, folder: Path) -> Recording:
     cells = truth["fold"], truth["group"], truth["unit"]
     gram = error_gram(project_coherent(np.stack(predictions), norm_T), first.truth_NT, *cells, first.weight)
     test_truth_MT = read_masses(truth_path)
-    test = pd.read_parquet(folder / "test.parquet").set_index(["trial_id", "image_id"])[list(TARGETS)]
+    tests = pd.concat([pd.read_parquet(arm / "test.parquet") for arm in arms])
+    test = tests.set_index(["trial_id", "image_id"])[list(TARGETS)]
     by_trial = [test.loc[one.record.trial_id].loc[test_truth_MT.index].to_numpy(np.float64) for one in trials]
     spaces: dict[str, SearchSpace] = {}
     for study in studies:

@@ -96,7 +96,9 @@ def together(tasks: list[Task]) -> None:
     with ProcessPoolExecutor(CORES, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
         running = [pool.submit(function, *arguments) for function, arguments in tasks]
         for done, future in enumerate(as_completed(running), start=1):
-            future.result()
+            if (error := future.exception()) is not None:
+                pool.shutdown(cancel_futures=True)
+                raise error
             print(f"{done} of {len(tasks)} done", flush=True)
 
 

@@ -205,8 +205,16 @@ def test_only_backbones_whose_weights_are_here_are_proposed(tmp_path: Path) -> N
     search = proposer(tmp_path, spaces, weights={"net": "w", "other": "v"})
     drawn = [record.params["backbone"] for _ in range(30) if (record := search.propose()) is not None]
     assert len(drawn) == 30 and set(drawn) == {"net", "other"}
-    none = proposer(tmp_path / "none", spaces, weights={"elsewhere": "w"})
-    assert none.propose() is None and none.nothing_left is None
+
+
+def test_a_search_without_weights_for_its_ranges_says_so_at_its_end(tmp_path: Path) -> None:
+    space = space_of("probe", ("gone", "other"), "cpu")
+    without = {name: domain for name, domain in space.domains.items() if name != "backbone"}
+    fixed = replace(space, domains=without, fixed={**space.fixed, "backbone": "gone"}, first_trials=())
+    for number, (ranges, named) in enumerate([(space, "gone, other"), (fixed, "gone")]):
+        search = proposer(tmp_path / str(number), {"probe": ranges}, weights={"elsewhere": "w"})
+        assert search.propose() is None and search.nothing_left is not None
+        assert search.nothing_left.startswith(f"trials of probe need the weights of {named}, which are not here")
 
 
 class Ends:

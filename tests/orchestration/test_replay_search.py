@@ -40,9 +40,10 @@ def test_a_recording_is_read_as_it_was_written(tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     image_ids = [f"T{row}" for row in range(30)]
     truth_MT = from_components(*rng.gamma(2.0, 10.0, (3, 30)))
-    tables, expected = [], {}
+    expected = {}
     for family in ("density", "probe"):
-        ledger = made_study(tmp_path / "10" / "net" / family, (family,))
+        folder, tables = tmp_path / "10" / "net" / family, []
+        ledger = made_study(folder / "study", (family,))
         search = proposer(ledger)
         run(ledger, 3, lambda trial, truth_NT: erring(trial, truth_NT, 9.0), search)
         for trial in ledger.trials():
@@ -55,7 +56,7 @@ def test_a_recording_is_read_as_it_was_written(tmp_path: Path) -> None:
                 metrics = records.fold_metrics(fold, cpu_seconds=1.0 + fold + trial.number)
                 oof = records.oof_of(ledger.quadrats(), fold=fold)
                 ledger.write_fold(trial.trial_id, oof=oof, model=b"", metrics=metrics)
-    pd.concat(tables).to_parquet(tmp_path / "10" / "net" / "test.parquet")
+        pd.concat(tables).to_parquet(folder / "test.parquet")
     truth = pd.DataFrame(truth_MT, columns=list(TARGETS), index=pd.Index(image_ids, name="image_id"))
     masses_to_long(truth).to_csv(tmp_path / "10" / "truth.csv", index=False)
     (recording,) = read_recordings(tmp_path)
