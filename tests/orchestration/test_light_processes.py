@@ -162,7 +162,7 @@ def test_a_worker_loads_scikit_learn_with_the_first_fit_that_needs_it() -> None:
 @pytest.mark.timeout(280)
 def test_in_a_search_only_workers_load_torch(tmp_path: Path, tiny_pasture: Path) -> None:
     with notes_in(tmp_path / "cache"):  # as any search with this backbone has left it
-        canonical_name("test_vit")
+        canonical_name(canonical_name("test_vit"))
     notes = tmp_path / "notes"
     notes.mkdir()
     (tmp_path / "site").mkdir()
