@@ -49,17 +49,22 @@ bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/simulate_pruning.py --replicates 1000
 	$(BIN)/python tests/benchmarks/simulate_search.py
 	$(BIN)/python tests/benchmarks/bench_scheduling.py
+	$(BIN)/python tests/benchmarks/bench_scheduling.py 1000 2 --seconds 0.02
 	$(BIN)/python tests/benchmarks/bench_speed.py runs/bench-speed
 	$(BIN)/python tests/benchmarks/bench_start.py runs/bench-start
 	$(BIN)/python tests/benchmarks/bench_heads.py
 	$(BIN)/python tests/benchmarks/bench_stack.py
 	$(BIN)/python tests/benchmarks/bench_store.py runs/bench-store
+	$(BIN)/python tests/benchmarks/bench_store.py runs/bench-store --index 1000000
 	$(BIN)/python tests/benchmarks/bench_prefix.py runs/bench-prefix
 	$(BIN)/python tests/benchmarks/bench_predict.py runs/bench-predict
 	$(BIN)/python tests/benchmarks/bench_precision.py runs/bench-precision
 	$(BIN)/python tests/benchmarks/bench_folds.py runs/bench-folds
 	$(BIN)/python tests/benchmarks/bench_ledger.py
+	$(BIN)/python tests/benchmarks/bench_ledger.py --proposals
+	$(BIN)/python tests/benchmarks/bench_ledger.py --s3 5
 	$(BIN)/python tests/benchmarks/bench_scaling.py
+	$(BIN)/python tests/benchmarks/bench_coordinators.py
 	$(BIN)/python tests/benchmarks/bench_serve.py runs/bench-serve
 
 # 8 minutes at most on a machine with an NVIDIA GPU; writes runs/gpu/gpu.md and gpu.json

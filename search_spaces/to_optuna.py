@@ -10,6 +10,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
@@ -37,6 +39,36 @@ def encode(space: SearchSpace, params: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _encode(space.domains[name], value) for name, value in params.items()}
 
 
+class Encoding:
+    """Points of a space as rows of numbers, which is how Optuna's distributions hold them: [P] for P fields.
+
+    distributions: of the fields that have more than one value, sorted by name; a row has a column for each.
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        found = {name: one for name, one in sorted(distributions_of(space).items()) if not one.single()}
+        self.distributions: Mapping[str, BaseDistribution] = found
+        self.column: Mapping[str, int] = {name: place for place, name in enumerate(found)}
+        self._domains = {name: _plain(domain) for name, domain in space.domains.items()}
+
+    def row(self, params: Mapping[str, Any]) -> tuple[NDArray[np.float64], NDArray[np.bool_]] | None:
+        """A point's numbers, NaN for a field that it lacks, and which of them lie in the ranges of today.
+
+        None where Optuna cannot hold the point, as for `finished_trial`.
+        """
+        value_P, inside_P = np.full(len(self.column), np.nan), np.zeros(len(self.column), dtype=bool)
+        for name, value in params.items():
+            if (domain := self._domains.get(name)) is None:
+                continue
+            inside, place = domain.contains(value), self.column.get(name)
+            if not inside and _distribution_around(domain, value) is None:
+                return None
+            if place is not None:
+                value_P[place] = _place_of(value, domain) if isinstance(domain, Choice) else value
+                inside_P[place] = inside
+        return value_P, inside_P
+
+
 def finished_trial(
     space: SearchSpace, params: Mapping[str, Any], score: float | None, *, refused: bool = False
 ) -> FrozenTrial | None:
@@ -50,6 +82,10 @@ def finished_trial(
     """
     state = REFUSED if refused else TrialState.FAIL if score is None else TrialState.COMPLETE
     return _trial(space, params, state, score)
+
+
+def _place_of(value: Any, choice: Choice) -> int:
+    return next(place for place, one in enumerate(choice.options) if one == value and type(one) is type(value))
 
 
 def running_trial(space: SearchSpace, params: Mapping[str, Any]) -> FrozenTrial | None:

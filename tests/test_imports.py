@@ -41,6 +41,7 @@ ABOVE = (f"{RUN}.__main__", f"{RUN}.api", f"{RUN}.cli", f"{RUN}.demo")
 REPORT = f"{RUN}.report"
 SLOTS, ON_RAY, PRESETS = f"{WORKERS}.slots", f"{SEARCH}.on_ray", f"{SEARCH}.presets"
 GAINS = f"{SEARCH}.gains"
+DERIVED = f"{STUDY}.derived"
 # room -> rooms that it may import from; a module at the top of orchestration is a room of its own
 EDGES: dict[str, set[str]] = {
     MODEL: set(),
@@ -79,7 +80,8 @@ EDGES: dict[str, set[str]] = {
         f"{RUN}.wheel",
         f"{STUDY}.files",
     },
-    f"{STUDY}.files": {MODEL, STUDY},
+    f"{STUDY}.files": {MODEL, STUDY, DERIVED},
+    DERIVED: {STUDY},
     WORKERS: {
         *MODELS,
         f"{MODEL}.training",
@@ -125,7 +127,7 @@ EDGES: dict[str, set[str]] = {
     GAINS: {MODEL, BLEND, STUDY},
     BLENDING: {
         *(*MODELS, f"{MODEL}.families", BLEND, f"{BLEND}.members"),
-        *(STUDY, WORKERS, SLOTS, f"{RUN}.progress", f"{RUN}.terminal"),
+        *(STUDY, DERIVED, WORKERS, SLOTS, f"{RUN}.progress", f"{RUN}.terminal"),
     },
     INSPECT: {
         *MODELS,
@@ -133,6 +135,7 @@ EDGES: dict[str, set[str]] = {
         BLEND,
         f"{BLEND}.members",
         STUDY,
+        DERIVED,
         WORKERS,
         SEARCH,
         BLENDING,
@@ -141,23 +144,25 @@ EDGES: dict[str, set[str]] = {
     },
     f"{RUN}.dashboard": {MODEL, "search_spaces", STUDY, WORKERS, f"{RUN}.listening", f"{RUN}.progress"},
     f"{RUN}.bundle": {
-        *(*MODELS, f"{MODEL}.families", BLEND, STUDY, WORKERS, BLENDING, f"{RUN}.endings", f"{RUN}.wheel"),
+        *(*MODELS, f"{MODEL}.families", BLEND, STUDY, DERIVED, WORKERS, BLENDING),
+        *(f"{RUN}.endings", f"{RUN}.wheel"),
     },
     f"{RUN}.answers": {
-        *(*MODELS, BLEND, f"{BLEND}.intervals", STUDY, WORKERS, BLENDING, f"{RUN}.bundle", f"{RUN}.progress"),
+        *(*MODELS, BLEND, f"{BLEND}.intervals", STUDY, DERIVED, WORKERS, BLENDING),
+        *(f"{RUN}.bundle", f"{RUN}.progress"),
     },
     f"{RUN}.serving": {
         *(*MODELS, f"{MODEL}.families", f"{RUN}.answers", INSPECT, WORKERS, f"{RUN}.listening", f"{RUN}.progress"),
         *(REPORT, f"{REPORT}.sections"),
     },
     f"{RUN}.advice": {
-        *(*MODELS, f"{MODEL}.training", f"{MODEL}.ridge", f"{MODEL}.families", STUDY, WORKERS, BLENDING),
+        *(*MODELS, f"{MODEL}.training", f"{MODEL}.ridge", f"{MODEL}.families", STUDY, DERIVED, WORKERS, BLENDING),
         *(f"{RUN}.answers", f"{RUN}.progress"),
     },
     f"{RUN}.doctor": {*MODELS, f"{MODEL}.families", "search_spaces", STUDY, WORKERS, SLOTS},
     REPORT: {MODEL, BLEND, STUDY, f"{REPORT}.data", f"{REPORT}.new_photographs", f"{REPORT}.sections"},
     f"{REPORT}.data": {MODEL, BLEND, f"{BLEND}.members", "search_spaces", STUDY, BLENDING, REPORT},
-    f"{REPORT}.new_photographs": {MODEL, f"{BLEND}.intervals", STUDY, REPORT, f"{REPORT}.data", f"{RUN}.advice"},
+    f"{REPORT}.new_photographs": {MODEL, f"{BLEND}.intervals", DERIVED, REPORT, f"{REPORT}.data", f"{RUN}.advice"},
     f"{REPORT}.sections": {
         *FLOOR,
         f"{MODEL}.families",
@@ -177,6 +182,7 @@ FORBIDDEN = {  # packages of others, by room and the rooms in it
     BLEND: NUMPY_ONLY,
     REPORT: {"torch", "ray", "timm", "optuna", "pickle"},
     STUDY: {"ray", "optuna"},
+    DERIVED: {"ray", "optuna"},
     INSPECT: {"ray", "optuna"},
 }
 ONLY_HERE = {  # a package of others -> the modules that may import it

@@ -54,7 +54,7 @@ class Request:
             self._forget()
         for path in there.keys() - self._chunks.keys():
             chunk = self._chunks[path] = there[path]
-            for digest in self._lacking.keys() & set(chunk.digests):
+            for digest in list(filter(self._lacking.__contains__, chunk.digests)):  # a bank may hold far more
                 lacking = tuple(name for name in self._lacking[digest] if name not in chunk.arrays)
                 if lacking:
                     self._lacking[digest] = lacking
@@ -109,6 +109,7 @@ class Request:
             digest: (part, row)
             for part, path in enumerate(holders)
             for row, digest in enumerate(self._chunks[path].digests)
+            if digest in self._row_of
         }
         part_N, row_N = np.array([where[digest] for digest in self._digests], dtype=np.int64).T
         return part_N, row_N

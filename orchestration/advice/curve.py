@@ -20,7 +20,7 @@ from biomass_models.ridge.chosen import RidgeSettings, fit_rows
 from biomass_models.targets import TARGETS, FloatArray, IntArray, weighted_r2_score, weights_in
 from biomass_models.training.fit import FitError, FoldRows
 from orchestration.study.data import StudyData
-from orchestration.study.records import CurvePoint, LearningCurveRecord
+from orchestration.study.derived.advice import CurvePoint, LearningCurveRecord
 from orchestration.study.seeds import content_id, derive_seed
 
 SIZES = 6  # numbers of dates at which a curve is measured

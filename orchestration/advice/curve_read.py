@@ -12,7 +12,7 @@ import numpy as np
 from biomass_models.counted import counted
 from biomass_models.targets import FloatArray
 from orchestration.advice.curve_fit import Forecast, forecast
-from orchestration.study.records import LearningCurveRecord
+from orchestration.study.derived.advice import LearningCurveRecord
 
 MORE = 100  # photographs that are forecast
 FEW_IMAGES = 150  # below it dates count for more than photographs

@@ -21,7 +21,7 @@ from orchestration.advice.encoded import Encoder, Found, encode_found, find
 from orchestration.answers.photographs import PATH
 from orchestration.progress import progress_bar
 from orchestration.study.data import StudyData
-from orchestration.study.records import NextRecord, Pick
+from orchestration.study.derived.advice import NextRecord, Pick
 
 NEAR = 3  # targets that are named with each photograph
 

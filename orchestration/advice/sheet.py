@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from biomass_models.data.frames import Fit
 from biomass_models.data.images import ImageError, shown_photograph
 from biomass_models.whole_files import whole_file
-from orchestration.study.records import NextRecord
+from orchestration.study.derived.advice import NextRecord
 
 ACROSS = 4  # photographs in a row
 WIDTH, TALL, SMALL_TALL, LINE, GAP = 320, 200, 66, 18, 6  # px

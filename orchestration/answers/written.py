@@ -9,9 +9,10 @@ from pathlib import Path
 from biomass_models.whole_files import write_whole
 from orchestration.answers.opened import OpenBlend, is_bundle
 from orchestration.study import layout
+from orchestration.study.derived.blends import GivenRecord, TestSet
 from orchestration.study.environment import code_version
 from orchestration.study.ledger import open_ledger
-from orchestration.study.records import GivenRecord, TestSet, WrittenFile
+from orchestration.study.records import WrittenFile
 from orchestration.study.seeds import content_id
 
 

@@ -46,8 +46,9 @@ from orchestration.blending.shown import beside_score
 from orchestration.blending.states import STATE, fit_study_states, likely_states, states_of
 from orchestration.progress import Say
 from orchestration.study.data_changes import data_notices
+from orchestration.study.derived.blends import Origin
 from orchestration.study.ledger import Ledger, open_ledger
-from orchestration.study.records import MassUnit, Origin
+from orchestration.study.records import MassUnit
 from orchestration.study.storage import Storage
 from orchestration.terminal import PlainConsole
 

@@ -18,8 +18,9 @@ from ensembles.members.library import Library
 from ensembles.spec import BlendSpec
 from orchestration.blending.device import device_name, kind
 from orchestration.progress import Say
+from orchestration.study.derived.profiles import ProfileRecord
 from orchestration.study.ledger import Ledger
-from orchestration.study.records import ProfileRecord, TrialRef
+from orchestration.study.records import TrialRef
 from orchestration.study.storage import Storage
 
 MEASURE = "run `biomass doctor STUDY --data DIR --profile` there"

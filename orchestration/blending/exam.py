@@ -20,8 +20,8 @@ from ensembles.scorer import Scorer
 from orchestration.blending.shown import newest_of, stored_ensembles
 from orchestration.blending.states import likely_states
 from orchestration.study.data import StudyData
+from orchestration.study.derived.blends import ExamRecord
 from orchestration.study.ledger import Ledger, LedgerError
-from orchestration.study.records import ExamRecord
 from orchestration.study.seeds import content_id
 
 if TYPE_CHECKING:  # it loads torch and Ray

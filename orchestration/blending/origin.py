@@ -1,4 +1,4 @@
-"""What a card records about where a submission comes from (records.Origin)."""
+"""What a card records about where a submission comes from (derived/blends.Origin)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from biomass_models.data.table import train_file
 from ensembles.card import Card
 from ensembles.members.file_names import named_files
 from orchestration.blending.members import FileMembers, Gathered
+from orchestration.study.derived.blends import Origin, TestSet
 from orchestration.study.environment import code_version
-from orchestration.study.records import FoundFile, Origin, TestSet, TrialRef, WrittenFile
+from orchestration.study.records import FoundFile, TrialRef, WrittenFile
 from orchestration.study.seeds import content_id
 
 

@@ -26,8 +26,9 @@ from biomass_models.features.spec import FeatureBank, FeatureSpec
 from orchestration.blending.device import device_name
 from orchestration.progress import Say, progress_bar
 from orchestration.study.data import StudyData
+from orchestration.study.derived.profiles import MemberCost, ProfileRecord, UnitCost
 from orchestration.study.ledger import LedgerError, predicting_models
-from orchestration.study.records import MemberCost, ProfileRecord, TrialRef, UnitCost
+from orchestration.study.records import TrialRef
 from orchestration.study.seeds import content_id
 from orchestration.workers.refit import require_same
 from orchestration.workers.shards import SHARD_IMAGES, mean_prediction

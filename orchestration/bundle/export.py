@@ -39,9 +39,10 @@ from orchestration.bundle.predict import (
     NeededWeights,
 )
 from orchestration.study.data import StudyData
+from orchestration.study.derived.blends import GivenRecord
 from orchestration.study.environment import code_version
 from orchestration.study.ledger import Ledger, LedgerError, open_ledger, predicting_models
-from orchestration.study.records import GivenRecord, TrialRef, WrittenFile
+from orchestration.study.records import TrialRef, WrittenFile
 from orchestration.study.seeds import content_id
 from orchestration.study.storage import Storage
 from orchestration.wheel import project_wheel, wheel_of

@@ -20,8 +20,9 @@ from biomass_models.counted import counted
 from biomass_models.errors import UserError
 from ensembles.submission import COLUMNS
 from orchestration.study import layout
+from orchestration.study.derived.blends import GivenRecord, Origin
 from orchestration.study.ledger import Ledger, LedgerError, open_ledger
-from orchestration.study.records import FoundFile, GivenRecord, Origin, StudyRecord, TrialRecord, TrialRef
+from orchestration.study.records import FoundFile, StudyRecord, TrialRecord, TrialRef
 from orchestration.study.seeds import content_id
 from orchestration.study.storage import Storage
 

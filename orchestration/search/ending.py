@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from biomass_models.counted import counted
 from orchestration.search.known_trials import ALIKE_FAILURES
@@ -22,6 +22,7 @@ class Ending:
     open: int  # trials that were proposed and wait for the next search
     failed: int = 0  # of this run
     most_often: str | None = None  # why they failed
+    searched_whole: Mapping[str, int] = field(default_factory=dict)  # points of families whose ranges have no new one
 
     @property
     def lines(self) -> list[str]:
@@ -34,6 +35,9 @@ class Ending:
         if self.failed:
             failed = counted(self.failed, "trial of this run has", "trials of this run have")
             found.append(f"{failed} failed, most often for: {self.most_often}")
+        for family, points in self.searched_whole.items():
+            known = "the one trial that they hold is" if points == 1 else f"all {points} trials that they hold are"
+            found.append(f"The ranges of {family} are searched whole, {known} known; widen them with --space to go on.")
         return found
 
 
@@ -67,6 +71,7 @@ def ending_of(proposer: Proposer, broken_off: str | None, before: Container[str]
         open=proposer.trials.open,
         failed=failed.total(),
         most_often=failed.most_common(1)[0][0] if failed else None,
+        searched_whole=proposer.searched_whole,
     )
 
 

@@ -31,6 +31,7 @@ class Incumbent:
     def __init__(self, data: StudyData) -> None:
         self.data = data
         self._results: dict[str, TrialResult] = {}
+        self._complete: tuple[int, int, list[str]] = (0, 0, [])  # results and torn ones that it was sorted from
         self._blend: tuple[int, float | None] = (0, None)  # complete trials it was computed from, score
         self._exempt: dict[str, bool] = {}  # by trial id: whether it could not be pruned
         self._compared: tuple[tuple[str, ...], Compared] | None = None  # readable trials they were chosen from
@@ -56,9 +57,12 @@ class Incumbent:
     @property
     def complete(self) -> list[str]:
         """Ids of the complete trials but the torn ones, best first; equal scores in the order of their ids."""
-        results = {name: one for name, one in self._results.items() if name not in self.torn}
-        scores = {name: one.score for name, one in results.items() if one.status == COMPLETE}
-        return sorted(scores, key=lambda name: (-(scores[name] or 0.0), name))
+        size = len(self._results), len(self.torn)  # neither loses an entry
+        if self._complete[:2] != size:
+            results = {name: one for name, one in self._results.items() if name not in self.torn}
+            scores = {name: one.score or 0.0 for name, one in results.items() if one.status == COMPLETE}
+            self._complete = (*size, sorted(scores, key=lambda name: (-scores[name], name)))
+        return self._complete[2]
 
     def best(self, most: int) -> list[str]:
         """Ids of the best complete trials whose tables can be read; those that cannot are noted in `torn`."""

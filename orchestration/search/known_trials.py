@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, insort
+from collections.abc import Sequence
 
 from orchestration.search.gains.turns import Proposed
 from orchestration.study.ids import content_key
@@ -16,6 +18,9 @@ class KnownTrials:
 
     def __init__(self) -> None:
         self._records: dict[str, TrialRecord] = {}  # those that take a place among the trials of the study
+        self._proposed: list[Proposed] = []  # the same in the order of proposal
+        self._open: dict[str, TrialRecord] = {}  # those of them that have not ended
+        self.backbones: set[str] = set()  # of those trials
         self._refused: dict[str, TrialRecord] = {}  # those that do not, because they are too expensive
         self._results: dict[str, TrialResult] = {}  # of both
         self.others = 0  # trials of families that are not searched now
@@ -26,8 +31,12 @@ class KnownTrials:
     def add(self, record: TrialRecord, result: TrialResult | None = None) -> None:
         """A trial that was proposed. result: of one that ended before this run."""
         self._records[record.trial_id] = record
+        insort(self._proposed, Proposed(record, result), key=_place)
+        self.backbones.add(record.config["backbone"])
         if result is not None:
             self._results[record.trial_id] = result
+        else:
+            self._open[record.trial_id] = record
         self._note_content(record)
 
     def refuse(self, record: TrialRecord, result: TrialResult) -> None:
@@ -37,10 +46,14 @@ class KnownTrials:
 
     def end(self, trial_id: str, result: TrialResult) -> TrialRecord:
         """A trial that ends now; returns what was proposed."""
+        record = self._records[trial_id]
         self._results[trial_id] = result
+        self._open.pop(trial_id, None)
+        ended = Proposed(record, result)
+        self._proposed[bisect_left(self._proposed, _place(ended), key=_place)] = ended
         if len(self._first_ends) < ALIKE_FAILURES:
             self._first_ends.append(_kind_of(result.reason or "") if result.status == FAILED else None)
-        return self._records[trial_id]
+        return record
 
     def existing_id(self, record: TrialRecord) -> str | None:
         """The id of the same trial in the ledger, by this version's scheme or an earlier one's; None if new."""
@@ -61,15 +74,9 @@ class KnownTrials:
         return self.places + len(self._refused)
 
     @property
-    def backbones(self) -> set[str]:
-        """Of the trials that were proposed."""
-        return {record.config["backbone"] for record in self._records.values()}
-
-    @property
-    def proposed(self) -> list[Proposed]:
+    def proposed(self) -> Sequence[Proposed]:
         """Those that take a place, in the order of proposal."""
-        found = [Proposed(record, self._results.get(name)) for name, record in self._records.items()]
-        return sorted(found, key=lambda one: (one.record.number, one.record.trial_id))
+        return self._proposed
 
     def of_round(self, second_round: TrialRound) -> int:
         """How many were proposed in a second round, refused ones included."""
@@ -79,9 +86,7 @@ class KnownTrials:
         """Points of a family's open trials, but for those that are set aside: what an engine sees as pending."""
         aside = {record.trial_id for record in self.set_aside}
         return {
-            name: record.params
-            for name, record in self._records.items()
-            if record.family == family and name not in self._results and name not in aside
+            name: record.params for name, record in self._open.items() if record.family == family and name not in aside
         }
 
     @property
@@ -123,6 +128,10 @@ class KnownTrials:
 
     def _note_content(self, record: TrialRecord) -> None:
         self._by_content[content_key(record)] = record.trial_id
+
+
+def _place(one: Proposed) -> tuple[int, str]:
+    return one.record.number, one.record.trial_id
 
 
 def _kind_of(reason: str) -> str:

@@ -8,7 +8,9 @@ study's seed alone: a search that was killed and resumed proposes what it would 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
+from random import Random
 from typing import TYPE_CHECKING
 
 from biomass_models.errors import UserError
@@ -25,13 +27,15 @@ from orchestration.study.ledger import Ledger
 from orchestration.study.records import REFUSED, Params, TrialRecord, TrialResult, TrialRound
 from orchestration.study.seeds import derive_seed
 from search_spaces.domain import Choice, SearchSpace
+from search_spaces.finite import is_finite, nearest_new, point_key
+from search_spaces.finite import points as all_points
 
 if TYPE_CHECKING:
     from orchestration.search.fold_costs import FoldCosts
 
 DRAWS_UNTIL_EXHAUSTED = 50  # points in a row that are all refused or known: a space counts as exhausted
 REPEATS_OF_ENGINE = 10  # known points in a row after which random search draws: an engine may keep to its best point
-RANDOM_REPEATS = 500  # known points in a row of random search: a space counts as exhausted
+RANDOM_REPEATS = 500  # known points in a row of random search: a space without end counts as exhausted
 
 
 class Proposer:
@@ -71,7 +75,8 @@ class Proposer:
         self.max_trials, self._deadline = max_trials, deadline
         self.hours_over = False  # the deadline has kept a trial back
         self.second_round = second_round
-        self._first = first or {family: space.first_trials for family, space in spaces.items()}
+        starts = first or {family: space.first_trials for family, space in spaces.items()}
+        self._first = {family: deque(points) for family, points in starts.items()}  # those that may be new
         self._turns = turns or EqualTurns(dict.fromkeys(spaces, 1.0))
         self._aim = aim
         self._told: dict[str, float | None] = {}  # value of each ended trial, as its engine was last told
@@ -81,6 +86,9 @@ class Proposer:
         }
         self._max_fold_seconds, self.costs = max_fold_seconds, costs
         self.why_exhausted: dict[str, str] = {}  # why a family has nothing left, where that is to be mended
+        self.searched_whole: dict[str, int] = {}  # points of the families whose ranges have no new one left
+        self._finite = frozenset(family for family, space in spaces.items() if is_finite(space))
+        self._known_points: dict[str, set[str]] = {family: set() for family in self._finite}  # and what is none
         self.unobserved: list[TrialRecord] = []  # ended ones that lie outside of the ranges
         self._exhausted: set[str] = set()
         self._resumed: list[TrialRecord] = []  # open ones that are to be proposed again
@@ -133,7 +141,7 @@ class Proposer:
                 self._exhausted.add(family)
                 self._note_missing_weights(family)
                 continue
-            self.trials.add(record)
+            self._note_trial(record)
             self.ledger.write_trial(record)
             return record
         return None
@@ -151,15 +159,27 @@ class Proposer:
                 self.trials.set_aside += [] if result is not None else [record]
                 continue
             if result is not None and result.status == REFUSED:
-                self.trials.refuse(record, result)
+                self._note_refused(record, result)
             else:
-                self.trials.add(record, result)
+                self._note_trial(record, result)
             if result is not None:
                 self._observe(record, result)
             elif self._weights.get(str(record.config.get("backbone"))) == record.weights:
                 self._resumed.append(record)
             else:
                 self.trials.set_aside.append(record)
+
+    def _note_trial(self, record: TrialRecord, result: TrialResult | None = None) -> None:
+        self.trials.add(record, result)
+        self._note_point(record)
+
+    def _note_refused(self, record: TrialRecord, result: TrialResult) -> None:
+        self.trials.refuse(record, result)
+        self._note_point(record)
+
+    def _note_point(self, record: TrialRecord) -> None:
+        if record.family in self._finite:
+            self._known_points[record.family].add(point_key(record.params))
 
     def _observe(self, record: TrialRecord, result: TrialResult) -> None:
         if record.second_round not in (None, self.second_round):
@@ -193,8 +213,9 @@ class Proposer:
 
     def _first_trial(self, family: str) -> TrialRecord | None:
         """The next of the settings that a family starts from."""
-        for params in self._first.get(family, ()):
-            record = self._record(family, dict(params), "first trial")
+        waiting = self._first.get(family)
+        while waiting:
+            record = self._record(family, dict(waiting.popleft()), "first trial")
             if record is not None and self.trials.existing_id(record) is None and not self._is_refused(record):
                 return record
         return None
@@ -207,6 +228,8 @@ class Proposer:
         while drawn < DRAWS_UNTIL_EXHAUSTED:
             stuck = len(repeated) == REPEATS_OF_ENGINE
             record = self._unknown_at_random(family) if stuck else self._proposal(family, self._engine, repeated)
+            if record is not None and family in self._finite and self.trials.existing_id(record) is not None:
+                record = self._nearest_new(record)
             if record is None:
                 break
             drawn, known = drawn + 1, self.trials.existing_id(record)
@@ -225,6 +248,27 @@ class Proposer:
                 "taken up), or search at a smaller --scale"
             )
         return None
+
+    def _nearest_new(self, known: TrialRecord) -> TrialRecord | None:
+        """The point of a finite space that is nearest to a known one and can be a trial; None where all are known.
+
+        An engine proposes its best points again and again: asked anew it takes as long, and may do so once more.
+        """
+        space, points = self.spaces[known.family], self._known_points[known.family]
+        rng = Random(derive_seed("beside", self._seed, known.family, self.trials.next_number))
+        points.add(point_key(known.params))
+        while near := nearest_new(space, known.params, points):
+            params = rng.choice(near)
+            points.add(point_key(params))
+            record = self._record(known.family, params, known.why) if self._can_run(space, params) else None
+            if record is not None and self.trials.existing_id(record) is None:
+                return record
+        self.searched_whole[known.family] = sum(self._can_run(space, params) for params in all_points(space))
+        return None
+
+    def _can_run(self, space: SearchSpace, params: Params) -> bool:
+        """Whether the configuration accepts a point, and the weights of its backbone are here."""
+        return space.refusal(params) is None and space.config(params).backbone in self._weights
 
     def _unknown_at_random(self, family: str) -> TrialRecord | None:
         """A new point of random search; None where the space counts as exhausted."""
@@ -324,7 +368,7 @@ class Proposer:
         )
         self.ledger.write_trial(record)
         self.ledger.write_result(record.trial_id, result)
-        self.trials.refuse(record, result)
+        self._note_refused(record, result)
         self._observe(record, result)
         return True
 

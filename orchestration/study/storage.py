@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow.fs
 
 from biomass_models.config_rules import nearest
 from biomass_models.errors import UserError
 from biomass_models.whole_files import remove_left_over, write_whole
+
+AT_ONCE = 32  # requests to an object store
+Answer = TypeVar("Answer")
 
 
 class Storage:
@@ -61,6 +67,16 @@ class Storage:
         """Bytes of a file, or None if there is no such file."""
         info = self.filesystem.get_file_info(self._path(name))
         return info.size if info.type == pyarrow.fs.FileType.File else None
+
+    def each(self, question: Callable[[str], Answer], names: Iterable[str]) -> list[Answer]:
+        """What a question about one file, or one folder, answers for each name, in their order.
+
+        An object store is asked AT_ONCE questions at a time: what takes long there is the way.
+        """
+        if self.is_local:
+            return [question(name) for name in names]
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            return list(threads.map(question, names))
 
     def children(self, folder: str) -> list[str]:
         """Sorted names of what lies directly in a folder; temporary files and a missing folder count as nothing."""

@@ -38,13 +38,16 @@ def torn_notices(
     remedy = f"`biomass repair {ledger.storage.uri}` reopens it"
     torn = ledger.torn_trials({record.trial_id for record in records})
     notices = [f"trial {name} is left out, its {layout.TRIAL} cannot be read; {remedy}" for name in torn]
+    pooled = [name for name, result in results.items() if result.status == COMPLETE]
+    whole = ledger.storage.each(lambda name: ledger.is_pooled_whole(name, results[name]), pooled)
+    not_pooled = {name for name, is_whole in zip(pooled, whole, strict=True) if not is_whole}
     for name in (record.trial_id for record in records):
         what = [f"fold-{fold}/{file}" for fold, file in lost.get(name, {}).items()]
         result = results.get(name)
         # read again: a running search may have ended the trial since the results were read
         if result is None and ledger.storage.size(layout.result(name)) is not None and ledger.result(name) is None:
             what.append(f"{layout.RESULT}, which cannot be read")
-        if result is not None and result.status == COMPLETE and not ledger.is_pooled_whole(name, result):
+        if name in not_pooled:
             what.append(layout.OOF)
         if what:
             notices.append(f"trial {name} has lost {', '.join(what)}; {remedy}")

@@ -1,5 +1,8 @@
 """Do slots idle, and what does handing out a fold cost? `python tests/benchmarks/bench_scheduling.py [trials] [slots]`
 
+With `--seconds 0.02` every fold sleeps so long: what the driver computes for a trial, by hundreds of trials, as `1000 2
+--seconds 0.02`. Exits 1 above 60 CPU ms a trial, or where the last hundred takes over 1.5 times as long as the second.
+
 The real road from Optuna over Ray Tune, coordinators and broker to the ledger, with folds that sleep 1 to 3 s instead
 of fitting (100 trials x 5 folds on 8 slots take about 2.2 minutes). Exits 1 when the slots are busy less than 95 % of
 the time between the first and the last start of a fold, or when the median wait between two folds is above 20 ms.
@@ -7,10 +10,13 @@ the time between the first and the last start of a fold, or when the median wait
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,10 +28,15 @@ import stand_ins
 from biomass_models.backbones.weights import WeightsSource
 from biomass_models.data.folds import fold_hash
 from biomass_models.targets import FROM_COMPONENTS, TARGETS
+from orchestration.search.incumbent import Incumbent
+from orchestration.search.live_view import LiveView
 from orchestration.search.on_ray.run import make_tuner
-from orchestration.search.on_ray.tune_searcher import TuneSearcher, most_running
+from orchestration.search.on_ray.tune_searcher import TuneSearcher
+from orchestration.search.on_ray.watch import Watch
 from orchestration.search.proposer import Proposer
+from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger
+from orchestration.study.lock import Heartbeat
 from orchestration.study.records import StudyRecord
 from orchestration.study.settings import StudySettings
 from orchestration.study.storage import Storage
@@ -36,9 +47,22 @@ from orchestration.workers.slots.leases import Slots
 from search_spaces.spaces import space_of
 
 BUSY, OVERHEAD_MS = 0.95, 20.0
+DRIVER_MS, GROWTH, HUNDRED = 60.0, 1.5, 100
 
 
-def main(trials: int, slots: int) -> bool:
+class Timed(TuneSearcher):
+    """Notes the driver's CPU seconds at the end of each trial."""
+
+    def __init__(self, proposer: Proposer) -> None:
+        super().__init__(proposer)
+        self.cpu = [time.process_time()]
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        super().on_trial_complete(trial_id, result, error)
+        self.cpu.append(time.process_time())
+
+
+def main(trials: int, slots: int, seconds: float | None) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         ledger = Ledger(Storage(folder))
         hash_ = _study(ledger)
@@ -48,11 +72,24 @@ def main(trials: int, slots: int) -> bool:
             ray.cloudpickle.register_pickle_by_value(stand_ins)
             context = WorkerContext(study=folder, data_dir="", cache="", weights=WeightsSource(kind="random"))
             actor = ray.remote(Broker).options(num_cpus=0, max_concurrency=100_000, resources=ON_HEAD)
-            broker = actor.remote(context, Slots(cpus=1.0, gpus=0.0), stand_ins.Sleeper)
+            range_ = stand_ins.Sleeper.SECONDS if seconds is None else (seconds, seconds)
+            sleeper = type("Sleeper", (stand_ins.Sleeper,), {"SECONDS": range_})
+            broker = actor.remote(context, Slots(cpus=1.0, gpus=0.0), sleeper)
             ray.get(broker.start.remote())
-            searcher = TuneSearcher(proposer, most_running=most_running(slots))
-            make_tuner(ledger, searcher, broker, None, together=False, leave=threading.Event()).fit()
-        return _report(ledger, trials, slots)
+            searcher = Timed(proposer)
+            searcher.follow(slots)
+            view = LiveView(proposer, Incumbent(StudyData(ledger)), lambda text: None)
+            tuner = make_tuner(ledger, searcher, broker, None, together=False, leave=threading.Event())
+            with Watch(broker, searcher, view, Heartbeat(ledger.storage), lambda text: None).watching():
+                tuner.fit()
+        return _report(ledger, trials, slots) if seconds is None else _report_driver(searcher.cpu)
+
+
+def _report_driver(cpu: list[float]) -> bool:
+    """cpu: seconds of the driver at the start and when each trial had ended; Ray's processes are not among them."""
+    ms = [10 * (cpu[end] - cpu[end - HUNDRED]) for end in range(HUNDRED, len(cpu), HUNDRED)]
+    print(f"driver, CPU ms a trial by hundreds: {', '.join(f'{one:.0f}' for one in ms)}   (below {DRIVER_MS:.0f})")
+    return max(ms) < DRIVER_MS and ms[-1] < GROWTH * ms[min(1, len(ms) - 1)]
 
 
 def _study(ledger: Ledger) -> str:
@@ -93,5 +130,9 @@ def _report(ledger: Ledger, trials: int, slots: int) -> bool:
 
 
 if __name__ == "__main__":
-    counts = [int(argument) for argument in sys.argv[1:]]
-    raise SystemExit(0 if main(*(counts + [100, 8][len(counts) :])) else 1)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("trials", type=int, nargs="?", default=100)
+    parser.add_argument("slots", type=int, nargs="?", default=8)
+    parser.add_argument("--seconds", type=float)
+    asked = parser.parse_args()
+    raise SystemExit(0 if main(asked.trials, asked.slots, asked.seconds) else 1)

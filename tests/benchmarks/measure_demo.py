@@ -24,8 +24,8 @@ from ensembles.honest import Estimate
 from ensembles.scorer import Scorer
 from orchestration.blending.shown import shown_blend
 from orchestration.study.data import StudyData
+from orchestration.study.derived.blends import ExamRecord
 from orchestration.study.ledger import Ledger
-from orchestration.study.records import ExamRecord
 from orchestration.study.storage import Storage
 
 SHARE = 0.2  # of the images, for the exam

@@ -47,8 +47,8 @@ from ensembles.choice import DEFAULT
 from ensembles.gram import gram_of_components
 from ensembles.nests import fit_weights, nested
 from orchestration.search.engines.base import Engine, Observation
-from orchestration.search.engines.optuna_samplers import TpeEngine
 from orchestration.search.engines.random_search import RandomEngine
+from orchestration.search.engines.tpe import TpeEngine
 from orchestration.study.seeds import derive_seed
 from search_spaces.domain import Choice, Domain, Integer, LogUniform, SearchSpace, Uniform, When
 

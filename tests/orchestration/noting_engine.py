@@ -8,7 +8,7 @@ import pytest
 
 from orchestration.search.engines import registry
 from orchestration.search.engines.base import Observation
-from orchestration.search.engines.optuna_samplers import TpeEngine
+from orchestration.search.engines.tpe import TpeEngine
 
 NAME = "noting"
 

@@ -173,6 +173,8 @@ class Loadable:
 class Sleeper:
     """Folds that sleep for a second to three and leave made-up rows in the study's ledger, as real ones do."""
 
+    SECONDS = (1.0, 3.0)
+
     def __init__(self, context: Any, threads: int, slot: int, broker: Any, life_seconds: float | None) -> None:
         self._ledger = Ledger(Storage(context.study))
         self._quadrats = self._ledger.quadrats()
@@ -192,7 +194,7 @@ class Sleeper:
             waited = None if self._idle_since is None else started - self._idle_since
             self._ledger.note_fold_start(trial_id, fold)
             rng = np.random.default_rng([int(trial_id, 16), fold])
-            slept = rng.uniform(1.0, 3.0)
+            slept = rng.uniform(*self.SECONDS)
             time.sleep(slept)
             rows = self._quadrats[self._quadrats["fold"] == fold]
             oof = rows[["image_id", "fold", "group"]].reset_index(drop=True)

@@ -16,7 +16,7 @@ from biomass_models.targets import FloatArray
 from ensembles.rules import greedy_bags
 from orchestration.inspect.status import render_status, status_of
 from orchestration.search.engines.base import Observation
-from orchestration.search.engines.optuna_samplers import STARTUP_TRIALS, TpeEngine
+from orchestration.search.engines.tpe import STARTUP_TRIALS, TpeEngine
 from orchestration.search.gains.aims import BlendAim, new_aim
 from orchestration.search.gains.family_gains import STEPS
 from orchestration.search.gains.fold_errors import FoldErrors

@@ -58,7 +58,7 @@ def test_it_begins_with_the_first_fold(
     looks, begun = threading.Semaphore(0), threading.Event()
     searcher: Any = SimpleNamespace(
         running=trials,
-        most_running=1,
+        follow=lambda slots: None,
         stop_reason=None,
         proposer=SimpleNamespace(trials=SimpleNamespace(ended=0), planned=None),
     )

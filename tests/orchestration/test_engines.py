@@ -18,8 +18,8 @@ from biomass_models.errors import UserError
 from biomass_models.families.probe.config import ProbeConfig
 from orchestration.search.engines import registry
 from orchestration.search.engines.base import Engine, Observation
-from orchestration.search.engines.optuna_samplers import STARTUP_TRIALS
 from orchestration.search.engines.registry import new_engine
+from orchestration.search.engines.tpe import STARTUP_TRIALS
 from orchestration.study.records import Params
 from search_spaces.domain import Choice, Integer, LogUniform, SearchSpace, Uniform, When
 from search_spaces.to_optuna import finished_trial, running_trial, suggest
@@ -236,14 +236,24 @@ def test_a_small_space_that_is_known_whole_does_not_stop_an_engine(name: str) ->
         assert engine.ask({"pending": known[0]}, seed) in [*known, None]
 
 
+@pytest.mark.parametrize("strange", [False, True])
 @pytest.mark.parametrize("observed", [0, STARTUP_TRIALS - 1, STARTUP_TRIALS, 60])
-def test_tpe_is_optunas_own(observed: int) -> None:
-    """The engine finds for itself what is drawn together, and shares trials between studies: nothing else differs."""
+def test_tpe_is_optunas_own(observed: int, strange: bool) -> None:
+    """The engine finds for itself what is drawn together and which trials are best: nothing else differs.
+
+    strange: with a number outside of its range, a field that some trials lack, and equal values.
+    """
     engine, pending = new_engine("tpe", SPACE), points(5, seed=1)
     ended = [
         replace(one, refused=one.value is None and place % 2 == 0)
         for place, one in enumerate(sorted(observations(points(observed)), key=lambda one: one.number))
     ]
+    if strange:
+        ended = [replace(one, value=None if one.value is None else round(one.value)) for one in ended]
+        ended[1:2] = [replace(one, params={**one.params, "log10_alpha_low": -20.0}) for one in ended[1:2]]
+        lacks = [{key: value for key, value in one.params.items() if key != "alphas"} for one in ended[2:3]]
+        ended[2:3] = [replace(one, params=params) for one, params in zip(ended[2:3], lacks, strict=True)]
+        pending["0"] = {**pending[min(pending)], "backbone": "gone"}
     for one in ended:
         engine.observe(one)
     for seed in SEEDS:

@@ -29,8 +29,9 @@ from orchestration.inspect.audit import audit
 from orchestration.inspect.explain import explain
 from orchestration.search.presets.options import Preset, StudyOptions
 from orchestration.search.start import start_search
+from orchestration.study.derived.blends import Origin
 from orchestration.study.ledger import Ledger, LedgerError
-from orchestration.study.records import Asked, Origin, TrialRef
+from orchestration.study.records import Asked, TrialRef
 from orchestration.study.settings import StudyError
 from orchestration.study.storage import Storage
 from orchestration.workers.resources import Resources

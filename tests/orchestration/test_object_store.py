@@ -40,6 +40,8 @@ def test_files_are_whole_listed_and_removed(store: None) -> None:
     storage.write("trials/b/fold-0/metrics.json", b"{}")
     assert storage.read("trials/a/trial.json") == b"other" and storage.size("trials/a/trial.json") == 5
     assert storage.children("trials") == ["a", "b"]
+    names = ["trials/b/fold-0/metrics.json", "trials/none", "trials/a/trial.json"] * 20
+    assert storage.each(storage.size, names) == [2, None, 5] * 20
     storage.remove("trials/b/fold-0/metrics.json")
     storage.remove("never/there")
     with pytest.raises(FileNotFoundError):

@@ -24,8 +24,9 @@ from orchestration.cli import app
 from orchestration.report.data.context import read_context
 from orchestration.report.make import make_report
 from orchestration.study.data import StudyData
+from orchestration.study.derived.blends import Origin
 from orchestration.study.ledger import Ledger, LedgerError
-from orchestration.study.records import Origin, TrialRef
+from orchestration.study.records import TrialRef
 
 pytestmark = pytest.mark.slow
 

@@ -99,8 +99,8 @@ def test_trials_of_other_ranges_are_observed_with_what_was_fixed_then(tmp_path: 
     again = proposer(tmp_path, wider)
     assert again.unobserved == []
     (engine,) = [one for (name, _), one in again._engines.items() if name == "tpe"]
-    seen = [json.loads(json.dumps(one.trial.params)) for one in engine._observed.values()]  # type: ignore[attr-defined]
-    assert all(params["layers"] == "2" and params["flips"] == "1" for params in seen) and len(seen) == 4
+    seen = [dict(one.params) for one in engine._observed.values()]  # type: ignore[attr-defined]
+    assert all(params["layers"] == 2 and params["flips"] == 1 for params in seen) and len(seen) == 4
     assert again.propose() is not None
 
 

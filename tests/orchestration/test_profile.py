@@ -21,8 +21,8 @@ from orchestration.blending.profile import profile_study
 from orchestration.blending.shown import shown_blend
 from orchestration.cli import app
 from orchestration.study.data import StudyData
+from orchestration.study.derived.profiles import MemberCost, ProfileRecord, UnitCost
 from orchestration.study.ledger import Ledger
-from orchestration.study.records import MemberCost, ProfileRecord, UnitCost
 
 pytestmark = pytest.mark.slow
 

@@ -14,19 +14,21 @@ import hand_made_study as hand
 import pytest
 
 from biomass_models.families.probe.config import ProbeConfig
+from orchestration.search.ending import ending_of
 from orchestration.search.engines import registry
 from orchestration.search.engines.base import Observation
-from orchestration.search.engines.optuna_samplers import STARTUP_TRIALS, TpeEngine
 from orchestration.search.engines.random_search import RandomEngine
+from orchestration.search.engines.tpe import STARTUP_TRIALS, TpeEngine
 from orchestration.search.gains.turns import EqualTurns
 from orchestration.search.incumbent import Incumbent
 from orchestration.search.live_view import LiveView
 from orchestration.search.on_ray.tune_searcher import TuneSearcher
-from orchestration.search.proposer import RANDOM_REPEATS, REPEATS_OF_ENGINE, Proposer
+from orchestration.search.proposer import Proposer
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger
 from orchestration.study.records import Params, SearchFacts, TrialResult
 from orchestration.study.storage import Storage
+from search_spaces import finite
 from search_spaces.domain import Choice, Integer, SearchSpace, Uniform
 from search_spaces.spaces import space_of
 
@@ -166,28 +168,51 @@ def test_a_rebuilt_proposer_proposes_what_the_living_one_would(tmp_path: Path) -
             score = None if step % 7 == 0 else float(record.params["alphas"])
             finish(tmp_path / "living", living, open_ids.pop(step % 3), score)
     assert record is expected is None and step == 42 and living.trials.count("refused") == 18
-    assert why == {"proposed by tpe", "proposed by random"}
+    assert why == {"proposed by tpe"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["tpe", "random"])
-def test_a_small_space_is_searched_whole(tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Points are proposed again ever more often: an engine is not asked without bound, and no trial is lost."""
+def test_a_small_space_is_searched_whole_by_as_many_questions(
+    tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever an engine repeats, each question brings a new trial, and the end is known for certain."""
     asked = [0]
     points = GRID.domains["size"].options, range(3, 13), GRID.domains["transform"].options
     for kind in (TpeEngine, RandomEngine):
         counted(kind, asked, monkeypatch)
-    search, found, most = proposer(tmp_path, {"probe": GRID}, engine=engine), set(), 0
-    while True:
-        before = asked[0]
-        record = search.propose()
-        most = max(most, asked[0] - before)
-        if record is None:
-            break
-        found.add((record.params["size"], record.params["alphas"], record.params["transform"]))
-        search.record_result(record.trial_id, ended(-abs(record.params["alphas"] - 7.0)))
-    assert found == set(itertools.product(*points)) and most <= REPEATS_OF_ENGINE + RANDOM_REPEATS
-    assert search.propose() is None
+    search, found = proposer(tmp_path, {"probe": GRID}, engine=engine), list[tuple[Any, ...]]()
+    while (record := search.propose()) is not None:
+        found.append((record.params["size"], record.params["alphas"], record.params["transform"]))
+        finish(tmp_path, search, record.trial_id, -abs(record.params["alphas"] - 7.0))
+        assert asked[0] == len(found)
+    assert sorted(found) == sorted(itertools.product(*points))
+    assert search.propose() is None and search.searched_whole == {"probe": 60} and search.nothing_left is None
+    assert ending_of(search, None, ()).lines == [
+        "The ranges of probe are searched whole, all 60 trials that they hold are known; "
+        "widen them with --space to go on."
+    ]
+    wider = replace(GRID, domains={**GRID.domains, "alphas": Integer(3, 13)})
+    again = proposer(tmp_path, {"probe": wider}, engine=engine)
+    record = again.propose()
+    assert record is not None and record.params["alphas"] == 13
+
+
+def test_what_is_known_by_other_params_or_cannot_be_a_trial_is_no_new_point(tmp_path: Path) -> None:
+    """Points that the configuration refuses, and one of a study with other ranges, are passed over."""
+    narrow = replace(GRID, domains={"size": Choice((64, 96))}, fixed={**GRID.fixed, "alphas": 5, "layers": 2})
+    before = proposer(tmp_path, {"probe": narrow})
+    first = before.propose()
+    assert first is not None
+    finish(tmp_path, before, first.trial_id, 0.5)
+    taps = Choice(("", "0.5"))  # the configuration takes taps with one layer alone
+    space = replace(narrow, domains={**narrow.domains, "layers": Choice((1, 2)), "taps": taps}, fixed={
+        "backbone": "net", "alphas": 5,
+    })  # fmt: skip
+    search = proposer(tmp_path, {"probe": space})
+    rest = [record.params for record in iter(search.propose, None)]
+    accepted = [point for point in finite.points(space) if space.refusal(point) is None]
+    assert len(accepted) == 6 and len(rest) == 5
+    assert {**first.params, "layers": 2, "taps": ""} not in rest and search.searched_whole == {"probe": 6}
 
 
 def counted(kind: type, asked: list[int], monkeypatch: pytest.MonkeyPatch) -> None:

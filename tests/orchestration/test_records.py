@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from orchestration.study.derived.blends import EnsembleRecord
 from orchestration.study.record import SCHEMA, Part, Record, RecordError
 from orchestration.study.records import (
-    EnsembleRecord,
     FoldMetrics,
     FoldStart,
     Owner,

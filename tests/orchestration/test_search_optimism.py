@@ -22,8 +22,9 @@ from orchestration.blending.shown import beside_score, blend_score, search_optim
 from orchestration.report.data.context import read_context
 from orchestration.report.make import make_report
 from orchestration.study.data import StudyData
+from orchestration.study.derived.blends import ExamRecord, Origin
 from orchestration.study.ledger import Ledger
-from orchestration.study.records import ExamRecord, Origin, TrialRef
+from orchestration.study.records import TrialRef
 from orchestration.study.seeds import content_id
 
 COMPLETE = ("complete",) * 13

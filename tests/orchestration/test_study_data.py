@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import hand_made_study as hand
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,6 +14,7 @@ import study_records as records
 from told_study import told_study
 
 from biomass_models.targets import TARGETS
+from orchestration.inspect.leaderboard import leaderboard
 from orchestration.search.incumbent import Incumbent
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger, LedgerError
@@ -123,3 +125,26 @@ def test_references_know_whether_they_can_predict_a_test_set(ledger: Ledger) -> 
     ledger.write_references(table[1:])
     with pytest.raises(LedgerError, match=r"references\.parquet holds other images: 1 of 40 images"):
         _ = StudyData(ledger).references
+
+
+@pytest.mark.parametrize("trials", [2, 9])
+def test_a_page_of_an_object_store_lists_as_often_for_many_trials_as_for_few(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trials: int
+) -> None:
+    """Files of trials are read by their names, many at a time; an open trial costs no listing either."""
+    ledger = hand.empty_study(tmp_path)
+    for number in range(trials):
+        hand.complete(ledger, hand.propose(ledger, number), 0.5)
+    hand.propose(ledger, trials)
+    expected = leaderboard(StudyData(ledger))
+    listed: list[str] = []
+    children = Storage.children
+    monkeypatch.setattr(Storage, "children", lambda self, folder: [listed.append(folder), children(self, folder)][1])
+    monkeypatch.setattr(ledger.storage, "is_local", False)  # the same files, by pyarrow's filesystem
+    data = StudyData(ledger)
+    assert leaderboard(data) == expected
+    assert [line.partition(";")[0][-20:] for line in data.torn] == [" has lost oof.parquet"[-20:]] * trials
+    assert listed == ["trials"] * 3  # records, results, folders without a record
+    known = data.results
+    listed.clear()
+    assert ledger.results(known=known) == {} and listed == ["trials"]  # a refresh of the driver

@@ -20,9 +20,10 @@ from orchestration.blending.members import FileMembers
 from orchestration.cli import app
 from orchestration.inspect.trace import TraceError, trace
 from orchestration.inspect.trace_page import render_trace
+from orchestration.study.derived.blends import Origin
 from orchestration.study.environment import code_version
 from orchestration.study.ledger import Ledger, LedgerError
-from orchestration.study.records import Origin, TrialRef
+from orchestration.study.records import TrialRef
 
 IDS, TEST_IDS = [f"ID{row:02d}" for row in range(40)], [f"T{row}" for row in range(6)]
 

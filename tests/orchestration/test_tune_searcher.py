@@ -13,7 +13,7 @@ from test_ray_errors import NODE, PROCESS, died
 
 from orchestration.search.ending import ending_of
 from orchestration.search.fold_costs import FoldCosts
-from orchestration.search.on_ray.tune_searcher import BROKEN_COORDINATORS, BreakNotes, TuneSearcher
+from orchestration.search.on_ray.tune_searcher import BROKEN_COORDINATORS, HEAD, BreakNotes, TuneSearcher, room_on_head
 from orchestration.study.ledger import Ledger
 from orchestration.study.settings import StudyError
 from orchestration.study.storage import Storage
@@ -34,6 +34,35 @@ def test_tune_sees_ids_only_and_a_stopped_trial_stays_open(tmp_path: Path) -> No
     assert search.trials.ended == 1
     assert tune_searcher.suggest("tune-3") == TuneSearcher.FINISHED
     assert tune_searcher.end_reason is None
+
+
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("gib", "room"),
+    [(16 * 0.7, 61), (64 * 0.7, 244), (0.01, 1)],  # what Ray counts of a head's memory: 70 %
+)
+def test_live_trials_are_those_whose_coordinators_the_head_holds(gib: float, room: int) -> None:
+    worker = {"Alive": True, "Resources": {"CPU": 64.0, "memory": 500.0 * GIB}}
+    gone = {"Alive": False, "Resources": {HEAD: 1.0, "memory": 500.0 * GIB}}
+    head = {"Alive": True, "Resources": {HEAD: 1.0, "memory": gib * GIB}}
+    assert room_on_head([worker, gone, head]) == room
+    assert room_on_head([worker, gone]) is None
+
+
+def test_the_heads_limit_is_said_and_more_memory_lifts_it(tmp_path: Path) -> None:
+    small = TuneSearcher(proposer(tmp_path, LINE), room=61)
+    assert small.follow(8) is None and small.most_running == 12
+    assert small.follow(64) == (
+        "the head's memory holds 61 trials at a time, 96 would keep 64 slots busy; give the head more memory "
+        "(docs/cluster.md)"
+    )
+    assert small.most_running == 61
+    large = TuneSearcher(proposer(tmp_path, LINE), room=244)
+    assert large.follow(64) is None and large.most_running == 96
+    unknown = TuneSearcher(proposer(tmp_path, LINE))
+    assert unknown.follow(1000) is None and unknown.most_running == 1500
 
 
 def test_a_trial_whose_coordinator_broke_off_stays_open_and_the_others_go_on(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from orchestration.report.charts import colour, data, panel
 from orchestration.report.data.context import ReportContext
 from orchestration.report.html import Cell, Column, Figure, Html, Section, Table, paragraph
 from orchestration.report.words import count, percent
-from orchestration.study.records import LearningCurveRecord, NextRecord
+from orchestration.study.derived.advice import LearningCurveRecord, NextRecord
 
 
 def advice_sections(context: ReportContext) -> tuple[Section, ...]:

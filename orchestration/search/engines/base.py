@@ -47,7 +47,8 @@ class Engine(Protocol):
     def ask(self, pending: Mapping[str, Params], seed: int, fixed: Params | None = None) -> Params | None:
         """A point of the space, or None where the engine has no more.
 
-        The point may be known already: the engine is asked again with another seed, and with that point as pending.
+        The point may be known already: of a finite space the nearest new one is taken; else the engine is asked again
+        with another seed, and with that point as pending.
         pending: by trial id, those that have not ended; fixed: fields of the point that have these values.
         """
         ...

@@ -17,8 +17,8 @@ from search_spaces.domain import SearchSpace
 GROUP = "biomass.engines"
 DEFAULT, RANDOM = "tpe", "random"
 BUILT_IN = {
-    DEFAULT: f"{__package__}.optuna_samplers:TpeEngine",
-    "gp": f"{__package__}.optuna_samplers:GpEngine",
+    DEFAULT: f"{__package__}.tpe:TpeEngine",
+    "gp": f"{__package__}.gp:GpEngine",
     RANDOM: f"{__package__}.random_search:RandomEngine",
 }
 

@@ -19,7 +19,7 @@ from orchestration.search.live_view import LiveView
 from orchestration.search.model_room import ModelRoom
 from orchestration.search.on_ray.beside import Beside
 from orchestration.search.on_ray.coordinator import FirmGround, make_coordinator
-from orchestration.search.on_ray.tune_searcher import BreakNotes, TuneSearcher, most_running
+from orchestration.search.on_ray.tune_searcher import BreakNotes, TuneSearcher, room_on_head
 from orchestration.search.on_ray.watch import Watch
 from orchestration.search.proposer import Proposer
 from orchestration.search.pruning import PruneRule
@@ -65,7 +65,8 @@ def search_on_ray(
         label(ledger, GuardedPool(RayPool(broker), pulse), waiting)
     before = frozenset(ledger.results())
     say(f"{counted(slots, 'slot')}{waits}; {counted(proposer.trials.ended, 'trial has', 'trials have')} ended already")
-    searcher = TuneSearcher(proposer, most_running=most_running(max(slots, 1)))
+    searcher = TuneSearcher(proposer, room=room_on_head(ray.nodes()))
+    searcher.follow(max(slots, 1))
     room = None if resources.weights_gb is None else ModelRoom(ledger, resources.weights_gb, say)
     view = LiveView(proposer, Incumbent(StudyData(ledger)), say, room)
     watch = Watch(broker, searcher, view, heartbeat, say, references)

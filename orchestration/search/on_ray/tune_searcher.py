@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ray import tune
@@ -17,19 +18,36 @@ from orchestration.workers.ray_errors import innermost_cause, lost_broker
 BROKEN_COORDINATORS = 5  # of trials in a row: it is not the trials that are at fault
 
 
+COORDINATOR_MB = 150  # of a coordinator, which is a process of its own on the head: docs/scale.md
+HEAD_SHARE = 0.8  # of the memory that Ray counts on the head that coordinators may fill
+HEAD = "node:__internal_head__"  # the resource by which Ray marks the head
+
+
 def most_running(slots: int) -> int:
     """How many trials to have running: more than slots, so that none idles while Tune starts the next trial; not
     many more, or proposals would be drawn before the results that they should learn from."""
     return slots + max(1, slots // 2)
 
 
+def room_on_head(nodes: Iterable[Mapping[str, Any]]) -> int | None:
+    """How many coordinators the head's memory holds; None where Ray does not count it. nodes: as ray.nodes gives."""
+    for node in nodes:
+        has = node.get("Resources", {})
+        if node.get("Alive") and HEAD in has and "memory" in has:
+            return max(1, int(HEAD_SHARE * has["memory"] / (COORDINATOR_MB << 20)))
+    return None
+
+
 class TuneSearcher(Searcher):
     """Ray Tune's view of a Proposer. A Tune trial carries nothing but the id of a trial in the ledger."""
 
-    def __init__(self, proposer: Proposer, most_running: int = 1) -> None:
-        """most_running: most trials that run at a time; may be changed while the search runs."""
+    def __init__(self, proposer: Proposer, most_running: int = 1, room: int | None = None) -> None:
+        """most_running: most trials that run at a time; may be changed while the search runs.
+
+        room: how many of them the head's memory holds, None: any number.
+        """
         super().__init__()
-        self.proposer = proposer
+        self.proposer, self._room = proposer, room
         self._trial_ids: dict[str, str] = {}
         self.most_running = most_running
         self.stop_reason: str | None = None  # what stops the whole search, such as a full disk
@@ -52,6 +70,17 @@ class TuneSearcher(Searcher):
             return Searcher.FINISHED
         self._trial_ids[trial_id] = record.trial_id
         return {"trial_id": record.trial_id}
+
+    def follow(self, slots: int) -> str | None:
+        """Run as many trials as keep so many slots busy, and as the head holds; what is to be said of its limit."""
+        wanted = most_running(slots)
+        self.most_running = wanted if self._room is None else min(wanted, self._room)
+        if self.most_running == wanted:
+            return None
+        return (
+            f"the head's memory holds {counted(self.most_running, 'trial')} at a time, {wanted} would keep "
+            f"{counted(slots, 'slot')} busy; give the head more memory (docs/cluster.md)"
+        )
 
     @property
     def end_reason(self) -> str | None:

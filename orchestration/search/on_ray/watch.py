@@ -16,7 +16,7 @@ from biomass_models.errors import UserError
 from orchestration.progress import Say, progress_bar
 from orchestration.search.live_view import LiveView
 from orchestration.search.on_ray.beside import Beside
-from orchestration.search.on_ray.tune_searcher import TuneSearcher, most_running
+from orchestration.search.on_ray.tune_searcher import TuneSearcher
 from orchestration.study.lock import Heartbeat
 from orchestration.study.records import SearchFacts
 from orchestration.study.settings import StudyError
@@ -48,6 +48,7 @@ class Watch:
         self._answered = time.monotonic()
         self._asked: Any = None  # the question to the broker that is under way
         self._named: set[str] = set()  # failed starts that were said
+        self._room_said = False  # whether it was said that the head holds fewer trials than the slots need
         self.lost: UserError | None = None  # why nobody should wait for the end of the search any more
 
     @contextlib.contextmanager
@@ -71,7 +72,7 @@ class Watch:
                 facts = None if ended else self._facts()
                 self._view.refresh()
                 if facts is not None:
-                    self._searcher.most_running = most_running(max(facts.slots or 0, 1))
+                    self._say_once(self._searcher.follow(max(facts.slots or 0, 1)))
                     self._heartbeat.publish(facts)
                     if facts.running and self._searcher.running:  # a slot may be measured before there is a trial
                         self._beside.begin()
@@ -89,6 +90,11 @@ class Watch:
                 if ended:
                     return
                 self._pass_on()
+
+    def _say_once(self, limit: str | None) -> None:
+        if limit is not None and not self._room_said:
+            self._room_said = True
+            self._say(f"note: {limit}")
 
     def _pass_on(self) -> None:
         """A reason to stop goes to the pool, whose jobs then end; where they do not, the search is lost."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from orchestration.study import layout
+from orchestration.study.derived.advice import LearningCurveRecord, NextRecord
 from orchestration.study.files.base import StudyFiles
-from orchestration.study.records import LearningCurveRecord, NextRecord
 
 
 class AdviceFiles(StudyFiles):

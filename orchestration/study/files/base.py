@@ -19,10 +19,10 @@ import pyarrow.parquet as pq
 
 from biomass_models.errors import UserError
 from orchestration.study import layout
+from orchestration.study.derived.blends import EnsembleRecord
 from orchestration.study.record import NewerRecordError, Record
 from orchestration.study.records import (
     AllRowsRecord,
-    EnsembleRecord,
     FileMark,
     FoldMetrics,
     LabelsRecord,

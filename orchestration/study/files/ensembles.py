@@ -9,8 +9,10 @@ from typing import Any
 import pandas as pd
 
 from orchestration.study import layout
+from orchestration.study.derived.blends import EnsembleRecord, ExamRecord, GivenRecord, Origin
+from orchestration.study.derived.profiles import ProfileRecord
 from orchestration.study.files.base import LedgerError, StudyFiles, parquet
-from orchestration.study.records import EnsembleRecord, ExamRecord, GivenRecord, Origin, ProfileRecord, TrialRef
+from orchestration.study.records import TrialRef
 from orchestration.study.seeds import content_id
 
 

@@ -68,14 +68,15 @@ class TrialFiles(SettingFiles):
     def trials(self, known: Container[str] = ()) -> list[TrialRecord]:
         """Every proposed trial in the order of proposal; those in `known` are not read again."""
         names = [name for name in self.storage.children(layout.TRIALS) if name not in known]
-        found = [self._read(layout.trial_record(name), TrialRecord) for name in names]
+        found = self.storage.each(lambda name: self._read(layout.trial_record(name), TrialRecord), names)
         return sorted((record for record in found if record is not None), key=lambda record: record.number)
 
     def torn_trials(self, known: Container[str]) -> list[str]:
         """Folders of trials that are not among the known ones and were not set aside: their record cannot be read."""
         unknown = [name for name in self.storage.children(layout.TRIALS) if name not in known]
         # read again: a running search has proposed some since the known ones were read
-        torn = [name for name in unknown if self._read(layout.trial_record(name), TrialRecord) is None]
+        read = self.storage.each(lambda name: self._read(layout.trial_record(name), TrialRecord), unknown)
+        torn = [name for name, record in zip(unknown, read, strict=True) if record is None]
         return [name for name in torn if not self._is_set_aside(name)]
 
     def write_result(self, trial_id: str, result: TrialResult, oof: pd.DataFrame | None = None) -> None:
@@ -94,8 +95,9 @@ class TrialFiles(SettingFiles):
 
     def results(self, known: Container[str] = ()) -> dict[str, TrialResult]:
         """Results of the trials that have ended, by trial id; those in `known` are not read again."""
-        found = {name: self.result(name) for name in self.storage.children(layout.TRIALS) if name not in known}
-        return {name: result for name, result in found.items() if result is not None}
+        names = [name for name in self.storage.children(layout.TRIALS) if name not in known]
+        found = zip(names, self.storage.each(self.result, names), strict=True)
+        return {name: result for name, result in found if result is not None}
 
     def reopen(self, trial_id: str) -> None:
         """Take a trial's end back; the result is kept aside under a name that no reader counts."""

@@ -1,33 +1,33 @@
-"""Optuna's samplers as engines: TPE, the default, and a Gaussian process.
-
-What Optuna proposes depends on the order of its trials, since TPE gives old ones less weight: that of proposal.
-"""
+"""Gaussian process: Optuna's, over a study in memory that is made anew for each proposal."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, GPSampler, TPESampler
+from optuna.samplers import GPSampler
 from optuna.storages import InMemoryStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from orchestration.search.engines.base import Observation
+from orchestration.search.engines.tpe import STARTUP_TRIALS
 from orchestration.study.records import Params
 from search_spaces.domain import SearchSpace
 from search_spaces.to_optuna import distributions_of, encode, finished_trial, running_trial, suggest
 
-STARTUP_TRIALS = 10  # random draws before a sampler models anything; Optuna's default, stated for it decides proposals
 Joint = dict[str, BaseDistribution]  # the fields that a model draws together, sorted by name
 
 
-class OptunaEngine(ABC):
-    """A sampler of Optuna, made anew for each proposal over a study in memory that holds the observations."""
+class GpEngine:
+    """Gaussian process with expected improvement; needs torch. Slower than TPE, and better with few trials.
+
+    Pending trials lower what is expected beside them. A refused trial counts as the worst that was observed. Fields
+    that exist only under a condition are drawn at random.
+    """
 
     uses_pending: ClassVar[bool] = True
 
@@ -49,7 +49,10 @@ class OptunaEngine(ABC):
     def ask(self, pending: Mapping[str, Params], seed: int, fixed: Params | None = None) -> Params | None:
         observed = self._seen(sorted(self._observed.values(), key=lambda one: one.observation.place))
         running = (running_trial(self._space, pending[trial_id]) for trial_id in sorted(pending))
-        storage, sampler = InMemoryStorage(), self._sampler(seed, self._joint(observed))
+        storage = InMemoryStorage()
+        sampler = _Gp(
+            self._joint(observed), seed=seed, n_startup_trials=STARTUP_TRIALS, warn_independent_sampling=False
+        )
         study = optuna.create_study(storage=storage, direction="maximize", sampler=sampler)
         study_id = storage.get_study_id_from_name(study.study_name)
         for trial in (*(one.trial for one in observed), *filter(None, running)):
@@ -58,12 +61,12 @@ class OptunaEngine(ABC):
             study.enqueue_trial(encode(self._space, fixed))
         return suggest(study.ask(), self._space)
 
-    @abstractmethod
-    def _sampler(self, seed: int, joint: Joint) -> BaseSampler: ...
-
     def _seen(self, observed: Sequence[_Observed]) -> Sequence[_Observed]:
         """The observations as the sampler gets them."""
-        return observed
+        worst = min((one.observation.value for one in observed if one.observation.value is not None), default=None)
+        if worst is None:
+            return []
+        return [one.valued(self._space, worst) if one.observation.refused else one for one in observed]
 
     def _joint(self, observed: Sequence[_Observed]) -> Joint:
         """Fields that every observation has, within the range of today.
@@ -75,39 +78,6 @@ class OptunaEngine(ABC):
             return {}
         common = frozenset.intersection(*(one.inside for one in observed))
         return {name: one for name, one in self._modelled.items() if name in common}
-
-
-class TpeEngine(OptunaEngine):
-    """Tree-structured Parzen estimator. Pending trials count as bad ones (constant liar), refused ones rank last.
-
-    Fields that every trial has are drawn together (multivariate). One that exists only under a condition is drawn by an
-    estimator of its own, from the trials that have it. Optuna's `group` would draw together what has one condition: it
-    is experimental, most conditions of our spaces have one field, and on these it has found nothing better.
-
-    Source: Bergstra et al. 2011; Watanabe 2023 for the settings of Optuna.
-    """
-
-    def _sampler(self, seed: int, joint: Joint) -> BaseSampler:
-        return _Tpe(
-            joint, seed=seed, n_startup_trials=STARTUP_TRIALS, multivariate=True, group=False, constant_liar=True
-        )
-
-
-class GpEngine(OptunaEngine):
-    """Gaussian process with expected improvement; needs torch. Slower than TPE, and better with few trials.
-
-    Pending trials lower what is expected beside them. A refused trial counts as the worst that was observed. Fields
-    that exist only under a condition are drawn at random.
-    """
-
-    def _sampler(self, seed: int, joint: Joint) -> BaseSampler:
-        return _Gp(joint, seed=seed, n_startup_trials=STARTUP_TRIALS, warn_independent_sampling=False)
-
-    def _seen(self, observed: Sequence[_Observed]) -> Sequence[_Observed]:
-        worst = min((one.observation.value for one in observed if one.observation.value is not None), default=None)
-        if worst is None:
-            return []
-        return [one.valued(self._space, worst) if one.observation.refused else one for one in observed]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,15 +109,6 @@ class _Kept(FrozenTrial):
         shallow = _Kept.__new__(_Kept)
         shallow.__dict__.update(self.__dict__)
         return shallow
-
-
-class _Tpe(TPESampler):
-    def __init__(self, joint: Joint, **settings: Any) -> None:
-        super().__init__(**settings)
-        self._joint = joint
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Joint:
-        return self._joint
 
 
 class _Gp(GPSampler):

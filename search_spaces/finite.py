@@ -1,0 +1,84 @@
+"""Spaces that have finitely many points: all of them, those beside one, the nearest that is new."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from typing import Any
+
+from search_spaces.domain import Choice, Domain, Integer, SearchSpace, When
+
+Point = dict[str, Any]
+MOST_VALUES = 1000  # of a field; whole numbers of a longer range count as endless
+
+
+def is_finite(space: SearchSpace) -> bool:
+    """Whether every field is a choice, a whole number, or a range of one value."""
+    return all(_values(domain) is not None for domain in space.domains.values())
+
+
+def points(space: SearchSpace) -> Iterator[Point]:
+    """Every point of a finite space, once."""
+    return _completed(space, lambda name: _values(space.domains[name]) or ())
+
+
+def neighbours(space: SearchSpace, params: Mapping[str, Any]) -> Iterator[Point]:
+    """Every point of a finite space that has another value in one field of `params`, and all else alike but for fields
+    that exist only with the new value: these have each of their values."""
+    for changed, before in params.items():
+        for value in _values(space.domains[changed]) or ():
+            if value != before or type(value) is not type(before):
+                yield from _completed(space, _kept(space, {**params, changed: value}))
+
+
+def _kept(space: SearchSpace, params: Mapping[str, Any]) -> Callable[[str], Sequence[Any]]:
+    return lambda name: (params[name],) if name in params else _values(space.domains[name]) or ()
+
+
+def nearest_new(space: SearchSpace, params: Mapping[str, Any], known: Container[str]) -> list[Point]:
+    """The points that fewest single changes part from `params` and that are not known; none: all are.
+
+    known: keys of points (point_key).
+    """
+    ring, seen = [dict(params)], {point_key(params)}
+    while ring:
+        new = [point for point in ring if point_key(point) not in known]
+        if new:
+            return new
+        near = {point_key(point): point for one in ring for point in neighbours(space, one)}
+        ring = [point for key, point in near.items() if key not in seen]
+        seen |= near.keys()
+    return []
+
+
+def point_key(params: Mapping[str, Any]) -> str:
+    """Alike for equal points alone."""
+    return json.dumps(params, sort_keys=True)
+
+
+def _completed(space: SearchSpace, values_of: Callable[[str], Sequence[Any]]) -> Iterator[Point]:
+    """Every point whose fields have one of these values each."""
+    names = list(space.domains)
+
+    def rest(place: int, drawn: Point) -> Iterator[Point]:
+        while place < len(names) and not space.is_active(names[place], drawn):
+            place += 1
+        if place == len(names):
+            yield drawn
+            return
+        for value in values_of(names[place]):
+            yield from rest(place + 1, {**drawn, names[place]: value})
+
+    return rest(0, {})
+
+
+def _values(domain: Domain) -> Sequence[Any] | None:
+    """All values of a domain; None where they are infinitely many."""
+    match domain.domain if isinstance(domain, When) else domain:
+        case Choice(options):
+            return options
+        case Integer(low, high, step):
+            values = range(low, high + 1, step)
+            return values if len(values) <= MOST_VALUES else None
+        case other:
+            return (other.low,) if other.low == other.high else None
