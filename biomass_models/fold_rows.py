@@ -7,9 +7,13 @@ ordered   whether folds are blocks of time in order: a fold is then predicted fr
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ALWAYS = -1  # in the training rows of every fold, never scored
 EXAM = -2  # kept out of everything, for an exam

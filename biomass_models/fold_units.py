@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from biomass_models.counted import counted
 from biomass_models.fold_rows import ALWAYS
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 QUADRAT = "quadrat"  # role, and column of the models' table: photographs that agree in it show one quadrat
 KEPT_WHOLE = "kept_whole"  # column of the models' table: photographs that agree in it stay on one side of a fold

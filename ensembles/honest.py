@@ -19,7 +19,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtrit
 
 from biomass_models.targets import FloatArray
 from ensembles.gram import ErrorGram, sst_of
@@ -104,4 +103,6 @@ def _score_interval(score: float, se: float, units: int) -> tuple[float, float]:
 
 def _quantile(units: int) -> float:
     """Of t with one degree of freedom less than there are units."""
+    from scipy.special import stdtrit  # here: scipy is slow to load, and readers of one number do without
+
     return float(stdtrit(units - 1, (1 + LEVEL) / 2)) if units > 1 else math.nan

@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from biomass_models.targets import FloatArray
 
@@ -100,10 +99,12 @@ def _retreat(gram_MM: FloatArray, active: list[int], weight_M: FloatArray) -> tu
 
 def _plane_optimum(gram_MM: FloatArray, active: list[int]) -> FloatArray:
     """Minimiser of w' H w over the active members' weights that sum to 1, of any sign."""
+    from scipy.linalg import cho_factor, cho_solve  # here: the coordinator of a trial does without
+
     lifted_AA = gram_MM[np.ix_(active, active)] + 1.0
     ones_A = np.ones(len(active))
     try:
         ray_A = cho_solve(cho_factor(lifted_AA, lower=True, check_finite=False), ones_A, check_finite=False)
-    except LinAlgError:  # two active members are (nearly) the same: any of the equal minimisers will do
+    except np.linalg.LinAlgError:  # two active members are (nearly) the same: any of the equal minimisers will do
         ray_A = np.linalg.lstsq(lifted_AA, ones_A, rcond=None)[0]
     return ray_A / ray_A.sum()

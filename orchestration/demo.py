@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from biomass_models.backbones.noted import notes_in
 from biomass_models.backbones.weights import WeightsSource
 from biomass_models.counted import counted
 from biomass_models.data.table import read_masses
@@ -53,7 +54,8 @@ def run_demo(
 ) -> Demo:
     """Data, search, leaderboard, ensemble, submission, true score, report. The same call goes on."""
     data_dir, truth_path, study = folder / "data", folder / "truth.csv", folder / "study"
-    if not truth_path.exists():  # the last file that the generator writes
+    drawn = not truth_path.exists()  # the last file that the generator writes
+    if drawn:
         with progress_bar("Drawing pasture") as update:
             make_pasture(
                 data_dir,
@@ -66,7 +68,17 @@ def run_demo(
                 on_progress=update,
             )
     weights = WeightsSource(kind=preset.study.weights)
-    start_search(str(study), data_dir, preset, weights=weights, resources=resources, say=say, made_with=made_with)
+    with notes_in(resources.cache.expanduser()):
+        start_search(
+            str(study),
+            data_dir,
+            preset,
+            weights=weights,
+            resources=resources,
+            say=say,
+            made_with=made_with,
+            data_checked=drawn,  # nobody has touched them
+        )
     console.print(render_leaderboard(leaderboard(StudyData(Ledger(Storage(study)))), top=10))
     out, cards = folder / "submission.csv", list[Card]()
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from biomass_models.backbones.noted import noted
+
 SUFFIXES = (".safetensors", ".pth", ".pt")
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 # timm's architecture -> Meta's; the suffix _qkvb is timm's variant of the same weights
@@ -33,21 +35,26 @@ def published_names(name: str) -> list[str]:
 
 def hub_names(name: str) -> list[str]:
     """Paths of a backbone's files as hub clients leave them: a folder of the repository, or a cache of the hub's."""
-    import timm
-
-    cfg = timm.get_pretrained_cfg(name)
-    repository = str(cfg.hf_hub_id) if cfg is not None and cfg.hf_hub_id else f"timm/{name}"
+    repository = place_of(name, "hf_hub_id") or f"timm/{name}"
     folders = (repository.rsplit("/", 1)[-1], repository, repository.replace("/", "--"), repository.replace("/", "_"))
     cached = f"models--{repository.replace('/', '--')}/snapshots/*"
     return [f"{folder}/{file}" for folder in (*dict.fromkeys((name, *folders)), cached) for file in HUB_FILES]
 
 
-def _of_authors(name: str) -> Iterator[str]:
-    import timm
+def place_of(name: str, what: str) -> str:
+    """What timm says of where a backbone (canonical name) is published: hf_hub_id, hf_hub_filename, url; else ""."""
 
-    cfg = timm.get_pretrained_cfg(name)
-    if cfg is not None and cfg.url:
-        yield str(cfg.url).rsplit("/", 1)[-1]
+    def found() -> str:
+        import timm
+
+        return str(getattr(timm.get_pretrained_cfg(name), what, None) or "")
+
+    return noted(what, name, found)
+
+
+def _of_authors(name: str) -> Iterator[str]:
+    if url := place_of(name, "url"):
+        yield url.rsplit("/", 1)[-1]
     architecture, _, tag = name.partition(".")
     meta = DINOV3.get(architecture.removesuffix("_qkvb"))
     dataset = tag.removeprefix("dinov3_")

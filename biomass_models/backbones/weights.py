@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from biomass_models.backbones.checkpoints import CheckpointError
+from biomass_models.backbones.noted import noted
 from biomass_models.backbones.packages import PACKAGES, Rename, find_copied, find_packaged, package_of
-from biomass_models.backbones.published import HUB_FILES, hub_names, published_names
+from biomass_models.backbones.published import HUB_FILES, hub_names, place_of, published_names
 from biomass_models.backbones.weights_fit import fitting_state
 from biomass_models.config_rules import did_you_mean
 from biomass_models.errors import UserError
@@ -86,6 +87,10 @@ class WeightsFile:
 
 def canonical_name(backbone: str) -> str:
     """timm's name with its tag (`x` -> `x.tag`); WeightsError with close matches for an unknown name."""
+    return noted("name", backbone, lambda: _canonical_name(backbone))
+
+
+def _canonical_name(backbone: str) -> str:
     import timm
 
     architecture, _, tag = backbone.partition(".")
@@ -204,13 +209,20 @@ def load_weights(model: nn.Module, backbone: str, source: WeightsSource) -> str:
 
 def verify_weights(backbone: str, source: WeightsSource) -> None:
     """Raise WeightsError unless the source has a file that `load_weights` would take; by names and shapes alone."""
-    from biomass_models.backbones.adapter import weightless
-
     name = canonical_name(backbone)
-    if source.kind != "random":
-        file = find_weights(name, source)
+    if source.kind == "random":
+        return
+    file = find_weights(name, source)
+
+    def fits() -> str:
+        from biomass_models.backbones.adapter import weightless
+
         stat = file.path.stat()
         _verify(name, file, weightless, stat.st_size, stat.st_mtime_ns)
+        return "fits"
+
+    rename = "" if file.rename is None else f"{file.rename.__module__}.{file.rename.__qualname__}"
+    noted("file", f"{name} {_mark(file.path)} {rename}", fits)
 
 
 @functools.lru_cache(maxsize=256)
@@ -269,12 +281,10 @@ def published_at(name: str) -> str:
 
 def _hub_place(name: str) -> tuple[str, tuple[str, ...]] | None:
     """A backbone's repository on timm's hub, and the names of its file there."""
-    import timm
-
-    cfg = timm.get_pretrained_cfg(name)
-    if cfg is None or not cfg.hf_hub_id:
+    if not (repository := place_of(name, "hf_hub_id")):
         return None
-    return cfg.hf_hub_id, (cfg.hf_hub_filename,) if cfg.hf_hub_filename else HUB_FILES
+    file = place_of(name, "hf_hub_filename")
+    return repository, (file,) if file else HUB_FILES
 
 
 def _from_cache(name: str) -> Path | None:

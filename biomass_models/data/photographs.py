@@ -1,4 +1,4 @@
-"""What a check learns from one photograph, and which photographs show the same.
+"""Photographs of a table; what a check learns from one, and which of them show the same.
 
 N photographs. A thumbnail is float32 [16, 16, 3], the whole upright photograph; two photographs are the same when their
 thumbnails, or one of them turned or mirrored, correlate above SAME in the parts that differ from place to place.
@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
+from biomass_models.counted import counted
 from biomass_models.data.frames import Fit, hidden_share
-from biomass_models.data.images import header_size, open_photograph, upright_rgb, upright_size
+from biomass_models.data.images import digest_of, file_digest, header_size, open_photograph, upright_rgb, upright_size
 
 PUBLISHED_SIZE = (2000, 1000)  # px of the competition's photographs
 SIDE = 16  # px of a thumbnail
@@ -45,6 +48,43 @@ TURNS = (
     (1, True, "mirrored and turned"),
     (3, True, "mirrored and turned"),
 )
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Photographs in the row order of a table, with the hash of each file's content."""
+
+    image_ids: tuple[str, ...]
+    paths: tuple[Path, ...]
+    digests: tuple[str, ...]
+
+    @classmethod
+    def from_table(cls, data_dir: Path, table: pd.DataFrame) -> ImageSet:
+        """From a table with the columns image_id and image_path; reads every file once."""
+        paths = tuple(Path(data_dir) / str(path) for path in table["image_path"])
+        return cls(tuple(map(str, table["image_id"])), paths, tuple(map(file_digest, paths)))
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of all contents in order."""
+        return digest_of(self.digests)
+
+    def take(self, row_N: NDArray[np.int64]) -> ImageSet:
+        """Some of the images, in the given order."""
+        parts = (self.image_ids, self.paths, self.digests)
+        return ImageSet(*(tuple(part[row] for row in row_N) for part in parts))
+
+    def and_(self, other: ImageSet) -> ImageSet:
+        """These and others, in this order."""
+        return ImageSet(self.image_ids + other.image_ids, self.paths + other.paths, self.digests + other.digests)
+
+    def rows(self, image_ids: Sequence[str]) -> NDArray[np.int64]:
+        """Row of each image id; KeyError for one that is not in the set."""
+        row_of = {image_id: row for row, image_id in enumerate(self.image_ids)}
+        absent = [image_id for image_id in image_ids if image_id not in row_of]
+        if absent:
+            raise KeyError(f"{counted(len(absent), 'image')} of the table not in the image set, such as {absent[:3]}")
+        return np.array([row_of[image_id] for image_id in image_ids], dtype=np.int64)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cache, cached_property, partial
+from dataclasses import asdict, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from biomass_models.backbones.adapter import Backbone, build_backbone, weightless
 from biomass_models.backbones.devices import MicroBatch, pick_device
 from biomass_models.backbones.weights import WeightsSource, fingerprint
-from biomass_models.counted import counted
 from biomass_models.data import frames
 from biomass_models.data.frames import Fit
-from biomass_models.data.images import Load, Stamp, View, digest_of, file_digest, load_views
+from biomass_models.data.images import Load, Stamp, View, load_views
+from biomass_models.data.photographs import ImageSet as ImageSet  # which needs no torch, and is used with Inputs
 from biomass_models.features.encoding import batch_size, decoded, decoder_facts, describe, encode
 from biomass_models.features.eviction import Area, note_use
 from biomass_models.features.rows import Rows
@@ -30,43 +29,6 @@ from biomass_models.interrupt import OnProgress, ShouldStop
 
 BANKS_IN_MEMORY = 4  # banks a process keeps; others are mapped again when asked for
 DECODE_AT_ONCE = 16  # images
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """Photographs in the row order of a table, with the hash of each file's content."""
-
-    image_ids: tuple[str, ...]
-    paths: tuple[Path, ...]
-    digests: tuple[str, ...]
-
-    @classmethod
-    def from_table(cls, data_dir: Path, table: pd.DataFrame) -> ImageSet:
-        """From a table with the columns image_id and image_path; reads every file once."""
-        paths = tuple(Path(data_dir) / str(path) for path in table["image_path"])
-        return cls(tuple(map(str, table["image_id"])), paths, tuple(map(file_digest, paths)))
-
-    @cached_property
-    def digest(self) -> str:
-        """Hash of all contents in order."""
-        return digest_of(self.digests)
-
-    def take(self, row_N: NDArray[np.int64]) -> ImageSet:
-        """Some of the images, in the given order."""
-        parts = (self.image_ids, self.paths, self.digests)
-        return ImageSet(*(tuple(part[row] for row in row_N) for part in parts))
-
-    def and_(self, other: ImageSet) -> ImageSet:
-        """These and others, in this order."""
-        return ImageSet(self.image_ids + other.image_ids, self.paths + other.paths, self.digests + other.digests)
-
-    def rows(self, image_ids: Sequence[str]) -> NDArray[np.int64]:
-        """Row of each image id; KeyError for one that is not in the set."""
-        row_of = {image_id: row for row, image_id in enumerate(self.image_ids)}
-        absent = [image_id for image_id in image_ids if image_id not in row_of]
-        if absent:
-            raise KeyError(f"{counted(len(absent), 'image')} of the table not in the image set, such as {absent[:3]}")
-        return np.array([row_of[image_id] for image_id in image_ids], dtype=np.int64)
 
 
 class Inputs:

@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from sklearn.model_selection import GroupKFold
 from torch import Tensor
 
 from biomass_models.data.cell_weights import measured_masses, row_weights
@@ -150,6 +149,8 @@ def inner_folds(group_M: NDArray[Any], most: int, seed: int) -> IntArray:
             f"inner folds need training rows of at least 2 groups (sampling dates), got {groups}; "
             "use another fold scheme or more data"
         )
+    from sklearn.model_selection import GroupKFold  # here: not every worker has fits with inner folds
+
     fold_M = np.empty(len(group_M), dtype=np.int64)
     folds = GroupKFold(min(most, groups), shuffle=True, random_state=seed % 2**32)
     for fold, (_, held) in enumerate(folds.split(group_M, groups=group_M)):

@@ -11,13 +11,12 @@ import pandas as pd
 
 from biomass_models.counted import counted, plural
 from biomass_models.data.folds import assign_folds, fold_hash
-from biomass_models.data.photographs import common_size, cut_off
-from biomass_models.data.references import missing_metadata, reference_predictions
+from biomass_models.data.photographs import ImageSet, common_size, cut_off
 from biomass_models.data.table import fit_of, read_train
-from biomass_models.features.inputs import ImageSet
 from biomass_models.fold_rows import EXAM
 from biomass_models.fold_units import unscored_notice
-from orchestration.progress import Say, progress_bar
+from biomass_models.interrupt import OnProgress
+from orchestration.progress import Say
 from orchestration.search.following import begin_with, changes_since, follow_moved, followed, known_images
 from orchestration.search.gains.aims import new_aim
 from orchestration.search.gains.turns import new_turns
@@ -65,6 +64,7 @@ def prepare_search(
 ) -> Proposer:
     """Check the data, make or find the study, and rebuild what comes next from its ledger. Needs the study's lock.
 
+    The study's references are not among it: see make_references.
     second_round, pseudo_weight: see second_round.plan_second_round.
     """
     if second_round is not None:
@@ -82,7 +82,6 @@ def prepare_search(
         record = _found(ledger, record, data_dir, here, images, settings, fold_file, spaces, say)
         record = change_ranges(ledger, record, changes, say)
         record = follow_moved(ledger, record, follows, say)
-    _make_references(ledger, data_dir, say)
     reopen(ledger, settings.max_fold_seconds, retry_failed, say)
     for sentence in take_new_weights(ledger, fingerprints):
         say(sentence)
@@ -261,16 +260,18 @@ def change_ranges(ledger: Ledger, record: StudyRecord, changes: Sequence[Change]
     return record
 
 
-def _make_references(ledger: Ledger, data_dir: Path, say: Say) -> None:
+def make_references(ledger: Ledger, data_dir: Path, say: Say, on_progress: OnProgress) -> None:
+    """Write the study's references, which no proposal and no fold looks at, unless they are there."""
+    from biomass_models.data.references import missing_metadata, reference_predictions  # here: it loads scikit-learn
+
     if ledger.references() is not None:
         return
     quadrats = ledger.quadrats()
-    with progress_bar("Reference scores") as update:
-        if missing := missing_metadata(quadrats):
-            say(f"metadata trees are left out of the references: no {', '.join(missing)} in every row")
-        paths = ImageSet.from_table(data_dir, quadrats).paths
-        ordered = ledger.study().settings.ordered
-        ledger.write_references(reference_predictions(quadrats, paths, update, ordered=ordered))
+    if missing := missing_metadata(quadrats):
+        say(f"metadata trees are left out of the references: no {', '.join(missing)} in every row")
+    paths = [data_dir / str(path) for path in quadrats["image_path"]]
+    ordered = ledger.study().settings.ordered
+    ledger.write_references(reference_predictions(quadrats, paths, on_progress, ordered=ordered))
 
 
 def _folds_of_file(record: StudyRecord, here: pd.DataFrame, fold_file: Path | None) -> list[tuple[str, object, object]]:

@@ -31,7 +31,7 @@ from search_spaces.finite import is_finite, nearest_new, point_key
 from search_spaces.finite import points as all_points
 
 if TYPE_CHECKING:
-    from orchestration.search.fold_costs import FoldCosts  # it loads torch
+    from orchestration.search.fold_costs import FoldCosts
 
 DRAWS_UNTIL_EXHAUSTED = 50  # points in a row that are all refused or known: a space counts as exhausted
 REPEATS_OF_ENGINE = 10  # known points in a row after which random search draws: an engine may keep to its best point

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import stdtr
 
 from biomass_models.targets import (
     FloatArray,
@@ -164,7 +163,9 @@ def paired_p(difference_n: ArrayLike, group_n: ArrayLike) -> tuple[float, int]:
     mean, error = float(mean_G.mean()), float(mean_G.std(ddof=1)) / groups**0.5
     if error == 0.0:  # every group says exactly the same
         return (0.0 if mean > 0 else 1.0), groups
-    # scipy.stats.t.sf to the last bit, without scipy.stats, which each coordinator would load for it
+    from scipy.special import stdtr  # here: a coordinator without pruning does without scipy
+
+    # scipy.stats.t.sf to the last bit, without scipy.stats
     return float(stdtr(groups - 1, -mean / error)), groups
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from biomass_models.backbones.weights import WeightsSource
@@ -12,13 +13,12 @@ from biomass_models.data.frames import Fit
 from biomass_models.data.table import fit_of, read_train
 from biomass_models.families import registry
 from biomass_models.fold_units import cut_groups_notice
-from orchestration.progress import Say
+from orchestration.progress import Say, progress_bar
 from orchestration.search.ending import Ending
 from orchestration.search.fold_costs import fold_costs_here
-from orchestration.search.inline import search_inline
 from orchestration.search.opening import require_typed, settings_of_now, typed_fields
 from orchestration.search.preflight import searchable
-from orchestration.search.prepare import prepare_search
+from orchestration.search.prepare import make_references, prepare_search
 from orchestration.search.presets.options import PSEUDO_WEIGHT, Preset
 from orchestration.search.pruning import RULES
 from orchestration.study.data import StudyData
@@ -29,7 +29,9 @@ from orchestration.study.settings import StudyError, StudySettings
 from orchestration.study.storage import Storage
 from orchestration.workers.address import is_cluster, require_answer
 from orchestration.workers.context import WorkerContext
+from orchestration.workers.machine import may_have_gpu
 from orchestration.workers.resources import Resources
+from orchestration.workers.slots.early import EarlyPool
 from orchestration.workers.weights_here import available_backbones, backbones_of_study, note_stand_ins, source_of_study
 from search_spaces.domain import SearchSpace
 from search_spaces.own_ranges import Change, read_changes
@@ -46,6 +48,8 @@ def has_gpu(resources: Resources) -> bool:
 
         with ray_cluster(resources.address):
             return bool(ray.cluster_resources().get("GPU", 0) >= 1)
+    if not may_have_gpu():
+        return False
     import torch
 
     return torch.cuda.is_available()
@@ -62,6 +66,7 @@ def start_search(
     retry_failed: bool = False,
     made_with: Asked,
     data_checked: bool = False,
+    early: EarlyPool | None = None,
 ) -> Ending:
     """`run_search` as a command asks for it, with the backbones whose weights are here and the scale of the machine.
 
@@ -90,6 +95,7 @@ def start_search(
         changes=read_changes(asked.study.space, asked.study.set_),
         second_round=asked.budget.second_round,
         pseudo_weight=asked.budget.pseudo_weight,
+        early=early,
     )
 
 
@@ -153,6 +159,7 @@ def run_search(
     changes: Sequence[Change] = (),
     second_round: str | None = None,
     pseudo_weight: float = PSEUDO_WEIGHT,
+    early: EarlyPool | None = None,
 ) -> Ending:
     """Search until the study holds max_trials or the hours are over; returns the Ending.
 
@@ -162,7 +169,7 @@ def run_search(
     are taken up again, with the folds that they have. follows: a study of fewer photographs, whose best settings a new
     study begins with. changes: of the ranges, by the user. made_with: see open_study. data_checked:
     preflight.check_data has just read the data. second_round: an ensemble of the study whose members label test
-    photographs that the new trials learn from, each counting pseudo_weight.
+    photographs that the new trials learn from, each counting pseudo_weight. early: workers that may come up already.
     """
     known_name("a pruning rule", prune, RULES, StudyError)
     require_answer(resources.address)
@@ -202,9 +209,16 @@ def run_search(
             weights=weights.absolute(),
         )
         if resources.inline:
-            return search_inline(ledger, context, proposer, RULES[prune], resources, heartbeat, say)
-        from orchestration.search.on_ray.run import search_on_ray
-        from orchestration.workers.cluster import ray_cluster
+            from orchestration.search.inline import search_inline  # it loads torch
 
-        with ray_cluster(resources.address, say=say) as pulse:
-            return search_on_ray(ledger, context, proposer, RULES[prune], resources, heartbeat, pulse, say)
+            with progress_bar("Reference scores") as update:
+                make_references(ledger, data_dir, say, update)
+            return search_inline(ledger, context, proposer, RULES[prune], resources, heartbeat, say)
+        from orchestration.search.on_ray.beside import Beside
+        from orchestration.search.on_ray.run import search_on_ray
+
+        references = Beside("Reference scores", partial(make_references, ledger, data_dir.resolve(), say))
+        workers = early or EarlyPool(context, resources, say)
+        with workers.cluster() as pulse:
+            start = partial(workers.pool, context)
+            return search_on_ray(ledger, proposer, RULES[prune], resources, heartbeat, pulse, start, references, say)

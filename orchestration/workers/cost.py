@@ -1,4 +1,4 @@
-"""What one fold cost: wall, CPU and GPU seconds, peak memory of process and GPU."""
+"""What one fold cost: wall, CPU and GPU seconds, peak memory; and what one will cost on this slot."""
 
 from __future__ import annotations
 
@@ -12,6 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from biomass_models.families import registry
+from biomass_models.families.configs import config_from_params
+from biomass_models.families.costs import all_feature_seconds, measure
+from biomass_models.interrupt import ShouldStop
+from orchestration.workers.jobs import CountJob, MeasureJob, Outcome
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,3 +71,20 @@ def _peak_memory_mb() -> float:
         return peak / (2**20 if sys.platform == "darwin" else 2**10)
     peak_line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
     return int(peak_line.split()[1]) / 1024
+
+
+def measured_slot(job: MeasureJob, device: str, should_stop: ShouldStop | None = None) -> Outcome:
+    """What this process does, timed now. Raises StopRequested."""
+    speed = measure(job.backbones, device, should_stop)
+    banks = []
+    for one in job.banks:
+        specs = registry.model(one.family).feature_specs(config_from_params(one.family, one.config))
+        banks.append(all_feature_seconds(specs, job.images, device))
+    return Outcome(status="done", speed=speed, bank_seconds=tuple(banks))
+
+
+def counted_fold(job: CountJob) -> Outcome:
+    """What a fold of a configuration takes on a slot of that speed."""
+    config = config_from_params(job.of.family, job.of.config)
+    seconds = registry.model(job.of.family).fold_seconds(config, job.n_train, job.speed)
+    return Outcome(status="done", seconds=seconds)

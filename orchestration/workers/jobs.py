@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 from biomass_models.families.speed import Speed
 from biomass_models.fold_rows import NONE
@@ -71,14 +72,37 @@ class LabelJob(TrialJob):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Priced:
+    """A configuration whose cost is asked for."""
+
+    family: str
+    config: Mapping[str, Any] = field(hash=False)  # JSON-able, every field
+
+
+@dataclass(frozen=True, kw_only=True)
 class MeasureJob(TrialJob):
-    """Time what a slot does, so that costs can be counted; backbones: whose passes are timed as well."""
+    """Time what a slot does, so that costs can be counted.
+
+    backbones: whose passes are timed as well; banks: configurations whose features are estimated for so many images.
+    """
 
     backbones: tuple[str, ...]
+    banks: tuple[Priced, ...] = ()
+    images: int = 0
     trial_id: str = ""  # of none
 
 
-Job: TypeAlias = FoldJob | PredictJob | FlipsJob | RestoreJob | AllRowsJob | LabelJob | MeasureJob
+@dataclass(frozen=True, kw_only=True)
+class CountJob(TrialJob):
+    """Count what a fold of so many training rows takes on a slot of that speed: torch is there."""
+
+    of: Priced
+    n_train: int
+    speed: Speed
+    trial_id: str = ""  # of none as yet
+
+
+Job: TypeAlias = FoldJob | PredictJob | FlipsJob | RestoreJob | AllRowsJob | LabelJob | MeasureJob | CountJob
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,5 +117,7 @@ class Outcome:
     reason: str | None = None
     metrics: FoldMetrics | None = None  # of a fold
     speed: Speed | None = None  # of a slot that was measured
+    bank_seconds: tuple[float, ...] = ()  # of MeasureJob.banks, once a node
+    seconds: float | None = None  # of a fold that was counted
     members: int = 0  # that predicted a shard now
     decoded: int = 0  # photographs of a shard that were read

@@ -11,6 +11,7 @@ import math
 import os
 import socket
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import suppress
@@ -23,6 +24,7 @@ from biomass_models.file_locks import SHORT_FOLDERS, own_temp_folder
 SOCKET_BYTES = 107  # longest path of a unix socket on Linux
 # below the temporary folder: /ray/session_2026-01-02_03-04-05_123456_4194304/sockets/plasma_store.9
 SOCKET_TAIL = 4 + 42 + 8 + 16
+DEVICES = Path("/dev")
 TOKEN_FILE = Path(".ray") / "auth_token"  # Ray's own place, in the home directory
 
 
@@ -38,6 +40,15 @@ def require_working_directory() -> None:
         raise MachineError(
             "a command runs in a folder that is there, this one was deleted; cd to another, then run the same command"
         ) from None
+
+
+def may_have_gpu() -> bool:
+    """Whether torch could find a GPU here; where not, it need not be loaded to say so.
+
+    Devices of NVIDIA's and AMD's drivers, and of Windows under Linux; on other systems always.
+    """
+    names = ("nvidia*", "nvhost*", "nvgpu*", "dxg", "kfd")
+    return sys.platform != "linux" or any(next(DEVICES.glob(name), None) is not None for name in names)
 
 
 @dataclass(frozen=True)

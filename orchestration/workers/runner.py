@@ -23,7 +23,6 @@ from biomass_models.data.frames import Fit
 from biomass_models.data.table import read_test
 from biomass_models.families import registry
 from biomass_models.families.base import Artefact, Shared
-from biomass_models.families.costs import measure
 from biomass_models.families.introduced import config_from_stored
 from biomass_models.families.pseudo_rows import with_pseudo_rows
 from biomass_models.features.cache_folder import require_usable, usable_cache
@@ -40,9 +39,10 @@ from orchestration.study.seeds import derive_seed
 from orchestration.study.storage import Storage
 from orchestration.workers.all_rows import fit_trial_on_all_rows
 from orchestration.workers.context import WorkerContext
-from orchestration.workers.cost import Cost, Meter
+from orchestration.workers.cost import Cost, Meter, counted_fold, measured_slot
 from orchestration.workers.jobs import (
     AllRowsJob,
+    CountJob,
     FlipsJob,
     FoldJob,
     Job,
@@ -81,7 +81,9 @@ class JobRunner:
                 case PredictJob():
                     return self._predict(job, should_stop)
                 case MeasureJob():
-                    return Outcome(status="done", speed=measure(job.backbones, self._context.device, should_stop))
+                    return measured_slot(job, self._context.device, should_stop)
+                case CountJob():
+                    return counted_fold(job)
                 case RestoreJob():
                     return self._restore(job, should_stop)
                 case AllRowsJob():

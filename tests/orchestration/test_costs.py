@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from shutil import copytree, ignore_patterns
 from typing import Any
 
 import noting_engine
@@ -17,6 +18,7 @@ from told_study import told_study
 
 from biomass_models.backbones.weights import canonical_name, fingerprint
 from biomass_models.families.baseline.config import BaselineConfig
+from biomass_models.families.configs import config_from_params
 from biomass_models.families.distilled.config import DistilledConfig
 from biomass_models.families.probe.config import ProbeConfig
 from biomass_models.families.speed import Speed
@@ -24,18 +26,21 @@ from orchestration.inspect.audit import audit
 from orchestration.inspect.leaderboard import family_rows, leaderboard, render_families
 from orchestration.inspect.status import render_status, status_of
 from orchestration.report.make import make_report
-from orchestration.search.fold_costs import FoldCosts, trained_backbones
+from orchestration.search.fold_costs import FoldCosts, fold_costs_here, trained_backbones
 from orchestration.search.gains.turns import EarnedTurns, EqualTurns
 from orchestration.search.on_ray.tune_searcher import TuneSearcher
 from orchestration.search.prepare import prepare_search, reopen
 from orchestration.search.presets.options import Preset
 from orchestration.search.proposer import DRAWS_UNTIL_EXHAUSTED, Proposer
 from orchestration.search.start import resolve
+from orchestration.search.trial import BlockedError
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger
 from orchestration.study.records import Asked, TrialResult
+from orchestration.study.settings import StudyError
 from orchestration.study.storage import Storage
-from orchestration.workers.jobs import MeasureJob
+from orchestration.workers import jobs
+from orchestration.workers.jobs import CountJob, MeasureJob, Outcome
 from orchestration.workers.pool import PILOT
 from orchestration.workers.resources import Resources
 from orchestration.workers.slots.inline_pool import InlinePool
@@ -276,6 +281,76 @@ def test_a_slot_measures_itself(tmp_path: Path, tiny_pasture: Path) -> None:
     ((_, outcome),) = InlinePool(context).run([job], PILOT)
     assert outcome.status == "done" and outcome.speed is not None
     assert outcome.speed.operations > 1e6 and outcome.speed.pass_seconds.keys() == {BACKBONE}
+
+
+def test_a_slot_counts_what_this_process_would_and_prices_the_first_trials(tmp_path: Path, tiny_pasture: Path) -> None:
+    _, context, records = make_study(tmp_path / "study", tiny_pasture, tmp_path / "cache")
+    slot, asked, heard = InlinePool(context), list[CountJob](), list[tuple[Any, Any]]()
+
+    def count(job: CountJob) -> Outcome:
+        asked.append(job)
+        ((_, outcome),) = slot.run([job], PILOT)
+        return outcome
+
+    first = [jobs.Priced(family=record.family, config=record.config) for record in records[:2]]
+    costs = FoldCosts(16, (BACKBONE,), first=first, images=24, on_measured=lambda *found: heard.append(found))
+    assert costs.measure_job is not None
+    ((_, measured),) = slot.run([costs.measure_job], PILOT)
+    costs.set_counter(count)
+    costs.set_poll(lambda: measured)
+    assert costs.seconds("probe", ProbeConfig(backbone=BACKBONE)) is None and not heard  # nothing is known as yet
+    assert costs.is_ready and costs.is_ready and measured.speed is not None
+    ((seconds, banks),) = heard
+    here = FoldCosts(16, (BACKBONE,), measured.speed)
+    configs = {record.family: config_from_params(record.family, record.config) for record in records}
+    assert seconds == [here.seconds(one.family, configs[one.family]) for one in first]
+    assert len(banks) == 2 and min(banks) > 0
+    for family, config in configs.items():
+        assert costs.seconds(family, config) == here.seconds(family, config)
+    assert [job.of.family for job in asked] == ["baseline", "probe", "distilled"]  # the first ones are counted once
+
+
+@pytest.mark.parametrize(
+    ("outcome", "error", "says"),
+    [
+        (Outcome(status="failed", reason="BackboneError: no such size"), StudyError, "BackboneError: no such size"),
+        (Outcome(status="blocked", reason="the disk is full"), BlockedError, "the disk is full; run the same command"),
+        (Outcome(status="stopped"), BlockedError, "the search is being stopped"),
+    ],
+)
+def test_what_cannot_be_counted_is_not_proposed(
+    outcome: Outcome, error: type[Exception], says: str, tmp_path: Path
+) -> None:
+    costs = FoldCosts(16, (), SPEEDS[0])
+    costs.set_counter(lambda job: outcome)
+    with pytest.raises(error, match=says):
+        costs.seconds("probe", ProbeConfig(backbone="net"))
+    tune = TuneSearcher(proposer(tmp_path, costs=costs, max_fold_seconds=LIMIT))
+    tune.stop_reason = None
+    assert tune.suggest("first") == TuneSearcher.FINISHED and says in (tune.end_reason or "")
+    assert not Ledger(Storage(tmp_path)).trials()
+
+
+@pytest.mark.parametrize(("limit", "begun", "ends"), [(1e-9, False, True), (1e-9, True, False), (1e9, False, False)])
+def test_a_first_trial_above_the_limit_ends_the_search_before_it_is_begun(
+    limit: float, begun: bool, ends: bool, tmp_path: Path, tiny_pasture: Path
+) -> None:
+    ledger, context, _ = make_study(tmp_path / "study", tiny_pasture, tmp_path / "cache", ("probe",))
+    if not begun:
+        ledger = Ledger(Storage(copytree(tmp_path / "study", tmp_path / "new", ignore=ignore_patterns("trials"))))
+    ledger.update_study(replace(ledger.study(), settings=replace(ledger.study().settings, max_fold_seconds=limit)))
+    said: list[str] = []
+    spaces = {"probe": space_of("probe", (BACKBONE,), "smoke")}
+    costs = fold_costs_here(ledger, spaces, {BACKBONE: "w"}, Resources(gpus_per_fold=0.0), said.append)
+    assert costs.measure_job is not None and not costs.is_ready and not said  # this process measures nothing
+    ((_, measured),) = InlinePool(context).run([costs.measure_job], PILOT)
+    costs.set_poll(lambda: measured)
+    if ends:
+        with pytest.raises(StudyError, match=r"the first probe trial is estimated at .*raise --max-fold-seconds"):
+            _ = costs.is_ready
+    else:
+        assert costs.is_ready
+    assert len(said) == 1 and said[0].startswith("Estimated cost of a probe fold here (first trial): 0.0 s")
 
 
 def test_only_backbones_that_may_train_are_timed() -> None:

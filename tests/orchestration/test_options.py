@@ -95,9 +95,9 @@ def search(tmp_path: Path, tiny_pasture: Path, monkeypatch: pytest.MonkeyPatch) 
     found: dict[str, Any] = {}
     whole = on_ray.search_on_ray
 
-    def remember(ledger: Any, context: Any, proposer: Any, rule: Any, resources: Any, *more: Any) -> Any:
+    def remember(ledger: Any, proposer: Any, rule: Any, resources: Any, *more: Any) -> Any:
         found.update(proposer=proposer, rule=rule, resources=resources)
-        return whole(ledger, context, proposer, rule, resources, *more)
+        return whole(ledger, proposer, rule, resources, *more)
 
     def start(context: WorkerContext, slots: Slots, worker_class: type) -> None:
         found.update(context=context, slots=slots)
@@ -221,7 +221,7 @@ def test_inline_starts_no_ray(search: Any, tiny_pasture: Path, monkeypatch: pyte
         assert resources.inline
         raise Started
 
-    monkeypatch.setattr("orchestration.search.start.search_inline", start)
+    monkeypatch.setattr("orchestration.search.inline.search_inline", start)
     arrived = CliRunner().invoke(app, ["search", "s", "--data", str(tiny_pasture), "--preset", "smoke", "--inline"])
     assert isinstance(arrived.exception, Started), arrived.output
 

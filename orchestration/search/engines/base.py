@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
-from orchestration.study.records import Params
+if TYPE_CHECKING:
+    from orchestration.study.records import Params  # pandas with it, and every command has the engines' names
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

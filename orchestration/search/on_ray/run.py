@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -16,6 +17,7 @@ from orchestration.search.fold_costs import FoldCosts
 from orchestration.search.incumbent import Incumbent
 from orchestration.search.live_view import LiveView
 from orchestration.search.model_room import ModelRoom
+from orchestration.search.on_ray.beside import Beside
 from orchestration.search.on_ray.coordinator import FirmGround, make_coordinator
 from orchestration.search.on_ray.tune_searcher import BreakNotes, TuneSearcher, room_on_head
 from orchestration.search.on_ray.watch import Watch
@@ -28,12 +30,11 @@ from orchestration.study.ledger import Ledger
 from orchestration.study.lock import Heartbeat
 from orchestration.verbosity import level_of_ray
 from orchestration.workers.cluster import ON_HEAD
-from orchestration.workers.context import WorkerContext
 from orchestration.workers.pool import RETRY
 from orchestration.workers.pulse import Pulse
 from orchestration.workers.resources import Resources
 from orchestration.workers.slots.leases import gpus_of_a_slot
-from orchestration.workers.slots.ray_pool import GuardedPool, RayPool, start_broker
+from orchestration.workers.slots.ray_pool import GuardedPool, RayPool
 
 COORDINATOR_STARTS = 10  # of one trial
 MOST_RUNNING = 1000  # Tune's own limit of running trials; the searcher's, which follows the slots, is far below
@@ -41,20 +42,22 @@ MOST_RUNNING = 1000  # Tune's own limit of running trials; the searcher's, which
 
 def search_on_ray(
     ledger: Ledger,
-    context: WorkerContext,
     proposer: Proposer,
     rule: PruneRule | None,
     resources: Resources,
     heartbeat: Heartbeat,
     pulse: Pulse,
+    start: Callable[[], tuple[Any, int]],
+    references: Beside,
     say: Say,
 ) -> Ending:
     """Search until the proposer has nothing more. Needs Ray and the study's lock.
 
-    Leaves the process that calls it alone. Raises StudyError with the reason where the search cannot go on,
-    ClusterError where Ray has died.
+    start: the broker of the folds and how many slots it has; references: made while the folds run. Leaves the process
+    that calls it alone. Raises StudyError with the reason where the search cannot go on, ClusterError where Ray has
+    died.
     """
-    broker, slots = pulse.guard(lambda: start_broker(context, resources))
+    broker, slots = pulse.guard(start)
     waits = "" if slots else ", folds wait for a node that has what a slot asks for (biomass doctor)"
     if proposer.costs is not None:
         measure_a_slot(proposer.costs, broker)
@@ -65,7 +68,8 @@ def search_on_ray(
     searcher = TuneSearcher(proposer, room=room_on_head(ray.nodes()))
     searcher.follow(max(slots, 1))
     room = None if resources.weights_gb is None else ModelRoom(ledger, resources.weights_gb, say)
-    watch = Watch(broker, searcher, LiveView(proposer, Incumbent(StudyData(ledger)), say, room), heartbeat, say)
+    view = LiveView(proposer, Incumbent(StudyData(ledger)), say, room)
+    watch = Watch(broker, searcher, view, heartbeat, say, references)
     together = gpus_of_a_slot(resources) > 0 if resources.folds_together is None else resources.folds_together
     leave = threading.Event()
     tuner = make_tuner(ledger, searcher, broker, rule, together=together, leave=leave)
@@ -73,16 +77,19 @@ def search_on_ray(
     with watch.watching():
         # not here, where a dead Ray would hold it for ever, and where Tune would take SIGINT and SIGUSR1 for itself
         pulse.guard(tuner.fit, lambda: watch.lost, leave.set)
+    references.finish()
     if proposer.costs is not None and proposer.costs.unknown:
         say(f"note: nothing was refused for what its folds cost, no slot could be measured: {proposer.costs.unknown}")
     return ending_of(proposer, searcher.end_reason, before)
 
 
 def measure_a_slot(costs: FoldCosts, broker: Any) -> None:
-    """Have the first slot that is there measured, where costs need it, before any fold runs on it."""
+    """Have the first slot that is there measured before any fold runs on it, and folds counted on any slot: torch is
+    there. A count goes before all folds that wait."""
     if costs.measure_job is not None:
         answer = broker.run.remote(costs.measure_job, RETRY)
         costs.set_poll(lambda: ray.get(answer) if ray.wait([answer], timeout=0)[0] else None)
+        costs.set_counter(lambda job: ray.get(broker.run.remote(job, RETRY)))
 
 
 class _Leave(tune.Callback):

@@ -63,9 +63,9 @@ class TuneSearcher(Searcher):
                 return None
             record = None if self.stop_reason else self.proposer.propose()
         except UserError as error:  # of cluster, store or engine: the search ends with its reason
-            record, self.stop_reason = None, str(error)
+            record, self.stop_reason = None, self.stop_reason or str(error)
         except RayError as error:  # the broker, which measures a slot
-            record, self.stop_reason = None, lost_broker(innermost_cause(error))
+            record, self.stop_reason = None, self.stop_reason or lost_broker(innermost_cause(error))
         if record is None:
             return Searcher.FINISHED
         self._trial_ids[trial_id] = record.trial_id

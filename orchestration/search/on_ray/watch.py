@@ -15,6 +15,7 @@ from biomass_models.counted import counted
 from biomass_models.errors import UserError
 from orchestration.progress import Say, progress_bar
 from orchestration.search.live_view import LiveView
+from orchestration.search.on_ray.beside import Beside
 from orchestration.search.on_ray.tune_searcher import TuneSearcher
 from orchestration.study.lock import Heartbeat
 from orchestration.study.records import SearchFacts
@@ -37,9 +38,11 @@ class Watch:
         view: LiveView,
         heartbeat: Heartbeat,
         say: Say,
+        beside: Beside,
     ) -> None:
+        """beside: begins once a fold is at work."""
         self._broker, self._searcher, self._view = broker, searcher, view
-        self._heartbeat, self._say = heartbeat, say
+        self._heartbeat, self._say, self._beside = heartbeat, say, beside
         self._ended = threading.Event()
         self._stopping_since: float | None = None
         self._answered = time.monotonic()
@@ -71,6 +74,8 @@ class Watch:
                 if facts is not None:
                     self._say_once(self._searcher.follow(max(facts.slots or 0, 1)))
                     self._heartbeat.publish(facts)
+                    if facts.running and self._searcher.running:  # a slot may be measured before there is a trial
+                        self._beside.begin()
                 if facts is not None and (why := facts.start_failure) and why not in self._named:
                     self._named.add(why)
                     slots = counted(facts.cannot_start, "slot has", "slots have")

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from biomass_models.config_rules import known_name
 from orchestration.search.presets.options import NOTED, Budget, Drawing, Preset, StudyOptions
-from orchestration.study.records import Asked
 from orchestration.workers.resources import Resources
+
+if TYPE_CHECKING:
+    from orchestration.study.records import Asked
 
 BASELINE_BACKBONE, DISTILLED_BACKBONE = "vit_small_patch14_dinov2.lvd142m", "vit_small_patch16_dinov3.lvd1689m"
 
@@ -171,4 +173,6 @@ def overridden(name: str | None, typed: Mapping[str, Any]) -> tuple[Preset, Aske
     preset = (preset_named(name) if name else Preset()).with_fields(**given)
     preset.check()
     noted = {key: str(value) if isinstance(value, Path) else value for key, value in given.items() if key in NOTED}
+    from orchestration.study.records import Asked  # pandas with it, which the list of presets does without
+
     return preset, Asked(preset=name, overrides=noted)
