@@ -36,8 +36,8 @@ class Ending:
             failed = counted(self.failed, "trial of this run has", "trials of this run have")
             found.append(f"{failed} failed, most often for: {self.most_often}")
         for family, points in self.searched_whole.items():
-            known = "the one trial that they hold is" if points == 1 else f"all {points} trials that they hold are"
-            found.append(f"The ranges of {family} are searched whole, {known} known; widen them with --space to go on.")
+            hold = counted(points, "trial", "trials")
+            found.append(f"The ranges of {family} are searched whole ({hold}); widen them with --space to go on.")
         return found
 
 

@@ -97,7 +97,8 @@ class FoldCosts:
             return outcome.seconds
         if outcome.status == "failed":
             raise StudyError(f"what a fold of {one.family} costs must be countable, got {outcome.reason}")
-        raise BlockedError(f"{outcome.reason or 'the search is being stopped'}; run the same command again to resume")
+        reason = outcome.reason or "the search is being stopped"
+        raise BlockedError(f"what a fold costs was not counted: {reason}; run the same command again to resume")
 
 
 def _counted_here(job: CountJob) -> Outcome:

@@ -329,6 +329,9 @@ def test_what_cannot_be_counted_is_not_proposed(
     tune.stop_reason = None
     assert tune.suggest("first") == TuneSearcher.FINISHED and says in (tune.end_reason or "")
     assert not Ledger(Storage(tmp_path)).trials()
+    answering = FoldCosts(16, (), SPEEDS[0])
+    answering.set_counter(lambda job: Outcome(status="done", seconds=LIMIT / 2))
+    assert proposer(tmp_path, costs=answering, max_fold_seconds=LIMIT).propose() is not None
 
 
 @pytest.mark.parametrize(("limit", "begun", "ends"), [(1e-9, False, True), (1e-9, True, False), (1e9, False, False)])

@@ -188,8 +188,7 @@ def test_a_small_space_is_searched_whole_by_as_many_questions(
     assert sorted(found) == sorted(itertools.product(*points))
     assert search.propose() is None and search.searched_whole == {"probe": 60} and search.nothing_left is None
     assert ending_of(search, None, ()).lines == [
-        "The ranges of probe are searched whole, all 60 trials that they hold are known; "
-        "widen them with --space to go on."
+        "The ranges of probe are searched whole (60 trials); widen them with --space to go on."
     ]
     wider = replace(GRID, domains={**GRID.domains, "alphas": Integer(3, 13)})
     again = proposer(tmp_path, {"probe": wider}, engine=engine)

@@ -121,6 +121,7 @@ REMEDIES = {
     "the same command serves again": "test_answers_page.py::test_the_page_for_the_field_is_served",
     "the same command shows them again": PAGES,
     "run the same command again for more": f"{ENDINGS}::test_hours_that_are_over_are_an_end_of_their_own",
+    "was not counted: {}; run the same command": "test_costs.py::test_what_cannot_be_counted_is_not_proposed",
     "{} open; run the same command again to resume": LEFT_OPEN,
     "{} open: {}; run the same command again to resume": LEFT_OPEN,
     "the broker of the folds is lost: {}": f"{LOST}::test_a_program_that_calls_run_search_lives_on_and_searches_again",
