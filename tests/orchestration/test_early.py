@@ -12,16 +12,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from running_search import Running, search_command
 from tiny_study import BACKBONE, RANDOM
-from typer.testing import CliRunner
 
-from biomass_models.data import check
 from biomass_models.data.check import check_directory
-from biomass_models.data.images import ImageError
 from biomass_models.errors import UserError
-from orchestration.cli import app
-from orchestration.processes import running
 from orchestration.workers.context import WorkerContext
 from orchestration.workers.resources import Resources
 from orchestration.workers.slots.early import EarlyPool
@@ -73,50 +67,6 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only there a th
 
 def the_thread() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "early"]
-
-
-@pytest.mark.slow
-def test_workers_are_asked_for_before_the_data_check_ends(
-    ray: Ray, tmp_path: Path, tiny_pasture: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    look_at = check.look_at
-
-    def opened(path: Path) -> Any:
-        assert ray.asked_for_workers.wait(PATIENCE), "no photograph was opened before workers were asked for"
-        if "checked" not in ray.events:
-            ray.events.append("checked")
-        return look_at(path)
-
-    def begun(
-        ledger: Any, proposer: Any, rule: Any, resources: Any, heartbeat: Any, pulse: Any, start: Any, *_: Any
-    ) -> Any:
-        assert start() == ("broker", 2)
-        assert the_thread(), "Ray's processes end with the thread that has started them"
-        raise UserError("all is there")
-
-    monkeypatch.setattr(check, "look_at", opened)
-    monkeypatch.setattr("orchestration.search.on_ray.run.search_on_ray", begun)
-    monkeypatch.chdir(tmp_path)
-    ended = CliRunner().invoke(app, ["search", "study", "--data", str(tiny_pasture), *SEARCH])
-    assert str(ended.exception) == "all is there", ended.output
-    assert ray.events == ["Ray", "workers", "checked", "kept ['test_vit.r160_in1k']", "no Ray"]
-    assert Path.cwd() == tmp_path and not the_thread()
-
-
-@pytest.mark.slow
-def test_a_photograph_that_is_torn_leaves_nothing_of_them(
-    ray: Ray, tmp_path: Path, own_pasture: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def opened(path: Path) -> Any:
-        assert ray.asked_for_workers.wait(PATIENCE)
-        raise ImageError("a photograph is whole", "half of one", "copy it again")
-
-    monkeypatch.setattr(check, "look_at", opened)
-    monkeypatch.chdir(tmp_path)
-    ended = CliRunner().invoke(app, ["search", "study", "--data", str(own_pasture), *SEARCH])
-    assert "a photograph is whole" in str(ended.exception)
-    assert ray.events == ["Ray", "workers", "no Ray"] and not the_thread()
-    assert not (tmp_path / "study").exists()
 
 
 @pytest.mark.parametrize("spoilt", ["table", "photograph", "nothing"])
@@ -176,17 +126,3 @@ def test_without_a_working_directory_of_its_own_nothing_starts_early(
         with early.cluster():
             assert early.pool(CONTEXT) == ("broker", 2)
     assert ray.events == ["Ray", "workers", "no Ray"]
-
-
-@pytest.mark.ray
-@pytest.mark.long
-@pytest.mark.timeout(280)
-def test_a_search_whose_last_photograph_is_torn_leaves_no_process(tmp_path: Path, own_pasture: Path) -> None:
-    last = sorted((own_pasture / "test").iterdir())[-1]
-    last.write_bytes(last.read_bytes()[:900])
-    with Running(search_command(own_pasture), tmp_path) as search:
-        search.until(lambda: search.processes_of("gcs_server") or "in the data" in search.text)
-        family = search.family()
-        assert search.end(100) == 1
-    assert last.name in search.text and not (tmp_path / "study").exists()
-    assert not running(family)

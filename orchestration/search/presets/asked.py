@@ -62,7 +62,7 @@ def search_as_asked(
         weights=source.absolute(),
     )
     with notes_in(resources.cache.expanduser()), EarlyPool(context, resources, say) as early:
-        check_search(study, data_dir, asked, made_with, say, early.begin)
+        check_search(study, data_dir, asked, made_with, say)
         from orchestration.search.start import start_search  # only now: it knows Ray
 
         return start_search(
