@@ -93,7 +93,7 @@ EDGES: dict[str, set[str]] = {
         f"{RUN}.progress",
         f"{RUN}.verbosity",
     },
-    SLOTS: {MODEL, f"{MODEL}.backbones", STUDY, WORKERS, f"{RUN}.processes", f"{RUN}.verbosity"},
+    SLOTS: {MODEL, f"{MODEL}.backbones", STUDY, WORKERS},
     SEARCH: {
         *FLOOR,
         f"{MODEL}.backbones",
@@ -117,7 +117,6 @@ EDGES: dict[str, set[str]] = {
         "search_spaces",
         STUDY,
         WORKERS,
-        SLOTS,
         SEARCH,
         f"{SEARCH}.engines",
         f"{RUN}.option",

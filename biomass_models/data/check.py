@@ -15,16 +15,7 @@ from biomass_models.data.dataset import QUADRATS_FILE
 from biomass_models.data.frames import Fit
 from biomass_models.data.images import ImageError, file_digest, header_size
 from biomass_models.data.photographs import UNLIKE, Seen, cut_off, is_unlike, look_at, same_pictures, usual_size
-from biomass_models.data.problems import (
-    ROW,
-    DataError,
-    Level,
-    Problem,
-    errors_of,
-    near_files,
-    raise_errors,
-    shown,
-)
+from biomass_models.data.problems import ROW, DataError, Level, Problem, near_files, raise_errors, shown
 from biomass_models.data.rules import leaves_directory
 
 SMALLEST_SIDE = 64  # px; no network sees a sward in less
@@ -32,19 +23,12 @@ SMALLEST_SIDE = 64  # px; no network sees a sward in less
 OnProgress = Callable[[int, int], None]
 
 
-def check_directory(
-    data_dir: Path,
-    *,
-    fit: Fit | None = None,
-    on_progress: OnProgress | None = None,
-    before_photographs: Callable[[], None] = lambda: None,
-) -> list[Problem]:
+def check_directory(data_dir: Path, *, fit: Fit | None = None, on_progress: OnProgress | None = None) -> list[Problem]:
     """Every problem of the directory, errors and warnings; the competition's, as downloaded, has no errors.
 
     Each photograph is decoded. A directory without test.csv is one to learn from, and no error.
     fit: what models will see of photographs, None as the data say; on_progress: called with (photographs looked at, all
-    of them), in the caller's thread; before_photographs: called before the first is opened, where no table has an error
-    and all files are there.
+    of them), in the caller's thread.
     """
     root = Path(data_dir)
     train, problems = table.inspect_train(root)
@@ -56,10 +40,7 @@ def check_directory(
         photographs.append(_photographs(table.TEST_FILE, test))
     elif near := near_files(root / table.TEST_FILE):
         problems = problems + _misnamed(near)
-    named = pd.concat(photographs)
-    if not errors_of(problems) and all(_is_there(root / path) for path in named["image_path"]):
-        before_photographs()
-    problems += _check_photographs(root, named, fit or _fit_of(root), on_progress)
+    problems += _check_photographs(root, pd.concat(photographs), fit or _fit_of(root), on_progress)
     return problems + ([] if test is None else _seen_twice(train, test))
 
 
@@ -108,22 +89,9 @@ def _check_photographs(
     return problems + _unlike_sizes(photographs, sizes, fit) + _same_photographs(root, photographs, seen)
 
 
-def _is_there(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name that is too long, a folder that may not be entered
-        return False
-
-
-def require_clean(
-    data_dir: Path,
-    *,
-    fit: Fit | None = None,
-    on_progress: OnProgress | None = None,
-    before_photographs: Callable[[], None] = lambda: None,
-) -> list[Problem]:
+def require_clean(data_dir: Path, *, fit: Fit | None = None, on_progress: OnProgress | None = None) -> list[Problem]:
     """The directory's warnings; raises DataError with all errors when there is one. Arguments as check_directory."""
-    problems = check_directory(data_dir, fit=fit, on_progress=on_progress, before_photographs=before_photographs)
+    problems = check_directory(data_dir, fit=fit, on_progress=on_progress)
     raise_errors(problems)
     return problems
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
@@ -18,7 +17,6 @@ from biomass_models.data.frames import Fit
 from biomass_models.data.images import file_digest
 from biomass_models.data.problems import grouped
 from biomass_models.data.table import read_train
-from biomass_models.errors import UserError
 from biomass_models.families import registry
 from biomass_models.families.base import Family
 from biomass_models.fold_rows import folds_in, is_ordered, training_rows
@@ -40,18 +38,11 @@ from search_spaces.own_ranges import read_changes
 from search_spaces.spaces import DEFAULT_BACKBONES, space_of
 
 
-def check_search(
-    study: str,
-    data_dir: Path,
-    asked: Preset,
-    made_with: Asked,
-    say: Callable[[str], None],
-    almost: Callable[[], None] = lambda: None,
-) -> None:
+def check_search(study: str, data_dir: Path, asked: Preset, made_with: Asked, say: Callable[[str], None]) -> None:
     """Whether the study is free and is what was typed, the data are sound, and the folds can be dealt.
 
-    almost: called when all is well but for photographs that have not been opened as yet. Raises LockError, StudyError,
-    DataError or FoldError; nothing is written. A driver that comes in between is met by the search itself.
+    Raises LockError, StudyError, DataError or FoldError; nothing is written. A driver that comes in between is met by
+    the search itself.
     """
     ledger = Ledger(Storage(study))
     require_free(ledger.storage)
@@ -62,24 +53,14 @@ def check_search(
     if asked.budget.second_round is not None:
         plan_second_round(ledger, asked.budget.second_round, asked.budget.pseudo_weight, data_dir)
     fit = record.settings.fit if record is not None else None if asked.study.fit == "auto" else asked.study.fit
-
-    def require_folds() -> pd.DataFrame:
+    check_data(data_dir, say, cast("Fit | None", fit))
+    if record is None:
         here = read_train(data_dir)
-        if record is None:
-            searchable(study, data_dir, asked, made_with, here, say=lambda _: None)
-        elif asked.study.fold_file:
-            _folds_of(asked, here)
-        return here
-
-    def tables_are_sound() -> None:
-        with suppress(UserError):  # which is raised below, after all that is wrong with the photographs
-            require_folds()
-            almost()
-
-    check_data(data_dir, say, cast("Fit | None", fit), tables_are_sound)
-    here = require_folds()
-    if record is None and (notice := counted_notice(cell_weights(here))):
-        say(notice)
+        searchable(study, data_dir, asked, made_with, here, say=lambda _: None)
+        if notice := counted_notice(cell_weights(here)):
+            say(notice)
+    elif asked.study.fold_file:
+        _folds_of(asked, read_train(data_dir))
 
 
 def check_ranges(record: StudyRecord | None, asked: Preset) -> None:
@@ -157,17 +138,12 @@ def _unlearned(family: Family, measured_NT: NDArray[np.bool_], fold_N: IntArray,
     return None
 
 
-def check_data(
-    data_dir: Path,
-    say: Callable[[str], None],
-    fit: Fit | None = None,
-    before_photographs: Callable[[], None] = lambda: None,
-) -> None:
+def check_data(data_dir: Path, say: Callable[[str], None], fit: Fit | None = None) -> None:
     """Read all of a data directory; DataError with every problem, warnings are said.
 
-    fit: what the study's models see of photographs, None as the data say; before_photographs: see check_directory.
+    fit: what the study's models see of photographs; None as the data say.
     """
     with progress_bar("Checking data") as update:
-        warnings = require_clean(data_dir, fit=fit, on_progress=update, before_photographs=before_photographs)
+        warnings = require_clean(data_dir, fit=fit, on_progress=update)
     for warning in grouped(warnings):
         say(str(warning))

@@ -31,7 +31,6 @@ from orchestration.workers.address import is_cluster, require_answer
 from orchestration.workers.context import WorkerContext
 from orchestration.workers.machine import may_have_gpu
 from orchestration.workers.resources import Resources
-from orchestration.workers.slots.early import EarlyPool
 from orchestration.workers.weights_here import available_backbones, backbones_of_study, note_stand_ins, source_of_study
 from search_spaces.domain import SearchSpace
 from search_spaces.own_ranges import Change, read_changes
@@ -66,7 +65,6 @@ def start_search(
     retry_failed: bool = False,
     made_with: Asked,
     data_checked: bool = False,
-    early: EarlyPool | None = None,
 ) -> Ending:
     """`run_search` as a command asks for it, with the backbones whose weights are here and the scale of the machine.
 
@@ -95,7 +93,6 @@ def start_search(
         changes=read_changes(asked.study.space, asked.study.set_),
         second_round=asked.budget.second_round,
         pseudo_weight=asked.budget.pseudo_weight,
-        early=early,
     )
 
 
@@ -159,7 +156,6 @@ def run_search(
     changes: Sequence[Change] = (),
     second_round: str | None = None,
     pseudo_weight: float = PSEUDO_WEIGHT,
-    early: EarlyPool | None = None,
 ) -> Ending:
     """Search until the study holds max_trials or the hours are over; returns the Ending.
 
@@ -169,7 +165,7 @@ def run_search(
     are taken up again, with the folds that they have. follows: a study of fewer photographs, whose best settings a new
     study begins with. changes: of the ranges, by the user. made_with: see open_study. data_checked:
     preflight.check_data has just read the data. second_round: an ensemble of the study whose members label test
-    photographs that the new trials learn from, each counting pseudo_weight. early: workers that may come up already.
+    photographs that the new trials learn from, each counting pseudo_weight.
     """
     known_name("a pruning rule", prune, RULES, StudyError)
     require_answer(resources.address)
@@ -216,9 +212,8 @@ def run_search(
             return search_inline(ledger, context, proposer, RULES[prune], resources, heartbeat, say)
         from orchestration.search.on_ray.beside import Beside
         from orchestration.search.on_ray.run import search_on_ray
+        from orchestration.workers.cluster import ray_cluster
 
         references = Beside("Reference scores", partial(make_references, ledger, data_dir.resolve(), say))
-        workers = early or EarlyPool(context, resources, say)
-        with workers.cluster() as pulse:
-            start = partial(workers.pool, context)
-            return search_on_ray(ledger, proposer, RULES[prune], resources, heartbeat, pulse, start, references, say)
+        with ray_cluster(resources.address, say=say) as pulse:
+            return search_on_ray(ledger, context, proposer, RULES[prune], resources, heartbeat, pulse, references, say)

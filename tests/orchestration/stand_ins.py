@@ -87,21 +87,6 @@ class Scripted:
         return ScriptedOutcome(status="done", pid=os.getpid(), devices=devices, started=started, ended=time.time())
 
 
-class Taker(Scripted):
-    """Says which contexts it has had."""
-
-    def __init__(self, context: Any, *more: Any) -> None:
-        super().__init__(context, *more)
-        self._contexts = [context]
-
-    def take(self, context: Any) -> None:
-        self._contexts.append(context)
-
-    def run(self, job: ScriptedJob, number: int) -> Outcome:
-        super().run(job, number)
-        return Outcome(status="done", reason=", ".join(self._contexts))
-
-
 class Unstartable(Scripted):
     """Does not come up, as the context says: why, on which slots, and how often (marks: a folder that counts)."""
 

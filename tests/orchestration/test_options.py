@@ -95,9 +95,9 @@ def search(tmp_path: Path, tiny_pasture: Path, monkeypatch: pytest.MonkeyPatch) 
     found: dict[str, Any] = {}
     whole = on_ray.search_on_ray
 
-    def remember(ledger: Any, proposer: Any, rule: Any, resources: Any, *more: Any) -> Any:
+    def remember(ledger: Any, context: Any, proposer: Any, rule: Any, resources: Any, *more: Any) -> Any:
         found.update(proposer=proposer, rule=rule, resources=resources)
-        return whole(ledger, proposer, rule, resources, *more)
+        return whole(ledger, context, proposer, rule, resources, *more)
 
     def start(context: WorkerContext, slots: Slots, worker_class: type) -> None:
         found.update(context=context, slots=slots)

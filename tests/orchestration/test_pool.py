@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import ray
 import stand_ins
-from stand_ins import Loadable, Scripted, ScriptedJob, Taker, Unstartable
+from stand_ins import Loadable, Scripted, ScriptedJob, Unstartable
 from tiny_study import BACKBONE, make_study
 
 from biomass_models.families.configs import config_from_params
@@ -90,15 +90,6 @@ def test_two_full_leases_never_share_a_gpu_and_halves_share_it_by_two(start: Sta
 
 def _overlap(one: Outcome, other: Outcome) -> bool:
     return bool(one.started < other.ended and other.started < one.ended)
-
-
-def test_workers_go_on_with_the_context_that_comes_after_their_start(start: Start, tmp_path: Path) -> None:
-    broker = start(ready=1, most=1, workers=Taker, context="early")
-    ray.get(broker.take.remote("final"))
-    dies = ScriptedJob(trial_id="dies", do="die once", mark=str(tmp_path / "mark"))
-    jobs = [ScriptedJob(trial_id="one"), ScriptedJob(trial_id="two"), dies]
-    had = [outcome.reason for job in jobs for outcome in run(broker, [job])]
-    assert had == ["early, final", "early, final", "final"]
 
 
 def test_three_trials_of_five_folds_pass_two_slots(start: Start) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -30,11 +29,12 @@ from orchestration.study.ledger import Ledger
 from orchestration.study.lock import Heartbeat
 from orchestration.verbosity import level_of_ray
 from orchestration.workers.cluster import ON_HEAD
+from orchestration.workers.context import WorkerContext
 from orchestration.workers.pool import RETRY
 from orchestration.workers.pulse import Pulse
 from orchestration.workers.resources import Resources
 from orchestration.workers.slots.leases import gpus_of_a_slot
-from orchestration.workers.slots.ray_pool import GuardedPool, RayPool
+from orchestration.workers.slots.ray_pool import GuardedPool, RayPool, start_broker
 
 COORDINATOR_STARTS = 10  # of one trial
 MOST_RUNNING = 1000  # Tune's own limit of running trials; the searcher's, which follows the slots, is far below
@@ -42,22 +42,21 @@ MOST_RUNNING = 1000  # Tune's own limit of running trials; the searcher's, which
 
 def search_on_ray(
     ledger: Ledger,
+    context: WorkerContext,
     proposer: Proposer,
     rule: PruneRule | None,
     resources: Resources,
     heartbeat: Heartbeat,
     pulse: Pulse,
-    start: Callable[[], tuple[Any, int]],
     references: Beside,
     say: Say,
 ) -> Ending:
     """Search until the proposer has nothing more. Needs Ray and the study's lock.
 
-    start: the broker of the folds and how many slots it has; references: made while the folds run. Leaves the process
-    that calls it alone. Raises StudyError with the reason where the search cannot go on, ClusterError where Ray has
-    died.
+    references: made while the folds run. Leaves the process that calls it alone. Raises StudyError with the reason
+    where the search cannot go on, ClusterError where Ray has died.
     """
-    broker, slots = pulse.guard(start)
+    broker, slots = pulse.guard(lambda: start_broker(context, resources))
     waits = "" if slots else ", folds wait for a node that has what a slot asks for (biomass doctor)"
     if proposer.costs is not None:
         measure_a_slot(proposer.costs, broker)

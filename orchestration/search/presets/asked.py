@@ -25,9 +25,7 @@ from orchestration.study.ledger import Ledger
 from orchestration.study.records import Asked
 from orchestration.study.storage import Storage, nearest_folder
 from orchestration.workers.address import is_cluster, require_answer
-from orchestration.workers.context import WorkerContext
 from orchestration.workers.resources import Resources
-from orchestration.workers.slots.early import EarlyPool
 
 TABLES = ("train.csv", "quadrats.csv", "test.csv")  # one of them makes a folder a data directory
 
@@ -55,13 +53,7 @@ def search_as_asked(
     resources = usable_resources(asked.resources, say)
     for name, value in asked.values().items():
         detail(f"{name}: {value}")
-    context = WorkerContext(  # but for what the study says of its weights
-        study=Storage(study).uri,
-        data_dir=str(data_dir.resolve()),
-        cache=str(resources.cache.expanduser().resolve()),
-        weights=source.absolute(),
-    )
-    with notes_in(resources.cache.expanduser()), EarlyPool(context, resources, say) as early:
+    with notes_in(resources.cache.expanduser()):
         check_search(study, data_dir, asked, made_with, say)
         from orchestration.search.start import start_search  # only now: it knows Ray
 
@@ -75,7 +67,6 @@ def search_as_asked(
             retry_failed=asked.budget.retry_failed,
             made_with=made_with,
             data_checked=True,
-            early=early,
         )
 
 

@@ -51,14 +51,6 @@ class SlotWorker:
             broker.note_progress.remote(slot, done, total)
 
         self._runner = JobRunner(context, on_progress=report)
-        self._report = report
-
-    def take(self, context: WorkerContext) -> None:
-        """Go on with another context; that of the start was made before all of it was known."""
-        from orchestration.workers.runner import JobRunner
-
-        with self._job_lock:
-            self._runner = JobRunner(context, on_progress=self._report)
 
     def ready(self) -> bool:
         return True

@@ -69,7 +69,6 @@ class Broker:
         self._have = 0  # slots that the cluster could hold when it was last looked at
         self._leases: dict[int, asyncio.Task[None]] = {}
         self._ready: set[int] = set()
-        self._given: dict[int, WorkerContext] = {}  # what the worker of a slot has
         self._failed_starts: dict[int, int] = {}  # by slot, in a row since the last worker of any slot came up
         self._cannot_start: dict[int, str] = {}  # why, by slot
         self._busy = BusyShare()
@@ -80,10 +79,6 @@ class Broker:
         self._adjust()
         self._grower = self._task(self._grow())
         return self._have
-
-    async def take(self, context: WorkerContext) -> None:
-        """Go on with another context: each worker has it before its next job."""
-        self._context = context
 
     async def run(self, job: Job, priority: Priority) -> Outcome:
         """Queue one job and wait for its outcome.
@@ -229,7 +224,6 @@ class Broker:
         )
         pause, longest = START_PAUSES
         while True:
-            self._given[slot] = self._context
             worker = slot_actor.remote(self._context, threads, slot, self._me, self._slots.life_seconds)
             try:
                 # on a cluster a worker may wait for others' jobs or for a new node, as long as that takes
@@ -294,9 +288,6 @@ class Broker:
         self._busy.note(len(self._running), len(self._ready))
         entry.tries += 1
         try:
-            if self._given[slot] is not self._context:
-                await asyncio.wrap_future(worker.take.remote(self._context).future())
-                self._given[slot] = self._context
             outcome = await self._outcome(slot, worker, entry)
         except RayError as error:
             self._workers_lost += 1

@@ -47,11 +47,6 @@ def start_broker(context: WorkerContext, resources: Resources, worker_class: typ
     return broker, ray.get(broker.start.remote())
 
 
-def hand_over(broker: Any, context: WorkerContext, resources: Resources) -> None:
-    """Have a broker that has had no job yet, and its workers, go on with another context."""
-    ray.get(broker.take.remote(context.of_slot(resources, gpus_of_a_slot(resources))))
-
-
 class RayPool:
     """Hands jobs to the broker actor from any process of the cluster."""
 
