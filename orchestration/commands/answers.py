@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 DEFAULT_LEVELS = (0.8, 0.9)
 MASSES, GROUPS, WORK, LIMITS = "Masses", "Groups of photographs", "Where it runs", "Limits"  # headings of the help page
+CacheGb = Annotated[float | None, typer.Option(min=0.001, help="Most GB in the cache.", rich_help_panel=WORK)]
 
 
 def predict(
@@ -84,9 +85,7 @@ def predict(
     data: OptionalData = None,
     weights: Weights = None,
     cache: Cache = DEFAULT_CACHE,
-    cache_gb: Annotated[
-        float | None, typer.Option(min=0.001, help="Most GB in the cache.", rich_help_panel=WORK)
-    ] = None,
+    cache_gb: CacheGb = None,
     threads: Annotated[
         int, typer.Option(min=1, help="CPU cores of a process; they round sums their way.", rich_help_panel=WORK)
     ] = 1,
@@ -257,9 +256,7 @@ def next(
     data: OptionalData = None,
     weights: Weights = None,
     cache: Cache = DEFAULT_CACHE,
-    cache_gb: Annotated[
-        float | None, typer.Option(min=0.001, help="Most GB in the cache.", rich_help_panel=WORK)
-    ] = None,
+    cache_gb: CacheGb = None,
     cores: Annotated[int, typer.Option("--threads", min=1, help="CPU cores.", rich_help_panel=WORK)] = 1,
     as_json: Json = False,
 ) -> None:
