@@ -10,13 +10,12 @@ from dataclasses import replace
 from typing import Any
 
 from search_spaces.domain import Choice, Domain, SearchSpace, When
-from search_spaces.probe import WIDER
+from search_spaces.probe import INNER, WIDER
 from search_spaces.spaces import space_of
 
 FAMILIES = ("probe", "baseline", "distilled", "stack", "density")
 PRESENT = FAMILIES[:3]  # those that there were before `stack` and `density`
 BACKBONES = ("tf_efficientnet_lite0.in1k", "vit_small_patch14_dinov2.lvd142m")
-TAPS = "0.67+0.83+1"
 MORE_SIZES = ("", "336")
 FLIPS = 2  # of the networks' banks
 
@@ -25,11 +24,10 @@ CHOSEN: Mapping[str, Mapping[str, Domain]] = {}
 _WIDER: Mapping[str, Mapping[str, Domain]] = {
     "probe": {
         "pooling": Choice(WIDER),
-        "taps": When("layers", (1,), Choice(("", TAPS))),
         "more_sizes": When("size", (224,), Choice(MORE_SIZES)),
     },
     "stack": {
-        "taps": Choice((TAPS, "1")),
+        "taps": Choice((INNER, "1")),
         "more_sizes": When("size", (224,), Choice(MORE_SIZES)),
     },
 }

@@ -20,7 +20,7 @@ BASELINE_BACKBONE, DISTILLED_BACKBONE = "vit_small_patch14_dinov2.lvd142m", "vit
 
 
 def demo() -> Preset:
-    """Two families on frozen ImageNet features of a generated pasture.
+    """Four families on frozen ImageNet features of a generated pasture.
 
     Command:  biomass demo
     Cost:     4 to 5 minutes on 2 free CPU cores with an empty cache (measured).
@@ -28,7 +28,9 @@ def demo() -> Preset:
               set (measured, seeds 0 to 2). They say nothing of real pasture.
     """
     return Preset(
-        study=StudyOptions(families=("baseline", "probe"), backbones=("tf_efficientnet_lite0",), scale="demo"),
+        study=StudyOptions(
+            families=("baseline", "density", "probe", "stack"), backbones=("tf_efficientnet_lite0",), scale="demo"
+        ),
         budget=Budget(trials=24),
         drawing=Drawing(images=357),
     )
