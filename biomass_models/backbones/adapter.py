@@ -50,6 +50,7 @@ class Backbone(nn.Module):
         self.native_size: tuple[int, int] = (int(cfg["input_size"][-2]), int(cfg["input_size"][-1]))
         self.fixed_size = bool(cfg.get("fixed_input_size")) and not getattr(model, "dynamic_img_size", False)
         self._free: list[nn.Module] = []
+        self._seen: dict[tuple[int, int], Tokens] = {}  # on the meta device, by height and width
         self.requires_grad_(False)
         self.eval()
 
@@ -122,8 +123,13 @@ class Backbone(nn.Module):
 
     @torch.inference_mode()
     def shapes(self, height: int, width: int) -> Tokens:
-        """What one picture of that size gives; for its shapes."""
-        return self(torch.empty(1, 3, height, width, device=self.mean.device))
+        """What one picture of that size gives; for its shapes. Found once a size where that takes no memory."""
+        if (seen := self._seen.get((height, width))) is not None:
+            return seen
+        found: Tokens = self(torch.empty(1, 3, height, width, device=self.mean.device))
+        if self.mean.is_meta:
+            self._seen[height, width] = found
+        return found
 
     def widths(self, height: int, width: int) -> tuple[int, int]:
         """Lengths of the global vector and of a patch token for pictures of that size."""

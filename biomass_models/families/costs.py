@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -23,7 +23,7 @@ from biomass_models.data.images import View
 from biomass_models.families.speed import Speed
 from biomass_models.features.encoding import PIXELS_AT_ONCE
 from biomass_models.features.outputs import Output
-from biomass_models.features.spec import FeatureSpec
+from biomass_models.features.spec import FeatureSpec, array_name, fitted
 from biomass_models.interrupt import ShouldStop, check_stop
 from biomass_models.training.config import NetworkConfig
 
@@ -46,15 +46,38 @@ def forward_seconds(backbone: str, height: int, width: int, device: str, *, froz
     return seconds * pass_operations(backbone, asked) / pass_operations(backbone, small)
 
 
-def feature_seconds(spec: FeatureSpec, images: int, device: str) -> float:
-    """Seconds to fill a feature bank for that many images; once per node, not per fold."""
-    one_copy = sum(forward_seconds(spec.backbone, view.height, view.width, device, frozen=True) for view in spec.views)
-    return images * len(spec.copies()) * one_copy
-
-
 def all_feature_seconds(specs: Iterable[FeatureSpec], images: int, device: str = "auto") -> float:
-    """Seconds to fill all banks of a configuration, once per node and none if they are cached."""
-    return sum(feature_seconds(spec, images, device) for spec in specs)
+    """Seconds to fill some banks from nothing, once per node; what an earlier spec leaves behind costs nothing."""
+    return sum(images * len(copies) * _copy_seconds(spec, device) for spec, copies in _first_asked(specs))
+
+
+def all_feature_gigabytes(specs: Iterable[FeatureSpec], images: int) -> float:
+    """What these banks take on a node's disk; an array that two specs ask for is counted once."""
+    return sum(images * len(copies) * spec.unchanged().gigabytes(1) for spec, copies in _first_asked(specs))
+
+
+def _first_asked(specs: Iterable[FeatureSpec]) -> Iterator[tuple[FeatureSpec, list[str]]]:
+    """Each spec with those of its copies that have to pass the backbone for it: no spec before it asked for them.
+
+    A pass stores arrays of a copy by layer and output (store.py), so that a further layer is a further pass.
+    """
+    stored: dict[Hashable, set[str]] = {}
+    for spec in specs:
+        views, _ = fitted(spec.views, weightless(spec.backbone))
+        there = stored.setdefault((spec.backbone, views, spec.stamp, spec.dtype, spec.trunk is None), set())
+        copies = [copy for copy in spec.copies() if not there.issuperset(_arrays(spec, copy, spec.outputs))]
+        for copy in copies:
+            there.update(_arrays(spec, copy, spec.stored))
+        yield spec, copies
+
+
+def _arrays(spec: FeatureSpec, copy: str, outputs: Iterable[Output]) -> Iterator[str]:
+    return (array_name(copy, layer, output.name) for layer in spec.layers for output in outputs)
+
+
+def _copy_seconds(spec: FeatureSpec, device: str) -> float:
+    """Of one copy of one photograph: a pass of each view."""
+    return sum(forward_seconds(spec.backbone, view.height, view.width, device, frozen=True) for view in spec.views)
 
 
 def measure(backbones: Iterable[str], device: str, should_stop: ShouldStop | None = None) -> Speed:

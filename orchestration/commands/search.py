@@ -23,12 +23,17 @@ from orchestration.commands.options import (
 )
 from orchestration.interrupts import RESUMES, say_way_back
 from orchestration.search.presets.named import overridden
-from orchestration.search.presets.options import StudyOptions
 from orchestration.workers.resources import Resources
+
+PresetOption = Annotated[
+    str | None,
+    typer.Option(help="Named study (biomass presets); options win over it.", autocompletion=complete.presets),
+]
+PLANNED = 60  # trials, where neither an option nor the preset says how many
 
 
 @preset_options(
-    *("families", "backbones", "weights", "scale", "space", "set_"),
+    *("families", "backbones", "weights", "scale", "space", "set_", "folds", "trials"),
     *("cpus_per_fold", "gpus_per_fold", "slots", "cache", "address"),
 )
 def doctor(
@@ -36,8 +41,7 @@ def doctor(
         str | None, typer.Argument(metavar="STUDY", help="Study folder or URI; checked from every node.")
     ] = None,
     data: OptionalData = None,
-    trials: Annotated[int, typer.Option(min=1, help="Trials planned.")] = 60,
-    folds: Annotated[int, typer.Option(min=2, help="Folds planned.")] = StudyOptions().folds,
+    preset: PresetOption = None,
     profile: Annotated[
         bool, typer.Option("--profile", help="Only measure what STUDY's members take to predict here.")
     ] = False,
@@ -47,22 +51,25 @@ def doctor(
     """Check machine or cluster, and estimate what the study will cost.
 
     With --data, the directory is looked for on every node. A slot is measured,
-    and a fold of each family estimated. Exit code 1 when a check failed.
+    and folds and features of what a search may propose are estimated from it,
+    for 60 trials unless it is said. Exit code 1 when a check failed.
 
     Example:
     $ biomass doctor runs/first --data csiro-biomass/ --trials 60
+    $ biomass doctor runs/night --data csiro-biomass/ --preset cpu_overnight
     $ biomass doctor runs/first --data csiro-biomass/ --profile
     """
     from orchestration.search.presets.asked import families_of, weights_source
 
-    families, shares = families_of(typed.pop("families"))
-    preset, _ = overridden(None, typed)
+    if typed["families"]:
+        typed["families"], typed["shares"] = families_of(typed["families"])
+    chosen, _ = overridden(preset, typed)
     if profile:
-        _profile(study, data, preset.resources, typed["weights"], as_json=as_json)
+        _profile(study, data, chosen.resources, typed["weights"], as_json=as_json)
         return
     from search_spaces.own_ranges import read_changes
 
-    changes = read_changes(preset.study.space, preset.study.set_)
+    changes = read_changes(chosen.study.space, chosen.study.set_)
     from orchestration.doctor.findings import Finding, examine_here
 
     found: list[Finding] = []
@@ -71,7 +78,8 @@ def doctor(
         found.append(finding)
         (print_remark if as_json else print_line)(str(finding))
 
-    source, resources = weights_source(preset.study.weights), preset.resources
+    source, resources = weights_source(chosen.study.weights), chosen.resources
+    families, shares = chosen.study.families, chosen.study.shares
     for finding in examine_here(resources.address, resources.cache, study):
         show(finding)
     if not any(finding.what == "address" for finding in found):
@@ -82,10 +90,10 @@ def doctor(
             data_dir=data,
             weights=source,
             shares=dict(zip(families, shares or [1.0] * len(families), strict=True)),
-            backbones=usable_backbones(preset.study.backbones, source, print_remark, show),
-            scale=preset.study.scale,
-            trials=trials,
-            folds=folds,
+            backbones=usable_backbones(chosen.study.backbones, source, print_remark, show),
+            scale=chosen.study.scale,
+            trials=chosen.budget.trials or PLANNED,
+            folds=chosen.study.folds,
             changes=changes,
         )
         run_doctor(plan, reachable(resources), show)
@@ -124,10 +132,7 @@ def _profile(study: str | None, data: Path | None, resources: Resources, weights
 def search(
     study: Study,
     data: DataOption,
-    preset: Annotated[
-        str | None,
-        typer.Option(help="Named study (biomass presets); options win over it.", autocompletion=complete.presets),
-    ] = None,
+    preset: PresetOption = None,
     **typed: Any,
 ) -> None:
     """Search for good models; run the same command again to resume a study.

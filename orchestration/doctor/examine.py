@@ -18,11 +18,9 @@ from biomass_models.backbones.weights import WeightsError, WeightsSource
 from biomass_models.counted import counted
 from biomass_models.data.problems import DataError
 from biomass_models.data.table import read_train, train_file
-from biomass_models.families import registry
-from biomass_models.families.base import Config
-from biomass_models.families.costs import all_feature_seconds, measure
 from orchestration.doctor.findings import Finding
 from orchestration.doctor.node_facts import NodeFacts, stored_node_facts
+from orchestration.doctor.study_cost import StudyCost, study_cost
 from orchestration.study.record import RecordError
 from orchestration.study.spaces import with_changes
 from orchestration.study.storage import Storage
@@ -238,13 +236,12 @@ def _ask(node: Mapping[str, Any], plan: Plan, resources: Resources, token: str) 
 def _cost(
     plan: Plan, resources: Resources, gpus: float, slots: int, facts: Mapping[str, NodeFacts]
 ) -> Iterator[Finding]:
-    """What the planned study costs: a fold of each family's first trial, estimated from a measured slot."""
+    """What the planned study costs: folds and features of what may be proposed, estimated from a measured slot."""
     try:
         images = 0 if plan.data_dir is None else len(read_train(plan.data_dir))
     except DataError as error:
         yield Finding("FAIL", error.problems[0].file, str(error.problems[0]), "biomass data check lists every problem")
         return
-    slot_hours, disk = 0.0, 0.0
     scale = plan.scale if plan.scale != "auto" else "gpu" if gpus else "cpu"
     try:
         plain = {family: space_of(family, plan.backbones, scale) for family in plan.shares}
@@ -252,49 +249,40 @@ def _cost(
     except RangesError as error:
         yield Finding("FAIL", "ranges", str(error), "a search would be refused for it; mend it")
         return
-    for family, share in plan.shares.items():
-        first = spaces[family].first_trials
-        if not first:
-            yield Finding("warn", f"fold of {family}", "no first trial lies in your ranges", "it has no estimate here")
+    trials = {one: plan.trials * share / sum(plan.shares.values()) for one, share in plan.shares.items()}
+    estimate: Any = ray.remote(study_cost).options(num_cpus=resources.cpus_per_fold, num_gpus=gpus, max_retries=0)
+    asked = {"images": images, "folds": plan.folds, "device": "auto" if gpus else "cpu"}
+    try:
+        cost: StudyCost = ray.get(estimate.remote(spaces, trials, **asked), timeout=10 * ASK_SECONDS)
+    except RayError as error:
+        yield Finding("FAIL", "cost", innermost_cause(error), "see the text")
+        return
+    for family in trials:
+        if family not in cost.fold_seconds:
+            yield Finding("warn", f"fold of {family}", "nothing in your ranges is accepted", "it has no estimate here")
             continue
-        config = spaces[family].config(first[0])
-        estimate: Any = ray.remote(fold_cost).options(num_cpus=resources.cpus_per_fold, num_gpus=gpus, max_retries=0)
-        try:
-            fold, features = ray.get(
-                estimate.remote(family, config, images, plan.folds, "auto" if gpus else "cpu"), timeout=10 * ASK_SECONDS
-            )
-        except RayError as error:
-            yield Finding("FAIL", f"fold of {family}", innermost_cause(error), "see the text")
-            continue
-        trials = plan.trials * share / sum(plan.shares.values())
-        hours = (trials * plan.folds * fold + features) / 3600
-        slot_hours += hours
-        disk += sum(spec.gigabytes(images) for spec in registry.model(family).feature_specs(config))
-        once = f", features once a node {features:.0f} s" if features else ""
-        yield Finding("ok", f"fold of {family}", f"{fold:.1f} s on a slot{once}")
+        found = cost.fold_seconds[family]
+        text = (
+            f"{cost.mean_fold_seconds(family):.1f} s on a slot, {min(found):.1f} to {max(found):.1f} s by its settings"
+        )
+        yield Finding("ok", f"fold of {family}", text)
+    feature_hours = cost.feature_seconds * len(facts) / 3600
+    fold_hours = sum(trials[one] * plan.folds * cost.mean_fold_seconds(one) for one in cost.fold_seconds) / 3600
+    slot_hours = fold_hours + feature_hours
     gpu_hours = f", {slot_hours * gpus:.2g} GPU-hours" if gpus else ""
     yield Finding(
         "ok",
         "cost",
         f"{counted(plan.trials, 'trial')} x {plan.folds} folds: about {slot_hours:.2g} slot-hours{gpu_hours}, "
-        f"{slot_hours / slots:.2g} h on {counted(slots, 'slot')}; first trials only, so within a factor of a few, "
-        "before pruning",
+        f"{slot_hours / slots:.2g} h on {counted(slots, 'slot')}; {feature_hours:.2g} of the slot-hours are features, "
+        "as long as the cache has none; before pruning",
     )
     for name, fact in facts.items():
-        text = f"{fact.free_cache_gb:.0f} GB free for features, the first trials' banks take {disk:.2f} GB"
-        if fact.free_cache_gb < 4 * disk:
+        text = f"{fact.free_cache_gb:.0f} GB free for features, which take about {cost.feature_gigabytes:.2g} GB"
+        if fact.free_cache_gb < cost.feature_gigabytes:
             yield Finding("warn", f"disk of {name}", text, "give --cache a larger disk, or --cache-gb a limit")
         else:
             yield Finding("ok", f"disk of {name}", text)
-
-
-def fold_cost(family: str, config: Config, images: int, folds: int, device: str) -> tuple[float, float]:
-    """Seconds of a fold and of its features, counted from passes that are timed where this runs."""
-    n_train = round(images * (1 - 1 / folds))
-    model = registry.model(family)
-    trained = [config.backbone] if getattr(config, "trained_blocks", 0) else []
-    seconds = model.fold_seconds(config, n_train, measure(trained, device))
-    return seconds, all_feature_seconds(model.feature_specs(config), images, device)
 
 
 def _name(node: Mapping[str, Any]) -> str:
