@@ -60,7 +60,7 @@ def doctor(
     if profile:
         _profile(study, data, preset.resources, typed["weights"], as_json=as_json)
         return
-    from search_spaces.own_ranges import read_changes
+    from search_spaces.range_files import read_changes
 
     changes = read_changes(preset.study.space, preset.study.set_)
     from orchestration.doctor.findings import Finding, examine_here

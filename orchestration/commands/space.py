@@ -55,7 +55,7 @@ def _spaces(families: list[str], study: str | None, typed: Mapping[str, Any]) ->
     from biomass_models.families import registry
     from orchestration.commands.options import print_remark
     from orchestration.study.spaces import stored_spaces, with_changes
-    from search_spaces.own_ranges import read_changes
+    from search_spaces.range_files import read_changes
     from search_spaces.spaces import DEFAULT_BACKBONES, space_of
 
     if study is not None:

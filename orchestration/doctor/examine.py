@@ -33,7 +33,7 @@ from orchestration.workers.ray_errors import innermost_cause
 from orchestration.workers.resources import Resources
 from orchestration.workers.slots.leases import Slots, gpus_of_a_slot, slots_of
 from orchestration.workers.weights_here import available_backbones
-from search_spaces.own_ranges import Change, RangesError
+from search_spaces.range_files import Change, RangesError
 from search_spaces.spaces import space_of
 
 SLOT_MEMORY_GB = 2.0  # a worker with torch, one backbone and its banks mapped needs 1 to 1.5 GB

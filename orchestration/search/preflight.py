@@ -34,7 +34,7 @@ from orchestration.study.seeds import derive_seed
 from orchestration.study.settings import StudyError
 from orchestration.study.spaces import stored_space, with_changes
 from orchestration.study.storage import Storage
-from search_spaces.own_ranges import read_changes
+from search_spaces.range_files import read_changes
 from search_spaces.spaces import DEFAULT_BACKBONES, space_of
 
 

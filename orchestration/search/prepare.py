@@ -40,7 +40,7 @@ from orchestration.study.seeds import derive_seed
 from orchestration.study.settings import StudyError, StudySettings
 from orchestration.study.spaces import open_spaces, spaces_of, stored_space, to_json, with_changes
 from search_spaces.domain import SearchSpace
-from search_spaces.own_ranges import Change
+from search_spaces.range_files import Change
 
 
 def prepare_search(

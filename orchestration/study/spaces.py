@@ -13,7 +13,8 @@ from biomass_models.families.introduced import introduced
 from orchestration.study.records import OwnRange, Params, StudyRecord
 from orchestration.study.settings import StudyError, StudySettings
 from search_spaces.domain import SearchSpace
-from search_spaces.own_ranges import Change, RangesError, changed_space
+from search_spaces.own_ranges import changed_space
+from search_spaces.range_files import Change, RangesError
 from search_spaces.ranges_text import field_toml
 from search_spaces.spaces import space_of
 

@@ -22,7 +22,7 @@ from orchestration.study.records import TrialResult
 from orchestration.study.spaces import stored_space
 from orchestration.study.storage import Storage
 from search_spaces.domain import Choice, Integer, SearchSpace, Uniform, When
-from search_spaces.own_ranges import RangesError, read_changes
+from search_spaces.range_files import RangesError, read_changes
 
 PAGE = Path(__file__).parents[2] / "docs" / "search.md"
 TINY = ["--backbone", "test_vit", "--weights", "random", "--scale", "smoke", "--folds", "3"]
