@@ -59,7 +59,7 @@ def field_toml(space: SearchSpace, name: str) -> str:
 
 def default_of(space: SearchSpace, name: str) -> Any:
     """What a field is where it is neither drawn nor fixed; dataclasses.MISSING where there is no such value."""
-    own = next(one.default for one in fields(space.config_class) if one.name == name)
+    own = next((one.default for one in fields(space.config_class) if one.name == name), MISSING)
     return space.defaults.get(name, own)
 
 
