@@ -24,7 +24,7 @@ from biomass_models.families.costs import all_feature_seconds, measure
 from orchestration.doctor.findings import Finding
 from orchestration.doctor.node_facts import NodeFacts, stored_node_facts
 from orchestration.study.record import RecordError
-from orchestration.study.spaces import with_changes
+from orchestration.study.spaces import ADD_FAMILY, with_changes
 from orchestration.study.storage import Storage
 from orchestration.workers.address import is_cluster
 from orchestration.workers.cluster import ClusterError, ray_cluster, refusal, slot_limit
@@ -248,7 +248,7 @@ def _cost(
     scale = plan.scale if plan.scale != "auto" else "gpu" if gpus else "cpu"
     try:
         plain = {family: space_of(family, plan.backbones, scale) for family in plan.shares}
-        spaces, _ = with_changes(plain, plan.changes, plan.backbones, say=lambda _: None)
+        spaces, _ = with_changes(plain, plan.changes, plan.backbones, say=lambda _: None, to_add=ADD_FAMILY)
     except RangesError as error:
         yield Finding("FAIL", "ranges", str(error), "a search would be refused for it; mend it")
         return

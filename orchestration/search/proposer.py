@@ -87,6 +87,7 @@ class Proposer:
         self._max_fold_seconds, self.costs = max_fold_seconds, costs
         self.why_exhausted: dict[str, str] = {}  # why a family has nothing left, where that is to be mended
         self.searched_whole: dict[str, int] = {}  # points of the families whose ranges have no new one left
+        self.no_more: dict[str, str] = {}  # why else nothing new came of a family, which is no fault
         self._finite = frozenset(family for family, space in spaces.items() if is_finite(space))
         self._passed: dict[str, set[str]] = {family: set() for family in self._finite}  # points that are not new
         self.unobserved: list[TrialRecord] = []  # ended ones that lie outside of the ranges
@@ -139,7 +140,8 @@ class Proposer:
             record = self._first_trial(family) or self._draw(family)
             if record is None:
                 self._exhausted.add(family)
-                self._note_missing_weights(family)
+                if not self._backbones_here(family) and (names := self._backbones(family)):
+                    self._note_missing_weights(family, names)
                 continue
             self.trials.add(record)
             self.ledger.write_trial(record)
@@ -226,6 +228,7 @@ class Proposer:
             elif self._is_refused(record):
                 refused, repeated = refused + 1, []
             else:
+                self.why_exhausted.pop(family, None)  # of proposals that others have made good
                 return record
         if refused:
             self.why_exhausted[family] = (
@@ -234,6 +237,10 @@ class Proposer:
                 f"{self.trials.least_estimate(family):.0f} s. Raise the limit (with --retry-failed what was refused is "
                 "taken up), or search at a smaller --scale"
             )
+        elif family not in {**self.why_exhausted, **self.searched_whole}:
+            known_ones = f"random search draws known trials of {family} alone; widen its ranges with --space"
+            engine_ends = f"engine {self._engine} has no more trials of {family}; name another with --engine"
+            self.no_more[family] = known_ones if stuck else engine_ends
         return None
 
     def _nearest_new(self, known: TrialRecord) -> TrialRecord | None:
@@ -281,7 +288,10 @@ class Proposer:
         if params is not None and here and self.spaces[family].config(params).backbone not in self._weights:
             fixed = {"backbone": here[derive_seed("backbone", *address) % len(here)]}
             params = self._asked(family, engine, pending, seed, fixed)
-        return None if params is None else self._record(family, params, f"proposed by {engine}")
+        record = None if params is None else self._record(family, params, f"proposed by {engine}")
+        if params is not None and record is None:
+            self._note_missing_weights(family, [self.spaces[family].config(params).backbone])
+        return record
 
     def _asked(
         self, family: str, name: str, pending: Mapping[str, Params], seed: int, fixed: Params | None = None
@@ -332,13 +342,12 @@ class Proposer:
         domain = space.domains.get("backbone", Choice((space.fixed.get("backbone"),)))
         return domain.options if isinstance(domain, Choice) else ()
 
-    def _note_missing_weights(self, family: str) -> None:
-        """Say why nothing of a family can be proposed where the weights of all its backbones are elsewhere."""
-        if not self._backbones_here(family) and (names := self._backbones(family)):
-            wanted = ", ".join(names)
-            self.why_exhausted[family] = (
-                f"trials of {family} need the weights of {wanted}, which are not here; `biomass weights` lists sources"
-            )
+    def _note_missing_weights(self, family: str, names: Sequence[str]) -> None:
+        """Say why nothing of a family can be proposed where the weights of backbones that it needs are elsewhere."""
+        self.why_exhausted[family] = (
+            f"trials of {family} need the weights of {', '.join(names)}, which are not here; `biomass weights` lists "
+            "sources"
+        )
 
     def _is_refused(self, record: TrialRecord) -> bool:
         """Whether a fold is estimated above the limit; then the ledger has it as refused."""

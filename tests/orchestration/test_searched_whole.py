@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_proposer import SPACES, finish, proposer
+from test_proposer import LINE, SPACES, Ends, finish, proposer
 
 from biomass_models.families.probe.config import ProbeConfig
+from orchestration.search.ending import Ending
+from orchestration.search.engines.registry import BUILT_IN
 from orchestration.study.ledger import Ledger
 from orchestration.study.records import REFUSED, TrialResult, TrialRound
 from orchestration.study.storage import Storage
-from search_spaces.domain import Choice, Integer, SearchSpace
+from search_spaces.domain import Choice, Integer, SearchSpace, Uniform, When
+from search_spaces.finite import MOST_VALUES
 
 GRID = SearchSpace(
     family="probe",
@@ -88,6 +91,31 @@ def test_a_rebuilt_search_of_a_finite_space_goes_on_alike(tmp_path: Path) -> Non
         return found
 
     assert ids(tmp_path / "whole", 1) == ids(tmp_path / "part", 6)
+
+
+def test_an_end_without_a_proposal_has_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BUILT_IN, "ends", f"{Ends.__module__}:Ends")
+    search = proposer(tmp_path / "grid", LINE, engine="ends")
+    while search.propose() is not None:
+        pass
+    assert search.nothing_left is None  # it is no fault
+    (line,) = Ending(hours_over=False, ended=1, open=0, no_more=search.no_more).lines
+    assert line == "Engine ends has no more trials of probe; name another with --engine to go on."
+
+    endless = {"log10_alpha_low": Uniform(-1.0, -1.0), "alphas": Integer(3, MOST_VALUES + 3)}
+    few = replace(LINE["probe"], domains=endless)
+    monkeypatch.setattr(Integer, "draw", lambda self, rng: self.low)
+    search = proposer(tmp_path / "few", {"probe": few}, engine="random")
+    assert search.propose() is not None and search.propose() is None
+    assert search.no_more == {"probe": "random search draws known trials of probe alone; widen its ranges with --space"}
+
+    net = When("size", (64,), Choice(("net",)))  # a study may have it: elsewhere the configuration's backbone is meant
+    partly = replace(GRID, domains={"size": Choice((64, 96)), "backbone": net}, fixed={})
+    search = proposer(tmp_path / "partly", {"probe": partly}, engine="random")
+    while search.propose() is not None:
+        pass
+    own = ProbeConfig().backbone
+    assert search.nothing_left is not None and f"need the weights of {own}, which are not here" in search.nothing_left
 
 
 def test_refused_trials_of_families_that_are_not_searched_take_no_place(tmp_path: Path) -> None:
