@@ -58,7 +58,7 @@ def read_toml(path: Path, remedy: str) -> TomlFile:
         raise UserError(f"{path} must be a file that can be read, got {reason.strerror}; check the path") from None
     try:
         content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as reason:
+    except ValueError as reason:  # no TOML, or a number of more digits than Python reads
         place = re.search(r"line (\d+)", str(reason))
         line = int(place[1]) if place else None
         raise TomlError(path.name, line, f"{path.name} is TOML", f"{reason}", remedy) from None

@@ -1,9 +1,9 @@
-"""Spaces that have finitely many points: all of them, those beside one, the nearest that is new."""
+"""Spaces that have finitely many points: all of them, those beside one, the others by their distance from one."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from search_spaces.domain import Choice, Domain, Integer, SearchSpace, When
@@ -35,20 +35,15 @@ def _kept(space: SearchSpace, params: Mapping[str, Any]) -> Callable[[str], Sequ
     return lambda name: (params[name],) if name in params else _values(space.domains[name]) or ()
 
 
-def nearest_new(space: SearchSpace, params: Mapping[str, Any], known: Container[str]) -> list[Point]:
-    """The points that fewest single changes part from `params` and that are not known; none: all are.
-
-    known: keys of points (point_key).
-    """
-    ring, seen = [dict(params)], {point_key(params)}
+def rings(space: SearchSpace, params: Mapping[str, Any]) -> Iterator[dict[str, Point]]:
+    """All points of a finite space by point_key, those first that fewest single changes part from `params`."""
+    ring = {point_key(params): dict(params)}
+    seen = set(ring)
     while ring:
-        new = [point for point in ring if point_key(point) not in known]
-        if new:
-            return new
-        near = {point_key(point): point for one in ring for point in neighbours(space, one)}
-        ring = [point for key, point in near.items() if key not in seen]
+        yield ring
+        near = {point_key(point): point for one in ring.values() for point in neighbours(space, one)}
+        ring = {key: point for key, point in near.items() if key not in seen}
         seen |= near.keys()
-    return []
 
 
 def point_key(params: Mapping[str, Any]) -> str:

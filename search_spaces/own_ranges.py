@@ -1,230 +1,22 @@
-"""Ranges of the user's own: a TOML file, or `FAMILY.FIELD=VALUE`, that changes, adds, fixes or conditions fields.
+"""Ranges of the user's own (range_files.py reads them) put over a family's, and checked against its configuration.
 
-A file has a table for each family and a key for each field. A plain value fixes the field. A table with `uniform`,
-`log-uniform`, `integer` or `choice` searches it, under a condition with `when`; ranges_text.py writes examples. A field
-that is not named stays as it is. A condition stays where a new range or value names none; `when = {}` takes it away.
-
-Everything is checked against the family's configuration when it is read, and all problems are raised together.
+A condition stays where a new range or value names none, but for one that has no values at a scale. All problems are
+raised together.
 """
 
 from __future__ import annotations
 
-import math
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, replace
-from pathlib import Path
+from dataclasses import MISSING, fields, replace
 from random import Random
 from typing import Any
 
-from biomass_models.config_rules import did_you_mean, types_of
-from biomass_models.counted import counted
-from biomass_models.errors import UserError
-from biomass_models.families import registry
-from biomass_models.toml_files import TomlFile, read_toml
+from biomass_models.config_rules import did_you_mean
 from search_spaces.domain import Choice, Domain, Integer, LogUniform, Plain, SearchSpace, Uniform, When
-from search_spaces.ranges_text import default_of
+from search_spaces.range_files import Change, RangesError
+from search_spaces.ranges_text import alternatives, default_of, domain_text
 
-SEARCHED = ("uniform", "log-uniform", "integer", "choice")  # keys of a field's table, of which it has one
-WHEN, STEP = "when", "step"
-GUIDE = "docs/search.md"
 TRIED_DRAWS = 300  # random points among which a value must be accepted by the configuration once
-_SHOWN = 10  # problems that are listed
-
-
-class RangesError(UserError):
-    """Ranges that cannot be searched; `problems` holds every reason with its place."""
-
-    def __init__(self, problems: Sequence[str]) -> None:
-        self.problems = list(problems)
-        more = len(self.problems) - _SHOWN
-        lines = [f"{counted(len(self.problems), 'problem')} in the ranges:"] if len(self.problems) > 1 else []
-        super().__init__("\n".join([*lines, *self.problems[:_SHOWN], *([f"and {more} more"] if more > 0 else [])]))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Change:
-    """What a user says of one field."""
-
-    family: str
-    field: str
-    place: str  # where it was said: my.toml:12, or --set
-    domain: Plain | None = None  # to search; None: it is fixed
-    value: Any = None  # that it is fixed to
-    condition: tuple[str, tuple[Any, ...]] | None = None  # field and values; () values: no condition
-    says_condition: bool = False  # whether `when` was written; if not, a condition that was there stays
-    is_typed: bool = False  # on the command line
-
-    @property
-    def values(self) -> tuple[Any, ...]:
-        """What the field may be: the value that it is fixed to, or the options of a choice."""
-        return self.domain.options if isinstance(self.domain, Choice) else () if self.domain else (self.value,)
-
-
-# -- reading -----------------------------------------------------------------------------------------------------------
-
-
-def read_changes(file: Path | None, fixed: Sequence[str] = ()) -> list[Change]:
-    """What a file and `FAMILY.FIELD=VALUE` texts say, each field once: what is typed goes over the file.
-
-    Raises RangesError with every problem, TomlError for a file that is no TOML.
-    """
-    found, problems = {}, list[str]()
-    for change in [*(() if file is None else _of_file(file)), *map(_of_text, fixed)]:
-        if isinstance(change, str):
-            problems.append(change)
-        else:
-            found[change.family, change.field] = change
-    if problems:
-        raise RangesError(problems)
-    return list(found.values())
-
-
-def _of_file(path: Path) -> Iterator[Change | str]:
-    file = read_toml(path, f'texts stand in quotes, as in transform = "sqrt" ({GUIDE})')
-    for family, table in file.content.items():
-        place = _place(file, family)
-        if not isinstance(table, Mapping):
-            yield f"{place}: a field stands below its family, as in [probe]; got {family} = {table!r}; add the heading"
-        elif family not in registry.names():
-            yield f"{place}: a table is {_families()}; got [{family}]{did_you_mean(family, registry.names())}"
-        else:
-            config_class = registry.family(family).config_class
-            for field, said in table.items():
-                yield _change(family, config_class, field, said, _place(file, family, field))
-
-
-def _of_text(text: str) -> Change | str:
-    """FAMILY.FIELD=VALUE."""
-    place, (name, equals, value) = f"--set {text}", text.partition("=")
-    family, dot, field = (part.strip() for part in name.partition("."))
-    if not (equals and dot and field):
-        return f"{place}: write it like --set distilled.huber_delta=1.0, got no FAMILY.FIELD=VALUE"
-    if family not in registry.names():
-        return f"{place}: it names {_families()}; got {family!r}{did_you_mean(family, registry.names())}"
-    config_class = registry.family(family).config_class
-    found = _change(family, config_class, field, _typed(types_of(config_class).get(field), value.strip()), place)
-    return found if isinstance(found, str) else replace(found, is_typed=True)
-
-
-def _families() -> str:
-    return f"one of the families {', '.join(registry.names())}"
-
-
-def _typed(kind: type | None, text: str) -> Any:
-    """A value as typed on a command line, where texts need no quotes."""
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    if kind is str and not isinstance(value, str):
-        return text
-    if kind is bool and text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    return value
-
-
-def _change(family: str, config_class: type, field: str, said: Any, place: str) -> Change | str:
-    """One field, checked but for the other fields; a text is the problem."""
-    names = [one.name for one in fields(config_class)]
-    if field not in names:
-        hint = did_you_mean(field, names, most=3) or f"; it has {', '.join(names)}"
-        return f"{place}: a key is a field of {family}; got {field!r}{hint}"
-    name = f"{family}.{field}"
-    try:
-        if not isinstance(said, Mapping):
-            return Change(family=family, field=field, place=place, value=_value(config_class, field, said))
-        return Change(
-            family=family,
-            field=field,
-            place=place,
-            domain=_domain(config_class, field, said),
-            condition=_condition(config_class, said[WHEN]) if WHEN in said else None,
-            says_condition=WHEN in said,
-        )
-    except _Wrong as wrong:
-        return f"{place}: {name}: {wrong}"
-
-
-class _Wrong(UserError):
-    """What is wrong with one field."""
-
-
-def _domain(config_class: type, field: str, said: Mapping[str, Any]) -> Plain:
-    for key in said:
-        if key not in (*SEARCHED, STEP, WHEN):
-            keys = (*SEARCHED, STEP, WHEN)
-            raise _Wrong(f"a range has the keys {', '.join(keys)}; got {key!r}{did_you_mean(key, keys)}")
-    kinds = [key for key in said if key in SEARCHED]
-    if len(kinds) != 1:
-        got = ", ".join(kinds) or "none"
-        raise _Wrong(f"a range has one of the keys {', '.join(SEARCHED)}; got {got}; a plain value fixes the field")
-    kind, given = kinds[0], said[kinds[0]]
-    if STEP in said and kind != "integer":
-        raise _Wrong(f"a step belongs to an integer range; got one beside {kind}; leave it out")
-    if not isinstance(given, list):
-        raise _Wrong(f"{kind} is a list, as in {kind} = [1, 2]; got {given!r}")
-    values = tuple(_value(config_class, field, value) for value in given)
-    try:
-        if kind == "choice":
-            return Choice(values)
-        return _interval(kind, types_of(config_class).get(field), values, said.get(STEP, 1))
-    except _Wrong:
-        raise
-    except ValueError as error:
-        raise _Wrong(str(error)) from None
-
-
-def _interval(kind: str, declared: type | None, values: tuple[Any, ...], step: Any) -> Plain:
-    if len(values) != 2:
-        raise _Wrong(f"{kind} has a lower and an upper end; got {len(values)} values; write it like {kind} = [1, 2]")
-    if declared in (str, bool):
-        raise _Wrong(f"it is a {declared.__name__}, which a range cannot be; write it like choice = {list(values)!r}")
-    if kind == "integer":
-        if declared is float:
-            raise _Wrong("it is a real number; write uniform, log-uniform or choice in place of integer")
-        if isinstance(step, bool) or not isinstance(step, int):
-            raise _Wrong(f"a step is a whole number; got {step!r}")
-        return Integer(*values, step)
-    if declared is int:
-        raise _Wrong(f"it is a whole number; write integer or choice in place of {kind}")
-    return (Uniform if kind == "uniform" else LogUniform)(*map(float, values))
-
-
-def _condition(config_class: type, said: Any) -> tuple[str, tuple[Any, ...]]:
-    """Field and values of `when`; ("", ()) where it takes a condition away."""
-    if said == {}:
-        return "", ()
-    if not isinstance(said, Mapping) or len(said) != 1:
-        raise _Wrong(f'when names one field, as in when = {{layout = ["halves"]}}; got {said!r}')
-    ((field, given),) = said.items()
-    names = [one.name for one in fields(config_class)]
-    if field not in names:
-        raise _Wrong(f"when names a field of the family; got {field!r}{did_you_mean(field, names)}")
-    values = given if isinstance(given, list) else [given]
-    if not values:
-        raise _Wrong("when names one value or more; got none; a plain value fixes the field")
-    return field, tuple(_value(config_class, field, value) for value in values)
-
-
-def _value(config_class: type, field: str, value: Any) -> Any:
-    """The value in the field's type: a whole number is fine for a real one. Raises _Wrong."""
-    declared = types_of(config_class).get(field)
-    if declared is float and type(value) is int:
-        value = float(value)
-    if declared in (int, float, str, bool) and type(value) is not declared:
-        raise _Wrong(f"{field} is of type {declared.__name__}; got {value!r} ({type(value).__name__})")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise _Wrong(f"{field} is finite; got {value!r}")
-    return value
-
-
-def _place(file: TomlFile, *path: str) -> str:
-    line = file.line_of(*path)
-    return file.name if line is None else f"{file.name}:{line}"
-
-
-# -- applying ----------------------------------------------------------------------------------------------------------
 
 
 def changed_space(space: SearchSpace, changes: Sequence[Change], say: Callable[[str], None]) -> SearchSpace:
@@ -235,26 +27,42 @@ def changed_space(space: SearchSpace, changes: Sequence[Change], say: Callable[[
     own = [change for change in changes if change.family == space.family]
     if not own:
         return space
-    domains, fixed = dict(space.domains), dict(space.fixed)
-    for change in own:
-        _apply(change, domains, fixed)
-    problems = list(_lost_conditions(own, domains, fixed))
-    if problems:
-        raise RangesError(problems)
     try:
-        plain = replace(space, domains=_ordered(domains), fixed=fixed, first_trials=())
+        plain = _with(space, own)
+    except RangesError:
+        raise
     except ValueError as error:
         raise RangesError([f"{own[0].place}: {error}"]) from None
-    if problems := list(_refused_values(plain, own)):
+    if problems := list(_refused_values(space, plain, own)):
         raise RangesError(problems)
     if (share := _refused_share(plain, own[0].place)) is not None:
         say(share)
     return replace(plain, first_trials=tuple(_adapted_trials(space, plain, say)))
 
 
+def _with(space: SearchSpace, changes: Sequence[Change]) -> SearchSpace:
+    """The space with these changes, without first trials. Raises RangesError for conditions that cannot hold, and
+    ValueError for what is no space."""
+    domains, fixed = dict(space.domains), dict(space.fixed)
+    for change in changes:
+        _apply(change, domains, fixed)
+    if problems := list(_lost_conditions(changes, domains, fixed)):
+        raise RangesError(problems)
+    found = replace(space, domains=_ordered(domains), fixed=fixed, first_trials=())
+    problems = [
+        f"{change.place}: {change.family}.{change.field}: {problem}"
+        for change in changes
+        if found.domains.get(change.field) != space.domains.get(change.field)  # what stays as it was is not at fault
+        and (problem := _wrong_condition(change, space, found) or _never_drawn(found, change.field)) is not None
+    ]
+    if problems:
+        raise RangesError(problems)
+    return found
+
+
 def _apply(change: Change, domains: dict[str, Domain], fixed: dict[str, Any]) -> None:
     name, old = change.field, domains.get(change.field)
-    condition = (old.field, old.values) if isinstance(old, When) else None
+    condition = (old.field, old.values) if isinstance(old, When) and old.values else None
     if change.says_condition:
         condition = change.condition if change.condition and change.condition[0] else None
     if change.domain is None and condition is None:
@@ -278,6 +86,59 @@ def _lost_conditions(own: Sequence[Change], domains: Mapping[str, Domain], fixed
             yield f"{change.place}: {change.family}.{change.field}: a condition is on another field; got the same"
 
 
+def _wrong_condition(change: Change, before: SearchSpace, now: SearchSpace) -> str | None:
+    """What is wrong with the values of a condition that the user has written; None where nothing is.
+
+    A value that the other field could have before is fine: a file stays right where --set fixes that field.
+    """
+    if change.condition is None or not change.condition[0]:
+        return None
+    field, values = change.condition
+    domain = _plain_domain(now, field)
+    if isinstance(domain, Uniform | LogUniform) and domain.low < domain.high:
+        return (
+            f"a condition is on a field of single values; got {field}, which is {domain_text(domain)}; give {field} a "
+            "choice, or leave when out"
+        )
+    for value in values:
+        if not any(one is not None and one.contains(value) for one in (domain, _plain_domain(before, field))):
+            texts = [str(one) for one in domain.options] if isinstance(domain, Choice) else []
+            hint = did_you_mean(value, texts) or "; leave it out, or give that field a wider range"
+            can = "nothing" if domain is None else domain_text(domain)
+            return f"a value of when is one that {field} can have, {can}; got {value!r}{hint}"
+    return None
+
+
+def _never_drawn(space: SearchSpace, name: str) -> str | None:
+    """Why a field is drawn in no point of the space; None where it is in some."""
+    domain = space.domains.get(name)
+    if not isinstance(domain, When) or _can_be_drawn(space, name):
+        return None
+    on = space.domains.get(domain.field)
+    got = f"{space.fixed[domain.field]!r} alone" if on is None else domain_text(on)
+    return (
+        f"it would never be used: it is drawn when {domain.field} = {alternatives(domain.values)}, and that field is "
+        f"{got}; change {domain.field}, or take the condition away in a file of --space (when = {{}})"
+    )
+
+
+def _can_be_drawn(space: SearchSpace, name: str) -> bool:
+    """Whether the conditions of a field hold anywhere."""
+    domain = space.domains.get(name)
+    if not isinstance(domain, When):
+        return True
+    values = [value for value in domain.values if (one := _plain_domain(space, domain.field)) and one.contains(value)]
+    return bool(values) and _can_be_drawn(space, domain.field)
+
+
+def _plain_domain(space: SearchSpace, name: str) -> Plain | None:
+    """A field's domain without its condition; one of a single value where it is fixed, None where it is neither."""
+    domain = space.domains.get(name)
+    if domain is None:
+        return Choice((space.fixed[name],)) if name in space.fixed else None
+    return domain.domain if isinstance(domain, When) else domain
+
+
 def _ordered(domains: Mapping[str, Domain]) -> dict[str, Domain]:
     """The domains in their order, each after the field that it depends on. Raises ValueError for a circle."""
     found: dict[str, Domain] = {}
@@ -297,24 +158,43 @@ def _ordered(domains: Mapping[str, Domain]) -> dict[str, Domain]:
     return found
 
 
-def _refused_values(space: SearchSpace, own: Sequence[Change]) -> Iterator[str]:
-    """Ends and options of the changed fields that the configuration accepts in no random point."""
-    for change in own:
-        name = change.field
-        for value in _tried_values(space, name):
-            if reason := _never_accepted(space, name, value):
-                yield (
-                    f"{change.place}: {space.family}.{name}: the configuration refuses {value!r} at each of "
-                    f"{TRIED_DRAWS} random points, last because {reason}"
-                )
+def _refused_values(before: SearchSpace, now: SearchSpace, own: Sequence[Change]) -> list[str]:
+    """Ends and options of the changed fields that the configuration accepts in no random point.
+
+    One bad value has every point refused: those that are refused without the other changes as well are at fault, and
+    where there is none, all of them together.
+    """
+    together = {change.field: problems for change in own if (problems := list(_refused_of(now, change)))}
+    alone = [
+        problem
+        for change in own
+        if change.field in together
+        for problem in _refused_of(_with(before, _with_conditions(change, own, now)), change)
+    ]
+    return alone or [problem for problems in together.values() for problem in problems]
+
+
+def _with_conditions(change: Change, own: Sequence[Change], now: SearchSpace) -> list[Change]:
+    """The change, and those of the fields that it depends on."""
+    domain, found = now.domains.get(change.field), [change]
+    while isinstance(domain, When):
+        on = domain.field
+        found += [one for one in own if one.field == on]
+        domain = now.domains.get(on)
+    return found
+
+
+def _refused_of(space: SearchSpace, change: Change) -> Iterator[str]:
+    for value in _tried_values(space, change.field):
+        if reason := _never_accepted(space, change.field, value):
+            yield (
+                f"{change.place}: {space.family}.{change.field}: the configuration refuses {value!r} at each of "
+                f"{TRIED_DRAWS} random points, last because {reason}"
+            )
 
 
 def _tried_values(space: SearchSpace, name: str) -> tuple[Any, ...]:
-    domain = space.domains.get(name)
-    domain = domain.domain if isinstance(domain, When) else domain
-    match domain:
-        case None:
-            return (space.fixed[name],)
+    match _plain_domain(space, name):
         case Choice(options):
             return options
         case Integer(low, high, step):

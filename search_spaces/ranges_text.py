@@ -1,4 +1,4 @@
-"""Ranges as people read them, and as a TOML file that can be changed and given back (own_ranges.py reads it).
+"""Ranges as people read them, and as a TOML file that can be changed and given back (range_files.py reads it).
 
 [distilled]
 head_lr = {log-uniform = [5e-05, 0.003]}
@@ -33,9 +33,9 @@ def domain_text(domain: Domain) -> str:
     """A domain in a few words."""
     match domain:
         case When(field, values, inner):
-            return f"{domain_text(inner)}, when {field} = {_alternatives(values)}" if values else NEVER
+            return f"{domain_text(inner)}, when {field} = {alternatives(values)}" if values else NEVER
         case Choice(options):
-            return _alternatives(options)
+            return alternatives(options)
         case LogUniform(low, high):
             return f"{low:g} .. {high:g} (log)"
         case Uniform(low, high):
@@ -59,7 +59,7 @@ def field_toml(space: SearchSpace, name: str) -> str:
 
 def default_of(space: SearchSpace, name: str) -> Any:
     """What a field is where it is neither drawn nor fixed; dataclasses.MISSING where there is no such value."""
-    own = next(one.default for one in fields(space.config_class) if one.name == name)
+    own = next((one.default for one in fields(space.config_class) if one.name == name), MISSING)
     return space.defaults.get(name, own)
 
 
@@ -80,7 +80,8 @@ def space_toml(space: SearchSpace) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _alternatives(values: tuple[Any, ...]) -> str:
+def alternatives(values: tuple[Any, ...]) -> str:
+    """Values of which one holds."""
     return " | ".join('""' if value == "" else f"{value}" for value in values)
 
 

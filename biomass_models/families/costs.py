@@ -20,6 +20,7 @@ from biomass_models.backbones.adapter import Backbone, create_timm, weightless
 from biomass_models.backbones.devices import MicroBatch, autocast, encoding_precision, pick_device, precision
 from biomass_models.backbones.weights import canonical_name
 from biomass_models.data.images import View
+from biomass_models.errors import UserError
 from biomass_models.families.speed import Speed
 from biomass_models.features.encoding import PIXELS_AT_ONCE
 from biomass_models.features.outputs import Output
@@ -100,8 +101,16 @@ def measure(backbones: Iterable[str], device: str, should_stop: ShouldStop | Non
 
 
 def trained_fold_seconds(config: NetworkConfig, views: Sequence[View], n_train: int, speed: Speed) -> float:
-    """Seconds of one fold whose backbone trains: all epochs, and a prediction of the held-out rows (a quarter)."""
+    """Seconds of one fold whose backbone trains: all epochs, and a prediction of the held-out rows (a quarter).
+
+    Raises UserError for a backbone of which no pass was timed.
+    """
     name = config.backbone
+    if name not in speed.pass_seconds:
+        raise UserError(
+            f"a fold that trains blocks of a backbone is counted from a timed pass of it, got {name}, timed are "
+            f"{', '.join(speed.pass_seconds) or 'none'}; fix trained_blocks with --set, to 0 if none shall train"
+        )
     operations = sum(pass_operations(name, _fitted_size(name, view.height, view.width)) for view in views)
     forward = speed.pass_seconds[name] * operations / pass_operations(name, _timed_size(name))
     share = min(1.0, config.trained_blocks / len(weightless(name).blocks()))

@@ -67,7 +67,7 @@ def doctor(
     if profile:
         _profile(study, data, chosen.resources, typed["weights"], as_json=as_json)
         return
-    from search_spaces.own_ranges import read_changes
+    from search_spaces.range_files import read_changes
 
     changes = read_changes(chosen.study.space, chosen.study.set_)
     from orchestration.doctor.findings import Finding, examine_here

@@ -55,7 +55,7 @@ def _spaces(families: list[str], study: str | None, typed: Mapping[str, Any]) ->
     from biomass_models.families import registry
     from orchestration.commands.options import print_remark
     from orchestration.study.spaces import stored_spaces, with_changes
-    from search_spaces.own_ranges import read_changes
+    from search_spaces.range_files import read_changes
     from search_spaces.spaces import DEFAULT_BACKBONES, space_of
 
     if study is not None:
@@ -63,14 +63,15 @@ def _spaces(families: list[str], study: str | None, typed: Mapping[str, Any]) ->
             raise typer.BadParameter("a study has a scale and backbones of its own; leave --scale and --backbone out")
         from orchestration.study.ledger import open_ledger
 
-        spaces = stored_spaces(open_ledger(study).study(), families)
+        spaces, to_add = stored_spaces(open_ledger(study).study(), families), None
     else:
         chosen = overridden(None, typed)[0].study
         scale = "cpu" if chosen.scale == "auto" else chosen.scale
         names = families or list(registry.BUILT_IN)
         spaces = {name: space_of(name, chosen.backbones or DEFAULT_BACKBONES, scale) for name in names}
+        to_add = f"show it as well: biomass space {' '.join(names)}"
     changes = read_changes(typed["space"], typed["set_"] or ())
-    return with_changes(spaces, changes, None, print_remark)[0]
+    return with_changes(spaces, changes, None, print_remark, to_add=to_add)[0]
 
 
 def toml_text(spaces: Mapping[str, SearchSpace]) -> str:

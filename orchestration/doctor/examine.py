@@ -22,7 +22,7 @@ from orchestration.doctor.findings import Finding
 from orchestration.doctor.node_facts import NodeFacts, stored_node_facts
 from orchestration.doctor.study_cost import StudyCost, study_cost
 from orchestration.study.record import RecordError
-from orchestration.study.spaces import with_changes
+from orchestration.study.spaces import ADD_FAMILY, with_changes
 from orchestration.study.storage import Storage
 from orchestration.workers.address import is_cluster
 from orchestration.workers.cluster import ClusterError, ray_cluster, refusal, slot_limit
@@ -31,7 +31,7 @@ from orchestration.workers.ray_errors import innermost_cause
 from orchestration.workers.resources import Resources
 from orchestration.workers.slots.leases import Slots, gpus_of_a_slot, slots_of
 from orchestration.workers.weights_here import available_backbones
-from search_spaces.own_ranges import Change, RangesError
+from search_spaces.range_files import Change, RangesError
 from search_spaces.spaces import space_of
 
 SLOT_MEMORY_GB = 2.0  # a worker with torch, one backbone and its banks mapped needs 1 to 1.5 GB
@@ -245,7 +245,7 @@ def _cost(
     scale = plan.scale if plan.scale != "auto" else "gpu" if gpus else "cpu"
     try:
         plain = {family: space_of(family, plan.backbones, scale) for family in plan.shares}
-        spaces, _ = with_changes(plain, plan.changes, plan.backbones, say=lambda _: None)
+        spaces, _ = with_changes(plain, plan.changes, plan.backbones, say=lambda _: None, to_add=ADD_FAMILY)
     except RangesError as error:
         yield Finding("FAIL", "ranges", str(error), "a search would be refused for it; mend it")
         return

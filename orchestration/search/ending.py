@@ -23,6 +23,7 @@ class Ending:
     failed: int = 0  # of this run
     most_often: str | None = None  # why they failed
     searched_whole: Mapping[str, int] = field(default_factory=dict)  # points of families whose ranges have no new one
+    no_more: Mapping[str, str] = field(default_factory=dict)  # why else nothing new came of a family
 
     @property
     def lines(self) -> list[str]:
@@ -38,6 +39,7 @@ class Ending:
         for family, points in self.searched_whole.items():
             hold = counted(points, "trial", "trials")
             found.append(f"The ranges of {family} are searched whole ({hold}); widen them with --space to go on.")
+        found += [f"{reason[0].upper()}{reason[1:]} to go on." for reason in self.no_more.values()]
         return found
 
 
@@ -72,6 +74,7 @@ def ending_of(proposer: Proposer, broken_off: str | None, before: Container[str]
         failed=failed.total(),
         most_often=failed.most_common(1)[0][0] if failed else None,
         searched_whole=proposer.searched_whole,
+        no_more=proposer.no_more,
     )
 
 

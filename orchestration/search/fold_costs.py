@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING
 
 import pandas as pd
 
@@ -18,7 +18,8 @@ from orchestration.study.settings import StudyError, StudySettings
 from orchestration.workers.address import is_cluster
 from orchestration.workers.jobs import CountJob, MeasureJob, Outcome, Priced
 from orchestration.workers.resources import Resources
-from search_spaces.domain import Choice, SearchSpace, When
+from search_spaces.domain import Choice, Integer, Plain, SearchSpace, When
+from search_spaces.ranges_text import default_of
 
 
 class FoldCosts:
@@ -175,12 +176,26 @@ def trained_backbones(spaces: Mapping[str, SearchSpace], here: Mapping[str, str]
     """
     names = set()
     for space in spaces.values():
-        if any(_options(space, "trained_blocks")):
-            names |= {str(name) for name in _options(space, "backbone")} & set(here)
+        if any(map(_may_train, _may_be(space, "trained_blocks"))):
+            named = {name for one in _may_be(space, "backbone") if isinstance(one, Choice) for name in one.options}
+            names |= named & set(here)
     return tuple(sorted(names))
 
 
-def _options(space: SearchSpace, name: str) -> tuple[Any, ...]:
+def _may_be(space: SearchSpace, name: str) -> Iterator[Plain]:
+    """Where the values of a field come from: its domain, what it is fixed to, and its default where it is not drawn in
+    each point."""
     domain = space.domains.get(name)
-    domain = domain.domain if isinstance(domain, When) else domain
-    return domain.options if isinstance(domain, Choice) else (space.fixed[name],) if name in space.fixed else ()
+    if domain is not None:
+        yield domain.domain if isinstance(domain, When) else domain
+    if name in space.fixed:
+        yield Choice((space.fixed[name],))
+    elif (domain is None or isinstance(domain, When)) and (default := default_of(space, name)) is not MISSING:
+        yield Choice((default,))
+
+
+def _may_train(blocks: Plain) -> bool:
+    """Whether numbers of trained blocks that come from there are not all 0."""
+    if isinstance(blocks, Integer):
+        return any(range(blocks.low, blocks.high + 1, blocks.step))
+    return any(blocks.options) if isinstance(blocks, Choice) else True

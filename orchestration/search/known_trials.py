@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from orchestration.search.gains.turns import Proposed
 from orchestration.study.ids import content_key
-from orchestration.study.records import COMPLETE, FAILED, Params, TrialRecord, TrialResult, TrialRound
+from orchestration.study.records import COMPLETE, FAILED, REFUSED, Params, TrialRecord, TrialResult, TrialRound
 
 ALIKE_FAILURES = 5  # first trials that all fail for one reason: it is not the trials that are at fault
 
@@ -23,7 +23,8 @@ class KnownTrials:
         self.backbones: set[str] = set()  # of those trials
         self._refused: dict[str, TrialRecord] = {}  # those that do not, because they are too expensive
         self._results: dict[str, TrialResult] = {}  # of both
-        self.others = 0  # trials of families that are not searched now
+        self.others = 0  # trials of families that are not searched now and take a place
+        self._others_refused = 0
         self._by_content: dict[str, str] = {}  # trial id by what the trial computes
         self._first_ends: list[str | None] = []  # reasons of the first trials to end in this run; None: no failure
         self.set_aside: list[TrialRecord] = []  # open ones whose family or weights are not here now
@@ -43,6 +44,15 @@ class KnownTrials:
         """A trial that will not run."""
         self._refused[record.trial_id], self._results[record.trial_id] = record, result
         self._note_content(record)
+
+    def note_other(self, record: TrialRecord, result: TrialResult | None) -> None:
+        """A trial of a family that is not searched now."""
+        if result is None:
+            self.set_aside.append(record)
+        if result is not None and result.status == REFUSED:
+            self._others_refused += 1
+        else:
+            self.others += 1
 
     def end(self, trial_id: str, result: TrialResult) -> TrialRecord:
         """A trial that ends now; returns what was proposed."""
@@ -71,7 +81,7 @@ class KnownTrials:
     @property
     def next_number(self) -> int:
         """Of the next trial, in the order of proposal."""
-        return self.places + len(self._refused)
+        return self.places + len(self._refused) + self._others_refused
 
     @property
     def proposed(self) -> Sequence[Proposed]:

@@ -32,9 +32,9 @@ from orchestration.study.lock import require_free
 from orchestration.study.records import Asked, StudyRecord
 from orchestration.study.seeds import derive_seed
 from orchestration.study.settings import StudyError
-from orchestration.study.spaces import stored_space, with_changes
+from orchestration.study.spaces import ADD_FAMILY, stored_space, with_changes
 from orchestration.study.storage import Storage
-from search_spaces.own_ranges import read_changes
+from search_spaces.range_files import read_changes
 from search_spaces.spaces import DEFAULT_BACKBONES, space_of
 
 
@@ -76,7 +76,8 @@ def check_ranges(record: StudyRecord | None, asked: Preset) -> None:
     elif changes and asked.study.scale != "auto":
         backbones = asked.study.backbones or DEFAULT_BACKBONES
         spaces = {family: space_of(family, backbones, asked.study.scale) for family in asked.study.families}
-        with_changes(spaces, changes, None, say=lambda _: None)  # which backbones are here is not known yet
+        # which backbones are here is not known yet
+        with_changes(spaces, changes, None, say=lambda _: None, to_add=ADD_FAMILY)
 
 
 def searchable(

@@ -38,9 +38,9 @@ from orchestration.study.record import SCHEMA
 from orchestration.study.records import FAILED, Asked, OwnRange, Params, StudyRecord, mass_unit_of, refused_for
 from orchestration.study.seeds import derive_seed
 from orchestration.study.settings import StudyError, StudySettings
-from orchestration.study.spaces import open_spaces, spaces_of, stored_space, to_json, with_changes
+from orchestration.study.spaces import ADD_FAMILY, open_spaces, spaces_of, stored_space, to_json, with_changes
 from search_spaces.domain import SearchSpace
-from search_spaces.own_ranges import Change
+from search_spaces.range_files import Change
 
 
 def prepare_search(
@@ -76,7 +76,7 @@ def prepare_search(
     record = ledger.find_study()
     if record is None:
         old = None if follows is None else followed(ledger.storage.uri, follows)
-        own = with_changes(spaces or spaces_of(settings), changes, settings.backbones, say)
+        own = with_changes(spaces or spaces_of(settings), changes, settings.backbones, say, to_add=ADD_FAMILY)
         record = _new(ledger, data_dir, here, images, settings, fold_file, fingerprints, *own, made_with, old, say)
     else:
         record = _found(ledger, record, data_dir, here, images, settings, fold_file, spaces, say)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from random import Random
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 from biomass_models.errors import UserError
 from biomass_models.families.configs import config_to_params
@@ -27,7 +27,7 @@ from orchestration.study.ledger import Ledger
 from orchestration.study.records import REFUSED, Params, TrialRecord, TrialResult, TrialRound
 from orchestration.study.seeds import derive_seed
 from search_spaces.domain import Choice, SearchSpace
-from search_spaces.finite import is_finite, nearest_new, point_key
+from search_spaces.finite import is_finite, rings
 from search_spaces.finite import points as all_points
 
 if TYPE_CHECKING:
@@ -87,8 +87,9 @@ class Proposer:
         self._max_fold_seconds, self.costs = max_fold_seconds, costs
         self.why_exhausted: dict[str, str] = {}  # why a family has nothing left, where that is to be mended
         self.searched_whole: dict[str, int] = {}  # points of the families whose ranges have no new one left
+        self.no_more: dict[str, str] = {}  # why else nothing new came of a family, which is no fault
         self._finite = frozenset(family for family, space in spaces.items() if is_finite(space))
-        self._known_points: dict[str, set[str]] = {family: set() for family in self._finite}  # and what is none
+        self._passed: dict[str, set[str]] = {family: set() for family in self._finite}  # points that are not new
         self.unobserved: list[TrialRecord] = []  # ended ones that lie outside of the ranges
         self._exhausted: set[str] = set()
         self._resumed: list[TrialRecord] = []  # open ones that are to be proposed again
@@ -139,9 +140,10 @@ class Proposer:
             record = self._first_trial(family) or self._draw(family)
             if record is None:
                 self._exhausted.add(family)
-                self._note_missing_weights(family)
+                if not self._backbones_here(family) and (names := self._backbones(family)):
+                    self._note_missing_weights(family, names)
                 continue
-            self._note_trial(record)
+            self.trials.add(record)
             self.ledger.write_trial(record)
             return record
         return None
@@ -155,31 +157,18 @@ class Proposer:
         for record in self.ledger.trials():
             result = results.get(record.trial_id)
             if record.family not in self.spaces:
-                self.trials.others += 1
-                self.trials.set_aside += [] if result is not None else [record]
+                self.trials.note_other(record, result)
                 continue
             if result is not None and result.status == REFUSED:
-                self._note_refused(record, result)
+                self.trials.refuse(record, result)
             else:
-                self._note_trial(record, result)
+                self.trials.add(record, result)
             if result is not None:
                 self._observe(record, result)
             elif self._weights.get(str(record.config.get("backbone"))) == record.weights:
                 self._resumed.append(record)
             else:
                 self.trials.set_aside.append(record)
-
-    def _note_trial(self, record: TrialRecord, result: TrialResult | None = None) -> None:
-        self.trials.add(record, result)
-        self._note_point(record)
-
-    def _note_refused(self, record: TrialRecord, result: TrialResult) -> None:
-        self.trials.refuse(record, result)
-        self._note_point(record)
-
-    def _note_point(self, record: TrialRecord) -> None:
-        if record.family in self._finite:
-            self._known_points[record.family].add(point_key(record.params))
 
     def _observe(self, record: TrialRecord, result: TrialResult) -> None:
         if record.second_round not in (None, self.second_round):
@@ -239,6 +228,7 @@ class Proposer:
             elif self._is_refused(record):
                 refused, repeated = refused + 1, []
             else:
+                self.why_exhausted.pop(family, None)  # of proposals that others have made good
                 return record
         if refused:
             self.why_exhausted[family] = (
@@ -247,22 +237,28 @@ class Proposer:
                 f"{self.trials.least_estimate(family):.0f} s. Raise the limit (with --retry-failed what was refused is "
                 "taken up), or search at a smaller --scale"
             )
+        elif family not in {**self.why_exhausted, **self.searched_whole}:
+            known_ones = f"random search draws known trials of {family} alone; widen its ranges with --space"
+            engine_ends = f"engine {self._engine} has no more trials of {family}; name another with --engine"
+            self.no_more[family] = known_ones if stuck else engine_ends
         return None
 
     def _nearest_new(self, known: TrialRecord) -> TrialRecord | None:
         """The point of a finite space that is nearest to a known one and can be a trial; None where all are known.
 
-        An engine proposes its best points again and again: asked anew it takes as long, and may do so once more.
+        An engine proposes its best points again and again: asked anew it takes as long, and may do so once more. Which
+        of the nearest it is depends on the points alone, not on what this process has passed over before.
         """
-        space, points = self.spaces[known.family], self._known_points[known.family]
-        rng = Random(derive_seed("beside", self._seed, known.family, self.trials.next_number))
-        points.add(point_key(known.params))
-        while near := nearest_new(space, known.params, points):
-            params = rng.choice(near)
-            points.add(point_key(params))
-            record = self._record(known.family, params, known.why) if self._can_run(space, params) else None
-            if record is not None and self.trials.existing_id(record) is None:
-                return record
+        space, passed = self.spaces[known.family], self._passed[known.family]
+        seed = derive_seed("beside", self._seed, known.family, self.trials.next_number)
+        for ring in rings(space, known.params):
+            new = [key for key in ring if key not in passed]
+            for key in sorted(new, key=lambda one: crc32(one.encode(), seed)):
+                can_run = self._can_run(space, ring[key])
+                record = self._record(known.family, ring[key], known.why) if can_run else None
+                if record is not None and self.trials.existing_id(record) is None:
+                    return record
+                passed.add(key)
         self.searched_whole[known.family] = sum(self._can_run(space, params) for params in all_points(space))
         return None
 
@@ -292,7 +288,10 @@ class Proposer:
         if params is not None and here and self.spaces[family].config(params).backbone not in self._weights:
             fixed = {"backbone": here[derive_seed("backbone", *address) % len(here)]}
             params = self._asked(family, engine, pending, seed, fixed)
-        return None if params is None else self._record(family, params, f"proposed by {engine}")
+        record = None if params is None else self._record(family, params, f"proposed by {engine}")
+        if params is not None and record is None:
+            self._note_missing_weights(family, [self.spaces[family].config(params).backbone])
+        return record
 
     def _asked(
         self, family: str, name: str, pending: Mapping[str, Params], seed: int, fixed: Params | None = None
@@ -343,13 +342,12 @@ class Proposer:
         domain = space.domains.get("backbone", Choice((space.fixed.get("backbone"),)))
         return domain.options if isinstance(domain, Choice) else ()
 
-    def _note_missing_weights(self, family: str) -> None:
-        """Say why nothing of a family can be proposed where the weights of all its backbones are elsewhere."""
-        if not self._backbones_here(family) and (names := self._backbones(family)):
-            wanted = ", ".join(names)
-            self.why_exhausted[family] = (
-                f"trials of {family} need the weights of {wanted}, which are not here; `biomass weights` lists sources"
-            )
+    def _note_missing_weights(self, family: str, names: Sequence[str]) -> None:
+        """Say why nothing of a family can be proposed where the weights of backbones that it needs are elsewhere."""
+        self.why_exhausted[family] = (
+            f"trials of {family} need the weights of {', '.join(names)}, which are not here; `biomass weights` lists "
+            "sources"
+        )
 
     def _is_refused(self, record: TrialRecord) -> bool:
         """Whether a fold is estimated above the limit; then the ledger has it as refused."""
@@ -367,7 +365,7 @@ class Proposer:
         )
         self.ledger.write_trial(record)
         self.ledger.write_result(record.trial_id, result)
-        self._note_refused(record, result)
+        self.trials.refuse(record, result)
         self._observe(record, result)
         return True
 

@@ -33,7 +33,7 @@ from orchestration.workers.machine import may_have_gpu
 from orchestration.workers.resources import Resources
 from orchestration.workers.weights_here import available_backbones, backbones_of_study, note_stand_ins, source_of_study
 from search_spaces.domain import SearchSpace
-from search_spaces.own_ranges import Change, read_changes
+from search_spaces.range_files import Change, read_changes
 
 
 def has_gpu(resources: Resources) -> bool:

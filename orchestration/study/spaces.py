@@ -13,9 +13,12 @@ from biomass_models.families.introduced import introduced
 from orchestration.study.records import OwnRange, Params, StudyRecord
 from orchestration.study.settings import StudyError, StudySettings
 from search_spaces.domain import SearchSpace
-from search_spaces.own_ranges import Change, RangesError, changed_space
+from search_spaces.own_ranges import changed_space
+from search_spaces.range_files import Change, RangesError
 from search_spaces.ranges_text import field_toml
 from search_spaces.spaces import space_of
+
+ADD_FAMILY = "add --family"  # to a search that makes a study
 
 
 def spaces_of(settings: StudySettings) -> dict[str, SearchSpace]:
@@ -84,20 +87,28 @@ def with_changes(
     backbones: Sequence[str] | None,
     say: Callable[[str], None],
     *,
+    to_add: str | None = None,
     trials: int = 0,
 ) -> tuple[dict[str, SearchSpace], tuple[OwnRange, ...]]:
     """Ranges by family with what the user has changed, and a note of each change that is one.
 
-    backbones: of the study, None: not known yet; trials: that it has. Raises RangesError for a typed change of a family
-    that is not searched, for a backbone that the study has not, and as `changed_space` does.
+    backbones: of the study, None: not known yet; to_add: how a family joins these, up to its name, None: it cannot;
+    trials: that the study has. Raises RangesError for a typed change of a family that is not among these, for a
+    backbone that the study has not or that has a condition, and as `changed_space` does.
     """
     for change in changes:
         if change.family not in spaces:
             rule = f"{change.place}: a range is of a family that is searched, {', '.join(spaces)}"
             if change.is_typed:
-                raise RangesError([f"{rule}; got {change.family}; leave it out, or add --family {change.family}"])
+                more = "" if to_add is None else f", or {to_add} {change.family}"
+                raise RangesError([f"{rule}; got {change.family}; leave it out{more}"])
             say(f"{rule}; that of {change.family} is not used")
-        if change.field != "backbone" or backbones is None:
+        if change.field != "backbone":
+            continue
+        if change.condition is not None and (on := change.condition[0]):
+            rule = f"{change.place}: a backbone is part of each trial, and has no condition"
+            raise RangesError([f"{rule}; got when {on}; leave when out, or give {on} a condition on backbone"])
+        if backbones is None:
             continue
         if strange := sorted(set(change.values) - set(backbones)):
             rule = f"{change.place}: a backbone is one of the study's, {', '.join(backbones)}"

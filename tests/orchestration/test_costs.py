@@ -17,6 +17,7 @@ from tiny_study import BACKBONE, RANDOM, make_study
 from told_study import told_study
 
 from biomass_models.backbones.weights import canonical_name, fingerprint
+from biomass_models.errors import UserError
 from biomass_models.families.baseline.config import BaselineConfig
 from biomass_models.families.configs import config_from_params
 from biomass_models.families.distilled.config import DistilledConfig
@@ -363,3 +364,12 @@ def test_only_backbones_that_may_train_are_timed() -> None:
     spaces = {family: space_of(family, names, "gpu") for family in ("baseline", "distilled", "probe")}
     assert trained_backbones(spaces, {"net-a": "w"}) == ("net-a",)
     assert trained_backbones(spaces, {"net-a": "w", "net-b": "w"}) == names
+
+
+def test_a_fold_without_a_timed_pass_is_an_error_with_what_to_do() -> None:
+    config = BaselineConfig(backbone="vit_small_patch14_dinov2.lvd142m", trained_blocks=2)
+    costs = FoldCosts(100, (), replace(SPEEDS[0], pass_seconds={"other": 0.1}))
+    with pytest.raises(UserError, match=r"got vit_small.*, timed are other; fix trained_blocks with --set, to 0"):
+        costs.seconds("baseline", config)
+    assert FoldCosts(100, (), SPEEDS[0]).seconds("baseline", config)
+    assert costs.seconds("baseline", replace(config, trained_blocks=0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from random import Random
 
 import hand_made_study as hand
 import pytest
@@ -15,14 +16,17 @@ from typer.testing import CliRunner
 
 from biomass_models.families.probe.config import ProbeConfig
 from orchestration.cli import app
+from orchestration.search.fold_costs import trained_backbones
 from orchestration.search.prepare import change_ranges
 from orchestration.search.proposer import DRAWS_UNTIL_EXHAUSTED, Proposer
 from orchestration.study.ledger import Ledger
 from orchestration.study.records import TrialResult
-from orchestration.study.spaces import stored_space
+from orchestration.study.spaces import stored_space, with_changes
 from orchestration.study.storage import Storage
 from search_spaces.domain import Choice, Integer, SearchSpace, Uniform, When
-from search_spaces.own_ranges import RangesError, read_changes
+from search_spaces.own_ranges import changed_space
+from search_spaces.range_files import RangesError, read_changes
+from search_spaces.spaces import space_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "search.md"
 TINY = ["--backbone", "test_vit", "--weights", "random", "--scale", "smoke", "--folds", "3"]
@@ -123,10 +127,19 @@ def test_a_study_takes_a_change_once_and_notes_it(tmp_path: Path) -> None:
     assert change_ranges(ledger, record, changes, said.append) is record and said == []  # the same command again
     wider = change_ranges(ledger, record, read_changes(None, ["probe.transform=none"]), said.append)
     assert [one.now for one in wider.own_ranges] == ['"sqrt"', "0.1", '"none"']
-    with pytest.raises(RangesError, match=r"probe, baseline; got distilled; leave it out, or add --family distilled"):
+    with pytest.raises(RangesError, match=r"probe, baseline; got distilled; leave it out$"):
         change_ranges(ledger, record, read_changes(None, ["distilled.dropout=0.1"]), said.append)
     with pytest.raises(RangesError, match=r"one of the study's.*got elsewhere; name it with --backbone"):
         change_ranges(ledger, record, read_changes(None, ["probe.backbone=elsewhere"]), said.append)
+
+
+def test_a_backbone_has_no_condition(tmp_path: Path) -> None:
+    """Where it did not hold, the configuration's own backbone was meant, whose weights nobody has named."""
+    (tmp_path / "my.toml").write_text('[probe]\nbackbone = {choice = ["net"], when = {size = [224]}}')
+    changes = read_changes(tmp_path / "my.toml")
+    for backbones in (("net", "other"), None):
+        with pytest.raises(RangesError, match=r"my.toml:2: .*no condition; got when size; leave when out"):
+            with_changes({"probe": space_of("probe", ("net", "other"), "cpu")}, changes, backbones, lambda line: None)
 
 
 def test_a_study_of_an_old_version_goes_on_with_other_ranges(tmp_path: Path) -> None:
@@ -176,10 +189,40 @@ def test_the_space_command_shows_what_would_be_searched(tmp_path: Path) -> None:
         "reason": "",
     }  # fmt: skip
     assert set(fields) == set(ProbeConfig.__dataclass_fields__)
+    other = refused("space", "probe", "--set", "baseline.dropout=0.1")
+    assert other.endswith("got baseline; leave it out, or show it as well: biomass space probe baseline")
+    assert output("space", "probe", "baseline", "--set", "baseline.dropout=0.1")
     ledger = copy_of("finished", tmp_path)
+    study = ["--study", ledger.storage.uri]
+    assert refused("space", *study, "--set", "stack.epochs=1").endswith("leave it out")
     own = output("space", "probe", "--study", ledger.storage.uri, "--toml")
     assert "[probe]" in own and '"test_vit.r160_in1k"' in own
     assert "did you mean probe" in refused("space", "prob", "--study", ledger.storage.uri)
+
+
+@pytest.mark.parametrize("family", ["baseline", "distilled", "density"])
+@pytest.mark.parametrize(
+    ("ranges", "timed"),
+    [
+        ("{integer = [0, 4]}", True),
+        ("{integer = [0, 4], step = 5}", False),
+        ("{integer = [0, 0]}", False),
+        ("{choice = [0], when = {dropout = [0.3]}}\ndropout = {choice = [0.0, 0.3]}", None),  # elsewhere the default
+        ("{choice = [0, 2], when = {dropout = [0.3]}}\ndropout = {choice = [0.0, 0.3]}", True),
+        ("3", True),
+        ("0", False),
+    ],
+)
+def test_a_backbone_is_timed_where_any_point_of_own_ranges_may_train_it(
+    family: str, ranges: str, timed: bool | None, tmp_path: Path
+) -> None:
+    """However trained_blocks is searched, fixed or left to its default: each point then has the pass that it needs."""
+    (tmp_path / "my.toml").write_text(f"[{family}]\ntrained_blocks = {ranges}")
+    space = changed_space(space_of(family, ("net",), "cpu"), read_changes(tmp_path / "my.toml"), lambda line: None)
+    found, rng = trained_backbones({family: space}, {"net": "w"}), Random(0)
+    drawn = [space.draw(rng, {}) for _ in range(100)]
+    assert found == (("net",) if any(space.config(params).trained_blocks for params in drawn) else ())
+    assert timed is None or timed == bool(found)
 
 
 @pytest.mark.long

@@ -9,7 +9,7 @@ import pytest
 
 from biomass_models.families.probe.config import ProbeConfig
 from search_spaces.domain import Choice, Domain, Integer, LogUniform, SearchSpace, Uniform, When
-from search_spaces.finite import MOST_VALUES, is_finite, nearest_new, neighbours, point_key, points
+from search_spaces.finite import MOST_VALUES, is_finite, neighbours, point_key, points, rings
 
 SPACE = SearchSpace(
     family="probe",
@@ -50,7 +50,10 @@ def test_the_nearest_new_points_are_those_of_brute_force() -> None:
         left = [point for point in every if point_key(point) not in known]
         least = min((distance(start, point) for point in left), default=0)
         expected = sorted(point_key(point) for point in left if distance(start, point) == least)
-        assert sorted(map(point_key, nearest_new(SPACE, start, set(known)))) == expected
+        ways = ({key for key in ring if key not in known} for ring in rings(SPACE, start))
+        assert sorted(next(filter(None, ways), ())) == expected
+    every_ring = [item for ring in rings(SPACE, start) for item in ring.items()]
+    assert len(every_ring) == len(every) and all(key == point_key(point) for key, point in every_ring)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from biomass_models.families.field_notes import field_notes
 from biomass_models.families.probe.config import ProbeConfig
 from biomass_models.toml_files import TomlError, TomlFile, read_toml, toml_key, toml_value
 from search_spaces.domain import Choice, Integer, LogUniform, SearchSpace, Uniform, When
-from search_spaces.own_ranges import Change, RangesError, changed_space, nearest_point, read_changes
+from search_spaces.own_ranges import changed_space, nearest_point
+from search_spaces.range_files import Change, RangesError, read_changes
 from search_spaces.ranges_text import HOW, default_of, domain_text, space_toml
 from search_spaces.spaces import SCALES, reasons_of, space_of
 
@@ -132,6 +133,21 @@ WRONG = {  # a file of one fault -> what is said of it
     "[distilled]\ndropout = {uniform = [0.0, 1.0]}": ["my.toml:2", "refuses 1.0", "must lie in [0, 1)"],
     "[distilled]\nlayout = {choice = ['none', 'thirds']}": ["my.toml:2", "refuses 'thirds'", "tiles-RxC"],
     "[distilled]\nflips = 3": ["my.toml:2", "refuses 3"],
+    "[distilled]\nflips = 3\nstamp = 'keep'\nclip_norm = 0.2": ["my.toml:2", "refuses 3"],
+    "[distilled]\nflips = 8\nclip_norm = {uniform = [0, 3]}": ["my.toml:3", "refuses 0.0"],
+    "[distilled]\nclip_norm = {uniform = [0, 3], when = {flips = 8}}\nflips = {choice = [4, 8]}":
+        ["my.toml:2", "refuses 0.0"],
+    f"[distilled]\nhead_lr = 1{'0' * 400}": ["my.toml:2", "head_lr is finite", "above 1.79769e+308", "smaller"],
+    f"[distilled]\nepochs = {{integer = [1, 1{'0' * 400}]}}": ["my.toml:2", "epochs is finite", "whole number"],
+    f"[distilled]\nepochs = -1{'0' * 400}": ["my.toml:2", "epochs is finite"],
+    "[distilled]\nclip_norm = {choice = [3.0], when = {layout = ['halve']}}":
+        ["my.toml:2", "one that layout can have", "got 'halve'; did you mean halves?"],
+    "[distilled]\nclip_norm = {choice = [3.0], when = {size = [224, 999]}}":
+        ["my.toml:2", "one that size can have", "got 999", "leave it out"],
+    "[distilled]\nclip_norm = {choice = [3.0], when = {dropout = [0.3]}}":
+        ["my.toml:2", "single values", "dropout, which is 0 .. 0.6", "give dropout a choice"],
+    "[distilled]\nclip_norm = {choice = [3.0], when = {flips = [8]}}\nflips = 4":
+        ["my.toml:2", "one that flips can have, 4; got 8"],
 }  # fmt: skip
 
 
@@ -142,6 +158,64 @@ def test_what_cannot_be_searched_is_refused_with_its_line(text: str, tmp_path: P
     (problem,) = refused.value.problems
     assert all(part in problem for part in WRONG[text]), problem
     assert len(problem) <= 3 * 80, problem
+
+
+NEVER_DRAWN = {  # family, scale, what is typed -> what is said
+    ("probe", "cpu", "layers=2", "taps=0.67+0.83+1"): "drawn when layers = 1, and that field is 2 alone; change layers",
+    ("probe", "cpu", "size=336", "more_sizes=336"): "drawn when size = 224, and that field is 336 alone",
+    ("baseline", "gpu", "trained_blocks=3", "backbone_lr=1e-4"): "= 4 | 2 | 6, and that field is 3 alone",
+    ("baseline", "gpu", "trained_blocks=0", "backbone_lr=1e-4"): "that field is 0 alone",
+    ("baseline", "gpu", "interval_bins=0", "interval_weight=0.1"): "interval_bins = 7, and that field is 0 alone",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", NEVER_DRAWN, ids=range(len(NEVER_DRAWN)))
+def test_a_value_that_would_never_be_used_is_refused_with_its_condition(case: tuple[str, ...], tmp_path: Path) -> None:
+    family, scale, *typed = case
+    with pytest.raises(RangesError) as refused:
+        changed(tmp_path, "", family, scale, [f"{family}.{one}" for one in typed])
+    (problem,) = refused.value.problems
+    assert problem.startswith(f"--set {family}.{typed[1]}: ") and NEVER_DRAWN[case] in problem, problem
+    assert problem.endswith("take the condition away in a file of --space (when = {})")
+
+
+def test_the_remedies_of_a_value_that_would_never_be_used_work(tmp_path: Path) -> None:
+    """Another value of the condition's field, or no condition."""
+    typed = ["baseline.trained_blocks=4", "baseline.backbone_lr=1e-4"]
+    space, _ = changed(tmp_path, "", "baseline", "gpu", typed)
+    assert space.draw(Random(0), {})["backbone_lr"] == 1e-4
+    text = "[baseline]\nbackbone_lr = {choice = [1e-4], when = {}}"
+    space, _ = changed(tmp_path, text, "baseline", "gpu", ["baseline.trained_blocks=3"])
+    assert space.draw(Random(0), {})["backbone_lr"] == 1e-4
+
+
+def test_a_condition_that_has_no_values_at_a_scale_goes_with_a_change(tmp_path: Path) -> None:
+    typed = ["baseline.trained_blocks=4", "baseline.backbone_lr=1e-4", "baseline.prefix_bank=float16"]
+    space, _ = changed(tmp_path, "", "baseline", typed=typed)
+    assert {"trained_blocks": 4, "backbone_lr": 1e-4, "prefix_bank": "float16"}.items() <= space.fixed.items()
+    config = space.config(space.draw(Random(0), {}))
+    assert (config.backbone_lr, config.prefix_bank) == (1e-4, "float16")
+
+
+@pytest.mark.parametrize("family", registry.names())
+def test_a_written_file_stays_right_where_a_field_of_its_conditions_is_fixed(family: str, tmp_path: Path) -> None:
+    """What a file says as it was is not at fault, nor a condition on some values that the field has no more."""
+    for scale in SCALES:
+        space = space_of(family, NETS, scale)
+        text = space_toml(space)
+        for name, domain in space.domains.items():
+            if isinstance(domain, Choice) and name != "backbone":
+                for option in domain.options:
+                    found, _ = changed(tmp_path, text, family, scale, [f"{family}.{name}={option}"])
+                    assert found.fixed[name] == option
+    text = "[probe]\nview_merge = {choice = ['mean'], when = {layout = ['halves', 'tiles-2x4']}}"
+    assert "view_merge" in changed(tmp_path, text, "probe", typed=["probe.layout=halves"])[0].domains
+
+
+def test_where_only_all_changes_together_are_refused_each_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RangesError) as refused:
+        changed(tmp_path, "[probe]\nlayers = 2\ntaps = {choice = ['0.5'], when = {}}\ntransform = 'sqrt'", "probe")
+    assert [problem.split(": ")[0] for problem in refused.value.problems] == ["my.toml:2", "my.toml:3", "my.toml:4"]
 
 
 def test_all_problems_are_raised_together(tmp_path: Path) -> None:
@@ -163,6 +237,11 @@ def test_a_file_that_is_no_toml_is_refused_with_its_line(tmp_path: Path) -> None
     (tmp_path / "my.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(TomlError, match="UTF-8"):
         read_changes(tmp_path / "my.toml")
+    many = "1" * 5000  # digits, more than Python reads
+    with pytest.raises(TomlError, match="4300 digits"):
+        read_changes(written(tmp_path, f"[baseline]\nhead_lr = {many}"))
+    with pytest.raises(RangesError, match="is of type float"):
+        read_changes(None, [f"baseline.head_lr={many}"])
     with pytest.raises(ValueError, match="can be read"):
         read_changes(tmp_path / "none.toml")
 
