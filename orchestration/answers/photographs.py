@@ -89,7 +89,7 @@ def of_table(table: pd.DataFrame, folder: Path, name: str) -> pd.DataFrame:
             f"a table of photographs has their paths in a column {', '.join(PATH_COLUMNS[:4])} or the like, {name} has "
             f"{', '.join(map(str, table.columns))}; rename one"
         )
-    blank = table[column].isna() | (table[column].astype(str).str.strip() == "")
+    blank = blank_cells(table[column])
     if blank.any():
         row = int(blank.to_numpy().argmax()) + 2
         raise UserError(
@@ -100,3 +100,9 @@ def of_table(table: pd.DataFrame, folder: Path, name: str) -> pd.DataFrame:
         raise UserError(f"the column {PATH} is the path of a photograph, {name} has another column of paths; drop one")
     others.insert(0, PATH, [str(folder / str(each).strip()) for each in table[column]])
     return others
+
+
+def blank_cells(column: pd.Series) -> pd.Series:
+    """Cells that hold nothing: of a text, and of a table that lacks the column of another one."""
+    blank: pd.Series = column.isna() | (column.astype(str).str.strip() == "")
+    return blank

@@ -12,9 +12,9 @@ import pandas as pd
 from biomass_models.backbones.devices import threads
 from biomass_models.counted import counted
 from biomass_models.errors import UserError
-from biomass_models.fold_units import QUADRAT
 from biomass_models.whole_files import write_whole
 from ensembles.submission import quadrats_note
+from orchestration.answers.groups import quadrat_names, require_groups
 from orchestration.answers.opened import OpenBlend
 from orchestration.answers.parts import Parts
 from orchestration.answers.photographs import PATH
@@ -24,7 +24,6 @@ from orchestration.answers.table import (
     mean_table,
     means_path,
     photograph_table,
-    require_columns,
     short_notes,
     table_bytes,
 )
@@ -73,7 +72,7 @@ def answer(
     say: Say,
 ) -> Answer:
     """Predict what no part beside `out` holds yet. Nothing is recorded. Raises UserError."""
-    require_columns(given, options.by, "--by")
+    require_groups(given, options.by, options.date)
     paths = [str(Path(path).absolute()) for path in given[PATH]]
     plan = {"blend": blend.card_id, "where": blend.place.where, "photographs": content_id(*paths)}
     parts = Parts(out, plan, spans(len(paths)))
@@ -158,8 +157,8 @@ def prediction_notes(
         yield conversion.note
     if (all_rows := blend.card.all_rows_text) is not None:
         yield all_rows
-    if QUADRAT in given:
-        yield quadrats_note(given[QUADRAT].astype(str).tolist())
+    if (quadrats := quadrat_names(given)) is not None:
+        yield quadrats_note(quadrats)
     if blend.intervals is None:
         again = f"biomass ensemble {blend.study}"
         yield f"this blend was made before there were intervals; {again} makes it again with them"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from biomass_models.errors import UserError
 from biomass_models.features.likeness import EmbeddingBank, Likeness
 from biomass_models.targets import TARGETS, TOTAL
 from ensembles.intervals.levels import Intervals
+from orchestration.answers.groups import require_groups
 from orchestration.answers.opened import BlendPlace, open_blend
 from orchestration.answers.photographs import PATH, read_photographs
 from orchestration.answers.predict import in_this_process, run_prediction
@@ -277,7 +277,7 @@ class TestTables:
         blind = mean_table(self.GIVEN.drop(columns="date"), predicted, intervals, grams, TARGETS, options)
         assert blind["no_interval"].tolist() == ["the date of its photographs is not known"] * 2
         with pytest.raises(UserError, match="did you mean plot"):
-            mean_table(self.GIVEN, predicted, intervals, grams, TARGETS, replace(options, by=("plots",)))
+            require_groups(self.GIVEN, ("plots",), None)
 
     def test_photographs_of_a_quadrat_count_as_one(self, predicted, intervals):
         given = self.GIVEN.assign(quadrat=["q", "q", "q", "r", "s", "s"])
@@ -286,6 +286,45 @@ class TestTables:
         assert rows[0] == rows[1] == pytest.approx(predicted.loc[:1, "Dry_Total_g"].mean()) and np.isnan(rows[2])
         means = mean_table(given, predicted, intervals, grams, TARGETS, options)
         assert means["photographs"].tolist() == [1, 2] and means["Dry_Total_g"][0] == pytest.approx(rows[0])
+
+    def test_a_blank_quadrat_is_the_photographs_own(self, predicted, intervals):
+        """Blank in a table, and of a folder beside it; they are no quadrat together."""
+        given = self.GIVEN.assign(quadrat=["q", "q", "", " ", np.nan, None])
+        grams, options = Conversion(unit="g", per_gram_N=np.ones(1)), TableOptions(levels=(0.5,), by=("plot",))
+        rows = photograph_table(given, predicted, intervals, grams, TARGETS, options)["Dry_Total_g"]
+        assert rows[3:].tolist() == predicted["Dry_Total_g"][3:].tolist() and rows[0] == rows[1]
+        means = mean_table(given, predicted, intervals, grams, TARGETS, options)
+        assert means["photographs"].tolist() == [1, 3]
+
+    def test_a_quadrat_of_several_groups_or_dates_is_refused(self):
+        """Numbers within a paddock; a date or a site that differs, named or not."""
+        given = pd.DataFrame({PATH: list("abcd"), "paddock": list("NNSS"), "quadrat": list("1212")})
+        require_groups(given, (), None)  # nothing shows that they are several
+        require_groups(given.assign(quadrat=["N1", "N2", "", ""]), ("paddock",), None)
+        with pytest.raises(UserError, match=r"quadrat 1 with N \(a\) and S \(c\), 2 quadrats so; .* such as S-1"):
+            require_groups(given, ("paddock",), None)
+        with pytest.raises(UserError, match=r"one paddock, .* N .* and blank"):
+            require_groups(given.assign(paddock=["N", "N", np.nan, ""]), ("paddock",), None)
+        for column in ("Date", "site"):
+            with pytest.raises(UserError, match=f"of one {column}"):
+                require_groups(given.rename(columns={"paddock": column}), (), None)
+        with pytest.raises(UserError, match="of one cut"):
+            require_groups(given.assign(field="f", cut=list("1123")), ("field",), "cut")
+        require_groups(given.assign(date=["1", "1", "", np.nan]), (), None)  # a date that is not known may be any
+
+    def test_means_of_unknown_dates_have_no_interval(self, predicted, intervals):
+        given = self.GIVEN.assign(date=["1", "", "1", np.nan, " ", None])
+        grams, options = Conversion(unit="g", per_gram_N=np.ones(1)), TableOptions(levels=(0.5,), by=("plot",))
+        found = mean_table(given, predicted, intervals, grams, TARGETS, options)
+        assert found["no_interval"].tolist() == [
+            "the date of 1 of its photographs is not known", "the date of its photographs is not known",
+        ]  # fmt: skip
+        assert found["Dry_Total_g_low_50"].isna().all() and found["Dry_Total_g"].notna().all()
+
+    def test_blank_groups_of_several_tables_are_one(self, predicted, intervals):
+        given = self.GIVEN.assign(plot=["x", "", " ", np.nan, None, "x"])
+        grams, options = Conversion(unit="g", per_gram_N=np.ones(1)), TableOptions(levels=(0.5,), by=("plot",))
+        assert mean_table(given, predicted, intervals, grams, TARGETS, options)["photographs"].tolist() == [2, 3]
 
     def test_columns_of_the_user_are_kept(self, predicted, intervals):
         given = self.GIVEN.assign(Dry_Total_g=range(6))
@@ -362,6 +401,8 @@ def test_wrong_usage_is_refused_before_anything_loads(blended, table, tmp_path):
         (("--level", "80"), "between 0 and 1"),
         (("--level", "a"), "--level is shares"),
         (("--by", "field"), "--by names columns"),
+        (("--by", "paddock", "--date", "day"), "--date names columns"),
+        (("--date", "Date"), "without --by"),
         (("--ensemble", "other"), "it has submission"),
         (("--unit", "kg/ha"), "--area"),
     ):
