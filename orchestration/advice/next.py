@@ -53,7 +53,8 @@ def next_photographs(
     """
     unreadable: dict[str, str] = {}
     notes: list[str] = []
-    found = find(pool[PATH].astype(str).tolist(), unreadable)
+    fit = encoder.bank.fit
+    found = find(pool[PATH].astype(str).tolist(), fit, unreadable)
     known = data.ledger.photographs()
     if known is None:
         notes.append("this study is of a version that kept no contents: photographs it has labels of may come again")
@@ -65,7 +66,7 @@ def next_photographs(
             raise UserError(f"no photograph of the pool ({many}) can be read, such as: {_first(unreadable)}")
         raise UserError(f"photographs to weigh are new to the study, it has labels of all that can be read of {many}")
     looked_at = _thin(fresh, "pool", notes)
-    wanted = _thin(find(targets[PATH].astype(str).tolist(), unreadable), "--for", notes)
+    wanted = _thin(find(targets[PATH].astype(str).tolist(), fit, unreadable), "--for", notes)
     frozen: dict[str, Backbone] = {}
     with progress_bar("Encoding the pool") as update:
         pool_paths, pool_PD = encode_found(looked_at, encoder, frozen, unreadable, update)

@@ -89,6 +89,12 @@ class OpenBlend:
         return None if self.card.state_rule is None else StateModel.from_json(self.card.state_model or {})
 
     @property
+    def fits(self) -> frozenset[Fit]:
+        """By which photographs are seen."""
+        banks = [one.bank.fit for one in (self.likeness, self.state_model) if one is not None]
+        return frozenset([*banks, *(member.fit for member in self.members)])
+
+    @property
     def member_limit(self) -> int:
         """Bytes of one member's models that may stay in memory."""
         return IN_MEMORY // max(1, len(self.members))

@@ -42,7 +42,7 @@ def predict_shard(
     trained_on = blend.photograph_size or PUBLISHED_SIZE
     for row, path in enumerate(paths):
         try:
-            odd[row] = is_unlike(header_size(Path(path)), trained_on, blend.members[0].fit)
+            odd[row] = is_unlike(header_size(Path(path), blend.fits), trained_on, blend.members[0].fit)
             digest[row] = file_digest(Path(path))
         except (ImageError, OSError) as error:
             reason[row] = one_line(error)

@@ -21,6 +21,7 @@ from starlette.testclient import TestClient
 from test_all_rows import as_searched
 from tiny_study import RANDOM
 from typer.testing import CliRunner
+from unusable_pictures import turned_with_a_wrong_tag, without_an_8_bit_form
 
 from biomass_models.errors import UserError
 from orchestration.answers.opened import BlendPlace, open_blend
@@ -184,6 +185,16 @@ def test_what_cannot_be_read_has_its_sentence_and_the_rest_goes_on(
     assert page.status_code == 200 and "<i>note" not in page.text and "&lt;i&gt;note.jpg" in page.text
     none = client.post("/", files=parts(*sent))
     assert none.status_code == 200 and "No photograph could be read" in none.text
+
+
+def test_what_pillow_opens_and_models_cannot_use_is_a_refused_photograph(
+    client: TestClient, tiny_pasture: Path, tmp_path: Path
+) -> None:
+    bad = without_an_8_bit_form(tmp_path)
+    sent = parts(*bad, turned_with_a_wrong_tag(tmp_path / "turned.jpg"), photographs(tiny_pasture)[0])
+    found = client.post("/predict", files=sent).json()["photographs"]
+    assert ["8 or 16 bits" in (one["unreadable"] or "") for one in found] == [True] * 3 + [False] * 2
+    assert all(one["masses"] for one in found[3:]) and client.post("/", files=sent).status_code == 200
 
 
 @pytest.mark.parametrize(
