@@ -74,7 +74,7 @@ def photograph_table(
                 found[bound_column(column, end, level)] = value_NT[:, TARGETS.index(name)] * conversion.per_gram_N
     if predicted[PERCENTILE].notna().any():
         found[PERCENTILE] = predicted[PERCENTILE].round(1)
-        found["unlike"] = (predicted[PERCENTILE] > UNLIKE).to_numpy()
+        found["unlike"] = _unlike(predicted)
         found[NEAREST] = predicted[NEAREST].to_numpy()
     found[REASON] = predicted[REASON].to_numpy()
     own = given.rename(columns={name: f"{name}{_GIVEN}" for name in given if name in found})
@@ -160,6 +160,13 @@ def short_notes(predicted: pd.DataFrame) -> list[str]:
             f"than {UNLIKE:.0f} in 100 of these from those of other dates): trust their masses less"
         )
     return notes
+
+
+def _unlike(predicted: pd.DataFrame) -> np.ndarray:
+    """Blank in a row that was read and whose likeness is not known."""
+    unlike = predicted[PERCENTILE] > UNLIKE
+    unknown = predicted[PERCENTILE].isna() & (predicted[REASON] == "")
+    return (unlike.astype(object).mask(unknown, None) if unknown.any() else unlike).to_numpy()
 
 
 def _masses(given: pd.DataFrame, predicted: pd.DataFrame) -> FloatArray:

@@ -116,7 +116,7 @@ def predict(
     from orchestration.answers.photographs import read_photographs
 
     given = read_photographs(photographs)
-    from orchestration.answers.asked import opened_as_asked, work_as_asked
+    from orchestration.answers.asked import made_with_as_asked, opened_as_asked, work_as_asked
     from orchestration.answers.opened import BlendPlace
     from orchestration.answers.predict import run_prediction
     from orchestration.workers.address import is_cluster
@@ -133,7 +133,8 @@ def predict(
         say=print_remark,
     )
     work = work_as_asked(opened, resources, threads=threads, say=print_remark)
-    found = run_prediction(opened, given, out, converted, options, work=work, say=print_remark)
+    made_with = made_with_as_asked(resources, threads=threads)
+    found = run_prediction(opened, given, out, converted, options, work=work, made_with=made_with, say=print_remark)
     if as_json:
         print_json({"unit": converted.unit, "levels": options.levels, "prediction": found})
         return

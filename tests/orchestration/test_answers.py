@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,13 +16,14 @@ from blended_study import blend_five, finished_study
 from test_all_rows import as_searched
 from tiny_study import RANDOM
 from typer.testing import CliRunner
+from unusable_pictures import strip, turned_with_a_wrong_tag, without_an_8_bit_form
 
 from biomass_models.errors import UserError
 from biomass_models.features.likeness import EmbeddingBank, Likeness
 from biomass_models.targets import TARGETS, TOTAL
 from ensembles.intervals.levels import Intervals
 from orchestration.answers.groups import require_groups
-from orchestration.answers.opened import BlendPlace, open_blend
+from orchestration.answers.opened import BlendPlace, OpenBlend, open_blend
 from orchestration.answers.photographs import PATH, read_photographs
 from orchestration.answers.predict import in_this_process, run_prediction
 from orchestration.answers.shard import NEAREST, PERCENTILE, REASON, predict_shard
@@ -174,18 +177,36 @@ def test_what_cannot_be_read_has_a_line_and_the_rest_goes_on(blended, tiny_pastu
     assert "none of 1 photograph can be read" in message and not (tmp_path / "none.csv").exists()
 
 
+def test_what_pillow_opens_and_models_cannot_use_does_not_stop_the_rest(blended, tiny_pasture, tmp_path):
+    """Refused once decoded, or by its header for its frame; a wrong EXIF tag is no reason."""
+    _, _, folder = blended
+    blend = open_blend(BlendPlace(str(folder / "study"), None, None))
+    padding = replace(blend, members=tuple(replace(member, fit="pad") for member in blend.members), frozen={})
+    good = sorted((tiny_pasture / "test").iterdir())[0]
+    bad = [*without_an_8_bit_form(tmp_path), strip(tmp_path / "strip.png")]
+    turned = turned_with_a_wrong_tag(tmp_path / "turned.jpg")
+    paths = [str(path) for path in (*bad, turned, good)]
+    found = predict_shard(padding, paths, cache=tmp_path / "cache")
+    assert found[REASON].str.contains("8 or 16 bits").tolist() == [True] * 3 + [False] * 3
+    assert "whose frame" in found[REASON][3] and found[REASON][4:].tolist() == ["", ""]
+    alone = predict_shard(padding, paths[4:], cache=tmp_path / "other")
+    pd.testing.assert_frame_equal(found[4:].reset_index(drop=True), alone)
+
+
 def test_parts_that_are_there_are_not_predicted_again(blended, tiny_pasture, tmp_path, monkeypatch):
-    """Killed after each part in turn, the table is that of an undisturbed run; other photographs begin anew."""
+    """Killed after each part in turn, the table is that of an undisturbed run; another request begins anew: changed
+    photographs, other threads, likeness that is known now."""
     _, _, folder = blended
     pairs = [(0, 2), (2, 4), (4, 6)]
     monkeypatch.setattr("orchestration.answers.predict.spans", lambda size: pairs)
     blend = open_blend(BlendPlace(str(folder / "study"), None, None))
-    given = read_photographs([str(tiny_pasture / "test")])
+    shutil.copytree(tiny_pasture / "test", tmp_path / "new")
+    given = read_photographs([str(tmp_path / "new")])
     options = TableOptions(levels=(0.5,))
     whole = in_this_process(blend, cache=folder / "cache")
     done: list[tuple[int, int]] = []
 
-    def run(out: Path, most: int) -> None:
+    def run(out: Path, most: int, blend: OpenBlend = blend, **made_with: int) -> None:
         def dying(missing):
             for span, table in whole(missing):
                 if len(done) == most:
@@ -193,7 +214,8 @@ def test_parts_that_are_there_are_not_predicted_again(blended, tiny_pasture, tmp
                 done.append(span)
                 yield span, table
 
-        run_prediction(blend, given, out, conversion(GRAMS, None, None, given), options, work=dying, say=NOTHING)
+        grams = conversion(GRAMS, None, None, given)
+        run_prediction(blend, given, out, grams, options, work=dying, made_with=made_with, say=NOTHING)
 
     for most in (1, 2):
         with pytest.raises(KeyboardInterrupt):
@@ -202,6 +224,40 @@ def test_parts_that_are_there_are_not_predicted_again(blended, tiny_pasture, tmp
     assert done == pairs
     run(tmp_path / "whole.csv", 99)
     assert (tmp_path / "killed.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes() and len(done) == 6
+    changed = Path(given[PATH][5])
+
+    def begun(**how: Any) -> None:
+        done.clear()
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "killed.csv", 1, **how)
+
+    begun(threads=1)
+    run(tmp_path / "killed.csv", 99, threads=2)
+    assert done == [pairs[0], *pairs]
+    begun(blend=replace(blend, likeness=None))
+    run(tmp_path / "killed.csv", 99)
+    assert done == [pairs[0], *pairs]
+    assert (tmp_path / "killed.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    begun()
+    changed.write_bytes(Path(given[PATH][0]).read_bytes())
+    run(tmp_path / "killed.csv", 99)
+    assert done == [pairs[0], *pairs]
+    masses = pd.read_csv(tmp_path / "killed.csv")["Dry_Total_g"]
+    assert masses[5] == pytest.approx(masses[0], rel=1e-3)
+
+
+def test_photographs_that_were_mended_are_looked_at_again(blended, tiny_pasture, tmp_path):
+    """By the same command, after none could be read, to the size and second of the torn file."""
+    _, _, folder = blended
+    good, path = sorted((tiny_pasture / "test").iterdir())[0], tmp_path / "a.jpg"
+    path.write_bytes(bytes(good.stat().st_size))
+    before = path.stat()
+    arguments = (folder / "study", path, "--out", tmp_path / "m.csv", "--cache", tmp_path / "cache")
+    assert "none of 1 photograph can be read" in predict(*arguments, code=1)
+    assert not list(tmp_path.glob("*.parts"))
+    path.write_bytes(good.read_bytes())
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert "Masses of 1 photographs" in predict(*arguments)
 
 
 class TestUnits:
@@ -262,6 +318,12 @@ class TestTables:
             grams, other = made[0][f"Dry_Total_g{end}"], made[1][f"Dry_Total_kg_ha{end}"]
             assert (40 * grams).to_numpy() == pytest.approx(other.to_numpy(), nan_ok=True)
         assert made[0]["unlike"].tolist() == [False, True, False, False, False, False]
+
+    def test_unlike_is_blank_where_it_is_not_known(self, predicted, intervals):
+        grams, options = Conversion(unit="g", per_gram_N=np.ones(1)), TableOptions(levels=(0.5,))
+        predicted.loc[3:, PERCENTILE] = np.nan
+        found = photograph_table(self.GIVEN, predicted, intervals, grams, TARGETS, options)["unlike"]
+        assert found.tolist() == [False, True, False, None, None, None]
 
     def test_means_are_of_what_could_be_read_on_one_date(self, predicted, intervals):
         options = TableOptions(levels=(0.5,), by=("plot",))
