@@ -5,7 +5,7 @@ A blank cell of a user's table, and one that a table does not have, is a value t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -70,12 +70,12 @@ def known_cells(column: pd.Series) -> pd.Series:
     return column.astype(str).str.strip().astype(object).mask(blank)
 
 
-def _unit_column(given: pd.DataFrame, unit: str) -> str | None:
+def _unit_column(given: pd.DataFrame, unit: str) -> Hashable | None:
     lower = {str(name).lower(): name for name in given}
     return next((lower[name] for name in UNIT_COLUMNS.get(unit, ()) if name in lower), None)
 
 
-def _refuse(given: pd.DataFrame, name: str, value: pd.Series, places: pd.Series, several: pd.Series) -> None:
+def _refuse(given: pd.DataFrame, name: Hashable, value: pd.Series, places: pd.Series, several: pd.Series) -> None:
     first = int(several.to_numpy().argmax())
     differing = value[places == places[first]].dropna().drop_duplicates().iloc[:2]
     shown = " and ".join(f"{cell or 'blank'} ({Path(given[PATH][row]).name})" for row, cell in differing.items())

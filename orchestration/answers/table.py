@@ -20,13 +20,12 @@ from biomass_models.targets import TARGETS, FloatArray
 from ensembles.intervals.levels import Intervals, require_level
 from ensembles.submission import quadrat_means, unit_column
 from orchestration.answers.groups import quadrat_names, units_of
-from orchestration.answers.photographs import PATH, blank_cells
+from orchestration.answers.photographs import PATH, as_utf8, beside, blank_cells
 from orchestration.answers.shard import NEAREST, PERCENTILE, REASON
 from orchestration.answers.units import Conversion
 
 FORMATS = (".csv", ".parquet")
 COUNT, WHY = "photographs", "no_interval"  # of a table of means
-_GIVEN = "_given"  # what a column of the user's is called that has a name of ours
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +76,7 @@ def photograph_table(
         found["unlike"] = _unlike(predicted)
         found[NEAREST] = predicted[NEAREST].to_numpy()
     found[REASON] = predicted[REASON].to_numpy()
-    own = given.rename(columns={name: f"{name}{_GIVEN}" for name in given if name in found})
+    own = beside(given, found)
     first = [PATH, *(name for name in own if name != PATH)]
     return pd.concat([own[first].reset_index(drop=True), pd.DataFrame(found)], axis=1)
 
@@ -102,12 +101,12 @@ def mean_table(
     unit_N = None if intervals is None else units_of(given, intervals.calibration.unit, options.date)
     per_gram_N = np.broadcast_to(conversion.per_gram_N, (len(given),))
     columns = mass_columns(measured, conversion.unit)
-    rows = []
-    groups = given[list(options.by)]
+    rows, keys = [], []
+    groups = given[list(dict.fromkeys(options.by))]
     groups = groups.mask(groups.apply(blank_cells))  # blank in one table, not there in another: one group
-    for key, frame in groups.groupby(list(options.by), sort=True, dropna=False):
+    for key, frame in groups.groupby(list(groups), sort=True, dropna=False):
         group = frame.index.to_numpy()[read_N[frame.index]]
-        row: dict[str, object] = dict(zip(options.by, key, strict=True)) | {COUNT: len(group)}
+        row: dict[str, object] = {COUNT: len(group)}
         why = _why_not(group, intervals, unit_N, per_gram_N)
         mean_T = mass_NT[group].mean(axis=0) if len(group) else np.full(len(TARGETS), np.nan)
         per_gram = float(per_gram_N[group].mean()) if len(group) else np.nan
@@ -124,7 +123,9 @@ def mean_table(
                 for end, value_T in (("low", low_T), ("high", high_T)):
                     row[bound_column(column, end, level)] = float(value_T[TARGETS.index(name)]) * per_gram
         rows.append(row | {WHY: why})
-    return pd.DataFrame(rows)
+        keys.append(key)
+    table = pd.DataFrame(rows)
+    return pd.concat([beside(pd.DataFrame(keys, columns=groups.columns), table.columns), table], axis=1)
 
 
 def bound_column(column: str, end: str, level: float) -> str:
@@ -132,13 +133,13 @@ def bound_column(column: str, end: str, level: float) -> str:
     return f"{column}_{end}_{100 * level:g}"
 
 
-def table_bytes(table: pd.DataFrame, suffix: str) -> bytes:
-    """CSV with four decimals, or parquet with all."""
-    if suffix == ".parquet":
+def table_bytes(table: pd.DataFrame, suffix: str, *, digits: int = 4) -> bytes:
+    """CSV with so many decimals, or parquet with all. Names of files that are not UTF-8 have escapes."""
+    if suffix.lower() == ".parquet":
         stream = BytesIO()
-        table.to_parquet(stream, index=False)
+        table.assign(**{PATH: table[PATH].map(as_utf8)} if PATH in table else {}).to_parquet(stream, index=False)
         return stream.getvalue()
-    return str(table.to_csv(index=False, float_format="%.4f", lineterminator="\n")).encode()
+    return as_utf8(str(table.to_csv(index=False, float_format=f"%.{digits}f", lineterminator="\n"))).encode()
 
 
 def means_path(out: Path) -> Path:

@@ -288,6 +288,7 @@ def next(
     from orchestration.advice.next import next_photographs, picks_table
     from orchestration.advice.page import advice_lines, render_picks
     from orchestration.advice.sheet import write_sheet
+    from orchestration.answers.table import table_bytes
     from orchestration.workers.weights_here import searched_source
 
     resources = reachable(Resources(cache=cache, cache_gb=cache_gb, inline=True))
@@ -300,7 +301,7 @@ def next(
         found = next_photographs(known, embeddings, could, wanted, number, encoder=encoder, features=chosen.text)
     known.ledger.write_next(found.record)
     if out is not None:
-        write_whole(out, picks_table(found, could).to_csv(index=False, float_format="%.6f").encode())
+        write_whole(out, table_bytes(picks_table(found, could), ".csv", digits=6))
     if sheet is not None:
         write_sheet(found.record, sheet, fit=known.settings.fit)
     if as_json:

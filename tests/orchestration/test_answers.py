@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -133,12 +134,19 @@ class TestPhotographs:
             ("a,b\n1,2\n", "has a, b; rename one"),
             ("path\n", "at least one photograph"),
             ("path,n\na.jpg,1\n,2\n", "such as line 3"),
+            ("path,n\na.jpg,1,\nb.jpg,2,\n", r"than the header \(2\), .* has 3 in line 2"),
+            ('path,n\n\n"a\n.jpg",1\nb.jpg,2,3\n', "has 3 in line 5"),
         ],
     )
     def test_tables_that_name_none(self, tmp_path, content, message):
         (tmp_path / "t.csv").write_text(content)
         with pytest.raises(UserError, match=message):
             read_photographs([str(tmp_path / "t.csv")])
+
+    def test_a_comma_at_the_end_of_every_line_is_an_empty_column(self, tmp_path):
+        (tmp_path / "t.csv").write_text("path,plot,\na.jpg,N,\n")
+        found = read_photographs([str(tmp_path / "t.csv")])
+        assert [Path(found[PATH][0]).name, found["plot"][0]] == ["a.jpg", "N"]
 
     def test_names_that_stand_for_nothing(self, tmp_path):
         for text, message in (("gone", "is not there"), (str(tmp_path), "has none"), ("*.nothing", "no file")):
@@ -175,6 +183,25 @@ def test_what_cannot_be_read_has_a_line_and_the_rest_goes_on(blended, tiny_pastu
     assert alone["Dry_Total_g"].tolist() == found["Dry_Total_g"].dropna().tolist()
     message = predict(folder / "study", paths[1], "--out", tmp_path / "none.csv", code=1)
     assert "none of 1 photograph can be read" in message and not (tmp_path / "none.csv").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other file systems refuse such names")
+@pytest.mark.parametrize("out", ["m.csv", "m.PARQUET"])
+def test_a_name_that_is_not_utf_8_is_written_with_escapes(blended, tiny_pasture, tmp_path, out):
+    """Of a photograph that can be read, and of one that cannot."""
+    _, _, folder = blended
+    new = tmp_path / "new"
+    new.mkdir()
+    first, second, *_ = sorted((tiny_pasture / "test").iterdir())
+    shutil.copy(first, os.fsencode(new) + b"/caf\xe9.jpg")
+    Path(os.fsdecode(os.fsencode(new) + b"/torn\xe9.jpg")).write_text("no photograph")
+    shutil.copy(second, new)
+    said = predict(folder / "study", new, "--out", tmp_path / out, "--cache", folder / "cache")
+    assert "Masses of 2 photographs" in said and "1 photograph of 3 cannot" in said
+    found = pd.read_csv(tmp_path / out) if out == "m.csv" else pd.read_parquet(tmp_path / out)
+    found.index = found[PATH].map(lambda path: Path(path).name)
+    assert "torn\\udce9.jpg" in found.loc["torn\\udce9.jpg", REASON]
+    assert found.loc[["caf\\udce9.jpg", second.name], "Dry_Total_g"].notna().all()
 
 
 def test_what_pillow_opens_and_models_cannot_use_does_not_stop_the_rest(blended, tiny_pasture, tmp_path):
@@ -280,7 +307,9 @@ class TestUnits:
             (GRAMS, "kg/ha", None, "give --area"),
             (MassUnit(name="g/m2", area_column="area"), None, None, "a column area, or --area"),
             (GRAMS, "kg", None, "--unit is one of"),
-            (GRAMS, "kg/ha", -1.0, "above 0"),
+            (GRAMS, "kg/ha", -1.0, "1e-06 to 100, got -1"),
+            (GRAMS, "kg/ha", 1e-310, "1e-06 to 100"),
+            (GRAMS, "kg/ha", float("nan"), "1e-06 to 100"),
         ):
             with pytest.raises(UserError, match=message):
                 conversion(own, unit, area, none)
@@ -387,6 +416,20 @@ class TestTables:
         given = self.GIVEN.assign(plot=["x", "", " ", np.nan, None, "x"])
         grams, options = Conversion(unit="g", per_gram_N=np.ones(1)), TableOptions(levels=(0.5,), by=("plot",))
         assert mean_table(given, predicted, intervals, grams, TARGETS, options)["photographs"].tolist() == [2, 3]
+
+    def test_columns_of_the_user_have_names_of_their_own(self, predicted, intervals):
+        given = self.GIVEN.assign(Dry_Total_g=1.0, Dry_Total_g_given=2.0, nearest="mine")
+        grams = Conversion(unit="g", per_gram_N=np.ones(1))
+        found = photograph_table(given, predicted, intervals, grams, TARGETS, TableOptions(levels=(0.5,)))
+        assert found.columns.is_unique and found["nearest_given"].eq("mine").all()
+        assert found["Dry_Total_g_given"].eq(2.0).all() and found["Dry_Total_g_given_given"].eq(1.0).all()
+        options = TableOptions(levels=(0.5,), by=("photographs", "plot", "plot"))
+        given = given.assign(photographs=["by me"] * 6)
+        means = mean_table(given, predicted, intervals, grams, TARGETS, options)
+        assert list(means)[:3] == ["photographs_given", "plot", "photographs"] and means["photographs"].tolist() == [
+            2,
+            3,
+        ]
 
     def test_columns_of_the_user_are_kept(self, predicted, intervals):
         given = self.GIVEN.assign(Dry_Total_g=range(6))
