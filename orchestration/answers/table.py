@@ -55,7 +55,8 @@ def photograph_table(
     measured: Sequence[str],
     options: TableOptions,
 ) -> pd.DataFrame:
-    """given: the user's rows; predicted: shard.predict_shard's, in the same order."""
+    """given: the user's rows; predicted: shard.predict_shard's, in the same order. Names that are not UTF-8 have
+    escapes."""
     mass_NT = _masses(given, predicted)
     columns = mass_columns(measured, conversion.unit)
     found: dict[str, object] = {
@@ -77,6 +78,7 @@ def photograph_table(
         found[NEAREST] = predicted[NEAREST].to_numpy()
     found[REASON] = predicted[REASON].to_numpy()
     own = beside(given, found)
+    own = own.assign(**{PATH: own[PATH].map(as_utf8).astype("str")})
     first = [PATH, *(name for name in own if name != PATH)]
     return pd.concat([own[first].reset_index(drop=True), pd.DataFrame(found)], axis=1)
 
@@ -134,10 +136,10 @@ def bound_column(column: str, end: str, level: float) -> str:
 
 
 def table_bytes(table: pd.DataFrame, suffix: str, *, digits: int = 4) -> bytes:
-    """CSV with so many decimals, or parquet with all. Names of files that are not UTF-8 have escapes."""
+    """CSV with so many decimals, or parquet with all."""
     if suffix.lower() == ".parquet":
         stream = BytesIO()
-        table.assign(**{PATH: table[PATH].map(as_utf8)} if PATH in table else {}).to_parquet(stream, index=False)
+        table.to_parquet(stream, index=False)
         return stream.getvalue()
     return as_utf8(str(table.to_csv(index=False, float_format=f"%.{digits}f", lineterminator="\n"))).encode()
 
