@@ -13,7 +13,7 @@ import pandas as pd
 from biomass_models.data import table
 from biomass_models.data.dataset import QUADRATS_FILE
 from biomass_models.data.frames import Fit
-from biomass_models.data.images import ImageError, file_digest, header_size
+from biomass_models.data.images import ImageError, file_digest, header_size, require_frame
 from biomass_models.data.photographs import UNLIKE, Seen, cut_off, is_unlike, look_at, same_pictures, usual_size
 from biomass_models.data.problems import ROW, DataError, Level, Problem, near_files, raise_errors, shown
 from biomass_models.data.rules import leaves_directory
@@ -77,7 +77,7 @@ def _check_photographs(
     seen: dict[int, Seen] = {}  # of the whole photographs, by position in the table
     hint = _Near(root)
     with ThreadPoolExecutor() as pool:  # PIL decodes outside the interpreter's lock
-        for at, found in enumerate(pool.map(lambda path: _look_at(root, path, hint), photographs["image_path"])):
+        for at, found in enumerate(pool.map(lambda path: _look_at(root, path, hint, fit), photographs["image_path"])):
             if isinstance(found, ImageError):
                 problems.append(_problem(photographs, at, found.args, "error"))
             else:
@@ -148,7 +148,7 @@ class _Near:
         return found
 
 
-def _look_at(root: Path, image_path: str, hint: _Near) -> Seen | ImageError:
+def _look_at(root: Path, image_path: str, hint: _Near, fit: Fit) -> Seen | ImageError:
     """A decoded photograph, or what is wrong with it."""
     path = root / image_path
     try:
@@ -158,6 +158,7 @@ def _look_at(root: Path, image_path: str, hint: _Near) -> Seen | ImageError:
         if not path.exists() and not path.is_symlink() and (near := hint.error(image_path)):
             return near
         seen = look_at(path)
+        require_frame((seen.width, seen.height), fit, path)
     except ImageError as reason:
         return reason
     except (OSError, RuntimeError, ValueError) as reason:  # links in a circle, a name that is too long

@@ -40,7 +40,8 @@ METADATA_OF: dict[str, str] = {
 }
 ROLES = (PHOTO, QUADRAT, *MASSES, *METADATA_OF)
 UNITS: dict[str, float] = {"g": 1.0, "g/m2": 1.0, "kg/ha": 0.1}  # g a quadrat, else g/m2
-LARGEST_AREA_M2 = 100.0
+SMALLEST_AREA_M2, LARGEST_AREA_M2 = 1e-6, 100.0  # of a quadrat; far below the first, masses per m2 overflow
+AREA_RANGE = f"{SMALLEST_AREA_M2:g} to {LARGEST_AREA_M2:g}"  # in messages
 USUAL_FIT: Fit = "crop"  # of quadrats.csv
 _KEYS = ("unit", "area", "groups", "weights", "fit", "columns")
 
@@ -153,6 +154,11 @@ def _unit(given: Mapping[str, Any]) -> Iterator[Fault]:
         yield "unit", rule, got, 'write it like unit = "kg/ha"; g is grams per quadrat'
 
 
+def is_area(square_metres: float) -> bool:
+    """Whether a quadrat may be so large."""
+    return SMALLEST_AREA_M2 <= square_metres <= LARGEST_AREA_M2
+
+
 def _area(given: Mapping[str, Any]) -> Iterator[Fault]:
     area, unit = given.get("area"), given.get("unit")
     if area is None:
@@ -161,8 +167,8 @@ def _area(given: Mapping[str, Any]) -> Iterator[Fault]:
         return
     if isinstance(area, str) and area.strip():
         return
-    if isinstance(area, bool) or not isinstance(area, int | float) or not 0 < area <= LARGEST_AREA_M2:
-        rule = f"area is m2 above 0 and at most {LARGEST_AREA_M2:g}, or the name of a column"
+    if isinstance(area, bool) or not isinstance(area, int | float) or not is_area(area):
+        rule = f"area is m2, {AREA_RANGE}, or the name of a column"
         yield "area", rule, shown(area), "50 x 50 cm is area = 0.25"
 
 

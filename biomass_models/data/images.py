@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -19,7 +21,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from biomass_models.data import frames
 from biomass_models.data.frames import Fit
@@ -37,6 +39,20 @@ HEIF = "HEIF"  # of phones, .heic too; read where pillow-heif is installed
 _EIGHT_BIT = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")  # PIL's modes
 _DEEPEST = 65535  # of a channel of 16 bits
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF tag, and its values that swap width and height
+_UPRIGHT = {  # by the tag's value, what turns a picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_BROKEN = (  # what PIL raises for files that are torn or badly written
+    *(OSError, ValueError, SyntaxError, EOFError, TypeError, LookupError, ArithmeticError),
+    *(AttributeError, RuntimeError, struct.error, zlib.error, Image.DecompressionBombError),
+)
+_FRAME_GROWTH = 4  # a square of as many pixels as PIL decodes, twice its MAX_IMAGE_PIXELS, has a padded frame of these
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257  # tags of a TIFF's header
 _GAP = 2.0  # a draft keeps this many times the pixels asked for, so that the resize filter sets the result
 _STAMP_WIDTH = 1000  # px; strokes of a date stamp are lost in smaller drafts
@@ -156,6 +172,7 @@ def _views_of(
         raise ValueError("at least one view is needed, got none")
 
     def needed(size: Size) -> Size:
+        require_frame(size, fit, path)
         parts = frames.placed(views, size, fit)
         width = max(view.width / (view.box[2] - view.box[0]) for view in parts)
         height = max(view.height / (view.box[3] - view.box[1]) for view in parts)
@@ -184,24 +201,40 @@ def probe_image(path: Path) -> tuple[int, int]:
     with open_photograph(path) as image:
         size = upright_size(image, path)
         image.draft(None, (1, 1))
-        _load(image, path)
+        upright_rgb(image, path)  # as `load_views` does: what it refuses is found here
     return size
 
 
-def header_size(path: Path) -> tuple[int, int]:
-    """Width and height in px of the upright photograph, from its header. Raises ImageError."""
+def header_size(path: Path, fits: Iterable[Fit] = ()) -> tuple[int, int]:
+    """Width and height in px of the upright photograph, from its header. fits: that it will be seen by.
+
+    Raises ImageError, also for a frame that takes all memory.
+    """
     with open_photograph(path) as image:
-        return upright_size(image, path)
+        size = upright_size(image, path)
+    for fit in fits:
+        require_frame(size, fit, path)
+    return size
+
+
+def require_frame(size: Size, fit: Fit, path: Path) -> None:
+    """Raise ImageError for a photograph so much longer than wide that its frame takes all memory."""
+    width, height = frames.frame_size(size, fit)
+    most = Image.MAX_IMAGE_PIXELS
+    if most is not None and width * height > _FRAME_GROWTH * most:
+        rule = f"the frame of a photograph has at most {_FRAME_GROWTH * most / 1e6:.0f} million pixels"
+        got = f"{path} of {size[0]} x {size[1]} px, whose frame with fit = {fit} is {width:.0f} x {height:.0f}"
+        raise ImageError(rule, got, "cut it to the quadrat")
 
 
 def upright_size(image: Image.Image, path: Path) -> Size:
     """Width and height in px of an opened file as it is seen, from its header. Raises ImageError."""
     with _whole(path):  # a PNG is decoded for what may stand behind its pixels
         turned = image.getexif().get(_ORIENTATION) in _TURNED
-    width, height = image.size
-    if image.format == "TIFF":  # Pillow turns its size as it opens it, as its pixels when they are decoded
-        tags = image.tag_v2  # type: ignore[attr-defined]
-        width, height = tags[_TIFF_WIDTH], tags[_TIFF_HEIGHT]
+        width, height = image.size
+        if image.format == "TIFF":  # Pillow turns its size as it opens it, as its pixels when they are decoded
+            tags = image.tag_v2  # type: ignore[attr-defined]
+            width, height = tags[_TIFF_WIDTH], tags[_TIFF_HEIGHT]
     return (height, width) if turned else (width, height)
 
 
@@ -237,9 +270,15 @@ def _draft(image: Image.Image, path: Path, needed: Needed) -> Size:
 
 
 def upright_rgb(image: Image.Image, path: Path) -> Image.Image:
-    """An opened file decoded, turned upright, as 8-bit RGB. Raises ImageError."""
+    """An opened file decoded, turned upright, as 8-bit RGB. Raises ImageError.
+
+    Pixels alone are turned: ImageOps.exif_transpose writes the other EXIF tags again, and fails where one is wrong.
+    """
     _load(image, path)
-    return as_rgb(ImageOps.exif_transpose(image), path)
+    with _whole(path):  # once its pixels are there: a PNG's EXIF may stand behind them, a TIFF is upright by then
+        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+        upright = image if turn is None else image.transpose(turn)
+    return as_rgb(upright, path)
 
 
 def as_rgb(image: Image.Image, path: Path) -> Image.Image:
@@ -249,7 +288,8 @@ def as_rgb(image: Image.Image, path: Path) -> Image.Image:
     keep the colour that the file gives them.
     """
     if image.mode in _EIGHT_BIT:
-        return image.convert("RGB")
+        with _whole(path):
+            return image.convert("RGB")
     rule = "a photograph has 8 or 16 bits a channel"
     deep = np.asarray(image) if image.mode.startswith("I") else None
     if deep is None or deep.min() < 0 or deep.max() > _DEEPEST:
@@ -272,7 +312,7 @@ def open_photograph(path: Path) -> Image.Image:
         if HEIF not in _formats() and Path(path).suffix.lower() in (".heic", ".heif"):
             remedy = "pip install pillow-heif, or export it as JPEG"
         raise ImageError(f"a photograph is one of {formats}", f"another file {path}", remedy) from reason
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as reason:
+    except _BROKEN as reason:
         raise ImageError("a photograph can be opened", f"{path} ({reason})", "copy or export it again") from reason
 
 
@@ -294,10 +334,10 @@ def _load(image: Image.Image, path: Path) -> None:
 
 @contextmanager
 def _whole(path: Path) -> Iterator[None]:
-    """ImageError for what PIL raises where a file ends too early."""
+    """ImageError for what PIL raises where a file ends too early, or was badly written."""
     try:
         yield
-    except (OSError, ValueError, SyntaxError, EOFError) as reason:
+    except _BROKEN as reason:
         raise ImageError("a photograph is whole", f"{path} ({reason})", "copy it again") from reason
 
 

@@ -21,8 +21,8 @@ import pandas as pd
 from biomass_models.config_rules import did_you_mean, known_name
 from biomass_models.counted import counted
 from biomass_models.data.dataset import (
+    AREA_RANGE,
     DATASET_FILE,
-    LARGEST_AREA_M2,
     MASSES,
     PHOTO,
     QUADRATS_FILE,
@@ -30,6 +30,7 @@ from biomass_models.data.dataset import (
     UNITS,
     Dataset,
     dataset_toml,
+    is_area,
 )
 from biomass_models.data.problems import shown
 from biomass_models.errors import UserError
@@ -277,8 +278,8 @@ def _area(given: str | None, unit: str, header: Sequence[str], columns: Mapping[
             return given
         hint = did_you_mean(given, header)
         raise UserError(f"--area is m2 or a column of the table, got {given!r}{hint}") from None
-    if not 0 < number <= LARGEST_AREA_M2:
-        raise UserError(f"--area is m2 above 0 and at most {LARGEST_AREA_M2:g}, got {given}; 50 x 50 cm is 0.25")
+    if not is_area(number):
+        raise UserError(f"--area is m2, {AREA_RANGE}, got {given}; 50 x 50 cm is 0.25")
     return number
 
 

@@ -18,9 +18,9 @@ from biomass_models.counted import counted
 from biomass_models.data import rules
 from biomass_models.data.cell_weights import WEIGHT_COLUMNS
 from biomass_models.data.dataset import (
+    AREA_RANGE,
     DATASET_FILE,
     GUIDE,
-    LARGEST_AREA_M2,
     MASSES,
     METADATA_OF,
     PHOTO,
@@ -28,6 +28,7 @@ from biomass_models.data.dataset import (
     UNITS,
     Dataset,
     inspect_dataset,
+    is_area,
 )
 from biomass_models.data.problems import ROW, Problem, flag, read_cells, read_header, shown
 from biomass_models.fold_units import KEPT_WHOLE, QUADRAT
@@ -191,8 +192,8 @@ def _areas(dataset: Dataset, text: pd.DataFrame) -> tuple[FloatArray, list[Probl
         known = dataset.area if isinstance(dataset.area, float) else np.nan
         return np.full(len(text), known, dtype=np.float64), []
     area_N = pd.to_numeric(text[dataset.area], errors="coerce").to_numpy(dtype=np.float64)
-    wrong = text[~((area_N > 0) & (area_N <= LARGEST_AREA_M2))]
-    rule = f"{dataset.area} is an area in m2, above 0 and at most {LARGEST_AREA_M2:g}"
+    wrong = text[[not is_area(area) for area in area_N]]
+    rule = f"{dataset.area} is an area in m2, {AREA_RANGE}"
     return area_N, flag(QUADRATS_FILE, wrong, dataset.area, rule, "50 x 50 cm is 0.25")
 
 

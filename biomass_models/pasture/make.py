@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from biomass_models.config_rules import known_name
 from biomass_models.counted import counted
-from biomass_models.data.dataset import LARGEST_AREA_M2, MASSES, UNITS
+from biomass_models.data.dataset import AREA_RANGE, MASSES, UNITS, is_area
 from biomass_models.data.images import load_photograph
 from biomass_models.data.quadrats import PUBLISHED_AREA_M2
 from biomass_models.data.table import TRAIN_FILE, masses_to_long, read_train
@@ -100,8 +100,8 @@ def make_pasture(
     _check_numbers(height=(height, 50), workers=(1 if workers is None else workers, 1))
     known_name("a form of the tables", form, FORMS)
     known_name("a unit of masses", unit, UNITS)
-    if not 0 < area <= LARGEST_AREA_M2:
-        raise UserError(f"a quadrat has an area above 0 and at most {LARGEST_AREA_M2:g} m2, got {area:g}")
+    if not is_area(area):
+        raise UserError(f"a quadrat has an area of {AREA_RANGE} m2, got {area:g}")
     if unit != "g" and form != "quadrats":
         raise UserError(f"masses in {unit} go with --form quadrats; train.csv is in grams per quadrat")
     for name in targets:

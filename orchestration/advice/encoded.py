@@ -10,6 +10,7 @@ import numpy as np
 
 from biomass_models.backbones.adapter import Backbone
 from biomass_models.backbones.weights import WeightsSource
+from biomass_models.data.frames import Fit
 from biomass_models.data.images import ImageError, file_digest, header_size
 from biomass_models.features.cache_folder import usable_cache
 from biomass_models.features.inputs import ImageSet, Inputs
@@ -38,13 +39,13 @@ class Encoder:
     cache_gb: float | None = None
 
 
-def find(paths: Sequence[str], unreadable: dict[str, str]) -> Found:
-    """The photographs among these; the others are added to `unreadable` with their reasons."""
+def find(paths: Sequence[str], fit: Fit, unreadable: dict[str, str]) -> Found:
+    """The photographs among these that `fit` can show; the others are added to `unreadable` with their reasons."""
     found: dict[str, str] = {}
     kept = []
     for path in paths:
         try:
-            header_size(Path(path))
+            header_size(Path(path), [fit])
             found[path] = file_digest(Path(path))
         except (ImageError, OSError) as error:
             unreadable[path] = one_line(error)

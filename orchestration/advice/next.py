@@ -18,7 +18,7 @@ from biomass_models.errors import UserError
 from biomass_models.features.likeness import Likeness
 from orchestration.advice.design import MOST, choose, nearest, standardised, thinned
 from orchestration.advice.encoded import Encoder, Found, encode_found, find
-from orchestration.answers.photographs import PATH
+from orchestration.answers.photographs import PATH, beside
 from orchestration.progress import progress_bar
 from orchestration.study.data import StudyData
 from orchestration.study.derived.advice import NextRecord, Pick
@@ -53,7 +53,8 @@ def next_photographs(
     """
     unreadable: dict[str, str] = {}
     notes: list[str] = []
-    found = find(pool[PATH].astype(str).tolist(), unreadable)
+    fit = encoder.bank.fit
+    found = find(pool[PATH].tolist(), fit, unreadable)
     known = data.ledger.photographs()
     if known is None:
         notes.append("this study is of a version that kept no contents: photographs it has labels of may come again")
@@ -65,7 +66,7 @@ def next_photographs(
             raise UserError(f"no photograph of the pool ({many}) can be read, such as: {_first(unreadable)}")
         raise UserError(f"photographs to weigh are new to the study, it has labels of all that can be read of {many}")
     looked_at = _thin(fresh, "pool", notes)
-    wanted = _thin(find(targets[PATH].astype(str).tolist(), unreadable), "--for", notes)
+    wanted = _thin(find(targets[PATH].tolist(), fit, unreadable), "--for", notes)
     frozen: dict[str, Backbone] = {}
     with progress_bar("Encoding the pool") as update:
         pool_paths, pool_PD = encode_found(looked_at, encoder, frozen, unreadable, update)
@@ -127,14 +128,13 @@ def _thin(found: Found, what: str, notes: list[str]) -> Found:
 
 def picks_table(advice: Advice, pool: pd.DataFrame) -> pd.DataFrame:
     """One row a photograph to weigh: its rank, the columns of `pool`, what it settles and covers."""
-    rows = pool.drop_duplicates(PATH).set_index(PATH)
+    row_of = {path: row for row, path in reversed(list(enumerate(pool[PATH])))}  # the first of each
     picks = advice.record.picks
-    table = rows.loc[[pick.photograph for pick in picks]].reset_index()
-    ours = ("rank", "settles", "settled", "covers", "nearest")
-    table = table.rename(columns={name: f"{name}_given" for name in table if name in ours})
+    table = pool.iloc[[row_of[pick.photograph] for pick in picks]].reset_index(drop=True)
+    table = beside(table, ("rank", "settles", "settled", "covers", "nearest"))
     table.insert(0, "rank", range(1, len(picks) + 1))
     settles = [pick.settles for pick in picks]
     table["settles"], table["settled"] = settles, np.cumsum(settles)
     table["covers"] = [pick.covers for pick in picks]
-    table["nearest"] = [";".join(pick.nearest) for pick in picks]
+    table["nearest"] = pd.Series([";".join(pick.nearest) for pick in picks], dtype=object)
     return table

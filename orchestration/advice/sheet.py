@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from biomass_models.data.frames import Fit
 from biomass_models.data.images import ImageError, shown_photograph
+from biomass_models.visible import visible
 from biomass_models.whole_files import whole_file
 from orchestration.study.derived.advice import NextRecord
 
@@ -28,7 +29,7 @@ def write_sheet(record: NextRecord, out_png: Path, *, fit: Fit) -> None:
         left, top = GAP + place % across * (WIDTH + GAP), GAP + place // across * tall
         _paste(sheet, pick.photograph, (left, top, WIDTH, TALL), fit)
         lines = (
-            _short(f"{place + 1}  {Path(pick.photograph).name}", font),
+            _short(f"{place + 1}  {visible(Path(pick.photograph).name)}", font),
             f"settles {pick.settles:.1%}, nearest to {pick.covers} of {record.targets}",
         )
         for number, line in enumerate(lines):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from biomass_models.backbones.devices import encoding_precision, pick_device
 from biomass_models.errors import UserError
 from orchestration.answers.opened import BlendPlace, OpenBlend, is_bundle, open_blend, with_likeness
 from orchestration.answers.predict import Work, in_this_process
@@ -46,3 +47,12 @@ def work_as_asked(opened: OpenBlend, resources: Resources, *, threads: int, say:
     from orchestration.answers.on_ray import on_ray
 
     return on_ray(opened.place, resources, threads=threads, say=say)
+
+
+def made_with_as_asked(resources: Resources, *, threads: int) -> dict[str, str | int]:
+    """What rounds sums another way: parts of a prediction that was begun so are not joined with others."""
+    made: dict[str, str | int] = {"threads": threads}
+    if not resources.inline:
+        return made | {"device": f"of Ray, {resources.gpus_per_fold} GPUs"}
+    device = pick_device("auto")
+    return made | {"device": device.type, "encoding": str(encoding_precision(device))}

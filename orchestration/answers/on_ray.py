@@ -7,6 +7,7 @@ the parts that it has kept. Photographs must be reachable from every node under 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,9 @@ class ShardPredictor:
         """One shard a row."""
         torch.set_num_threads(self._threads)  # OpenMP's count belongs to the calling thread
         parts = [
-            part_bytes(predict_shard(self._blend, list(paths), cache=self._cache, cache_gb=self._cache_gb))
+            part_bytes(
+                predict_shard(self._blend, list(map(os.fsdecode, paths)), cache=self._cache, cache_gb=self._cache_gb)
+            )
             for paths in batch[PATHS]
         ]
         return {FIRST: batch[FIRST], LAST: batch[LAST], PART: parts}
@@ -71,7 +74,9 @@ def _streamed(
     gpus = resources.gpus_per_fold if resources.gpus_per_fold is not None else float(total.get("GPU", 0) >= 1)
     if gpus:
         most = min(most, max(1, int(total.get("GPU", 0) / gpus)))
-    rows = [{FIRST: first, LAST: last, PATHS: paths} for (first, last), paths in missing]
+    rows = [  # Arrow holds no name that is not UTF-8
+        {FIRST: first, LAST: last, PATHS: [os.fsencode(path) for path in paths]} for (first, last), paths in missing
+    ]
     shards = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         ShardPredictor,
         batch_size=1,

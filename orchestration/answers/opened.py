@@ -71,7 +71,8 @@ class OpenBlend:
     name: str  # of the ensemble
     study: str  # that it was made in
     card: Card
-    card_id: str  # content of the card as it is stored
+    card_id: str  # content of the card as it is stored: another one, other numbers
+    study_card: str  # content of the card as the study has it, for its traces
     members: tuple[OpenMember, ...]
     source: WeightsSource
     measured: tuple[str, ...]
@@ -87,6 +88,12 @@ class OpenBlend:
     @cached_property
     def state_model(self) -> StateModel | None:
         return None if self.card.state_rule is None else StateModel.from_json(self.card.state_model or {})
+
+    @property
+    def fits(self) -> frozenset[Fit]:
+        """By which photographs are seen."""
+        banks = [one.bank.fit for one in (self.likeness, self.state_model) if one is not None]
+        return frozenset([*banks, *(member.fit for member in self.members)])
 
     @property
     def member_limit(self) -> int:
@@ -127,6 +134,7 @@ def _of_study(place: BlendPlace) -> OpenBlend:
         study=ledger.storage.uri,
         card=card,
         card_id=content_id(record.card),
+        study_card=content_id(record.card),
         members=tuple(_member(member, refs[member], card.all_rows) for member in card.members),
         source=source_of_trials([refs[member] for member in card.members], place.weights),
         measured=own.measured,
@@ -179,6 +187,7 @@ def _of_bundle(place: BlendPlace) -> OpenBlend:
         study=marker.study,
         card=Card.from_json(marker.card),
         card_id=content_id(marker.card),
+        study_card=marker.study_card or content_id(marker.card),
         members=tuple(
             OpenMember(
                 name=member.name, family=member.family, config=member.config, fit=member.fit, read=reader(member.models)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import glob
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +14,7 @@ from biomass_models.errors import UserError
 
 PATH = "photograph"  # column of the result
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".heic", ".heif")
+_GIVEN = "_given"  # what a column of the user's is called that has a name of ours
 LIST, TABLES = ".txt", (".csv", ".tsv", ".parquet")
 PATH_COLUMNS = ("photograph", "photo", "path", "image_path", "file", "filename", "image")  # the first there is
 
@@ -44,7 +46,7 @@ def read_photographs(typed: Sequence[str]) -> pd.DataFrame:
             raise UserError(f"photographs are a folder, a pattern, a list (.txt) or a table, {text} is not there")
         fresh = [str(file) for file in dict.fromkeys(found) if str(file) not in seen]
         seen |= set(fresh)
-        parts.append(pd.DataFrame({PATH: fresh}))
+        parts.append(pd.DataFrame({PATH: _paths(fresh)}))
     table = pd.concat(parts, ignore_index=True)
     if table.empty:
         raise UserError("at least one photograph is needed, got none")
@@ -74,10 +76,32 @@ def _table(path: Path) -> pd.DataFrame:
             table = pd.read_parquet(path)
         else:
             separator = "\t" if path.suffix.lower() == ".tsv" else ","
-            table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
+            _require_no_more_cells(path, separator)
+            # index_col=False: pandas would take the first column for row names and shift the others
+            table = pd.read_csv(
+                path, sep=separator, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig"
+            )
+    except UserError:
+        raise
+    except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"a table of photographs is CSV, TSV or parquet, {path} cannot be read: {error}") from None
     return of_table(table, path.parent, str(path))
+
+
+def _require_no_more_cells(path: Path, separator: str) -> None:
+    """Raise UserError for rows that are longer than the header: which cells belong together is not known."""
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        reader = csv.reader(stream, delimiter=separator)
+        header, line = None, 1  # a quoted cell may hold line breaks: a row is named by its first line
+        for cells in reader:
+            if header is None:
+                header = cells or None  # blank lines are skipped
+            elif len(cells) > len(header):
+                raise UserError(
+                    f"a row has no more cells than the header ({len(header)}), {path} has {len(cells)} in line {line}; "
+                    "mend the row: a separator at its end, or within a cell without quotes"
+                )
+            line = reader.line_num + 1
 
 
 def of_table(table: pd.DataFrame, folder: Path, name: str) -> pd.DataFrame:
@@ -89,7 +113,7 @@ def of_table(table: pd.DataFrame, folder: Path, name: str) -> pd.DataFrame:
             f"a table of photographs has their paths in a column {', '.join(PATH_COLUMNS[:4])} or the like, {name} has "
             f"{', '.join(map(str, table.columns))}; rename one"
         )
-    blank = table[column].isna() | (table[column].astype(str).str.strip() == "")
+    blank = blank_cells(table[column])
     if blank.any():
         row = int(blank.to_numpy().argmax()) + 2
         raise UserError(
@@ -98,5 +122,34 @@ def of_table(table: pd.DataFrame, folder: Path, name: str) -> pd.DataFrame:
     others = table.drop(columns=column)
     if PATH in others:
         raise UserError(f"the column {PATH} is the path of a photograph, {name} has another column of paths; drop one")
-    others.insert(0, PATH, [str(folder / str(each).strip()) for each in table[column]])
+    others.insert(0, PATH, _paths(str(folder / str(each).strip()) for each in table[column]).set_axis(others.index))
     return others
+
+
+def _paths(paths: Iterable[str]) -> pd.Series:
+    """As they are: pandas' own texts hold no name that is not UTF-8."""
+    return pd.Series(list(paths), dtype=object)
+
+
+def blank_cells(column: pd.Series) -> pd.Series:
+    """Cells that hold nothing: of a text, and of a table that lacks the column of another one."""
+    blank: pd.Series = column.isna() | (column.astype(str).str.strip() == "")
+    return blank
+
+
+def beside(own: pd.DataFrame, ours: Collection[str]) -> pd.DataFrame:
+    """A user's table, to stand beside columns of ours: one with a name of these gets `_given` until it is free."""
+    taken, names = {*ours, *map(str, own)}, {}
+    for name in own:
+        if name in ours:
+            free = f"{name}{_GIVEN}"
+            while free in taken:
+                free += _GIVEN
+            taken.add(free)
+            names[name] = free
+    return own.rename(columns=names)
+
+
+def as_utf8(text: str) -> str:
+    r"""As a file of texts may hold it: bytes of a name that is not UTF-8 are escapes, such as \udce9."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from biomass_models.backbones.devices import threads
 from biomass_models.counted import counted
 from biomass_models.errors import UserError
-from biomass_models.fold_units import QUADRAT
 from biomass_models.whole_files import write_whole
 from ensembles.submission import quadrats_note
+from orchestration.answers.groups import quadrat_names, require_groups
 from orchestration.answers.opened import OpenBlend
 from orchestration.answers.parts import Parts
 from orchestration.answers.photographs import PATH
@@ -24,7 +25,6 @@ from orchestration.answers.table import (
     mean_table,
     means_path,
     photograph_table,
-    require_columns,
     short_notes,
     table_bytes,
 )
@@ -70,13 +70,20 @@ def answer(
     options: TableOptions,
     *,
     work: Work,
+    made_with: Mapping[str, Any],
     say: Say,
 ) -> Answer:
-    """Predict what no part beside `out` holds yet. Nothing is recorded. Raises UserError."""
-    require_columns(given, options.by, "--by")
+    """Predict what no part beside `out` holds yet. Nothing is recorded. made_with: what else numbers depend on; parts
+    of another request, or of files that were changed since, do not count. Raises UserError."""
+    require_groups(given, options.by, options.date)
     paths = [str(Path(path).absolute()) for path in given[PATH]]
-    plan = {"blend": blend.card_id, "where": blend.place.where, "photographs": content_id(*paths)}
-    parts = Parts(out, plan, spans(len(paths)))
+    plan = {
+        "blend": blend.card_id,
+        "where": blend.place.where,
+        "likeness": likeness_id(blend),
+        "photographs": content_id(*(f"{path} {file_stamp(path)}" for path in paths)),
+    }
+    parts = Parts(out, plan | dict(made_with), spans(len(paths)))
     missing = parts.missing
     if done := len(parts.spans) - len(missing):
         say(f"Going on: {done} of {counted(len(parts.spans), 'part')} are there")
@@ -89,6 +96,7 @@ def answer(
             update(finished, len(paths))
     predicted = parts.joined()
     if (predicted[REASON] != "").all():
+        parts.remove()  # the same command shall look again, once photographs are mended
         raise UserError(
             f"none of {counted(len(given), 'photograph')} can be read, such as: {predicted[REASON].iloc[0]}"
         )
@@ -130,10 +138,27 @@ def run_prediction(
     options: TableOptions,
     *,
     work: Work,
+    made_with: Mapping[str, Any],
     say: Say,
 ) -> Prediction:
-    """Predict what no part holds yet, write the tables, and record where they come from. Raises UserError."""
-    return write_answer(blend, answer(blend, given, out, conversion, options, work=work, say=say), out)
+    """As `answer`; then write the tables, and record where they come from. Raises UserError."""
+    found = answer(blend, given, out, conversion, options, work=work, made_with=made_with, say=say)
+    return write_answer(blend, found, out)
+
+
+def likeness_id(blend: OpenBlend) -> str | None:
+    """What tells unlike photographs; None: nothing does."""
+    known = blend.likeness
+    return None if known is None else content_id(repr(known.bank), *known.image_ids)
+
+
+def file_stamp(path: str) -> str:
+    """Size and time of change: contents would have to be read once more. Blank where there is no file."""
+    try:
+        found = Path(path).stat()
+    except OSError:  # it has its reason once it is looked at
+        return ""
+    return f"{found.st_size} {found.st_mtime_ns}"
 
 
 def in_this_process(blend: OpenBlend, *, cache: Path, cache_gb: float | None = None, cores: int = 1) -> Work:
@@ -158,8 +183,8 @@ def prediction_notes(
         yield conversion.note
     if (all_rows := blend.card.all_rows_text) is not None:
         yield all_rows
-    if QUADRAT in given:
-        yield quadrats_note(given[QUADRAT].astype(str).tolist())
+    if (quadrats := quadrat_names(given)) is not None:
+        yield quadrats_note(quadrats)
     if blend.intervals is None:
         again = f"biomass ensemble {blend.study}"
         yield f"this blend was made before there were intervals; {again} makes it again with them"

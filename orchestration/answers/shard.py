@@ -19,6 +19,7 @@ from biomass_models.interrupt import ShouldStop
 from biomass_models.targets import TARGETS, FloatArray
 from ensembles.blend import apply_blend
 from orchestration.answers.opened import OpenBlend
+from orchestration.answers.photographs import as_utf8
 from orchestration.workers.shards import mean_prediction, shard_inputs
 
 REASON, DIGEST, ODD, PERCENTILE, NEAREST = "unreadable", "blake2b", "odd_shape", "unlike_percentile", "nearest"
@@ -42,7 +43,7 @@ def predict_shard(
     trained_on = blend.photograph_size or PUBLISHED_SIZE
     for row, path in enumerate(paths):
         try:
-            odd[row] = is_unlike(header_size(Path(path)), trained_on, blend.members[0].fit)
+            odd[row] = is_unlike(header_size(Path(path), blend.fits), trained_on, blend.members[0].fit)
             digest[row] = file_digest(Path(path))
         except (ImageError, OSError) as error:
             reason[row] = one_line(error)
@@ -119,5 +120,5 @@ def torn_reason(path: str) -> str | None:
 
 
 def one_line(error: Exception) -> str:
-    """On one line: it is a cell of a table."""
-    return " ".join(str(error).split())
+    """On one line, as texts of a file: it is a cell of a table."""
+    return " ".join(as_utf8(str(error)).split())

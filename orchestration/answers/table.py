@@ -14,22 +14,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from biomass_models.config_rules import did_you_mean
 from biomass_models.counted import counted
-from biomass_models.errors import UserError
 from biomass_models.features.likeness import UNLIKE
-from biomass_models.fold_units import QUADRAT
 from biomass_models.targets import TARGETS, FloatArray
 from ensembles.intervals.levels import Intervals, require_level
 from ensembles.submission import quadrat_means, unit_column
-from orchestration.answers.photographs import PATH
+from orchestration.answers.groups import quadrat_names, units_of
+from orchestration.answers.photographs import PATH, as_utf8, beside, blank_cells
 from orchestration.answers.shard import NEAREST, PERCENTILE, REASON
 from orchestration.answers.units import Conversion
 
 FORMATS = (".csv", ".parquet")
-UNIT_COLUMNS = {"date": ("date", "sampling_date", "day"), "state": ("state", "site"), "group": ()}  # of a user's table
 COUNT, WHY = "photographs", "no_interval"  # of a table of means
-_GIVEN = "_given"  # what a column of the user's is called that has a name of ours
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +55,8 @@ def photograph_table(
     measured: Sequence[str],
     options: TableOptions,
 ) -> pd.DataFrame:
-    """given: the user's rows; predicted: shard.predict_shard's, in the same order."""
+    """given: the user's rows; predicted: shard.predict_shard's, in the same order. Names that are not UTF-8 have
+    escapes."""
     mass_NT = _masses(given, predicted)
     columns = mass_columns(measured, conversion.unit)
     found: dict[str, object] = {
@@ -77,10 +74,11 @@ def photograph_table(
                 found[bound_column(column, end, level)] = value_NT[:, TARGETS.index(name)] * conversion.per_gram_N
     if predicted[PERCENTILE].notna().any():
         found[PERCENTILE] = predicted[PERCENTILE].round(1)
-        found["unlike"] = (predicted[PERCENTILE] > UNLIKE).to_numpy()
+        found["unlike"] = _unlike(predicted)
         found[NEAREST] = predicted[NEAREST].to_numpy()
     found[REASON] = predicted[REASON].to_numpy()
-    own = given.rename(columns={name: f"{name}{_GIVEN}" for name in given if name in found})
+    own = beside(given, found)
+    own = own.assign(**{PATH: own[PATH].map(as_utf8).astype("str")})
     first = [PATH, *(name for name in own if name != PATH)]
     return pd.concat([own[first].reset_index(drop=True), pd.DataFrame(found)], axis=1)
 
@@ -98,18 +96,19 @@ def mean_table(
     Several photographs of one quadrat count as one. Means over several dates, or of photographs whose date is not
     known, have no interval.
     """
-    require_columns(given, options.by, "--by")
     mass_NT = _masses(given, predicted)
     read_N = (predicted[REASON] == "").to_numpy(copy=True)
-    if QUADRAT in given:
-        read_N &= ~pd.Series(given[QUADRAT]).where(read_N).duplicated().to_numpy()
-    unit_N = None if intervals is None else _units(given, intervals.calibration.unit, options.date)
+    if (quadrats := quadrat_names(given)) is not None:
+        read_N &= ~pd.Series(quadrats).where(read_N).duplicated().to_numpy()
+    unit_N = None if intervals is None else units_of(given, intervals.calibration.unit, options.date)
     per_gram_N = np.broadcast_to(conversion.per_gram_N, (len(given),))
     columns = mass_columns(measured, conversion.unit)
-    rows = []
-    for key, frame in given.groupby(list(options.by), sort=True, dropna=False):
+    rows, keys = [], []
+    groups = given[list(dict.fromkeys(options.by))]
+    groups = groups.mask(groups.apply(blank_cells))  # blank in one table, not there in another: one group
+    for key, frame in groups.groupby(list(groups), sort=True, dropna=False):
         group = frame.index.to_numpy()[read_N[frame.index]]
-        row: dict[str, object] = dict(zip(options.by, key, strict=True)) | {COUNT: len(group)}
+        row: dict[str, object] = {COUNT: len(group)}
         why = _why_not(group, intervals, unit_N, per_gram_N)
         mean_T = mass_NT[group].mean(axis=0) if len(group) else np.full(len(TARGETS), np.nan)
         per_gram = float(per_gram_N[group].mean()) if len(group) else np.nan
@@ -126,7 +125,9 @@ def mean_table(
                 for end, value_T in (("low", low_T), ("high", high_T)):
                     row[bound_column(column, end, level)] = float(value_T[TARGETS.index(name)]) * per_gram
         rows.append(row | {WHY: why})
-    return pd.DataFrame(rows)
+        keys.append(key)
+    table = pd.DataFrame(rows)
+    return pd.concat([beside(pd.DataFrame(keys, columns=groups.columns), table.columns), table], axis=1)
 
 
 def bound_column(column: str, end: str, level: float) -> str:
@@ -134,24 +135,13 @@ def bound_column(column: str, end: str, level: float) -> str:
     return f"{column}_{end}_{100 * level:g}"
 
 
-def require_columns(given: pd.DataFrame, names: Sequence[str], option: str) -> None:
-    """Raise UserError for names that no table of photographs has."""
-    there = [str(name) for name in given if name != PATH]
-    for name in names:
-        if name not in there:
-            has = f"they are {', '.join(there)}" if there else "folders and lists have none: give a table"
-            raise UserError(
-                f"{option} names columns of a table of photographs, got {name!r}; {has}{did_you_mean(name, there)}"
-            )
-
-
-def table_bytes(table: pd.DataFrame, suffix: str) -> bytes:
-    """CSV with four decimals, or parquet with all."""
-    if suffix == ".parquet":
+def table_bytes(table: pd.DataFrame, suffix: str, *, digits: int = 4) -> bytes:
+    """CSV with so many decimals, or parquet with all."""
+    if suffix.lower() == ".parquet":
         stream = BytesIO()
         table.to_parquet(stream, index=False)
         return stream.getvalue()
-    return str(table.to_csv(index=False, float_format="%.4f", lineterminator="\n")).encode()
+    return as_utf8(str(table.to_csv(index=False, float_format=f"%.{digits}f", lineterminator="\n"))).encode()
 
 
 def means_path(out: Path) -> Path:
@@ -175,25 +165,22 @@ def short_notes(predicted: pd.DataFrame) -> list[str]:
     return notes
 
 
+def _unlike(predicted: pd.DataFrame) -> np.ndarray:
+    """Blank in a row that was read and whose likeness is not known."""
+    unlike = predicted[PERCENTILE] > UNLIKE
+    unknown = predicted[PERCENTILE].isna() & (predicted[REASON] == "")
+    return (unlike.astype(object).mask(unknown, None) if unknown.any() else unlike).to_numpy()
+
+
 def _masses(given: pd.DataFrame, predicted: pd.DataFrame) -> FloatArray:
     """Grams; photographs of one quadrat have the mean of those that could be read."""
     mass_NT = predicted[list(TARGETS)].to_numpy(dtype=np.float64)
-    if QUADRAT not in given:
+    if (quadrats := quadrat_names(given)) is None:
         return mass_NT
     read_N = (predicted[REASON] == "").to_numpy()
     mean_NT = np.full(mass_NT.shape, np.nan)
-    mean_NT[read_N] = quadrat_means(mass_NT[read_N], given.loc[read_N, QUADRAT].astype(str).tolist())
+    mean_NT[read_N] = quadrat_means(mass_NT[read_N], np.array(quadrats)[read_N].tolist())
     return mean_NT
-
-
-def _units(given: pd.DataFrame, unit: str, named: str | None) -> pd.Series | None:
-    """What the folds keep whole, of each photograph; None where no column says."""
-    if named is not None:
-        require_columns(given, [named], "--date")
-        return given[named].astype(str)
-    lower = {str(name).lower(): name for name in given}
-    found = [lower[name] for name in UNIT_COLUMNS.get(unit, ()) if name in lower]
-    return given[found[0]].astype(str) if found else None
 
 
 def _why_not(group: np.ndarray, intervals: Intervals | None, unit_N: pd.Series | None, per_gram_N: FloatArray) -> str:
@@ -205,8 +192,11 @@ def _why_not(group: np.ndarray, intervals: Intervals | None, unit_N: pd.Series |
     unit = intervals.calibration.unit
     if unit_N is None:
         return f"the {unit} of its photographs is not known"
-    if (units := unit_N.iloc[group].nunique()) > 1:
+    known = unit_N.iloc[group].dropna()
+    if (units := known.nunique()) > 1:
         return f"its photographs are of {counted(units, unit)}"
+    if (unknown := len(group) - len(known)) > 0:
+        return f"the {unit} of {'' if not units else f'{unknown} of '}its photographs is not known"
     if np.ptp(per_gram_N[group]) > 0:
         return "the areas of its quadrats differ"
     return ""

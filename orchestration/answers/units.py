@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from biomass_models.config_rules import known_name
-from biomass_models.data.dataset import LARGEST_AREA_M2, UNITS
+from biomass_models.counted import counted
+from biomass_models.data.dataset import AREA_RANGE, UNITS, is_area
 from biomass_models.errors import UserError
 from biomass_models.targets import FloatArray
 from orchestration.study.records import MassUnit
@@ -31,8 +32,8 @@ def conversion(own: MassUnit, unit: str | None, area: float | None, table: pd.Da
     the area is needed and not known.
     """
     unit = known_name("--unit", own.name if unit is None else unit, tuple(UNITS))
-    if area is not None and not 0 < area <= LARGEST_AREA_M2:
-        raise UserError(f"--area is m2 of a quadrat, above 0 and up to {LARGEST_AREA_M2:g}, got {area:g}")
+    if area is not None and not is_area(area):
+        raise UserError(f"--area is m2 of a quadrat, {AREA_RANGE}, got {area:g}")
     trained = own.area_m2
     if trained is not None and area is not None and not np.isclose(area, trained):
         if unit != "g":
@@ -52,8 +53,11 @@ def conversion(own: MassUnit, unit: str | None, area: float | None, table: pd.Da
     areas = np.array([trained if trained is not None else area], dtype=np.float64)
     if trained is None and own.area_column is not None and own.area_column in table and area is None:
         areas = pd.to_numeric(table[own.area_column], errors="coerce").to_numpy(dtype=np.float64)
-        if not (np.isfinite(areas) & (areas > 0)).all():
-            raise UserError(f"each photograph has its quadrat's area in the column {own.area_column}; some have none")
+        if wrong := [row for row, one in enumerate(areas) if not is_area(one)]:
+            raise UserError(
+                f"each photograph has its quadrat's area in the column {own.area_column}, in m2, {AREA_RANGE}; "
+                f"{counted(len(wrong), 'has', 'have')} none, such as photograph {wrong[0] + 1}"
+            )
     elif np.isnan(areas).any():
         known = f"a column {own.area_column}, or " if own.area_column is not None else ""
         raise UserError(f"{unit} needs the area of the quadrats that were weighed, in m2; give {known}--area")

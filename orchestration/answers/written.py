@@ -21,7 +21,7 @@ def note_written(blend: OpenBlend, path: Path, sha256: str, size: int, *, photog
     record = GivenRecord(
         kind="prediction",
         ensemble=blend.name,
-        card=blend.card_id,
+        card=blend.study_card,
         created_at=time.time(),
         code=code_version(),
         file=WrittenFile(name=path.name, bytes=size, sha256=sha256),

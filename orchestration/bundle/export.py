@@ -106,13 +106,15 @@ def export_bundle(
         prints[canonical_name(bank.backbone)] = bank.weights
     needed = _backbones(prints, source)
     with whole_folder(out) as part:
-        marker = _write(part, ledger.storage.uri, name, card, refs, needed, source if with_weights else None)
+        study_card = content_id(ensemble.card)
+        copied = source if with_weights else None
+        marker = _write(part, ledger.storage.uri, name, card, study_card, refs, needed, copied)
     with contextlib.suppress(OSError):  # a study that others own is read as it is
         ledger.write_given(
             GivenRecord(
                 kind="bundle",
                 ensemble=name,
-                card=content_id(ensemble.card),
+                card=study_card,
                 study=ledger.storage.uri,
                 file=WrittenFile(name=MARKER, bytes=len(marker), sha256=hashlib.sha256(marker).hexdigest()),
                 created_at=time.time(),
@@ -127,6 +129,7 @@ def _write(
     study: str,
     name: str,
     card: Card,
+    study_card: str,
     refs: Mapping[str, TrialRef],
     needed: tuple[NeededWeights, ...],
     weights: WeightsSource | None,
@@ -189,6 +192,7 @@ def _write(
         embeddings=None if likeness is None else EMBEDDINGS,
         ensemble=name,
         card=card.to_json(),
+        study_card=study_card,
         members=tuple(members),
         backbones=needed,
         files=written,

@@ -95,6 +95,7 @@ class Bundle(Part):
     photograph_size: tuple[int, int] | None = None  # px that it was trained on; None: PUBLISHED_SIZE
     mass_unit: MassUnit = GRAMS  # of what it was trained on
     measured: tuple[str, ...] = TARGETS  # that it predicts
+    study_card: str | None = None  # content of the card as the study has it, without --all-rows of the export
     likeness: Mapping[str, Any] | None = None  # how unlike photographs are told (features.likeness), without embeddings
     embeddings: str | None = None  # path within the bundle of those of the training photographs
 

@@ -116,7 +116,7 @@ def predict(
     from orchestration.answers.photographs import read_photographs
 
     given = read_photographs(photographs)
-    from orchestration.answers.asked import opened_as_asked, work_as_asked
+    from orchestration.answers.asked import made_with_as_asked, opened_as_asked, work_as_asked
     from orchestration.answers.opened import BlendPlace
     from orchestration.answers.predict import run_prediction
     from orchestration.workers.address import is_cluster
@@ -133,7 +133,8 @@ def predict(
         say=print_remark,
     )
     work = work_as_asked(opened, resources, threads=threads, say=print_remark)
-    found = run_prediction(opened, given, out, converted, options, work=work, say=print_remark)
+    made_with = made_with_as_asked(resources, threads=threads)
+    found = run_prediction(opened, given, out, converted, options, work=work, made_with=made_with, say=print_remark)
     if as_json:
         print_json({"unit": converted.unit, "levels": options.levels, "prediction": found})
         return
@@ -287,6 +288,7 @@ def next(
     from orchestration.advice.next import next_photographs, picks_table
     from orchestration.advice.page import advice_lines, render_picks
     from orchestration.advice.sheet import write_sheet
+    from orchestration.answers.table import table_bytes
     from orchestration.workers.weights_here import searched_source
 
     resources = reachable(Resources(cache=cache, cache_gb=cache_gb, inline=True))
@@ -299,7 +301,7 @@ def next(
         found = next_photographs(known, embeddings, could, wanted, number, encoder=encoder, features=chosen.text)
     known.ledger.write_next(found.record)
     if out is not None:
-        write_whole(out, picks_table(found, could).to_csv(index=False, float_format="%.6f").encode())
+        write_whole(out, table_bytes(picks_table(found, could), ".csv", digits=6))
     if sheet is not None:
         write_sheet(found.record, sheet, fit=known.settings.fit)
     if as_json:

@@ -269,7 +269,7 @@ def _compare(mine: pd.Series, written: Written) -> tuple[tuple[int, int, float],
 def _table(content: bytes) -> pd.Series:
     """target by sample_id. Raises TraceError for a file that is no submission."""
     try:
-        frame = pd.read_csv(io.BytesIO(content), encoding="utf-8-sig", dtype={"sample_id": str})
+        frame = pd.read_csv(io.BytesIO(content), encoding="utf-8-sig", dtype={"sample_id": str}, index_col=False)
         return pd.Series(pd.to_numeric(frame[COLUMNS[1]]).to_numpy(), index=frame[COLUMNS[0]].str.strip())
     except (KeyError, ValueError, AttributeError) as error:
         raise TraceError(f"a submission is a CSV with the columns sample_id,target and numbers: {error}") from None

@@ -46,7 +46,7 @@ def predict(
     written as well; then what is finished is kept when the work is stopped. The other options are those of the command.
     Raises UserError (LedgerError, BundleError and others).
     """
-    from orchestration.answers.asked import opened_as_asked, work_as_asked
+    from orchestration.answers.asked import made_with_as_asked, opened_as_asked, work_as_asked
     from orchestration.answers.opened import BlendPlace
     from orchestration.answers.photographs import read_photographs
     from orchestration.answers.predict import Answer, answer, write_answer
@@ -71,9 +71,10 @@ def predict(
             place, given, unit=unit, area=area, data_dir=data_dir, resources=usable, say=say
         )
         work = work_as_asked(opened, usable, threads=threads, say=say)
+        made_with = made_with_as_asked(usable, threads=threads)
         with TemporaryDirectory() as folder:
             target = Path(folder, "masses.csv") if out is None else Path(out).expanduser()
-            found = answer(opened, given, target, converted, options, work=work, say=say)
+            found = answer(opened, given, target, converted, options, work=work, made_with=made_with, say=say)
             if out is not None:
                 write_answer(opened, found, target)
         return found

@@ -12,7 +12,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
@@ -20,7 +20,7 @@ from biomass_models.interrupt import ShouldStop
 from orchestration.answers.opened import OpenBlend
 from orchestration.progress import Say
 from orchestration.serving.answer import Answer, answer
-from orchestration.serving.asked import Limits, RequestError, read_asked
+from orchestration.serving.asked import Limits, RequestError, client_gone, read_asked
 from orchestration.serving.guard import COOKIE, Guard, same_token
 from orchestration.serving.kept import keep
 from orchestration.serving.model_thread import ModelThread
@@ -100,8 +100,11 @@ class _Pages:
         return JSONResponse(state, status_code=503 if model.closing else 200)
 
     async def token(self, request: Request) -> Response:
-        async with request.form(max_files=0, max_fields=1, max_part_size=4096) as form:
-            given = form.get("token")
+        try:
+            async with request.form(max_files=0, max_fields=1, max_part_size=4096) as form:
+                given = form.get("token")
+        except ClientDisconnect:
+            raise client_gone() from None
         if self._served.token is None or not isinstance(given, str) or not same_token(given, self._served.token):
             raise RequestError(401, "this is not the token: the address that the server printed as it started has it")
         return self._with_cookie(given)

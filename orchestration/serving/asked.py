@@ -27,6 +27,11 @@ class RequestError(UserError):
         self.status, self.retry_after = status, retry_after
 
 
+def client_gone() -> RequestError:
+    """Nobody reads it: a response ends the request without a word in the log."""
+    return RequestError(499, "the client has gone")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """Of what is accepted."""

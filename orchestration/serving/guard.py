@@ -11,11 +11,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from orchestration.listening import is_loopback
 from orchestration.serving.asked import RequestError
 
 COOKIE = "biomass_token"
 OPEN = ("/healthz", "/page.css", "/page.js", "/token")  # to those without a token as well
-LOCAL_NAMES = ("127.0.0.1", "localhost", "[::1]")
 POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -64,7 +64,7 @@ class Guard:
     def _check(self, request: Request) -> None:
         host = request.headers.get("host", "")
         name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
-        if self._token is None and name not in LOCAL_NAMES:
+        if self._token is None and not is_loopback(name.removeprefix("[").removesuffix("]")):
             # a page of another site may point its own name at this machine: such a request carries that name
             raise RequestError(403, "open it as 127.0.0.1 or localhost, or start the server with --host")
         origin = request.headers.get("origin")

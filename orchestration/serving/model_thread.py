@@ -16,7 +16,7 @@ from starlette.requests import Request
 
 from biomass_models.backbones.devices import threads
 from biomass_models.interrupt import ShouldStop
-from orchestration.serving.asked import RequestError
+from orchestration.serving.asked import RequestError, client_gone
 
 T = TypeVar("T")
 LOOK_SECONDS = 1.0  # between looks at whether the client still waits
@@ -78,7 +78,7 @@ class ModelThread:
             wrapped = asyncio.ensure_future(_ended(future))
             while not (await asyncio.wait({wrapped}, timeout=LOOK_SECONDS))[0]:
                 if await request.is_disconnected():
-                    raise RequestError(499, "the client has gone")
+                    raise client_gone()
             if future.cancelled():
                 raise _stopping()
             return future.result()

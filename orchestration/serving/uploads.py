@@ -12,13 +12,13 @@ from pathlib import Path
 from PIL import Image
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from biomass_models.counted import counted
 from biomass_models.data.images import ImageError, open_photograph
 from biomass_models.visible import visible
 from orchestration.answers.photographs import SUFFIXES
-from orchestration.serving.asked import FIELDS, MEGABYTE, Limits, RequestError
+from orchestration.serving.asked import FIELDS, MEGABYTE, Limits, RequestError, client_gone
 
 PHOTOGRAPHS = "photographs"  # field of the form
 MOST_FIELDS, FIELD_BYTES = 16, 4096
@@ -73,6 +73,8 @@ async def read_request(request: Request, folder: Path, limits: Limits) -> tuple[
             form = await parser.parse()
     except TimeoutError:
         raise RequestError(408, f"photographs arrive within {limits.upload_seconds:.0f} s; send fewer") from None
+    except ClientDisconnect:
+        raise client_gone() from None
     except MultiPartException as error:
         raise _malformed(error.message, limits) from None
     fields: dict[str, list[str]] = {}

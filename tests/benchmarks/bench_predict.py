@@ -72,7 +72,7 @@ if way == "alone":
 else:
     run_prediction(
         blend, given, Path(cache) / "masses.csv", conversion(blend.mass_unit, None, None, given), TableOptions(),
-        work=in_this_process(blend, cache=Path(cache), cores=cores), say=lambda text: None,
+        work=in_this_process(blend, cache=Path(cache), cores=cores), made_with={}, say=lambda text: None,
     )
 peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
 print(json.dumps([time.monotonic() - started, int(peak.split()[1]) / 1024]))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,6 +72,16 @@ def pool(tiny_pasture: Path, tmp_path: Path) -> Path:
 
 
 class TestNext:
+    @pytest.mark.skipif(sys.platform != "linux", reason="other file systems refuse such names")
+    def test_a_name_that_is_not_utf_8_is_written_with_escapes(self, own, study, tiny_pasture, tmp_path):
+        (tmp_path / "pool").mkdir()
+        path = os.fsdecode(os.fsencode(tmp_path / "pool") + b"/caf\xe9.jpg")
+        shutil.copy(sorted((tiny_pasture / "test").iterdir())[0], path)
+        files = ("--out", tmp_path / "next.csv", "--sheet", tmp_path / "next.png", "--cache", study[1])
+        page = run("next", own.storage.uri, tmp_path / "pool", "--for", tiny_pasture / "test", *files)
+        assert "caf\\udce9.jpg" in page and own.next_photographs().picks[0].photograph == path
+        assert Path(pd.read_csv(tmp_path / "next.csv")["photograph"][0]).name == "caf\\udce9.jpg"
+
     def test_what_is_chosen_and_what_is_left_out(self, own, study, pool, tiny_pasture, tmp_path):
         targets = sorted((tiny_pasture / "test").iterdir())[4:]
         asked = ("next", own.storage.uri, pool, *(word for path in targets for word in ("--for", path)), "--number", 3)

@@ -230,3 +230,7 @@ def test_export_fits_what_it_lacks(fresh: tuple[Ledger, Path], tiny_pasture: Pat
     names = [f"fold-{fold}.safetensors" for fold in range(3)] + ["all-rows.safetensors"]
     assert all([Path(path).name for path in one["models"]] == names for one in marker["members"])
     assert Card.from_json(marker["card"]).all_rows == "beside"
+    masses = tmp_path / "masses.csv"
+    output("predict", str(tmp_path / "bundle"), str(tiny_pasture / "test"), "--out", str(masses), "--cache", str(cache))
+    for path in (tmp_path / "bundle", masses):  # the ensemble is the one that it was exported from
+        assert trace(path, [ledger.storage.uri]).note is None

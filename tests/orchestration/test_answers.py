@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,12 +17,14 @@ from blended_study import blend_five, finished_study
 from test_all_rows import as_searched
 from tiny_study import RANDOM
 from typer.testing import CliRunner
+from unusable_pictures import strip, turned_with_a_wrong_tag, without_an_8_bit_form
 
 from biomass_models.errors import UserError
 from biomass_models.features.likeness import EmbeddingBank, Likeness
 from biomass_models.targets import TARGETS, TOTAL
 from ensembles.intervals.levels import Intervals
-from orchestration.answers.opened import BlendPlace, open_blend
+from orchestration.answers.groups import require_groups
+from orchestration.answers.opened import BlendPlace, OpenBlend, open_blend
 from orchestration.answers.photographs import PATH, read_photographs
 from orchestration.answers.predict import in_this_process, run_prediction
 from orchestration.answers.shard import NEAREST, PERCENTILE, REASON, predict_shard
@@ -130,12 +134,19 @@ class TestPhotographs:
             ("a,b\n1,2\n", "has a, b; rename one"),
             ("path\n", "at least one photograph"),
             ("path,n\na.jpg,1\n,2\n", "such as line 3"),
+            ("path,n\na.jpg,1,\nb.jpg,2,\n", r"than the header \(2\), .* has 3 in line 2"),
+            ('path,n\n\n"a\n.jpg",1\nb.jpg,2,3\n', "has 3 in line 5"),
         ],
     )
     def test_tables_that_name_none(self, tmp_path, content, message):
         (tmp_path / "t.csv").write_text(content)
         with pytest.raises(UserError, match=message):
             read_photographs([str(tmp_path / "t.csv")])
+
+    def test_a_comma_at_the_end_of_every_line_is_an_empty_column(self, tmp_path):
+        (tmp_path / "t.csv").write_text("path,plot,\na.jpg,N,\n")
+        found = read_photographs([str(tmp_path / "t.csv")])
+        assert [Path(found[PATH][0]).name, found["plot"][0]] == ["a.jpg", "N"]
 
     def test_names_that_stand_for_nothing(self, tmp_path):
         for text, message in (("gone", "is not there"), (str(tmp_path), "has none"), ("*.nothing", "no file")):
@@ -174,18 +185,55 @@ def test_what_cannot_be_read_has_a_line_and_the_rest_goes_on(blended, tiny_pastu
     assert "none of 1 photograph can be read" in message and not (tmp_path / "none.csv").exists()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other file systems refuse such names")
+@pytest.mark.parametrize("out", ["m.csv", "m.PARQUET"])
+def test_a_name_that_is_not_utf_8_is_written_with_escapes(blended, tiny_pasture, tmp_path, out):
+    """Of a photograph that can be read, and of one that cannot."""
+    _, _, folder = blended
+    new = tmp_path / "new"
+    new.mkdir()
+    first, second, *_ = sorted((tiny_pasture / "test").iterdir())
+    shutil.copy(first, os.fsencode(new) + b"/caf\xe9.jpg")
+    Path(os.fsdecode(os.fsencode(new) + b"/torn\xe9.jpg")).write_text("no photograph")
+    shutil.copy(second, new)
+    said = predict(folder / "study", new, "--out", tmp_path / out, "--cache", folder / "cache")
+    assert "Masses of 2 photographs" in said and "1 photograph of 3 cannot" in said
+    found = pd.read_csv(tmp_path / out) if out == "m.csv" else pd.read_parquet(tmp_path / out)
+    found.index = found[PATH].map(lambda path: Path(path).name)
+    assert "torn\\udce9.jpg" in found.loc["torn\\udce9.jpg", REASON]
+    assert found.loc[["caf\\udce9.jpg", second.name], "Dry_Total_g"].notna().all()
+
+
+def test_what_pillow_opens_and_models_cannot_use_does_not_stop_the_rest(blended, tiny_pasture, tmp_path):
+    """Refused once decoded, or by its header for its frame; a wrong EXIF tag is no reason."""
+    _, _, folder = blended
+    blend = open_blend(BlendPlace(str(folder / "study"), None, None))
+    padding = replace(blend, members=tuple(replace(member, fit="pad") for member in blend.members), frozen={})
+    good = sorted((tiny_pasture / "test").iterdir())[0]
+    bad = [*without_an_8_bit_form(tmp_path), strip(tmp_path / "strip.png")]
+    turned = turned_with_a_wrong_tag(tmp_path / "turned.jpg")
+    paths = [str(path) for path in (*bad, turned, good)]
+    found = predict_shard(padding, paths, cache=tmp_path / "cache")
+    assert found[REASON].str.contains("8 or 16 bits").tolist() == [True] * 3 + [False] * 3
+    assert "whose frame" in found[REASON][3] and found[REASON][4:].tolist() == ["", ""]
+    alone = predict_shard(padding, paths[4:], cache=tmp_path / "other")
+    pd.testing.assert_frame_equal(found[4:].reset_index(drop=True), alone)
+
+
 def test_parts_that_are_there_are_not_predicted_again(blended, tiny_pasture, tmp_path, monkeypatch):
-    """Killed after each part in turn, the table is that of an undisturbed run; other photographs begin anew."""
+    """Killed after each part in turn, the table is that of an undisturbed run; another request begins anew: changed
+    photographs, other threads, likeness that is known now."""
     _, _, folder = blended
     pairs = [(0, 2), (2, 4), (4, 6)]
     monkeypatch.setattr("orchestration.answers.predict.spans", lambda size: pairs)
     blend = open_blend(BlendPlace(str(folder / "study"), None, None))
-    given = read_photographs([str(tiny_pasture / "test")])
+    shutil.copytree(tiny_pasture / "test", tmp_path / "new")
+    given = read_photographs([str(tmp_path / "new")])
     options = TableOptions(levels=(0.5,))
     whole = in_this_process(blend, cache=folder / "cache")
     done: list[tuple[int, int]] = []
 
-    def run(out: Path, most: int) -> None:
+    def run(out: Path, most: int, blend: OpenBlend = blend, **made_with: int) -> None:
         def dying(missing):
             for span, table in whole(missing):
                 if len(done) == most:
@@ -193,7 +241,8 @@ def test_parts_that_are_there_are_not_predicted_again(blended, tiny_pasture, tmp
                 done.append(span)
                 yield span, table
 
-        run_prediction(blend, given, out, conversion(GRAMS, None, None, given), options, work=dying, say=NOTHING)
+        grams = conversion(GRAMS, None, None, given)
+        run_prediction(blend, given, out, grams, options, work=dying, made_with=made_with, say=NOTHING)
 
     for most in (1, 2):
         with pytest.raises(KeyboardInterrupt):
@@ -202,6 +251,40 @@ def test_parts_that_are_there_are_not_predicted_again(blended, tiny_pasture, tmp
     assert done == pairs
     run(tmp_path / "whole.csv", 99)
     assert (tmp_path / "killed.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes() and len(done) == 6
+    changed = Path(given[PATH][5])
+
+    def begun(**how: Any) -> None:
+        done.clear()
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "killed.csv", 1, **how)
+
+    begun(threads=1)
+    run(tmp_path / "killed.csv", 99, threads=2)
+    assert done == [pairs[0], *pairs]
+    begun(blend=replace(blend, likeness=None))
+    run(tmp_path / "killed.csv", 99)
+    assert done == [pairs[0], *pairs]
+    assert (tmp_path / "killed.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    begun()
+    changed.write_bytes(Path(given[PATH][0]).read_bytes())
+    run(tmp_path / "killed.csv", 99)
+    assert done == [pairs[0], *pairs]
+    masses = pd.read_csv(tmp_path / "killed.csv")["Dry_Total_g"]
+    assert masses[5] == pytest.approx(masses[0], rel=1e-3)
+
+
+def test_photographs_that_were_mended_are_looked_at_again(blended, tiny_pasture, tmp_path):
+    """By the same command, after none could be read, to the size and second of the torn file."""
+    _, _, folder = blended
+    good, path = sorted((tiny_pasture / "test").iterdir())[0], tmp_path / "a.jpg"
+    path.write_bytes(bytes(good.stat().st_size))
+    before = path.stat()
+    arguments = (folder / "study", path, "--out", tmp_path / "m.csv", "--cache", tmp_path / "cache")
+    assert "none of 1 photograph can be read" in predict(*arguments, code=1)
+    assert not list(tmp_path.glob("*.parts"))
+    path.write_bytes(good.read_bytes())
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert "Masses of 1 photographs" in predict(*arguments)
 
 
 class TestUnits:
@@ -224,7 +307,9 @@ class TestUnits:
             (GRAMS, "kg/ha", None, "give --area"),
             (MassUnit(name="g/m2", area_column="area"), None, None, "a column area, or --area"),
             (GRAMS, "kg", None, "--unit is one of"),
-            (GRAMS, "kg/ha", -1.0, "above 0"),
+            (GRAMS, "kg/ha", -1.0, "1e-06 to 100, got -1"),
+            (GRAMS, "kg/ha", 1e-310, "1e-06 to 100"),
+            (GRAMS, "kg/ha", float("nan"), "1e-06 to 100"),
         ):
             with pytest.raises(UserError, match=message):
                 conversion(own, unit, area, none)
@@ -263,6 +348,12 @@ class TestTables:
             assert (40 * grams).to_numpy() == pytest.approx(other.to_numpy(), nan_ok=True)
         assert made[0]["unlike"].tolist() == [False, True, False, False, False, False]
 
+    def test_unlike_is_blank_where_it_is_not_known(self, predicted, intervals):
+        grams, options = Conversion(unit="g", per_gram_N=np.ones(1)), TableOptions(levels=(0.5,))
+        predicted.loc[3:, PERCENTILE] = np.nan
+        found = photograph_table(self.GIVEN, predicted, intervals, grams, TARGETS, options)["unlike"]
+        assert found.tolist() == [False, True, False, None, None, None]
+
     def test_means_are_of_what_could_be_read_on_one_date(self, predicted, intervals):
         options = TableOptions(levels=(0.5,), by=("plot",))
         grams = Conversion(unit="g", per_gram_N=np.ones(1))
@@ -277,7 +368,7 @@ class TestTables:
         blind = mean_table(self.GIVEN.drop(columns="date"), predicted, intervals, grams, TARGETS, options)
         assert blind["no_interval"].tolist() == ["the date of its photographs is not known"] * 2
         with pytest.raises(UserError, match="did you mean plot"):
-            mean_table(self.GIVEN, predicted, intervals, grams, TARGETS, replace(options, by=("plots",)))
+            require_groups(self.GIVEN, ("plots",), None)
 
     def test_photographs_of_a_quadrat_count_as_one(self, predicted, intervals):
         given = self.GIVEN.assign(quadrat=["q", "q", "q", "r", "s", "s"])
@@ -286,6 +377,59 @@ class TestTables:
         assert rows[0] == rows[1] == pytest.approx(predicted.loc[:1, "Dry_Total_g"].mean()) and np.isnan(rows[2])
         means = mean_table(given, predicted, intervals, grams, TARGETS, options)
         assert means["photographs"].tolist() == [1, 2] and means["Dry_Total_g"][0] == pytest.approx(rows[0])
+
+    def test_a_blank_quadrat_is_the_photographs_own(self, predicted, intervals):
+        """Blank in a table, and of a folder beside it; they are no quadrat together."""
+        given = self.GIVEN.assign(quadrat=["q", "q", "", " ", np.nan, None])
+        grams, options = Conversion(unit="g", per_gram_N=np.ones(1)), TableOptions(levels=(0.5,), by=("plot",))
+        rows = photograph_table(given, predicted, intervals, grams, TARGETS, options)["Dry_Total_g"]
+        assert rows[3:].tolist() == predicted["Dry_Total_g"][3:].tolist() and rows[0] == rows[1]
+        means = mean_table(given, predicted, intervals, grams, TARGETS, options)
+        assert means["photographs"].tolist() == [1, 3]
+
+    def test_a_quadrat_of_several_groups_or_dates_is_refused(self):
+        """Numbers within a paddock; a date or a site that differs, named or not."""
+        given = pd.DataFrame({PATH: list("abcd"), "paddock": list("NNSS"), "quadrat": list("1212")})
+        require_groups(given, (), None)  # nothing shows that they are several
+        require_groups(given.assign(quadrat=["N1", "N2", "", ""]), ("paddock",), None)
+        with pytest.raises(UserError, match=r"quadrat 1 with N \(a\) and S \(c\), 2 quadrats so; .* such as S-1"):
+            require_groups(given, ("paddock",), None)
+        with pytest.raises(UserError, match=r"one paddock, .* N .* and blank"):
+            require_groups(given.assign(paddock=["N", "N", np.nan, ""]), ("paddock",), None)
+        for column in ("Date", "site"):
+            with pytest.raises(UserError, match=f"of one {column}"):
+                require_groups(given.rename(columns={"paddock": column}), (), None)
+        with pytest.raises(UserError, match="of one cut"):
+            require_groups(given.assign(field="f", cut=list("1123")), ("field",), "cut")
+        require_groups(given.assign(date=["1", "1", "", np.nan]), (), None)  # a date that is not known may be any
+
+    def test_means_of_unknown_dates_have_no_interval(self, predicted, intervals):
+        given = self.GIVEN.assign(date=["1", "", "1", np.nan, " ", None])
+        grams, options = Conversion(unit="g", per_gram_N=np.ones(1)), TableOptions(levels=(0.5,), by=("plot",))
+        found = mean_table(given, predicted, intervals, grams, TARGETS, options)
+        assert found["no_interval"].tolist() == [
+            "the date of 1 of its photographs is not known", "the date of its photographs is not known",
+        ]  # fmt: skip
+        assert found["Dry_Total_g_low_50"].isna().all() and found["Dry_Total_g"].notna().all()
+
+    def test_blank_groups_of_several_tables_are_one(self, predicted, intervals):
+        given = self.GIVEN.assign(plot=["x", "", " ", np.nan, None, "x"])
+        grams, options = Conversion(unit="g", per_gram_N=np.ones(1)), TableOptions(levels=(0.5,), by=("plot",))
+        assert mean_table(given, predicted, intervals, grams, TARGETS, options)["photographs"].tolist() == [2, 3]
+
+    def test_columns_of_the_user_have_names_of_their_own(self, predicted, intervals):
+        given = self.GIVEN.assign(Dry_Total_g=1.0, Dry_Total_g_given=2.0, nearest="mine")
+        grams = Conversion(unit="g", per_gram_N=np.ones(1))
+        found = photograph_table(given, predicted, intervals, grams, TARGETS, TableOptions(levels=(0.5,)))
+        assert found.columns.is_unique and found["nearest_given"].eq("mine").all()
+        assert found["Dry_Total_g_given"].eq(2.0).all() and found["Dry_Total_g_given_given"].eq(1.0).all()
+        options = TableOptions(levels=(0.5,), by=("photographs", "plot", "plot"))
+        given = given.assign(photographs=["by me"] * 6)
+        means = mean_table(given, predicted, intervals, grams, TARGETS, options)
+        assert list(means)[:3] == ["photographs_given", "plot", "photographs"] and means["photographs"].tolist() == [
+            2,
+            3,
+        ]
 
     def test_columns_of_the_user_are_kept(self, predicted, intervals):
         given = self.GIVEN.assign(Dry_Total_g=range(6))
@@ -362,6 +506,8 @@ def test_wrong_usage_is_refused_before_anything_loads(blended, table, tmp_path):
         (("--level", "80"), "between 0 and 1"),
         (("--level", "a"), "--level is shares"),
         (("--by", "field"), "--by names columns"),
+        (("--by", "paddock", "--date", "day"), "--date names columns"),
+        (("--date", "Date"), "without --by"),
         (("--ensemble", "other"), "it has submission"),
         (("--unit", "kg/ha"), "--area"),
     ):

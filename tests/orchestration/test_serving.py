@@ -21,6 +21,7 @@ from starlette.testclient import TestClient
 from test_all_rows import as_searched
 from tiny_study import RANDOM
 from typer.testing import CliRunner
+from unusable_pictures import turned_with_a_wrong_tag, without_an_8_bit_form
 
 from biomass_models.errors import UserError
 from orchestration.answers.opened import BlendPlace, open_blend
@@ -186,6 +187,16 @@ def test_what_cannot_be_read_has_its_sentence_and_the_rest_goes_on(
     assert none.status_code == 200 and "No photograph could be read" in none.text
 
 
+def test_what_pillow_opens_and_models_cannot_use_is_a_refused_photograph(
+    client: TestClient, tiny_pasture: Path, tmp_path: Path
+) -> None:
+    bad = without_an_8_bit_form(tmp_path)
+    sent = parts(*bad, turned_with_a_wrong_tag(tmp_path / "turned.jpg"), photographs(tiny_pasture)[0])
+    found = client.post("/predict", files=sent).json()["photographs"]
+    assert ["8 or 16 bits" in (one["unreadable"] or "") for one in found] == [True] * 3 + [False] * 2
+    assert all(one["masses"] for one in found[3:]) and client.post("/", files=sent).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
@@ -193,6 +204,7 @@ def test_what_cannot_be_read_has_its_sentence_and_the_rest_goes_on(
         ({"unit": "kg/ha"}, "needs the area"),
         ({"unit": "kg/ha", "area": "wide"}, "area is a number"),
         ({"area": "nan", "unit": "kg/ha"}, "area is m2 of a quadrat"),
+        ({"area": "1e-310", "unit": "g/m2"}, "area is m2 of a quadrat"),
         ({"level": "most"}, "level is a number"),
         ({"level": "1.5"}, "level"),
         ({"level": "0.1,0.2,0.3,0.4,0.5,0.6"}, "at most 5 levels"),
@@ -266,8 +278,35 @@ def test_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
             token_for("0.0.0.0")
 
 
+@pytest.mark.parametrize("path", ["/predict", "/", "/token"])
+def test_a_request_that_breaks_off_is_no_bug(served: Served, path: str) -> None:
+    """A phone that loses its network while it sends: quietly 499, and its place in the queue is free again."""
+    said: list[str] = []
+    headers = [(b"host", b"127.0.0.1:8000"), (b"content-type", b"multipart/form-data; boundary=x")]
+    scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "query_string": b""}
+    body = b'--x\r\nContent-Disposition: form-data; name="token"\r\n\r\nhalf'
+    events = iter([{"type": "http.request", "body": body, "more_body": True}, {"type": "http.disconnect"}])
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return next(events)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(make_app(replace(served, say=said.append))(scope, receive, send))
+    assert sent[0]["status"] == 499 and said == [] and served.model.admitted == 0
+
+
+@pytest.mark.parametrize("host", ["127.0.0.2:8000", "[::1]:8000", "127.8.8.8"])
+def test_every_address_of_loopback_is_answered(client: TestClient, host: str) -> None:
+    assert client.get("/", headers={"host": host}).status_code == 200
+
+
 def test_loopback_answers_to_its_own_names_alone(client: TestClient) -> None:
     """A page of another site may point its name at this machine, or send a form here."""
+    for host in ("127.0.0.1.evil.example", "192.168.0.2", "[::2]", "0.0.0.0", ""):
+        assert client.get("/", headers={"host": host}).status_code == 403
     assert client.get("/", headers={"host": "evil.example"}).status_code == 403
     assert client.get("/", headers={"host": "localhost:8000"}).status_code == 200
     assert client.post("/predict", headers={"origin": "http://evil.example"}).status_code == 403

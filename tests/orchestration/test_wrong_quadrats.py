@@ -57,7 +57,7 @@ FAULTS: dict[str, Fault] = {
     # dataset.toml
     "unit": Fault(None, (TOP, 'unit = "lb"'), "dataset.toml:1", "unit is one of g, g/m2, kg/ha", 'unit = "kg/ha"'),
     "no unit": Fault(None, (TOP, "# none"), "dataset.toml", "unit is one of", "write it like unit"),
-    "area": Fault(None, (TOP, f"{TOP}\narea = 2500"), "dataset.toml:2", "area is m2 above 0", "area = 0.25"),
+    "area": Fault(None, (TOP, f"{TOP}\narea = 2500"), "dataset.toml:2", "area is m2, 1e-06 to 100", "area = 0.25"),
     "unit without area": Fault(None, (TOP, 'unit = "g/m2"'), "dataset.toml:1", "need the area", "add area = 0.25"),
     "groups": Fault(None, (TOP, f'{TOP}\ngroups = "site"'), "dataset.toml:2", "a list of columns", 'groups = ["site"'),
     "groups twice": Fault(
