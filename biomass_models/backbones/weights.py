@@ -58,8 +58,8 @@ class WeightsSource:
     kept: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def keeping(self, fingerprints: Mapping[str, str]) -> WeightsSource:
-        """The same, with these files first."""
-        return replace(self, kept=dict(fingerprints))
+        """The same, with these files first, beside those that are kept already."""
+        return replace(self, kept={**self.kept, **fingerprints})
 
     def absolute(self) -> WeightsSource:
         """The same for a process that works in another folder."""

@@ -26,7 +26,7 @@ from orchestration.study.ledger import Ledger, LedgerError, open_ledger, predict
 from orchestration.study.records import MassUnit, Params, TrialRef
 from orchestration.study.seeds import content_id
 from orchestration.study.storage import Storage
-from orchestration.workers.weights_here import source_of_trials
+from orchestration.workers.weights_here import source_of_bank, source_of_trials
 
 IN_MEMORY = 512 << 20  # bytes of a blend's models that are kept; larger ones are read again for each shard
 
@@ -121,6 +121,9 @@ def _of_study(place: BlendPlace) -> OpenBlend:
             f"photographs are predicted by trials, members {', '.join(files[:3])} came as files; blend the study alone"
         )
     own = StudyData(ledger)
+    source = source_of_trials([refs[member] for member in card.members], place.weights)
+    if card.state_rule is not None:
+        source = source_of_bank(source, StateModel.from_json(card.state_model or {}).bank)
     return OpenBlend(
         place=BlendPlace(ledger.storage.uri, name, place.weights),
         name=name,
@@ -128,7 +131,7 @@ def _of_study(place: BlendPlace) -> OpenBlend:
         card=card,
         card_id=content_id(record.card),
         members=tuple(_member(member, refs[member], card.all_rows) for member in card.members),
-        source=source_of_trials([refs[member] for member in card.members], place.weights),
+        source=source,
         measured=own.measured,
         mass_unit=own.record.mass_unit,
         photograph_size=own.record.photograph_size,

@@ -22,7 +22,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-from biomass_models.backbones.weights import WeightsSource, canonical_name, find_weights, fingerprint, published_at
+from biomass_models.backbones.weights import WeightsSource, canonical_name, find_weights, published_at
 from biomass_models.families.registry import installed
 from biomass_models.features.states import StateModel
 from biomass_models.whole_files import whole_folder
@@ -46,7 +46,7 @@ from orchestration.study.records import TrialRef, WrittenFile
 from orchestration.study.seeds import content_id
 from orchestration.study.storage import Storage
 from orchestration.wheel import project_wheel, wheel_of
-from orchestration.workers.weights_here import source_of_trials
+from orchestration.workers.weights_here import source_of_bank, source_of_trials
 
 PREDICT = '''"""Predict without network: python predict.py DATA_DIR submission.csv [--weights FOLDER]"""
 
@@ -98,11 +98,7 @@ def export_bundle(
     prints = {canonical_name(record.config["backbone"]): record.weights for record in records}
     if card.state_rule is not None and card.state_model is not None:
         bank = StateModel.from_json(card.state_model).bank
-        if (got := fingerprint(bank.backbone, source)) != bank.weights:
-            raise LedgerError(
-                f"the state rule was fitted on {bank.backbone} with weights {bank.weights}, got {got}; name the old "
-                "ones with --weights"
-            )
+        source = source_of_bank(source, bank)
         prints[canonical_name(bank.backbone)] = bank.weights
     needed = _backbones(prints, source)
     with whole_folder(out) as part:

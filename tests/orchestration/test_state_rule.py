@@ -21,6 +21,7 @@ from biomass_models.pasture.make import make_pasture
 from biomass_models.targets import FROM_COMPONENTS, TARGETS, weighted_r2_score
 from ensembles.blend import apply_blend
 from ensembles.card import Card
+from orchestration.answers.opened import BlendPlace, open_blend
 from orchestration.blending.blend import BlendOptions, run_ensemble
 from orchestration.blending.exam import examine
 from orchestration.blending.members import FileMembers
@@ -29,7 +30,7 @@ from orchestration.blending.states import likely_states
 from orchestration.bundle.export import export_bundle
 from orchestration.bundle.predict import predict_bundle
 from orchestration.study.data import StudyData
-from orchestration.study.ledger import Ledger
+from orchestration.study.ledger import Ledger, LedgerError
 from orchestration.study.storage import Storage
 
 pytestmark = pytest.mark.slow
@@ -168,6 +169,31 @@ def test_it_is_refused_without_photographs_states_or_trials(
         copy.write_study(copy.study(), change)
         with pytest.raises(UserError, match=text):
             blend(copy, data, cache, tmp_path / "out")
+
+
+def test_other_weights_of_its_backbone_are_refused_on_every_road(
+    study: tuple[Ledger, Path], data: Path, tmp_path: Path
+) -> None:
+    """The members' weights are as they were: the state model's backbone is another choice."""
+    ledger, cache = Ledger(Storage(shutil.copytree(study[0].storage.uri, tmp_path / "study"))), study[1]
+    blend(ledger, data, cache, tmp_path / "submission.csv")
+    record, place = ledger.ensemble("submission"), BlendPlace(ledger.storage.uri, "submission", RANDOM)
+    assert open_blend(place).state_model is not None
+    card = json.loads(json.dumps(record.card))
+    card["state_model"]["bank"]["weights"] = "0123456789abcdef"
+    ledger.write_ensemble("submission", card, record.trials, b"")
+    changed, predictor = Card.from_json(card), InlinePredictor(data, cache)
+    bank = StateModel.from_json(card["state_model"]).bank
+    trial = next(iter(record.trials))
+    for road in (
+        lambda: open_blend(place),
+        lambda: open_blend(place._replace(weights=None)),
+        lambda: export_bundle(ledger.storage.uri, "submission", tmp_path / "bundle", weights=RANDOM),
+        lambda: likely_states(changed, predictor, ledger.storage.uri),
+        lambda: predictor.train_features(ledger, trial, bank),
+    ):
+        with pytest.raises(LedgerError, match=r"the state rule was fitted on .* with weights 0123456789abcdef, got"):
+            road()
 
 
 def test_chances_are_scikit_learns_and_sum_to_one() -> None:
