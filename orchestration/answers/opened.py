@@ -26,6 +26,7 @@ from orchestration.study.ledger import Ledger, LedgerError, open_ledger, predict
 from orchestration.study.records import MassUnit, Params, TrialRef
 from orchestration.study.seeds import content_id
 from orchestration.study.storage import Storage
+from orchestration.workers.shards import require_packages
 from orchestration.workers.weights_here import source_of_bank, source_of_trials
 
 IN_MEMORY = 512 << 20  # bytes of a blend's models that are kept; larger ones are read again for each shard
@@ -99,8 +100,11 @@ def is_bundle(where: str) -> bool:
 
 
 def open_blend(place: BlendPlace) -> OpenBlend:
-    """Raises LedgerError, BundleError or UserError: no such ensemble, members that are files, other weights."""
-    return _of_bundle(place) if is_bundle(place.where) else _of_study(place)
+    """Raises LedgerError, BundleError or UserError: no such ensemble, members that are files, other weights, a package
+    that a member needs and that is not here."""
+    blend = _of_bundle(place) if is_bundle(place.where) else _of_study(place)
+    require_packages(blend.members)
+    return blend
 
 
 def with_likeness(blend: OpenBlend, encoder: Encoder) -> OpenBlend:

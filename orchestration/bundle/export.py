@@ -6,7 +6,7 @@ bundle/members/<n>-<trial>/fold-<k>.safetensors     of each fold that predicts; 
 bundle/members/<n>-<trial>/all-rows.safetensors     beside or instead of them, where the blend asks for it
 bundle/weights/                      backbone weights: with --with-weights, or put there by hand
 bundle/embeddings.parquet            of the training photographs, where the study keeps them
-bundle/requirements.txt              versions that the numbers were made with
+bundle/requirements.txt              versions that the numbers were made with, of what its members need
 bundle/bundle.json                   the marker, written last: card, configs, weights needed, sizes and hashes
 """
 
@@ -23,6 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from biomass_models.backbones.weights import WeightsSource, canonical_name, find_weights, published_at
+from biomass_models.families.needed_packages import packages_of
 from biomass_models.families.registry import installed
 from biomass_models.features.states import StateModel
 from biomass_models.whole_files import whole_folder
@@ -161,7 +162,8 @@ def _write(
     for family in sorted({member.family for member in members} & others.keys()):
         put(*wheel_of(others[family]))
     put("predict.py", PREDICT.encode())
-    put("requirements.txt", "".join(f"{package}=={version(package)}\n" for package in NEEDED).encode())
+    more = sorted({package for member in members for package in packages_of(member.family, member.config)})
+    put("requirements.txt", "".join(f"{package}=={version(package)}\n" for package in (*NEEDED, *more)).encode())
     if weights is not None:
         for entry in needed:
             if entry.file is not None:
