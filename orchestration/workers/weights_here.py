@@ -16,6 +16,7 @@ from biomass_models.backbones.weights import (
     find_weights,
     fingerprint,
     verify_weights,
+    written_out,
 )
 from orchestration.progress import Say
 from orchestration.study.ledger import Ledger, LedgerError
@@ -99,7 +100,9 @@ def source_of_study(record: StudyRecord) -> WeightsSource | None:
     if record.settings.weights != "folder":
         return WeightsSource(kind=record.settings.weights).keeping(record.weights)
     folder = record.made_with.overrides.get("weights")
-    return WeightsSource("folder", Path(folder)).keeping(record.weights) if folder and Path(folder).is_dir() else None
+    if not folder or not written_out(folder).is_dir():
+        return None
+    return WeightsSource("folder", Path(folder)).keeping(record.weights)
 
 
 def searched_source(ledger: Ledger) -> WeightsSource:
