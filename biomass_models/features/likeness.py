@@ -55,6 +55,7 @@ class EmbeddingBank:
         )
 
     purpose: ClassVar[str] = "embeddings are made"  # in messages
+    made: ClassVar[str] = "embeddings were made"
 
     @property
     def spec(self) -> FeatureSpec:

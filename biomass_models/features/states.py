@@ -38,6 +38,7 @@ class StateBank:
     fit: Fit = "stretch"  # of the study: what the view is cut from
 
     purpose: ClassVar[str] = "a model of states is fitted"  # in messages
+    made: ClassVar[str] = "the state rule was fitted"
 
     @property
     def spec(self) -> FeatureSpec:

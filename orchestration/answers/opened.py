@@ -26,7 +26,8 @@ from orchestration.study.ledger import Ledger, LedgerError, open_ledger, predict
 from orchestration.study.records import MassUnit, Params, TrialRef
 from orchestration.study.seeds import content_id
 from orchestration.study.storage import Storage
-from orchestration.workers.weights_here import source_of_trials
+from orchestration.workers.shards import require_packages
+from orchestration.workers.weights_here import source_of_bank, source_of_trials
 
 IN_MEMORY = 512 << 20  # bytes of a blend's models that are kept; larger ones are read again for each shard
 
@@ -106,8 +107,11 @@ def is_bundle(where: str) -> bool:
 
 
 def open_blend(place: BlendPlace) -> OpenBlend:
-    """Raises LedgerError, BundleError or UserError: no such ensemble, members that are files, other weights."""
-    return _of_bundle(place) if is_bundle(place.where) else _of_study(place)
+    """Raises LedgerError, BundleError or UserError: no such ensemble, members that are files, other weights, a package
+    that a member needs and that is not here."""
+    blend = _of_bundle(place) if is_bundle(place.where) else _of_study(place)
+    require_packages(blend.members)
+    return blend
 
 
 def with_likeness(blend: OpenBlend, encoder: Encoder) -> OpenBlend:
@@ -128,6 +132,9 @@ def _of_study(place: BlendPlace) -> OpenBlend:
             f"photographs are predicted by trials, members {', '.join(files[:3])} came as files; blend the study alone"
         )
     own = StudyData(ledger)
+    source = source_of_trials([refs[member] for member in card.members], place.weights)
+    if card.state_rule is not None:
+        source = source_of_bank(source, StateModel.from_json(card.state_model or {}).bank)
     return OpenBlend(
         place=BlendPlace(ledger.storage.uri, name, place.weights),
         name=name,
@@ -136,7 +143,7 @@ def _of_study(place: BlendPlace) -> OpenBlend:
         card_id=content_id(record.card),
         study_card=content_id(record.card),
         members=tuple(_member(member, refs[member], card.all_rows) for member in card.members),
-        source=source_of_trials([refs[member] for member in card.members], place.weights),
+        source=source,
         measured=own.measured,
         mass_unit=own.record.mass_unit,
         photograph_size=own.record.photograph_size,

@@ -42,7 +42,7 @@ from orchestration.blending.budget import Budget, budgeted_cards
 from orchestration.blending.members import FileMembers, Gathered, gather
 from orchestration.blending.origin import origin_of
 from orchestration.blending.shown import beside_score
-from orchestration.blending.states import STATE, fit_study_states, likely_states, states_of
+from orchestration.blending.states import STATE, encoding_study, fit_study_states, likely_states, states_of
 from orchestration.progress import Say
 from orchestration.study.data_changes import data_notices
 from orchestration.study.derived.blends import Origin
@@ -114,9 +114,11 @@ def run_ensemble(
     gathered = gather(studies, files, test_ids=test_ids, seed=seed, say=say)
     predictor = open_predictor(data_dir) if gathered.trials and data_dir is not None else None
     state_model = None
+    encoding = studies[0] if studies else ""
     if STATE in options.follow_ups:
+        encoding = encoding_study(studies, gathered.trials)
         assert predictor is not None
-        library, model = fit_study_states(studies[0], gathered.trials, gathered.library, predictor)
+        library, model = fit_study_states(studies, gathered.trials, gathered.library, predictor)
         state_model = model.to_json()
         gathered = replace(gathered, library=library)
     cards = [
@@ -130,7 +132,7 @@ def run_ensemble(
     if test_ids is not None or gathered.tests is not None:
         image_ids = test_ids or list(gathered.tests.image_ids if gathered.tests else ())
         for card, predictions in zip(cards, member_predictions(cards, gathered, predictor), strict=True):
-            likely_NS = likely_states(card, predictor, studies[0]) if studies else None
+            likely_NS = likely_states(card, predictor, encoding)
             submissions.append(
                 submission_of(card, predictions, image_ids, tests, gathered.table_unit, quadrat_N, likely_NS)
             )

@@ -22,7 +22,7 @@ from biomass_models.features.spec import FeatureSpec
 from biomass_models.fold_units import units_of
 from biomass_models.targets import FloatArray
 from ensembles.card import Card
-from orchestration.study.ledger import Ledger
+from orchestration.study.ledger import Ledger, LedgerError
 from orchestration.study.records import TrialRef
 from orchestration.study.seeds import content_id
 from orchestration.study.storage import Storage
@@ -63,8 +63,13 @@ def first_bank(refs: Iterable[TrialRef]) -> EmbeddingBank:
 
 
 def keep_likeness(ledger: Ledger, card: Card, refs: Mapping[str, TrialRef], encoder: Encoder) -> None:
-    """As keep_embeddings, of the blend's bank."""
-    own = next(ref.trial_id for ref in refs.values() if ref.study == ledger.storage.uri)
+    """As keep_embeddings, of the blend's bank; LedgerError as well where no trial of the blend is the study's own."""
+    own = next((ref.trial_id for ref in refs.values() if ref.study == ledger.storage.uri), None)
+    if own is None:
+        raise LedgerError(
+            f"embeddings are kept in a study that has trials in the blend, {ledger.storage.uri} has none; predict "
+            "without --data"
+        )
     keep_embeddings(ledger, bank_of(card, refs), own, encoder)
 
 

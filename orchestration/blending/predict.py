@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from biomass_models.backbones.weights import WeightsSource, fingerprint
+from biomass_models.backbones.weights import WeightsSource
 from biomass_models.counted import counted
 from biomass_models.data.alignment import masses_of
 from biomass_models.data.table import read_test
@@ -38,7 +38,7 @@ from orchestration.workers.resources import Resources
 from orchestration.workers.shards import spans
 from orchestration.workers.slots.inline_pool import inline_slot
 from orchestration.workers.slots.ray_pool import GuardedPool, RayPool, start_broker
-from orchestration.workers.weights_here import searched_source, source_of_trials
+from orchestration.workers.weights_here import searched_source, source_of_bank, source_of_trials
 
 
 class Predictor:
@@ -86,18 +86,13 @@ class Predictor:
     def train_features(self, ledger: Ledger, trial_id: str, bank: StateBank | EmbeddingBank) -> FloatArray:
         """Features [N, F] of a study's photographs, in the order of its quadrats; they and the weights must be those
         that a trial was made with, else LedgerError."""
-        source = (self._weights or searched_source(ledger)).keeping({bank.backbone: bank.weights})
+        source = source_of_bank(self._weights or searched_source(ledger), bank)
         require_same(bank.purpose, ledger, ledger.trial(trial_id), self._data_dir, source)
         return self._features(ImageSet.from_table(self._data_dir, ledger.quadrats()), bank, source, "study")
 
     def new_features(self, ledger: Ledger, bank: StateBank, *, exam: bool) -> FloatArray:
         """The same of test.csv's photographs, or of those of the study's exam."""
-        source = (self._weights or searched_source(ledger)).keeping({bank.backbone: bank.weights})
-        if (got := fingerprint(bank.backbone, source)) != bank.weights:
-            raise LedgerError(
-                f"the state rule was fitted on {bank.backbone} with weights {bank.weights}, got {got}; name the old "
-                "ones with --weights"
-            )
+        source = source_of_bank(self._weights or searched_source(ledger), bank)
         table = ledger.exam_quadrats() if exam else read_test(self._data_dir)
         if table is None:
             raise LedgerError(f"{ledger.storage.uri} keeps no exam; search with --exam SHARE")

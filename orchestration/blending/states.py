@@ -6,14 +6,14 @@ that its pages need no photograph; what predicts new ones lies in the card.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from biomass_models.counted import counted
-from biomass_models.data.alignment import rows_of
+from biomass_models.data.alignment import places_of, rows_of
 from biomass_models.errors import UserError
 from biomass_models.targets import FloatArray
 from ensembles.card import Card
@@ -46,20 +46,36 @@ def states_of(quadrats: pd.DataFrame) -> list[str]:
     return states
 
 
+def encoding_study(studies: Sequence[str], members: Mapping[str, TrialRef]) -> str:
+    """The first study that has a member: it is one of its backbones that states are recognised by.
+
+    The trials of a study may all be left out, broken or repeating those of another. Raises UserError without any.
+    """
+    of_members = {ref.study for ref in members.values()}
+    uri = next((uri for uri in (open_ledger(study).storage.uri for study in studies) if uri in of_members), None)
+    if uri is None:
+        raise UserError(
+            "--post state recognises states by the backbone of a trial, and none is among the members; leave it out"
+        )
+    return uri
+
+
 def fit_study_states(
-    study: str, members: Mapping[str, TrialRef], library: Library, predictor: Predictor
+    studies: Sequence[str], members: Mapping[str, TrialRef], library: Library, predictor: Predictor
 ) -> tuple[Library, StateModel]:
     """The library with its chances of states, and the model for new photographs, fitted on all rows of the study.
 
-    study: whose folds and photographs count, the first one. Raises UserError, LedgerError.
+    studies: the folds and states of the first one count; all are about the same photographs. Raises UserError,
+    LedgerError.
     """
     from biomass_models.features.states import fit_states, out_of_fold_states
 
-    ledger = open_ledger(study)
+    ledger, encoding = open_ledger(studies[0]), open_ledger(encoding_study(studies, members))
     quadrats = ledger.quadrats()
     states = states_of(quadrats)
-    bank, trial_id = bank_of(ledger, [ref.trial_id for ref in members.values() if ref.study == ledger.storage.uri])
-    feature_NF = predictor.train_features(ledger, trial_id, bank)
+    bank, trial_id = bank_of(encoding, [ref.trial_id for ref in members.values() if ref.study == encoding.storage.uri])
+    place_N = places_of(encoding.quadrats()["image_id"], quadrats["image_id"])
+    feature_NF = predictor.train_features(encoding, trial_id, bank)[place_N]
     state_N = quadrats["State"].astype(str).to_numpy()
     likely_NS = out_of_fold_states(
         bank,
@@ -114,7 +130,7 @@ def kept_states(ledger: Ledger, library: Library, card: Card) -> Library:
 def likely_states(card: Card, predictor: Predictor | None, study: str, *, exam: bool = False) -> FloatArray | None:
     """Chances [N, S] of test.csv's photographs, or of those of the study's exam; None for a blend without a state rule.
 
-    study: whose photographs the model has learned from.
+    study: the encoding one, or that of the exam.
     """
     assert predictor is not None or card.state_rule is None
     if predictor is None or card.state_rule is None or card.state_model is None:

@@ -6,7 +6,7 @@ bundle/members/<n>-<trial>/fold-<k>.safetensors     of each fold that predicts; 
 bundle/members/<n>-<trial>/all-rows.safetensors     beside or instead of them, where the blend asks for it
 bundle/weights/                      backbone weights: with --with-weights, or put there by hand
 bundle/embeddings.parquet            of the training photographs, where the study keeps them
-bundle/requirements.txt              versions that the numbers were made with
+bundle/requirements.txt              versions that the numbers were made with, of what its members need
 bundle/bundle.json                   the marker, written last: card, configs, weights needed, sizes and hashes
 """
 
@@ -22,7 +22,8 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-from biomass_models.backbones.weights import WeightsSource, canonical_name, find_weights, fingerprint, published_at
+from biomass_models.backbones.weights import WeightsSource, canonical_name, find_weights, published_at
+from biomass_models.families.needed_packages import packages_of
 from biomass_models.families.registry import installed
 from biomass_models.features.states import StateModel
 from biomass_models.whole_files import whole_folder
@@ -46,7 +47,7 @@ from orchestration.study.records import TrialRef, WrittenFile
 from orchestration.study.seeds import content_id
 from orchestration.study.storage import Storage
 from orchestration.wheel import project_wheel, wheel_of
-from orchestration.workers.weights_here import source_of_trials
+from orchestration.workers.weights_here import source_of_bank, source_of_trials
 
 PREDICT = '''"""Predict without network: python predict.py DATA_DIR submission.csv [--weights FOLDER]"""
 
@@ -98,11 +99,7 @@ def export_bundle(
     prints = {canonical_name(record.config["backbone"]): record.weights for record in records}
     if card.state_rule is not None and card.state_model is not None:
         bank = StateModel.from_json(card.state_model).bank
-        if (got := fingerprint(bank.backbone, source)) != bank.weights:
-            raise LedgerError(
-                f"the state rule was fitted on {bank.backbone} with weights {bank.weights}, got {got}; name the old "
-                "ones with --weights"
-            )
+        source = source_of_bank(source, bank)
         prints[canonical_name(bank.backbone)] = bank.weights
     needed = _backbones(prints, source)
     with whole_folder(out) as part:
@@ -168,7 +165,8 @@ def _write(
     for family in sorted({member.family for member in members} & others.keys()):
         put(*wheel_of(others[family]))
     put("predict.py", PREDICT.encode())
-    put("requirements.txt", "".join(f"{package}=={version(package)}\n" for package in NEEDED).encode())
+    more = sorted({package for member in members for package in packages_of(member.family, member.config)})
+    put("requirements.txt", "".join(f"{package}=={version(package)}\n" for package in (*NEEDED, *more)).encode())
     if weights is not None:
         for entry in needed:
             if entry.file is not None:

@@ -42,7 +42,7 @@ from ensembles.submission import (
 from orchestration.endings import debugging, explained
 from orchestration.study.record import Part, RecordError
 from orchestration.study.records import GRAMS, MassUnit, table_unit
-from orchestration.workers.shards import mean_prediction, shard_inputs, spans
+from orchestration.workers.shards import mean_prediction, require_packages, shard_inputs, spans
 
 MARKER, WEIGHTS, EMBEDDINGS = "bundle.json", "weights", "embeddings.parquet"
 FORMAT = 1
@@ -135,9 +135,10 @@ def predict_bundle(bundle: Path, data_dir: Path, out: Path, *, weights: Path, sa
     the study measures fewer than five or in another unit than grams per quadrat.
 
     weights: folder of backbone weights; installed weights packages count as well. Raises BundleError for a damaged
-    bundle and for missing or other weights, before any photograph is read.
+    bundle and for missing or other weights, UserError for a package that a member needs, before any photograph is read.
     """
     marker = read_bundle(bundle)
+    require_packages(marker.members)
     card, source = Card.from_json(marker.card), weights_of(marker.backbones, weights)
     table = read_test(data_dir)
     fits = list(dict.fromkeys(member.fit for member in marker.members))

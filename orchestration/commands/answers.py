@@ -289,14 +289,12 @@ def next(
     from orchestration.advice.page import advice_lines, render_picks
     from orchestration.advice.sheet import write_sheet
     from orchestration.answers.table import table_bytes
-    from orchestration.workers.weights_here import searched_source
+    from orchestration.workers.weights_here import searched_source, source_of_bank
 
     resources = reachable(Resources(cache=cache, cache_gb=cache_gb, inline=True))
     with threads(cores):
         known, chosen, embeddings = _embeddings(study, data, weights, resources)
-        source = (typed_weights(weights) or searched_source(known.ledger)).keeping(
-            {chosen.bank.backbone: chosen.bank.weights}
-        )
+        source = source_of_bank(typed_weights(weights) or searched_source(known.ledger), chosen.bank)
         encoder = Encoder(bank=chosen.bank, source=source, cache=resources.cache, cache_gb=cache_gb)
         found = next_photographs(known, embeddings, could, wanted, number, encoder=encoder, features=chosen.text)
     known.ledger.write_next(found.record)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from biomass_models.families import registry
+from biomass_models.families.needed_packages import packages_of
 from orchestration.study.records import CodeVersion
 from orchestration.wheel import PACKAGES as PROJECT_PACKAGES
 from orchestration.wheel import PROJECT, package_files
@@ -47,20 +48,21 @@ def _hash_of_files(files: Iterable[tuple[str, bytes]]) -> str:
     return digest.hexdigest()[:12]
 
 
-def environment(family: str = "", device: str = "auto") -> dict[str, Any]:
+def environment(family: str = "", device: str = "auto", config: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Flat facts of this process. `threads` are torch's in the calling thread; family: whose package is a fact, too.
 
-    device: that is computed on, as devices.pick_device takes it.
+    device: that is computed on, as devices.pick_device takes it; config: stored, whose further packages are facts.
     """
     import torch
 
     from biomass_models.backbones.devices import encoding_precision, pick_device, precision
 
     used = pick_device(device)
+    needed = () if config is None else packages_of(family, config)
     return {
         "code": project_hash(),
         "python": platform.python_version(),
-        **{name: _version(name) for name in PACKAGES},
+        **{name: _version(name) for name in (*PACKAGES, *needed)},
         "processor": _processor(),
         "gpu": torch.cuda.get_device_name(used) if used.type == "cuda" else None,
         "threads": torch.get_num_threads(),

@@ -74,6 +74,6 @@ def fit_trial_on_all_rows(
         gpu_seconds=cost.gpu_seconds,
         host=cost.host,
         info=result.info,
-        environment=environment(record.family, device),
+        environment=environment(record.family, device, record.config),
     )
     ledger.write_all_rows(trial_id, save_tensors(result.tensors), made)

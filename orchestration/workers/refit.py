@@ -100,8 +100,8 @@ def refit_trial(
         folds = tuple(Refitter(ledger, data_dir, Path(folder), cache_dir, weights).folds(trial_id, list(metrics)))
     for one in metrics.values():
         then = one.environment
-        now = environment(record.family, _device_then(then)) | {"threads": then.get("threads")}  # as many as then
-        different += differences(then, now)
+        now = environment(record.family, _device_then(then), record.config)
+        different += differences(then, now | {"threads": then.get("threads")})  # as many as then
     hosts = sorted({one.host for one in metrics.values()} - {socket.gethostname()})
     if hosts:
         different.append(f"fitted on {', '.join(hosts)}, this is {socket.gethostname()}")

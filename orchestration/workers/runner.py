@@ -215,7 +215,7 @@ class JobRunner:
             pid=cost.pid,
             epochs=tuple(_finite(epoch) for epoch in result.epochs),
             info=result.info,
-            environment=environment(record.family, self._context.device),
+            environment=environment(record.family, self._context.device, record.config),
         )
         self._ledger.write_fold(
             record.trial_id,

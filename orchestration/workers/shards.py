@@ -6,9 +6,11 @@ decoded once (images.DecodeOnce) whatever the number of members, folds, views an
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -23,6 +25,7 @@ from biomass_models.errors import UserError
 from biomass_models.families import registry
 from biomass_models.families.base import Config
 from biomass_models.families.introduced import config_from_stored
+from biomass_models.families.needed_packages import packages_of
 from biomass_models.features.inputs import ImageSet, Inputs
 from biomass_models.fold_rows import NONE, scored_rows
 from biomass_models.interrupt import ShouldStop, StopRequested, check_stop
@@ -37,6 +40,28 @@ SHARD_IMAGES = 48  # one worker's piece; decoded at full scale they take 300 MB
 
 class MemberError(UserError):
     """A member that cannot predict; the text says which and why."""
+
+
+class NamedMember(Protocol):
+    """Of a blend."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def family(self) -> str: ...
+    @property
+    def config(self) -> Params: ...
+
+
+def require_packages(members: Iterable[NamedMember]) -> None:
+    """Raise MemberError where a member needs a package that is not here: before the first photograph is read."""
+    for member in members:
+        for package in packages_of(member.family, member.config):
+            if importlib.util.find_spec(package) is None:
+                raise MemberError(
+                    f"member {member.name} needs the package {package}, which cannot be imported; install it (pip "
+                    f"install {package}), without a network from wheels brought along (--no-index --find-links FOLDER)"
+                )
 
 
 def spans(images: int) -> list[tuple[int, int]]:

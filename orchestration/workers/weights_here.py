@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar, Protocol
 
 from biomass_models.backbones.packages import package_of
 from biomass_models.backbones.weights import (
@@ -15,12 +16,24 @@ from biomass_models.backbones.weights import (
     find_weights,
     fingerprint,
     verify_weights,
+    written_out,
 )
 from orchestration.progress import Say
 from orchestration.study.ledger import Ledger, LedgerError
 from orchestration.study.records import StudyRecord, TrialRef
 from orchestration.study.storage import Storage
 from search_spaces.spaces import DEFAULT_BACKBONES
+
+
+class Bank(Protocol):
+    """Frozen features of a backbone that something was fitted on: of states, or of what photographs are like."""
+
+    made: ClassVar[str]  # what was done with them, for messages
+
+    @property
+    def backbone(self) -> str: ...
+    @property
+    def weights(self) -> str: ...  # fingerprint of the backbone's
 
 
 def available_backbones(asked: tuple[str, ...], source: WeightsSource, say: Say) -> dict[str, str]:
@@ -87,7 +100,9 @@ def source_of_study(record: StudyRecord) -> WeightsSource | None:
     if record.settings.weights != "folder":
         return WeightsSource(kind=record.settings.weights).keeping(record.weights)
     folder = record.made_with.overrides.get("weights")
-    return WeightsSource("folder", Path(folder)).keeping(record.weights) if folder and Path(folder).is_dir() else None
+    if not folder or not written_out(folder).is_dir():
+        return None
+    return WeightsSource("folder", Path(folder)).keeping(record.weights)
 
 
 def searched_source(ledger: Ledger) -> WeightsSource:
@@ -114,6 +129,19 @@ def source_of_trials(refs: Iterable[TrialRef], typed: WeightsSource | None) -> W
     for ref in refs:
         _require_same_weights(ref, others[0].keeping(kept), typed=typed is not None)
     return others[0].keeping(kept)
+
+
+def source_of_bank(source: WeightsSource, bank: Bank) -> WeightsSource:
+    """The source with the weights that a bank's features were made with; LedgerError where it has others.
+
+    A bank's backbone is another choice than those of the members: what is true of their weights need not be of its.
+    """
+    source = source.keeping({canonical_name(bank.backbone): bank.weights})
+    if (got := fingerprint(bank.backbone, source)) != bank.weights:
+        raise LedgerError(
+            f"{bank.made} on {bank.backbone} with weights {bank.weights}, got {got}; name the old ones with --weights"
+        )
+    return source
 
 
 def _named(source: WeightsSource) -> str:

@@ -17,12 +17,13 @@ import numpy as np
 from family_data import Dataset
 from family_fits import fit_all_folds, scores
 from family_scores import with_error
-from family_spaces import TAPS, study_space
+from family_spaces import study_space
 
 from biomass_models.errors import UserError
 from biomass_models.families.registry import model
 from biomass_models.features.spec import FeatureSpec
 from orchestration.study.seeds import content_id, derive_seed
+from search_spaces.probe import INNER
 
 Settings = Mapping[str, Any]
 
@@ -51,11 +52,11 @@ CONFIGURATIONS = {"probe": 8, "stack": 5, "baseline": 5, "distilled": 2, "densit
 PAIRS = (
     Pair("max, min, GeM beside the mean", "probe", {**PLAIN_BANKS, "pooling": "mean"}, {"pooling": STATISTICS}),
     Pair("the same instead of mean+std", "probe", {**PLAIN_BANKS, "pooling": "mean+std"}, {"pooling": STATISTICS}),
-    Pair("inner layers (taps)", "probe", PLAIN_BANKS, {"taps": TAPS}),
+    Pair("inner layers (taps)", "probe", PLAIN_BANKS, {"taps": INNER}),
     Pair("336 px beside 224 px", "probe", PLAIN_BANKS, {"more_sizes": "336"}),
     Pair("grams and log1p, against grams", "stack", {"goals": "grams"}, {"goals": "both"}),
     Pair("grams and log1p, against log1p", "stack", {"goals": "log1p"}, {"goals": "both"}),
-    Pair("inner layers (taps)", "stack", {"taps": "1"}, {"taps": TAPS}),
+    Pair("inner layers (taps)", "stack", {"taps": "1"}, {"taps": INNER}),
     Pair("336 px beside 224 px", "stack", {"more_sizes": ""}, {"more_sizes": "336"}),
     *(Pair(name, family, off, on, drawn) for family in ("baseline", "distilled") for name, off, on, drawn in NETWORK),
     Pair("a teacher", "distilled", {"distillation_weight": 0.0}, {"distillation_weight": 0.5}, drawn_only=True),

@@ -14,7 +14,7 @@ from search_spaces.probe import INNER, WIDER
 from search_spaces.spaces import space_of
 
 FAMILIES = ("probe", "baseline", "distilled", "stack", "density")
-PRESENT = FAMILIES[:3]  # those that there were before `stack` and `density`
+FIRST = FAMILIES[:3]  # those that there were before `stack` and `density`
 BACKBONES = ("tf_efficientnet_lite0.in1k", "vit_small_patch14_dinov2.lvd142m")
 MORE_SIZES = ("", "336")
 FLIPS = 2  # of the networks' banks

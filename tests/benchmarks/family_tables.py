@@ -15,7 +15,7 @@ from family_data import Dataset
 from family_fits import fit_all_folds
 from family_options import measured_all, options_table
 from family_scores import Member, Scores, scores_of, with_error, with_spread
-from family_spaces import BACKBONES, FAMILIES, PRESENT
+from family_spaces import BACKBONES, FAMILIES, FIRST
 
 from biomass_models.families.probe.config import ProbeConfig
 from biomass_models.targets import TARGETS, FloatArray
@@ -23,6 +23,7 @@ from orchestration.study.records import COMPLETE
 
 SHORT = dict(zip(BACKBONES, ("lite0", "DINOv2"), strict=True))
 REFERENCE = "ridge on DINOv2"
+FIRST_POOL = f"{', '.join(FIRST[:-1])} and {FIRST[-1]}, both"
 Arm = tuple[str, str]  # backbone, family
 TRUTH = ["image_id", "fold", "group", "unit", *TARGETS]
 
@@ -64,13 +65,13 @@ def _pools(arms: Sequence[Arm]) -> dict[str, list[Arm]]:
     pools = {f"{family}, {SHORT[backbone]}": [(backbone, family)] for backbone, family in arms}
     for backbone in BACKBONES:
         pools[f"all, {SHORT[backbone]}"] = [arm for arm in arms if arm[0] == backbone]
-    pools["the present families, both"] = [arm for arm in arms if arm[1] in PRESENT]
+    pools[FIRST_POOL] = [arm for arm in arms if arm[1] in FIRST]
     pools["all, both"] = list(arms)
     return {name: of_pool for name, of_pool in pools.items() if of_pool}
 
 
 def _comparisons(pools: Mapping[str, Sequence[Arm]]) -> list[tuple[str, str]]:
-    wanted = [("all, both", "the present families, both"), *(("all, both", f"all, {SHORT[one]}") for one in BACKBONES)]
+    wanted = [("all, both", FIRST_POOL), *(("all, both", f"all, {SHORT[one]}") for one in BACKBONES)]
     return [(more, less) for more, less in wanted if more in pools and less in pools]
 
 

@@ -17,10 +17,11 @@ The engines are those of `biomass search`, one family, one trial after the other
 training rows. TPE and random search work on the same world. After 24, 60, 120 and 300 trials the default rule blends,
 with the card's nested score. Optimism is the nested minus the true score of TPE less the same of random search.
 
-Matched to the demo study (357 photographs, 24 trials, folds by date): its complete trials score .645 to .773, .731 on
-average with a standard deviation of .036, .030 to .033 within a family, where residuals correlate by .72 to .996, .88
-to .93 on average. Random search draws trials here of .72 with a standard deviation of .030 whose residuals correlate by
-.89 (printed beside the table), the best of 24 .77. What no study shows is SETTLED; --settled measures with another.
+Matched to a demo study of `baseline` and `probe` (357 photographs, 24 trials, folds by date): its complete trials score
+.645 to .773, .731 on average with a standard deviation of .036, .030 to .033 within a family, where residuals correlate
+by .72 to .996, .88 to .93 on average. Random search draws trials here of .72 with a standard deviation of .030 whose
+residuals correlate by .89 (printed beside the table), the best of 24 .77. What no study shows is SETTLED; --settled
+measures with another.
 
 Seeds are consecutive from 0; each finished one is a line in --results: run the same command again to resume. About
 5 seconds a replicate on one core.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,7 +14,15 @@ from sklearn.datasets import load_sample_images
 from biomass_models.backbones import weights
 from biomass_models.backbones.adapter import create_timm
 from biomass_models.backbones.checkpoints import read_checkpoint
-from biomass_models.backbones.weights import WeightsError, WeightsSource, canonical_name, fingerprint, load_weights
+from biomass_models.backbones.obtain import target_folder
+from biomass_models.backbones.weights import (
+    WeightsError,
+    WeightsSource,
+    canonical_name,
+    find_weights,
+    fingerprint,
+    load_weights,
+)
 
 LITE = "tf_efficientnet_lite0"
 NAME = "test_vit.r160_in1k"
@@ -138,3 +147,23 @@ def test_random_weights_depend_on_the_name_alone() -> None:
         states.append(model.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(states[0].values(), states[1].values(), strict=True))
     assert fingerprint("test_efficientnet", source).startswith("random-test_efficientnet")
+
+
+def test_a_folder_that_no_shell_wrote_out_is_one_folder_for_all(
+    no_network: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """BIOMASS_WEIGHTS=~/w of a .env file: what is obtained is what is found."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(weights.FOLDER_VARIABLE, "~/w")
+    assert target_folder() == weights.named_folder() == tmp_path / "w"
+    with pytest.raises(WeightsError, match=f"into {tmp_path}/w"):
+        find_weights("test_vit", WeightsSource())
+    (tmp_path / "w").mkdir()
+    path = tmp_path / "w" / f"{canonical_name('test_vit')}.safetensors"
+    path.write_bytes(b"tensors")
+    for source in (WeightsSource(), WeightsSource("folder", Path("~/w")), WeightsSource(folder=Path("~/w"))):
+        assert find_weights("test_vit", source).path == path
+    assert WeightsSource("folder", Path("~/w")) == WeightsSource("folder", tmp_path / "w")
+    with monkeypatch.context() as without_home:
+        without_home.setattr(Path, "expanduser", Mock(side_effect=RuntimeError))
+        assert weights.named_folder() == Path("~/w")

@@ -10,6 +10,8 @@ import sys
 import sysconfig
 import venv
 import zipfile
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -22,12 +24,16 @@ from biomass_models.backbones.adapter import create_timm
 from biomass_models.backbones.weights import WeightsError, WeightsSource, canonical_name, find_weights, load_weights
 from biomass_models.errors import UserError
 from ensembles.members.library import LibraryError
+from orchestration.answers.opened import BlendPlace, open_blend
 from orchestration.blending.blend import BlendOptions, run_ensemble
 from orchestration.blending.members import FileMembers
 from orchestration.bundle import export as export_module
 from orchestration.bundle.export import export_bundle
 from orchestration.bundle.predict import BundleError, predict_bundle
-from orchestration.study.ledger import LedgerError
+from orchestration.study.environment import environment
+from orchestration.study.ledger import Ledger, LedgerError
+from orchestration.study.records import TrialRef
+from orchestration.study.storage import Storage
 from orchestration.wheel import PACKAGES, project_wheel
 
 pytestmark = pytest.mark.slow
@@ -124,6 +130,32 @@ def test_damage_and_a_missing_marker_are_found_before_anything_is_read(exported,
     (copy / "bundle.json").unlink()
     with pytest.raises(BundleError, match="no whole bundle"):
         predict_bundle(copy, tmp_path / "no-data", tmp_path / "out.csv", **arguments)
+
+
+def test_a_package_that_a_member_needs_is_named_and_missed_at_once(exported, tmp_path, monkeypatch):
+    """Adapters are made by peft, which not every installation has; a notebook without network cannot fetch it."""
+    whole, _, bundle = exported
+    assert "peft" not in (bundle / "requirements.txt").read_text() and "peft" not in environment("baseline")
+    ledger = Ledger(Storage(shutil.copytree(whole.storage.uri, tmp_path / "study")))
+    record = next(one for one in ledger.trials() if one.family == "baseline")
+    adapted = {**record.config, "adapters": "lora", "trained_blocks": 1}
+    ledger.write_trial(replace(record, config=adapted))
+    refs = {name: TrialRef(ledger.storage.uri, name) for name in ledger.ensemble("submission").trials}
+    ledger.write_ensemble("submission", ledger.ensemble("submission").card, refs, b"")
+    export_bundle(ledger.storage.uri, "submission", tmp_path / "bundle", weights=RANDOM)
+    wanted = f"peft=={version('peft')}"
+    assert wanted in (tmp_path / "bundle" / "requirements.txt").read_text().splitlines()
+    assert environment("baseline", config=adapted) == {**environment("baseline"), "peft": version("peft")}
+    monkeypatch.setitem(sys.modules, "peft", None)
+    for road in (
+        lambda: predict_bundle(
+            tmp_path / "bundle", tmp_path / "no-data", tmp_path / "out.csv", weights=tmp_path, say=lambda _: None
+        ),
+        lambda: open_blend(BlendPlace(str(tmp_path / "bundle"), None, None)),
+        lambda: open_blend(BlendPlace(ledger.storage.uri, "submission", RANDOM)),
+    ):
+        with pytest.raises(UserError, match=f"{record.trial_id} needs the package peft, which cannot be imported"):
+            road()
 
 
 def test_what_is_odd_about_the_photographs_is_said(exported, own_pasture, tmp_path):

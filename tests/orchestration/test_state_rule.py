@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +22,17 @@ from biomass_models.pasture.make import make_pasture
 from biomass_models.targets import FROM_COMPONENTS, TARGETS, weighted_r2_score
 from ensembles.blend import apply_blend
 from ensembles.card import Card
-from orchestration.blending.blend import BlendOptions, run_ensemble
+from orchestration.answers.opened import BlendPlace, open_blend
+from orchestration.blending.blend import BlendOptions, make_cards, run_ensemble
 from orchestration.blending.exam import examine
-from orchestration.blending.members import FileMembers
+from orchestration.blending.likeness import keep_likeness
+from orchestration.blending.members import FileMembers, gather
 from orchestration.blending.nested import blend_of
-from orchestration.blending.states import likely_states
+from orchestration.blending.states import fit_study_states, likely_states
 from orchestration.bundle.export import export_bundle
 from orchestration.bundle.predict import predict_bundle
 from orchestration.study.data import StudyData
-from orchestration.study.ledger import Ledger
+from orchestration.study.ledger import Ledger, LedgerError
 from orchestration.study.storage import Storage
 
 pytestmark = pytest.mark.slow
@@ -168,6 +171,60 @@ def test_it_is_refused_without_photographs_states_or_trials(
         copy.write_study(copy.study(), change)
         with pytest.raises(UserError, match=text):
             blend(copy, data, cache, tmp_path / "out")
+
+
+def test_a_first_study_without_members_leaves_the_backbone_to_the_next(
+    study: tuple[Ledger, Path], data: Path, tmp_path: Path
+) -> None:
+    """Its trials repeat those of the other study, in another order of the photographs, and are worse."""
+    other, cache = study
+    first = Ledger(Storage(shutil.copytree(other.storage.uri, tmp_path / "first")))
+    order = np.random.default_rng(0).permutation(len(first.quadrats()))
+    first.write_study(first.study(), first.quadrats().iloc[order].reset_index(drop=True))
+    for name, result in first.results().items():
+        oof = first.oof(name)
+        oof[list(TARGETS)] *= 1 + 1e-9
+        first.write_result(name, replace(result, score=(result.score or 0) - 1e-9), oof)
+    studies = [first.storage.uri, other.storage.uri]
+    files, ids = FileMembers(), [Path(one).stem for one in pd.read_csv(data / "test.csv")["image_path"].unique()]
+    gathered = gather(studies, files, test_ids=ids, seed=0, say=lambda _: None)
+    predictor = InlinePredictor(data, cache)
+    members = gathered.trials
+    assert {ref.study for ref in members.values()} == {other.storage.uri}
+    library, model = fit_study_states(studies, members, gathered.library, predictor)
+    alone, same = fit_study_states(studies[1:], members, gathered.library, predictor)
+    assert library.states is not None and alone.states is not None
+    np.testing.assert_allclose(library.states.likely_NS, alone.states.likely_NS, atol=1e-6)
+    np.testing.assert_allclose(model.coefficients, same.coefficients, atol=1e-4)
+    with pytest.raises(UserError, match="none is among the members; leave it out"):
+        fit_study_states(studies, {}, gathered.library, predictor)
+    with pytest.raises(LedgerError, match="has none; predict without --data"):
+        keep_likeness(first, make_cards(gathered, BlendOptions(), None, lambda _: None)[0], members, predictor)
+
+
+def test_other_weights_of_its_backbone_are_refused_on_every_road(
+    study: tuple[Ledger, Path], data: Path, tmp_path: Path
+) -> None:
+    """The members' weights are as they were: the state model's backbone is another choice."""
+    ledger, cache = Ledger(Storage(shutil.copytree(study[0].storage.uri, tmp_path / "study"))), study[1]
+    blend(ledger, data, cache, tmp_path / "submission.csv")
+    record, place = ledger.ensemble("submission"), BlendPlace(ledger.storage.uri, "submission", RANDOM)
+    assert open_blend(place).state_model is not None
+    card = json.loads(json.dumps(record.card))
+    card["state_model"]["bank"]["weights"] = "0123456789abcdef"
+    ledger.write_ensemble("submission", card, record.trials, b"")
+    changed, predictor = Card.from_json(card), InlinePredictor(data, cache)
+    bank = StateModel.from_json(card["state_model"]).bank
+    trial = next(iter(record.trials))
+    for road in (
+        lambda: open_blend(place),
+        lambda: open_blend(place._replace(weights=None)),
+        lambda: export_bundle(ledger.storage.uri, "submission", tmp_path / "bundle", weights=RANDOM),
+        lambda: likely_states(changed, predictor, ledger.storage.uri),
+        lambda: predictor.train_features(ledger, trial, bank),
+    ):
+        with pytest.raises(LedgerError, match=r"the state rule was fitted on .* with weights 0123456789abcdef, got"):
+            road()
 
 
 def test_chances_are_scikit_learns_and_sum_to_one() -> None:

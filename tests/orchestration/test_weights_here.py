@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,14 @@ import hand_made_study as hand
 import pytest
 import study_records as records
 
-from biomass_models.backbones.weights import WeightsSource, fingerprint
+from biomass_models.backbones.weights import FOLDER_VARIABLE, WeightsSource, canonical_name, find_weights, fingerprint
+from biomass_models.data.images import views_for
+from biomass_models.features.likeness import EmbeddingBank
+from biomass_models.features.spec import FeatureSpec
+from biomass_models.features.states import StateBank
 from orchestration.study.ledger import LedgerError, open_ledger
 from orchestration.study.records import Asked, TrialRef
-from orchestration.workers.weights_here import source_of_study, source_of_trials
+from orchestration.workers.weights_here import Bank, source_of_bank, source_of_study, source_of_trials
 
 RANDOM, AUTO = WeightsSource("random"), WeightsSource()
 MARK = fingerprint(records.BACKBONE, RANDOM)
@@ -74,3 +80,44 @@ def test_other_weights_than_the_trials_are_refused_in_short(tmp_path: Path) -> N
 def test_searches_with_different_weights_are_told_apart(tmp_path: Path) -> None:
     one, other = searched_with(tmp_path / "one", "random"), searched_with(tmp_path / "other", "auto")
     assert "one source, got random and auto" in message([one, other], None)
+
+
+def of_whole(backbone: str, weights: str) -> EmbeddingBank:
+    """Embeddings of whole photographs."""
+    return EmbeddingBank.of(FeatureSpec(backbone=backbone, views=views_for("whole", 32)), weights, "stretch")
+
+
+def of_states(backbone: str, weights: str) -> StateBank:
+    return StateBank(backbone=backbone, size=32, weights=weights)
+
+
+@pytest.mark.parametrize("bank_of", [of_states, of_whole])
+def test_a_banks_weights_are_found_beside_those_of_the_members(
+    bank_of: Callable[[str, str], Bank], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its backbone may be one of which no member says anything: another file of that name must not serve."""
+    backbone, member = records.BACKBONE, canonical_name("test_vit2")
+    for place in ("then", "now"):
+        (tmp_path / place).mkdir()
+        for name in (backbone, member):
+            (tmp_path / place / f"{name}.safetensors").write_bytes(f"{name} {place}".encode())
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "now"))
+    old, new = WeightsSource(folder=tmp_path / "then"), WeightsSource()
+    assert fingerprint(backbone, old) != fingerprint(backbone, new)
+    bank = bank_of(backbone.partition(".")[0], fingerprint(backbone, old))
+    with pytest.raises(LedgerError) as raised:
+        source_of_bank(new, bank)
+    assert bank.weights in str(raised.value) and fingerprint(backbone, new) in str(raised.value)
+    assert str(raised.value).endswith("name the old ones with --weights")
+    assert len(textwrap.wrap(str(raised.value), 80)) <= 3
+    own = tmp_path / "biomass" / "weights"
+    own.mkdir(parents=True)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    for name in (backbone, member):
+        (tmp_path / "then" / f"{name}.safetensors").rename(own / f"{name}.safetensors")
+    kept = new.keeping({member: fingerprint(member, WeightsSource("folder", own))})
+    found = source_of_bank(kept, bank)
+    assert {find_weights(name, found).path.parent for name in (backbone, member)} == {own}
+    assert (
+        fingerprint(backbone, source_of_bank(found, replace(bank, weights=fingerprint(backbone, new)))) != bank.weights
+    )
