@@ -102,6 +102,11 @@ class Proposer:
         return self.trials.open + max(0, new)
 
     @property
+    def missing_any(self) -> bool:
+        """Whether there is a trial left to bring to its end; always without a limit."""
+        return self.max_trials is None or self.missing > 0
+
+    @property
     def planned(self) -> int | None:
         """Trials that have ended once this search is over, more than max_trials where so many are taken up again.
 

@@ -21,6 +21,7 @@ from orchestration.search.preflight import searchable
 from orchestration.search.prepare import make_references, prepare_search
 from orchestration.search.presets.options import PSEUDO_WEIGHT, Preset
 from orchestration.search.pruning import RULES
+from orchestration.search.second_round import rounds_to_label
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger
 from orchestration.study.lock import study_lock
@@ -161,11 +162,11 @@ def run_search(
 
     fingerprints: of the weights that are here, by backbone. spaces: by family, where a new study shall have other
     ranges than the scale's (comparisons of configurations). Everything that can be checked is checked before Ray
-    starts. The same call again resumes the study. prune: a name of pruning.RULES; retry_failed: failed trials
-    are taken up again, with the folds that they have. follows: a study of fewer photographs, whose best settings a new
-    study begins with. changes: of the ranges, by the user. made_with: see open_study. data_checked:
-    preflight.check_data has just read the data. second_round: an ensemble of the study whose members label test
-    photographs that the new trials learn from, each counting pseudo_weight.
+    starts, and it starts only where there is something to do. The same call again resumes the study. prune: a name of
+    pruning.RULES; retry_failed: failed trials are taken up again, with the folds that they have. follows: a study of
+    fewer photographs, whose best settings a new study begins with. changes: of the ranges, by the user. made_with: see
+    open_study. data_checked: preflight.check_data has just read the data. second_round: an ensemble of the study whose
+    members label test photographs that the new trials learn from, each counting pseudo_weight.
     """
     known_name("a pruning rule", prune, RULES, StudyError)
     require_answer(resources.address)
@@ -204,7 +205,7 @@ def run_search(
             cache=str(resources.cache.expanduser().resolve()),
             weights=weights.absolute(),
         )
-        if resources.inline:
+        if resources.inline or not (proposer.missing_any or rounds_to_label(ledger, wanted)):
             from orchestration.search.inline import search_inline  # it loads torch
 
             with progress_bar("Reference scores") as update:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -46,7 +47,7 @@ def search(folder: Path, data: Path, trials: int, said: list[str] | None = None,
         data,
         TINY.with_fields(trials=trials),
         weights=WeightsSource("random"),
-        resources=Resources(inline=True, cache=folder.parent / "cache", **resources),
+        resources=Resources(**{"inline": True, "cache": folder.parent / "cache", **resources}),
         say=[].append if said is None else said.append,
         made_with=Asked(),
     )
@@ -68,6 +69,22 @@ def test_every_trial_is_brought_to_its_end_and_the_same_comes_again(tmp_path: Pa
     for name, frame in one.items():
         pd.testing.assert_frame_equal(frame, other[name], check_exact=True)
     assert audit(Ledger(Storage(tmp_path / "one"))).problems == []
+
+
+def test_a_search_with_nothing_left_starts_no_ray(
+    tmp_path: Path, tiny_pasture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class RayStarts(Exception):
+        pass
+
+    monkeypatch.setattr("orchestration.workers.cluster.ray_cluster", Mock(side_effect=RayStarts))
+    search(tmp_path / "study", tiny_pasture, 2)
+    before = rows(tmp_path / "study")
+    for trials in (2, 1):
+        again = search(tmp_path / "study", tiny_pasture, trials, inline=False)
+        assert again == Ending(hours_over=False, ended=0, open=0) and rows(tmp_path / "study").keys() == before.keys()
+    with pytest.raises(RayStarts):
+        search(tmp_path / "study", tiny_pasture, 3, inline=False)
 
 
 def test_a_search_that_prunes_fails_no_trial(tmp_path: Path, tiny_pasture: Path) -> None:
