@@ -53,6 +53,6 @@ def made_with_as_asked(resources: Resources, *, threads: int) -> dict[str, str |
     """What rounds sums another way: parts of a prediction that was begun so are not joined with others."""
     made: dict[str, str | int] = {"threads": threads}
     if not resources.inline:
-        return made | {"device": f"of Ray, {resources.gpus_per_fold} GPUs"}
+        return made | {"device": f"of Ray, {resources.gpus_per_fold} of a GPU"}
     device = pick_device("auto")
     return made | {"device": device.type, "encoding": str(encoding_precision(device))}

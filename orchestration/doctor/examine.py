@@ -250,7 +250,8 @@ def _cost(
         yield Finding("FAIL", "ranges", str(error), "a search would be refused for it; mend it")
         return
     trials = {one: plan.trials * share / sum(plan.shares.values()) for one, share in plan.shares.items()}
-    estimate: Any = ray.remote(study_cost).options(num_cpus=resources.cpus_per_fold, num_gpus=gpus, max_retries=0)
+    costed: Any = study_cost  # ray's types know no keywords
+    estimate = ray.remote(costed).options(num_cpus=resources.cpus_per_fold, num_gpus=gpus, max_retries=0)
     asked = {"images": images, "folds": plan.folds, "device": "auto" if gpus else "cpu"}
     try:
         cost: StudyCost = ray.get(estimate.remote(spaces, trials, **asked), timeout=10 * ASK_SECONDS)

@@ -82,7 +82,7 @@ def test_a_search_with_nothing_left_starts_no_ray(
     before = rows(tmp_path / "study")
     for trials in (2, 1):
         again = search(tmp_path / "study", tiny_pasture, trials, inline=False)
-        assert again == Ending(hours_over=False, ended=0, open=0) and rows(tmp_path / "study").keys() == before.keys()
+        assert again == Ending(hours_over=False, ended=2, open=0) and rows(tmp_path / "study").keys() == before.keys()
     with pytest.raises(RayStarts):
         search(tmp_path / "study", tiny_pasture, 3, inline=False)
 

@@ -194,7 +194,7 @@ def test_the_space_command_shows_what_would_be_searched(tmp_path: Path) -> None:
     assert output("space", "probe", "baseline", "--set", "baseline.dropout=0.1")
     ledger = copy_of("finished", tmp_path)
     study = ["--study", ledger.storage.uri]
-    assert refused("space", *study, "--set", "stack.epochs=1").endswith("leave it out")
+    assert refused("space", *study, "--set", "stack.regressor=ridge").endswith("leave it out")
     own = output("space", "probe", "--study", ledger.storage.uri, "--toml")
     assert "[probe]" in own and '"test_vit.r160_in1k"' in own
     assert "did you mean probe" in refused("space", "prob", "--study", ledger.storage.uri)

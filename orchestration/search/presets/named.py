@@ -61,11 +61,11 @@ def cpu_overnight() -> Preset:
     """All families on frozen features, on a machine without a GPU, in one night.
 
     Command:  biomass search STUDY --data DIR --preset cpu_overnight
-    Cost:     9 hours at most. On two busy cores `biomass doctor` said 6 hours
-              for 600 trials on 357 images and one small backbone
-              (tf_efficientnet_lite0), from timed folds: 0.2 s a fold of a
-              probe, 1 s of a baseline, 41 s of a distilled one; features once,
-              10 to 200 s each. Large backbones cost more.
+    Cost:     9 hours at most. On two free cores, 357 images and two small backbones
+              (tf_efficientnet_lite0, DINOv2 ViT-S/14) `biomass doctor` says 4
+              hours for 600 trials, a third of them for features. Of the first
+              half hour it says 1.1 slot-hours where 1.0 passed (measured: 28
+              trials, 142 folds). Larger backbones cost more.
     Expect:   hundreds of trials. On the competition's photographs: not measured
               here. Backbones whose weights are missing are left out, and it is
               said; more of them, and larger ones, gain more than more trials.
