@@ -22,6 +22,7 @@ SAME_NUMBERS = {
     "416779c2ab067eb5": "4e3796a7ea2bd5f0",
     "46ca34de6fe86fdd": "adad69201ac13989",
     "6132fbbfe37c625b": "4e3796a7ea2bd5f0",
+    "67f816b51bda98f0": "adad69201ac13989",
 }
 
 

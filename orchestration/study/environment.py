@@ -64,6 +64,7 @@ def environment(family: str = "", device: str = "auto", config: Mapping[str, Any
         "python": platform.python_version(),
         **{name: _version(name) for name in (*PACKAGES, *needed)},
         "processor": _processor(),
+        "blas": _blas(),
         "gpu": torch.cuda.get_device_name(used) if used.type == "cuda" else None,
         "threads": torch.get_num_threads(),
         "precision": str(precision(used)).removeprefix("torch."),  # of networks that train
@@ -104,6 +105,17 @@ def _processor() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+@functools.cache
+def _blas() -> str:
+    """Kernels of NumPy's products: OpenBLAS chooses them by the processor, whose model a virtual machine hides."""
+    from threadpoolctl import threadpool_info
+
+    found = {
+        f"{one['internal_api']} {one.get('architecture', '')}" for one in threadpool_info() if one["user_api"] == "blas"
+    }
+    return ", ".join(sorted(found)).strip() or "unknown"
 
 
 def _git() -> tuple[str | None, bool | None]:
