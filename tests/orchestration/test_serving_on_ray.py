@@ -59,17 +59,12 @@ def asking(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Asking]:
     folder = tmp_path_factory.mktemp("replicas")
-    before = os.environ.get("BIOMASS_TOKEN")
-    os.environ["BIOMASS_TOKEN"] = WORD
     options = ("--replicas", "2", "--queue", "1", "--max-photographs", str(MOST))
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BIOMASS_TOKEN", WORD)
         with serving("serve", world[1] / "study", folder / "tmp", *options) as (process, addresses):
+            patch.undo()  # other servers of this module have none
             yield Asking(process, addresses)
-    finally:
-        if before is None:
-            del os.environ["BIOMASS_TOKEN"]
-        else:
-            os.environ["BIOMASS_TOKEN"] = before
 
 
 @pytest.fixture(scope="module")
