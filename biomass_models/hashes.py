@@ -23,6 +23,7 @@ SAME_NUMBERS = {
     "46ca34de6fe86fdd": "adad69201ac13989",
     "6132fbbfe37c625b": "4e3796a7ea2bd5f0",
     "67f816b51bda98f0": "adad69201ac13989",
+    "03febe7adae0df04": "4e3796a7ea2bd5f0",
 }
 
 
