@@ -24,6 +24,8 @@ from gpu_checks.registry import CHECKS, Check
 from hypothesis import given
 from hypothesis import strategies as st
 
+pytestmark = pytest.mark.slow
+
 CHECK = Check(name="one", title="a check", share=1, code="speed.peak")
 
 

@@ -44,6 +44,8 @@ from orchestration.search.presets.named import overridden
 from orchestration.search.presets.options import PART_OF
 from orchestration.study.lock import study_lock
 
+pytestmark = pytest.mark.slow
+
 STATUSES = ("complete", "complete", "pruned", "failed", "open", "refused")
 
 

@@ -40,6 +40,8 @@ from orchestration.study.settings import StudyError
 from orchestration.study.storage import Storage
 from search_spaces.spaces import space_of
 
+pytestmark = pytest.mark.slow
+
 FAMILIES = ("baseline", "density", "probe")
 SPACES = {family: space_of(family, ("net",), "cpu") for family in FAMILIES}
 IMAGES, FOLDS = 60, 4

@@ -15,6 +15,8 @@ from orchestration.search.following import changes_since, known_images
 from orchestration.study.data import StudyData
 from orchestration.study.data_changes import names_in, photograph_table
 
+pytestmark = pytest.mark.slow
+
 ADDED = 8  # photographs that the older study did not have
 
 

@@ -17,6 +17,8 @@ from orchestration.doctor.study_cost import COUNTED, study_cost
 from search_spaces.domain import Choice
 from search_spaces.spaces import space_of
 
+pytestmark = pytest.mark.slow
+
 WHOLE = View(name="whole", box=(0.0, 0.0, 1.0, 1.0), height=64, width=64)
 SPEC = FeatureSpec(backbone=BACKBONE, views=(WHOLE,), flips=2)
 IMAGES = 40
