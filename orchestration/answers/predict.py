@@ -147,7 +147,7 @@ def run_prediction(
 
 
 def likeness_id(blend: OpenBlend) -> str | None:
-    """What tells unlike photographs; None: nothing does."""
+    """Of the embeddings that unlike photographs are recognised by; None without any."""
     known = blend.likeness
     return None if known is None else content_id(repr(known.bank), *known.image_ids)
 

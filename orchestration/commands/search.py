@@ -29,7 +29,7 @@ PresetOption = Annotated[
     str | None,
     typer.Option(help="Named study (biomass presets); options win over it.", autocompletion=complete.presets),
 ]
-PLANNED = 60  # trials, where neither an option nor the preset says how many
+PLANNED = 60  # trials, without an option or a preset that has a number
 
 
 @preset_options(

@@ -250,7 +250,7 @@ def _cost(
         yield Finding("FAIL", "ranges", str(error), "a search would be refused for it; mend it")
         return
     trials = {one: plan.trials * share / sum(plan.shares.values()) for one, share in plan.shares.items()}
-    costed: Any = study_cost  # ray's types know no keywords
+    costed: Any = study_cost  # Ray's annotations have no keyword arguments
     estimate = ray.remote(costed).options(num_cpus=resources.cpus_per_fold, num_gpus=gpus, max_retries=0)
     asked = {"images": images, "folds": plan.folds, "device": "auto" if gpus else "cpu"}
     try:
