@@ -21,19 +21,17 @@ from unusable_pictures import strip, turned_with_a_wrong_tag, without_an_8_bit_f
 
 from biomass_models.errors import UserError
 from biomass_models.features.likeness import EmbeddingBank, Likeness
-from biomass_models.targets import TARGETS, TOTAL
-from ensembles.intervals.levels import Intervals
-from orchestration.answers.groups import require_groups
+from biomass_models.targets import TARGETS
 from orchestration.answers.opened import BlendPlace, OpenBlend, open_blend
 from orchestration.answers.photographs import PATH, read_photographs
 from orchestration.answers.predict import in_this_process, run_prediction
-from orchestration.answers.shard import NEAREST, PERCENTILE, REASON, predict_shard
-from orchestration.answers.table import TableOptions, mean_table, photograph_table
-from orchestration.answers.units import Conversion, conversion
+from orchestration.answers.shard import PERCENTILE, REASON, predict_shard
+from orchestration.answers.table import TableOptions
+from orchestration.answers.units import conversion
 from orchestration.bundle.export import export_bundle
 from orchestration.cli import app
 from orchestration.study.ledger import LedgerError
-from orchestration.study.records import GRAMS, MassUnit
+from orchestration.study.records import GRAMS
 
 pytestmark = pytest.mark.slow
 NOTHING = lambda _: None  # noqa: E731  what is said
@@ -285,159 +283,6 @@ def test_photographs_that_were_mended_are_looked_at_again(blended, tiny_pasture,
     path.write_bytes(good.read_bytes())
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert "Masses of 1 photographs" in predict(*arguments)
-
-
-class TestUnits:
-    def test_by_hand(self):
-        own = MassUnit(name="kg/ha", area_m2=0.25)
-        none = pd.DataFrame()
-        assert conversion(own, None, None, none).per_gram_N == pytest.approx([40.0])  # 1 g on 0.25 m2 is 40 kg/ha
-        assert conversion(own, "g/m2", 0.25, none).per_gram_N == pytest.approx([4.0])
-        assert conversion(own, "g", 1.0, none).per_gram_N == pytest.approx([4.0])
-        assert conversion(GRAMS, "kg/ha", 0.21, none).per_gram_N == pytest.approx([10 / 0.21])
-        assert conversion(GRAMS, None, None, none).per_gram_N == pytest.approx([1.0])
-        areas = conversion(MassUnit(name="g/m2", area_column="area"), None, None, pd.DataFrame({"area": ["0.5", "2"]}))
-        assert areas.per_gram_N == pytest.approx([2.0, 0.5])
-
-    def test_what_would_change_what_models_see_is_refused(self):
-        none = pd.DataFrame()
-        for own, unit, area, message in (
-            (MassUnit(name="g/m2", area_m2=0.25), None, 0.5, "photographs must show as much"),
-            (GRAMS, "g", 0.21, "its area is not known"),
-            (GRAMS, "kg/ha", None, "give --area"),
-            (MassUnit(name="g/m2", area_column="area"), None, None, "a column area, or --area"),
-            (GRAMS, "kg", None, "--unit is one of"),
-            (GRAMS, "kg/ha", -1.0, "1e-06 to 100, got -1"),
-            (GRAMS, "kg/ha", 1e-310, "1e-06 to 100"),
-            (GRAMS, "kg/ha", float("nan"), "1e-06 to 100"),
-        ):
-            with pytest.raises(UserError, match=message):
-                conversion(own, unit, area, none)
-
-
-class TestTables:
-    """Of predictions that are given."""
-
-    GIVEN = pd.DataFrame({PATH: list("abcdef"), "plot": list("xxxyyy"), "date": ["1", "1", "1", "1", "2", "1"]})
-
-    @pytest.fixture
-    def predicted(self):
-        rng = np.random.default_rng(0)
-        mass_N3 = rng.gamma(2, 10, (6, 3))
-        table = pd.DataFrame(
-            mass_N3 @ np.array([[1, 0, 0, 1, 1], [0, 1, 0, 0, 1], [0, 0, 1, 1, 1]]), columns=list(TARGETS)
-        )
-        table[REASON] = ["", "", "torn", "", "", ""]
-        table.loc[2, list(TARGETS)] = np.nan
-        return table.assign(**{PERCENTILE: [1.0, 99.5, np.nan, 3.0, 4.0, 5.0], NEAREST: "t1", "odd_shape": False})
-
-    @pytest.fixture(scope="class")
-    def intervals(self, blended):
-        blend = open_blend(BlendPlace(str(blended[2] / "study"), None, None))
-        assert blend.intervals is not None
-        return blend.intervals
-
-    def test_units_convert_masses_and_bounds_alike(self, predicted, intervals):
-        made = [
-            photograph_table(self.GIVEN, predicted, intervals, Conversion(unit=unit, per_gram_N=np.array([factor])),
-                             TARGETS, TableOptions(levels=(0.5,)))
-            for unit, factor in (("g", 1.0), ("kg/ha", 40.0))
-        ]  # fmt: skip
-        for end in ("", "_low_50", "_high_50"):
-            grams, other = made[0][f"Dry_Total_g{end}"], made[1][f"Dry_Total_kg_ha{end}"]
-            assert (40 * grams).to_numpy() == pytest.approx(other.to_numpy(), nan_ok=True)
-        assert made[0]["unlike"].tolist() == [False, True, False, False, False, False]
-
-    def test_unlike_is_blank_where_it_is_not_known(self, predicted, intervals):
-        grams, options = Conversion(unit="g", per_gram_N=np.ones(1)), TableOptions(levels=(0.5,))
-        predicted.loc[3:, PERCENTILE] = np.nan
-        found = photograph_table(self.GIVEN, predicted, intervals, grams, TARGETS, options)["unlike"]
-        assert found.tolist() == [False, True, False, None, None, None]
-
-    def test_means_are_of_what_could_be_read_on_one_date(self, predicted, intervals):
-        options = TableOptions(levels=(0.5,), by=("plot",))
-        grams = Conversion(unit="g", per_gram_N=np.ones(1))
-        found = mean_table(self.GIVEN, predicted, intervals, grams, TARGETS, options).set_index("plot")
-        assert found["photographs"].tolist() == [2, 3]
-        mean_T = predicted.loc[[0, 1], list(TARGETS)].to_numpy().mean(0)
-        assert found.loc["x", list(TARGETS)].to_numpy(dtype=float) == pytest.approx(mean_T)
-        low_T, high_T = intervals.of_mean(mean_T, 2, 0.5)
-        assert [found.loc["x", f"Dry_Total_g_{end}_50"] for end in ("low", "high")] == [low_T[TOTAL], high_T[TOTAL]]
-        assert found.loc["x", "no_interval"] == "" and np.isnan(found.loc["y", "Dry_Total_g_low_50"])
-        assert found.loc["y", "no_interval"] == "its photographs are of 2 dates"
-        blind = mean_table(self.GIVEN.drop(columns="date"), predicted, intervals, grams, TARGETS, options)
-        assert blind["no_interval"].tolist() == ["the date of its photographs is not known"] * 2
-        with pytest.raises(UserError, match="did you mean plot"):
-            require_groups(self.GIVEN, ("plots",), None)
-
-    def test_photographs_of_a_quadrat_count_as_one(self, predicted, intervals):
-        given = self.GIVEN.assign(quadrat=["q", "q", "q", "r", "s", "s"])
-        grams, options = Conversion(unit="g", per_gram_N=np.ones(1)), TableOptions(levels=(0.5,), by=("plot",))
-        rows = photograph_table(given, predicted, intervals, grams, TARGETS, options)["Dry_Total_g"]
-        assert rows[0] == rows[1] == pytest.approx(predicted.loc[:1, "Dry_Total_g"].mean()) and np.isnan(rows[2])
-        means = mean_table(given, predicted, intervals, grams, TARGETS, options)
-        assert means["photographs"].tolist() == [1, 2] and means["Dry_Total_g"][0] == pytest.approx(rows[0])
-
-    def test_a_blank_quadrat_is_the_photographs_own(self, predicted, intervals):
-        """Blank in a table, and of a folder beside it; they are no quadrat together."""
-        given = self.GIVEN.assign(quadrat=["q", "q", "", " ", np.nan, None])
-        grams, options = Conversion(unit="g", per_gram_N=np.ones(1)), TableOptions(levels=(0.5,), by=("plot",))
-        rows = photograph_table(given, predicted, intervals, grams, TARGETS, options)["Dry_Total_g"]
-        assert rows[3:].tolist() == predicted["Dry_Total_g"][3:].tolist() and rows[0] == rows[1]
-        means = mean_table(given, predicted, intervals, grams, TARGETS, options)
-        assert means["photographs"].tolist() == [1, 3]
-
-    def test_a_quadrat_of_several_groups_or_dates_is_refused(self):
-        """Numbers within a paddock; a date or a site that differs, named or not."""
-        given = pd.DataFrame({PATH: list("abcd"), "paddock": list("NNSS"), "quadrat": list("1212")})
-        require_groups(given, (), None)  # nothing shows that they are several
-        require_groups(given.assign(quadrat=["N1", "N2", "", ""]), ("paddock",), None)
-        with pytest.raises(UserError, match=r"quadrat 1 with N \(a\) and S \(c\), 2 quadrats so; .* such as S-1"):
-            require_groups(given, ("paddock",), None)
-        with pytest.raises(UserError, match=r"one paddock, .* N .* and blank"):
-            require_groups(given.assign(paddock=["N", "N", np.nan, ""]), ("paddock",), None)
-        for column in ("Date", "site"):
-            with pytest.raises(UserError, match=f"of one {column}"):
-                require_groups(given.rename(columns={"paddock": column}), (), None)
-        with pytest.raises(UserError, match="of one cut"):
-            require_groups(given.assign(field="f", cut=list("1123")), ("field",), "cut")
-        require_groups(given.assign(date=["1", "1", "", np.nan]), (), None)  # a date that is not known may be any
-
-    def test_means_of_unknown_dates_have_no_interval(self, predicted, intervals):
-        given = self.GIVEN.assign(date=["1", "", "1", np.nan, " ", None])
-        grams, options = Conversion(unit="g", per_gram_N=np.ones(1)), TableOptions(levels=(0.5,), by=("plot",))
-        found = mean_table(given, predicted, intervals, grams, TARGETS, options)
-        assert found["no_interval"].tolist() == [
-            "the date of 1 of its photographs is not known", "the date of its photographs is not known",
-        ]  # fmt: skip
-        assert found["Dry_Total_g_low_50"].isna().all() and found["Dry_Total_g"].notna().all()
-
-    def test_blank_groups_of_several_tables_are_one(self, predicted, intervals):
-        given = self.GIVEN.assign(plot=["x", "", " ", np.nan, None, "x"])
-        grams, options = Conversion(unit="g", per_gram_N=np.ones(1)), TableOptions(levels=(0.5,), by=("plot",))
-        assert mean_table(given, predicted, intervals, grams, TARGETS, options)["photographs"].tolist() == [2, 3]
-
-    def test_columns_of_the_user_have_names_of_their_own(self, predicted, intervals):
-        given = self.GIVEN.assign(Dry_Total_g=1.0, Dry_Total_g_given=2.0, nearest="mine")
-        grams = Conversion(unit="g", per_gram_N=np.ones(1))
-        found = photograph_table(given, predicted, intervals, grams, TARGETS, TableOptions(levels=(0.5,)))
-        assert found.columns.is_unique and found["nearest_given"].eq("mine").all()
-        assert found["Dry_Total_g_given"].eq(2.0).all() and found["Dry_Total_g_given_given"].eq(1.0).all()
-        options = TableOptions(levels=(0.5,), by=("photographs", "plot", "plot"))
-        given = given.assign(photographs=["by me"] * 6)
-        means = mean_table(given, predicted, intervals, grams, TARGETS, options)
-        assert list(means)[:3] == ["photographs_given", "plot", "photographs"] and means["photographs"].tolist() == [
-            2,
-            3,
-        ]
-
-    def test_columns_of_the_user_are_kept(self, predicted, intervals):
-        given = self.GIVEN.assign(Dry_Total_g=range(6))
-        grams, options = Conversion(unit="g", per_gram_N=np.ones(1)), TableOptions(joint=True, levels=(0.5,))
-        found = photograph_table(given, predicted, intervals, grams, ("Dry_Total_g",), options)
-        assert found["Dry_Total_g_given"].tolist() == list(range(6)) and "Dry_Dead_g" not in found
-        box = Intervals(intervals.calibration).box(predicted[list(TARGETS)].to_numpy(), 0.5)
-        assert found["Dry_Total_g_high_50"].to_numpy() == pytest.approx(box.high_NT[:, TOTAL], nan_ok=True)
 
 
 def test_an_old_card_predicts_and_says_how_to_get_intervals(blended, table, tmp_path):
