@@ -52,10 +52,11 @@ def require_columns(given: pd.DataFrame, names: Sequence[str], option: str) -> N
 
 def quadrat_names(given: pd.DataFrame) -> list[str] | None:
     """A name for each photograph's quadrat, its own where the cell is blank; None where no column names any."""
-    if QUADRAT not in given:
+    name = _first_named(given, (QUADRAT,))
+    if name is None:
         return None
-    cells = known_cells(given[QUADRAT])
-    return [f"{row}" if own else f"={name}" for row, (name, own) in enumerate(zip(cells, cells.isna(), strict=True))]
+    cells = known_cells(given[name])
+    return [f"{row}" if own else f"={cell}" for row, (cell, own) in enumerate(zip(cells, cells.isna(), strict=True))]
 
 
 def units_of(given: pd.DataFrame, unit: str, named: str | None) -> pd.Series | None:
@@ -71,8 +72,13 @@ def known_cells(column: pd.Series) -> pd.Series:
 
 
 def _unit_column(given: pd.DataFrame, unit: str) -> Hashable | None:
-    lower = {str(name).lower(): name for name in given}
-    return next((lower[name] for name in UNIT_COLUMNS.get(unit, ()) if name in lower), None)
+    return _first_named(given, UNIT_COLUMNS.get(unit, ()))
+
+
+def _first_named(given: pd.DataFrame, names: Sequence[str]) -> Hashable | None:
+    """The column with the first of these names that a table has, in whatever case."""
+    lower = {str(column).strip().lower(): column for column in reversed(list(given))}
+    return next((lower[name] for name in names if name in lower), None)
 
 
 def _refuse(given: pd.DataFrame, name: Hashable, value: pd.Series, places: pd.Series, several: pd.Series) -> None:
@@ -80,7 +86,8 @@ def _refuse(given: pd.DataFrame, name: Hashable, value: pd.Series, places: pd.Se
     differing = value[places == places[first]].dropna().drop_duplicates().iloc[:2]
     shown = " and ".join(f"{cell or 'blank'} ({Path(given[PATH][row]).name})" for row, cell in differing.items())
     count = counted(int(places[several].nunique()), "quadrat")
+    quadrat = given[_first_named(given, (QUADRAT,))][first]
     raise UserError(
-        f"photographs of a quadrat are of one {name}, got {QUADRAT} {given[QUADRAT][first]} with {shown}, {count} so; "
-        f"give each quadrat a name of its own, such as {differing.iloc[-1] or 'a'}-{given[QUADRAT][first]}"
+        f"photographs of a quadrat are of one {name}, got {QUADRAT} {quadrat} with {shown}, {count} so; "
+        f"give each quadrat a name of its own, such as {differing.iloc[-1] or 'a'}-{quadrat}"
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -19,7 +19,6 @@ from typing import Any, NoReturn
 import numpy as np
 import pandas as pd
 from family_data import WEIGHTS, Dataset
-from family_spaces import study_space
 from safetensors.torch import load as load_tensors
 
 from biomass_models.data.table import fit_of
@@ -33,6 +32,7 @@ from orchestration.study.settings import StudySettings
 from orchestration.study.storage import Storage
 from orchestration.workers.resources import Resources
 from orchestration.workers.weights_here import available_backbones
+from search_spaces.domain import SearchSpace
 
 MOST_TRIALS = 10_000  # never reached: the seconds end an arm
 AGAIN_SECONDS = 5.0  # a break that was swallowed comes again
@@ -47,18 +47,19 @@ def ledger_of(dataset: Dataset, backbone: str, family: str) -> Ledger:
     return Ledger(Storage(arm_folder(dataset, backbone, family) / "study"))
 
 
-def search_arm(dataset: Dataset, backbone: str, family: str, seconds: float, cache: Path) -> None:
+def search_arm(dataset: Dataset, backbone: str, space: SearchSpace, seconds: float, cache: Path) -> None:
     """Search for so many processor seconds, then predict the test set with each trial. A broken arm begins anew.
 
     Raises ValueError for an arm that has paid for features, or has no complete trial: it would be compared with others.
     """
+    family = space.family
     folder = arm_folder(dataset, backbone, family)
     done = folder / "arm.json"
     if done.exists():
         return
     shutil.rmtree(folder, ignore_errors=True)
     banks = set(cache.glob("*/bank.json"))
-    search_for(seconds, folder / "study", dataset, backbone, (family,), cache)
+    search_for(seconds, folder / "study", dataset, backbone, (space,), cache)
     trials = list(ledger_of(dataset, backbone, family).results().values())
     complete = sum(result.status == COMPLETE for result in trials)
     new = [path.parent.name for path in set(cache.glob("*/bank.json")) - banks]
@@ -69,10 +70,16 @@ def search_arm(dataset: Dataset, backbone: str, family: str, seconds: float, cac
 
 
 def search_for(
-    seconds: float, study: Path, dataset: Dataset, backbone: str, families: tuple[str, ...], cache: Path, **more: Any
+    seconds: float,
+    study: Path,
+    dataset: Dataset,
+    backbone: str,
+    spaces: Sequence[SearchSpace],
+    cache: Path,
+    **more: Any,
 ) -> None:
     """Search, or search on, for so many processor seconds of this process; more: as run_search takes it."""
-    fit = fit_of(dataset.data_dir)
+    fit, families = fit_of(dataset.data_dir), tuple(space.family for space in spaces)
     settings = StudySettings(families=families, backbones=(backbone,), scale="demo", seed=dataset.seed, fit=fit)
     with suppress(KeyboardInterrupt), processor_seconds(seconds):
         run_search(
@@ -86,7 +93,7 @@ def search_for(
             hours=None,
             say=_quiet,
             prune="off",  # a recorded study needs all folds
-            spaces={family: study_space(family, backbone) for family in families},
+            spaces={space.family: space for space in spaces},
             **more,
         )
 

@@ -17,7 +17,7 @@ import numpy as np
 from family_arms import search_for
 from family_data import Dataset
 from family_scores import with_error
-from family_spaces import FAMILIES
+from family_spaces import FAMILIES, study_space
 
 from biomass_models.data.table import read_masses, read_test
 from biomass_models.targets import TARGETS, weighted_r2_score
@@ -47,12 +47,13 @@ def measure_blends(dataset: Dataset, backbone: str, seconds: float, cache: Path)
     if _result(dataset).exists():
         return
     shutil.rmtree(folder, ignore_errors=True)
-    search_for(seconds, folder / FIRST, dataset, backbone, FAMILIES, cache)
+    spaces = [study_space(family, backbone) for family in FAMILIES]
+    search_for(seconds, folder / FIRST, dataset, backbone, spaces, cache)
     _blend(dataset, folder / FIRST, LABELLERS, (), cache)
     for name in (MORE, SECOND):
         shutil.copytree(folder / FIRST, folder / name)
         again = {"second_round": LABELLERS} if name == SECOND else {}
-        search_for(seconds, folder / name, dataset, backbone, FAMILIES, cache, **again)
+        search_for(seconds, folder / name, dataset, backbone, spaces, cache, **again)
     scores = {
         name: _blend(dataset, folder / study, f"blend-{number}", asked, cache)
         for number, (name, (study, asked)) in enumerate(BLENDS.items())

@@ -15,6 +15,7 @@ from search_spaces.spaces import space_of
 
 FAMILIES = ("probe", "baseline", "distilled", "stack", "density")
 FIRST = FAMILIES[:3]  # those that there were before `stack` and `density`
+RECORDED = ("probe", "baseline", "stack")  # of long recordings: a trial of a frozen head takes seconds
 BACKBONES = ("tf_efficientnet_lite0.in1k", "vit_small_patch14_dinov2.lvd142m")
 MORE_SIZES = ("", "336")
 FLIPS = 2  # of the networks' banks
@@ -34,13 +35,19 @@ _WIDER: Mapping[str, Mapping[str, Domain]] = {
 _FIRST: Mapping[str, Mapping[str, Any]] = {"probe": {"taps": "", "more_sizes": ""}}
 
 
-def study_space(family: str, backbone: str) -> SearchSpace:
-    """What is searched of a family on one backbone."""
+def demo_space(family: str, backbone: str) -> SearchSpace:
+    """The ranges of the demo on one backbone, with fewer flips."""
     demo = space_of(family, (backbone,), "demo")
+    fixed = {**demo.fixed, "flips": FLIPS} if "flips" in demo.fixed and demo.fixed["flips"] > 1 else demo.fixed
+    return replace(demo, fixed=fixed)
+
+
+def study_space(family: str, backbone: str) -> SearchSpace:
+    """The demo's, widened: what the family study searches of a family on one backbone."""
+    demo = demo_space(family, backbone)
     domains = dict(demo.domains) | _WIDER.get(family, {}) | CHOSEN.get(family, {})
     off = {name: _first_option(domain) for name, domain in CHOSEN.get(family, {}).items()} | _FIRST.get(family, {})
-    fixed = {**demo.fixed, "flips": FLIPS} if "flips" in demo.fixed and demo.fixed["flips"] > 1 else demo.fixed
-    return replace(demo, domains=domains, fixed=fixed, first_trials=tuple({**one, **off} for one in demo.first_trials))
+    return replace(demo, domains=domains, first_trials=tuple({**one, **off} for one in demo.first_trials))
 
 
 def _first_option(domain: Domain) -> Any:

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/measure_coverage.py FOLDER [--seeds 3] [--trials 16] [--tests 360] [--cache DIR]
 
-For each seed a pasture is drawn, probes and stacks on frozen `tf_efficientnet_lite0` are searched, blended, and predict
-the test photographs by `biomass predict`, each mass alone and all at once (`--joint`). A mass is held where
+For each seed a pasture is drawn; probe and stack on frozen `tf_efficientnet_lite0` are searched (scale demo), blended,
+and predict the test photographs, each mass alone and all at once (`biomass predict --joint`). A mass is held where
 low <= true <= high; the box, where all five are. Shares are means over dates, as the promise is; beside them the share
 of dates on which 70 % or less was held. Encoding is in float32, so that the numbers do not depend on the processor.
 Every command goes on where it was stopped. Prints Markdown; FOLDER/coverage.md is the same, FOLDER/SEED/coverage.json
@@ -43,9 +43,10 @@ def measure(folder: Path, seed: int, *, trials: int, tests: int, cache: str) -> 
     data, study = folder / "data", str(folder / "study")
     if not data.exists():
         make_pasture(data, images=IMAGES, test_images=tests, seed=seed, width=WIDTH, height=WIDTH // 2)
-    families = [word for family in FAMILIES for word in ("--families", family)]
-    asked = ["--data", str(data), "--backbones", BACKBONE, "--trials", str(trials), "--seed", str(seed)]
-    command("search", study, *asked, *families, "--cache", cache, with_json=False)
+    families = [word for family in FAMILIES for word in ("--family", family)]
+    ranges = ["--backbone", BACKBONE, "--scale", "demo", *families]
+    asked = ["--data", str(data), *ranges, "--trials", str(trials), "--seed", str(seed)]
+    command("search", study, *asked, "--cache", cache, with_json=False)
     command("ensemble", study, "--data", str(data), "--out", str(folder / "submission.csv"), "--cache", cache)
     truth = read_masses(folder / "data-truth.csv")
     tables = {}
@@ -100,7 +101,7 @@ def by_date(held_N: pd.Series, dates: pd.Series) -> pd.Series:
 
 
 def render(found: Mapping[int, Mapping[str, Mapping[str, float]]]) -> str:
-    """As Markdown: a row a seed and level, and the means."""
+    """As Markdown: a row a seed and level, and the means ± their standard errors over seeds."""
     names = [*NAMES.values(), BOX]
     lines = [f"| seed | dates | level | {' | '.join(names)} |", "|---" * (len(names) + 3) + "|"]
     rows = [f"{level:.0%}" for level in LEVELS]
@@ -110,8 +111,10 @@ def render(found: Mapping[int, Mapping[str, Mapping[str, float]]]) -> str:
             numbers = " | ".join(f"{shares[row][name]:.3f}" for name in names)
             lines.append(f"| {seed} | {shares['dates']['dates']:.0f} | {said} | {numbers} |")
     for row in rows:
-        numbers = " | ".join(f"**{np.mean([shares[row][name] for shares in found.values()]):.3f}**" for name in names)
-        lines.append(f"| mean | | {row} | {numbers} |")
+        shares_SM = np.array([[shares[row][name] for name in names] for shares in found.values()])
+        error_M = shares_SM.std(axis=0, ddof=1) / np.sqrt(len(found)) if len(found) > 1 else np.full(len(names), np.nan)
+        means = zip(shares_SM.mean(axis=0), error_M, strict=True)
+        lines.append(f"| mean | | {row} | {' | '.join(f'**{mean:.3f}** ± {error:.3f}' for mean, error in means)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -8,6 +8,8 @@ options   pairs of fits with and without an option, on drawn pastures 10 to 12 a
           photographs, one backbone. What the search of the next stage contains was chosen here.
 families  every family x {lite0, DINOv2}: the same processor seconds of one core an arm, on drawn pastures 0 to 2 and
           fold draws 0 to 4 of the photographs; each arm's blend, the blend of all, nested and true.
+recorded  families whose trials are short x {lite0, DINOv2}, searched long, on drawn pastures 0 to 2 drawn anew under
+          FOLDER/recorded, for replay_search.py; only when it is asked for.
 blends    state rule, models on all rows, a second round: on drawn pastures 10 to 12, the options' backbone.
 table     FOLDER/table.md of what is there.
 
@@ -33,19 +35,21 @@ from family_arms import search_arm
 from family_blends import measure_blends
 from family_data import Dataset
 from family_options import measure_options, specs_of
-from family_spaces import BACKBONES, FAMILIES, study_space
+from family_spaces import BACKBONES, FAMILIES, RECORDED, demo_space, study_space
 from family_tables import study_tables
 
 from biomass_models.families.registry import model
 from biomass_models.features.spec import FeatureSpec
+from search_spaces.domain import SearchSpace
 
 OPTION_SEEDS, DRAWN_SEEDS, PHOTOGRAPH_SEEDS = (10, 11, 12), (0, 1, 2), (0, 1, 2, 3, 4)
 OPTION_BACKBONE = BACKBONES[1]
 DRAWN_SECONDS, PHOTOGRAPH_SECONDS = 180.0, 60.0  # of one core, an arm
+RECORDED_SECONDS = 450.0  # of one core, a family
 BLEND_SECONDS = 300.0  # of one core: a search of all families, and as long again to go on
 CORES = 2
 DRAWS = 300  # of a space, to see which banks it asks for
-STAGES = ("options", "blends", "families")
+STAGES = ("options", "blends", "families", "recorded")
 Task = tuple[Callable[..., None], tuple[object, ...]]
 
 
@@ -56,19 +60,19 @@ def datasets(folder: Path, photographs: Path | None, drawn: Iterable[int], draws
     return found
 
 
-def families_of(dataset: Dataset) -> tuple[str, ...]:
-    """Photographs of others have no metadata to distil."""
-    return FAMILIES if dataset.is_drawn else tuple(family for family in FAMILIES if family != "distilled")
+def study_spaces(dataset: Dataset, backbone: str) -> list[SearchSpace]:
+    """Of each family; photographs of others have no metadata to distil."""
+    return [study_space(family, backbone) for family in FAMILIES if dataset.is_drawn or family != "distilled"]
 
 
-def searched_specs(dataset: Dataset, backbone: str) -> set[FeatureSpec]:
+def searched_specs(spaces: Iterable[SearchSpace]) -> set[FeatureSpec]:
     """Banks that arms ask for."""
     return {
         spec
-        for family in families_of(dataset)
-        for rng, space in [(Random(0), study_space(family, backbone))]
+        for space in spaces
+        for rng in [Random(0)]
         for _ in range(DRAWS)
-        for spec in model(family).feature_specs(space.config(space.draw(rng, {})))
+        for spec in model(space.family).feature_specs(space.config(space.draw(rng, {})))
     }
 
 
@@ -86,9 +90,13 @@ def by_size(specs: set[FeatureSpec]) -> list[FeatureSpec]:
     return sorted(specs, key=work, reverse=True)
 
 
-def search_arms(dataset: Dataset, backbone: str, cache: Path) -> None:
-    for family in families_of(dataset):
-        search_arm(dataset, backbone, family, DRAWN_SECONDS if dataset.is_drawn else PHOTOGRAPH_SECONDS, cache)
+def encode_banks(dataset: Dataset, spaces: Iterable[SearchSpace], cache: Path) -> None:
+    together([(encode, (dataset, by_size(searched_specs(spaces)), cache))] * CORES)
+
+
+def search_arms(dataset: Dataset, backbone: str, spaces: Iterable[SearchSpace], seconds: float, cache: Path) -> None:
+    for space in spaces:
+        search_arm(dataset, backbone, space, seconds, cache)
 
 
 def together(tasks: list[Task]) -> None:
@@ -123,15 +131,31 @@ def run_families(folder: Path, photographs: Path | None, cache: Path) -> None:
         dataset.make()
     for dataset in found if photographs is None else found[: len(DRAWN_SEEDS) + 1]:
         for backbone in BACKBONES:
-            together([(encode, (dataset, by_size(searched_specs(dataset, backbone)), cache))] * CORES)
-    together([(search_arms, (dataset, backbone, cache)) for dataset in found for backbone in BACKBONES])
+            encode_banks(dataset, study_spaces(dataset, backbone), cache)
+    together(
+        [
+            (search_arms, (dataset, backbone, study_spaces(dataset, backbone), seconds, cache))
+            for dataset in found
+            for seconds in [DRAWN_SECONDS if dataset.is_drawn else PHOTOGRAPH_SECONDS]
+            for backbone in BACKBONES
+        ]
+    )
+
+
+def run_recorded(folder: Path, cache: Path) -> None:
+    spaces = {backbone: [demo_space(family, backbone) for family in RECORDED] for backbone in BACKBONES}
+    for dataset in datasets(folder / "recorded", None, DRAWN_SEEDS, ()):
+        dataset.make()
+        for own in spaces.values():
+            encode_banks(dataset, own, cache)
+        together([(search_arms, (dataset, *one, RECORDED_SECONDS, cache)) for one in spaces.items()])
 
 
 def run_blends(folder: Path, cache: Path) -> None:
     found = datasets(folder, None, OPTION_SEEDS, ())
     for dataset in found:
         dataset.make()
-        together([(encode, (dataset, by_size(searched_specs(dataset, OPTION_BACKBONE)), cache))] * CORES)
+        encode_banks(dataset, study_spaces(dataset, OPTION_BACKBONE), cache)
     together([(measure_blends, (dataset, OPTION_BACKBONE, BLEND_SECONDS, cache)) for dataset in found])
 
 
@@ -149,6 +173,9 @@ def main() -> None:
         run_blends(folder, cache)
     if asked.stage in ("all", "families"):
         run_families(folder, asked.photographs, cache)
+    if asked.stage == "recorded":
+        run_recorded(folder, cache)
+        return
     tables = study_tables(
         datasets(folder, asked.photographs, OPTION_SEEDS, OPTION_SEEDS),
         datasets(folder, asked.photographs, DRAWN_SEEDS, PHOTOGRAPH_SEEDS),

@@ -104,8 +104,9 @@ class TestTables:
         with pytest.raises(UserError, match="did you mean plot"):
             require_groups(self.GIVEN, ("plots",), None)
 
-    def test_photographs_of_a_quadrat_count_as_one(self, predicted, intervals):
-        given = self.GIVEN.assign(quadrat=["q", "q", "q", "r", "s", "s"])
+    @pytest.mark.parametrize("column", ["quadrat", "Quadrat", " QUADRAT"])
+    def test_photographs_of_a_quadrat_count_as_one(self, predicted, intervals, column):
+        given = self.GIVEN.assign(**{column: ["q", "q", "q", "r", "s", "s"]})
         grams, options = Conversion(unit="g", per_gram_N=np.ones(1)), TableOptions(levels=(0.5,), by=("plot",))
         rows = photograph_table(given, predicted, intervals, grams, TARGETS, options)["Dry_Total_g"]
         assert rows[0] == rows[1] == pytest.approx(predicted.loc[:1, "Dry_Total_g"].mean()) and np.isnan(rows[2])
@@ -133,6 +134,8 @@ class TestTables:
         for column in ("Date", "site"):
             with pytest.raises(UserError, match=f"of one {column}"):
                 require_groups(given.rename(columns={"paddock": column}), (), None)
+        with pytest.raises(UserError, match="got quadrat 1 with"):
+            require_groups(given.rename(columns={"quadrat": "Quadrat"}), ("paddock",), None)
         with pytest.raises(UserError, match="of one cut"):
             require_groups(given.assign(field="f", cut=list("1123")), ("field",), "cut")
         require_groups(given.assign(date=["1", "1", "", np.nan]), (), None)  # a date that is not known may be any

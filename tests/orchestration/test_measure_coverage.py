@@ -36,7 +36,7 @@ def test_shares_are_means_over_dates_and_misses_count() -> None:
     assert found["80%"][BOX] == pytest.approx((0.75 + 0.5) / 2)
     assert found["poor dates"] == {**dict.fromkeys(NAMES.values(), 0.5), "clover": 1.0, BOX: 0.5}
     page = render({0: found, 1: found})
-    assert page.count("\n") == 10 and "| mean | | 80% | **0.750** |" in page and "| 1 | 2 | 90% | 0.750 |" in page
+    assert page.count("\n") == 10 and "| mean | | 80% | **0.750** ± " in page and "| 1 | 2 | 90% | 0.750 |" in page
 
 
 @pytest.mark.slow

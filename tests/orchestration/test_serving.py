@@ -260,6 +260,8 @@ def test_only_those_with_the_token_may_ask(served: Served) -> None:
     assert client.get("/healthz").status_code == client.get("/page.css").status_code == 200
     assert client.post("/predict", headers={"authorization": f"Bearer {WORD}"}).status_code == 415
     assert client.post("/token", data={"token": "wrong"}).status_code == 401
+    for form in ({"data": {"token": "x" * 5000}}, {"data": {"token": "x"}, "files": {"token": b"x" * 5000}}):
+        assert client.post("/token", **form).status_code == 400  # open to all, so that it takes no more than a token
     for opening in (client.post("/token", data={"token": WORD}), client.get(f"/?token={WORD}")):
         assert opening.status_code == 303 and opening.headers["location"] == "/"
         assert "httponly" in opening.headers["set-cookie"].lower()
