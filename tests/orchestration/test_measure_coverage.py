@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from measure_coverage import BOX, NAMES, coverage, dates_of_tests, render
+from measure_coverage import BOX, NAMES, coverage, dates_of_tests, measure, render
 
 from biomass_models.data.table import read_test
 from biomass_models.pasture.make import make_pasture
@@ -45,3 +45,14 @@ def test_dates_of_the_drawn_test_photographs_are_found_again(tmp_path: Path, mon
     made = make_pasture(tmp_path / "data", images=8, test_images=6, seed=3, width=100, height=50, workers=1)
     dates = dates_of_tests(6, 3)
     assert set(dates.index) == set(read_test(tmp_path / "data")["image_id"]) and dates.nunique() == made.test_dates
+
+
+@pytest.mark.long
+def test_the_measurement_runs_the_commands_that_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("measure_coverage.IMAGES", 60)
+    monkeypatch.setattr("measure_coverage.WIDTH", 200)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    found = measure(tmp_path, 0, trials=2, tests=8, cache=str(tmp_path / "cache"))
+    assert all(0 <= share <= 1 for level in ("80%", "90%", "poor dates") for share in found[level].values())
+    assert found["dates"]["dates"] >= 1 and set(found["80%"]) == {*NAMES.values(), BOX}
+    assert measure(tmp_path, 0, trials=2, tests=8, cache="nowhere") == found  # what was measured is read
