@@ -2,7 +2,7 @@
 
     python tests/benchmarks/bench_predict.py FOLDER [--photographs 240] [--repeats 3] [--files 1000 10000]
 
-Speed: a blend of probes on frozen tf_efficientnet_lite0, a generated pasture of 1000 x 500 px, one thread and two; the
+Speed: a blend of probes on frozen tf_efficientnet_lite0 at 224 px, a generated pasture of 1000 x 500 px, one thread and two; the
 two ways take turns, each in a process of its own with an empty cache, weights loaded beforehand. Memory: peak of a
 process that predicts so many files of 160 x 80 px with a tiny backbone, each distinct by a trailing comment, so that no
 feature is in the cache. The overhead is to be 10 % at most.
@@ -95,7 +95,7 @@ def searched(folder: Path, photographs: int) -> Path:
     if not (folder / "study").exists():
         if not (folder / "data").exists():
             make_pasture(folder / "data", images=60, test_images=photographs, seed=0, width=1000, height=500)
-        settings = ("--trials", "2", "--folds", "3", "--family", "probe", "--backbone", BACKBONE, "--scale", "smoke")
+        settings = ("--trials", "2", "--folds", "3", "--family", "probe", "--backbone", BACKBONE, "--scale", "demo")
         own = ("--data", str(folder / "data"), "--cache", str(folder / "cache"), "--inline")
         biomass("search", str(folder / "study"), *settings, *own)
     return blended(folder)
