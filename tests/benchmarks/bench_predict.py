@@ -2,10 +2,10 @@
 
     python tests/benchmarks/bench_predict.py FOLDER [--photographs 240] [--repeats 3] [--files 1000 10000]
 
-Speed: a blend of probes on frozen tf_efficientnet_lite0 at 224 px, a generated pasture of 1000 x 500 px, one thread and two; the
-two ways take turns, each in a process of its own with an empty cache, weights loaded beforehand. Memory: peak of a
-process that predicts so many files of 160 x 80 px with a tiny backbone, each distinct by a trailing comment, so that no
-feature is in the cache. The overhead is to be 10 % at most.
+Speed: a blend of probes on frozen tf_efficientnet_lite0 at 224 px, the smallest size that is searched; a generated
+pasture of 1000 x 500 px, one thread and two; the two ways take turns, each in a process of its own with an empty cache,
+weights loaded beforehand. Memory: peak of a process that predicts so many files of 160 x 80 px with a tiny backbone,
+each distinct by a trailing comment, so that no feature is in the cache. The overhead is to be 10 % at most.
 """
 
 from __future__ import annotations
