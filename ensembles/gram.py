@@ -239,7 +239,7 @@ def error_gram(
 
 
 def gram_of_components(
-    component_MN3: FloatArray,
+    component_MN3: FloatArray | NDArray[np.float32],
     truth_NT: FloatArray,
     fold_N: ArrayLike,
     group_N: ArrayLike,

@@ -81,7 +81,7 @@ def fill(ledger: Ledger, spaces: dict[str, SearchSpace], folds: str, trials: int
             proposed_at=time.time(),
         )
         score = float(rng.normal(0.6, 0.1))
-        cost = {"seconds": 1.0, "folds_done": 5, "peak_memory_mb": 900.0, "ended_at": time.time()}
+        cost: dict[str, Any] = {"seconds": 1.0, "folds_done": 5, "peak_memory_mb": 900.0, "ended_at": time.time()}
         result = TrialResult(status=COMPLETE, score=score, fold_scores=(score,) * 5, **cost)
         ledger.write_trial(record)
         oof = quadrats[["image_id", "fold", "group", *TARGETS]].copy()

@@ -30,6 +30,7 @@ from biomass_models.data.folds import fold_hash
 from biomass_models.targets import FROM_COMPONENTS, TARGETS
 from orchestration.search.incumbent import Incumbent
 from orchestration.search.live_view import LiveView
+from orchestration.search.on_ray.beside import Beside
 from orchestration.search.on_ray.run import make_tuner
 from orchestration.search.on_ray.tune_searcher import TuneSearcher
 from orchestration.search.on_ray.watch import Watch
@@ -71,7 +72,7 @@ def main(trials: int, slots: int, seconds: float | None) -> bool:
         with ray_cluster(num_cpus=slots):
             ray.cloudpickle.register_pickle_by_value(stand_ins)
             context = WorkerContext(study=folder, data_dir="", cache="", weights=WeightsSource(kind="random"))
-            actor = ray.remote(Broker).options(num_cpus=0, max_concurrency=100_000, resources=ON_HEAD)
+            actor: Any = ray.remote(Broker).options(num_cpus=0, max_concurrency=100_000, resources=ON_HEAD)
             range_ = stand_ins.Sleeper.SECONDS if seconds is None else (seconds, seconds)
             sleeper = type("Sleeper", (stand_ins.Sleeper,), {"SECONDS": range_})
             broker = actor.remote(context, Slots(cpus=1.0, gpus=0.0), sleeper)
@@ -80,7 +81,8 @@ def main(trials: int, slots: int, seconds: float | None) -> bool:
             searcher.follow(slots)
             view = LiveView(proposer, Incumbent(StudyData(ledger)), lambda text: None)
             tuner = make_tuner(ledger, searcher, broker, None, together=False, leave=threading.Event())
-            with Watch(broker, searcher, view, Heartbeat(ledger.storage), lambda text: None).watching():
+            nothing = Beside("", lambda on_progress: None)
+            with Watch(broker, searcher, view, Heartbeat(ledger.storage), lambda text: None, nothing).watching():
                 tuner.fit()
         return _report(ledger, trials, slots) if seconds is None else _report_driver(searcher.cpu)
 

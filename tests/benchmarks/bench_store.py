@@ -134,9 +134,9 @@ def main() -> None:
         ratio = medians[way] / medians["decoding and encoding alone"]
         print(f"{way:<28} {medians[way]:6.2f} s ({min(runs):.2f} to {max(runs):.2f})  {ratio:.2f} x alone")
     if asked.against is not None:
-        for processes in ("1 process", "2 processes"):
-            ratio = medians[f"other version, {processes}"] / medians[f"store, {processes}"]
-            print(f"throughput against the other version, {processes}: {ratio:.2f} x")
+        for count in ("1 process", "2 processes"):
+            ratio = medians[f"other version, {count}"] / medians[f"store, {count}"]
+            print(f"throughput against the other version, {count}: {ratio:.2f} x")
 
 
 if __name__ == "__main__":

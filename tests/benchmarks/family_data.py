@@ -52,8 +52,15 @@ class Dataset:
         """Draw or import what is not there."""
         if self.photographs is None:
             if not self.truth_path.exists():
-                size = {"images": IMAGES, "test_images": TEST_IMAGES, "width": 1000, "height": 500}
-                make_pasture(self.data_dir, truth_path=self.truth_path, seed=self.seed, **size)
+                make_pasture(
+                    self.data_dir,
+                    truth_path=self.truth_path,
+                    images=IMAGES,
+                    test_images=TEST_IMAGES,
+                    seed=self.seed,
+                    width=1000,
+                    height=500,
+                )
         elif not self.data_dir.exists():
             table = self.photographs / "table.csv"
             read = import_table(table, self.photographs, given={}, unit=None, area=None, groups=("item",))

@@ -136,8 +136,8 @@ def gains_of(dataset: Dataset, pair: Pair, backbone: str) -> np.ndarray:
     """On minus off of each configuration, [configurations, 2]: out of fold, true."""
     return np.array(
         [
-            np.subtract(*(_scores(dataset, pair.family, config) for config in reversed(sides)))
-            for sides in configurations(pair, backbone, dataset.seed)
+            np.subtract(_scores(dataset, pair.family, on), _scores(dataset, pair.family, off))
+            for off, on in configurations(pair, backbone, dataset.seed)
         ]
     )
 

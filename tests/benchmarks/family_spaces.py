@@ -45,8 +45,9 @@ def demo_space(family: str, backbone: str) -> SearchSpace:
 def study_space(family: str, backbone: str) -> SearchSpace:
     """The demo's, widened: what the family study searches of a family on one backbone."""
     demo = demo_space(family, backbone)
-    domains = dict(demo.domains) | _WIDER.get(family, {}) | CHOSEN.get(family, {})
-    off = {name: _first_option(domain) for name, domain in CHOSEN.get(family, {}).items()} | _FIRST.get(family, {})
+    chosen = CHOSEN.get(family, {})
+    domains = {**demo.domains, **_WIDER.get(family, {}), **chosen}
+    off = {**{name: _first_option(domain) for name, domain in chosen.items()}, **_FIRST.get(family, {})}
     return replace(demo, domains=domains, first_trials=tuple({**one, **off} for one in demo.first_trials))
 
 

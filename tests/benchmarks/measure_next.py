@@ -78,8 +78,8 @@ def read_pasture(folder: Path, drawing: Drawing, number: int, source: WeightsSou
     seed = 1000 + derive_seed("measure next", number) % 100_000  # none that a test or the demo has drawn
     where = folder / f"pasture-{seed}"
     if not where.exists():
-        size = {"width": drawing.width, "height": drawing.width // 2}
-        make_pasture(where, images=drawing.images, test_images=drawing.tests, seed=seed, **size)
+        width, height = drawing.width, drawing.width // 2
+        make_pasture(where, images=drawing.images, test_images=drawing.tests, seed=seed, width=width, height=height)
     train, test = read_train(where), read_test(where)
     groups = (train["State"].astype(str) + "|" + train["Sampling_Date"].astype(str)).to_numpy()
     spec = FeatureSpec(backbone=drawing.backbone, views=views_for("whole", 224), outputs=(GLOBAL,))
@@ -125,8 +125,8 @@ def measure(pasture: Pasture, number: int, repeat: int, start: str, labelled: in
     draw = np.random.default_rng(seed)
     known = labelled_rows(pasture, start, labelled, draw)
     pool = np.setdiff1d(np.arange(len(pasture.group_N)), known)
-    features = standardised(pasture.feature_ND[known], pasture.feature_ND[pool], pasture.test_JD)
-    chosen = pool[choose(*features, labelled).row_C]
+    known_LD, pool_PD, test_JD = standardised(pasture.feature_ND[known], pasture.feature_ND[pool], pasture.test_JD)
+    chosen = pool[choose(known_LD, pool_PD, test_JD, labelled).row_C]
     at_random = draw.permutation(pool)[:labelled]
     return Measured(
         pasture=number,

@@ -53,8 +53,9 @@ def main() -> None:
         biomass("doctor", "--data", data, "--preset", PRESET, "--trials", str(round(trials)), "--json")
     )
     said = next(one["text"] for one in document["findings"] if one["what"] == "cost")
-    slots = int(re.search(r"on (\d+) slot", said)[1])
-    estimate = float(re.search(r"about ([\d.e+-]+) slot-hours", said)[1])
+    (slots,), (estimate,) = (
+        map(float, re.findall(pattern, said)) for pattern in (r"on (\d+) slot", r"about ([\d.e+-]+) slot-hours")
+    )
     print(f"{trials:.1f} whole trials ({len(folds)} folds) in {hours * slots:.2g} slot-hours; the doctor says {said}")
     for family, count in sorted(Counter(family for family, _ in folds).items()):
         seconds = np.mean([fold.cpu_seconds for of, fold in folds if of == family])

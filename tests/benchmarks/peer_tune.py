@@ -158,7 +158,7 @@ def main() -> None:
         points_to_evaluate=[{"number": number} for number in range(len(configs))],
     )
     started = time.perf_counter()
-    results = tune.Tuner(
+    results: Any = tune.Tuner(
         tune.with_resources(trial, {"cpu": 1}),
         tune_config=tune.TuneConfig(
             search_alg=search, num_samples=len(configs), reuse_actors=True, max_concurrent_trials=asked.slots

@@ -167,7 +167,7 @@ def simulate_recording(
     truth_A3 = draw_masses(rng, date_A)
     spread_A3 = np.sqrt(MEAN_3 * (truth_A3 + 0.3 * MEAN_3))
     shared_A3 = 0.5 * draw_errors(rng, 1, truth_A3, date_A)[0]
-    found, predictions = [], []
+    found, predictions = list[Proposed](), list[FloatArray]()
     for family, of in families.items():
         common_A3 = of.common_sd * draw_errors(rng, 1, truth_A3, date_A)[0]
         own_MA3 = draw_errors(rng, trials, truth_A3, date_A)
@@ -182,7 +182,7 @@ def simulate_world(seed: int, *, trials: int = 200) -> Recording:
     world, engine = World(seed), RandomEngine(SPACE)
     drawn = [engine.ask({}, derive_seed("recorded", seed, number)) or {} for number in range(trials)]
     found = [simulated_trial(number, SPACE.family, params, 10.0) for number, params in enumerate(drawn)]
-    pred_MA3 = np.stack([world.predict(params) for params in drawn])
+    pred_MA3 = np.stack([world.predict(params) for params in drawn]).astype(np.float64)
     return recording_of(f"world {seed}", found, pred_MA3, world.truth_A3, world.date_A[:IMAGES], {SPACE.family: SPACE})
 
 
@@ -202,7 +202,7 @@ def recording_of(
     spaces: Mapping[str, SearchSpace],
 ) -> Recording:
     """Of component masses; the first len(date_N) of the A rows are for training, in five folds by date."""
-    pred_MAT, truth_AT = pred_MA3.astype(np.float64) @ FROM_COMPONENTS.T, truth_A3 @ FROM_COMPONENTS.T
+    pred_MAT, truth_AT = pred_MA3 @ FROM_COMPONENTS.T, truth_A3 @ FROM_COMPONENTS.T
     images = len(date_N)
     gram = error_gram(pred_MAT[:, :images], truth_AT[:images], date_N % 5, np.char.mod("d%04d", date_N))
     scored = [

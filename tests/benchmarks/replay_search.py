@@ -96,8 +96,8 @@ def replay_aim(
                 if told.get(record.trial_id) == value:
                     continue
                 told[record.trial_id] = value
-                observation = {"trial_id": record.trial_id, "number": number, "params": record.params, "value": value}
-                engines[family].observe(Observation(**observation))
+                observed = Observation(trial_id=record.trial_id, number=number, params=record.params, value=value)
+                engines[family].observe(observed)
         proposed = engines[family].ask({}, derive_seed("replay", seed, family, len(clock.ended)))
         clock.end(left[family].pop(nearest(recording.spaces[family], proposed, left[family])))
     return clock.scores()

@@ -22,6 +22,7 @@ from biomass_models.targets import FloatArray
 from ensembles.choice import DEFAULT, RULES, SINGLE_BEST, TOP_MEAN, CandidateRule
 from ensembles.honest import Estimate, interval_for_new, paired_difference, score_estimate, units_of
 from ensembles.nests import fit_weights, nested, nested_all, skilled
+from ensembles.rules import Rule
 
 NEW_DATES, ALIKE = 12, "50 models that err alike"
 FEW = 100  # replicates where each nest chooses among ten rules, which takes two seconds
@@ -91,7 +92,7 @@ def monte_carlo_error(value_S: FloatArray, share: float | None = None) -> float:
 
 def coverage(library: Simulated, seed: int) -> tuple[list[float], list[float]]:
     """Values of coverage_columns and DEFAULT_COLUMNS for one library."""
-    gram, rules = library.gram, [DEFAULT, TOP_MEAN, SINGLE_BEST]
+    gram, rules = library.gram, list[Rule]((DEFAULT, TOP_MEAN, SINGLE_BEST))
     found = nested_all(gram, rules, seed=seed)
     weight_RM = np.stack([fit_weights(gram, rule, seed=seed) for rule in rules])
     on_all = library.true_scores(weight_RM)

@@ -112,7 +112,7 @@ def pruned_share(rule: PruneRule, seeds: range, *, equal: bool = True, alone: bo
 class Errors(NamedTuple):
     """Of the estimates of pruned trials, and of the plain ones: bias, its Monte Carlo error, and RMSE."""
 
-    count: int
+    trials: int
     bias: float
     bias_error: float
     rmse: float
@@ -152,7 +152,7 @@ def render(seeds: range) -> str:
         lines.append(
             f"| {rule.name} ({rule.alpha:.0%}) | {100 * alone.value:.2f} +- {100 * alone.error:.2f} % "
             f"| {100 * whole.value:.2f} +- {100 * whole.error:.2f} % "
-            f"| {errors.bias:+.4f} +- {errors.bias_error:.4f} ({errors.count} trials) | {errors.rmse:.3f} "
+            f"| {errors.bias:+.4f} +- {errors.bias_error:.4f} ({errors.trials} trials) | {errors.rmse:.3f} "
             f"| {errors.plain_bias:+.3f} | {errors.plain_rmse:.3f} |"
         )
     return "\n".join(lines) + "\n"

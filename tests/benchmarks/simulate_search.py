@@ -33,7 +33,7 @@ import argparse
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ COUNTS = (24, 60, 120, 300)  # trials
 SHARED_SD = 0.44  # of the error of all configurations, in units of the mass
 LEAST, MOST = 0.02, 0.52  # size of a configuration's own error, in the same units
 SETTLED = 0.8  # share of the own error's variance that the settings decide
-ENGINES = {"tpe": TpeEngine, "random": RandomEngine}
+ENGINES: Mapping[str, Callable[[SearchSpace], Engine]] = {"tpe": TpeEngine, "random": RandomEngine}
 COLUMNS = ("nested", "true")
 
 

@@ -79,8 +79,9 @@ def searched_specs(spaces: Iterable[SearchSpace]) -> set[FeatureSpec]:
 def encode(dataset: Dataset, specs: list[FeatureSpec], cache: Path) -> None:
     """Fill banks, those of most copies and layers first: others are parts of them. Processes share the work."""
     for inputs in (dataset.inputs(cache), dataset.test_inputs(cache)):
-        for spec in [] if inputs is None else specs:
-            inputs.features(spec)
+        if inputs is not None:
+            for spec in specs:
+                inputs.features(spec)
 
 
 def by_size(specs: set[FeatureSpec]) -> list[FeatureSpec]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import replace
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -14,6 +16,7 @@ import torch
 from gpu_checks.drawn import result_of
 from gpu_checks.records import PASSED, Findings, Outcome
 from gpu_checks.world import RANDOM, World, apart, ratio
+from numpy.typing import NDArray
 from PIL import Image
 
 from biomass_models.backbones.adapter import build_backbone
@@ -36,7 +39,7 @@ def peak(world: World, found: Findings) -> None:
     side = 256 if world.tiny else SIDE
     for kind in (torch.float32, torch.bfloat16, torch.float16):
         left, right = (torch.rand(side, side, device=world.device, dtype=kind) for _ in range(2))
-        seconds = world.seconds(lambda left=left, right=right: left @ right, repeats=20)
+        seconds = world.seconds(partial(torch.matmul, left, right), repeats=20)
         found.number(_kind(kind), "TFLOP/s", *(2 * side**3 / one / 1e12 for one in seconds))
 
 
@@ -63,8 +66,11 @@ def _encode(world: World, found: Findings, backbone: str, size: int, measured: d
     digests = list(islice(cycle(inputs.images.digests), count))
     kept = {path: load_views(path, spec.views) for path in inputs.images.paths}  # decoding is measured apart
 
+    def load(path: Path, *_: Any, **__: Any) -> list[NDArray[np.uint8]]:
+        return kept[path]
+
     def bank() -> np.ndarray:
-        parts = encode(model, spec, paths, digests, names, inputs.device, batch, lambda path, _, **__: kept[path])
+        parts = encode(model, spec, paths, digests, names, inputs.device, batch, load)
         return np.concatenate([part[name] for part in parts for name in names])
 
     half, label = computed_in(spec, inputs.device), f"{backbone.partition('.')[0]}, {size} px"
@@ -87,8 +93,9 @@ def folds_together(world: World, found: Findings) -> None:
     for spec in model.feature_specs(config):
         found.note(f"{inputs.features(spec).width(GLOBAL)} features a photograph")
     fold_N = world.quadrats["fold"].to_numpy()
-    assert model.fit_folds is not None
-    batched = model.fit_folds(config, world.quadrats, fold_N, folds, inputs, seeds=[0] * len(folds))
+    fit_folds = model.fit_folds
+    assert fit_folds is not None
+    batched = fit_folds(config, world.quadrats, fold_N, folds, inputs, seeds=[0] * len(folds))
     alone = [world.fit(config, inputs, fold) for fold in folds]
     away = apart(*(np.concatenate([one.pred_NT for one in results]) for results in (batched, alone)))
     found.number("from folds alone", "% of a mass", away)
@@ -96,7 +103,7 @@ def folds_together(world: World, found: Findings) -> None:
 
     usual = replace(config, dropout=0.4)
     one = world.seconds(lambda: world.fit(usual, inputs))
-    many = world.seconds(lambda: model.fit_folds(usual, world.quadrats, fold_N, folds, inputs, seeds=[0] * len(folds)))
+    many = world.seconds(lambda: fit_folds(usual, world.quadrats, fold_N, folds, inputs, seeds=[0] * len(folds)))
     found.number("one fold", "s", *one)
     found.number(f"{len(folds)} folds in one batch", "s", *many)
     cost = found.number("ratio", "x", ratio(many, one))

@@ -135,7 +135,7 @@ def published(world: World, found: Findings) -> None:
         rows = result.info["train_rows"]
         seconds = found.number(f"{family}: epoch of {rows} rows at {config.size} px", "s", *later_epochs(result))
         found.number(f"{family}: pictures at once", f"of {config.batch_size}", result.info["micro_batch"])
-        found.require(np.isfinite(result.pred_NT).all(), f"{family}: masses are finite", "others")
+        found.require(bool(np.isfinite(result.pred_NT).all()), f"{family}: masses are finite", "others")
         hours += seconds.median / rows * ROWS * config.epochs * FOLDS / 3600
         if world.device == "cuda":
             found.number(f"{family}: peak memory", "GiB", world.card.peak() / 2**30)
@@ -150,7 +150,7 @@ def published_configs(world: World) -> dict[str, Any]:
     if not world.tiny:
         return configs
     small: dict[str, Any] = {"backbone": world.backbone, "size": 64, "trained_blocks": 2, "batch_size": 8}
-    own = {"distilled": {"local_size": 64, "teacher_epochs": 5}}
+    own: dict[str, dict[str, Any]] = {"distilled": {"local_size": 64, "teacher_epochs": 5}}
     return {family: replace(config, **small, **own.get(family, {})) for family, config in configs.items()}
 
 
