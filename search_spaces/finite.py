@@ -35,15 +35,32 @@ def _kept(space: SearchSpace, params: Mapping[str, Any]) -> Callable[[str], Sequ
     return lambda name: (params[name],) if name in params else _values(space.domains[name]) or ()
 
 
-def rings(space: SearchSpace, params: Mapping[str, Any]) -> Iterator[dict[str, Point]]:
-    """All points of a finite space by point_key, those first that fewest single changes part from `params`."""
-    ring = {point_key(params): dict(params)}
-    seen = set(ring)
-    while ring:
-        yield ring
-        near = {point_key(point): point for one in ring.values() for point in neighbours(space, one)}
-        ring = {key: point for key, point in near.items() if key not in seen}
-        seen |= near.keys()
+class Surroundings:
+    """What lies around the points of a finite space. What is beside a point is worked out once: engines come back to
+    their best points, whose surroundings are known ever further out."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        self._space = space
+        self._points: dict[str, Point] = {}
+        self._beside: dict[str, tuple[str, ...]] = {}
+
+    def rings(self, params: Mapping[str, Any]) -> Iterator[dict[str, Point]]:
+        """All points by point_key, those first that fewest single changes part from `params`."""
+        start = point_key(params)
+        self._points.setdefault(start, dict(params))
+        ring, seen = (start,), {start}
+        while ring:
+            yield {key: self._points[key] for key in ring}
+            near = dict.fromkeys(key for one in ring for key in self._keys_beside(one))
+            ring = tuple(key for key in near if key not in seen)
+            seen |= near.keys()
+
+    def _keys_beside(self, key: str) -> tuple[str, ...]:
+        if key not in self._beside:
+            near = {point_key(point): point for point in neighbours(self._space, self._points[key])}
+            self._points |= {name: point for name, point in near.items() if name not in self._points}
+            self._beside[key] = tuple(near)
+        return self._beside[key]
 
 
 def point_key(params: Mapping[str, Any]) -> str:

@@ -27,7 +27,7 @@ from orchestration.study.ledger import Ledger
 from orchestration.study.records import REFUSED, Params, TrialRecord, TrialResult, TrialRound
 from orchestration.study.seeds import derive_seed
 from search_spaces.domain import Choice, SearchSpace
-from search_spaces.finite import is_finite, rings
+from search_spaces.finite import Surroundings, is_finite
 from search_spaces.finite import points as all_points
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ class Proposer:
         self.searched_whole: dict[str, int] = {}  # points of the families whose ranges have no new one left
         self.no_more: dict[str, str] = {}  # why else nothing new came of a family, which is no fault
         self._finite = frozenset(family for family, space in spaces.items() if is_finite(space))
+        self._around = {family: Surroundings(spaces[family]) for family in self._finite}
         self._passed: dict[str, set[str]] = {family: set() for family in self._finite}  # points that are not new
         self.unobserved: list[TrialRecord] = []  # ended ones that lie outside of the ranges
         self._exhausted: set[str] = set()
@@ -256,7 +257,7 @@ class Proposer:
         """
         space, passed = self.spaces[known.family], self._passed[known.family]
         seed = derive_seed("beside", self._seed, known.family, self.trials.next_number)
-        for ring in rings(space, known.params):
+        for ring in self._around[known.family].rings(known.params):
             new = [key for key in ring if key not in passed]
             for key in sorted(new, key=lambda one: crc32(one.encode(), seed)):
                 can_run = self._can_run(space, ring[key])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from biomass_models.families.probe.config import ProbeConfig
 from search_spaces.domain import Choice, Domain, Integer, LogUniform, SearchSpace, Uniform, When
-from search_spaces.finite import MOST_VALUES, is_finite, neighbours, point_key, points, rings
+from search_spaces.finite import MOST_VALUES, Surroundings, is_finite, neighbours, point_key, points
 
 SPACE = SearchSpace(
     family="probe",
@@ -44,15 +45,20 @@ def test_neighbours_differ_in_one_field_and_in_what_depends_on_it() -> None:
 
 
 def test_the_nearest_new_points_are_those_of_brute_force() -> None:
-    every = list(points(SPACE))
-    start = every[0]
+    """From one start and then from another: what was worked out for the first holds for the second."""
+    every, around = list(points(SPACE)), Surroundings(SPACE)
+    for start in (every[0], every[-1]):
+        require_nearest(start, every, around)
+
+
+def require_nearest(start: dict[str, Any], every: list[dict[str, Any]], around: Surroundings) -> None:
     for known in itertools.accumulate(([point_key(point)] for point in every), lambda one, other: [*one, *other]):
         left = [point for point in every if point_key(point) not in known]
         least = min((distance(start, point) for point in left), default=0)
         expected = sorted(point_key(point) for point in left if distance(start, point) == least)
-        ways = ({key for key in ring if key not in known} for ring in rings(SPACE, start))
+        ways = ({key for key in ring if key not in known} for ring in around.rings(start))
         assert sorted(next(filter(None, ways), ())) == expected
-    every_ring = [item for ring in rings(SPACE, start) for item in ring.items()]
+    every_ring = [item for ring in around.rings(start) for item in ring.items()]
     assert len(every_ring) == len(every) and all(key == point_key(point) for key, point in every_ring)
 
 
