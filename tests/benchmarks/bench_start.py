@@ -25,6 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from biomass_models.pasture.make import make_pasture
@@ -169,11 +170,7 @@ def main() -> None:
         trees["other version"] = asked.against.absolute()
     for tree in trees.values():
         require_own_code(tree)
-    measures: tuple[Callable[[Path], Row], ...] = (
-        help_page,
-        lambda tree: first_fold(folder, tree),
-        lambda tree: tiny_demo(folder, tree),
-    )
+    measures: tuple[Callable[[Path], Row], ...] = (help_page, partial(first_fold, folder), partial(tiny_demo, folder))
     for measure in measures:
         rows: dict[str, list[Row]] = {name: [] for name in trees}
         for _ in range(asked.repeats):
