@@ -16,6 +16,7 @@ from biomass_models.errors import UserError
 from biomass_models.whole_files import write_whole
 from ensembles.submission import quadrats_note
 from orchestration.answers.groups import quadrat_names, require_groups
+from orchestration.answers.lock import output_lock
 from orchestration.answers.opened import OpenBlend
 from orchestration.answers.parts import Parts
 from orchestration.answers.photographs import PATH
@@ -24,6 +25,7 @@ from orchestration.answers.table import (
     TableOptions,
     mean_table,
     means_path,
+    output_paths,
     photograph_table,
     short_notes,
     table_bytes,
@@ -74,7 +76,7 @@ def answer(
     say: Say,
 ) -> Answer:
     """Predict what no part beside `out` holds yet. Nothing is recorded. made_with: what else numbers depend on; parts
-    of another request, or of files that were changed since, do not count. Raises UserError."""
+    of another request, or of files that were changed since, do not count. Under `output_lock`. Raises UserError."""
     require_groups(given, options.by, options.date)
     paths = [str(Path(path).absolute()) for path in given[PATH]]
     plan = {
@@ -141,9 +143,11 @@ def run_prediction(
     made_with: Mapping[str, Any],
     say: Say,
 ) -> Prediction:
-    """As `answer`; then write the tables, and record where they come from. Raises UserError."""
-    found = answer(blend, given, out, conversion, options, work=work, made_with=made_with, say=say)
-    return write_answer(blend, found, out)
+    """As `answer`; then write the tables, and record where they come from. Raises UserError, also where another
+    prediction writes them."""
+    with output_lock(output_paths(out, options), say):
+        found = answer(blend, given, out, conversion, options, work=work, made_with=made_with, say=say)
+        return write_answer(blend, found, out)
 
 
 def likeness_id(blend: OpenBlend) -> str | None:

@@ -149,6 +149,11 @@ def means_path(out: Path) -> Path:
     return out.with_name(f"{out.stem}-means{out.suffix}")
 
 
+def output_paths(out: Path, options: TableOptions) -> tuple[Path, ...]:
+    """What a prediction writes."""
+    return (out, means_path(out)) if options.by else (out,)
+
+
 def short_notes(predicted: pd.DataFrame) -> list[str]:
     """What a reader of the table should know about its photographs."""
     notes = []

@@ -47,10 +47,11 @@ def predict(
     Raises UserError (LedgerError, BundleError and others).
     """
     from orchestration.answers.asked import made_with_as_asked, opened_as_asked, work_as_asked
+    from orchestration.answers.lock import output_lock
     from orchestration.answers.opened import BlendPlace
     from orchestration.answers.photographs import read_photographs
     from orchestration.answers.predict import Answer, answer, write_answer
-    from orchestration.answers.table import FORMATS, TableOptions
+    from orchestration.answers.table import FORMATS, TableOptions, output_paths
 
     if out is not None and Path(out).suffix.lower() not in FORMATS:
         raise UserError(f"out is a table {' or '.join(FORMATS)}, got {out}; name it {Path(out).with_suffix('.csv')}")
@@ -74,9 +75,10 @@ def predict(
         made_with = made_with_as_asked(usable, threads=threads)
         with TemporaryDirectory() as folder:
             target = Path(folder, "masses.csv") if out is None else Path(out).expanduser()
-            found = answer(opened, given, target, converted, options, work=work, made_with=made_with, say=say)
-            if out is not None:
-                write_answer(opened, found, target)
+            with output_lock(output_paths(target, options), say):
+                found = answer(opened, given, target, converted, options, work=work, made_with=made_with, say=say)
+                if out is not None:
+                    write_answer(opened, found, target)
         return found
 
     found = at_work(say, answered)
