@@ -3,8 +3,8 @@
 <out>.parts/plan.json           what is predicted, with what
 <out>.parts/<plan>-<first>-<last>.parquet
 
-Spans are the same in every plan of as many photographs, so a part's name has a hash of its own plan: one that comes late,
-from a prediction that lost its lock, is never joined with those of another.
+Spans are the same in every plan of as many photographs, so a part's name has a hash of its own plan: where files cannot
+be locked (lock.py), parts of two predictions are not joined.
 """
 
 from __future__ import annotations

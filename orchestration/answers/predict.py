@@ -57,8 +57,9 @@ class Prediction:
 class Answer:
     """The tables of a prediction, before anything is written."""
 
-    photographs: pd.DataFrame  # table.photograph_table
-    means: pd.DataFrame | None  # table.mean_table, where groups were asked for
+    photographs: pd.DataFrame  # table.photograph_table: the user's columns, then ours
+    means: pd.DataFrame | None  # table.mean_table, where groups were asked for: their names, then ours
+    own: tuple[int, int]  # number of the user's columns in each
     predicted: pd.DataFrame  # shard.predict_shard's rows
     notes: tuple[str, ...]
     parts: Parts  # what is kept until the tables are written
@@ -106,6 +107,7 @@ def answer(
     return Answer(
         photographs=photograph_table(*arguments),
         means=mean_table(*arguments) if options.by else None,
+        own=(given.shape[1], len(set(options.by))),
         predicted=predicted,
         notes=tuple(prediction_notes(blend, given, predicted, conversion, options)),
         parts=parts,
@@ -115,9 +117,10 @@ def answer(
 def write_answer(blend: OpenBlend, found: Answer, out: Path) -> Prediction:
     """Write the tables, and record where they come from."""
     digests = tuple(found.predicted[DIGEST])
-    for path, table in ((out, found.photographs), (means_path(out), found.means)):
+    tables = ((out, found.photographs), (means_path(out), found.means))
+    for (path, table), own in zip(tables, found.own, strict=True):
         if table is not None:
-            data = table_bytes(table, out.suffix)
+            data = table_bytes(table, out.suffix, own=table.columns[:own])
             write_whole(path, data)
             note_written(blend, path, hashlib.sha256(data).hexdigest(), len(data), photographs=digests)
     found.parts.remove()

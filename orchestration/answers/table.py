@@ -6,7 +6,7 @@ bounds by level (Dry_Total_g_low_80, Dry_Total_g_high_80), then what is known of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -135,13 +135,18 @@ def bound_column(column: str, end: str, level: float) -> str:
     return f"{column}_{end}_{100 * level:g}"
 
 
-def table_bytes(table: pd.DataFrame, suffix: str, *, digits: int = 4) -> bytes:
-    """CSV with so many decimals, or parquet with all."""
+def table_bytes(table: pd.DataFrame, suffix: str, *, own: Collection[str] = (), digits: int = 4) -> bytes:
+    """CSV with so many decimals, or parquet with all. own: columns of the user's, which keep theirs."""
     if suffix.lower() == ".parquet":
         stream = BytesIO()
         table.to_parquet(stream, index=False)
         return stream.getvalue()
-    return as_utf8(str(table.to_csv(index=False, float_format=f"%.{digits}f", lineterminator="\n"))).encode()
+    rounded = {
+        name: [f"{value:.{digits}f}" if pd.notna(value) else None for value in table[name]]
+        for name in table
+        if name not in own and pd.api.types.is_float_dtype(table[name])
+    }
+    return as_utf8(str(table.assign(**rounded).to_csv(index=False, lineterminator="\n"))).encode()
 
 
 def means_path(out: Path) -> Path:

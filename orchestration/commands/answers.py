@@ -285,7 +285,7 @@ def next(
     from biomass_models.backbones.devices import threads
     from biomass_models.whole_files import write_whole
     from orchestration.advice.encoded import Encoder
-    from orchestration.advice.next import next_photographs, picks_table
+    from orchestration.advice.next import OURS, next_photographs, picks_table
     from orchestration.advice.page import advice_lines, render_picks
     from orchestration.advice.sheet import write_sheet
     from orchestration.answers.table import table_bytes
@@ -299,7 +299,8 @@ def next(
         found = next_photographs(known, embeddings, could, wanted, number, encoder=encoder, features=chosen.text)
     known.ledger.write_next(found.record)
     if out is not None:
-        write_whole(out, table_bytes(picks_table(found, could), ".csv", digits=6))
+        picks = picks_table(found, could)
+        write_whole(out, table_bytes(picks, ".csv", own=set(picks).difference(OURS), digits=6))
     if sheet is not None:
         write_sheet(found.record, sheet, fit=known.settings.fit)
     if as_json:

@@ -9,6 +9,7 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from commands import environment
@@ -20,8 +21,9 @@ from orchestration.answers.opened import BlendPlace, open_blend
 from orchestration.answers.parts import Parts
 from orchestration.answers.photographs import read_photographs
 from orchestration.answers.predict import in_this_process, run_prediction
-from orchestration.answers.table import TableOptions
+from orchestration.answers.table import TableOptions, table_bytes
 from orchestration.answers.units import conversion
+from orchestration.api import open_study
 from orchestration.study.records import GRAMS
 
 pytestmark = pytest.mark.slow
@@ -152,3 +154,38 @@ def test_parts_of_an_earlier_version_are_begun_anew(tmp_path):
     assert again.joined()["mass"].tolist() == [1.0]
     again.remove()
     assert not list(tmp_path.iterdir())
+
+
+class TestOwnCells:
+    """Numbers of the user's are written as they were given: in a CSV only masses and what is ours is rounded."""
+
+    AT = (-33.123456789, 151.000000123)
+
+    @pytest.fixture
+    def rows(self, tiny_pasture):
+        paths = [str(path) for path in sorted((tiny_pasture / "test").iterdir())]
+        return pd.DataFrame({"path": paths, "lat": np.linspace(*self.AT, len(paths)), "date": "2026-11-01"})
+
+    def test_of_a_parquet_table_and_of_groups(self, blended, rows, tmp_path):  # noqa: F811
+        _, _, folder = blended
+        rows.assign(lat=[self.AT[row % 2] for row in range(len(rows))]).to_parquet(tmp_path / "new.parquet")
+        options = ("--by", "lat", "--level", "0.5", "--cache", folder / "cache")
+        predict(folder / "study", tmp_path / "new.parquet", "--out", tmp_path / "m.csv", *options)
+        found = pd.read_csv(tmp_path / "m.csv", dtype={"lat": str})
+        assert found["lat"].map(float).tolist() == [self.AT[row % 2] for row in range(len(rows))]
+        means = pd.read_csv(tmp_path / "m-means.csv", dtype={"lat": str})
+        assert means["lat"].map(float).tolist() == list(self.AT)
+        texts = pd.read_csv(tmp_path / "m.csv", dtype=str)
+        assert texts["Dry_Total_g"].str.fullmatch(r"\d+\.\d{4}").all()
+        assert texts["Dry_Total_g_low_50"].str.fullmatch(r"\d+\.\d{4}").all()
+
+    def test_of_a_dataframe(self, blended, rows, tmp_path):  # noqa: F811
+        _, _, folder = blended
+        out = tmp_path / "m.csv"
+        open_study(folder / "study").predict(rows, out=out, level=0.5, cache=folder / "cache")
+        assert pd.read_csv(out, dtype=str)["lat"].map(float).tolist() == rows["lat"].tolist()
+
+    def test_what_is_rounded(self):
+        table = pd.DataFrame({"mine": [0.123456789, np.nan], "n": [1, 2], "Dry_Total_g": [0.00004, np.nan]})
+        assert table_bytes(table, ".csv", own=("mine",)) == b"mine,n,Dry_Total_g\n0.123456789,1,0.0000\n,2,\n"
+        assert table_bytes(table, ".csv", digits=2) == b"mine,n,Dry_Total_g\n0.12,1,0.00\n,2,\n"
