@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 QUADRAT = "quadrat"  # role, and column of the models' table: photographs that agree in it show one quadrat
+LONE_UNITS = ("photograph", QUADRAT)  # unit_name where nothing says which of them belong together
 KEPT_WHOLE = "kept_whole"  # column of the models' table: photographs that agree in it stay on one side of a fold
 
 
@@ -43,7 +44,8 @@ def unit_name(quadrats: pd.DataFrame, scheme: str) -> str:
         return "date"
     if is_grouped(quadrats):
         return "group"
-    return "photograph" if QUADRAT not in quadrats else "quadrat"
+    photograph, quadrat = LONE_UNITS
+    return photograph if QUADRAT not in quadrats else quadrat
 
 
 def cut_groups(quadrats: pd.DataFrame) -> int:

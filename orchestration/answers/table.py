@@ -16,6 +16,7 @@ import pandas as pd
 
 from biomass_models.counted import counted
 from biomass_models.features.likeness import UNLIKE
+from biomass_models.fold_units import LONE_UNITS
 from biomass_models.targets import TARGETS, FloatArray
 from ensembles.intervals.levels import Intervals, require_level
 from ensembles.submission import quadrat_means, unit_column
@@ -94,7 +95,7 @@ def mean_table(
     """One row a group: COUNT of the photographs that could be read, mean masses, bounds, WHY there are none.
 
     Several photographs of one quadrat count as one. Means over several dates, or of photographs whose date is not
-    known, have no interval.
+    known, have no interval; nor have means of several photographs where training photographs have no dates.
     """
     mass_NT = _masses(given, predicted)
     read_N = (predicted[REASON] == "").to_numpy(copy=True)
@@ -200,8 +201,12 @@ def _why_not(group: np.ndarray, intervals: Intervals | None, unit_N: pd.Series |
     if intervals is None:
         return ""
     unit = intervals.calibration.unit
+    if unit in LONE_UNITS:
+        if len(group) == 1:  # its own interval
+            return ""
+        return f"intervals are of single {unit}s: without dates in the training data what a mean errs by is not known"
     if unit_N is None:
-        return f"the {unit} of its photographs is not known"
+        return f"the {unit} of its photographs is not known; --date names its column"
     known = unit_N.iloc[group].dropna()
     if (units := known.nunique()) > 1:
         return f"its photographs are of {counted(units, unit)}"
