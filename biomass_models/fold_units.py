@@ -57,11 +57,27 @@ def cut_groups_notice(cut: int, unit: str = "date") -> str | None:
     """What folds that cut dates (or other groups) mean for every score; None where they do not."""
     if not cut:
         return None
-    what, where, which = ("group", "groups", "ones") if unit == "group" else ("sampling date", "days", "days")
+    what, where, which = _cut_words(unit)
     return (
         f"the folds cut {counted(cut, what)}: models have seen other photographs of the {where} that they are scored "
         f"on, and score less on new {which}"
     )
+
+
+def cut_intervals_notice(cut: int, unit: str = "date") -> str | None:
+    """What such folds, and those of data without dates (LONE_UNITS), mean for intervals of new masses; else None."""
+    what, where, which = _cut_words(unit)
+    if unit in LONE_UNITS:
+        why = "no date, site or group says which training photographs belong together: models may have seen"
+    elif cut:
+        why = f"the folds cut {counted(cut, what)}: models have seen"
+    else:
+        return None
+    return f"{why} the {where} that intervals are made from, which hold less than their level on new {which}"
+
+
+def _cut_words(unit: str) -> tuple[str, str, str]:
+    return ("group", "groups", "ones") if unit == "group" else ("sampling date", "days", "days")
 
 
 def ungrouped_notice(quadrats: pd.DataFrame) -> str | None:

@@ -13,6 +13,7 @@ import pandas as pd
 from biomass_models.backbones.devices import threads
 from biomass_models.counted import counted
 from biomass_models.errors import UserError
+from biomass_models.fold_units import cut_intervals_notice
 from biomass_models.whole_files import write_whole
 from ensembles.submission import quadrats_note
 from orchestration.answers.groups import quadrat_names, require_groups
@@ -196,6 +197,8 @@ def prediction_notes(
         again = f"biomass ensemble {blend.study}"
         yield f"this blend was made before there were intervals; {again} makes it again with them"
     else:
+        if (cut := cut_intervals_notice(blend.card.cut_groups, blend.intervals.calibration.unit)) is not None:
+            yield cut
         for level in options.levels:
             if (short := blend.intervals.shortage(level)) is not None:
                 yield short

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from ensembles.intervals.levels import Intervals
 from orchestration.answers.groups import require_groups
 from orchestration.answers.opened import BlendPlace, open_blend
 from orchestration.answers.photographs import PATH
+from orchestration.answers.predict import prediction_notes
 from orchestration.answers.shard import NEAREST, PERCENTILE, REASON
 from orchestration.answers.table import TableOptions, mean_table, photograph_table
 from orchestration.answers.units import Conversion, conversion
@@ -150,7 +152,7 @@ class TestTables:
         require_groups(alone.assign(date=["1", "1", "", np.nan]), (), None)  # a date that is not known may be any
         minutes = alone.assign(date=[f"2026-11-01 08:0{row}" for row in range(4)])
         require_groups(minutes, (), None)  # a day
-        with pytest.raises(UserError, match="of one date, got quadrat 1 with 2026-11-01 .* and 2026-11-02"):
+        with pytest.raises(UserError, match=r"of one date, got quadrat 1 with 2026-11-01 .* and 2026-11-02"):
             require_groups(alone.assign(date=["2026-11-01 08:00"] * 2 + ["2026/11/2"] * 2), (), None)
 
     def test_means_of_unknown_dates_have_no_interval(self, predicted, intervals):
@@ -230,3 +232,31 @@ class TestTables:
         assert found["Dry_Total_g_given"].tolist() == list(range(6)) and "Dry_Dead_g" not in found
         box = Intervals(intervals.calibration).box(predicted[list(TARGETS)].to_numpy(), 0.5)
         assert found["Dry_Total_g_high_50"].to_numpy() == pytest.approx(box.high_NT[:, TOTAL], nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("cut", "unit", "noted"),
+    [
+        (0, "date", None),
+        (0, "state", None),
+        (1, "date", "the folds cut 1 sampling date: models have seen the days"),
+        (12, "group", "the folds cut 12 groups: models have seen the groups .* less than their level on new ones"),
+        (0, "photograph", "no date, site or group says .* on new days"),
+        (0, "quadrat", "no date, site or group says"),
+    ],
+)
+def test_intervals_of_folds_that_cut_dates_have_a_note(blended, cut, unit, noted):  # noqa: F811
+    """Of the blend as a whole; none where it has no intervals."""
+    blend = open_blend(BlendPlace(str(blended[2] / "study"), None, None))
+    given = pd.DataFrame({PATH: ["a"]})
+    row = dict.fromkeys(TARGETS, 1.0) | {REASON: "", PERCENTILE: 1.0, NEAREST: "t1", "odd_shape": False}
+    grams = conversion(GRAMS, None, None, given)
+    assert blend.card.intervals is not None
+    card = replace(blend.card, cut_groups=cut, intervals=replace(blend.card.intervals, unit=unit))
+
+    def notes(card):
+        return list(prediction_notes(replace(blend, card=card), given, pd.DataFrame([row]), grams, TableOptions()))
+
+    found = [note for note in notes(card) if "intervals are made from" in note]
+    assert len(found) == (noted is not None) and all(re.match(noted, note) for note in found)
+    assert not [note for note in notes(replace(card, intervals=None)) if "intervals are made from" in note]
