@@ -106,16 +106,17 @@ def predict(
     $ biomass predict runs/first new-photographs/ --out masses.csv
     $ biomass predict bundle/ table.csv --unit kg/ha --by paddock,date
     """
-    from orchestration.answers.table import FORMATS, TableOptions
+    from orchestration.answers.table import FORMATS, TableOptions, output_paths
 
     say_way_back(RESUMES)
     if out.suffix.lower() not in FORMATS:
         raise UserError(f"--out is a table {' or '.join(FORMATS)}, got {out}; name it {out.with_suffix('.csv')}")
     columns = tuple(name.strip() for name in (by or "").split(",") if name.strip())
     options = TableOptions(levels=levels_of(level), joint=joint, by=columns, date=date)
-    from orchestration.answers.photographs import read_photographs
+    from orchestration.answers.photographs import read_photographs, require_not_read
 
     given = read_photographs(photographs)
+    require_not_read(output_paths(out, options), photographs, given, "--out")
     from orchestration.answers.asked import made_with_as_asked, opened_as_asked, work_as_asked
     from orchestration.answers.opened import BlendPlace
     from orchestration.answers.predict import run_prediction
@@ -279,9 +280,12 @@ def next(
     out = None if out is None else out_file(out, ".csv")
     if sheet is not None and sheet.suffix.lower() != ".png":
         raise UserError(f"--sheet is a .png file, got {sheet}; name it {sheet.with_suffix('.png')}")
-    from orchestration.answers.photographs import read_photographs
+    from orchestration.answers.photographs import read_photographs, require_not_read
 
     could, wanted = read_photographs(pool), read_photographs(targets)
+    for path, option in ((out, "--out"), (sheet, "--sheet")):
+        for typed, photographs in ((pool, could), (targets, wanted)):
+            require_not_read([] if path is None else [path], typed, photographs, option)
     from biomass_models.backbones.devices import threads
     from biomass_models.whole_files import write_whole
     from orchestration.advice.encoded import Encoder

@@ -49,7 +49,7 @@ def predict(
     from orchestration.answers.asked import made_with_as_asked, opened_as_asked, work_as_asked
     from orchestration.answers.lock import output_lock
     from orchestration.answers.opened import BlendPlace
-    from orchestration.answers.photographs import read_photographs
+    from orchestration.answers.photographs import read_photographs, require_not_read
     from orchestration.answers.predict import Answer, answer, write_answer
     from orchestration.answers.table import FORMATS, TableOptions, output_paths
 
@@ -61,7 +61,10 @@ def predict(
         by=(by,) if isinstance(by, str) else tuple(by),
         date=date,
     )
-    given = _given(photographs) if isinstance(photographs, pd.DataFrame) else read_photographs(_texts(photographs))
+    typed = [] if isinstance(photographs, pd.DataFrame) else _texts(photographs)
+    given = _given(photographs) if isinstance(photographs, pd.DataFrame) else read_photographs(typed)
+    if out is not None:
+        require_not_read(output_paths(Path(out).expanduser(), options), typed, given, "out")
     resources = _resources(cache=cache, cache_gb=cache_gb, address=address, scale_out=scale_out)
     place = BlendPlace(address_of(blend), ensemble, None if weights is None else weights_source(weights))
     data_dir = None if data is None else require_data(Path(data).expanduser())
