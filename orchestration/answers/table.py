@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from biomass_models.counted import counted
+from biomass_models.errors import UserError
 from biomass_models.features.likeness import UNLIKE
 from biomass_models.fold_units import LONE_UNITS
 from biomass_models.targets import TARGETS, FloatArray
@@ -39,6 +40,8 @@ class TableOptions:
     date: str | None = None  # column that names what the folds keep whole; None: looked for
 
     def __post_init__(self) -> None:
+        if not self.levels:
+            raise UserError("intervals have one level or more, such as 0.8, got none")
         for level in self.levels:
             require_level(level)
 
@@ -177,9 +180,8 @@ def short_notes(predicted: pd.DataFrame) -> list[str]:
 
 
 def _unlike(predicted: pd.DataFrame) -> np.ndarray:
-    """Blank in a row that was read and whose likeness is not known."""
-    unlike = predicted[PERCENTILE] > UNLIKE
-    unknown = predicted[PERCENTILE].isna() & (predicted[REASON] == "")
+    """Blank where it is not known, as in a row that cannot be read."""
+    unlike, unknown = predicted[PERCENTILE] > UNLIKE, predicted[PERCENTILE].isna()
     return (unlike.astype(object).mask(unknown, None) if unknown.any() else unlike).to_numpy()
 
 

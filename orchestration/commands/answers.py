@@ -111,6 +111,7 @@ def predict(
     say_way_back(RESUMES)
     if out.suffix.lower() not in FORMATS:
         raise UserError(f"--out is a table {' or '.join(FORMATS)}, got {out}; name it {out.with_suffix('.csv')}")
+    _require_no_level([blend, *photographs], level)
     columns = tuple(name.strip() for name in (by or "").split(",") if name.strip())
     options = TableOptions(levels=levels_of(level), joint=joint, by=columns, date=date)
     from orchestration.answers.photographs import read_photographs, require_not_read
@@ -228,18 +229,33 @@ def serve(
 
 
 def levels_of(typed: list[str] | None) -> tuple[float, ...]:
-    """Levels, apart by commas or options. UserError for what is no share."""
+    """Levels, apart by commas or options. UserError for what is no share, or none."""
     from ensembles.intervals.levels import require_level
 
-    levels: tuple[float, ...] = DEFAULT_LEVELS
-    if typed:
-        try:
-            levels = tuple(dict.fromkeys(float(text) for one in typed for text in one.split(",") if text.strip()))
-        except ValueError:
-            raise UserError(f"--level is shares such as 0.8,0.9, got {','.join(typed)}") from None
+    if typed is None:
+        return DEFAULT_LEVELS
+    texts = [text for one in typed for text in one.split(",") if text.strip()]
+    try:
+        levels = tuple(dict.fromkeys(map(float, texts)))
+    except ValueError:
+        levels = ()
+    if not levels:
+        raise UserError(f"--level is shares such as 0.8,0.9, got {','.join(typed)!r}")
     for one in levels:
         require_level(one)
     return levels
+
+
+def _require_no_level(words: list[str], levels: list[str] | None) -> None:
+    """Raise UserError for a level among the arguments, where `--level 0.8 0.9` puts it."""
+    for word in words if levels else ():
+        try:
+            is_level = 0 < float(word) < 1 and not Path(word).exists()
+        except ValueError:
+            continue
+        if is_level:
+            several = ",".join([*(levels or ()), word])
+            raise UserError(f"--level takes several levels apart by commas, got {word} by itself; give {several}")
 
 
 def next(

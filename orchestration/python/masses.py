@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Real
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import pandas as pd
 
 from biomass_models.errors import UserError
 from orchestration.python.shown import address_of, say
-from orchestration.python.typed import typed_options
+from orchestration.python.typed import OptionError, typed_options
 from orchestration.python.work import at_work
 from orchestration.search.presets.asked import require_data, usable_resources, weights_source
 from orchestration.workers.resources import Resources
@@ -56,7 +58,7 @@ def predict(
     if out is not None and Path(out).suffix.lower() not in FORMATS:
         raise UserError(f"out is a table {' or '.join(FORMATS)}, got {out}; name it {Path(out).with_suffix('.csv')}")
     options = TableOptions(
-        levels=(level,) if isinstance(level, int | float) else tuple(level),
+        levels=_levels(level),
         joint=joint,
         by=(by,) if isinstance(by, str) else tuple(by),
         date=date,
@@ -94,6 +96,16 @@ def _given(table: pd.DataFrame) -> pd.DataFrame:
     from orchestration.answers.photographs import of_table
 
     return of_table(table.reset_index(drop=True), Path(), "the DataFrame")
+
+
+def _levels(level: object) -> tuple[float, ...]:
+    """A number of Python's or numpy's, or several. Raises OptionError."""
+    several = isinstance(level, Iterable) and not isinstance(level, str) and getattr(level, "ndim", 1) > 0
+    values = list(level) if several else [level]  # type: ignore[call-overload]
+    if not values or not all(isinstance(one, Real) and not isinstance(one, bool) for one in values):
+        raise OptionError(f"level is a number such as 0.8, or a list of such, got {level!r}")
+    # 0.8 of 32 bits is 0.8, not the number above it that it is kept as
+    return tuple(dict.fromkeys(float(str(one) if isinstance(one, np.floating) else one) for one in values))
 
 
 def _texts(photographs: str | PathLike[str] | Sequence[str | PathLike[str]]) -> list[str]:

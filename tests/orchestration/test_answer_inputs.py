@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from test_answers import blended, predict  # noqa: F401  a fixture
@@ -13,8 +15,10 @@ from typer.testing import CliRunner
 
 from biomass_models.errors import UserError
 from orchestration.answers.photographs import PATH, of_table, read_photographs, require_not_read
+from orchestration.answers.table import TableOptions
 from orchestration.api import open_study
 from orchestration.cli import app
+from orchestration.python.typed import OptionError
 
 pytestmark = pytest.mark.slow
 
@@ -157,3 +161,40 @@ class TestInputsStay:
         os.link(copy, new / "hard.csv")
         with pytest.raises(UserError):
             require_not_read([new / "hard.csv"], [str(copy)], given, "--out")
+
+
+class TestLevels:
+    @pytest.mark.parametrize(
+        ("level", "levels"),
+        [
+            (0.5, ["50"]),
+            (np.float32(0.8), ["80"]),
+            (np.array([0.8, 0.9, 0.8], dtype=np.float32), ["80", "90"]),
+            (np.array(0.5), None),
+            (Fraction(1, 2), ["50"]),
+            ("0.8", None),
+            (["0.8"], None),
+            ((), None),
+            (None, None),
+            (True, None),
+        ],
+    )
+    def test_from_python(self, blended, new, level, levels):  # noqa: F811
+        """Numbers of any kind, several of them; whether dates suffice does not depend on how one is kept."""
+        study = open_study(blended[2] / "study")
+        if levels is None:
+            with pytest.raises(OptionError, match=r"level is a number such as 0.8, or a list of such, got"):
+                study.predict(new / "img", level=level)
+            return
+        found = study.predict(new / "img", level=level, cache=blended[2] / "cache")
+        assert [name.rpartition("_")[2] for name in found if name.startswith("Dry_Total_g_low")] == levels
+
+    def test_a_file_that_is_called_like_a_level(self, blended, new, monkeypatch):  # noqa: F811
+        monkeypatch.chdir(new)
+        (new / "img").rename(new / "0.9")
+        predict(blended[2] / "study", "0.9", "--level", "0.5", "--out", "m.csv", "--cache", blended[2] / "cache")
+        assert len(pd.read_csv(new / "m.csv")) == 2
+
+    def test_none_at_all(self):
+        with pytest.raises(UserError, match="one level or more"):
+            TableOptions(levels=())

@@ -84,13 +84,14 @@ class TestTables:
         for end in ("", "_low_50", "_high_50"):
             grams, other = made[0][f"Dry_Total_g{end}"], made[1][f"Dry_Total_kg_ha{end}"]
             assert (40 * grams).to_numpy() == pytest.approx(other.to_numpy(), nan_ok=True)
-        assert made[0]["unlike"].tolist() == [False, True, False, False, False, False]
+        assert made[0]["unlike"].tolist() == [False, True, None, False, False, False]
 
     def test_unlike_is_blank_where_it_is_not_known(self, predicted, intervals):
+        """As in the row that cannot be read."""
         grams, options = Conversion(unit="g", per_gram_N=np.ones(1)), TableOptions(levels=(0.5,))
         predicted.loc[3:, PERCENTILE] = np.nan
         found = photograph_table(self.GIVEN, predicted, intervals, grams, TARGETS, options)["unlike"]
-        assert found.tolist() == [False, True, False, None, None, None]
+        assert found.tolist() == [False, True, None, None, None, None]
 
     def test_means_are_of_what_could_be_read_on_one_date(self, predicted, intervals):
         options = TableOptions(levels=(0.5,), by=("plot",))
