@@ -6,7 +6,7 @@ bounds by level (Dry_Total_g_low_80, Dry_Total_g_high_80), then what is known of
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -139,18 +139,17 @@ def bound_column(column: str, end: str, level: float) -> str:
     return f"{column}_{end}_{100 * level:g}"
 
 
-def table_bytes(table: pd.DataFrame, suffix: str, *, own: Collection[str] = (), digits: int = 4) -> bytes:
+def table_bytes(table: pd.DataFrame, suffix: str, *, own: Collection[Hashable] = (), digits: int = 4) -> bytes:
     """CSV with so many decimals, or parquet with all. own: columns of the user's, which keep theirs."""
     if suffix.lower() == ".parquet":
         stream = BytesIO()
         table.to_parquet(stream, index=False)
         return stream.getvalue()
-    rounded = {
-        name: [f"{value:.{digits}f}" if pd.notna(value) else None for value in table[name]]
-        for name in table
-        if name not in own and pd.api.types.is_float_dtype(table[name])
-    }
-    return as_utf8(str(table.assign(**rounded).to_csv(index=False, lineterminator="\n"))).encode()
+    texts = table.copy()
+    for name in texts.columns.drop(list(own)):
+        if pd.api.types.is_float_dtype(texts[name]):
+            texts[name] = [f"{value:.{digits}f}" if pd.notna(value) else None for value in texts[name]]
+    return as_utf8(str(texts.to_csv(index=False, lineterminator="\n"))).encode()
 
 
 def means_path(out: Path) -> Path:

@@ -7,6 +7,7 @@ from numbers import Real
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -101,7 +102,7 @@ def _given(table: pd.DataFrame) -> pd.DataFrame:
 def _levels(level: object) -> tuple[float, ...]:
     """A number of Python's or numpy's, or several. Raises OptionError."""
     several = isinstance(level, Iterable) and not isinstance(level, str) and getattr(level, "ndim", 1) > 0
-    values = list(level) if several else [level]  # type: ignore[call-overload]
+    values: list[Any] = list(level) if several else [level]  # type: ignore[call-overload]
     if not values or not all(isinstance(one, Real) and not isinstance(one, bool) for one in values):
         raise OptionError(f"level is a number such as 0.8, or a list of such, got {level!r}")
     # 0.8 of 32 bits is 0.8, not the number above it that it is kept as
