@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 QUADRAT = "quadrat"  # role, and column of the models' table: photographs that agree in it show one quadrat
+LONE_UNITS = ("photograph", QUADRAT)  # unit_name where nothing says which of them belong together
 KEPT_WHOLE = "kept_whole"  # column of the models' table: photographs that agree in it stay on one side of a fold
 
 
@@ -43,7 +44,8 @@ def unit_name(quadrats: pd.DataFrame, scheme: str) -> str:
         return "date"
     if is_grouped(quadrats):
         return "group"
-    return "photograph" if QUADRAT not in quadrats else "quadrat"
+    photograph, quadrat = LONE_UNITS
+    return photograph if QUADRAT not in quadrats else quadrat
 
 
 def cut_groups(quadrats: pd.DataFrame) -> int:
@@ -55,11 +57,27 @@ def cut_groups_notice(cut: int, unit: str = "date") -> str | None:
     """What folds that cut dates (or other groups) mean for every score; None where they do not."""
     if not cut:
         return None
-    what, where, which = ("group", "groups", "ones") if unit == "group" else ("sampling date", "days", "days")
+    what, where, which = _cut_words(unit)
     return (
         f"the folds cut {counted(cut, what)}: models have seen other photographs of the {where} that they are scored "
         f"on, and score less on new {which}"
     )
+
+
+def cut_intervals_notice(cut: int, unit: str = "date") -> str | None:
+    """What such folds, and those of data without dates (LONE_UNITS), mean for intervals of new masses; else None."""
+    what, where, which = _cut_words(unit)
+    if unit in LONE_UNITS:
+        why = "no date, site or group says which training photographs belong together: models may have seen"
+    elif cut:
+        why = f"the folds cut {counted(cut, what)}: models have seen"
+    else:
+        return None
+    return f"{why} the {where} that intervals are made from, which hold less than their level on new {which}"
+
+
+def _cut_words(unit: str) -> tuple[str, str, str]:
+    return ("group", "groups", "ones") if unit == "group" else ("sampling date", "days", "days")
 
 
 def ungrouped_notice(quadrats: pd.DataFrame) -> str | None:

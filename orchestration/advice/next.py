@@ -24,6 +24,7 @@ from orchestration.study.data import StudyData
 from orchestration.study.derived.advice import NextRecord, Pick
 
 NEAR = 3  # targets that are named with each photograph
+OURS = ("rank", "settles", "settled", "covers", "nearest")  # columns of a table of picks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +132,7 @@ def picks_table(advice: Advice, pool: pd.DataFrame) -> pd.DataFrame:
     row_of = {path: row for row, path in reversed(list(enumerate(pool[PATH])))}  # the first of each
     picks = advice.record.picks
     table = pool.iloc[[row_of[pick.photograph] for pick in picks]].reset_index(drop=True)
-    table = beside(table, ("rank", "settles", "settled", "covers", "nearest"))
+    table = beside(table, OURS)
     table.insert(0, "rank", range(1, len(picks) + 1))
     settles = [pick.settles for pick in picks]
     table["settles"], table["settled"] = settles, np.cumsum(settles)

@@ -12,15 +12,20 @@ import pandas as pd
 
 from biomass_models.config_rules import did_you_mean
 from biomass_models.counted import counted
+from biomass_models.data.rules import days_of
 from biomass_models.errors import UserError
-from biomass_models.fold_units import QUADRAT
+from biomass_models.fold_units import QUADRAT, dates_of
 from orchestration.answers.photographs import PATH, blank_cells
 
-UNIT_COLUMNS = {"date": ("date", "sampling_date", "day"), "state": ("state", "site"), "group": ()}  # of a user's table
+DAY = "day"  # a date where its cells are whole ones, else a day of some month
+UNIT_COLUMNS = {"date": ("date", "sampling_date", DAY), "state": ("state", "site"), "group": ()}  # of a user's table
+PLACES = ("paddock", "plot", "field", "farm")  # columns that a quadrat has one value of, beside those of units
+_TIME = r"[ T]+\d{1,2}:\d{2}.*$"  # after a date
+_WHOLE_DATE = r"\d{1,4}([-/.:])\d{1,2}\1\d{1,4}|(?:19|20)\d{6}|\d{1,2}[ -][A-Za-z]{3,9}[ -]\d{2,4}"
 
 
 def require_groups(given: pd.DataFrame, by: Sequence[str], date: str | None) -> None:
-    """Raise UserError for columns that are not there, and for a quadrat of several groups, dates or sites."""
+    """Raise UserError for columns that are not there, and for a quadrat of several groups, dates, sites or paddocks."""
     require_columns(given, by, "--by")
     if date is not None:
         require_columns(given, [date], "--date")
@@ -30,10 +35,14 @@ def require_groups(given: pd.DataFrame, by: Sequence[str], date: str | None) -> 
     if quadrats is None:
         return
     places = pd.Series(quadrats)
-    dates = [name for unit in UNIT_COLUMNS if (name := _unit_column(given, unit)) is not None]
-    for name in dict.fromkeys([*by, *([] if date is None else [date]), *dates]):
+    dates = [*([] if date is None else [date]), *_named(given, UNIT_COLUMNS["date"])]
+    others = _named(given, (*UNIT_COLUMNS["state"], *PLACES))
+    for name in dict.fromkeys([*by, *dates, *others]):
         cells = known_cells(given[name])
-        value = cells.fillna("") if name in by else cells  # blanks are a group; a date that is not known may be any
+        if name in by:
+            value = cells.fillna("")  # blanks are a group; a date that is not known may be any
+        else:
+            value = days(cells) if name in dates else cells
         several = value.groupby(places).transform("nunique") > 1
         if several.any():
             _refuse(given, name, value, places, several)
@@ -62,7 +71,17 @@ def quadrat_names(given: pd.DataFrame) -> list[str] | None:
 def units_of(given: pd.DataFrame, unit: str, named: str | None) -> pd.Series | None:
     """What the folds keep whole (date, state), of each photograph, NaN where it is not known; None without a column."""
     name = _unit_column(given, unit) if named is None else named
-    return None if name is None else known_cells(given[name])
+    if name is None:
+        return None
+    cells = known_cells(given[name])
+    return days(cells) if unit == "date" else cells
+
+
+def days(cells: pd.Series) -> pd.Series:
+    """known_cells of dates without the time of day, and one text for each day as training writes it."""
+    text = cells.str.replace(_TIME, "", regex=True)
+    day = days_of(text)
+    return dates_of(pd.DataFrame({"Sampling_Date": day})).astype(object).where(day.notna(), text)
 
 
 def known_cells(column: pd.Series) -> pd.Series:
@@ -72,13 +91,23 @@ def known_cells(column: pd.Series) -> pd.Series:
 
 
 def _unit_column(given: pd.DataFrame, unit: str) -> Hashable | None:
-    return _first_named(given, UNIT_COLUMNS.get(unit, ()))
+    for column in _named(given, UNIT_COLUMNS.get(unit, ())):
+        if str(column).strip().lower() != DAY or _are_whole_dates(known_cells(given[column])):
+            return column
+    return None
+
+
+def _are_whole_dates(cells: pd.Series) -> bool:
+    return bool(days(cells).dropna().str.fullmatch(_WHOLE_DATE).all())
 
 
 def _first_named(given: pd.DataFrame, names: Sequence[str]) -> Hashable | None:
-    """The column with the first of these names that a table has, in whatever case."""
-    lower = {str(column).strip().lower(): column for column in reversed(list(given))}
-    return next((lower[name] for name in names if name in lower), None)
+    return next(iter(_named(given, names)), None)
+
+
+def _named(given: pd.DataFrame, names: Sequence[str]) -> list[Hashable]:
+    """Columns of a table that have one of these names, in whatever case; in the order of the names."""
+    return [column for name in names for column in given if str(column).strip().lower() == name]
 
 
 def _refuse(given: pd.DataFrame, name: Hashable, value: pd.Series, places: pd.Series, several: pd.Series) -> None:

@@ -1,7 +1,10 @@
 """A prediction's parts, one file a shard, beside the file that they become: what is done is done once, whoever dies.
 
 <out>.parts/plan.json           what is predicted, with what
-<out>.parts/<first>-<last>.parquet
+<out>.parts/<plan>-<first>-<last>.parquet
+
+Spans are the same in every plan of as many photographs, so a part's name has a hash of its own plan: where files cannot
+be locked (lock.py), parts of two predictions are not joined.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from typing import Any
 import pandas as pd
 
 from biomass_models.whole_files import write_whole
+from orchestration.study.seeds import content_id
 
 PLAN = "plan.json"
 
@@ -27,6 +31,7 @@ class Parts:
         self.folder = out.with_name(f"{out.name}.parts")
         self.spans = tuple(spans)
         text = json.dumps(plan, indent=1, sort_keys=True).encode()
+        self._plan = content_id(text.decode())
         path = self.folder / PLAN
         if not path.is_file() or path.read_bytes() != text:
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -49,7 +54,7 @@ class Parts:
         shutil.rmtree(self.folder)
 
     def _path(self, span: tuple[int, int]) -> Path:
-        return self.folder / f"{span[0]}-{span[1]}.parquet"
+        return self.folder / f"{self._plan}-{span[0]}-{span[1]}.parquet"
 
 
 def part_of(content: bytes) -> pd.DataFrame:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import glob
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 
 from biomass_models.counted import counted
 from biomass_models.errors import UserError
@@ -20,14 +21,14 @@ PATH_COLUMNS = ("photograph", "photo", "path", "image_path", "file", "filename",
 
 
 def read_photographs(typed: Sequence[str]) -> pd.DataFrame:
-    """One row a photograph in the order typed: PATH, and the other columns of tables.
+    """One row a photograph in the order typed: PATH, and the columns of tables.
 
     A path of a list or a table is relative to its file. Files of folders and patterns come once, rows of tables as they
     stand. Whether a file is a photograph that can be read shows later. Raises UserError for a name of nothing.
     """
     parts, seen = [], set[str]()
     for text in typed:
-        path = Path(text).expanduser()
+        path = _below(Path(), text)
         if path.is_file() and path.suffix.lower() in TABLES:
             parts.append(_table(path))
             continue
@@ -50,7 +51,34 @@ def read_photographs(typed: Sequence[str]) -> pd.DataFrame:
     table = pd.concat(parts, ignore_index=True)
     if table.empty:
         raise UserError("at least one photograph is needed, got none")
-    return table
+    return _of_one_kind(table)
+
+
+def require_not_read(written: Iterable[Path], typed: Iterable[str], photographs: pd.DataFrame, option: str) -> None:
+    """Raise UserError for a file to write that is read: a table or list as typed, a photograph."""
+    for path in written:
+        if (own := _file_id(path)) is None:
+            continue
+        for text in (*typed, *photographs[PATH]):
+            if _file_id(_below(Path(), text)) == own:
+                raise UserError(f"{option} does not replace what is read, {path} is one of the inputs; give another")
+
+
+def _file_id(path: Path) -> tuple[int, int] | None:
+    """The same by whatever name; None where there is no file."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _below(folder: Path, text: str) -> Path:
+    """A path of a file in the folder, or one that needs none."""
+    try:
+        return folder / Path(text).expanduser()
+    except RuntimeError:  # ~name of nobody: a file of that name
+        return folder / text
 
 
 def _is_photograph(file: Path, folder: Path) -> bool:
@@ -63,7 +91,7 @@ def _listed(path: Path) -> list[Path]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f"a list has a path a line in UTF-8, {path} has not: {error}") from None
-    found = [path.parent / Path(line.strip()).expanduser() for line in lines if line.strip()]
+    found = [_below(path.parent, line.strip()) for line in lines if line.strip()]
     if not found:
         raise UserError(f"a list has a path a line, {path} has none")
     return found
@@ -105,25 +133,57 @@ def _require_no_more_cells(path: Path, separator: str) -> None:
 
 
 def of_table(table: pd.DataFrame, folder: Path, name: str) -> pd.DataFrame:
-    """PATH and the other columns of a table. Paths are relative to the folder; name: of the table, for errors."""
-    lower = {str(each).strip().lower(): each for each in table.columns}
-    column = next((lower[each] for each in PATH_COLUMNS if each in lower), None)
-    if column is None:
+    """PATH, and the columns of a table as they are. Paths are relative to the folder; name: of the table, for errors.
+
+    Of several columns that may hold paths it is the first that names a file.
+    """
+    columns = [column for each in PATH_COLUMNS for column in table if str(column).strip().lower() == each]
+    if not columns:
         raise UserError(
             f"a table of photographs has their paths in a column {', '.join(PATH_COLUMNS[:4])} or the like, {name} has "
             f"{', '.join(map(str, table.columns))}; rename one"
         )
+    if (twice := table.columns[table.columns.duplicated()]).size:
+        raise UserError(f"columns have names of their own, {name} has several {twice[0]}; rename one")
+    column = columns[0]
+    if len(columns) > 1:
+        column = next((each for each in columns if any(path.is_file() for path in _files(table[each], folder))), column)
     blank = blank_cells(table[column])
     if blank.any():
         row = int(blank.to_numpy().argmax()) + 2
         raise UserError(
             f"each row of {name} names a photograph, {counted(int(blank.sum()), 'row')} has none, such as line {row}"
         )
-    others = table.drop(columns=column)
-    if PATH in others:
-        raise UserError(f"the column {PATH} is the path of a photograph, {name} has another column of paths; drop one")
-    others.insert(0, PATH, _paths(str(folder / str(each).strip()) for each in table[column]).set_axis(others.index))
-    return others
+    own = beside(table, (PATH,))
+    own.insert(0, PATH, _paths(map(str, _files(table[column], folder))).set_axis(own.index))
+    return _of_one_kind(own)
+
+
+def _files(cells: pd.Series, folder: Path) -> Iterator[Path]:
+    return (_below(folder, str(cell).strip()) for cell in cells)
+
+
+def _of_one_kind(table: pd.DataFrame) -> pd.DataFrame:
+    """Columns that no file of columns can hold as texts: numbers of one table beside texts of another, say."""
+    table = table.copy()
+    for name in table.columns.drop(PATH):
+        if table[name].dtype == object and not _is_storable(table[name]):
+            table[name] = table[name].map(_as_text, na_action="ignore")
+    return table
+
+
+def _is_storable(column: pd.Series) -> bool:
+    try:
+        pa.Array.from_pandas(column)
+    except (pa.ArrowException, UnicodeError, OverflowError, TypeError, ValueError):
+        return False
+    return True
+
+
+def _as_text(cell: object) -> str:
+    """A day as the texts beside it are likely to have it."""
+    is_day = isinstance(cell, pd.Timestamp) and cell == cell.normalize()
+    return f"{cell:%Y-%m-%d}" if is_day else as_utf8(str(cell))
 
 
 def _paths(paths: Iterable[str]) -> pd.Series:

@@ -13,9 +13,11 @@ import pandas as pd
 from biomass_models.backbones.devices import threads
 from biomass_models.counted import counted
 from biomass_models.errors import UserError
+from biomass_models.fold_units import cut_intervals_notice
 from biomass_models.whole_files import write_whole
 from ensembles.submission import quadrats_note
 from orchestration.answers.groups import quadrat_names, require_groups
+from orchestration.answers.lock import output_lock
 from orchestration.answers.opened import OpenBlend
 from orchestration.answers.parts import Parts
 from orchestration.answers.photographs import PATH
@@ -24,6 +26,7 @@ from orchestration.answers.table import (
     TableOptions,
     mean_table,
     means_path,
+    output_paths,
     photograph_table,
     short_notes,
     table_bytes,
@@ -55,8 +58,9 @@ class Prediction:
 class Answer:
     """The tables of a prediction, before anything is written."""
 
-    photographs: pd.DataFrame  # table.photograph_table
-    means: pd.DataFrame | None  # table.mean_table, where groups were asked for
+    photographs: pd.DataFrame  # table.photograph_table: the user's columns, then ours
+    means: pd.DataFrame | None  # table.mean_table, where groups were asked for: their names, then ours
+    own: tuple[int, int]  # number of the user's columns in each
     predicted: pd.DataFrame  # shard.predict_shard's rows
     notes: tuple[str, ...]
     parts: Parts  # what is kept until the tables are written
@@ -74,7 +78,7 @@ def answer(
     say: Say,
 ) -> Answer:
     """Predict what no part beside `out` holds yet. Nothing is recorded. made_with: what else numbers depend on; parts
-    of another request, or of files that were changed since, do not count. Raises UserError."""
+    of another request, or of files that were changed since, do not count. Under `output_lock`. Raises UserError."""
     require_groups(given, options.by, options.date)
     paths = [str(Path(path).absolute()) for path in given[PATH]]
     plan = {
@@ -104,6 +108,7 @@ def answer(
     return Answer(
         photographs=photograph_table(*arguments),
         means=mean_table(*arguments) if options.by else None,
+        own=(given.shape[1], len(set(options.by))),
         predicted=predicted,
         notes=tuple(prediction_notes(blend, given, predicted, conversion, options)),
         parts=parts,
@@ -113,9 +118,10 @@ def answer(
 def write_answer(blend: OpenBlend, found: Answer, out: Path) -> Prediction:
     """Write the tables, and record where they come from."""
     digests = tuple(found.predicted[DIGEST])
-    for path, table in ((out, found.photographs), (means_path(out), found.means)):
+    tables = ((out, found.photographs), (means_path(out), found.means))
+    for (path, table), own in zip(tables, found.own, strict=True):
         if table is not None:
-            data = table_bytes(table, out.suffix)
+            data = table_bytes(table, out.suffix, own=table.columns[:own])
             write_whole(path, data)
             note_written(blend, path, hashlib.sha256(data).hexdigest(), len(data), photographs=digests)
     found.parts.remove()
@@ -141,9 +147,11 @@ def run_prediction(
     made_with: Mapping[str, Any],
     say: Say,
 ) -> Prediction:
-    """As `answer`; then write the tables, and record where they come from. Raises UserError."""
-    found = answer(blend, given, out, conversion, options, work=work, made_with=made_with, say=say)
-    return write_answer(blend, found, out)
+    """As `answer`; then write the tables, and record where they come from. Raises UserError, also where another
+    prediction writes them."""
+    with output_lock(output_paths(out, options), say):
+        found = answer(blend, given, out, conversion, options, work=work, made_with=made_with, say=say)
+        return write_answer(blend, found, out)
 
 
 def likeness_id(blend: OpenBlend) -> str | None:
@@ -189,6 +197,8 @@ def prediction_notes(
         again = f"biomass ensemble {blend.study}"
         yield f"this blend was made before there were intervals; {again} makes it again with them"
     else:
+        if (cut := cut_intervals_notice(blend.card.cut_groups, blend.intervals.calibration.unit)) is not None:
+            yield cut
         for level in options.levels:
             if (short := blend.intervals.shortage(level)) is not None:
                 yield short

@@ -6,7 +6,7 @@ bounds by level (Dry_Total_g_low_80, Dry_Total_g_high_80), then what is known of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -15,7 +15,9 @@ import numpy as np
 import pandas as pd
 
 from biomass_models.counted import counted
+from biomass_models.errors import UserError
 from biomass_models.features.likeness import UNLIKE
+from biomass_models.fold_units import LONE_UNITS
 from biomass_models.targets import TARGETS, FloatArray
 from ensembles.intervals.levels import Intervals, require_level
 from ensembles.submission import quadrat_means, unit_column
@@ -38,6 +40,8 @@ class TableOptions:
     date: str | None = None  # column that names what the folds keep whole; None: looked for
 
     def __post_init__(self) -> None:
+        if not self.levels:
+            raise UserError("intervals have one level or more, such as 0.8, got none")
         for level in self.levels:
             require_level(level)
 
@@ -94,7 +98,7 @@ def mean_table(
     """One row a group: COUNT of the photographs that could be read, mean masses, bounds, WHY there are none.
 
     Several photographs of one quadrat count as one. Means over several dates, or of photographs whose date is not
-    known, have no interval.
+    known, have no interval; nor have means of several photographs where training photographs have no dates.
     """
     mass_NT = _masses(given, predicted)
     read_N = (predicted[REASON] == "").to_numpy(copy=True)
@@ -135,18 +139,27 @@ def bound_column(column: str, end: str, level: float) -> str:
     return f"{column}_{end}_{100 * level:g}"
 
 
-def table_bytes(table: pd.DataFrame, suffix: str, *, digits: int = 4) -> bytes:
-    """CSV with so many decimals, or parquet with all."""
+def table_bytes(table: pd.DataFrame, suffix: str, *, own: Collection[Hashable] = (), digits: int = 4) -> bytes:
+    """CSV with so many decimals, or parquet with all. own: columns of the user's, which keep theirs."""
     if suffix.lower() == ".parquet":
         stream = BytesIO()
         table.to_parquet(stream, index=False)
         return stream.getvalue()
-    return as_utf8(str(table.to_csv(index=False, float_format=f"%.{digits}f", lineterminator="\n"))).encode()
+    texts = table.copy()
+    for name in texts.columns.drop(list(own)):
+        if pd.api.types.is_float_dtype(texts[name]):
+            texts[name] = [f"{value:.{digits}f}" if pd.notna(value) else None for value in texts[name]]
+    return as_utf8(str(texts.to_csv(index=False, lineterminator="\n"))).encode()
 
 
 def means_path(out: Path) -> Path:
     """Where the table of means lies."""
     return out.with_name(f"{out.stem}-means{out.suffix}")
+
+
+def output_paths(out: Path, options: TableOptions) -> tuple[Path, ...]:
+    """What a prediction writes."""
+    return (out, means_path(out)) if options.by else (out,)
 
 
 def short_notes(predicted: pd.DataFrame) -> list[str]:
@@ -166,9 +179,8 @@ def short_notes(predicted: pd.DataFrame) -> list[str]:
 
 
 def _unlike(predicted: pd.DataFrame) -> np.ndarray:
-    """Blank in a row that was read and whose likeness is not known."""
-    unlike = predicted[PERCENTILE] > UNLIKE
-    unknown = predicted[PERCENTILE].isna() & (predicted[REASON] == "")
+    """Blank where it is not known, as in a row that cannot be read."""
+    unlike, unknown = predicted[PERCENTILE] > UNLIKE, predicted[PERCENTILE].isna()
     return (unlike.astype(object).mask(unknown, None) if unknown.any() else unlike).to_numpy()
 
 
@@ -190,8 +202,12 @@ def _why_not(group: np.ndarray, intervals: Intervals | None, unit_N: pd.Series |
     if intervals is None:
         return ""
     unit = intervals.calibration.unit
+    if unit in LONE_UNITS:
+        if len(group) == 1:  # its own interval
+            return ""
+        return f"intervals are of single {unit}s: without dates in the training data what a mean errs by is not known"
     if unit_N is None:
-        return f"the {unit} of its photographs is not known"
+        return f"the {unit} of its photographs is not known; --date names its column"
     known = unit_N.iloc[group].dropna()
     if (units := known.nunique()) > 1:
         return f"its photographs are of {counted(units, unit)}"

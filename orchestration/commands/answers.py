@@ -106,16 +106,18 @@ def predict(
     $ biomass predict runs/first new-photographs/ --out masses.csv
     $ biomass predict bundle/ table.csv --unit kg/ha --by paddock,date
     """
-    from orchestration.answers.table import FORMATS, TableOptions
+    from orchestration.answers.table import FORMATS, TableOptions, output_paths
 
     say_way_back(RESUMES)
     if out.suffix.lower() not in FORMATS:
         raise UserError(f"--out is a table {' or '.join(FORMATS)}, got {out}; name it {out.with_suffix('.csv')}")
+    _require_no_level([blend, *photographs], level)
     columns = tuple(name.strip() for name in (by or "").split(",") if name.strip())
     options = TableOptions(levels=levels_of(level), joint=joint, by=columns, date=date)
-    from orchestration.answers.photographs import read_photographs
+    from orchestration.answers.photographs import read_photographs, require_not_read
 
     given = read_photographs(photographs)
+    require_not_read(output_paths(out, options), photographs, given, "--out")
     from orchestration.answers.asked import made_with_as_asked, opened_as_asked, work_as_asked
     from orchestration.answers.opened import BlendPlace
     from orchestration.answers.predict import run_prediction
@@ -227,18 +229,33 @@ def serve(
 
 
 def levels_of(typed: list[str] | None) -> tuple[float, ...]:
-    """Levels, apart by commas or options. UserError for what is no share."""
+    """Levels, apart by commas or options. UserError for what is no share, or none."""
     from ensembles.intervals.levels import require_level
 
-    levels: tuple[float, ...] = DEFAULT_LEVELS
-    if typed:
-        try:
-            levels = tuple(dict.fromkeys(float(text) for one in typed for text in one.split(",") if text.strip()))
-        except ValueError:
-            raise UserError(f"--level is shares such as 0.8,0.9, got {','.join(typed)}") from None
+    if typed is None:
+        return DEFAULT_LEVELS
+    texts = [text for one in typed for text in one.split(",") if text.strip()]
+    try:
+        levels = tuple(dict.fromkeys(map(float, texts)))
+    except ValueError:
+        levels = ()
+    if not levels:
+        raise UserError(f"--level is shares such as 0.8,0.9, got {','.join(typed)!r}")
     for one in levels:
         require_level(one)
     return levels
+
+
+def _require_no_level(words: list[str], levels: list[str] | None) -> None:
+    """Raise UserError for a level among the arguments, where `--level 0.8 0.9` puts it."""
+    for word in words if levels else ():
+        try:
+            is_level = 0 < float(word) < 1 and not Path(word).exists()
+        except ValueError:
+            continue
+        if is_level:
+            several = ",".join([*(levels or ()), word])
+            raise UserError(f"--level takes several levels apart by commas, got {word} by itself; give {several}")
 
 
 def next(
@@ -279,13 +296,16 @@ def next(
     out = None if out is None else out_file(out, ".csv")
     if sheet is not None and sheet.suffix.lower() != ".png":
         raise UserError(f"--sheet is a .png file, got {sheet}; name it {sheet.with_suffix('.png')}")
-    from orchestration.answers.photographs import read_photographs
+    from orchestration.answers.photographs import read_photographs, require_not_read
 
     could, wanted = read_photographs(pool), read_photographs(targets)
+    for path, option in ((out, "--out"), (sheet, "--sheet")):
+        for typed, photographs in ((pool, could), (targets, wanted)):
+            require_not_read([] if path is None else [path], typed, photographs, option)
     from biomass_models.backbones.devices import threads
     from biomass_models.whole_files import write_whole
     from orchestration.advice.encoded import Encoder
-    from orchestration.advice.next import next_photographs, picks_table
+    from orchestration.advice.next import OURS, next_photographs, picks_table
     from orchestration.advice.page import advice_lines, render_picks
     from orchestration.advice.sheet import write_sheet
     from orchestration.answers.table import table_bytes
@@ -299,7 +319,8 @@ def next(
         found = next_photographs(known, embeddings, could, wanted, number, encoder=encoder, features=chosen.text)
     known.ledger.write_next(found.record)
     if out is not None:
-        write_whole(out, table_bytes(picks_table(found, could), ".csv", digits=6))
+        picks = picks_table(found, could)
+        write_whole(out, table_bytes(picks, ".csv", own=set(picks).difference(OURS), digits=6))
     if sheet is not None:
         write_sheet(found.record, sheet, fit=known.settings.fit)
     if as_json:

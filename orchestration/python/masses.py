@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Real
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from biomass_models.errors import UserError
 from orchestration.python.shown import address_of, say
-from orchestration.python.typed import typed_options
+from orchestration.python.typed import OptionError, typed_options
 from orchestration.python.work import at_work
 from orchestration.search.presets.asked import require_data, usable_resources, weights_source
 from orchestration.workers.resources import Resources
@@ -47,20 +50,24 @@ def predict(
     Raises UserError (LedgerError, BundleError and others).
     """
     from orchestration.answers.asked import made_with_as_asked, opened_as_asked, work_as_asked
+    from orchestration.answers.lock import output_lock
     from orchestration.answers.opened import BlendPlace
-    from orchestration.answers.photographs import read_photographs
+    from orchestration.answers.photographs import read_photographs, require_not_read
     from orchestration.answers.predict import Answer, answer, write_answer
-    from orchestration.answers.table import FORMATS, TableOptions
+    from orchestration.answers.table import FORMATS, TableOptions, output_paths
 
     if out is not None and Path(out).suffix.lower() not in FORMATS:
         raise UserError(f"out is a table {' or '.join(FORMATS)}, got {out}; name it {Path(out).with_suffix('.csv')}")
     options = TableOptions(
-        levels=(level,) if isinstance(level, int | float) else tuple(level),
+        levels=_levels(level),
         joint=joint,
         by=(by,) if isinstance(by, str) else tuple(by),
         date=date,
     )
-    given = _given(photographs) if isinstance(photographs, pd.DataFrame) else read_photographs(_texts(photographs))
+    typed = [] if isinstance(photographs, pd.DataFrame) else _texts(photographs)
+    given = _given(photographs) if isinstance(photographs, pd.DataFrame) else read_photographs(typed)
+    if out is not None:
+        require_not_read(output_paths(Path(out).expanduser(), options), typed, given, "out")
     resources = _resources(cache=cache, cache_gb=cache_gb, address=address, scale_out=scale_out)
     place = BlendPlace(address_of(blend), ensemble, None if weights is None else weights_source(weights))
     data_dir = None if data is None else require_data(Path(data).expanduser())
@@ -74,9 +81,10 @@ def predict(
         made_with = made_with_as_asked(usable, threads=threads)
         with TemporaryDirectory() as folder:
             target = Path(folder, "masses.csv") if out is None else Path(out).expanduser()
-            found = answer(opened, given, target, converted, options, work=work, made_with=made_with, say=say)
-            if out is not None:
-                write_answer(opened, found, target)
+            with output_lock(output_paths(target, options), say):
+                found = answer(opened, given, target, converted, options, work=work, made_with=made_with, say=say)
+                if out is not None:
+                    write_answer(opened, found, target)
         return found
 
     found = at_work(say, answered)
@@ -89,6 +97,16 @@ def _given(table: pd.DataFrame) -> pd.DataFrame:
     from orchestration.answers.photographs import of_table
 
     return of_table(table.reset_index(drop=True), Path(), "the DataFrame")
+
+
+def _levels(level: object) -> tuple[float, ...]:
+    """A number of Python's or numpy's, or several. Raises OptionError."""
+    several = isinstance(level, Iterable) and not isinstance(level, str) and getattr(level, "ndim", 1) > 0
+    values: list[Any] = list(level) if several else [level]  # type: ignore[call-overload]
+    if not values or not all(isinstance(one, Real) and not isinstance(one, bool) for one in values):
+        raise OptionError(f"level is a number such as 0.8, or a list of such, got {level!r}")
+    # 0.8 of 32 bits is 0.8, not the number above it that it is kept as
+    return tuple(dict.fromkeys(float(str(one) if isinstance(one, np.floating) else one) for one in values))
 
 
 def _texts(photographs: str | PathLike[str] | Sequence[str | PathLike[str]]) -> list[str]:

@@ -105,13 +105,17 @@ class TestNext:
         assert own.next_photographs().picks[0].photograph == table["photograph"][0]
 
     def test_columns_of_a_table_stay(self, own, study, pool, tiny_pasture, tmp_path):
-        rows = [{"path": path, "paddock": "a", "rank": 7} for path in sorted(pool.glob("*.jpg"))[:3]]
-        pd.DataFrame(rows).to_csv(tmp_path / "pool.csv", index=False)
+        rows = [
+            {"path": f"{path}", "paddock": "a", "rank": 7, "lat": -33.123456789}
+            for path in sorted(pool.glob("*.jpg"))[:3]
+        ]
+        pd.DataFrame(rows).to_parquet(tmp_path / "pool.parquet")
         out = tmp_path / "next.csv"
-        page = run("next", own.storage.uri, tmp_path / "pool.csv", "--for", tiny_pasture / "test", "--out", out,
+        page = run("next", own.storage.uri, tmp_path / "pool.parquet", "--for", tiny_pasture / "test", "--out", out,
                    "--cache", study[1])  # fmt: skip
         found = pd.read_csv(out)
         assert (found["paddock"] == "a").all() and (found["rank_given"] == 7).all()
+        assert pd.read_csv(out, dtype=str)["lat"].eq("-33.123456789").all()
         assert "that can be weighed, all are listed" in page
 
     def test_what_it_is_for_is_required_and_why(self, own, pool):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,6 +16,7 @@ from ensembles.intervals.levels import Intervals
 from orchestration.answers.groups import require_groups
 from orchestration.answers.opened import BlendPlace, open_blend
 from orchestration.answers.photographs import PATH
+from orchestration.answers.predict import prediction_notes
 from orchestration.answers.shard import NEAREST, PERCENTILE, REASON
 from orchestration.answers.table import TableOptions, mean_table, photograph_table
 from orchestration.answers.units import Conversion, conversion
@@ -80,13 +84,14 @@ class TestTables:
         for end in ("", "_low_50", "_high_50"):
             grams, other = made[0][f"Dry_Total_g{end}"], made[1][f"Dry_Total_kg_ha{end}"]
             assert (40 * grams).to_numpy() == pytest.approx(other.to_numpy(), nan_ok=True)
-        assert made[0]["unlike"].tolist() == [False, True, False, False, False, False]
+        assert made[0]["unlike"].tolist() == [False, True, None, False, False, False]
 
     def test_unlike_is_blank_where_it_is_not_known(self, predicted, intervals):
+        """As in the row that cannot be read."""
         grams, options = Conversion(unit="g", per_gram_N=np.ones(1)), TableOptions(levels=(0.5,))
         predicted.loc[3:, PERCENTILE] = np.nan
         found = photograph_table(self.GIVEN, predicted, intervals, grams, TARGETS, options)["unlike"]
-        assert found.tolist() == [False, True, False, None, None, None]
+        assert found.tolist() == [False, True, None, None, None, None]
 
     def test_means_are_of_what_could_be_read_on_one_date(self, predicted, intervals):
         options = TableOptions(levels=(0.5,), by=("plot",))
@@ -100,7 +105,9 @@ class TestTables:
         assert found.loc["x", "no_interval"] == "" and np.isnan(found.loc["y", "Dry_Total_g_low_50"])
         assert found.loc["y", "no_interval"] == "its photographs are of 2 dates"
         blind = mean_table(self.GIVEN.drop(columns="date"), predicted, intervals, grams, TARGETS, options)
-        assert blind["no_interval"].tolist() == ["the date of its photographs is not known"] * 2
+        assert (
+            blind["no_interval"].tolist() == ["the date of its photographs is not known; --date names its column"] * 2
+        )
         with pytest.raises(UserError, match="did you mean plot"):
             require_groups(self.GIVEN, ("plots",), None)
 
@@ -125,20 +132,29 @@ class TestTables:
     def test_a_quadrat_of_several_groups_or_dates_is_refused(self):
         """Numbers within a paddock; a date or a site that differs, named or not."""
         given = pd.DataFrame({PATH: list("abcd"), "paddock": list("NNSS"), "quadrat": list("1212")})
-        require_groups(given, (), None)  # nothing shows that they are several
+        require_groups(given.rename(columns={"paddock": "cut"}), (), None)  # nothing shows that they are several
         require_groups(given.assign(quadrat=["N1", "N2", "", ""]), ("paddock",), None)
         with pytest.raises(UserError, match=r"quadrat 1 with N \(a\) and S \(c\), 2 quadrats so; .* such as S-1"):
             require_groups(given, ("paddock",), None)
         with pytest.raises(UserError, match=r"one paddock, .* N .* and blank"):
             require_groups(given.assign(paddock=["N", "N", np.nan, ""]), ("paddock",), None)
-        for column in ("Date", "site"):
+        for column in ("Date", "Sampling_Date", "day", "state", "site", "Paddock", "plot", "FIELD", "farm"):
+            alike = {"date": "2026-11-01", "State": "NSW"}  # of the first column that is looked at
+            for first in alike if column not in ("Date", "state") else ():
+                with pytest.raises(UserError, match=f"of one {column}, got quadrat 1"):
+                    require_groups(given.rename(columns={"paddock": column}).assign(**{first: alike[first]}), (), None)
             with pytest.raises(UserError, match=f"of one {column}"):
                 require_groups(given.rename(columns={"paddock": column}), (), None)
         with pytest.raises(UserError, match="got quadrat 1 with"):
             require_groups(given.rename(columns={"quadrat": "Quadrat"}), ("paddock",), None)
         with pytest.raises(UserError, match="of one cut"):
             require_groups(given.assign(field="f", cut=list("1123")), ("field",), "cut")
-        require_groups(given.assign(date=["1", "1", "", np.nan]), (), None)  # a date that is not known may be any
+        alone = given.drop(columns="paddock")
+        require_groups(alone.assign(date=["1", "1", "", np.nan]), (), None)  # a date that is not known may be any
+        minutes = alone.assign(date=[f"2026-11-01 08:0{row}" for row in range(4)])
+        require_groups(minutes, (), None)  # a day
+        with pytest.raises(UserError, match=r"of one date, got quadrat 1 with 2026-11-01 .* and 2026-11-02"):
+            require_groups(alone.assign(date=["2026-11-01 08:00"] * 2 + ["2026/11/2"] * 2), (), None)
 
     def test_means_of_unknown_dates_have_no_interval(self, predicted, intervals):
         given = self.GIVEN.assign(date=["1", "", "1", np.nan, " ", None])
@@ -148,6 +164,48 @@ class TestTables:
             "the date of 1 of its photographs is not known", "the date of its photographs is not known",
         ]  # fmt: skip
         assert found["Dry_Total_g_low_50"].isna().all() and found["Dry_Total_g"].notna().all()
+
+    @pytest.mark.parametrize(
+        ("columns", "dates"),
+        [
+            (
+                {"date": ["2026-11-01 08:00", "2026-11-01T09:30:00Z", "", "2026/11/1", "2026-11-1", "2026-11-02"]},
+                (1, 2),
+            ),
+            ({"date": pd.date_range("2026-11-01 08:00", periods=6, freq="12h")}, (1, 2)),
+            ({"Day": ["31.5.2026 8:15", "31.5.2026", "", "1.6.2026", "1.6.2026 17:00", "2.6.2026"]}, (1, 2)),
+            ({"month": list("121212"), "day": list("555555")}, (None, None)),
+            ({"day": [5, 5, 5, 6, 6, 6], "sampling_date": ["2026-11-01"] * 6}, (1, 1)),
+        ],
+    )
+    def test_a_date_is_a_whole_day(self, predicted, intervals, columns, dates):
+        """Without its time, written in one way; a day of a month is none. A group of one has its interval."""
+        given = self.GIVEN.drop(columns="date").assign(**columns)
+        grams, options = Conversion(unit="g", per_gram_N=np.ones(1)), TableOptions(levels=(0.5,), by=("plot",))
+        found = mean_table(given, predicted, intervals, grams, TARGETS, options)
+        unknown = "the date of its photographs is not known; --date names its column"
+        texts = {None: unknown, 1: "", 2: "its photographs are of 2 dates"}
+        assert found["no_interval"].tolist() == [texts[number] for number in dates]
+        assert found["Dry_Total_g_low_50"].notna().tolist() == [number == 1 for number in dates]
+
+    @pytest.mark.parametrize("unit", ["photograph", "quadrat", "group", "state"])
+    def test_why_means_have_no_interval_without_dates(self, predicted, intervals, unit):
+        """Of one photograph its own interval holds. A column of groups is named by --date."""
+        other = Intervals(replace(intervals.calibration, unit=unit))
+        given = self.GIVEN.assign(plot=list("xxxyyz"))
+        grams, options = Conversion(unit="g", per_gram_N=np.ones(1)), TableOptions(levels=(0.5,), by=("plot",))
+        found = mean_table(given, predicted, other, grams, TARGETS, options)
+        if unit in ("photograph", "quadrat"):
+            why = (
+                f"intervals are of single {unit}s: without dates in the training data what a mean errs by is not known"
+            )
+            assert found["no_interval"].tolist() == [why, why, ""]
+            assert found["Dry_Total_g_high_50"].notna().tolist() == [False, False, True]
+            return
+        assert set(found["no_interval"]) == {f"the {unit} of its photographs is not known; --date names its column"}
+        named = TableOptions(levels=(0.5,), by=("plot",), date="date")
+        again = mean_table(given, predicted, other, grams, TARGETS, named)
+        assert again["no_interval"].tolist() == ["", f"its photographs are of 2 {unit}s", ""]
 
     def test_blank_groups_of_several_tables_are_one(self, predicted, intervals):
         given = self.GIVEN.assign(plot=["x", "", " ", np.nan, None, "x"])
@@ -175,3 +233,31 @@ class TestTables:
         assert found["Dry_Total_g_given"].tolist() == list(range(6)) and "Dry_Dead_g" not in found
         box = Intervals(intervals.calibration).box(predicted[list(TARGETS)].to_numpy(), 0.5)
         assert found["Dry_Total_g_high_50"].to_numpy() == pytest.approx(box.high_NT[:, TOTAL], nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("cut", "unit", "noted"),
+    [
+        (0, "date", None),
+        (0, "state", None),
+        (1, "date", "the folds cut 1 sampling date: models have seen the days"),
+        (12, "group", "the folds cut 12 groups: models have seen the groups .* less than their level on new ones"),
+        (0, "photograph", "no date, site or group says .* on new days"),
+        (0, "quadrat", "no date, site or group says"),
+    ],
+)
+def test_intervals_of_folds_that_cut_dates_have_a_note(blended, cut, unit, noted):  # noqa: F811
+    """Of the blend as a whole; none where it has no intervals."""
+    blend = open_blend(BlendPlace(str(blended[2] / "study"), None, None))
+    given = pd.DataFrame({PATH: ["a"]})
+    row = dict.fromkeys(TARGETS, 1.0) | {REASON: "", PERCENTILE: 1.0, NEAREST: "t1", "odd_shape": False}
+    grams = conversion(GRAMS, None, None, given)
+    assert blend.card.intervals is not None
+    card = replace(blend.card, cut_groups=cut, intervals=replace(blend.card.intervals, unit=unit))
+
+    def notes(card):
+        return list(prediction_notes(replace(blend, card=card), given, pd.DataFrame([row]), grams, TableOptions()))
+
+    found = [note for note in notes(card) if "intervals are made from" in note]
+    assert len(found) == (noted is not None) and all(re.match(noted, note) for note in found)
+    assert not [note for note in notes(replace(card, intervals=None)) if "intervals are made from" in note]

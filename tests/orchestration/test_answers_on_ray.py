@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,8 +21,9 @@ from orchestration.cli import app
 from orchestration.processes import command_of, descendants
 
 pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(500)]
-COPIES = 30  # of each of six photographs: four parts
-PATIENCE = 240.0  # seconds for a first part
+COPIES = 60  # of each of six photographs
+PARTS = 8
+PATIENCE = 240.0  # seconds for a part
 
 
 @pytest.fixture(scope="module")
@@ -43,18 +46,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_pasture: Path) -> Path
 
 
 def started(folder: Path, out: Path) -> subprocess.Popen[str]:
-    command = [
-        "predict",
-        "study",
-        str(folder / "new"),
-        "--out",
-        str(out),
-        "--scale-out",
-        "--cache",
-        str(out.parent / "cache"),
-    ]
+    words = ["predict", "study", str(folder / "new"), "--out", str(out), "--cache", str(out.parent / "cache")]
     return subprocess.Popen(
-        [sys.executable, "-m", "orchestration", *command, "--scale-out"],
+        [sys.executable, "-m", "orchestration", *words, "--scale-out"],
         cwd=folder,
         env=environment(folder),
         text=True,
@@ -63,47 +57,50 @@ def started(folder: Path, out: Path) -> subprocess.Popen[str]:
     )
 
 
-def first_part(process: subprocess.Popen[str], out: Path) -> Path:
-    """Waits for a part to be there."""
+def parts_of(out: Path) -> dict[str, int]:
+    """Parts that are there, with the times at which they were written."""
+    found = out.with_name(f"{out.name}.parts").glob("*-*.parquet")
+    try:
+        return {path.name: path.stat().st_mtime_ns for path in found}
+    except FileNotFoundError:  # the table is written, and they are taken away
+        return {}
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[int]:
+    return [one.pid for one in descendants(process.pid) if "MapWorker" in command_of(one.pid)]
+
+
+def wait_until(process: subprocess.Popen[str], there: Callable[[], object]) -> None:
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until and process.poll() is None:
-        if found := sorted(out.with_name(f"{out.name}.parts").glob("*-*.parquet")):
-            return found[0]
-        time.sleep(0.05)
+        if there():
+            return
+        time.sleep(0.01)
     process.kill()
     raise AssertionError(process.communicate()[0])
 
 
-def require_same(process: subprocess.Popen[str], folder: Path, out: Path) -> None:
-    said, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, said
-    assert out.read_bytes() == (folder / "alone.csv").read_bytes()
-    assert not out.with_name(f"{out.name}.parts").exists()
-
-
-def test_workers_that_are_killed_are_replaced(folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "masses.csv"
+@pytest.mark.parametrize("seed", range(3))
+def test_a_worker_and_the_driver_are_killed_at_random_parts(folder: Path, tmp_path: Path, seed: int) -> None:
+    """A worker is replaced; a driver that is started again goes on with the parts that it has; the bytes are those of
+    one process. Part 0: once there is a worker."""
+    rng, out = random.Random(seed), tmp_path / "masses.csv"
+    at, last = rng.randrange(PARTS - 2), rng.randrange(PARTS - 2)
     process = started(folder, out)
-    first_part(process, out)
-    actors = [one for one in descendants(process.pid) if "MapWorker" in command_of(one.pid)]
-    for actor in actors:
-        os.kill(actor.pid, signal.SIGKILL)
-    assert actors
-    require_same(process, folder, out)
-
-
-def test_a_driver_that_is_killed_goes_on_with_its_parts(folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "masses.csv"
-    process = started(folder, out)
-    part = first_part(process, out)
+    wait_until(process, lambda: len(parts_of(out)) >= at and workers_of(process))
+    os.kill(rng.choice(workers_of(process)), signal.SIGKILL)
+    wait_until(process, lambda: len(parts_of(out)) >= max(at, last))
     process.kill()
     process.communicate()
-    written = part.stat().st_mtime_ns
+    kept = parts_of(out)
     again = started(folder, out)
-    kept = []
-    while again.poll() is None and out.with_name(f"{out.name}.parts").exists():
-        if part.exists():
-            kept.append(part.stat().st_mtime_ns)
-        time.sleep(0.05)
-    require_same(again, folder, out)
-    assert set(kept) == {written}
+    seen = kept
+    while again.poll() is None and (now := parts_of(out)).keys() >= kept.keys():
+        seen = now
+        time.sleep(0.01)
+    said, _ = again.communicate(timeout=PATIENCE)
+    assert again.returncode == 0, said
+    assert {name: seen[name] for name in kept} == kept and max(at, last) <= len(kept) < PARTS
+    assert f"Going on: {len(kept)} of {PARTS} parts" in said or not kept
+    assert out.read_bytes() == (folder / "alone.csv").read_bytes()
+    assert not out.with_name(f"{out.name}.parts").exists() and not out.with_name(f".{out.name}.lock").exists()
