@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import traceback
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from starlette.applications import Starlette
@@ -21,6 +21,7 @@ from orchestration.answers.opened import OpenBlend
 from orchestration.progress import Say
 from orchestration.serving.answer import Answer, answer
 from orchestration.serving.asked import Limits, RequestError, client_gone, read_asked
+from orchestration.serving.folder import RequestFolder
 from orchestration.serving.guard import COOKIE, Guard, same_token
 from orchestration.serving.kept import keep
 from orchestration.serving.model_thread import ModelThread
@@ -29,6 +30,7 @@ from orchestration.serving.pictures import Pictures, TrainingPhotographs, pictur
 from orchestration.serving.schema import SCHEMA
 from orchestration.serving.uploads import read_request
 
+END_SECONDS = 1.0  # for work of clients that have gone, whose folders would stay where the process is killed
 FOR_PROGRAMS = ("/predict", "/schema.json", "/healthz")
 
 
@@ -63,6 +65,7 @@ def make_app(served: Served) -> Starlette:
     async def lifespan(_: Starlette) -> Any:
         yield
         served.model.close()
+        await asyncio.to_thread(served.model.join, END_SECONDS)
 
     return Starlette(
         routes=routes,
@@ -123,26 +126,26 @@ class _Pages:
     async def _answered(
         self, request: Request, *, drawn: bool
     ) -> tuple[dict[str, list[str]], Answer, dict[int, Pictures]]:
-        """What was asked, in its own folder, which is gone once it is answered."""
+        """What was asked, in its own folder, which is gone once nobody works on it."""
         served = self._served
-        with served.model.admission(), TemporaryDirectory(prefix="biomass-serve-") as folder:
-            uploads, fields = await read_request(request, Path(folder), served.limits)
+        with served.model.admission(), RequestFolder().used() as folder:
+            uploads, fields = await read_request(request, folder, served.limits)
             asked = read_asked(served.blend, fields)
-            features = Path(folder) / "features"
+            features = folder.path / "features"
 
             def work(should_stop: ShouldStop) -> tuple[Answer, dict[int, Pictures]]:
-                found = answer(served.blend, uploads, asked, served.limits, cache=features, should_stop=should_stop)
-                paths = {row: uploads[row].path for row, one in enumerate(found.photographs) if one.unreadable is None}
-                if not drawn:
-                    return found, {}
-                return found, pictures(
-                    served.blend, paths, asked, served.trained, cache=features, should_stop=should_stop
-                )
+                with folder.used():
+                    found = answer(served.blend, uploads, asked, served.limits, cache=features, should_stop=should_stop)
+                    read = [row for row, one in enumerate(found.photographs) if one.unreadable is None]
+                    paths = {row: uploads[row].path for row in read} if drawn else {}
+                    return found, pictures(
+                        served.blend, paths, asked, served.trained, cache=features, should_stop=should_stop
+                    )
 
             found, shown = await served.model.run(work, request)
             if served.keep is not None:
                 try:
-                    keep(served.keep, uploads, found)
+                    await folder.in_thread(keep, served.keep, uploads, found)
                 except OSError as error:
                     served.say(f"warning: a request could not be kept in {served.keep}: {error.strerror}")
         return fields, found, shown

@@ -19,6 +19,7 @@ from biomass_models.data.images import ImageError, open_photograph
 from biomass_models.visible import visible
 from orchestration.answers.photographs import SUFFIXES
 from orchestration.serving.asked import FIELDS, MEGABYTE, Limits, RequestError, client_gone
+from orchestration.serving.folder import RequestFolder
 
 PHOTOGRAPHS = "photographs"  # field of the form
 MOST_FIELDS, FIELD_BYTES = 16, 4096
@@ -54,7 +55,9 @@ class Upload:
         return " ".join(str(error).replace(str(self.path), self.name).split())
 
 
-async def read_request(request: Request, folder: Path, limits: Limits) -> tuple[list[Upload], dict[str, list[str]]]:
+async def read_request(
+    request: Request, folder: RequestFolder, limits: Limits
+) -> tuple[list[Upload], dict[str, list[str]]]:
     """Photographs and fields of a form. Raises RequestError: no form, too many, too large, too slow."""
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise RequestError(415, f"photographs are sent as multipart/form-data, in the field {PHOTOGRAPHS}")
@@ -88,7 +91,7 @@ async def read_request(request: Request, folder: Path, limits: Limits) -> tuple[
             elif value.filename:
                 if len(uploads) == limits.photographs:
                     raise _too_many(limits)
-                uploads.append(await asyncio.to_thread(_saved, value, folder, len(uploads) + 1))
+                uploads.append(await folder.in_thread(_saved, value, folder.path, len(uploads) + 1))
     finally:
         await form.close()
     if not uploads:
