@@ -297,6 +297,8 @@ def _compare(mine: pd.Series, written: Written) -> tuple[tuple[int, int, float],
     try:
         theirs = _table(written.ledger.submission(written.name))
     except (LedgerError, OSError):
+        theirs = None
+    if theirs is None:
         return (2**60, 0, 0.0), written
     strange = len(mine.index.symmetric_difference(theirs.index)) + int(mine.index.has_duplicates)
     if strange:

@@ -12,7 +12,8 @@ from typing import ParamSpec, TypeVar
 
 from biomass_models.interrupt import StopRequested
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 PREFIX = "biomass-serve-"
 
 

@@ -24,12 +24,12 @@ from orchestration.study.storage import Storage
 TABLE = b"photograph,Dry_Total_g\na.jpg,12.5\n"
 
 
-def record_of(ledger: Ledger, content: bytes, *, kind: str = "prediction", study: str | None = None) -> GivenRecord:
+def record_of(ledger: Ledger, content: bytes, *, kind: str = "prediction") -> GivenRecord:
     return GivenRecord(
         kind=kind,
         ensemble="best",
         card=content_id(ledger.ensemble("best").card),
-        study=study or ledger.storage.uri,
+        study=ledger.storage.uri,
         file=WrittenFile(name="any", bytes=len(content), sha256=hashlib.sha256(content).hexdigest()),
         created_at=1e9,
     )
