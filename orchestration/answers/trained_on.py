@@ -1,4 +1,4 @@
-"""Whether a data directory holds the photographs that a blend has learned from: by content, not by name."""
+"""Photographs that a blend has learned from: whether a directory holds them, and unlike ones are recognised."""
 
 from __future__ import annotations
 
@@ -9,11 +9,27 @@ from biomass_models.data.images import file_digest
 from biomass_models.data.table import read_train
 from biomass_models.errors import UserError
 from orchestration.answers.opened import OpenBlend, is_bundle
+from orchestration.blending.likeness import own_trial
 from orchestration.bundle.predict import read_bundle
 from orchestration.study.ledger import open_ledger
 from orchestration.workers.refit import require_searched
 
 WHAT = "training photographs are shown"
+
+
+def unlike_note(blend: OpenBlend) -> str | None:
+    """Why photographs unlike these are not recognised, with what can be done; None where they are."""
+    if blend.likeness is not None:
+        return None
+    said = "how unlike the training photographs these are is not known: their embeddings are not"
+    if is_bundle(blend.place.where):
+        return (
+            f"{said} in the bundle; export it again from its study, once `biomass predict STUDY PHOTOS --data DIR` "
+            "(that of the search) has kept them there"
+        )
+    if own_trial(open_ledger(blend.place.where).ensemble(blend.name).trials, blend.place.where) is None:
+        return f"{said} kept, since the study has no trials in the blend"
+    return f"{said} kept; `biomass predict STUDY PHOTOS --data DIR`, with that of the search, keeps them"
 
 
 def training_photographs(blend: OpenBlend, data_dir: Path) -> dict[str, Path]:

@@ -202,12 +202,13 @@ def serve(
         require_answer(address)
     limits = Limits(photographs=max_photographs, photograph_mb=max_mb, queue=queue)
     from orchestration.answers.opened import BlendPlace, is_bundle, open_blend
+    from orchestration.answers.trained_on import unlike_note
 
     opened = open_blend(BlendPlace(blend, ensemble, typed_weights(weights)))
     if ensemble is None and not is_bundle(blend):
         print_remark(f"Ensemble {opened.name}, the newest of {opened.study}")
-    if opened.likeness is None:
-        print_remark("How unlike the training photographs others are is not known: their embeddings are not kept")
+    if (unlike := unlike_note(opened)) is not None:
+        print_remark(unlike)
 
     def show(served: Served) -> None:
         if as_json:

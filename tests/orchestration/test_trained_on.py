@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from biomass_models.data.table import read_train
 from biomass_models.errors import UserError
 from orchestration.answers.opened import BlendPlace, OpenBlend, open_blend
-from orchestration.answers.trained_on import training_photographs
+from orchestration.answers.trained_on import training_photographs, unlike_note
 from orchestration.bundle.export import export_bundle
 from orchestration.cli import app
 from orchestration.serving.app import Served, make_app
@@ -91,3 +91,33 @@ def test_a_bundle_without_contents_is_exported_again(
     client = TestClient(make_app(shown), base_url=HERE)
     page = client.post("/", files=parts(photographs(tiny_pasture)[0])).text
     assert len(re.findall('alt="training photograph ', page)) == 3
+
+
+def test_what_is_advised_where_unlike_photographs_are_not_recognised_helps(
+    world: tuple[Any, Path],  # noqa: F811
+    tiny_pasture: Path,
+    tmp_path: Path,
+) -> None:
+    """Of a study and of a bundle of it; one that cannot be helped is advised nothing."""
+    study = shutil.copytree(world[1] / "study", tmp_path / "study")
+    for kept in (study / "ensembles").glob("oof-embeddings-*"):
+        shutil.rmtree(kept)
+
+    def note(where: Path) -> str | None:
+        return unlike_note(open_blend(BlendPlace(str(where), None, None)))
+
+    marker = study / "ensembles" / world[0].name / "ensemble.json"
+    content = marker.read_text()
+    foreign = json.loads(content)
+    foreign["trials"] = {name: [str(world[1] / "study"), trial] for name, (_, trial) in foreign["trials"].items()}
+    marker.write_text(json.dumps(foreign))
+    assert "no trials in the blend" in (note(study) or "") and "biomass" not in (note(study) or "")
+    marker.write_text(content)
+    export_bundle(str(study), world[0].name, tmp_path / "bundle", weights=RANDOM)
+    assert "export it again from its study" in (note(tmp_path / "bundle") or "")
+    assert "PHOTOS --data DIR`, with that of the search, keeps them" in (note(study) or "")
+    command = ["predict", str(study), str(tiny_pasture / "test"), "--data", str(tiny_pasture)]
+    result = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "m.csv"), "--cache", str(world[1] / "cache")])
+    assert result.exit_code == 0 and note(study) is None
+    export_bundle(str(study), world[0].name, tmp_path / "again", weights=RANDOM)
+    assert note(tmp_path / "again") is None
