@@ -24,6 +24,8 @@ from orchestration.serving.folder import RequestFolder
 PHOTOGRAPHS = "photographs"  # field of the form
 MOST_FIELDS, FIELD_BYTES = 16, 4096
 LONGEST_NAME = 100
+LONGEST_LENGTH = 18  # digits
+UNKNOWN_CHARSET = "a form is UTF-8, got another charset that cannot be read; send it again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +64,7 @@ async def read_request(
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise RequestError(415, f"photographs are sent as multipart/form-data, in the field {PHOTOGRAPHS}")
     length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > limits.request_bytes:
+    if length.isdecimal() and (len(length) > LONGEST_LENGTH or int(length) > limits.request_bytes):
         raise _too_large(limits)
     parser = MultiPartParser(
         request.headers,
@@ -80,6 +82,8 @@ async def read_request(
         raise client_gone() from None
     except MultiPartException as error:
         raise _malformed(error.message, limits) from None
+    except UnicodeError:
+        raise RequestError(400, UNKNOWN_CHARSET) from None
     fields: dict[str, list[str]] = {}
     uploads: list[Upload] = []
     try:
