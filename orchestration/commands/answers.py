@@ -298,11 +298,14 @@ def next(
         source = source_of_bank(typed_weights(weights) or searched_source(known.ledger), chosen.bank)
         encoder = Encoder(bank=chosen.bank, source=source, cache=resources.cache, cache_gb=cache_gb)
         found = next_photographs(known, embeddings, could, wanted, number, encoder=encoder, features=chosen.text)
-    known.ledger.write_next(found.record)
     if out is not None:
         write_whole(out, table_bytes(picks_table(found, could), ".csv", digits=6))
     if sheet is not None:
         write_sheet(found.record, sheet, fit=known.settings.fit)
+    try:
+        known.ledger.write_next(found.record)
+    except OSError as error:  # a study that others own is read as it is
+        print_remark(f"The study cannot be written ({error.strerror or error}): its report does not show this choice")
     if as_json:
         print_json({"next": found, "out": out, "sheet": sheet})
         return
