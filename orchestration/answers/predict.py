@@ -31,6 +31,7 @@ from orchestration.answers.table import (
     short_notes,
     table_bytes,
 )
+from orchestration.answers.trained_on import unlike_note
 from orchestration.answers.units import Conversion
 from orchestration.answers.written import note_written
 from orchestration.progress import Say, progress_bar
@@ -194,8 +195,10 @@ def prediction_notes(
     if (quadrats := quadrat_names(given)) is not None:
         yield quadrats_note(quadrats)
     if blend.intervals is None:
-        again = f"biomass ensemble {blend.study}"
-        yield f"this blend was made before there were intervals; {again} makes it again with them"
+        yield (
+            f"this blend has no intervals: it was made before there were any, and biomass ensemble {blend.study} makes "
+            "it again with them; or all masses that differ lie in one fold, and it cannot have any"
+        )
     else:
         if (cut := cut_intervals_notice(blend.card.cut_groups, blend.intervals.calibration.unit)) is not None:
             yield cut
@@ -204,8 +207,5 @@ def prediction_notes(
                 yield short
             if options.joint and (left_out := blend.intervals.left_out(level)):
                 yield f"the box at {level:g} leaves out {', '.join(left_out)}"
-    if blend.likeness is None:
-        yield (
-            "how unlike the training photographs these are is not known: their embeddings are not kept; give "
-            "--data, that of the search, once"
-        )
+    if (unlike := unlike_note(blend)) is not None:
+        yield unlike

@@ -64,13 +64,17 @@ def first_bank(refs: Iterable[TrialRef]) -> EmbeddingBank:
 
 def keep_likeness(ledger: Ledger, card: Card, refs: Mapping[str, TrialRef], encoder: Encoder) -> None:
     """As keep_embeddings, of the blend's bank; LedgerError as well where no trial of the blend is the study's own."""
-    own = next((ref.trial_id for ref in refs.values() if ref.study == ledger.storage.uri), None)
-    if own is None:
+    if (own := own_trial(refs, ledger.storage.uri)) is None:
         raise LedgerError(
             f"embeddings are kept in a study that has trials in the blend, {ledger.storage.uri} has none; predict "
             "without --data"
         )
     keep_embeddings(ledger, bank_of(card, refs), own, encoder)
+
+
+def own_trial(refs: Mapping[str, TrialRef], study: str) -> str | None:
+    """The first trial of a blend that is the study's own."""
+    return next((ref.trial_id for ref in refs.values() if ref.study == study), None)
 
 
 def keep_embeddings(ledger: Ledger, bank: EmbeddingBank, trial_id: str, encoder: Encoder) -> None:

@@ -178,8 +178,12 @@ def _write(
                 written[path] = BundleFile(bytes=entry.bytes, sha256=entry.sha256)
     own = StudyData(Ledger(Storage(study)))
     likeness = kept_likeness(own.ledger, card, refs)
+    photographs: dict[str, str] = {}
     if likeness is not None:
         put(EMBEDDINGS, likeness_bytes(likeness))
+        if (known := own.ledger.photographs()) is not None:
+            digests = dict(zip(known["image_id"].astype(str), known["blake2b"], strict=True))
+            photographs = {name: digests[name] for name in likeness.image_ids if name in digests}
     marker = Bundle(
         format=FORMAT,
         study=study,
@@ -188,6 +192,7 @@ def _write(
         measured=own.measured,
         likeness=None if likeness is None else likeness.bank.to_json(),
         embeddings=None if likeness is None else EMBEDDINGS,
+        photographs=photographs,
         ensemble=name,
         card=card.to_json(),
         study_card=study_card,

@@ -8,7 +8,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,7 @@ class Bundle(Part):
     study_card: str | None = None  # content of the card as the study has it, without --all-rows of the export
     likeness: Mapping[str, Any] | None = None  # how unlike photographs are told (features.likeness), without embeddings
     embeddings: str | None = None  # path within the bundle of those of the training photographs
+    photographs: Mapping[str, str] = field(default_factory=dict)  # hash of each one's content by id, with embeddings
 
     @property
     def table_unit(self) -> MassUnit | None:

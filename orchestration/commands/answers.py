@@ -204,12 +204,13 @@ def serve(
         require_answer(address)
     limits = Limits(photographs=max_photographs, photograph_mb=max_mb, queue=queue)
     from orchestration.answers.opened import BlendPlace, is_bundle, open_blend
+    from orchestration.answers.trained_on import unlike_note
 
     opened = open_blend(BlendPlace(blend, ensemble, typed_weights(weights)))
     if ensemble is None and not is_bundle(blend):
         print_remark(f"Ensemble {opened.name}, the newest of {opened.study}")
-    if opened.likeness is None:
-        print_remark("How unlike the training photographs others are is not known: their embeddings are not kept")
+    if (unlike := unlike_note(opened)) is not None:
+        print_remark(unlike)
 
     def show(served: Served) -> None:
         if as_json:
@@ -317,12 +318,15 @@ def next(
         source = source_of_bank(typed_weights(weights) or searched_source(known.ledger), chosen.bank)
         encoder = Encoder(bank=chosen.bank, source=source, cache=resources.cache, cache_gb=cache_gb)
         found = next_photographs(known, embeddings, could, wanted, number, encoder=encoder, features=chosen.text)
-    known.ledger.write_next(found.record)
     if out is not None:
         picks = picks_table(found, could)
         write_whole(out, table_bytes(picks, ".csv", own=set(picks).difference(OURS), digits=6))
     if sheet is not None:
         write_sheet(found.record, sheet, fit=known.settings.fit)
+    try:
+        known.ledger.write_next(found.record)
+    except OSError as error:  # a study that others own is read as it is
+        print_remark(f"The study cannot be written ({error.strerror or error}): its report does not show this choice")
     if as_json:
         print_json({"next": found, "out": out, "sheet": sheet})
         return

@@ -1,4 +1,4 @@
-"""Commands that ask where numbers come from: a trial from its record, a submission from its file."""
+"""Commands that ask where numbers come from: a trial from its record, a file from its content."""
 
 from __future__ import annotations
 
@@ -69,19 +69,22 @@ def refit(
 
 
 def trace(
-    submission: Annotated[Path, typer.Argument(metavar="FILE", help="Submission file.")],
+    submission: Annotated[Path, typer.Argument(metavar="FILE", help="Submission, table of masses, or bundle.")],
     study: Annotated[
         list[str] | None, typer.Option(help="Study folder or URI to look in; repeat. Default: those near the file.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Walk back from a submission to ensemble, trials, data and code.
+    """Walk back from a file to ensemble, trials, data and code.
 
-    Exit code 1 where no ensemble wrote exactly this file; the message says
-    which one is nearest.
+    A submission, what `biomass predict` wrote (table or means), or a bundle
+    (its folder). Exit code 1 where no ensemble wrote exactly this file; of a
+    submission the message says which one is nearest.
 
-    Example:
+    Examples:
     $ biomass trace submission.csv
+    $ biomass trace masses.csv --study runs/first
+    $ biomass trace bundle/ --study runs/first
     """
     from orchestration.inspect.trace import trace as trace_submission
     from orchestration.inspect.trace_page import render_trace

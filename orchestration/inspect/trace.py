@@ -1,7 +1,8 @@
-"""From a submission back to what made it: ensemble, members, trials, folds, configurations, data and code.
+"""From a file back to what made it: ensemble, members, trials, folds, configurations, data and code.
 
-A stranger has the file alone, so its content is what is looked for: in the ensembles of the studies that are given or
-lie near the file, and in the cards beside it.
+A file is a submission, a table of masses, or a bundle. A stranger has it alone, so
+its content is what is looked for: in the studies that are given or lie near the file, in the cards beside it, and in
+what a bundle, or the table that it has predicted, says of its own origin.
 """
 
 from __future__ import annotations
@@ -96,13 +97,16 @@ def trace(submission: Path, studies: Sequence[str] = ()) -> Trace:
         submission = submission / BUNDLE
     content = _read(submission)
     digest = hashlib.sha256(content).hexdigest()
-    ledgers = [open_ledger(study) for study in studies] or list(_near(submission.resolve()))
-    if (given := _given(ledgers, submission, digest)) is not None:
+    place = submission.resolve()
+    ledgers = [open_ledger(study) for study in studies]
+    ledgers = ledgers or list(_near(place.parent if place.name == BUNDLE else place))
+    if (given := _given(ledgers, submission, content, digest)) is not None:
         return given
-    found = [*_in_studies(ledgers), *_beside(submission.resolve())]
+    found = [*_in_studies(ledgers), *_beside(place)]
     same, note = [one for one in found if one.sha256 == digest], None
     if not same:
-        mine = _table(content)
+        if (mine := _table(content)) is None:
+            raise TraceError(_unknown(submission, digest, ledgers))
         nearest = min((_compare(mine, one) for one in found if one.ledger), key=lambda pair: pair[0], default=None)
         if nearest is None or nearest[0] != (0, 0, 0.0):
             raise TraceError(_lost(submission, digest, ledgers, found, nearest))
@@ -147,37 +151,72 @@ def _near(submission: Path) -> Iterator[Ledger]:
         yield Ledger(Storage(path))
 
 
-def _given(ledgers: Sequence[Ledger], path: Path, digest: str) -> Trace | None:
-    """Masses of photographs, or a bundle: recorded in a study, or beside the file."""
+def _given(ledgers: Sequence[Ledger], path: Path, content: bytes, digest: str) -> Trace | None:
+    """Masses of photographs, or a bundle: recorded in a study, beside the file, or in the bundle itself."""
     for ledger in ledgers:
         if (record := ledger.given(digest)) is not None:
-            return _trace_given(ledger, record, path)
-    try:
-        content = json.loads(path.with_name(f"{path.name}{layout.ORIGIN}").read_bytes())
-        record = GivenRecord.from_json(content)
-    except (OSError, ValueError):
-        return None
-    if record.file.sha256 != digest:
-        return None
-    return _trace_given(Ledger(Storage(record.study)), record, path)
+            return _trace_given(record, path, ledgers, ledger)
+    record = _recorded_beside(path, digest) or _recorded_in(path, content, digest)
+    return None if record is None else _trace_given(record, path, ledgers, Ledger(Storage(record.study)))
 
 
-def _trace_given(ledger: Ledger, record: GivenRecord, path: Path) -> Trace | None:
+def _recorded_beside(path: Path, digest: str) -> GivenRecord | None:
     try:
-        ensemble = ledger.ensemble(record.ensemble)
+        record = GivenRecord.from_json(json.loads(path.with_name(f"{path.name}{layout.ORIGIN}").read_bytes()))
     except (OSError, ValueError):
+        return None
+    return record if record.file.sha256 == digest else None
+
+
+def _recorded_in(path: Path, content: bytes, digest: str) -> GivenRecord | None:
+    """A bundle of which only a copy is there: its marker names study and card."""
+    if path.name != BUNDLE:
+        return None
+    try:
+        marker = json.loads(content)
+        card = marker.get("study_card") or content_id(marker["card"])
+        file = {"name": BUNDLE, "bytes": len(content), "sha256": digest}
+        names = {"ensemble": marker["ensemble"], "study": marker["study"]}
+        return GivenRecord.from_json({"kind": "bundle", "card": card, "file": file} | names)
+    except (ValueError, KeyError, TypeError, AttributeError):  # no bundle, or damaged
+        return None
+
+
+def _trace_given(record: GivenRecord, path: Path, ledgers: Sequence[Ledger], home: Ledger) -> Trace:
+    """home: where the record says that the ensemble is, or the study that has the record."""
+    ledger, name, note = home, record.ensemble, None
+    if (held := _holder(record, [*ledgers, home])) is not None:
+        ledger, name = held
+    else:  # of another card, if there is one
+        note = "the ensemble was made again since: its card below is the later one"
+    try:
+        ensemble = ledger.ensemble(name)
+    except (OSError, ValueError):
+        looked = ", ".join(dict.fromkeys(one.storage.uri for one in (*ledgers, home)))
         raise TraceError(
-            f"{path} is a {record.kind} by ensemble {record.ensemble} of {ledger.storage.uri} (card {record.card}), "
-            "which is not there any more; give the study with --study where it was moved"
+            f"a {record.kind} is traced to the card that made it; {path} names ensemble {record.ensemble} of "
+            f"{record.study} (card {record.card}), none of {looked} has it; give the study, where it is now, with "
+            "--study"
         ) from None
-    same = content_id(ensemble.card) == record.card
     origin = Origin(created_at=record.created_at, code=record.code, test=record.photographs, submission=record.file)
     written = Written(
-        name=record.ensemble, where=ledger.storage.uri, sha256=record.file.sha256, card=ensemble.card,
+        name=name, where=ledger.storage.uri, sha256=record.file.sha256, card=ensemble.card,
         trials=ensemble.trials, origin=origin, ledger=ledger,
     )  # fmt: skip
-    note = None if same else "the ensemble was made again since: its card below is the later one"
     return _trace(path, record.file.sha256, written, (), note, record.kind)
+
+
+def _holder(record: GivenRecord, ledgers: Sequence[Ledger]) -> tuple[Ledger, str] | None:
+    """The ensemble of that card: the study may have moved, or lie elsewhere than where the record was made."""
+    for ledger in ledgers:
+        try:
+            stored = ledger.ensembles()
+        except (OSError, ValueError):  # a store that is not reachable from here
+            continue
+        for name in sorted(stored, key=lambda one: one != record.ensemble):
+            if content_id(stored[name].card) == record.card:
+                return ledger, name
+    return None
 
 
 def _in_studies(ledgers: Sequence[Ledger]) -> Iterator[Written]:
@@ -258,6 +297,8 @@ def _compare(mine: pd.Series, written: Written) -> tuple[tuple[int, int, float],
     try:
         theirs = _table(written.ledger.submission(written.name))
     except (LedgerError, OSError):
+        theirs = None
+    if theirs is None:
         return (2**60, 0, 0.0), written
     strange = len(mine.index.symmetric_difference(theirs.index)) + int(mine.index.has_duplicates)
     if strange:
@@ -266,13 +307,26 @@ def _compare(mine: pd.Series, written: Written) -> tuple[tuple[int, int, float],
     return (0, int((gap != 0).sum()), float(gap.max())), written
 
 
-def _table(content: bytes) -> pd.Series:
-    """target by sample_id. Raises TraceError for a file that is no submission."""
+def _table(content: bytes) -> pd.Series | None:
+    """target by sample_id; None for a file that is no submission."""
     try:
         frame = pd.read_csv(io.BytesIO(content), encoding="utf-8-sig", dtype={"sample_id": str}, index_col=False)
         return pd.Series(pd.to_numeric(frame[COLUMNS[1]]).to_numpy(), index=frame[COLUMNS[0]].str.strip())
-    except (KeyError, ValueError, AttributeError) as error:
-        raise TraceError(f"a submission is a CSV with the columns sample_id,target and numbers: {error}") from None
+    except (KeyError, ValueError, AttributeError):
+        return None
+
+
+def _unknown(path: Path, digest: str, ledgers: Sequence[Ledger]) -> str:
+    """Of a table of masses, a bundle, or any other file."""
+    return (
+        f"a file is known by its content, as it was written; no study that was looked at ({_looked(ledgers)}) has "
+        f"written {path} (sha256 {digest[:12]}), or it was changed since. Give the study that made it with --study, or "
+        "the file as it was"
+    )
+
+
+def _looked(ledgers: Sequence[Ledger]) -> str:
+    return ", ".join(ledger.storage.uri for ledger in ledgers) or "no study near it"
 
 
 def _lost(
@@ -282,9 +336,9 @@ def _lost(
     found: Sequence[Written],
     nearest: tuple[tuple[int, int, float], Written] | None,
 ) -> str:
-    looked = ", ".join(ledger.storage.uri for ledger in ledgers) or "no study near it"
     text = (
-        f"no ensemble wrote exactly this file, {submission} (sha256 {digest[:12]}); looked at {len(found)} in {looked}"
+        f"no ensemble wrote exactly this file, {submission} (sha256 {digest[:12]}); looked at {len(found)} in "
+        f"{_looked(ledgers)}"
     )
     if nearest is not None and nearest[0][0] == 0:
         (_, rows, gap), written = nearest

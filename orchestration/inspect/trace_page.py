@@ -1,4 +1,4 @@
-"""The way back from a submission as lines for a terminal."""
+"""The way back from a file as lines for a terminal."""
 
 from __future__ import annotations
 
@@ -26,8 +26,11 @@ def _ensemble(found: Trace) -> Iterator[str]:
     for other in found.also:
         yield f"The same bytes were written by {other}"
     origin, card = found.origin, found.card
-    yield f"  when         {_when(origin.created_at)}"
-    yield f"  code         {code_text(origin.code)}"
+    if found.kind == "bundle" and origin.created_at is None:
+        yield "  known from   its own bundle.json; when it was exported is recorded in the study that did so"
+    else:
+        yield f"  when         {_when(origin.created_at)}"
+        yield f"  code         {code_text(origin.code)}"
     test = origin.test
     if found.kind == "bundle":
         pass

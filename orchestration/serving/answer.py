@@ -35,7 +35,7 @@ class Mass:
 
     target: str  # Dry_Total
     mass: float
-    intervals: tuple[Interval, ...]  # none where the blend was made before there were any
+    intervals: tuple[Interval, ...]  # none where the blend has none
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import traceback
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from starlette.applications import Starlette
@@ -21,14 +21,16 @@ from orchestration.answers.opened import OpenBlend
 from orchestration.progress import Say
 from orchestration.serving.answer import Answer, answer
 from orchestration.serving.asked import Limits, RequestError, client_gone, read_asked
-from orchestration.serving.guard import COOKIE, Guard, same_token
+from orchestration.serving.folder import RequestFolder
+from orchestration.serving.guard import Guard, cookie_name, same_token
 from orchestration.serving.kept import keep
 from orchestration.serving.model_thread import ModelThread
 from orchestration.serving.page import error_page, form_page, result_page, script, style
 from orchestration.serving.pictures import Pictures, TrainingPhotographs, pictures
 from orchestration.serving.schema import SCHEMA
-from orchestration.serving.uploads import read_request
+from orchestration.serving.uploads import UNKNOWN_CHARSET, read_request
 
+END_SECONDS = 1.0  # for work of clients that have gone, whose folders would stay where the process is killed
 FOR_PROGRAMS = ("/predict", "/schema.json", "/healthz")
 
 
@@ -63,6 +65,7 @@ def make_app(served: Served) -> Starlette:
     async def lifespan(_: Starlette) -> Any:
         yield
         served.model.close()
+        await asyncio.to_thread(served.model.join, END_SECONDS)
 
     return Starlette(
         routes=routes,
@@ -83,7 +86,7 @@ class _Pages:
     async def form(self, request: Request) -> Response:
         token = request.query_params.get("token")
         if token is not None:  # the address as it was printed: from now on the cookie has it
-            return self._with_cookie(token)
+            return self._with_cookie(request, token)
         return HTMLResponse(form_page(self._served.blend, self._served.limits))
 
     async def result(self, request: Request) -> Response:
@@ -105,14 +108,17 @@ class _Pages:
                 given = form.get("token")
         except ClientDisconnect:
             raise client_gone() from None
+        except UnicodeError:
+            raise RequestError(400, UNKNOWN_CHARSET) from None
         if self._served.token is None or not isinstance(given, str) or not same_token(given, self._served.token):
             raise RequestError(401, "this is not the token: the address that the server printed as it started has it")
-        return self._with_cookie(given)
+        return self._with_cookie(request, given)
 
-    def _with_cookie(self, token: str) -> Response:
+    def _with_cookie(self, request: Request, token: str) -> Response:
         response = RedirectResponse("/", status_code=303)
-        if self._served.token is not None:  # it was checked
-            response.set_cookie(COOKIE, token, httponly=True, samesite="lax", path="/")
+        right = self._served.token
+        if right is not None and same_token(token, right):  # a wrong one comes here where the cookie is right
+            response.set_cookie(cookie_name(request), token, httponly=True, samesite="lax", path="/")
         return response
 
     async def bug(self, request: Request, error: Exception) -> Response:
@@ -123,26 +129,26 @@ class _Pages:
     async def _answered(
         self, request: Request, *, drawn: bool
     ) -> tuple[dict[str, list[str]], Answer, dict[int, Pictures]]:
-        """What was asked, in its own folder, which is gone once it is answered."""
+        """What was asked, in its own folder, which is gone once nobody works on it."""
         served = self._served
-        with served.model.admission(), TemporaryDirectory(prefix="biomass-serve-") as folder:
-            uploads, fields = await read_request(request, Path(folder), served.limits)
+        with served.model.admission(), RequestFolder().used() as folder:
+            uploads, fields = await read_request(request, folder, served.limits)
             asked = read_asked(served.blend, fields)
-            features = Path(folder) / "features"
+            features = folder.path / "features"
 
             def work(should_stop: ShouldStop) -> tuple[Answer, dict[int, Pictures]]:
-                found = answer(served.blend, uploads, asked, served.limits, cache=features, should_stop=should_stop)
-                paths = {row: uploads[row].path for row, one in enumerate(found.photographs) if one.unreadable is None}
-                if not drawn:
-                    return found, {}
-                return found, pictures(
-                    served.blend, paths, asked, served.trained, cache=features, should_stop=should_stop
-                )
+                with folder.used():
+                    found = answer(served.blend, uploads, asked, served.limits, cache=features, should_stop=should_stop)
+                    read = [row for row, one in enumerate(found.photographs) if one.unreadable is None]
+                    paths = {row: uploads[row].path for row in read} if drawn else {}
+                    return found, pictures(
+                        served.blend, paths, asked, served.trained, cache=features, should_stop=should_stop
+                    )
 
             found, shown = await served.model.run(work, request)
             if served.keep is not None:
                 try:
-                    keep(served.keep, uploads, found)
+                    await folder.in_thread(keep, served.keep, uploads, found)
                 except OSError as error:
                     served.say(f"warning: a request could not be kept in {served.keep}: {error.strerror}")
         return fields, found, shown
@@ -155,17 +161,19 @@ def _refused(request: Request, error: RequestError) -> Response:
         headers["WWW-Authenticate"] = "Bearer"
     if error.status in (408, 413):
         headers["Connection"] = "close"  # what is still being sent is not read
-    if request.url.path in FOR_PROGRAMS:
+    path = request.scope["path"]  # request.url has the Host header in it, which may be no address
+    if path in FOR_PROGRAMS:
         return JSONResponse({"error": str(error)}, status_code=error.status, headers=headers)
-    if request.url.path in ("/", "/token"):
+    if path in ("/", "/token"):
         page = error_page(str(error), token=error.status == 401, retry_after=error.retry_after)
         return HTMLResponse(page, status_code=error.status, headers=headers)
     return PlainTextResponse(f"{error}\n", status_code=error.status, headers=headers)
 
 
 def _in_words(request: Request, error: HTTPException) -> RequestError:
+    path = request.scope["path"]
     if error.status_code == 404:
-        return RequestError(404, f"there are /, /predict, /schema.json and /healthz, got {request.url.path:.60}")
+        return RequestError(404, f"there are /, /predict, /schema.json and /healthz, got {path:.60}")
     if error.status_code == 405:
-        return RequestError(405, f"photographs are sent by POST, got {request.method:.20} {request.url.path:.60}")
+        return RequestError(405, f"photographs are sent by POST, got {request.method:.20} {path:.60}")
     return RequestError(error.status_code, str(error.detail))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -44,8 +45,8 @@ class Limits:
     def __post_init__(self) -> None:
         if not 1 <= self.photographs <= SHARD_IMAGES:
             raise UserError(f"--max-photographs is 1 to {SHARD_IMAGES}, got {self.photographs}")
-        if self.photograph_mb <= 0:
-            raise UserError(f"--max-mb is above 0, got {self.photograph_mb:g}")
+        if not 0 < self.photograph_mb < math.inf:
+            raise UserError(f"--max-mb is a number above 0, got {self.photograph_mb:g}")
         if self.queue < 1:
             raise UserError(f"--queue is 1 or more requests, got {self.queue}")
 

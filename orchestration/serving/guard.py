@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import re
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
@@ -68,17 +69,31 @@ class Guard:
             # a page of another site may point its own name at this machine: such a request carries that name
             raise RequestError(403, "open it as 127.0.0.1 or localhost, or start the server with --host")
         origin = request.headers.get("origin")
-        if request.method not in ("GET", "HEAD") and origin is not None and urlsplit(origin).netloc != host:
+        if request.method not in ("GET", "HEAD") and origin is not None and _place_of(origin) != host:
             raise RequestError(403, "forms of other sites are refused; open this server's own page")
-        if self._token is not None and request.url.path not in OPEN and not self._knows(request):
+        if self._token is not None and request.scope["path"] not in OPEN and not self._knows(request):
             raise RequestError(401, "a token is needed: the address that the server printed as it started has it")
 
     def _knows(self, request: Request) -> bool:
         kind, _, bearer = request.headers.get("authorization", "").partition(" ")
-        given = [request.cookies.get(COOKIE, ""), request.query_params.get("token", "")]
+        given = [request.cookies.get(cookie_name(request), ""), request.query_params.get("token", "")]
         if kind.lower() == "bearer":
             given.append(bearer.strip())
         return any(same_token(one, self._token or "") for one in given)
+
+
+def cookie_name(request: Request) -> str:
+    """With the port by which a browser knows this server: it sends a cookie to all ports of a host."""
+    port = request.headers.get("host", "").rpartition(":")[2]
+    return f"{COOKIE}_{port}" if re.fullmatch("[0-9]{1,5}", port) else COOKIE
+
+
+def _place_of(origin: str) -> str | None:
+    """Host and port; None for what is no address."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
 
 
 def same_token(given: str, token: str) -> bool:

@@ -51,12 +51,13 @@ class Replica:
     def __init__(
         self, place: BlendPlace, limits: Limits, cores: int, token: str | None, data: Path | None, keep: Path | None
     ) -> None:
+        blend = open_blend(place)
         self._served = Served(
-            blend=open_blend(place),
+            blend=blend,
             model=ModelThread(limits.queue, cores),
             limits=limits,
             token=token,
-            trained=None if data is None else TrainingPhotographs(data),
+            trained=None if data is None else TrainingPhotographs(blend, data),
             keep=keep,
             say=logging.getLogger("ray.serve").warning,
         )
@@ -111,6 +112,8 @@ def run_replicas(
         _require_room(replicas, cores)
         head = _head_address()
         here = not is_cluster(address) or head == ray.util.get_node_ip_address()
+        if here and data is not None:
+            TrainingPhotographs(blend, data)  # refused before anything is deployed
         chosen = _free_port(host, port) if here else port or FIRST_PORT
         if serve.status().proxies:
             raise UserError(

@@ -12,13 +12,13 @@ import numpy as np
 from safetensors.torch import load as load_tensors
 
 from biomass_models.data.images import ImageError, file_digest, shown_photograph
-from biomass_models.data.table import read_train
 from biomass_models.families import registry
 from biomass_models.families.introduced import config_from_stored
 from biomass_models.features.inputs import ImageSet
 from biomass_models.features.likeness import names_of
 from biomass_models.interrupt import ShouldStop, check_stop
 from orchestration.answers.opened import OpenBlend, OpenMember
+from orchestration.answers.trained_on import training_photographs
 from orchestration.inspect.maps import map_panels, maps_in_unit, mean_maps
 from orchestration.report.sections.photographs import data_uri
 from orchestration.serving.asked import Asked
@@ -119,12 +119,10 @@ def _neighbours(blend: OpenBlend, inputs_of: InputsOfFit, size: int) -> Sequence
 
 
 class TrainingPhotographs:
-    """Small pictures of them, by id."""
+    """Small pictures of them, by id. Raises what training_photographs raises."""
 
-    def __init__(self, data_dir: Path) -> None:
-        table = read_train(data_dir)
-        names, paths = table["image_id"].astype(str), table["image_path"].astype(str)
-        self._paths = {name: data_dir / path for name, path in zip(names, paths, strict=True)}
+    def __init__(self, blend: OpenBlend, data_dir: Path) -> None:
+        self._paths = training_photographs(blend, data_dir)
         self._drawn = lru_cache(KEPT)(self._draw)
 
     def small(self, image_id: str) -> Picture | None:

@@ -53,7 +53,7 @@ def run_server(
     token = token_for(host)
     if kept is not None:
         kept.mkdir(parents=True, exist_ok=True)
-    trained = None if data is None else TrainingPhotographs(data)
+    trained = None if data is None else TrainingPhotographs(blend, data)
     with contextlib.closing(bound(host, port)) as listening:
         model = ModelThread(limits.queue, cores)
         served = Served(blend=blend, model=model, limits=limits, token=token, trained=trained, keep=kept, say=say)

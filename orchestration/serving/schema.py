@@ -35,7 +35,7 @@ _MASS = _object(
     "of one component",
     {
         "mass": {"type": "number", "description": "in `unit`"},
-        "intervals": {"type": "array", "items": _INTERVAL, "description": "by level; none: made before there were any"},
+        "intervals": {"type": "array", "items": _INTERVAL, "description": "by level; none: the blend has none"},
     },
 )
 _PHOTOGRAPH = _object(

@@ -19,10 +19,13 @@ from biomass_models.data.images import ImageError, open_photograph
 from biomass_models.visible import visible
 from orchestration.answers.photographs import SUFFIXES
 from orchestration.serving.asked import FIELDS, MEGABYTE, Limits, RequestError, client_gone
+from orchestration.serving.folder import RequestFolder
 
 PHOTOGRAPHS = "photographs"  # field of the form
 MOST_FIELDS, FIELD_BYTES = 16, 4096
 LONGEST_NAME = 100
+LONGEST_LENGTH = 18  # digits
+UNKNOWN_CHARSET = "a form is UTF-8, got another charset that cannot be read; send it again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +57,14 @@ class Upload:
         return " ".join(str(error).replace(str(self.path), self.name).split())
 
 
-async def read_request(request: Request, folder: Path, limits: Limits) -> tuple[list[Upload], dict[str, list[str]]]:
+async def read_request(
+    request: Request, folder: RequestFolder, limits: Limits
+) -> tuple[list[Upload], dict[str, list[str]]]:
     """Photographs and fields of a form. Raises RequestError: no form, too many, too large, too slow."""
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise RequestError(415, f"photographs are sent as multipart/form-data, in the field {PHOTOGRAPHS}")
     length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > limits.request_bytes:
+    if length.isdecimal() and (len(length) > LONGEST_LENGTH or int(length) > limits.request_bytes):
         raise _too_large(limits)
     parser = MultiPartParser(
         request.headers,
@@ -77,6 +82,8 @@ async def read_request(request: Request, folder: Path, limits: Limits) -> tuple[
         raise client_gone() from None
     except MultiPartException as error:
         raise _malformed(error.message, limits) from None
+    except UnicodeError:
+        raise RequestError(400, UNKNOWN_CHARSET) from None
     fields: dict[str, list[str]] = {}
     uploads: list[Upload] = []
     try:
@@ -88,7 +95,7 @@ async def read_request(request: Request, folder: Path, limits: Limits) -> tuple[
             elif value.filename:
                 if len(uploads) == limits.photographs:
                     raise _too_many(limits)
-                uploads.append(await asyncio.to_thread(_saved, value, folder, len(uploads) + 1))
+                uploads.append(await folder.in_thread(_saved, value, folder.path, len(uploads) + 1))
     finally:
         await form.close()
     if not uploads:

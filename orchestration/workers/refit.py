@@ -95,7 +95,7 @@ def refit_trial(
             "and failed ones with --retry-failed"
         )
     weights = weights or searched_source(ledger)
-    different = [*_data(ledger, data_dir), *_weights(record, weights)]
+    different = [*_data("a trial is fitted again", ledger, data_dir), *_weights(record, weights)]
     with tempfile.TemporaryDirectory() as folder:
         folds = tuple(Refitter(ledger, data_dir, Path(folder), cache_dir, weights).folds(trial_id, list(metrics)))
     for one in metrics.values():
@@ -148,7 +148,16 @@ def require_same(
 ) -> None:
     """Raise LedgerError where photographs, labels (data: unless they were compared before) or weights are not those
     that a trial was made with. what: is done, for the message."""
-    if different := [*(_data(ledger, data_dir) if data else ()), *_weights(record, weights)]:
+    _refuse(what, [*(_data(what, ledger, data_dir) if data else ()), *_weights(record, weights)])
+
+
+def require_searched(what: str, ledger: Ledger, data_dir: Path) -> None:
+    """Raise LedgerError where a directory has other photographs or labels than the search had. what: as above."""
+    _refuse(what, list(_data(what, ledger, data_dir)))
+
+
+def _refuse(what: str, different: Sequence[str]) -> None:
+    if different:
         raise LedgerError(f"{what} from what it was made of; {'; '.join(different)}; give those")
 
 
@@ -254,18 +263,18 @@ def _folds(ledger: Ledger) -> list[int]:
     return folds_of(ledger.quadrats())
 
 
-def _data(ledger: Ledger, data_dir: Path) -> Iterator[str]:
+def _data(what: str, ledger: Ledger, data_dir: Path) -> Iterator[str]:
     """What is not as the study recorded it, of its table and its photographs."""
     recorded, here = ledger.quadrats(), read_train(data_dir)
     study = ledger.study()
     if absent := sorted(set(recorded["image_id"]) - set(here["image_id"])):
         raise LedgerError(
-            f"a refit needs the study's images, {data_dir} lacks {len(absent)} of {len(recorded)}, such as "
+            f"{what} from the study's images, {data_dir} lacks {len(absent)} of {len(recorded)}, such as "
             f"{absent[0]}; give the --data of the search"
         )
     missing = [path for path in here["image_path"] if not (data_dir / path).is_file()]
     if missing:
-        raise LedgerError(f"a refit needs the study's photographs, {data_dir} lacks {missing[0]}; get it back")
+        raise LedgerError(f"{what} from the study's photographs, {data_dir} lacks {missing[0]}; get it back")
     if fold_hash(recorded, ordered=study.settings.ordered) != study.fold_hash:
         yield "quadrats.parquet does not hold the folds that study.json names"
     yield from data_changes(ledger, here, ImageSet.from_table(data_dir, here).digests)

@@ -14,11 +14,14 @@ import served
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
+from test_report import CONTRAST
 from test_serving import world  # noqa: F401  a blend of a probe and a family with maps
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60  # seconds, on a busy machine
 PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+STILL = [{"name": "prefers-reduced-motion", "value": "reduce"}]  # what is clicked does not move
+PAPER = {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 25, 31)"}
 pytestmark = pytest.mark.long
 
 
@@ -28,8 +31,7 @@ serving = partial(served.serving, "serve")
 @pytest.fixture
 def phone(browser: webdriver.Chrome) -> Iterator[webdriver.Chrome]:
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE)
-    still = [{"name": "prefers-reduced-motion", "value": "reduce"}]  # what is clicked does not move
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": still})
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": STILL})
     yield browser
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
@@ -83,6 +85,38 @@ def test_photographs_masses_maps_and_table(
         process.send_signal(signal.SIGINT)
         assert process.wait(PATIENCE) == 0
     assert [path.name for path in (tmp_path / "tmp").iterdir()] == ["log"]  # nothing of a request stays
+
+
+def test_the_page_follows_the_systems_colours(
+    world: tuple[Any, Path],  # noqa: F811
+    tiny_pasture: Path,
+    phone: webdriver.Chrome,
+    tmp_path: Path,
+) -> None:
+    """Form and answer, on a phone: every text can be read, and nothing is wider than the screen."""
+    (tmp_path / "note.jpg").write_text("no photograph")
+
+    def system(scheme: str) -> None:
+        features = [*STILL, {"name": "prefers-color-scheme", "value": scheme}]
+        phone.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+    def require_readable(scheme: str, texts: int) -> None:
+        paper = "return getComputedStyle(document.body).backgroundColor"
+        assert phone.execute_script(paper) == PAPER[scheme]
+        seen, bad = phone.execute_script(CONTRAST)
+        assert seen >= texts and bad == []
+        assert phone.execute_script("return document.documentElement.scrollWidth") <= PHONE["width"]
+
+    with serving(world[1] / "study", tmp_path / "tmp") as (_, addresses):
+        system("dark")
+        phone.get(addresses["page"])
+        require_readable("dark", 10)
+        send(phone, *sorted((tiny_pasture / "test").iterdir())[:2], tmp_path / "note.jpg")
+        for summary in phone.find_elements(By.CSS_SELECTOR, "article summary"):
+            summary.click()
+        for scheme in ("dark", "light"):
+            system(scheme)
+            require_readable(scheme, 30)
 
 
 def test_a_token_opens_the_page(world: tuple[Any, Path], phone: webdriver.Chrome, tmp_path: Path) -> None:  # noqa: F811

@@ -118,6 +118,20 @@ class TestNext:
         assert pd.read_csv(out, dtype=str)["lat"].eq("-33.123456789").all()
         assert "that can be weighed, all are listed" in page
 
+    def test_a_study_that_cannot_be_written_costs_nobody_the_choice(
+        self, own, study, pool, tiny_pasture, tmp_path, monkeypatch
+    ):
+        def refused(*_: object) -> None:
+            raise PermissionError(13, "Permission denied", "next.json")
+
+        monkeypatch.setattr(Ledger, "write_next", refused)
+        files = ("--out", tmp_path / "next.csv", "--sheet", tmp_path / "next.png", "--cache", study[1])
+        arguments = ["next", own.storage.uri, pool, "--for", tiny_pasture / "test", *files]
+        result = CliRunner().invoke(app, list(map(str, arguments)))
+        assert result.exit_code == 0 and "cannot be written (Permission denied)" in " ".join(result.output.split())
+        assert len(pd.read_csv(tmp_path / "next.csv")) == 4 and (tmp_path / "next.png").stat().st_size > 0
+        assert "Chosen from" in result.stdout
+
     def test_what_it_is_for_is_required_and_why(self, own, pool):
         assert "no better than random" in run("next", own.storage.uri, pool, code=1)
 

@@ -293,7 +293,7 @@ def test_an_old_card_predicts_and_says_how_to_get_intervals(blended, table, tmp_
     del content["card"]["intervals"]
     path.write_text(json.dumps(content))
     said = predict(tmp_path / "study", table, "--out", tmp_path / "old.csv", "--cache", folder / "cache")
-    assert "before there were intervals" in said and "biomass ensemble" in " ".join(said.split())
+    assert "one fold" in " ".join(said.split()) and "biomass ensemble" in " ".join(said.split())
     assert not [name for name in pd.read_csv(tmp_path / "old.csv") if "_low_" in name]
 
 
@@ -304,7 +304,9 @@ def test_embeddings_that_are_not_kept_come_from_the_searchs_photographs(blended,
         shutil.rmtree(kept)
     options = ("--cache", folder / "cache", "--weights", "random")
     said = predict(tmp_path / "study", table, "--out", tmp_path / "a.csv", *options)
-    assert "give --data" in " ".join(said.split()) and PERCENTILE not in pd.read_csv(tmp_path / "a.csv")
+    assert "--data DIR`, with that of the search" in " ".join(said.split()) and PERCENTILE not in pd.read_csv(
+        tmp_path / "a.csv"
+    )
     predict(tmp_path / "study", table, "--out", tmp_path / "b.csv", "--data", tiny_pasture, *options)
     predict(folder / "study", table, "--out", tmp_path / "c.csv", *options)
     assert (tmp_path / "b.csv").read_bytes() == (tmp_path / "c.csv").read_bytes()

@@ -132,7 +132,7 @@ def test_what_cannot_be_compared_is_one_clear_error(
     with pytest.raises((DataError, OSError)):
         again(ledger, trial, tmp_path)
     next((own_pasture / "train").iterdir()).unlink()
-    with pytest.raises(LedgerError, match=r"needs the study's photographs, .* lacks train/"):
+    with pytest.raises(LedgerError, match=r"from the study's photographs, .* lacks train/"):
         again(ledger, trial, own_pasture)
     lines = (own_pasture / "train.csv").read_text().splitlines()
     first = lines[1].split("__")[0]

