@@ -48,7 +48,8 @@ class Surroundings:
         """All points by point_key, those first that fewest single changes part from `params`."""
         start = point_key(params)
         self._points.setdefault(start, dict(params))
-        ring, seen = (start,), {start}
+        ring: tuple[str, ...] = (start,)
+        seen = {start}
         while ring:
             yield {key: self._points[key] for key in ring}
             near = dict.fromkeys(key for one in ring for key in self._keys_beside(one))
