@@ -7,6 +7,7 @@ import glob
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
@@ -48,7 +49,7 @@ def read_photographs(typed: Sequence[str]) -> pd.DataFrame:
         fresh = [str(file) for file in dict.fromkeys(found) if str(file) not in seen]
         seen |= set(fresh)
         parts.append(pd.DataFrame({PATH: _paths(fresh)}))
-    table = pd.concat(parts, ignore_index=True)
+    table = pd.concat([_with_whole_numbers(part) for part in parts], ignore_index=True)
     if table.empty:
         raise UserError("at least one photograph is needed, got none")
     return _of_one_kind(table)
@@ -161,6 +162,13 @@ def of_table(table: pd.DataFrame, folder: Path, name: str) -> pd.DataFrame:
 
 def _files(cells: pd.Series, folder: Path) -> Iterator[Path]:
     return (_below(folder, str(cell).strip()) for cell in cells)
+
+
+def _with_whole_numbers(table: pd.DataFrame) -> pd.DataFrame:
+    """Of kinds that have blanks: beside a table that lacks their column they would become fractions."""
+    kinds = {name: dtype.name for name, dtype in table.dtypes.items() if isinstance(dtype, np.dtype)}
+    whole = {name: kind.replace("u", "U").replace("i", "I") for name, kind in kinds.items() if "int" in kind}
+    return table.astype(whole)
 
 
 def _of_one_kind(table: pd.DataFrame) -> pd.DataFrame:

@@ -131,7 +131,8 @@ def mean_table(
         rows.append(row | {WHY: why})
         keys.append(key)
     table = pd.DataFrame(rows)
-    return pd.concat([beside(pd.DataFrame(keys, columns=groups.columns), table.columns), table], axis=1)
+    named = pd.DataFrame(keys, columns=groups.columns).astype(groups.dtypes.to_dict())
+    return pd.concat([beside(named, table.columns), table], axis=1)
 
 
 def bound_column(column: str, end: str, level: float) -> str:

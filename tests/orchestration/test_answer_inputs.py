@@ -92,6 +92,21 @@ class TestTablesTogether:
         assert found["date"].dropna().tolist() == ["2026-11-01"] * 2
         assert means["photographs"].tolist() == [2, 2]
 
+    @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+    def test_whole_numbers_stay_whole_beside_a_folder(self, blended, new, suffix):  # noqa: F811
+        _, _, folder = blended
+        own = pd.DataFrame({"path": ["img/1.jpg", "img/2.jpg"], "plot": [5, 2**60 + 1], "few": np.uint8([1, 2])})
+        own.to_parquet(new / "a.parquet")
+        out, options = new / f"m{suffix}", ("--by", "plot", "--level", "0.5", "--cache", folder / "cache")
+        predict(folder / "study", new / "a.parquet", new / "img", "--out", out, *options)
+        tables = [out, out.with_name(f"m-means{suffix}")]
+        found, means = (
+            pd.read_parquet(path) if suffix == ".parquet" else pd.read_csv(path, dtype=str) for path in tables
+        )
+        for column in (found["plot"], means["plot"]):
+            assert column.dropna().astype(str).tolist() == ["5", str(2**60 + 1)]
+        assert found["few"].dropna().astype(str).tolist() == ["1", "2"] and means["photographs"].astype(int).sum() == 4
+
     def test_a_dataframe_of_anything_becomes_parquet(self, blended, new):  # noqa: F811
         _, _, folder = blended
         rows = pd.DataFrame({"path": [new / "img/1.jpg", new / "img/2.jpg"], "note": ["a", 5]})
