@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 
 import hand_made_study as hand
 import pytest
@@ -15,12 +16,16 @@ from released import copy_of, go_on
 from typer.testing import CliRunner
 
 from biomass_models.families.probe.config import ProbeConfig
+from biomass_models.families.registry import BUILT_IN
 from orchestration.cli import app
+from orchestration.inspect.show import show_trial
+from orchestration.report.sections.provenance import own_ranges_table
 from orchestration.search.fold_costs import trained_backbones
 from orchestration.search.prepare import change_ranges
 from orchestration.search.proposer import DRAWS_UNTIL_EXHAUSTED, Proposer
+from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger
-from orchestration.study.records import TrialResult
+from orchestration.study.records import StudyRecord, TrialResult
 from orchestration.study.spaces import stored_space, with_changes
 from orchestration.study.storage import Storage
 from search_spaces.domain import Choice, Integer, SearchSpace, Uniform, When
@@ -131,6 +136,43 @@ def test_a_study_takes_a_change_once_and_notes_it(tmp_path: Path) -> None:
         change_ranges(ledger, record, read_changes(None, ["distilled.dropout=0.1"]), said.append)
     with pytest.raises(RangesError, match=r"one of the study's.*got elsewhere; name it with --backbone"):
         change_ranges(ledger, record, read_changes(None, ["probe.backbone=elsewhere"]), said.append)
+
+
+def test_what_follows_a_change_is_noted_and_shown(tmp_path: Path) -> None:
+    """A field that depends on the changed one, searched elsewhere since then or not any more."""
+    ledger = hand.empty_study(tmp_path / "s")
+    trial = hand.propose(ledger, 0, params={"layout": "halves"})
+    said: list[str] = []
+
+    def change(typed: str) -> StudyRecord:
+        return change_ranges(ledger, ledger.study(), read_changes(None, [f"probe.{typed}"]), said.append)
+
+    follows = change("layout=tiles-3x4").own_ranges[-1]
+    assert (follows.field, follows.place) == ("view_merge", "--set probe.layout=tiles-3x4")
+    assert (follows.before, follows.now) == (
+        '{choice = ["concat", "mean"], when = {layout = ["halves"]}}',
+        '{choice = ["concat", "mean"], when = {layout = ["tiles-3x4"]}}',
+    )
+    assert "probe: view_merge with layout: searched when layout = tiles-3x4" in said
+    lost = change("layout=whole").own_ranges[-1]
+    why = "used while layout is not whole, and layout is whole alone"
+    assert lost.field == "view_merge" and lost.now.endswith(f"  # not searched any more: {why}")
+    record = ledger.study()
+    assert len(record.own_ranges) == 4 and change("layout=whole").own_ranges == record.own_ranges
+    (row,) = [one for one in show_trial(StudyData(ledger), trial).settings if one.name == "view_merge"]
+    assert row.range.startswith("not drawn: ") and row.own == "--set probe.layout=whole, after 1 trial"
+    table = own_ranges_table(SimpleNamespace(study=StudyData(ledger)))  # type: ignore[arg-type]
+    assert table is not None and why in str(table.rows[-1])
+
+
+def test_a_file_of_all_families_says_once_which_are_not_searched(tmp_path: Path) -> None:
+    (tmp_path / "my.toml").write_text(output("space", "--toml"))
+    said: list[str] = []
+    with_changes(
+        {"probe": space_of("probe", ("net",), "cpu")}, read_changes(tmp_path / "my.toml"), ("net",), said.append
+    )
+    assert len(said) == len(BUILT_IN) - 1
+    assert re.fullmatch(r"my\.toml:\d+: \d+ ranges of baseline are not used; searched: probe", said[0])
 
 
 def test_a_backbone_has_no_condition(tmp_path: Path) -> None:
