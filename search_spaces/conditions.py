@@ -65,7 +65,7 @@ def range_text(space: SearchSpace, name: str) -> str:
     domain = space.domains[name]
     if not isinstance(domain, When) or not domain.values or can_be_drawn(space, name):
         return domain_text(domain)
-    return f"not drawn: {condition_text(domain, None)}, and {got_text(space, domain.field)}"
+    return f"never drawn, as {got_text(space, domain.field)}"
 
 
 def condition_text(domain: When, needs: Needs | None) -> str:

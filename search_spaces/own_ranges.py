@@ -7,7 +7,7 @@ changes. All problems are raised together.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, fields, replace
+from dataclasses import MISSING, replace
 from random import Random
 from typing import Any
 
@@ -24,9 +24,10 @@ from search_spaces.conditions import (
     ordered,
     plain_domain,
 )
-from search_spaces.domain import Choice, Domain, Integer, LogUniform, Plain, SearchSpace, Uniform, When
+from search_spaces.domain import Choice, Domain, Integer, LogUniform, SearchSpace, Uniform, When
+from search_spaces.nearest import origin_lines, origins_of, with_origins
 from search_spaces.range_files import Change, RangesError
-from search_spaces.ranges_text import default_of, domain_text
+from search_spaces.ranges_text import domain_text
 from search_spaces.spaces import needs_of
 
 TRIED_DRAWS = 300  # random points among which a value must be accepted by the configuration once
@@ -52,7 +53,11 @@ def changed_space(space: SearchSpace, changes: Sequence[Change], say: Callable[[
         say(line)
     if (share := _refused_share(plain, own[0].place)) is not None:
         say(share)
-    return replace(plain, first_trials=tuple(_adapted_trials(space, plain, say)))
+    found, before = with_origins(plain, origins_of(space), space.first_trials), set(origin_lines(space))
+    for line in origin_lines(found):
+        if line not in before:
+            say(line)
+    return found
 
 
 def _with(space: SearchSpace, changes: Sequence[Change]) -> SearchSpace:
@@ -63,7 +68,7 @@ def _with(space: SearchSpace, changes: Sequence[Change]) -> SearchSpace:
         _apply(change, domains, fixed)
     if problems := list(_lost_conditions(changes, domains, fixed)):
         raise RangesError(problems)
-    found = replace(space, domains=ordered(domains), fixed=fixed, first_trials=())
+    found = replace(space, domains=ordered(domains), fixed=fixed, first_trials=(), origins=())
     found = follow_changes(space, found, {change.field: change for change in changes})
     problems = [
         f"{change.place}: {change.family}.{change.field}: {problem}"
@@ -219,52 +224,3 @@ def _refused_share(space: SearchSpace, place: str) -> str | None:
         f"{place}: the configuration refuses {100 * len(reasons) / TRIED_DRAWS:.0f} % of the points of {space.family}, "
         f"which are drawn again ({reasons[0]}); a condition (when) keeps them apart"
     )
-
-
-def _adapted_trials(old: SearchSpace, new: SearchSpace, say: Callable[[str], None]) -> Iterator[Mapping[str, Any]]:
-    """The first trials of the old space at the nearest points of the new one, each once."""
-    seen: list[Mapping[str, Any]] = []
-    for place, params in enumerate(old.first_trials, start=1):
-        found = params if not new.misfits(params) else nearest_point(new, _values(old, params))
-        name = f"first trial {place} of {new.family}"
-        if found in seen:
-            say(f"{name} is left out: within these ranges it is the same as another")
-        elif (reason := new.refusal(found)) is not None:
-            say(f"{name} is left out: within these ranges the configuration refuses it ({reason})")
-        else:
-            before, after = _values(old, params), _values(new, found)
-            moved = [f"{field}={after[field]}" for field in after if after[field] != before.get(field)]
-            if moved:
-                say(f"{name} is adapted to these ranges: {', '.join(moved)}")
-            seen.append(found)
-            yield found
-
-
-def nearest_point(space: SearchSpace, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The point of a space whose fields are nearest to some values of a configuration."""
-    params: dict[str, Any] = {}
-    for name, domain in space.domains.items():
-        if space.is_active(name, params):
-            params[name] = _nearest(domain.domain if isinstance(domain, When) else domain, values.get(name, MISSING))
-    return params
-
-
-def _values(space: SearchSpace, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Every field of a point's configuration, without building it."""
-    names = (one.name for one in fields(space.config_class))
-    return {**{name: default_of(space, name) for name in names}, **space.fixed, **params}
-
-
-def _nearest(domain: Plain, value: Any) -> Any:
-    if domain.contains(value):
-        return value
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    match domain:
-        case Choice(options):
-            near = [one for one in options if isinstance(one, int | float) and not isinstance(one, bool)]
-            return min(near, key=lambda one: abs(one - value)) if number and near else options[0]
-        case Integer(low, high, step):
-            steps = round((min(max(value, low), high) - low) / step) if number else 0
-            return low + step * min(steps, (high - low) // step)
-        case Uniform(low, high) | LogUniform(low, high):
-            return min(max(float(value), low), high) if number else low

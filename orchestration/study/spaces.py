@@ -89,15 +89,17 @@ def with_changes(
     backbones: Sequence[str] | None,
     say: Callable[[str], None],
     *,
+    scale: str | None = None,
     to_add: str | None = None,
     trials: int = 0,
 ) -> tuple[dict[str, SearchSpace], tuple[OwnRange, ...]]:
     """Ranges by family with what the user has changed, and a note of each change that is one, or follows from one.
 
-    backbones: of the study, None: not known yet; to_add: how a family joins these, up to its name, None: it cannot;
-    trials: that the study has. Raises RangesError for a typed change of a family that is not among these, for a
-    backbone that the study has not or that has a condition, and as `changed_space` does.
+    backbones, scale: of the study, None: not known yet; to_add: how a family joins these, up to its name, None: it
+    cannot; trials: that the study has. Raises RangesError for a typed change of a family that is not among these, for a
+    backbone that the study has not or that has a condition, a file of another scale, and as `changed_space` does.
     """
+    _check_scale(changes, scale)
     _check_families(spaces, changes, say, to_add)
     _check_backbones(changes, backbones)
     found = {family: changed_space(space, changes, say) for family, space in spaces.items()}
@@ -125,6 +127,19 @@ def with_changes(
         for (family, field), (place, now) in noted.items()
     )
     return found, tuple(note for note in notes if note.before != note.now)
+
+
+def _check_scale(changes: Sequence[Change], scale: str | None) -> None:
+    """RangesError for a file that was written from the ranges of another scale."""
+    of_scale = next((change.of_scale for change in changes if change.of_scale is not None), None)
+    if of_scale is not None and scale is not None and of_scale[0] != scale:
+        own, place = of_scale
+        raise RangesError(
+            [
+                f"{place}: the file has the ranges of --scale {own}, the search is of --scale {scale}; search a new "
+                f"study with --scale {own}, or take that line out"
+            ]
+        )
 
 
 def _check_families(

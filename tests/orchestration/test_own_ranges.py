@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
+from typing import Any
 
 import hand_made_study as hand
 import pytest
@@ -138,6 +139,34 @@ def test_a_study_takes_a_change_once_and_notes_it(tmp_path: Path) -> None:
         change_ranges(ledger, record, read_changes(None, ["probe.backbone=elsewhere"]), said.append)
 
 
+def test_ranges_that_are_wider_again_have_the_published_trial_back(tmp_path: Path) -> None:
+    """Also one that was left out; what was said once is not said again."""
+    ledger = hand.empty_study(tmp_path / "s")
+    plain = ledger.study().spaces or {"baseline": space_of("baseline", ("test_vit",), "smoke").to_json()}
+    said: list[str] = []
+
+    def change(*typed: str) -> list[dict[str, Any]]:
+        record = change_ranges(
+            ledger, ledger.study(), read_changes(None, [f"baseline.{one}" for one in typed]), said.append
+        )
+        return list(record.spaces["baseline"]["first_trials"])
+
+    published = plain["baseline"]["first_trials"]
+    assert "origins" not in plain["baseline"]
+    (narrow,) = change("dropout=0.4", "transform=none", "head_lr=1e-3")  # both are the same there
+    assert "dropout" not in narrow
+    said.clear()
+    change("clip_norm=3")
+    assert not any("dropout" in line or "same as another" in line for line in said)
+    (tmp_path / "my.toml").write_text(
+        "[baseline]\ndropout = {uniform = [0.0, 0.6]}\ntransform = {choice = ['log1p', 'sqrt', 'none']}\n"
+        "head_lr = {log-uniform = [1e-5, 3e-3]}\nclip_norm = 5"
+    )
+    record = change_ranges(ledger, ledger.study(), read_changes(tmp_path / "my.toml"), said.append)
+    again = record.spaces["baseline"]
+    assert [dict(params) for params in again["first_trials"]] == published and "origins" not in again
+
+
 def test_what_follows_a_change_is_noted_and_shown(tmp_path: Path) -> None:
     """A field that depends on the changed one, searched elsewhere since then or not any more."""
     ledger = hand.empty_study(tmp_path / "s")
@@ -160,7 +189,7 @@ def test_what_follows_a_change_is_noted_and_shown(tmp_path: Path) -> None:
     record = ledger.study()
     assert len(record.own_ranges) == 4 and change("layout=whole").own_ranges == record.own_ranges
     (row,) = [one for one in show_trial(StudyData(ledger), trial).settings if one.name == "view_merge"]
-    assert row.range.startswith("not drawn: ") and row.own == "--set probe.layout=whole, after 1 trial"
+    assert row.range == "never drawn, as layout is whole alone" and row.own == "--set probe.layout=whole, after 1 trial"
     table = own_ranges_table(SimpleNamespace(study=StudyData(ledger)))  # type: ignore[arg-type]
     assert table is not None and why in str(table.rows[-1])
 
@@ -228,9 +257,11 @@ def test_the_space_command_shows_what_would_be_searched(tmp_path: Path) -> None:
     assert fields["layers"]["fixed"] == 1 and fields["layers"]["range"] is None
     assert fields["transform"] | {"about": "", "reason": ""} == {
         "name": "transform", "range": "log1p | sqrt | none", "fixed": None, "default": "log1p", "about": "",
-        "reason": "",
+        "reason": "", "own": None,
     }  # fmt: skip
     assert set(fields) == set(ProbeConfig.__dataclass_fields__)
+    assert (fields["layers"]["own"], fields["layers"]["reason"]) == ("--set probe.layers=1", "")
+    assert fields["size"]["own"] is None and fields["size"]["reason"]
     other = refused("space", "probe", "--set", "baseline.dropout=0.1")
     assert other.endswith("got baseline; leave it out, or show it as well: biomass space probe baseline")
     assert output("space", "probe", "baseline", "--set", "baseline.dropout=0.1")
@@ -240,6 +271,55 @@ def test_the_space_command_shows_what_would_be_searched(tmp_path: Path) -> None:
     own = output("space", "probe", "--study", ledger.storage.uri, "--toml")
     assert "[probe]" in own and '"test_vit.r160_in1k"' in own
     assert "did you mean probe" in refused("space", "prob", "--study", ledger.storage.uri)
+
+
+def test_what_the_space_command_advises_is_of_the_ranges_that_it_shows(tmp_path: Path) -> None:
+    """Also the file: a search of another scale refuses it."""
+
+    def advice(*words: str) -> list[str]:
+        lines = output("space", *words).splitlines()
+        return [line.strip() for line in lines[lines.index("To change them:") + 1 :]]
+
+    assert advice("probe", "stack", "--scale", "gpu", "--backbone", "net") == [
+        "biomass space probe stack --scale gpu --backbone net --toml > my.toml",
+        "biomass search --scale gpu --backbone net --space my.toml",
+    ]
+    assert advice("probe") == [
+        "biomass space probe --scale cpu --toml > my.toml",
+        "biomass search --scale cpu --space my.toml",
+    ]
+    study = copy_of("finished", tmp_path).storage.uri
+    assert advice("--study", study) == [
+        f"biomass space --study {study} --toml > my.toml",
+        f"biomass search {study} --space my.toml",
+    ]
+    mine = tmp_path / "my.toml"
+    mine.write_text(output("space", "probe", "--scale", "gpu", "--toml"))
+    message = r"my.toml:\d+: the file has the ranges of --scale gpu, the search is of --scale (cpu|smoke)"
+    assert re.search(message, refused("space", "probe", "--space", str(mine)))
+    assert re.search(message, refused("space", "probe", "--study", study, "--space", str(mine)))
+    ledger = hand.empty_study(tmp_path / "s")
+    with pytest.raises(RangesError, match=message):
+        change_ranges(ledger, ledger.study(), read_changes(mine), lambda line: None)
+    mine.write_text(mine.read_text().replace('scale = "gpu"', 'scale = "gpus"'))
+    assert "my.toml:8: scale is one of smoke, demo, cpu, gpu; got 'gpus'; did you mean gpu" in refused(
+        "space", "--space", str(mine)
+    )
+
+
+def test_the_space_command_refuses_a_backbone_that_the_study_has_not(tmp_path: Path) -> None:
+    study = copy_of("finished", tmp_path).storage.uri
+    assert "got typo; name it with --backbone" in refused("space", "--study", study, "--set", "probe.backbone=typo")
+    typed = ("space", "probe", "--backbone", "net", "--set", "probe.backbone=typo")
+    assert "one of the study's, net; got typo" in refused(*typed)
+
+
+def test_the_space_command_marks_what_is_the_users(tmp_path: Path) -> None:
+    ledger = hand.empty_study(tmp_path / "s")
+    change_ranges(ledger, ledger.study(), read_changes(None, ["probe.transform=sqrt"]), lambda line: None)
+    text = output("space", "probe", "--study", ledger.storage.uri)
+    words = " ".join(re.sub(r"[│┃]", " ", text).split())
+    assert "yours: --set probe.transform=sqrt" in words and "log targets predict below" not in words
 
 
 @pytest.mark.parametrize("family", ["baseline", "distilled", "density"])

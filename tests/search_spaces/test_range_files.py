@@ -15,7 +15,7 @@ from biomass_models.families.field_notes import field_notes
 from biomass_models.families.probe.config import ProbeConfig
 from biomass_models.toml_files import TomlError, TomlFile, read_toml, toml_key, toml_value
 from search_spaces.domain import Choice, Integer, LogUniform, SearchSpace, Uniform, When
-from search_spaces.own_ranges import nearest_point
+from search_spaces.nearest import nearest_point
 from search_spaces.range_files import Change, RangesError, read_changes
 from search_spaces.ranges_text import HOW, default_of, domain_text, space_toml
 from search_spaces.spaces import SCALES, reasons_of, space_of
