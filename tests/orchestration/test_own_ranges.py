@@ -363,13 +363,13 @@ def test_the_page_from_a_file_to_report_and_show(
         typed = words[1:]
         if typed[0] == "search":
             searches += 1
-            typed[typed.index("--trials") + 1] = str(2 * min(searches, 3))
+            typed[typed.index("--trials") + 1] = str(2 * min(searches, 4))
             typed += ["--inline", "--cache", "cache", *(TINY if searches == 1 else [])]
         if "TRIAL" in typed:
             trial = next(one for one in Ledger(Storage("STUDY")).trials() if one.family == "baseline")
             typed[typed.index("TRIAL")] = trial.trial_id[:6]
         said.setdefault(words[1], []).append(output(*typed))
-    assert searches == 3
+    assert searches == 4
     ledger = Ledger(Storage("STUDY"))
     record, trials = ledger.study(), ledger.trials()
     assert {"space": "my.toml"}.items() <= record.made_with.overrides.items()
@@ -380,11 +380,15 @@ def test_the_page_from_a_file_to_report_and_show(
     assert own["baseline", "dropout"].place == "my.toml:3" and own["baseline", "dropout"].now == "0.4"
     later = own["probe", "alpha_per_target"]
     assert later.place == "--set probe.alpha_per_target=true" and later.trials == 4
-    assert len(trials) == 6
+    follows = own["probe", "view_merge"]
+    assert follows.place == own["probe", "layout"].place == "--set probe.layout=tiles-2x4" and follows.trials == 6
+    assert follows.now == '{choice = ["concat", "mean"], when = {layout = ["tiles-2x4"]}}'
+    assert len(trials) == 8
     for trial in trials:
         config = trial.config
         if trial.family == "probe":
             assert config["transform"] == "sqrt" and (trial.number < 4 or config["alpha_per_target"])
+            assert trial.number < 6 or (config["layout"] == "tiles-2x4" and "view_merge" in trial.params)
         else:
             assert config["dropout"] == 0.4 and 1e-4 <= config["head_lr"] <= 1e-3 and 1 <= config["clip_norm"] <= 5
             assert config["head_width_2"] in ((64, 96, 128) if config["head_width"] > 128 else (128,))
@@ -392,6 +396,6 @@ def test_the_page_from_a_file_to_report_and_show(
     assert max(len(line) for line in shown.splitlines() if "biomass" not in line) <= 80
     shown = " ".join(shown.split())
     assert "my.toml:3" in shown and "biomass refit" in shown and "baseline, complete" in shown
-    assert "6 ranges of your own" in page and "my.toml:3" in page and "--set probe.alpha_per_target=true" in page
+    assert "8 ranges of your own" in page and "my.toml:3" in page and "--set probe.alpha_per_target=true" in page
     assert "fixed: 0.4 (0.4)" in said["space"][2]
     assert '"distilled"' not in said["space"][1] and "[distilled]" in said["space"][1]
