@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 from biomass_models.families.baseline.config import BaselineConfig
-from search_spaces.domain import Choice, Domain, Integer, LogUniform, SearchSpace, Uniform, When
+from search_spaces.domain import Choice, Domain, Integer, LogUniform, SearchSpace, Uniform
+from search_spaces.options import NEEDS, option_domains, switched_off
 from search_spaces.options import REASONS as OPTION_REASONS
-from search_spaces.options import option_domains, switched_off
 
 SIZES = {"smoke": (64,), "demo": (224,), "cpu": (224, 336), "gpu": (224, 392, 518, 672, 980)}  # px
 TRAINED_BLOCKS = {"smoke": (0,), "demo": (0,), "cpu": (0,), "gpu": (4, 0, 2, 6)}
@@ -30,13 +30,13 @@ EPOCHS = {"smoke": (2, 4, 1), "demo": (20, 60, 10), "cpu": (20, 80, 10), "gpu": 
 def space(backbones: tuple[str, ...], scale: str) -> SearchSpace:
     """The space at one scale: smoke (tests), demo, cpu (all frozen) or gpu (blocks trained, large images)."""
     blocks, reference = TRAINED_BLOCKS[scale], BaselineConfig()
-    options = option_domains(scale, tuple(b for b in blocks if b))
+    options = option_domains(scale, blocks)
     domains: dict[str, Domain] = {
         "backbone": Choice(backbones),
         "size": Choice(SIZES[scale]),
         "trained_blocks": Choice(blocks),
-        "backbone_lr": When("trained_blocks", tuple(b for b in blocks if b), LogUniform(5e-6, 2e-4)),
-        "prefix_bank": When("trained_blocks", tuple(b for b in blocks if b), Choice(("none", "float16"))),
+        "backbone_lr": NEEDS["backbone_lr"].when(blocks, LogUniform(5e-6, 2e-4)),
+        "prefix_bank": NEEDS["prefix_bank"].when(blocks, Choice(("none", "float16"))),
         "head_lr": LogUniform(1e-5, 3e-3),
         "transform": Choice(("log1p", "sqrt", "none")),
         "head_width": Choice((128, 256, 512)),

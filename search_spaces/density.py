@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from biomass_models.families.density.config import DensityConfig
-from search_spaces.domain import Choice, Domain, Integer, LogUniform, SearchSpace, Uniform, When
+from search_spaces.domain import Choice, Domain, Integer, LogUniform, SearchSpace, Uniform
+from search_spaces.needs import Needs
+from search_spaces.options import NEEDS as OPTION_NEEDS
 from search_spaces.options import REASONS as OPTION_REASONS
 from search_spaces.options import option_domains, switched_off
 
@@ -28,6 +30,7 @@ REASONS = {
     "head_width": "every token passes the network, so it is small",
     "beta": "5 g is published; 20 g is nearer to the squared error that is scored",
 }
+NEEDS = {**OPTION_NEEDS, "grid": Needs(field="trained_blocks", one_of=(0,))}  # trained backbones keep all tokens
 OPTIONS = ("mixup_alpha", "stamped", "adapters", "adapter_rank")  # the others are of a photograph, not of a patch
 
 
@@ -46,12 +49,12 @@ def space(backbones: tuple[str, ...], scale: str) -> SearchSpace:
         "epochs": Integer(*EPOCHS[scale]),
         "ema_decay": Choice((0.0, 0.98)),
     }
-    options = {name: one for name, one in option_domains(scale, trained).items() if name in OPTIONS}
+    options = {name: one for name, one in option_domains(scale, (0, *trained)).items() if name in OPTIONS}
     if trained:
         domains |= {
             "trained_blocks": Choice((0, *trained)),
-            "grid": When("trained_blocks", (0,), Choice(GRIDS[scale])),
-            "backbone_lr": When("trained_blocks", trained, LogUniform(1e-5, 4e-4)),
+            "grid": NEEDS["grid"].when((0, *trained), Choice(GRIDS[scale])),
+            "backbone_lr": NEEDS["backbone_lr"].when((0, *trained), LogUniform(1e-5, 4e-4)),
         }
     else:
         domains["grid"] = Choice(GRIDS[scale])

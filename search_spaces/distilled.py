@@ -11,6 +11,8 @@ from typing import Any
 
 from biomass_models.families.distilled.config import DistilledConfig
 from search_spaces.domain import Choice, Domain, Integer, LogUniform, SearchSpace, Uniform, When
+from search_spaces.needs import Needs
+from search_spaces.options import NEEDS as OPTION_NEEDS
 from search_spaces.options import REASONS as OPTION_REASONS
 from search_spaces.options import option_domains, switched_off
 
@@ -38,23 +40,27 @@ REASONS = {
     "teacher_width": "few values, so that trials share the teacher's fits",
     "huber_delta": "1 is published; smaller ones mind outliers less",
 }
-TAUGHT = (0.5, 0.25, 1.0, 2.0)  # weights of the distillation term
+DISTILLATION_WEIGHTS = (0.5, 0.25, 1.0, 2.0, 0.0)
+TEACHER = ("width", "width_2", "epochs", "lr", "weight_decay", "inner_folds")
+NEEDS = {
+    **OPTION_NEEDS,
+    "local_size": Needs(field="layout", other_than=("none",)),
+    **{f"teacher_{name}": Needs(field="distillation_weight", other_than=(0.0,)) for name in TEACHER},
+}
 
 
 def space(backbones: tuple[str, ...], scale: str) -> SearchSpace:
     """The space at one scale: smoke (tests), demo, cpu (all frozen, tokens cached) or gpu (blocks trained)."""
     blocks, published = TRAINED_BLOCKS[scale], DistilledConfig()
-    trained = tuple(count for count in blocks if count)
-    views = tuple(layout for layout in LAYOUTS[scale] if layout != "none")
-    options = option_domains(scale, trained)
+    options = option_domains(scale, blocks)
     domains: dict[str, Domain] = {
         "backbone": Choice(backbones),
         "size": Choice(SIZES[scale]),
         "layout": Choice(LAYOUTS[scale]),
-        "local_size": When("layout", views, Choice(LOCAL_SIZES[scale])),
+        "local_size": NEEDS["local_size"].when(LAYOUTS[scale], Choice(LOCAL_SIZES[scale])),
         "trained_blocks": Choice(blocks),
         "grid": When("trained_blocks", (0,), Choice(GRIDS[scale])),
-        "backbone_lr": When("trained_blocks", trained, LogUniform(1e-5, 4e-4)),
+        "backbone_lr": NEEDS["backbone_lr"].when(blocks, LogUniform(1e-5, 4e-4)),
         "head_lr": LogUniform(5e-5, 3e-3),
         "pooling_heads": Choice((1, 4, 8)),
         "pooling_dropout": Uniform(0.0, 0.4),
@@ -65,9 +71,9 @@ def space(backbones: tuple[str, ...], scale: str) -> SearchSpace:
         "ratio_weight": LogUniform(0.3, 3.0),
         "huber_delta": LogUniform(0.3, 3.0),
         "group_weights": Choice((True, False)),
-        "distillation_weight": Choice((*TAUGHT, 0.0)),
-        "teacher_epochs": When("distillation_weight", TAUGHT, Choice((100, 200, 400))),
-        "teacher_width": When("distillation_weight", TAUGHT, Choice((128, 32))),
+        "distillation_weight": Choice(DISTILLATION_WEIGHTS),
+        "teacher_epochs": NEEDS["teacher_epochs"].when(DISTILLATION_WEIGHTS, Choice((100, 200, 400))),
+        "teacher_width": NEEDS["teacher_width"].when(DISTILLATION_WEIGHTS, Choice((128, 32))),
         "weight_decay": LogUniform(1e-3, 0.5),
         "epochs": Integer(*EPOCHS[scale]),
         "ema_decay": Choice((0.0, 0.98)),

@@ -126,6 +126,7 @@ class SearchSpace:
     domains: Mapping[str, Domain]
     fixed: Mapping[str, Any] = field(default_factory=dict)
     first_trials: tuple[Mapping[str, Any], ...] = ()
+    origins: tuple[Mapping[str, Any], ...] = ()  # every field of the first trials before own ranges moved any of them
     defaults: Mapping[str, Any] = field(
         default_factory=dict
     )  # of fields that are neither drawn nor fixed; else today's
@@ -208,6 +209,7 @@ class SearchSpace:
             "domains": {name: _domain_to_json(domain) for name, domain in self.domains.items()},
             "fixed": dict(self.fixed),
             "first_trials": [dict(params) for params in self.first_trials],
+            **({"origins": [dict(config) for config in self.origins]} if self.origins else {}),
             "defaults": {**defaults, **self.defaults},
         }
 
@@ -221,6 +223,9 @@ class SearchSpace:
                 domains={name: _domain_from_json(domain) for name, domain in content["domains"].items()},
                 fixed=content.get("fixed", {}),
                 first_trials=tuple(content.get("first_trials", ())),
+                origins=tuple(
+                    {name: _hashable(value) for name, value in config.items()} for config in content.get("origins", ())
+                ),
                 defaults=content.get("defaults", {}),
             )
         except (KeyError, TypeError, AttributeError) as error:

@@ -14,25 +14,25 @@ MOST_VALUES = 1000  # of a field; whole numbers of a longer range count as endle
 
 def is_finite(space: SearchSpace) -> bool:
     """Whether every field is a choice, a whole number, or a range of one value."""
-    return all(_values(domain) is not None for domain in space.domains.values())
+    return all(values_of(domain) is not None for domain in space.domains.values())
 
 
 def points(space: SearchSpace) -> Iterator[Point]:
     """Every point of a finite space, once."""
-    return _completed(space, lambda name: _values(space.domains[name]) or ())
+    return _completed(space, lambda name: values_of(space.domains[name]) or ())
 
 
 def neighbours(space: SearchSpace, params: Mapping[str, Any]) -> Iterator[Point]:
     """Every point of a finite space that has another value in one field of `params`, and all else alike but for fields
     that exist only with the new value: these have each of their values."""
     for changed, before in params.items():
-        for value in _values(space.domains[changed]) or ():
+        for value in values_of(space.domains[changed]) or ():
             if value != before or type(value) is not type(before):
                 yield from _completed(space, _kept(space, {**params, changed: value}))
 
 
 def _kept(space: SearchSpace, params: Mapping[str, Any]) -> Callable[[str], Sequence[Any]]:
-    return lambda name: (params[name],) if name in params else _values(space.domains[name]) or ()
+    return lambda name: (params[name],) if name in params else values_of(space.domains[name]) or ()
 
 
 class Surroundings:
@@ -85,7 +85,7 @@ def _completed(space: SearchSpace, values_of: Callable[[str], Sequence[Any]]) ->
     return rest(0, {})
 
 
-def _values(domain: Domain) -> Sequence[Any] | None:
+def values_of(domain: Domain) -> Sequence[Any] | None:
     """All values of a domain; None where they are infinitely many."""
     match domain.domain if isinstance(domain, When) else domain:
         case Choice(options):

@@ -11,9 +11,17 @@ from importlib.util import find_spec
 from typing import Any
 
 from search_spaces.domain import Choice, Domain, LogUniform, When
+from search_spaces.needs import Needs
 
 SEARCHED = ("cpu", "gpu")
 ADAPTED = ("lora", "dora")
+NEEDS = {  # of every network
+    "interval_weight": Needs(field="interval_bins", other_than=(0,)),
+    "backbone_lr": Needs(field="trained_blocks", other_than=(0,)),
+    "prefix_bank": Needs(field="trained_blocks", other_than=(0,)),
+    "adapters": Needs(field="trained_blocks", other_than=(0,)),
+    "adapter_rank": Needs(field="adapters", other_than=("none",)),
+}
 REASONS = {
     "interval_bins": "+.03 for the team that won, by its own account",
     "mixup_alpha": "few photographs; what it brings is contested",
@@ -26,21 +34,21 @@ REASONS = {
 }
 
 
-def option_domains(scale: str, trained: tuple[int, ...]) -> dict[str, Domain]:
-    """Domains by field; empty where options stay off. trained: numbers of trained blocks in the space, but 0."""
+def option_domains(scale: str, blocks: tuple[int, ...]) -> dict[str, Domain]:
+    """Domains by field; empty where options stay off. blocks: numbers of trained blocks in the space."""
     if scale not in SEARCHED:
         return {}
     domains: dict[str, Domain] = {
         "interval_bins": Choice((0, 7)),
-        "interval_weight": When("interval_bins", (7,), LogUniform(0.03, 0.3)),
+        "interval_weight": NEEDS["interval_weight"].when((0, 7), LogUniform(0.03, 0.3)),
         "mixup_alpha": Choice((0.0, 0.2, 1.0)),
         "predicted_metadata": Choice(("none", "film")),
     }
     if scale == "gpu":  # one more pass over all images
         domains["stamped"] = When("trained_blocks", (0,), Choice((0, 1)))
     if scale == "gpu" and find_spec("peft"):
-        domains["adapters"] = When("trained_blocks", trained, Choice(("none", *ADAPTED)))
-        domains["adapter_rank"] = When("adapters", ADAPTED, Choice((4, 8, 16)))
+        domains["adapters"] = NEEDS["adapters"].when(blocks, Choice(("none", *ADAPTED)))
+        domains["adapter_rank"] = NEEDS["adapter_rank"].when(("none", *ADAPTED), Choice((4, 8, 16)))
     return domains
 
 

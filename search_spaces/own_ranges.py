@@ -1,20 +1,34 @@
 """Ranges of the user's own (range_files.py reads them) put over a family's, and checked against its configuration.
 
-A condition stays where a new range or value names none, but for one that has no values at a scale. All problems are
-raised together.
+A condition stays where a new range or value names none; conditions.py has what follows where the field that it is on
+changes. All problems are raised together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, fields, replace
+from dataclasses import MISSING, replace
 from random import Random
 from typing import Any
 
 from biomass_models.config_rules import did_you_mean
-from search_spaces.domain import Choice, Domain, Integer, LogUniform, Plain, SearchSpace, Uniform, When
+from search_spaces.conditions import (
+    can_be_drawn,
+    condition_is_outlived,
+    condition_text,
+    does_nothing,
+    effect_lines,
+    effects,
+    follow_changes,
+    got_text,
+    ordered,
+    plain_domain,
+)
+from search_spaces.domain import Choice, Domain, Integer, LogUniform, SearchSpace, Uniform, When
+from search_spaces.nearest import origin_lines, origins_of, with_origins
 from search_spaces.range_files import Change, RangesError
-from search_spaces.ranges_text import alternatives, default_of, domain_text
+from search_spaces.ranges_text import domain_text
+from search_spaces.spaces import needs_of
 
 TRIED_DRAWS = 300  # random points among which a value must be accepted by the configuration once
 
@@ -35,9 +49,15 @@ def changed_space(space: SearchSpace, changes: Sequence[Change], say: Callable[[
         raise RangesError([f"{own[0].place}: {error}"]) from None
     if problems := list(_refused_values(space, plain, own)):
         raise RangesError(problems)
+    for line in effect_lines(space.family, effects(space, plain, {change.field for change in own})):
+        say(line)
     if (share := _refused_share(plain, own[0].place)) is not None:
         say(share)
-    return replace(plain, first_trials=tuple(_adapted_trials(space, plain, say)))
+    found, before = with_origins(plain, origins_of(space), space.first_trials), set(origin_lines(space))
+    for line in origin_lines(found):
+        if line not in before:
+            say(line)
+    return found
 
 
 def _with(space: SearchSpace, changes: Sequence[Change]) -> SearchSpace:
@@ -48,21 +68,27 @@ def _with(space: SearchSpace, changes: Sequence[Change]) -> SearchSpace:
         _apply(change, domains, fixed)
     if problems := list(_lost_conditions(changes, domains, fixed)):
         raise RangesError(problems)
-    found = replace(space, domains=_ordered(domains), fixed=fixed, first_trials=())
+    found = replace(space, domains=ordered(domains), fixed=fixed, first_trials=(), origins=())
+    found = follow_changes(space, found, {change.field: change for change in changes})
     problems = [
         f"{change.place}: {change.family}.{change.field}: {problem}"
         for change in changes
-        if found.domains.get(change.field) != space.domains.get(change.field)  # what stays as it was is not at fault
-        and (problem := _wrong_condition(change, space, found) or _never_drawn(found, change.field)) is not None
+        if _is_another(space, found, change.field)  # what stays as it was is not at fault: changed_space names it
+        and (problem := _wrong_condition(change, space, found) or _never_used(found, change.field)) is not None
     ]
     if problems:
         raise RangesError(problems)
     return found
 
 
+def _is_another(before: SearchSpace, now: SearchSpace, name: str) -> bool:
+    fixed = now.fixed.get(name, MISSING), before.fixed.get(name, MISSING)
+    return now.domains.get(name) != before.domains.get(name) or fixed[0] != fixed[1]
+
+
 def _apply(change: Change, domains: dict[str, Domain], fixed: dict[str, Any]) -> None:
     name, old = change.field, domains.get(change.field)
-    condition = (old.field, old.values) if isinstance(old, When) and old.values else None
+    condition = (old.field, old.values) if isinstance(old, When) else None
     if change.says_condition:
         condition = change.condition if change.condition and change.condition[0] else None
     if change.domain is None and condition is None:
@@ -93,15 +119,17 @@ def _wrong_condition(change: Change, before: SearchSpace, now: SearchSpace) -> s
     """
     if change.condition is None or not change.condition[0]:
         return None
+    if condition_is_outlived(now, change):
+        return None
     field, values = change.condition
-    domain = _plain_domain(now, field)
+    domain = plain_domain(now, field)
     if isinstance(domain, Uniform | LogUniform) and domain.low < domain.high:
         return (
             f"a condition is on a field of single values; got {field}, which is {domain_text(domain)}; give {field} a "
             "choice, or leave when out"
         )
     for value in values:
-        if not any(one is not None and one.contains(value) for one in (domain, _plain_domain(before, field))):
+        if not any(one is not None and one.contains(value) for one in (domain, plain_domain(before, field))):
             texts = [str(one) for one in domain.options] if isinstance(domain, Choice) else []
             hint = did_you_mean(value, texts) or "; leave it out, or give that field a wider range"
             can = "nothing" if domain is None else domain_text(domain)
@@ -109,53 +137,19 @@ def _wrong_condition(change: Change, before: SearchSpace, now: SearchSpace) -> s
     return None
 
 
-def _never_drawn(space: SearchSpace, name: str) -> str | None:
-    """Why a field is drawn in no point of the space; None where it is in some."""
+def _never_used(space: SearchSpace, name: str) -> str | None:
+    """Why a field is drawn in no point of the space, or does nothing in any; None where it is of use."""
+    if reason := does_nothing(space, name):
+        on = needs_of(space.family)[name]
+        change = f"set {on}" if on.one_of else f"give {on.field} another value"
+        return f"it would never be used: it is {reason}; {change} as well, or leave it out"
     domain = space.domains.get(name)
-    if not isinstance(domain, When) or _can_be_drawn(space, name):
+    if not isinstance(domain, When) or can_be_drawn(space, name):
         return None
-    on = space.domains.get(domain.field)
-    got = f"{space.fixed[domain.field]!r} alone" if on is None else domain_text(on)
     return (
-        f"it would never be used: it is drawn when {domain.field} = {alternatives(domain.values)}, and that field is "
-        f"{got}; change {domain.field}, or take the condition away in a file of --space (when = {{}})"
+        f"it would never be used: it is {condition_text(domain, None)}, and {got_text(space, domain.field)}; change "
+        f"{domain.field}, or take the condition away in a file of --space (when = {{}})"
     )
-
-
-def _can_be_drawn(space: SearchSpace, name: str) -> bool:
-    """Whether the conditions of a field hold anywhere."""
-    domain = space.domains.get(name)
-    if not isinstance(domain, When):
-        return True
-    values = [value for value in domain.values if (one := _plain_domain(space, domain.field)) and one.contains(value)]
-    return bool(values) and _can_be_drawn(space, domain.field)
-
-
-def _plain_domain(space: SearchSpace, name: str) -> Plain | None:
-    """A field's domain without its condition; one of a single value where it is fixed, None where it is neither."""
-    domain = space.domains.get(name)
-    if domain is None:
-        return Choice((space.fixed[name],)) if name in space.fixed else None
-    return domain.domain if isinstance(domain, When) else domain
-
-
-def _ordered(domains: Mapping[str, Domain]) -> dict[str, Domain]:
-    """The domains in their order, each after the field that it depends on. Raises ValueError for a circle."""
-    found: dict[str, Domain] = {}
-    waiting = dict(domains)
-    while waiting:
-        ready = next(
-            (
-                name
-                for name, domain in waiting.items()
-                if not isinstance(domain, When) or domain.field in found or domain.field not in waiting
-            ),
-            None,
-        )
-        if ready is None:
-            raise ValueError(f"conditions do not depend on each other in a circle; got {', '.join(waiting)}")
-        found[ready] = waiting.pop(ready)
-    return found
 
 
 def _refused_values(before: SearchSpace, now: SearchSpace, own: Sequence[Change]) -> list[str]:
@@ -176,11 +170,14 @@ def _refused_values(before: SearchSpace, now: SearchSpace, own: Sequence[Change]
 
 def _with_conditions(change: Change, own: Sequence[Change], now: SearchSpace) -> list[Change]:
     """The change, and those of the fields that it depends on."""
-    domain, found = now.domains.get(change.field), [change]
-    while isinstance(domain, When):
-        on = domain.field
-        found += [one for one in own if one.field == on]
-        domain = now.domains.get(on)
+    found, waiting, needs = [change], [change.field], needs_of(now.family)
+    while waiting:
+        name = waiting.pop()
+        domain = now.domains.get(name)
+        on = {domain.field} if isinstance(domain, When) else set[str]()
+        on |= {needs[name].field} if name in needs else set()
+        more = [one for one in own if one.field in on and one not in found]
+        found, waiting = found + more, waiting + [one.field for one in more]
     return found
 
 
@@ -194,7 +191,7 @@ def _refused_of(space: SearchSpace, change: Change) -> Iterator[str]:
 
 
 def _tried_values(space: SearchSpace, name: str) -> tuple[Any, ...]:
-    match _plain_domain(space, name):
+    match plain_domain(space, name):
         case Choice(options):
             return options
         case Integer(low, high, step):
@@ -227,52 +224,3 @@ def _refused_share(space: SearchSpace, place: str) -> str | None:
         f"{place}: the configuration refuses {100 * len(reasons) / TRIED_DRAWS:.0f} % of the points of {space.family}, "
         f"which are drawn again ({reasons[0]}); a condition (when) keeps them apart"
     )
-
-
-def _adapted_trials(old: SearchSpace, new: SearchSpace, say: Callable[[str], None]) -> Iterator[Mapping[str, Any]]:
-    """The first trials of the old space at the nearest points of the new one, each once."""
-    seen: list[Mapping[str, Any]] = []
-    for place, params in enumerate(old.first_trials, start=1):
-        found = params if not new.misfits(params) else nearest_point(new, _values(old, params))
-        name = f"first trial {place} of {new.family}"
-        if found in seen:
-            say(f"{name} is left out: within these ranges it is the same as another")
-        elif (reason := new.refusal(found)) is not None:
-            say(f"{name} is left out: within these ranges the configuration refuses it ({reason})")
-        else:
-            before, after = _values(old, params), _values(new, found)
-            moved = [f"{field}={after[field]}" for field in after if after[field] != before.get(field)]
-            if moved:
-                say(f"{name} is adapted to these ranges: {', '.join(moved)}")
-            seen.append(found)
-            yield found
-
-
-def nearest_point(space: SearchSpace, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The point of a space whose fields are nearest to some values of a configuration."""
-    params: dict[str, Any] = {}
-    for name, domain in space.domains.items():
-        if space.is_active(name, params):
-            params[name] = _nearest(domain.domain if isinstance(domain, When) else domain, values.get(name, MISSING))
-    return params
-
-
-def _values(space: SearchSpace, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Every field of a point's configuration, without building it."""
-    names = (one.name for one in fields(space.config_class))
-    return {**{name: default_of(space, name) for name in names}, **space.fixed, **params}
-
-
-def _nearest(domain: Plain, value: Any) -> Any:
-    if domain.contains(value):
-        return value
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    match domain:
-        case Choice(options):
-            near = [one for one in options if isinstance(one, int | float) and not isinstance(one, bool)]
-            return min(near, key=lambda one: abs(one - value)) if number and near else options[0]
-        case Integer(low, high, step):
-            steps = round((min(max(value, low), high) - low) / step) if number else 0
-            return low + step * min(steps, (high - low) // step)
-        case Uniform(low, high) | LogUniform(low, high):
-            return min(max(float(value), low), high) if number else low

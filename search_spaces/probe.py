@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from biomass_models.families.probe.config import ProbeConfig
 from search_spaces.domain import Choice, Domain, SearchSpace, When
+from search_spaces.needs import Needs
 
 SIZES = {"smoke": (64,), "demo": (224,), "cpu": (224, 336), "gpu": (224, 336, 448)}  # px of a view
 LAYOUTS = {
@@ -14,6 +15,10 @@ LAYOUTS = {
     "demo": ("whole", "halves"),
     "cpu": ("whole", "halves", "tiles-2x4"),
     "gpu": ("whole", "halves", "tiles-2x4", "corners4"),
+}
+NEEDS = {
+    "view_merge": Needs(field="layout", other_than=("whole",)),
+    "taps": Needs(field="layers", one_of=(1,)),
 }
 POOLINGS = ("global", "mean", "mean+std", "global+mean+std")
 WIDER = (*POOLINGS, "mean+max+min+gem", "global+mean+max+min+gem+std")
@@ -38,9 +43,7 @@ def space(backbones: tuple[str, ...], scale: str) -> SearchSpace:
         "backbone": Choice(backbones),
         "size": Choice(SIZES[scale]),
         "layout": Choice(layouts),
-        "view_merge": When(
-            "layout", tuple(layout for layout in layouts if layout != "whole"), Choice(("concat", "mean"))
-        ),
+        "view_merge": NEEDS["view_merge"].when(layouts, Choice(("concat", "mean"))),
         "pooling": Choice(WIDER if scale in MORE_SIZES else POOLINGS),
         "layers": Choice((1,) if scale == "demo" else (1, 2)),
         "flips": Choice((1,) if scale == "demo" else (1, 4)),
@@ -62,6 +65,6 @@ def space(backbones: tuple[str, ...], scale: str) -> SearchSpace:
         plain |= {"more_sizes": ""}
     halves = {**plain, "layout": "halves", "view_merge": "mean", "pooling": "mean+std"}
     if scale != "smoke":
-        domains["taps"] = When("layers", (1,), Choice(("", INNER)))
+        domains["taps"] = NEEDS["taps"].when((1, 2), Choice(("", INNER)))
         plain, halves = plain | {"taps": ""}, halves | {"taps": INNER}
     return SearchSpace(family="probe", config_class=ProbeConfig, domains=domains, first_trials=(plain, halves))

@@ -1,9 +1,10 @@
 """Ranges of the user's own as they are written: a TOML file, or `FAMILY.FIELD=VALUE`, that changes, adds, fixes or
 conditions fields.
 
-A file has a table for each family and a key for each field. A plain value fixes the field. A table with `uniform`,
-`log-uniform`, `integer` or `choice` searches it, under a condition with `when`; ranges_text.py writes examples. A field
-that is not named stays as it is. A condition stays where a new range or value names none; `when = {}` takes it away.
+A file has, first, the scale whose ranges it was written from (it may be left out), then a table for each family and a
+key for each field. A plain value fixes the field. A table with `uniform`, `log-uniform`, `integer` or `choice` searches
+it, under a condition with `when`; ranges_text.py writes examples. A field that is not named stays as it is. A condition
+stays where a new range or value names none; `when = {}` takes it away.
 
 Each field is checked by itself when it is read, and all problems are raised together; own_ranges.py puts them over a
 family's ranges.
@@ -25,9 +26,11 @@ from biomass_models.errors import UserError
 from biomass_models.families import registry
 from biomass_models.toml_files import TomlFile, read_toml
 from search_spaces.domain import Choice, Integer, LogUniform, Plain, Uniform
+from search_spaces.spaces import SCALES
 
 SEARCHED = ("uniform", "log-uniform", "integer", "choice")  # keys of a field's table, of which it has one
 WHEN, STEP = "when", "step"
+SCALE = "scale"  # key before all tables: of the ranges that the file was written from
 GUIDE = "docs/search.md"
 _SHOWN = 10  # problems that are listed
 _LARGEST = int(sys.float_info.max)  # what a real number holds
@@ -55,6 +58,7 @@ class Change:
     condition: tuple[str, tuple[Any, ...]] | None = None  # field and values; () values: no condition
     says_condition: bool = False  # whether `when` was written; if not, a condition that was there stays
     is_typed: bool = False  # on the command line
+    of_scale: tuple[str, str] | None = None  # that its file names, and where
 
     @property
     def values(self) -> tuple[Any, ...]:
@@ -80,7 +84,12 @@ def read_changes(file: Path | None, fixed: Sequence[str] = ()) -> list[Change]:
 
 def _of_file(path: Path) -> Iterator[Change | str]:
     file = read_toml(path, f'texts stand in quotes, as in transform = "sqrt" ({GUIDE})')
-    for family, table in file.content.items():
+    content, of_scale = dict(file.content), None
+    if (scale := content.pop(SCALE, None)) is not None:
+        of_scale = (scale, _place(file, SCALE))
+        if scale not in SCALES:
+            yield f"{of_scale[1]}: {SCALE} is one of {', '.join(SCALES)}; got {scale!r}{did_you_mean(scale, SCALES)}"
+    for family, table in content.items():
         place = _place(file, family)
         if not isinstance(table, Mapping):
             yield f"{place}: a field stands below its family, as in [probe]; got {family} = {table!r}; add the heading"
@@ -89,7 +98,8 @@ def _of_file(path: Path) -> Iterator[Change | str]:
         else:
             config_class = registry.family(family).config_class
             for field, said in table.items():
-                yield _change(family, config_class, field, said, _place(file, family, field))
+                change = _change(family, config_class, field, said, _place(file, family, field))
+                yield change if isinstance(change, str) else replace(change, of_scale=of_scale)
 
 
 def _of_text(text: str) -> Change | str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from biomass_models.config_rules import known_name
 from biomass_models.families import registry
 from search_spaces.domain import SearchSpace
+from search_spaces.needs import Needs
 
 SCALES = ("smoke", "demo", "cpu", "gpu")
 
@@ -22,6 +23,12 @@ def reasons_of(family: str) -> Mapping[str, str]:
     """Why a family's ranges are as they are, by field; a package of others may leave it out."""
     reasons: Mapping[str, str] = getattr(registry.space_module(registry.known(family)), "REASONS", {})
     return reasons
+
+
+def needs_of(family: str) -> Mapping[str, Needs]:
+    """What each field of a family needs of another one to do anything; a package of others may leave it out."""
+    needs: Mapping[str, Needs] = getattr(registry.space_module(registry.known(family)), "NEEDS", {})
+    return needs
 
 
 def space_of(family: str, backbones: tuple[str, ...], scale: str) -> SearchSpace:

@@ -9,9 +9,11 @@ from typing import Any
 
 from biomass_models.families.stack.config import StackConfig
 from search_spaces.domain import Choice, Domain, LogUniform, SearchSpace, Uniform, When
+from search_spaces.needs import Needs
 
 SIZES = {"smoke": (64,), "demo": (224,), "cpu": (224, 336), "gpu": (224, 336, 448)}  # px of a view
 MORE_SIZES = {"smoke": ("",), "demo": ("",), "cpu": ("", "336"), "gpu": ("", "448", "336+448")}  # beside 224 px
+LAYOUTS = ("halves", "whole")
 TAPS = {"smoke": ("1", "0.67+1"), "demo": ("0.67+0.83+1",), "cpu": ("0.67+0.83+1", "1"), "gpu": ("0.67+0.83+1", "1")}
 REASONS = {
     "size": "each size costs a pass over all images, once",
@@ -21,6 +23,17 @@ REASONS = {
     "penalty": "5 is that team's, on features of a larger backbone",
     "regressor": "ridge is that team's; kernels and trees err otherwise, which a blend wants",
     "tree_features": "thousands of features: a node tries few",
+}
+NEEDS = {
+    "view_merge": Needs(field="layout", other_than=("whole",)),
+    "choose_penalty": Needs(field="regressor", one_of=("ridge",)),
+    "penalty": Needs(field="choose_penalty", one_of=(False,)),
+    "kernel_penalty": Needs(field="regressor", one_of=("kernel",)),
+    "kernel_width": Needs(field="regressor", one_of=("kernel", "svr")),
+    "svr_c": Needs(field="regressor", one_of=("svr",)),
+    "svr_epsilon": Needs(field="regressor", one_of=("svr",)),
+    "tree_leaf": Needs(field="regressor", one_of=("trees",)),
+    "tree_features": Needs(field="regressor", one_of=("trees",)),
 }
 REGRESSORS = {
     "smoke": ("ridge", "kernel"),
@@ -38,25 +51,25 @@ def space(backbones: tuple[str, ...], scale: str) -> SearchSpace:
         "size": Choice(SIZES[scale]),
         "more_sizes": When("size", (224,), Choice(MORE_SIZES[scale])),
         "taps": Choice(TAPS[scale]),
-        "layout": Choice(("halves", "whole")),
-        "view_merge": When("layout", ("halves",), Choice(("concat", "mean"))),
+        "layout": Choice(LAYOUTS),
+        "view_merge": NEEDS["view_merge"].when(LAYOUTS, Choice(("concat", "mean"))),
         "pooling": Choice(("mean+max+min+gem", "mean+std", "global+mean+max+min+gem+std")),
         "goals": Choice(("both", "grams", "log1p")),
         "regressor": Choice(kinds),
-        "choose_penalty": When("regressor", ("ridge",), Choice((False, True))),
-        "penalty": When("choose_penalty", (False,), LogUniform(1.0, 1e5)),
-        "kernel_penalty": When("regressor", ("kernel",), LogUniform(1e-2, 10.0)),
-        "kernel_width": When("regressor", ("kernel", "svr"), LogUniform(0.1, 10.0)),
+        "choose_penalty": NEEDS["choose_penalty"].when(kinds, Choice((False, True))),
+        "penalty": NEEDS["penalty"].when((False, True), LogUniform(1.0, 1e5)),
+        "kernel_penalty": NEEDS["kernel_penalty"].when(kinds, LogUniform(1e-2, 10.0)),
+        "kernel_width": NEEDS["kernel_width"].when(kinds, LogUniform(0.1, 10.0)),
     }
     if "svr" in kinds:
         domains |= {
-            "svr_c": When("regressor", ("svr",), LogUniform(0.1, 100.0)),
-            "svr_epsilon": When("regressor", ("svr",), Uniform(0.0, 0.5)),
+            "svr_c": NEEDS["svr_c"].when(kinds, LogUniform(0.1, 100.0)),
+            "svr_epsilon": NEEDS["svr_epsilon"].when(kinds, Uniform(0.0, 0.5)),
         }
     if "trees" in kinds:
         domains |= {
-            "tree_leaf": When("regressor", ("trees",), Choice((1, 3, 8))),
-            "tree_features": When("regressor", ("trees",), Choice((0.01, 0.03, 0.1))),
+            "tree_leaf": NEEDS["tree_leaf"].when(kinds, Choice((1, 3, 8))),
+            "tree_features": NEEDS["tree_features"].when(kinds, Choice((0.01, 0.03, 0.1))),
         }
     plain: dict[str, Any] = {
         "backbone": backbones[0],

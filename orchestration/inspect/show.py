@@ -24,7 +24,7 @@ from orchestration.study.data import StudyData, Trial
 from orchestration.study.ledger import LedgerError
 from orchestration.study.records import COMPLETE, FoldMetrics
 from orchestration.study.spaces import stored_space
-from search_spaces.ranges_text import domain_text
+from search_spaces.conditions import range_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +150,7 @@ def _settings(data: StudyData, trial: Trial) -> list[SettingRow]:
         if space is None:
             now = ""
         elif name in space.domains:
-            now = domain_text(space.domains[name])
+            now = range_text(space, name)
         else:
             now = "fixed" if name in space.fixed else "not searched"
         note = own.get(name)

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 
+from biomass_models.families.introduced import fill_config
 from orchestration.progress import Say
 from orchestration.study.data import StudyData
 from orchestration.study.data_changes import all_quadrats, data_changes, names_in
 from orchestration.study.ledger import Ledger, LedgerError
-from orchestration.study.records import StudyRecord
+from orchestration.study.records import Params, StudyRecord
 from orchestration.study.settings import StudyError
 from orchestration.study.storage import Storage
 from search_spaces.domain import SearchSpace
+from search_spaces.nearest import has_backbone, moved_to, origins_of, with_origins
 
 SETTINGS = 5  # of each family that are proposed first
 
@@ -88,17 +91,30 @@ def changes_since(old: StudyData, here: pd.DataFrame, digests: Sequence[str]) ->
 
 
 def begin_with(old: StudyData, spaces: Mapping[str, SearchSpace], say: Say) -> dict[str, SearchSpace]:
-    """The spaces, whose first trials are now the best settings of the old study, then their own; says which."""
+    """The spaces, whose first trials are now the best settings of the old study, each at the nearest point of these
+    ranges, then their own; says which."""
     found = {}
     for family, space in spaces.items():
         ranked = [trial for trial in old.ranked if trial.family == family and trial.record.second_round is None]
-        inside = [trial for trial in ranked if not space.misfits(trial.record.params)][:SETTINGS]
-        best = [dict(trial.record.params) for trial in inside]
-        own = [params for params in space.first_trials if dict(params) not in best]
-        found[family] = replace(space, first_trials=(*best, *own))
-        if inside:
-            names = ", ".join(trial.trial_id for trial in inside)
-            say(f"{family} begins with the {len(inside)} best settings of {old.name}: {names}")
+        best: dict[str, Mapping[str, Any]] = {}  # configuration by trial
+        points: list[Params] = []
+        known = [trial.record.params for trial in ranked]
+        for trial in ranked:
+            config = fill_config(family, trial.record.config)
+            if len(best) == SETTINGS or not has_backbone(space, config):
+                continue
+            moved = moved_to(space, config)
+            if moved.refusal is None and moved.params not in points:
+                best[trial.trial_id] = config
+                points.append(moved.params)
+                if moved.fields:
+                    say(f"{family}: {trial.trial_id} is moved to the ranges of this search: {', '.join(moved.fields)}")
+        found[family] = with_origins(space, [*best.values(), *origins_of(space)], [*known, *space.first_trials])
+        if best:
+            say(f"{family} begins with the {len(best)} best settings of {old.name}: {', '.join(best)}")
         elif ranked:
-            say(f"{family}: no setting of {old.name} lies in the ranges of this search; it begins as a new one")
+            say(
+                f"{family}: no setting of {old.name} has a backbone of this search and is accepted in its ranges; it "
+                "begins as a new one"
+            )
     return found

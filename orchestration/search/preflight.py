@@ -72,12 +72,12 @@ def check_ranges(record: StudyRecord | None, asked: Preset) -> None:
     if record is not None:
         families, backbones = record.settings.families, record.settings.backbones
         spaces = {family: space for family in families if (space := stored_space(record, family)) is not None}
-        with_changes(spaces, changes, backbones, say=lambda _: None)
+        with_changes(spaces, changes, backbones, say=lambda _: None, scale=record.settings.scale)
     elif changes and asked.study.scale != "auto":
         backbones = asked.study.backbones or DEFAULT_BACKBONES
         spaces = {family: space_of(family, backbones, asked.study.scale) for family in asked.study.families}
         # which backbones are here is not known yet
-        with_changes(spaces, changes, None, say=lambda _: None, to_add=ADD_FAMILY)
+        with_changes(spaces, changes, None, say=lambda _: None, scale=asked.study.scale, to_add=ADD_FAMILY)
 
 
 def searchable(

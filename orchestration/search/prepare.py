@@ -13,6 +13,7 @@ from biomass_models.counted import counted, plural
 from biomass_models.data.folds import assign_folds, fold_hash
 from biomass_models.data.photographs import ImageSet, common_size, cut_off
 from biomass_models.data.table import fit_of, read_train
+from biomass_models.families.introduced import fill_config
 from biomass_models.fold_rows import EXAM
 from biomass_models.fold_units import unscored_notice
 from biomass_models.interrupt import OnProgress
@@ -35,11 +36,21 @@ from orchestration.study.data import StudyData
 from orchestration.study.data_changes import data_fingerprint, photograph_table, require_same_data
 from orchestration.study.ledger import Ledger
 from orchestration.study.record import SCHEMA
-from orchestration.study.records import FAILED, Asked, OwnRange, Params, StudyRecord, mass_unit_of, refused_for
+from orchestration.study.records import (
+    FAILED,
+    Asked,
+    OwnRange,
+    Params,
+    StudyRecord,
+    TrialRecord,
+    mass_unit_of,
+    refused_for,
+)
 from orchestration.study.seeds import derive_seed
 from orchestration.study.settings import StudyError, StudySettings
 from orchestration.study.spaces import ADD_FAMILY, open_spaces, spaces_of, stored_space, to_json, with_changes
 from search_spaces.domain import SearchSpace
+from search_spaces.nearest import has_backbone, moved_to
 from search_spaces.range_files import Change
 
 
@@ -76,7 +87,8 @@ def prepare_search(
     record = ledger.find_study()
     if record is None:
         old = None if follows is None else followed(ledger.storage.uri, follows)
-        own = with_changes(spaces or spaces_of(settings), changes, settings.backbones, say, to_add=ADD_FAMILY)
+        plain, scale = spaces or spaces_of(settings), settings.scale
+        own = with_changes(plain, changes, settings.backbones, say, scale=scale, to_add=ADD_FAMILY)
         record = _new(ledger, data_dir, here, images, settings, fold_file, fingerprints, *own, made_with, old, say)
     else:
         record = _found(ledger, record, data_dir, here, images, settings, fold_file, spaces, say)
@@ -102,7 +114,7 @@ def prepare_search(
         deadline=None if hours is None else time.time() + 3600 * hours,
         max_fold_seconds=settings.max_fold_seconds,
         second_round=None if planned is None else planned.of_trial,
-        first=None if planned is None else _inside(planned.first, opened),
+        first=None if planned is None else _within(planned.first, opened, say),
     )
     _say_what_waits(proposer, say)
     if planned is not None:
@@ -120,11 +132,25 @@ def _of_second_round(planned: SecondRound, spaces: Mapping[str, SearchSpace], sa
     return {name: space for name, space in spaces.items() if name not in without}
 
 
-def _inside(first: Mapping[str, Sequence[Params]], spaces: Mapping[str, SearchSpace]) -> dict[str, list[Params]]:
-    """The settings that lie in the ranges of now."""
-    return {
-        name: [params for params in first.get(name, ()) if not space.misfits(params)] for name, space in spaces.items()
-    }
+def _within(
+    first: Mapping[str, Sequence[TrialRecord]], spaces: Mapping[str, SearchSpace], say: Say
+) -> dict[str, list[Params]]:
+    """The members' settings at the nearest points of the ranges of now, each once; says what was moved or left out."""
+    found: dict[str, list[Params]] = {}
+    for family, space in spaces.items():
+        points = found.setdefault(family, [])
+        for record in first.get(family, ()):
+            config, name = fill_config(family, record.config), f"the settings of {record.trial_id} ({family})"
+            moved = moved_to(space, config)
+            if not has_backbone(space, config):
+                say(f"{name} are left out: {config['backbone']} is not searched any more")
+            elif moved.refusal is not None:
+                say(f"{name} are left out: within the ranges of now the configuration refuses them ({moved.refusal})")
+            elif moved.params not in points:
+                points.append(moved.params)
+                if moved.fields:
+                    say(f"{name} are moved to the ranges of now: {', '.join(moved.fields)}")
+    return found
 
 
 def _require_places(proposer: Proposer) -> None:
@@ -250,7 +276,8 @@ def change_ranges(ledger: Ledger, record: StudyRecord, changes: Sequence[Change]
     if not changes:
         return record
     stored = {family: space for family in record.settings.families if (space := stored_space(record, family))}
-    found, notes = with_changes(stored, changes, record.settings.backbones, say, trials=len(ledger.trials()))
+    settings, trials = record.settings, len(ledger.trials())
+    found, notes = with_changes(stored, changes, settings.backbones, say, scale=settings.scale, trials=trials)
     if notes:
         changed = to_json({note.family: found[note.family] for note in notes})
         own = (*record.own_ranges, *notes)

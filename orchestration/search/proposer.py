@@ -66,7 +66,7 @@ class Proposer:
         aim: what engines are told of ended trials, None: their scores.
         max_trials: of the whole study, ended ones included; deadline: seconds since 1970 after which none is new.
         second_round: of the trials that are proposed; engines observe those of the first round as well, and no other's.
-        first: settings by family that come first, None: those of the spaces.
+        first: settings by family that come first; of a family that has none here those of its space.
         Raises UserError for an engine that is not here.
         """
         self.trials = KnownTrials()
@@ -75,7 +75,7 @@ class Proposer:
         self.max_trials, self._deadline = max_trials, deadline
         self.hours_over = False  # the deadline has kept a trial back
         self.second_round = second_round
-        starts = first or {family: space.first_trials for family, space in spaces.items()}
+        starts = {family: (first or {}).get(family) or space.first_trials for family, space in spaces.items()}
         self._first = {family: deque(points) for family, points in starts.items()}  # those that may be new
         self._turns = turns or EqualTurns(dict.fromkeys(spaces, 1.0))
         self._aim = aim

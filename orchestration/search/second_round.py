@@ -29,7 +29,7 @@ from ensembles.card import Card
 from orchestration.progress import progress_bar
 from orchestration.study.ids import make_round_id
 from orchestration.study.ledger import Ledger, folds_of
-from orchestration.study.records import COMPLETE, LabelsRecord, Params, SecondRoundRecord, TrialRound
+from orchestration.study.records import COMPLETE, LabelsRecord, SecondRoundRecord, TrialRecord, TrialRound
 from orchestration.study.settings import StudyError
 from orchestration.workers.jobs import LabelJob
 from orchestration.workers.pool import PREDICT, Pool
@@ -46,7 +46,7 @@ class SecondRound:
     record: SecondRoundRecord
     photographs: pd.DataFrame  # as Ledger.write_second_round takes them
     weight: float  # of a pseudo-labelled row
-    first: Mapping[str, Sequence[Params]]  # settings of the blend's members by family, heaviest member first
+    first: Mapping[str, Sequence[TrialRecord]]  # the blend's members by family, heaviest first: whose settings begin
 
     @property
     def of_trial(self) -> TrialRound:
@@ -85,7 +85,7 @@ def plan_second_round(
             "--pseudo-weight is what a labelled photograph counts beside a weighed one, above 0 and at most 1, got "
             f"{weight:g}; leave --second-round out for none"
         )
-    members, settings = _members(ledger, ensemble)
+    members, records = _members(ledger, ensemble)
     left_out = {name: BEST_EPOCH for name in members if ledger.trial(name).config.get("select_best_epoch")}
     labelling = sorted(set(members) - set(left_out))
     if not labelling:
@@ -110,7 +110,7 @@ def plan_second_round(
         known=known,
         made_at=time.time(),
     )
-    return SecondRound(record=record, photographs=photographs, weight=weight, first=settings)
+    return SecondRound(record=record, photographs=photographs, weight=weight, first=records)
 
 
 def require_searched(ledger: Ledger) -> None:
@@ -134,8 +134,8 @@ def families_without(families: Sequence[str]) -> list[str]:
     return [name for name in families if not registry.family(name).pseudo_labels]
 
 
-def _members(ledger: Ledger, ensemble: str) -> tuple[list[str], Mapping[str, Sequence[Params]]]:
-    """Trial ids of a blend's members, and their settings by family; they are complete trials of this study."""
+def _members(ledger: Ledger, ensemble: str) -> tuple[list[str], Mapping[str, Sequence[TrialRecord]]]:
+    """Trial ids of a blend's members, and their records by family; they are complete trials of this study."""
     found = ledger.ensemble(ensemble)
     card, own = Card.from_json(found.card), ledger.storage.uri
     strange = [name for name in card.members if name not in found.trials or found.trials[name].study != own]
@@ -145,7 +145,7 @@ def _members(ledger: Ledger, ensemble: str) -> tuple[list[str], Mapping[str, Seq
             f"a second round is labelled by the study's own trials, {counted(len(strange), 'member')} of {ensemble} "
             f"not, such as {strange[0]} ({where}); blend the study alone: biomass ensemble {own} --data DIR"
         )
-    members, settings, results = [], dict[str, list[Params]](), ledger.results()
+    members, records, results = [], dict[str, list[TrialRecord]](), ledger.results()
     for name in card.members:
         trial_id = found.trials[name].trial_id
         result = results.get(trial_id)
@@ -157,8 +157,8 @@ def _members(ledger: Ledger, ensemble: str) -> tuple[list[str], Mapping[str, Seq
             )
         record = ledger.trial(trial_id)
         members.append(trial_id)
-        settings.setdefault(record.family, []).append(record.params)
-    return members, settings
+        records.setdefault(record.family, []).append(record)
+    return members, records
 
 
 def model_problem(ledger: Ledger, trial_id: str) -> str | None:

@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 
 from biomass_models.config_rules import did_you_mean
+from biomass_models.counted import counted
 from biomass_models.errors import UserError
 from biomass_models.families import registry
 from biomass_models.families.introduced import introduced
 from orchestration.study.records import OwnRange, Params, StudyRecord
 from orchestration.study.settings import StudyError, StudySettings
+from search_spaces.conditions import effects
 from search_spaces.domain import SearchSpace
 from search_spaces.own_ranges import changed_space
 from search_spaces.range_files import Change, RangesError
@@ -87,22 +89,79 @@ def with_changes(
     backbones: Sequence[str] | None,
     say: Callable[[str], None],
     *,
+    scale: str | None = None,
     to_add: str | None = None,
     trials: int = 0,
 ) -> tuple[dict[str, SearchSpace], tuple[OwnRange, ...]]:
-    """Ranges by family with what the user has changed, and a note of each change that is one.
+    """Ranges by family with what the user has changed, and a note of each change that is one, or follows from one.
 
-    backbones: of the study, None: not known yet; to_add: how a family joins these, up to its name, None: it cannot;
-    trials: that the study has. Raises RangesError for a typed change of a family that is not among these, for a
-    backbone that the study has not or that has a condition, and as `changed_space` does.
+    backbones, scale: of the study, None: not known yet; to_add: how a family joins these, up to its name, None: it
+    cannot; trials: that the study has. Raises RangesError for a typed change of a family that is not among these, for a
+    backbone that the study has not or that has a condition, a file of another scale, and as `changed_space` does.
     """
+    _check_scale(changes, scale)
+    _check_families(spaces, changes, say, to_add)
+    _check_backbones(changes, backbones)
+    found = {family: changed_space(space, changes, say) for family, space in spaces.items()}
+    noted = {
+        (change.family, change.field): (change.place, field_toml(found[change.family], change.field))
+        for change in changes
+        if change.family in spaces
+    }
+    for family, space in spaces.items():
+        for effect in effects(space, found[family], {field for name, field in noted if name == family}):
+            remark = f"  # {effect.text}" if effect.is_lost else ""
+            now = f"{field_toml(found[family], effect.field)}{remark}"
+            noted.setdefault((family, effect.field), (noted[family, effect.cause][0], now))
+    at = time.time()
+    notes = (
+        OwnRange(
+            family=family,
+            field=field,
+            before=field_toml(spaces[family], field),
+            now=now,
+            place=place,
+            at=at,
+            trials=trials,
+        )
+        for (family, field), (place, now) in noted.items()
+    )
+    return found, tuple(note for note in notes if note.before != note.now)
+
+
+def _check_scale(changes: Sequence[Change], scale: str | None) -> None:
+    """RangesError for a file that was written from the ranges of another scale."""
+    of_scale = next((change.of_scale for change in changes if change.of_scale is not None), None)
+    if of_scale is not None and scale is not None and of_scale[0] != scale:
+        own, place = of_scale
+        raise RangesError(
+            [
+                f"{place}: the file has the ranges of --scale {own}, the search is of --scale {scale}; search a new "
+                f"study with --scale {own}, or take that line out"
+            ]
+        )
+
+
+def _check_families(
+    spaces: Mapping[str, SearchSpace], changes: Sequence[Change], say: Callable[[str], None], to_add: str | None
+) -> None:
+    """A line for each family of a file that is not searched; RangesError for a typed one."""
+    unused: dict[str, list[Change]] = {}
     for change in changes:
-        if change.family not in spaces:
+        if change.family in spaces:
+            continue
+        if change.is_typed:
+            more = "" if to_add is None else f", or {to_add} {change.family}"
             rule = f"{change.place}: a range is of a family that is searched, {', '.join(spaces)}"
-            if change.is_typed:
-                more = "" if to_add is None else f", or {to_add} {change.family}"
-                raise RangesError([f"{rule}; got {change.family}; leave it out{more}"])
-            say(f"{rule}; that of {change.family} is not used")
+            raise RangesError([f"{rule}; got {change.family}; leave it out{more}"])
+        unused.setdefault(change.family, []).append(change)
+    for family, those in unused.items():
+        of = counted(len(those), f"range of {family} is", f"ranges of {family} are")
+        say(f"{those[0].place}: {of} not used; searched: {', '.join(spaces)}")
+
+
+def _check_backbones(changes: Sequence[Change], backbones: Sequence[str] | None) -> None:
+    for change in changes:
         if change.field != "backbone":
             continue
         if change.condition is not None and (on := change.condition[0]):
@@ -113,22 +172,6 @@ def with_changes(
         if strange := sorted(set(change.values) - set(backbones)):
             rule = f"{change.place}: a backbone is one of the study's, {', '.join(backbones)}"
             raise RangesError([f"{rule}; got {', '.join(strange)}; name it with --backbone when a study is made"])
-    found = {family: changed_space(space, changes, say) for family, space in spaces.items()}
-    now = time.time()
-    notes = (
-        OwnRange(
-            family=change.family,
-            field=change.field,
-            before=field_toml(spaces[change.family], change.field),
-            now=field_toml(found[change.family], change.field),
-            place=change.place,
-            at=now,
-            trials=trials,
-        )
-        for change in changes
-        if change.family in spaces
-    )
-    return found, tuple(note for note in notes if note.before != note.now)
 
 
 def to_json(spaces: dict[str, SearchSpace]) -> dict[str, Params]:

@@ -15,12 +15,14 @@ from typer.testing import CliRunner
 from biomass_models.backbones.weights import WeightsSource
 from biomass_models.data.folds import FoldError, assign_folds
 from biomass_models.data.table import read_train
+from biomass_models.families.probe.config import ProbeConfig
 from biomass_models.features import inputs
 from biomass_models.fold_rows import EXAM
 from biomass_models.targets import TARGETS, weighted_r2_score
 from orchestration.blending.followed import followed_blend
 from orchestration.blending.nested import blend_of
 from orchestration.cli import app
+from orchestration.search.following import begin_with
 from orchestration.search.preflight import check_search
 from orchestration.search.presets.options import Preset
 from orchestration.search.start import start_search
@@ -30,6 +32,10 @@ from orchestration.study.records import Asked
 from orchestration.study.settings import StudyError
 from orchestration.study.storage import Storage
 from orchestration.workers.resources import Resources
+from search_spaces.own_ranges import changed_space
+from search_spaces.range_files import read_changes
+from search_spaces.ranges_text import space_toml
+from search_spaces.spaces import space_of
 
 pytestmark = pytest.mark.slow
 
@@ -113,6 +119,31 @@ def test_it_begins_with_the_best_settings_and_observes_no_old_score(made: Made) 
     assert [dict(trial.record.params) for trial in new.trials[: len(best)]] == best
     assert len(new.trials) == 4 and {trial.trial_id for trial in new.trials}.isdisjoint(old.by_id)
     assert new.record.follows == old.ledger.storage.uri and old.record.follows is None
+
+
+def test_settings_outside_of_its_ranges_are_moved_into_them(made: Made, tmp_path: Path) -> None:
+    """Each once, and ranges that are wider later have them as they were."""
+    old, said = read(made.folder, "old"), list[str]()
+    best = [trial.record for trial in old.ranked]
+    own = space_of("probe", (str(best[0].config["backbone"]),), "smoke")
+    narrow = changed_space(own, read_changes(None, ["probe.pooling=mean", "probe.alphas=9"]), lambda line: None)
+    found = begin_with(old, {"probe": narrow}, said.append)["probe"]
+    configs = [found.config(params) for params in found.first_trials]
+    assert {(one.pooling, one.alphas) for one in configs} == {("mean", 9)} and len(set(map(str, configs))) == len(
+        configs
+    )
+    kept = [dict(record.params) for record in best]
+    assert {one.layout for one in configs} >= {str(params["layout"]) for params in kept}
+    assert any("is moved to the ranges of this search: " in line and "alphas=9" in line for line in said)
+    assert any(line.startswith("probe begins with the ") for line in said)
+    (tmp_path / "my.toml").write_text(
+        space_toml(own) + f"alphas = {ProbeConfig.__dataclass_fields__['alphas'].default}"
+    )
+    wide = changed_space(found, read_changes(tmp_path / "my.toml"), lambda line: None)
+    assert [dict(params) for params in wide.first_trials[: len(kept)]] == kept
+    other = begin_with(old, {"probe": space_of("probe", ("another",), "smoke")}, said.append)["probe"]
+    assert {params["backbone"] for params in other.first_trials} == {"another"}
+    assert "has a backbone of this search" in said[-1]
 
 
 def test_it_says_what_is_another(made: Made) -> None:

@@ -6,6 +6,8 @@ import json
 import re
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
+from typing import Any
 
 import hand_made_study as hand
 import pytest
@@ -15,12 +17,16 @@ from released import copy_of, go_on
 from typer.testing import CliRunner
 
 from biomass_models.families.probe.config import ProbeConfig
+from biomass_models.families.registry import BUILT_IN
 from orchestration.cli import app
+from orchestration.inspect.show import show_trial
+from orchestration.report.sections.provenance import own_ranges_table
 from orchestration.search.fold_costs import trained_backbones
 from orchestration.search.prepare import change_ranges
 from orchestration.search.proposer import DRAWS_UNTIL_EXHAUSTED, Proposer
+from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger
-from orchestration.study.records import TrialResult
+from orchestration.study.records import StudyRecord, TrialResult
 from orchestration.study.spaces import stored_space, with_changes
 from orchestration.study.storage import Storage
 from search_spaces.domain import Choice, Integer, SearchSpace, Uniform, When
@@ -133,6 +139,71 @@ def test_a_study_takes_a_change_once_and_notes_it(tmp_path: Path) -> None:
         change_ranges(ledger, record, read_changes(None, ["probe.backbone=elsewhere"]), said.append)
 
 
+def test_ranges_that_are_wider_again_have_the_published_trial_back(tmp_path: Path) -> None:
+    """Also one that was left out; what was said once is not said again."""
+    ledger = hand.empty_study(tmp_path / "s")
+    plain = ledger.study().spaces or {"baseline": space_of("baseline", ("test_vit",), "smoke").to_json()}
+    said: list[str] = []
+
+    def change(*typed: str) -> list[dict[str, Any]]:
+        record = change_ranges(
+            ledger, ledger.study(), read_changes(None, [f"baseline.{one}" for one in typed]), said.append
+        )
+        return list(record.spaces["baseline"]["first_trials"])
+
+    published = plain["baseline"]["first_trials"]
+    assert "origins" not in plain["baseline"]
+    (narrow,) = change("dropout=0.4", "transform=none", "head_lr=1e-3")  # both are the same there
+    assert "dropout" not in narrow
+    said.clear()
+    change("clip_norm=3")
+    assert not any("dropout" in line or "same as another" in line for line in said)
+    (tmp_path / "my.toml").write_text(
+        "[baseline]\ndropout = {uniform = [0.0, 0.6]}\ntransform = {choice = ['log1p', 'sqrt', 'none']}\n"
+        "head_lr = {log-uniform = [1e-5, 3e-3]}\nclip_norm = 5"
+    )
+    record = change_ranges(ledger, ledger.study(), read_changes(tmp_path / "my.toml"), said.append)
+    again = record.spaces["baseline"]
+    assert [dict(params) for params in again["first_trials"]] == published and "origins" not in again
+
+
+def test_what_follows_a_change_is_noted_and_shown(tmp_path: Path) -> None:
+    """A field that depends on the changed one, searched elsewhere since then or not any more."""
+    ledger = hand.empty_study(tmp_path / "s")
+    trial = hand.propose(ledger, 0, params={"layout": "halves"})
+    said: list[str] = []
+
+    def change(typed: str) -> StudyRecord:
+        return change_ranges(ledger, ledger.study(), read_changes(None, [f"probe.{typed}"]), said.append)
+
+    follows = change("layout=tiles-3x4").own_ranges[-1]
+    assert (follows.field, follows.place) == ("view_merge", "--set probe.layout=tiles-3x4")
+    assert (follows.before, follows.now) == (
+        '{choice = ["concat", "mean"], when = {layout = ["halves"]}}',
+        '{choice = ["concat", "mean"], when = {layout = ["tiles-3x4"]}}',
+    )
+    assert "probe: view_merge with layout: searched when layout = tiles-3x4" in said
+    lost = change("layout=whole").own_ranges[-1]
+    why = "used while layout is not whole, and layout is whole alone"
+    assert lost.field == "view_merge" and lost.now.endswith(f"  # not searched any more: {why}")
+    record = ledger.study()
+    assert len(record.own_ranges) == 4 and change("layout=whole").own_ranges == record.own_ranges
+    (row,) = [one for one in show_trial(StudyData(ledger), trial).settings if one.name == "view_merge"]
+    assert row.range == "never drawn, as layout is whole alone" and row.own == "--set probe.layout=whole, after 1 trial"
+    table = own_ranges_table(SimpleNamespace(study=StudyData(ledger)))  # type: ignore[arg-type]
+    assert table is not None and why in str(table.rows[-1])
+
+
+def test_a_file_of_all_families_says_once_which_are_not_searched(tmp_path: Path) -> None:
+    (tmp_path / "my.toml").write_text(output("space", "--toml"))
+    said: list[str] = []
+    with_changes(
+        {"probe": space_of("probe", ("net",), "cpu")}, read_changes(tmp_path / "my.toml"), ("net",), said.append
+    )
+    assert len(said) == len(BUILT_IN) - 1
+    assert re.fullmatch(r"my\.toml:\d+: \d+ ranges of baseline are not used; searched: probe", said[0])
+
+
 def test_a_backbone_has_no_condition(tmp_path: Path) -> None:
     """Where it did not hold, the configuration's own backbone was meant, whose weights nobody has named."""
     (tmp_path / "my.toml").write_text('[probe]\nbackbone = {choice = ["net"], when = {size = [224]}}')
@@ -186,9 +257,11 @@ def test_the_space_command_shows_what_would_be_searched(tmp_path: Path) -> None:
     assert fields["layers"]["fixed"] == 1 and fields["layers"]["range"] is None
     assert fields["transform"] | {"about": "", "reason": ""} == {
         "name": "transform", "range": "log1p | sqrt | none", "fixed": None, "default": "log1p", "about": "",
-        "reason": "",
+        "reason": "", "own": None,
     }  # fmt: skip
     assert set(fields) == set(ProbeConfig.__dataclass_fields__)
+    assert (fields["layers"]["own"], fields["layers"]["reason"]) == ("--set probe.layers=1", "")
+    assert fields["size"]["own"] is None and fields["size"]["reason"]
     other = refused("space", "probe", "--set", "baseline.dropout=0.1")
     assert other.endswith("got baseline; leave it out, or show it as well: biomass space probe baseline")
     assert output("space", "probe", "baseline", "--set", "baseline.dropout=0.1")
@@ -198,6 +271,55 @@ def test_the_space_command_shows_what_would_be_searched(tmp_path: Path) -> None:
     own = output("space", "probe", "--study", ledger.storage.uri, "--toml")
     assert "[probe]" in own and '"test_vit.r160_in1k"' in own
     assert "did you mean probe" in refused("space", "prob", "--study", ledger.storage.uri)
+
+
+def test_what_the_space_command_advises_is_of_the_ranges_that_it_shows(tmp_path: Path) -> None:
+    """Also the file: a search of another scale refuses it."""
+
+    def advice(*words: str) -> list[str]:
+        lines = output("space", *words).splitlines()
+        return [line.strip() for line in lines[lines.index("To change them:") + 1 :]]
+
+    assert advice("probe", "stack", "--scale", "gpu", "--backbone", "net") == [
+        "biomass space probe stack --scale gpu --backbone net --toml > my.toml",
+        "biomass search --scale gpu --backbone net --space my.toml",
+    ]
+    assert advice("probe") == [
+        "biomass space probe --scale cpu --toml > my.toml",
+        "biomass search --scale cpu --space my.toml",
+    ]
+    study = copy_of("finished", tmp_path).storage.uri
+    assert advice("--study", study) == [
+        f"biomass space --study {study} --toml > my.toml",
+        f"biomass search {study} --space my.toml",
+    ]
+    mine = tmp_path / "my.toml"
+    mine.write_text(output("space", "probe", "--scale", "gpu", "--toml"))
+    message = r"my.toml:\d+: the file has the ranges of --scale gpu, the search is of --scale (cpu|smoke)"
+    assert re.search(message, refused("space", "probe", "--space", str(mine)))
+    assert re.search(message, refused("space", "probe", "--study", study, "--space", str(mine)))
+    ledger = hand.empty_study(tmp_path / "s")
+    with pytest.raises(RangesError, match=message):
+        change_ranges(ledger, ledger.study(), read_changes(mine), lambda line: None)
+    mine.write_text(mine.read_text().replace('scale = "gpu"', 'scale = "gpus"'))
+    assert "my.toml:8: scale is one of smoke, demo, cpu, gpu; got 'gpus'; did you mean gpu" in refused(
+        "space", "--space", str(mine)
+    )
+
+
+def test_the_space_command_refuses_a_backbone_that_the_study_has_not(tmp_path: Path) -> None:
+    study = copy_of("finished", tmp_path).storage.uri
+    assert "got typo; name it with --backbone" in refused("space", "--study", study, "--set", "probe.backbone=typo")
+    typed = ("space", "probe", "--backbone", "net", "--set", "probe.backbone=typo")
+    assert "one of the study's, net; got typo" in refused(*typed)
+
+
+def test_the_space_command_marks_what_is_the_users(tmp_path: Path) -> None:
+    ledger = hand.empty_study(tmp_path / "s")
+    change_ranges(ledger, ledger.study(), read_changes(None, ["probe.transform=sqrt"]), lambda line: None)
+    text = output("space", "probe", "--study", ledger.storage.uri)
+    words = " ".join(re.sub(r"[│┃]", " ", text).split())
+    assert "yours: --set probe.transform=sqrt" in words and "log targets predict below" not in words
 
 
 @pytest.mark.parametrize("family", ["baseline", "distilled", "density"])
@@ -241,13 +363,13 @@ def test_the_page_from_a_file_to_report_and_show(
         typed = words[1:]
         if typed[0] == "search":
             searches += 1
-            typed[typed.index("--trials") + 1] = str(2 * min(searches, 3))
+            typed[typed.index("--trials") + 1] = str(2 * min(searches, 4))
             typed += ["--inline", "--cache", "cache", *(TINY if searches == 1 else [])]
         if "TRIAL" in typed:
             trial = next(one for one in Ledger(Storage("STUDY")).trials() if one.family == "baseline")
             typed[typed.index("TRIAL")] = trial.trial_id[:6]
         said.setdefault(words[1], []).append(output(*typed))
-    assert searches == 3
+    assert searches == 4
     ledger = Ledger(Storage("STUDY"))
     record, trials = ledger.study(), ledger.trials()
     assert {"space": "my.toml"}.items() <= record.made_with.overrides.items()
@@ -258,11 +380,15 @@ def test_the_page_from_a_file_to_report_and_show(
     assert own["baseline", "dropout"].place == "my.toml:3" and own["baseline", "dropout"].now == "0.4"
     later = own["probe", "alpha_per_target"]
     assert later.place == "--set probe.alpha_per_target=true" and later.trials == 4
-    assert len(trials) == 6
+    follows = own["probe", "view_merge"]
+    assert follows.place == own["probe", "layout"].place == "--set probe.layout=tiles-2x4" and follows.trials == 6
+    assert follows.now == '{choice = ["concat", "mean"], when = {layout = ["tiles-2x4"]}}'
+    assert len(trials) == 8
     for trial in trials:
         config = trial.config
         if trial.family == "probe":
             assert config["transform"] == "sqrt" and (trial.number < 4 or config["alpha_per_target"])
+            assert trial.number < 6 or (config["layout"] == "tiles-2x4" and "view_merge" in trial.params)
         else:
             assert config["dropout"] == 0.4 and 1e-4 <= config["head_lr"] <= 1e-3 and 1 <= config["clip_norm"] <= 5
             assert config["head_width_2"] in ((64, 96, 128) if config["head_width"] > 128 else (128,))
@@ -270,6 +396,6 @@ def test_the_page_from_a_file_to_report_and_show(
     assert max(len(line) for line in shown.splitlines() if "biomass" not in line) <= 80
     shown = " ".join(shown.split())
     assert "my.toml:3" in shown and "biomass refit" in shown and "baseline, complete" in shown
-    assert "6 ranges of your own" in page and "my.toml:3" in page and "--set probe.alpha_per_target=true" in page
+    assert "8 ranges of your own" in page and "my.toml:3" in page and "--set probe.alpha_per_target=true" in page
     assert "fixed: 0.4 (0.4)" in said["space"][2]
     assert '"distilled"' not in said["space"][1] and "[distilled]" in said["space"][1]

@@ -35,6 +35,7 @@ from orchestration.cli import app
 from orchestration.inspect.audit import audit
 from orchestration.inspect.repair import repair
 from orchestration.report.make import make_report
+from orchestration.search.proposer import Proposer
 from orchestration.search.second_round import (
     PREFIX,
     families_without,
@@ -51,10 +52,12 @@ from orchestration.study.ids import make_round_id, make_trial_id, trial_id_of
 from orchestration.study.ledger import Ledger, LedgerError
 from orchestration.study.records import TrialRecord, TrialRef, TrialRound
 from orchestration.study.settings import StudyError
+from orchestration.study.spaces import stored_spaces
 from orchestration.study.storage import Storage
 from orchestration.workers.context import WorkerContext
 from orchestration.workers.refit import refit_trial, restore_models
 from orchestration.workers.slots.inline_pool import InlinePool
+from search_spaces.range_files import read_changes
 
 pytestmark = pytest.mark.slow
 
@@ -199,6 +202,30 @@ def test_a_search_of_one_round_observes_the_first_and_its_own(fresh: Ledger, tin
     plain = {name for name, own in trials.items() if own is None}
     light = {name for name, own in trials.items() if own is not None and own.weight == 0.3}
     assert seen() == plain and seen(**ASKED) == plain | light and len(light) == 1
+
+
+def test_members_settings_outside_of_the_ranges_of_now_are_moved_into_them(fresh: Ledger, tiny_pasture: Path) -> None:
+    """And a family without a member begins with its own first trials."""
+    from orchestration.search.prepare import prepare_search
+
+    record, said = fresh.study(), list[str]()
+
+    def begins(typed: str) -> dict[str, list[dict[str, Any]]]:
+        search = prepare_search(
+            fresh, tiny_pasture, record.settings, fingerprints=record.weights, max_trials=9, say=said.append,
+            changes=read_changes(None, [typed]), **ASKED,
+        )  # fmt: skip
+        return {name: list(map(dict, points)) for name, points in search._first.items()}
+
+    members = {record.family: dict(record.params) for record in fresh.trials()}
+    plain = begins("probe.alphas=13")
+    assert all(plain[family] == [params] for family, params in members.items())
+    (moved,) = begins("probe.pooling=mean+std")["probe"]
+    assert moved == {name: value for name, value in members["probe"].items() if name != "pooling"}
+    assert any("(probe) are moved to the ranges of now: pooling=mean+std" in line for line in said)
+    spaces = stored_spaces(fresh.study())
+    bare = Proposer(spaces, fresh, seed=0, fold_hash="f", weights={}, first={"stack": [members["stack"]]})
+    assert [len(points) for points in bare._first.values()] == [len(spaces["probe"].first_trials), 1]
 
 
 # -- no way back -------------------------------------------------------------------------------------------------------

@@ -4,37 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
 import pytest
+from changed_spaces import NETS, changed, written
 
 from biomass_models.families import registry
 from biomass_models.families.field_notes import field_notes
 from biomass_models.families.probe.config import ProbeConfig
 from biomass_models.toml_files import TomlError, TomlFile, read_toml, toml_key, toml_value
 from search_spaces.domain import Choice, Integer, LogUniform, SearchSpace, Uniform, When
-from search_spaces.own_ranges import changed_space, nearest_point
+from search_spaces.nearest import nearest_point
 from search_spaces.range_files import Change, RangesError, read_changes
 from search_spaces.ranges_text import HOW, default_of, domain_text, space_toml
 from search_spaces.spaces import SCALES, reasons_of, space_of
-
-NETS = ("net_a", "net_b")
-
-
-def written(folder: Path, text: str) -> Path:
-    (folder / "my.toml").write_text(text)
-    return folder / "my.toml"
-
-
-def changed(
-    folder: Path, text: str, family: str = "distilled", scale: str = "cpu", typed: Sequence[str] = ()
-) -> tuple[SearchSpace, list[str]]:
-    """A family's space under a file, and what was said."""
-    said: list[str] = []
-    changes = read_changes(written(folder, text), typed)
-    return changed_space(space_of(family, NETS, scale), changes, said.append), said
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -70,21 +54,6 @@ def test_a_field_is_changed_added_fixed_and_conditioned(tmp_path: Path) -> None:
     for params in space.first_trials:
         assert space.misfits(params) == [] and params["batch_size"] == 24  # 20 is published: the nearest that may be
     assert [space.config(params).distillation_weight for params in space.first_trials] == [0.5, 0.0]
-
-
-def test_a_condition_stays_until_it_is_taken_away(tmp_path: Path) -> None:
-    gpu = space_of("distilled", NETS, "gpu")
-    condition = gpu.domains["grid"]
-    assert isinstance(condition, When)
-    fixed, _ = changed(tmp_path, "[distilled]\ngrid = 6", scale="gpu")
-    assert fixed.domains["grid"] == When(condition.field, condition.values, Choice((6,)))
-    free, _ = changed(tmp_path, "[distilled]\ngrid = {choice = [4, 8], when = {}}", scale="gpu")
-    assert free.domains["grid"] == Choice((4, 8))
-    of_fixed, said = changed(tmp_path, "[distilled]\ntrained_blocks = 0", scale="gpu")
-    rng = Random(0)
-    drawn = [of_fixed.draw(rng, {}) for _ in range(40)]
-    assert all("grid" in params and "backbone_lr" not in params for params in drawn)
-    assert any("trained_blocks=0" in line for line in said)
 
 
 def test_what_is_typed_goes_over_the_file(tmp_path: Path) -> None:
@@ -160,61 +129,11 @@ def test_what_cannot_be_searched_is_refused_with_its_line(text: str, tmp_path: P
     assert len(problem) <= 3 * 80, problem
 
 
-NEVER_DRAWN = {  # family, scale, what is typed -> what is said
-    ("probe", "cpu", "layers=2", "taps=0.67+0.83+1"): "drawn when layers = 1, and that field is 2 alone; change layers",
-    ("probe", "cpu", "size=336", "more_sizes=336"): "drawn when size = 224, and that field is 336 alone",
-    ("baseline", "gpu", "trained_blocks=3", "backbone_lr=1e-4"): "= 4 | 2 | 6, and that field is 3 alone",
-    ("baseline", "gpu", "trained_blocks=0", "backbone_lr=1e-4"): "that field is 0 alone",
-    ("baseline", "gpu", "interval_bins=0", "interval_weight=0.1"): "interval_bins = 7, and that field is 0 alone",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", NEVER_DRAWN, ids=range(len(NEVER_DRAWN)))
-def test_a_value_that_would_never_be_used_is_refused_with_its_condition(case: tuple[str, ...], tmp_path: Path) -> None:
-    family, scale, *typed = case
-    with pytest.raises(RangesError) as refused:
-        changed(tmp_path, "", family, scale, [f"{family}.{one}" for one in typed])
-    (problem,) = refused.value.problems
-    assert problem.startswith(f"--set {family}.{typed[1]}: ") and NEVER_DRAWN[case] in problem, problem
-    assert problem.endswith("take the condition away in a file of --space (when = {})")
-
-
-def test_the_remedies_of_a_value_that_would_never_be_used_work(tmp_path: Path) -> None:
-    """Another value of the condition's field, or no condition."""
-    typed = ["baseline.trained_blocks=4", "baseline.backbone_lr=1e-4"]
-    space, _ = changed(tmp_path, "", "baseline", "gpu", typed)
-    assert space.draw(Random(0), {})["backbone_lr"] == 1e-4
-    text = "[baseline]\nbackbone_lr = {choice = [1e-4], when = {}}"
-    space, _ = changed(tmp_path, text, "baseline", "gpu", ["baseline.trained_blocks=3"])
-    assert space.draw(Random(0), {})["backbone_lr"] == 1e-4
-
-
-def test_a_condition_that_has_no_values_at_a_scale_goes_with_a_change(tmp_path: Path) -> None:
-    typed = ["baseline.trained_blocks=4", "baseline.backbone_lr=1e-4", "baseline.prefix_bank=float16"]
-    space, _ = changed(tmp_path, "", "baseline", typed=typed)
-    assert {"trained_blocks": 4, "backbone_lr": 1e-4, "prefix_bank": "float16"}.items() <= space.fixed.items()
-    config = space.config(space.draw(Random(0), {}))
-    assert (config.backbone_lr, config.prefix_bank) == (1e-4, "float16")
-
-
-@pytest.mark.parametrize("family", registry.names())
-def test_a_written_file_stays_right_where_a_field_of_its_conditions_is_fixed(family: str, tmp_path: Path) -> None:
-    """What a file says as it was is not at fault, nor a condition on some values that the field has no more."""
-    for scale in SCALES:
-        space = space_of(family, NETS, scale)
-        text = space_toml(space)
-        for name, domain in space.domains.items():
-            if isinstance(domain, Choice) and name != "backbone":
-                for option in domain.options:
-                    found, _ = changed(tmp_path, text, family, scale, [f"{family}.{name}={option}"])
-                    assert found.fixed[name] == option
-    text = "[probe]\nview_merge = {choice = ['mean'], when = {layout = ['halves', 'tiles-2x4']}}"
-    assert "view_merge" in changed(tmp_path, text, "probe", typed=["probe.layout=halves"])[0].domains
-
-
 def test_where_only_all_changes_together_are_refused_each_is_named(tmp_path: Path) -> None:
     with pytest.raises(RangesError) as refused:
-        changed(tmp_path, "[probe]\nlayers = 2\ntaps = {choice = ['0.5'], when = {}}\ntransform = 'sqrt'", "probe")
+        changed(
+            tmp_path, "[probe]\nsize = 336\nmore_sizes = {choice = ['336'], when = {}}\ntransform = 'sqrt'", "probe"
+        )
     assert [problem.split(": ")[0] for problem in refused.value.problems] == ["my.toml:2", "my.toml:3", "my.toml:4"]
 
 

@@ -95,7 +95,8 @@ def own_ranges_table(context: ReportContext) -> Table | None:
         ),
         rows=rows,
         how="A plain value fixes the setting, every other range is searched. Trials from before a change stay, also "
-        "those outside of the new range.",
+        "those outside of the new range. A setting that depends on a changed one has a row of its own where that is "
+        "searched elsewhere since then, or not any more.",
     )
 
 
