@@ -81,6 +81,7 @@ class Answer:
     photographs: tuple[Answered, ...]
     notes: tuple[str, ...]
     table: bytes  # CSV, as `biomass predict` writes it
+    digests: tuple[str, ...]  # of the photographs' contents, "" where they were not looked at
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -151,6 +152,7 @@ def answer(
         photographs=tuple(found),
         notes=tuple(prediction_notes(blend, given, predicted, conversion, options)),
         table=table_bytes(table, ".csv"),
+        digests=tuple(predicted[DIGEST]),
     )
 
 

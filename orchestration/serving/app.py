@@ -148,7 +148,7 @@ class _Pages:
             found, shown = await served.model.run(work, request)
             if served.keep is not None:
                 try:
-                    await folder.in_thread(keep, served.keep, uploads, found)
+                    await folder.in_thread(keep, served.keep, served.blend, uploads, found)
                 except OSError as error:
                     served.say(f"warning: a request could not be kept in {served.keep}: {error.strerror}")
         return fields, found, shown

@@ -10,14 +10,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from biomass_models.whole_files import whole_folder
+from orchestration.answers.opened import OpenBlend
+from orchestration.answers.written import note_beside
 from orchestration.serving.answer import Answer
 from orchestration.serving.uploads import Upload
 
 MASSES, ANSWER = "masses.csv", "answer.json"
 
 
-def keep(folder: Path, uploads: Sequence[Upload], answer: Answer) -> Path:
-    """Returns the new folder, which appears whole. Raises OSError."""
+def keep(folder: Path, blend: OpenBlend, uploads: Sequence[Upload], answer: Answer) -> Path:
+    """Returns the new folder, which appears whole; its masses can be traced. Raises OSError."""
     own = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
     files = []
     with whole_folder(own) as temporary:
@@ -26,6 +28,7 @@ def keep(folder: Path, uploads: Sequence[Upload], answer: Answer) -> Path:
                 shutil.copyfile(upload.path, temporary / upload.path.name)
             files.append(None if one.unreadable else upload.path.name)
         (temporary / MASSES).write_bytes(answer.table)
+        note_beside(blend, temporary / MASSES, answer.table, photographs=answer.digests)
         content = answer.to_json()
         for photograph, file in zip(content["photographs"], files, strict=True):
             photograph["file"] = file
