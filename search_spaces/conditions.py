@@ -127,7 +127,7 @@ def _following(before: SearchSpace, now: SearchSpace, name: str, needs: Needs, c
     current = now.domains.get(name) or Choice((now.fixed[name],))
     stated = change is not None and change.says_condition
     outlived = change is not None and condition_is_outlived(now, change)
-    is_new = change is not None and name not in before.domains
+    is_new = change is not None and name not in before.domains and name not in before.fixed
     other = isinstance(current, When) and current.field != needs.field  # a condition of the user's own
     if other or (stated and not outlived) or not (outlived or is_new or _differs(before, now, needs.field)):
         return None
@@ -175,7 +175,8 @@ def does_nothing(space: SearchSpace, name: str) -> str | None:
     if needs is None:
         return None
     values = values_in(space, needs.field)
-    if values is None or any(map(needs.holds, values)):
+    elsewhere = isinstance(space.domains.get(needs.field), When) and needs.holds(default_of(space, needs.field))
+    if values is None or elsewhere or any(map(needs.holds, values)):
         return None
     return f"{condition_text(When(needs.field, (), Choice((0,))), needs)}, and {got_text(space, needs.field)}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -90,6 +91,26 @@ def test_what_does_nothing_at_a_scale_is_drawn_where_a_change_makes_it_do_someth
     text = "[baseline]\ninterval_bins = {choice = [0, 5]}\ninterval_weight = {uniform = [0.1, 0.2]}"
     space, _ = changed(tmp_path, text, "baseline", "smoke")  # which has neither
     assert space.domains["interval_weight"] == When("interval_bins", (5,), Uniform(0.1, 0.2))
+
+
+def test_a_default_counts_where_the_other_field_is_not_always_drawn(tmp_path: Path) -> None:
+    """Four blocks train by default: with another dropout the learning rate is of use."""
+    blocks = "trained_blocks = {choice = [0], when = {dropout = [0.3]}}\ndropout = {choice = [0.0, 0.3]}"
+    text = f"[baseline]\n{blocks}\nbackbone_lr = {{choice = [1e-4], when = {{dropout = [0.0]}}}}"
+    space, _ = changed(tmp_path, text, "baseline")
+    config = space.config(space.draw(Random(0), {"dropout": 0.0}))
+    assert (config.trained_blocks, config.backbone_lr) == (4, 1e-4)
+
+
+def test_a_field_that_an_older_study_has_fixed_stays_fixed(tmp_path: Path) -> None:
+    """The same command again changes nothing."""
+    plain = space_of("distilled", NETS, "cpu")
+    older = replace(plain, fixed={**plain.fixed, "teacher_lr": 0.01})
+    changes = read_changes(None, ["distilled.teacher_lr=0.01"])
+    assert changed_space(older, changes, lambda line: None).to_json() == older.to_json()
+    new = changed_space(plain, changes, lambda line: None)
+    assert new.domains["teacher_lr"] == When("distillation_weight", (0.5, 0.25, 1.0, 2.0), Choice((0.01,)))
+    assert changed_space(new, changes, lambda line: None).to_json() == new.to_json()
 
 
 FOLLOWING = {  # family, scale, range of a field -> what depends on it: with which values
