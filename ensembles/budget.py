@@ -205,6 +205,7 @@ class CardBudget:
     own: Mapping[str, float]  # seconds by member, for all images
     needs: Mapping[str, tuple[str, ...]]  # units by member
     units: Mapping[str, float]  # seconds by unit
+    unknown: int = 0  # members without a known cost, which could not be chosen
     next_gain: Estimate | None = None  # of the nested score; None as well in cards that named a member no money bought
 
     def rule(self, rule: Rule, names: Sequence[str]) -> Budgeted:
@@ -249,6 +250,7 @@ def budget_of(
         next_member=None if following is None else costs.names[following.member],
         next_minutes=None if following is None else following.seconds / 60,
         next_gain=None if following is None else following.gain,
+        unknown=len(costs.names) - len(known),
         own={costs.names[row]: float(costs.own_M[row]) for row in known},
         needs={
             costs.names[row]: tuple(
