@@ -208,6 +208,9 @@ class CardBudget:
     unknown: int = 0  # members without a known cost, which could not be chosen
     next_gain: Estimate | None = None  # of the nested score; None as well in cards that named a member no money bought
 
+    def __str__(self) -> str:
+        return f"{self.minutes:.3g} min on {self.device}"
+
     def rule(self, rule: Rule, names: Sequence[str]) -> Budgeted:
         """A rule within this budget; names: of the library."""
         costs = PredictionCosts.of(names, self.own, self.needs, self.units)

@@ -98,7 +98,7 @@ def _versus(card: Card) -> Table:
 
 def _budget(budget: CardBudget) -> Table:
     title = (
-        f"Predictions of {counted(budget.images, 'photograph')} within {budget.minutes:.3g} min on {budget.device}: "
+        f"Predictions of {counted(budget.images, 'photograph')} within {budget}: "
         f"this blend takes {budget.used_minutes:.2g} min"
     )
     table = _table(title)

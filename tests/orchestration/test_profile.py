@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from blended_study import finished_study
-from commands import output
+from commands import output, words_of
 from tiny_study import RANDOM
 from typer.testing import CliRunner
 
@@ -28,6 +28,7 @@ from orchestration.blending.nested import blend_of
 from orchestration.blending.profile import profile_study
 from orchestration.blending.shown import shown_blend
 from orchestration.cli import app
+from orchestration.report.make import make_report
 from orchestration.study.data import StudyData
 from orchestration.study.derived.profiles import MemberCost, ProfileRecord, UnitCost
 from orchestration.study.ledger import Ledger
@@ -89,7 +90,9 @@ def test_a_blend_within_a_budget_is_the_one_that_pages_show(study: Ledger, tmp_p
     assert blend is not None, reason
     score = 1 - blend.library.loss_by_cell(blend.nested_RNT).mean(0).sum() / blend.library.gram.sst
     assert score == pytest.approx(card["nested_score"], abs=1e-9)  # made again from the card
-    assert "In the blend (ensemble within)" in output("show", study.storage.uri, cheap)
+    for page in (("show", study.storage.uri, cheap), ("leaderboard", study.storage.uri), ("status", study.storage.uri)):
+        assert "(ensemble within, within 7 min on Tesla T4)" in " ".join(output(*page).split())
+    assert "It predicts 600 photographs within 7 min on Tesla T4." in words_of(make_report(study))
     both = json.loads(output(*words, "--budget-minutes", "50", "--json"))["cards"][0]
     plain = json.loads(output("ensemble", study.storage.uri, "--out", str(tmp_path / "plain"), "--json"))["cards"][0]
     assert both["members"] == plain["members"] and both["nested_score"] == plain["nested_score"]
