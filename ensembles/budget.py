@@ -6,11 +6,12 @@ shared_U      seconds of a unit, once
 needs_MU      which units a member needs
 
 A rule within a budget is the rule itself where its members can be paid for. Else it is what the rule makes of an
-affordable subset: of those that are tried, the one whose blend errs least on the cells that it is shown. Tried are the
-WEIGHED subsets whose plain mean errs least, of the ENUMERATED best members that can be paid for; the best of these,
-improved by members beyond them, one added or exchanged at a time; and the rule's own members, dropped until the others
-can be paid for. Where no more than WEIGHED subsets can be paid for, all are tried: no other is better. Being a rule, it
-is nested like any other: in each nest members are chosen without the rows that score them.
+affordable subset: of those that are tried, the one whose blend errs least on the cells that it is shown. Where no more
+than WEIGHED subsets can be paid for, all are tried: no other is better. Else tried are the one whose plain mean errs
+least, of the ENUMERATED best members that can be paid for; the same, improved by members beyond them, one added or
+exchanged at a time; and the rule's own members, dropped until the others can be paid for. More were no better where it
+counts: with 20 and 40 made members, trying WEIGHED of them lost .000 to .003 of the nested score. Being a rule, it is
+nested like any other: in each nest members are chosen without the rows that score them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from ensembles.nests import fit_weights, nested_all
 from ensembles.rules import Rule, ranking
 
 ENUMERATED = 14  # members of which the plain mean of every subset is looked at
-WEIGHED = 128  # of these subsets, to which the rule is applied: every one of 7 members
+WEIGHED = 128  # most subsets of which the rule is applied to each: all of 7 members
 CURVE = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0)  # budgets that are shown, as shares of the one that is asked for
 ROUNDING = 1e-9  # relative, of a sum of seconds
 CLOSE = 1e-3  # relative, of the least budget that buys another blend
@@ -120,8 +121,8 @@ class Budgeted:
         return self.costs.seconds(places) <= self.seconds * (1 + ROUNDING)
 
     def _enumerated(self, problem: ErrorGram, member_K: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """The affordable subsets of a few members whose plain mean errs least, the best first; of those as good the
-        fewest. Every subset is built up member by member."""
+        """All affordable subsets of a few members, or, where they are too many, the one whose plain mean errs least; of
+        those as good the fewest. The best comes first. Every subset is built up member by member."""
         gram_KK, places = problem.gram_MM[np.ix_(member_K, member_K)], problem.places[member_K]
         own_K, needs_KU = self.costs.own_M[places], self.costs.needs_MU[places]
         size = 1 << len(member_K)
@@ -138,7 +139,8 @@ class Budgeted:
         seconds = own + needs @ self.costs.shared_U
         with np.errstate(invalid="ignore", divide="ignore"):
             loss = np.where((count > 0) & (seconds <= self.seconds * (1 + ROUNDING)), total / count**2, np.inf)
-        best = np.lexsort((count, loss))[: min(WEIGHED, int(np.isfinite(loss).sum()))]
+        paid = int(np.isfinite(loss).sum())
+        best = np.lexsort((count, loss))[: paid if paid <= WEIGHED else 1]
         bit_K = np.arange(len(member_K))
         return [member_K[(subset >> bit_K & 1).astype(bool)] for subset in best]
 

@@ -79,17 +79,26 @@ def test_the_blend_is_that_of_brute_force(rule: Rule, seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_more_members_than_are_enumerated_only_help(seed: int) -> None:
-    """Beyond the subsets that are weighed up one by one: affordable, and no worse than any few of the best members."""
+    """Beyond the subsets that are weighed up one by one: affordable, no exchange of one member makes the mean of one of
+    them better, and what the rule makes of none of them is better."""
     library = small_library(members=ENUMERATED + 8, images=60, seed=seed)
     costs = drawn_costs(library, seed)
     seconds = 2.5 * min(cost_by_hand(costs, (member,)) for member in range(len(library.names)))
-    weight_M = Budgeted(DEFAULT, costs, seconds)(library.gram, 0)
-    found = tuple(np.flatnonzero(weight_M))
-    assert cost_by_hand(costs, found) <= seconds * (1 + 1e-9)
-    own = score_by_hand(library, found, weight_M[list(found)])
-    for few in itertools.chain(*(itertools.combinations(range(len(library.names)), size) for size in (1, 2))):
-        if cost_by_hand(costs, few) <= seconds:
-            assert score_by_hand(library, few, DEFAULT(library.gram.keep(few), 0)) <= own + 1e-9
+    rule, gram = Budgeted(DEFAULT, costs, seconds), library.gram
+    loss = gram.loss_of(rule(gram, 0))
+    tried = [tuple(int(member) for member in each) for each in rule._tried(gram, DEFAULT(gram, 0))]
+    assert all(cost_by_hand(costs, members) <= seconds * (1 + 1e-9) for members in tried)
+    assert all(loss <= _loss_of(library, DEFAULT, np.array(members)) + 1e-9 for members in tried)
+
+    def mean_score(members: tuple[int, ...]) -> float:
+        return score_by_hand(library, members, np.full(len(members), 1 / len(members)))
+
+    best = max(tried, key=mean_score)
+    for other in set(range(len(library.names))) - set(best):
+        moves = [(*best, other), *((*(set(best) - {out}), other) for out in best)]
+        assert all(
+            mean_score(move) <= mean_score(best) + 1e-9 for move in moves if cost_by_hand(costs, move) <= seconds
+        )
 
 
 def test_the_rules_own_members_are_tried_with_some_dropped() -> None:
