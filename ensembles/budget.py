@@ -73,6 +73,11 @@ class PredictionCosts:
         index = np.asarray(members, dtype=np.int64)
         return float(self.own_M[index].sum() + self.shared_U[self.needs_MU[index].any(0)].sum())
 
+    def seconds_with(self, members: NDArray[np.int64], other_O: NDArray[np.int64]) -> FloatArray:
+        """Of these members and one other each, [O]."""
+        needs_OU = self.needs_MU[members].any(0) | self.needs_MU[other_O]
+        return np.asarray(self.own_M[members].sum() + self.own_M[other_O] + needs_OU @ self.shared_U)
+
 
 @dataclass(frozen=True, eq=False)
 class Budgeted:
@@ -117,8 +122,13 @@ class Budgeted:
         tried.append(self._thinned(problem, own_M))
         return sorted((np.sort(members) for members in tried if len(members)), key=len)
 
+    @property
+    def _most(self) -> float:
+        """Seconds, so that a sum that is the budget but for rounding is paid for."""
+        return self.seconds * (1 + ROUNDING)
+
     def _affords(self, places: NDArray[np.int64]) -> bool:
-        return self.costs.seconds(places) <= self.seconds * (1 + ROUNDING)
+        return self.costs.seconds(places) <= self._most
 
     def _enumerated(self, problem: ErrorGram, member_K: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         """All affordable subsets of a few members, or, where they are too many, the one whose plain mean errs least; of
@@ -138,7 +148,7 @@ class Budgeted:
             needs[high] = needs[low] | needs_KU[member]
         seconds = own + needs @ self.costs.shared_U
         with np.errstate(invalid="ignore", divide="ignore"):
-            loss = np.where((count > 0) & (seconds <= self.seconds * (1 + ROUNDING)), total / count**2, np.inf)
+            loss = np.where((count > 0) & (seconds <= self._most), total / count**2, np.inf)
         paid = int(np.isfinite(loss).sum())
         best = np.lexsort((count, loss))[: paid if paid <= WEIGHED else 1]
         bit_K = np.arange(len(member_K))
@@ -147,20 +157,20 @@ class Budgeted:
     def _improved(self, problem: ErrorGram, chosen: NDArray[np.int64], affordable: Sequence[int]) -> NDArray[np.int64]:
         """One member added or exchanged at a time, as long as the mean errs less."""
         gram_MM, place_M = problem.gram_MM, problem.places
-
-        def loss(members: list[int]) -> float:
-            return float(gram_MM[np.ix_(members, members)].mean())
-
-        current, best = [int(member) for member in chosen], loss([int(member) for member in chosen])
+        current = [int(member) for member in chosen]
+        least = float(gram_MM[np.ix_(current, current)].mean())
         while True:
-            others = [member for member in affordable if member not in current]
-            moves = [[*current, other] for other in others]
-            moves += [[kept for kept in current if kept != out] + [other] for out in current for other in others]
-            paid = [move for move in moves if self._affords(place_M[move])]
-            found = min(paid, key=loss, default=current)
-            if loss(found) >= best * (1 - ROUNDING):
+            other_O = np.array([member for member in affordable if member not in current], dtype=np.int64)
+            found = None
+            for kept in (current, *([member for member in current if member != out] for out in current)):
+                total_O = 2 * gram_MM[np.ix_(kept, other_O)].sum(0) + gram_MM[other_O, other_O]
+                loss_O = (gram_MM[np.ix_(kept, kept)].sum() + total_O) / (len(kept) + 1) ** 2
+                loss_O[self.costs.seconds_with(place_M[kept], place_M[other_O]) > self._most] = np.inf
+                if len(other_O) and loss_O.min() < least * (1 - ROUNDING):
+                    least, found = float(loss_O.min()), [*kept, int(other_O[loss_O.argmin()])]
+            if found is None:
                 return np.array(current, dtype=np.int64)
-            current, best = found, loss(found)
+            current = found
 
     def _thinned(self, problem: ErrorGram, own_M: FloatArray) -> NDArray[np.int64]:
         """The rule's own members, one dropped at a time until the others can be paid for; the weights of the others
