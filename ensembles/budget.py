@@ -162,12 +162,13 @@ class Budgeted:
         while True:
             other_O = np.array([member for member in affordable if member not in current], dtype=np.int64)
             found = None
-            for kept in (current, *([member for member in current if member != out] for out in current)):
+            for out in (None, *current):
+                kept = np.array([member for member in current if member != out], dtype=np.int64)
                 total_O = 2 * gram_MM[np.ix_(kept, other_O)].sum(0) + gram_MM[other_O, other_O]
                 loss_O = (gram_MM[np.ix_(kept, kept)].sum() + total_O) / (len(kept) + 1) ** 2
                 loss_O[self.costs.seconds_with(place_M[kept], place_M[other_O]) > self._most] = np.inf
                 if len(other_O) and loss_O.min() < least * (1 - ROUNDING):
-                    least, found = float(loss_O.min()), [*kept, int(other_O[loss_O.argmin()])]
+                    least, found = float(loss_O.min()), [*kept.tolist(), int(other_O[loss_O.argmin()])]
             if found is None:
                 return np.array(current, dtype=np.int64)
             current = found
