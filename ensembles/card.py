@@ -171,7 +171,8 @@ def _estimate(content: Mapping[str, Any]) -> Estimate:
 def _budget(content: Mapping[str, Any]) -> CardBudget:
     curve = tuple(BudgetPoint(**{**point, "nested_se": _number(point["nested_se"])}) for point in content["curve"])
     needs = {name: tuple(units) for name, units in content["needs"].items()}
-    return CardBudget(**{**content, "curve": curve, "needs": needs})
+    gain = None if content.get("next_gain") is None else _estimate(content["next_gain"])
+    return CardBudget(**{**content, "curve": curve, "needs": needs, "next_gain": gain})
 
 
 def _number(value: float | None) -> float:

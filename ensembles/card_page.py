@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -97,7 +98,7 @@ def _versus(card: Card) -> Table:
 
 def _budget(budget: CardBudget) -> Table:
     title = (
-        f"Predictions of {counted(budget.images, 'photograph')} within {budget.minutes:.3g} min on {budget.device}: "
+        f"Predictions of {counted(budget.images, 'photograph')} within {budget}: "
         f"this blend takes {budget.used_minutes:.2g} min"
     )
     table = _table(title)
@@ -107,8 +108,18 @@ def _budget(budget: CardBudget) -> Table:
         score, asked = _plus_minus(point.nested_score, point.nested_se), point.minutes == budget.minutes
         row = (f"{point.minutes:.3g}", score, f"{point.members}", f"{point.used_minutes:.2g} min")
         table.add_row(*row, style="bold" if asked else None)
-    if budget.next_member is not None and budget.next_minutes is not None:
-        table.caption = f"the next member would be {budget.next_member}, {budget.next_minutes:.2g} min with it"
+    below = []
+    if budget.next_gain is not None and budget.next_minutes is not None:
+        least, gain = f"{math.ceil(100 * budget.next_minutes) / 100:g} min", budget.next_gain
+        below.append(
+            f"the next member would be {budget.next_member}, from {least} on: {gain.value:+.4f} ± {gain.se:.4f} nested"
+        )
+    elif budget.next_member is None:
+        below.append("more minutes buy no other blend")
+    if budget.unknown:
+        unknown = counted(budget.unknown, "member has", "members have")
+        below.append(f"{unknown} no profile there and could not be chosen, in any nest")
+    table.caption = "\n".join(below) or None
     return table
 
 

@@ -1,9 +1,10 @@
 """What predictions of a study's members cost on this machine: measured, and kept in the study.
 
-A run of labelled photographs, as long as a shard of a prediction, goes through every member as new photographs
-would: with an empty feature store. A bank of frozen features is timed once, with its decoding and the loading of its
-backbone; what remains is the member's own. So a set of members costs its banks once, and each member's own time. That
-is a little too much where two banks share decoded photographs.
+A run of labelled photographs, as long as a shard of a prediction, goes through every complete trial as new photographs
+would: with an empty feature store. All of them, since members that were left out by their score on all rows would be
+chosen with the rows that a nest scores them by. A bank of frozen features is timed once, with its decoding and the
+loading of its backbone; what remains is the member's own. So a set of members costs its banks once, and each member's
+own time. That is a little too much where two banks share decoded photographs.
 """
 
 from __future__ import annotations
@@ -33,8 +34,6 @@ from orchestration.study.seeds import content_id
 from orchestration.workers.refit import require_same
 from orchestration.workers.shards import SHARD_IMAGES, mean_prediction
 from orchestration.workers.weights_here import source_of_trials
-
-MOST_PROFILED = 100  # members, best first
 
 
 class TimedInputs(Inputs):
@@ -81,11 +80,11 @@ def profile_study(
     cpus: int,
     say: Say,
 ) -> ProfileRecord:
-    """Measure the best complete trials, and keep the profile in the study. What cannot predict is left out, and said.
+    """Measure the complete trials, and keep the profile in the study. What cannot predict is left out, and said.
 
     weights: None: from where the search had them; cpus: threads of a slot. Raises LedgerError where no trial can.
     """
-    trials = data.ranked[:MOST_PROFILED]
+    trials = data.ranked
     if not trials:
         raise LedgerError(f"a profile is of complete trials, {data.ledger.storage.uri} has none; search until one is")
     refs = [TrialRef(data.ledger.storage.uri, trial.trial_id) for trial in trials]

@@ -20,9 +20,10 @@ from orchestration.blending.members import comparable_references
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import LedgerError
 from orchestration.study.records import COMPLETE, PRUNED
+from orchestration.study.settings import BLEND, FOR_BLEND, proposed_by
 
 DEFAULT_RULE = "default"
-BY_TPE = ("proposed by tpe", "proposed")  # why of a trial; before there were engines every proposal was TPE's
+BY_TPE = (proposed_by("tpe"), "proposed")  # why of a trial; before there were engines every proposal was TPE's
 MOST_MEMBERS = 300  # complete trials of which a page makes a blend that is not stored
 
 
@@ -59,6 +60,7 @@ class BlendScore:
     members: int
     method: str
     search_optimism: SearchOptimism | None  # simulated, not subtracted
+    within: str | None = None  # minutes and machine, of a blend within a budget
 
     @classmethod
     def of(cls, shown: ShownBlend, study: StudyData) -> BlendScore:
@@ -75,15 +77,26 @@ class BlendScore:
             members=len(card.members),
             method=card.method,
             search_optimism=search_optimism_of(study, card),
+            within=within(card),
         )
 
     def __str__(self) -> str:
         error = "" if math.isnan(self.nested_se) else f" ± {self.nested_se:.4f}"
-        where = "the default rule, not stored" if self.ensemble is None else f"ensemble {self.ensemble}"
-        found = f"blend {self.nested_score:.4f}{error} nested ({where})"
+        found = f"blend {self.nested_score:.4f}{error} nested ({blend_text(self.ensemble, self.within)})"
         if self.low is None or self.high is None:
             return found
         return f"{found},\n{self.low:.3f} to {self.high:.3f} on {self.units} other {self.unit}s (95 %)"
+
+
+def within(card: Card) -> str | None:
+    """Minutes and machine of the budget that a blend was made within."""
+    return None if card.budget is None else str(card.budget)
+
+
+def blend_text(ensemble: str | None, within: str | None) -> str:
+    """Which blend a page speaks of. ensemble: None for the default one; within: as `within` has it."""
+    where = "the default rule, not stored" if ensemble is None else f"ensemble {ensemble}"
+    return where if within is None else f"{where}, within {within}"
 
 
 def shown_blend(study: StudyData, named: str | None = None, *, most: int | None = None) -> ShownBlend:
@@ -134,10 +147,19 @@ def blend_score(study: StudyData) -> tuple[BlendScore | None, str | None]:
 def search_optimism_of(study: StudyData, card: Card) -> SearchOptimism | None:
     """What the study's search added to a card's nested score by its own luck; None where that was not simulated.
 
-    That is: for other engines than TPE, which counts by the trials that it proposed, and for cards of another method.
+    That is: for other engines than TPE, which counts by the trials that it proposed, for the aim `blend`, and for cards
+    of another method.
     """
+    if aimed_at_blend(study):
+        return None
     found = sum(trial.record.why in BY_TPE for status in (COMPLETE, PRUNED) for trial in study.of(status))
     return search_optimism(found) if card.method == METHOD else None
+
+
+def aimed_at_blend(study: StudyData) -> bool:
+    """Whether proposals aim at the blend now, or did for some trial."""
+    records = (trial.record for trial in study.trials)
+    return study.settings.aim == BLEND or any(record.why.endswith(FOR_BLEND) for record in records)
 
 
 def beside_score(study: StudyData, card: Card) -> list[str]:
@@ -148,6 +170,8 @@ def beside_score(study: StudyData, card: Card) -> list[str]:
     lines = [] if notice is None else [notice]
     if (optimism := search_optimism_of(study, card)) is not None:
         lines.append(f"{optimism}{'' if exam else '; --exam of a search measures it'}")
+    elif aimed_at_blend(study):
+        lines.append("what a search adds to such a score by its own luck was not simulated for --aim blend")
     if exam:
         lines.append(f"this study keeps an exam: `biomass exam {study.ledger.storage.uri} --data DIR` scores the blend")
     return lines

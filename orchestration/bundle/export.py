@@ -49,7 +49,7 @@ from orchestration.study.storage import Storage
 from orchestration.wheel import project_wheel, wheel_of
 from orchestration.workers.weights_here import source_of_bank, source_of_trials
 
-PREDICT = '''"""Predict without network: python predict.py DATA_DIR submission.csv [--weights FOLDER]"""
+PREDICT = '''"""Predict without network: python predict.py DATA_DIR submission.csv [--weights FOLDER] [--threads N]"""
 
 import sys
 from pathlib import Path

@@ -8,6 +8,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from biomass_models.backbones.devices import threads
 from biomass_models.backbones.weights import WeightsError, WeightsSource, fingerprint
 from biomass_models.counted import counted
 from biomass_models.data.check import check_test_directory
@@ -116,15 +118,23 @@ def main(bundle: Path) -> None:
     parser.add_argument("data", type=Path, help="data directory: test.csv and its photographs")
     parser.add_argument("out", type=Path, help="submission, or table of masses, to write")
     parser.add_argument("--weights", type=Path, default=bundle / WEIGHTS, help="folder of backbone weights")
+    parser.add_argument("--threads", type=_threads, help="CPU threads to compute with; without it as many as cores")
     arguments = parser.parse_args()
     try:
-        predict_bundle(bundle, arguments.data, arguments.out, weights=arguments.weights, say=_say)
+        with nullcontext() if arguments.threads is None else threads(arguments.threads):
+            predict_bundle(bundle, arguments.data, arguments.out, weights=arguments.weights, say=_say)
     except Exception as error:  # the boundary to the user
         if debugging():
             raise
         text, code = explained(error)
         print(visible(text), file=sys.stderr)
         sys.exit(code)
+
+
+def _threads(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a number of threads is at least 1, got {text}")
+    return int(text)
 
 
 def _say(text: str) -> None:

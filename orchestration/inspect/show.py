@@ -19,7 +19,7 @@ from biomass_models.families.readable import label_of
 from ensembles.honest import Estimate, paired_difference
 from ensembles.nests import nested_all
 from orchestration.blending.nested import rule_of
-from orchestration.blending.shown import MOST_MEMBERS, shown_blend
+from orchestration.blending.shown import MOST_MEMBERS, shown_blend, within
 from orchestration.study.data import StudyData, Trial
 from orchestration.study.ledger import LedgerError
 from orchestration.study.records import COMPLETE, FoldMetrics
@@ -56,6 +56,7 @@ class Worth:
     """What the trial is worth in the blend that pages show."""
 
     ensemble: str | None  # None: the default blend, which is not stored
+    within: str | None  # minutes and machine, of a blend within a budget
     weight: float
     nested_score: float  # of the blend's rule over all members, without follow-ups
     gain: Estimate | None  # of that score over the same without this trial
@@ -75,7 +76,7 @@ class ShownTrial:
     score: float | None
     estimate: float | None  # of a pruned one
     reason: str  # why it is not complete
-    why: str  # first trial, or proposed by ENGINE
+    why: str  # first trial, or proposed by ENGINE, with its aim where that is the blend
     proposed_at: float
     ended_at: float | None
     exempt: str | None  # why it is never pruned
@@ -201,7 +202,15 @@ def _worth(data: StudyData, trial: Trial) -> tuple[Worth | None, str | None]:
     except UserError as error:  # within a budget the others may be too expensive
         no_gain = str(error)
     weight = shown.card.members.get(trial.trial_id, 0.0)
-    return Worth(ensemble=shown.name, weight=weight, nested_score=whole.score, gain=gain, no_gain=no_gain), None
+    found = Worth(
+        ensemble=shown.name,
+        within=within(shown.card),
+        weight=weight,
+        nested_score=whole.score,
+        gain=gain,
+        no_gain=no_gain,
+    )
+    return found, None
 
 
 def _commands(data: StudyData, trial: Trial) -> tuple[str, ...]:

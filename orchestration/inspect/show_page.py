@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from biomass_models.counted import counted
+from orchestration.blending.shown import blend_text
 from orchestration.inspect.show import ShownTrial
 
 WIDTH = 80
@@ -84,8 +85,7 @@ def _worth(found: ShownTrial) -> str:
     if found.worth is None:
         return f"In the blend: {found.no_worth}"
     worth = found.worth
-    where = "the default rule, not stored" if worth.ensemble is None else f"ensemble {worth.ensemble}"
-    said = f"In the blend ({where}): weight {worth.weight:.3f}"
+    said = f"In the blend ({blend_text(worth.ensemble, worth.within)}): weight {worth.weight:.3f}"
     if worth.gain is None:
         return f"{said}; without it: {worth.no_gain}"
     gain = worth.gain

@@ -6,7 +6,7 @@ after all others, and the best trial keeps its models whatever they take.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Set
 from typing import NamedTuple
 
 from orchestration.search.incumbent import BEST, Incumbent
@@ -50,24 +50,24 @@ class ModelRoom:
     def __init__(self, ledger: Ledger, limit_gb: float, say: Callable[[str], None]) -> None:
         self._ledger, self._limit, self._say = ledger, round(limit_gb * GB), say
         self._why = f"--weights-gb {limit_gb:g}"
-        self._folds = folds_of(ledger.quadrats())
-        self._sizes: dict[str, dict[int, int]] = {}  # of ended trials: bytes by fold that has its model
+        self._folds = len(folds_of(ledger.quadrats()))
+        self._sizes: dict[str, dict[int, int]] | None = None  # of ended trials: bytes by fold that has its model
+        self._open: dict[str, dict[int, int]] = {}  # of the others, when they were looked at
+        self._largest = 0  # bytes of a model that was seen
         self._short = False  # whether it was said that the limit cannot be met
 
     def drop_over_limit(self, incumbent: Incumbent) -> None:
         """Delete models until the limit is met; incumbent: refreshed."""
         results = incumbent.results
-        for name in results.keys() - self._sizes.keys():
-            self._sizes[name] = self._models(name)
-        open_ones = [name for name in self._ledger.storage.children(layout.TRIALS) if name not in results]
-        open_bytes = sum(sum(self._models(name).values()) for name in open_ones)
-        held = [Held(name, sum(self._sizes[name].values()), _rank(result)) for name, result in results.items()]
+        sizes = self._looked_at(results.keys())
+        open_bytes = self._open_bytes(results.keys(), sum(sum(each.values()) for each in sizes.values()))
+        held = [Held(name, sum(sizes[name].values()), _rank(result)) for name, result in results.items()]
         members = {*incumbent.best(BEST), *self._blended()}
         for name in trials_to_drop(held, open_bytes, self._limit, members):
-            for fold in self._sizes[name]:
+            for fold in sizes[name]:
                 self._ledger.drop_model(name, fold, self._why)
-            self._sizes[name] = {}
-        left = open_bytes + sum(sum(sizes.values()) for sizes in self._sizes.values())
+            sizes[name] = {}
+        left = open_bytes + sum(sum(each.values()) for each in sizes.values())
         if left > self._limit and not self._short:
             self._say(
                 f"note: the models of the best trial and of open ones take {left / GB:.3g} GB, more than "
@@ -75,10 +75,26 @@ class ModelRoom:
             )
         self._short = left > self._limit
 
-    def _models(self, trial_id: str) -> dict[int, int]:
-        """Bytes of the models that are there, by fold."""
-        sizes = {fold: self._ledger.model_bytes(trial_id, fold) for fold in self._folds}
-        return {fold: size for fold, size in sizes.items() if size}
+    def _looked_at(self, ended: Set[str]) -> dict[str, dict[int, int]]:
+        """Models of the ended trials: of all at first, then of those that have ended since."""
+        if self._sizes is None:
+            found = self._ledger.model_sizes()
+            self._sizes = {name: found.pop(name, {}) for name in ended}
+            self._open = found
+        self._sizes |= self._ledger.model_sizes(sorted(ended - self._sizes.keys()))
+        return self._sizes
+
+    def _open_bytes(self, ended: Set[str], held_bytes: int) -> int:
+        """Of the models of open trials. They are looked at only where the limit may be near: else it is the most that
+        they take, if no model is larger than the largest so far."""
+        names = [name for name in self._ledger.storage.children(layout.TRIALS) if name not in ended]
+        known = [size for sizes in (self._sizes or {}, self._open) for each in sizes.values() for size in each.values()]
+        self._largest = max(self._largest, *known, 0)
+        most = len(names) * self._folds * self._largest
+        if held_bytes + most <= self._limit:
+            return most
+        self._open = self._ledger.model_sizes(names)
+        return sum(sum(each.values()) for each in self._open.values())
 
     def _blended(self) -> set[str]:
         """Trials of this study that an ensemble of this study uses."""

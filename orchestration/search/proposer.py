@@ -26,6 +26,7 @@ from orchestration.study.ids import make_trial_id
 from orchestration.study.ledger import Ledger
 from orchestration.study.records import REFUSED, Params, TrialRecord, TrialResult, TrialRound
 from orchestration.study.seeds import derive_seed
+from orchestration.study.settings import proposed_by
 from search_spaces.domain import Choice, SearchSpace
 from search_spaces.finite import Surroundings, is_finite
 from search_spaces.finite import points as all_points
@@ -294,10 +295,13 @@ class Proposer:
         if params is not None and here and self.spaces[family].config(params).backbone not in self._weights:
             fixed = {"backbone": here[derive_seed("backbone", *address) % len(here)]}
             params = self._asked(family, engine, pending, seed, fixed)
-        record = None if params is None else self._record(family, params, f"proposed by {engine}")
+        record = None if params is None else self._record(family, params, self._why(engine))
         if params is not None and record is None:
             self._note_missing_weights(family, [self.spaces[family].config(params).backbone])
         return record
+
+    def _why(self, engine: str) -> str:
+        return proposed_by(engine, for_blend=self._aim is not None and engine != RANDOM)
 
     def _asked(
         self, family: str, name: str, pending: Mapping[str, Params], seed: int, fixed: Params | None = None

@@ -199,7 +199,7 @@ class TrialRecord(Record):
     config: Params  # every field of the family's configuration
     weights: str  # fingerprint of the backbone's weights
     seed: int
-    why: str  # first trial | proposed by ENGINE; before there were engines: proposed
+    why: str  # first trial | settings.proposed_by; before there were engines: proposed
     proposed_at: float
     spared: str | None = None  # why it is never pruned
     second_round: TrialRound | None = None  # None: it learns from what was weighed alone

@@ -29,6 +29,12 @@ AIMS = {  # what proposals are to raise
     SCORE: "the score of a trial",
     BLEND: "what a trial brings the blend of the others",
 }
+FOR_BLEND = ", for the blend"
+
+
+def proposed_by(engine: str, *, for_blend: bool = False) -> str:
+    """How a trial's record says what proposed it; for_blend: whether the engine had observed gains of the blend."""
+    return f"proposed by {engine}{FOR_BLEND if for_blend else ''}"
 
 
 def shares_by_family(families: Sequence[str], shares: Sequence[float]) -> dict[str, float]:

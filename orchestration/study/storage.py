@@ -92,6 +92,20 @@ class Storage:
             names = [info.base_name for info in self.filesystem.get_file_info(selector)]
         return sorted(name for name in names if not name.startswith("."))
 
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Bytes of every file below a folder, by its name from there; a missing folder has none. One listing."""
+        if self.is_local:
+            top, found = Path(self._path(folder)), {}
+            for inside, _, names in os.walk(top):
+                for path in (Path(inside, name) for name in names if not name.startswith(".")):
+                    with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                        found[path.relative_to(top).as_posix()] = path.stat().st_size
+            return found
+        selector = pyarrow.fs.FileSelector(self._path(folder), allow_not_found=True, recursive=True)
+        infos = self.filesystem.get_file_info(selector)
+        start = len(self._path(folder)) + 1
+        return {info.path[start:]: info.size for info in infos if info.type == pyarrow.fs.FileType.File}
+
     def _path(self, name: str) -> str:
         parts = [part for part in name.split("/") if part not in ("", ".")]
         if name.startswith("/") or ".." in parts:

@@ -1,4 +1,4 @@
-"""Blends within a budget: the subset is that of brute force, banks count once, and scores are nested like any other."""
+"""Blends within a budget: the blend is that of brute force, banks count once, and scores are nested like any other."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from small_libraries import small_library
 from biomass_models.errors import UserError
 from biomass_models.targets import FloatArray, weighted_r2_score
 from ensembles.blend import fit_blend
-from ensembles.budget import CURVE, ENUMERATED, Budgeted, PredictionCosts, budget_of
+from ensembles.budget import CLOSE, CURVE, ENUMERATED, Budgeted, PredictionCosts, budget_of
 from ensembles.card import Card
 from ensembles.card_page import render_card
 from ensembles.choice import rule_named
 from ensembles.members.library import Library
 from ensembles.nests import fit_weights, nested
-from ensembles.rules import Greedy, TopMean
+from ensembles.rules import Greedy, Optimum, Rule, TopMean
 from ensembles.spec import BlendSpec, nested_rows
 
 DEFAULT = rule_named("default")
@@ -48,39 +48,79 @@ def cost_by_hand(costs: PredictionCosts, members: tuple[int, ...]) -> float:
     return sum(costs.own_M[member] for member in members) + sum(costs.shared_U[bank] for bank in banks)
 
 
-def score_by_hand(library: Library, members: tuple[int, ...]) -> float:
-    """Of the plain mean, from masses: no Gram."""
-    return weighted_r2_score(library.truth_NT, library.pred_MNT[list(members)].mean(0), library.weight)
+def score_by_hand(library: Library, members: tuple[int, ...], weight_K: FloatArray) -> float:
+    """From masses: no Gram."""
+    blend_NT = np.einsum("k,knt->nt", weight_K, library.pred_MNT[list(members)])
+    return weighted_r2_score(library.truth_NT, blend_NT, library.weight)
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_the_chosen_subset_is_that_of_brute_force(seed: int) -> None:
-    library = small_library(members=8, images=40, seed=seed)
+def best_by_brute_force(library: Library, costs: PredictionCosts, rule: Rule, seconds: float) -> float:
+    """The best score of what the rule makes of any subset that can be paid for."""
+    paid = [each for each in subsets(len(library.names)) if cost_by_hand(costs, each) <= seconds * (1 + 1e-12)]
+    return max(score_by_hand(library, each, rule(library.gram.keep(each), 0)) for each in paid)
+
+
+@pytest.mark.parametrize("rule", [DEFAULT, Greedy(), TopMean(2), Optimum()], ids=lambda rule: rule.name)
+@pytest.mark.parametrize("seed", range(6))
+def test_the_blend_is_that_of_brute_force(rule: Rule, seed: int) -> None:
+    """Over what the rule itself makes of each affordable subset, not over a stand-in for it."""
+    library = small_library(members=7, images=40, seed=seed)
     costs, rng = drawn_costs(library, seed), np.random.default_rng(seed)
-    prices = sorted(cost_by_hand(costs, members) for members in subsets(8))
-    for seconds in [prices[0], *rng.uniform(prices[0], prices[-1], 4), prices[-1]]:
-        paid = [members for members in subsets(8) if cost_by_hand(costs, members) <= seconds * (1 + 1e-12)]
-        best = max(paid, key=lambda members: score_by_hand(library, members))
-        found = Budgeted(DEFAULT, costs, float(seconds)).choose(library.gram)
-        assert tuple(found) == best
-        assert costs.seconds(found) == pytest.approx(cost_by_hand(costs, best))
+    own = cost_by_hand(costs, tuple(np.flatnonzero(rule(library.gram, 0))))
+    least = min(cost_by_hand(costs, (member,)) for member in range(7))
+    for seconds in [least, *rng.uniform(least, own, 4)]:
+        weight_M = Budgeted(rule, costs, float(seconds))(library.gram, 0)
+        chosen = tuple(np.flatnonzero(weight_M))
+        assert cost_by_hand(costs, chosen) <= seconds * (1 + 1e-9)
+        best = best_by_brute_force(library, costs, rule, float(seconds)) if seconds < own * (1 - 1e-9) else None
+        if best is not None:
+            assert score_by_hand(library, chosen, weight_M[list(chosen)]) == pytest.approx(best, abs=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_more_members_than_are_enumerated_only_help(seed: int) -> None:
-    """Beyond the subsets that are weighed up one by one: affordable, and no exchange of one member is better."""
+    """Beyond the subsets that are weighed up one by one: affordable, no exchange of one member makes the mean of one of
+    them better, and what the rule makes of none of them is better."""
     library = small_library(members=ENUMERATED + 8, images=60, seed=seed)
     costs = drawn_costs(library, seed)
     seconds = 2.5 * min(cost_by_hand(costs, (member,)) for member in range(len(library.names)))
-    rule = Budgeted(DEFAULT, costs, seconds)
-    found = tuple(int(member) for member in rule.choose(library.gram))
-    assert cost_by_hand(costs, found) <= seconds * (1 + 1e-9)
-    own = score_by_hand(library, found)
-    for other in set(range(len(library.names))) - set(found):
-        moves = [(*found, other), *((*(set(found) - {out}), other) for out in found)]
-        for move in moves:
-            if cost_by_hand(costs, move) <= seconds:
-                assert score_by_hand(library, move) <= own + 1e-9
+    rule, gram = Budgeted(DEFAULT, costs, seconds), library.gram
+    loss = gram.loss_of(rule(gram, 0))
+    tried = [tuple(int(member) for member in each) for each in rule._tried(gram, DEFAULT(gram, 0))]
+    assert all(cost_by_hand(costs, members) <= seconds * (1 + 1e-9) for members in tried)
+    assert all(loss <= _loss_of(library, DEFAULT, np.array(members)) + 1e-9 for members in tried)
+
+    def mean_score(members: tuple[int, ...]) -> float:
+        return score_by_hand(library, members, np.full(len(members), 1 / len(members)))
+
+    best = max(tried, key=mean_score)
+    for other in set(range(len(library.names))) - set(best):
+        moves = [(*best, other), *((*(set(best) - {out}), other) for out in best)]
+        assert all(
+            mean_score(move) <= mean_score(best) + 1e-9 for move in moves if cost_by_hand(costs, move) <= seconds
+        )
+
+
+def test_the_rules_own_members_are_tried_with_some_dropped() -> None:
+    """Many members of a like plain mean crowd the tried subsets; the rule's own, but for one, are better than these."""
+    library = small_library(members=ENUMERATED + 6, images=60, seed=4)
+    rule = Greedy()
+    own_M = rule(library.gram, 0)
+    heavy = np.argsort(-own_M)[: (own_M > 0).sum()]
+    lightest = library.names[heavy[-1]]
+    costs = PredictionCosts.of(
+        library.names, {name: 9.0 if name == lightest else 1.0 for name in library.names}, {}, {}
+    )
+    seconds = float(len(heavy) - 1)
+    found = Budgeted(rule, costs, seconds)(library.gram, 0)
+    kept = np.sort(heavy[:-1])
+    assert library.gram.loss_of(found) <= _loss_of(library, rule, kept) + 1e-12
+
+
+def _loss_of(library: Library, rule: Rule, members: np.ndarray) -> float:
+    weight_M = np.zeros(len(library.names))
+    weight_M[members] = rule(library.gram.keep(members), 0)
+    return library.gram.loss_of(weight_M)
 
 
 def test_a_budget_that_pays_for_all_changes_nothing() -> None:
@@ -123,7 +163,7 @@ def test_what_is_not_known_is_not_chosen_and_what_nothing_pays_for_is_refused() 
     library = small_library(members=6)
     known = dict.fromkeys(library.names[2:], 10.0)
     costs = PredictionCosts.of(library.names, known, {}, {})
-    assert min(Budgeted(DEFAULT, costs, 25.0).choose(library.gram)) >= 2
+    assert min(np.flatnonzero(Budgeted(DEFAULT, costs, 25.0)(library.gram, 0))) >= 2
     with pytest.raises(UserError, match=r"cheapest takes 0\.17 min, got 0\.083 min; raise --budget-minutes"):
         Budgeted(DEFAULT, costs, 5.0)(library.gram, 0)
 
@@ -133,6 +173,12 @@ def budgeted_card(library: Library, costs: PredictionCosts, seconds: float) -> C
     card = fit_blend(library, BlendSpec(rule=rule), 4)
     weight_M: FloatArray = np.array([card.members.get(name, 0.0) for name in library.names])
     return replace(card, budget=budget_of(library.gram, rule, weight_M, images=800, device="T4", seed=4))
+
+
+def shown(card: Card) -> str:
+    console = Console(width=80, record=True)
+    console.print(render_card(card))
+    return console.export_text()
 
 
 def test_the_card_says_what_the_budget_buys_and_survives_json() -> None:
@@ -149,15 +195,45 @@ def test_the_card_says_what_the_budget_buys_and_survives_json() -> None:
     assert {round(point.minutes / budget.minutes, 6) for point in budget.curve} <= {round(share, 6) for share in CURVE}
     (own,) = [point for point in budget.curve if point.minutes == budget.minutes]
     assert own.nested_score == pytest.approx(card.nested_score, abs=1e-9) and own.members == len(card.members)
-    assert budget.next_member not in card.members and budget.next_minutes is not None
-    assert budget.next_minutes > budget.minutes
-    following = library.names.index(budget.next_member or "")
-    assert 60 * budget.next_minutes == pytest.approx(cost_by_hand(costs, (*chosen, following)))
     again = Card.from_json(json.loads(json.dumps(card.to_json())))
     assert again == card and again.budget is not None
     rule = again.budget.rule(DEFAULT, library.names)
     assert (fit_weights(library.gram, rule, seed=4) == [card.members.get(name, 0.0) for name in library.names]).all()
-    console = Console(width=80, record=True)
-    console.print(render_card(card))
-    text = console.export_text()
+    text = shown(card)
     assert "within" in text and "the next member would be" in text and max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_next_member_is_one_that_more_minutes_buy(seed: int) -> None:
+    """From just so many minutes on, by the rule within them; and none is named where the rule's own are paid for."""
+    library = small_library(members=7, images=40, seed=seed)
+    costs = drawn_costs(library, seed)
+    own = costs.seconds(np.flatnonzero(fit_weights(library.gram, DEFAULT, seed=4)))
+    whole = budgeted_card(library, costs, own)
+    assert whole.budget is not None and (whole.budget.next_member, whole.budget.next_gain) == (None, None)
+    assert "more minutes buy no other blend" in shown(whole)
+    try:
+        card = budgeted_card(library, costs, 0.8 * own)
+    except UserError:  # some nest has no member that can be paid for
+        return
+    budget = card.budget
+    assert budget is not None and budget.next_member is not None and budget.next_minutes is not None
+    assert budget.minutes < budget.next_minutes <= own / 60 * (1 + 1e-9) and budget.next_gain is not None
+    least = Budgeted(DEFAULT, costs, 60 * budget.next_minutes)
+    assert fit_weights(library.gram, least, seed=4)[library.names.index(budget.next_member)] > 0
+    gained = nested(library.gram, least, seed=4).score - card.nested_score
+    assert budget.next_gain.value == pytest.approx(gained, abs=1e-9)
+    between = sorted(cost_by_hand(costs, members) for members in subsets(7))
+    for seconds in between:
+        if 60 * budget.minutes < seconds < 60 * budget.next_minutes * (1 - 2 * CLOSE):
+            weight_M = fit_weights(library.gram, Budgeted(DEFAULT, costs, seconds), seed=4)
+            assert {library.names[member] for member in np.flatnonzero(weight_M)} == set(card.members)
+
+
+def test_a_card_whose_next_member_no_money_bought_is_read_and_not_believed() -> None:
+    library = small_library(members=7, images=40)
+    costs = drawn_costs(library, 0)
+    content = budgeted_card(library, costs, costs.seconds(np.arange(7))).to_json()
+    del content["budget"]["next_gain"]
+    card = Card.from_json(json.loads(json.dumps(content | {"budget": content["budget"] | {"next_member": "m01"}})))
+    assert "the next member" not in shown(card) and "more minutes" not in shown(card)

@@ -165,6 +165,21 @@ def test_a_rebuilt_search_proposes_what_the_living_one_would(tmp_path: Path) -> 
     assert differed > 0
 
 
+def test_a_trial_notes_that_it_was_proposed_for_the_blend(tmp_path: Path) -> None:
+    """By an engine that observes gains; random search observes nothing, and another aim is another word."""
+    found = {}
+    for engine, aim in (("tpe", "blend"), ("tpe", "score"), ("random", "blend")):
+        ledger = made_study(tmp_path / f"{engine}-{aim}")
+        search = proposer(ledger, engine=engine, aim=new_aim(aim, StudyData(ledger)))
+        proposed = iter(search.propose, None)
+        found[engine, aim] = next(record.why for record in proposed if record.why != "first trial")
+    assert found == {
+        ("tpe", "blend"): "proposed by tpe, for the blend",
+        ("tpe", "score"): "proposed by tpe",
+        ("random", "blend"): "proposed by random",
+    }
+
+
 def test_the_aim_of_a_study_is_shown_and_may_be_changed(tmp_path: Path) -> None:
     ledger = made_study(tmp_path)
     assert "aim " not in render_status(status_of(ledger))

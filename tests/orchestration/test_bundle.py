@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from blended_study import blend_five, finished_study
 from PIL import Image, ImageOps
 from tiny_study import BACKBONE, FAMILY_NAMES, RANDOM
@@ -28,6 +29,7 @@ from orchestration.answers.opened import BlendPlace, open_blend
 from orchestration.blending.blend import BlendOptions, run_ensemble
 from orchestration.blending.members import FileMembers
 from orchestration.bundle import export as export_module
+from orchestration.bundle import predict as bundle_predict
 from orchestration.bundle.export import export_bundle
 from orchestration.bundle.predict import BundleError, predict_bundle
 from orchestration.study.environment import environment
@@ -96,6 +98,21 @@ def test_a_fresh_environment_without_network_gets_the_same_numbers(exported, tin
     mine, theirs = pd.read_csv(tmp_path / "out/mine.csv"), pd.read_csv(submission)
     assert list(mine["sample_id"]) == list(theirs["sample_id"])
     assert (mine["target"] - theirs["target"]).abs().max() <= 1e-5  # both are written with six decimals
+
+
+def test_a_bundle_computes_with_the_threads_of_the_profile(monkeypatch, capsys, tmp_path):
+    """Minutes of a budget are those of a number of threads."""
+    seen = []
+    monkeypatch.setattr(bundle_predict, "predict_bundle", lambda *_, **__: seen.append(torch.get_num_threads()))
+    before = torch.get_num_threads()
+    for words in ([], ["--threads", "3"]):
+        monkeypatch.setattr(sys, "argv", ["predict.py", "data", "out.csv", *words])
+        bundle_predict.main(tmp_path)
+    assert seen == [before, 3] and torch.get_num_threads() == before
+    monkeypatch.setattr(sys, "argv", ["predict.py", "data", "out.csv", "--threads", "0"])
+    with pytest.raises(SystemExit):
+        bundle_predict.main(tmp_path)
+    assert "a number of threads is at least 1, got 0" in capsys.readouterr().err
 
 
 def test_the_bundle_holds_what_it_says_and_no_pickle(exported):

@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pandas as pd
 import pytest
 from blended_study import InlinePredictor, finished_study
 from hypothesis import given
@@ -29,8 +32,8 @@ from orchestration.search.trial import run_trial
 from orchestration.study.data import StudyData
 from orchestration.study.data_changes import data_fingerprint
 from orchestration.study.ledger import Ledger, LedgerError
-from orchestration.study.records import TrialRef
-from orchestration.study.storage import Storage
+from orchestration.study.records import TrialRef, TrialResult
+from orchestration.study.storage import AT_ONCE, Storage
 from orchestration.workers.context import WorkerContext
 from orchestration.workers.refit import dropped_folds, restore_models
 from orchestration.workers.slots.inline_pool import InlinePool
@@ -179,12 +182,93 @@ def test_a_fold_without_its_model_is_finished_for_every_reader(study: tuple[Ledg
     assert again is not None and again.status == "complete"
 
 
+class CountedStorage(Storage):
+    """Of an object store in memory: notes each request, and how many of them had to be waited for one by one."""
+
+    def __init__(self, root: str) -> None:
+        super().__init__(root)
+        self.asked: list[str] = []
+        self.waits = 0
+        self._together = False
+
+    def _noted(self, what: str, answer: Callable[[str], Any], name: str) -> Any:
+        self.asked.append(what)
+        self.waits += not self._together
+        return answer(name)
+
+    def read(self, name: str) -> bytes:
+        return self._noted("read", super().read, name)
+
+    def size(self, name: str) -> int | None:
+        return self._noted("size", super().size, name)
+
+    def children(self, folder: str) -> list[str]:
+        return self._noted("list", super().children, folder)
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        return self._noted("list", super().sizes, folder)
+
+    def each(self, question: Callable[[str], Any], names: Iterable[str]) -> list[Any]:
+        asked = list(names)
+        self.waits += -(-len(asked) // AT_ONCE)
+        self._together = True
+        try:
+            return [question(name) for name in asked]
+        finally:
+            self._together = False
+
+
+def test_an_object_store_is_asked_little_however_many_trials_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each request takes milliseconds, in the thread that watches the search: 300 ended trials and 96 open ones."""
+    storage = CountedStorage("mock:///study")
+    storage.filesystem.create_dir("study", recursive=True)
+    ledger, names = Ledger(storage), [f"{number:010x}" for number in range(396)]
+    monkeypatch.setattr(ledger, "quadrats", lambda: pd.DataFrame({"fold": range(5)}))
+
+    def put(trial: str, fold: int) -> None:
+        storage.filesystem.create_dir(f"study/trials/{trial}/fold-{fold}", recursive=True)
+        storage.write(f"trials/{trial}/fold-{fold}/model.safetensors", b"x" * 10)
+
+    for name in names[:300]:
+        for fold in range(5):
+            put(name, fold)
+    for name in names[300:]:
+        put(name, 0)
+    results = {name: TrialResult(status="complete", score=number / 300) for number, name in enumerate(names[:300])}
+    incumbent = SimpleNamespace(results=results, best=lambda _: [])
+
+    def asked(room: ModelRoom) -> tuple[int, int]:
+        storage.asked.clear()
+        storage.waits = 0
+        room.drop_over_limit(incumbent)  # type: ignore[arg-type]
+        return len(storage.asked), storage.waits
+
+    far, near = ModelRoom(ledger, 1.0, print), ModelRoom(ledger, 16_000 / GB, print)
+    assert max(*asked(far), *asked(near)[1:]) <= 8  # one listing of everything: moto has 1000 files a page
+    for number in (300, 301):
+        for fold in range(1, 5):
+            put(names[number], fold)
+        results[names[number]] = TrialResult(status="complete", score=1.0)
+        requests, waits = asked(far)
+        assert requests <= 5 and waits <= 5
+        requests, waits = asked(near)
+        assert requests <= 5 + 96 and waits <= 5 + 3  # open ones are looked at, many at a time
+    for fold in range(1, 5):  # the open ones grow over the limit: the worst trial pays
+        for name in names[302:]:
+            put(name, fold)
+    put(names[302], 4)
+    results[names[302]] = TrialResult(status="complete", score=1.0)
+    near.drop_over_limit(incumbent)  # type: ignore[arg-type]
+    left = ledger.model_sizes()
+    assert sum(sum(sizes.values()) for sizes in left.values()) <= 16_000 and left[names[0]] == {}
+
+
 def test_a_death_between_record_and_deletion_costs_nothing(study: tuple[Ledger, list[str], Path]) -> None:
     ledger, (worst, *_), _ = study
     model = models(ledger)[f"{worst}/fold-0/model.safetensors"]
     ledger.drop_model(worst, 0, "--weights-gb 1")
     ledger.storage.write(f"trials/{worst}/fold-0/model.safetensors", model)  # as if it had not been deleted yet
-    assert audit(ledger).dropped == 1 and ledger.model_bytes(worst, 0) == 0
+    assert audit(ledger).dropped == 1 and 0 not in ledger.model_sizes([worst])[worst]
     with pytest.raises(LedgerError, match="was dropped"):
         ledger.fold_model(worst, 0)
 

@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from blended_study import finished_study
-from commands import output
+from commands import output, words_of
 from tiny_study import RANDOM
 from typer.testing import CliRunner
 
+from biomass_models.counted import counted
+from biomass_models.targets import TARGETS
 from orchestration.blending import budget as budgets
-from orchestration.blending.device import device_name, kind
+from orchestration.blending import profile
+from orchestration.blending.blend import BlendOptions, make_cards
+from orchestration.blending.device import device_name
+from orchestration.blending.members import FileMembers, gather
 from orchestration.blending.nested import blend_of
 from orchestration.blending.profile import profile_study
 from orchestration.blending.shown import shown_blend
 from orchestration.cli import app
+from orchestration.report.make import make_report
 from orchestration.study.data import StudyData
 from orchestration.study.derived.profiles import MemberCost, ProfileRecord, UnitCost
 from orchestration.study.ledger import Ledger
+from orchestration.study.storage import Storage
 
 pytestmark = pytest.mark.slow
+SHARDS_OF_600 = 624  # photographs of 13 whole shards
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +77,11 @@ def test_a_blend_within_a_budget_is_the_one_that_pages_show(study: Ledger, tmp_p
     words = ["ensemble", study.storage.uri, "--images", "600", "--device", "tesla", "--out", str(tmp_path / "within")]
     card = json.loads(output(*words, "--budget-minutes", "7", "--json"))["cards"][0]
     assert set(card["members"]) == {cheap} and card["budget"]["device"] == "Tesla T4"
-    assert card["budget"]["used_minutes"] == pytest.approx(600 * 0.6 / 60)
-    assert (card["budget"]["next_member"], card["budget"]["next_minutes"]) == (dear, pytest.approx(600 * 4.8 / 60))
+    assert card["budget"]["used_minutes"] == pytest.approx(SHARDS_OF_600 * 0.6 / 60)
+    assert (card["budget"]["next_member"], card["budget"]["next_minutes"]) == (
+        dear,
+        pytest.approx(SHARDS_OF_600 * 4.7 / 60),
+    )
     text = output(*words, "--budget-minutes", "7")
     assert "within 7 min on Tesla T4" in text and "the next member would be" in text
     shown = shown_blend(StudyData(study))
@@ -76,8 +90,10 @@ def test_a_blend_within_a_budget_is_the_one_that_pages_show(study: Ledger, tmp_p
     assert blend is not None, reason
     score = 1 - blend.library.loss_by_cell(blend.nested_RNT).mean(0).sum() / blend.library.gram.sst
     assert score == pytest.approx(card["nested_score"], abs=1e-9)  # made again from the card
-    assert "In the blend (ensemble within)" in output("show", study.storage.uri, cheap)
-    both = json.loads(output(*words, "--budget-minutes", "48.1", "--json"))["cards"][0]
+    for page in (("show", study.storage.uri, cheap), ("leaderboard", study.storage.uri), ("status", study.storage.uri)):
+        assert "(ensemble within, within 7 min on Tesla T4)" in " ".join(output(*page).split())
+    assert "It predicts 600 photographs within 7 min on Tesla T4." in words_of(make_report(study))
+    both = json.loads(output(*words, "--budget-minutes", "50", "--json"))["cards"][0]
     plain = json.loads(output("ensemble", study.storage.uri, "--out", str(tmp_path / "plain"), "--json"))["cards"][0]
     assert both["members"] == plain["members"] and both["nested_score"] == plain["nested_score"]
 
@@ -85,7 +101,7 @@ def test_a_blend_within_a_budget_is_the_one_that_pages_show(study: Ledger, tmp_p
 def test_what_no_profile_or_no_minute_is_for_is_refused(study: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["ensemble", study.storage.uri, "--budget-minutes", "5"]
     asked = [*words, "--images", "600"]
-    assert "doctor STUDY --data DIR --profile" in refused(*asked, "--device", "H200")
+    assert "--data DIR --profile` there, or name another" in refused(*asked, "--device", "H200")
     monkeypatch.setattr(budgets, "device_name", lambda: "Tesla K80")
     assert "a budget needs a profile of Tesla K80" in refused(*asked)
     assert "the cheapest takes" in refused(*words[:-1], "0.0001", "--images", "600", "--device", device_name("cpu", 1))
@@ -99,14 +115,82 @@ def test_what_no_profile_or_no_minute_is_for_is_refused(study: Ledger, monkeypat
 def test_a_budget_is_refused_until_a_profile_is_there(study: Ledger, tmp_path: Path, tiny_pasture: Path) -> None:
     bare = shutil.copytree(study.storage.uri, tmp_path / "bare", ignore=shutil.ignore_patterns("profiles"))
     asked = ["ensemble", str(bare), "--budget-minutes", "60", "--images", "90", "--out", str(tmp_path / "out")]
-    remedy = refused(*asked)
-    assert "the study has none; run `biomass doctor STUDY --data DIR --profile` there" in remedy
-    output("doctor", str(bare), "--data", str(tiny_pasture), "--profile", "--gpus-per-fold", "0")
+    remedy = re.search(r"the study has none; run `biomass (.*)` here$", refused(*asked))
+    assert remedy is not None
+    output(*remedy[1].replace("DIR", str(tiny_pasture)).split(), "--gpus-per-fold", "0")
     assert "this blend takes" in " ".join(output(*asked).split())
 
 
-def test_another_number_of_threads_is_the_same_kind_of_machine() -> None:
-    assert kind("AMD EPYC x 4") == kind("AMD EPYC x 1") == "AMD EPYC" and kind("Tesla T4") == "Tesla T4"
+def test_another_number_of_threads_is_another_machine_unless_it_is_named(study: Ledger, tmp_path: Path) -> None:
+    """Predictions run with one thread a slot: a profile with 16 says nothing of them."""
+    bare = Ledger(Storage(shutil.copytree(study.storage.uri, tmp_path / "bare")))
+    shutil.rmtree(tmp_path / "bare" / "profiles")
+    (here,) = [one for one in study.profiles() if one.device == device_name("cpu", 1)]
+    sixteen = device_name("cpu", 16)
+    bare.write_profile(replace(here, device=sixteen))
+    asked = ["ensemble", bare.storage.uri, "--budget-minutes", "60", "--images", "90", "--out", str(tmp_path / "out")]
+    text = refused(*asked)
+    assert f"needs a profile of {here.device}, the study has {sixteen}" in text and "name another with --device" in text
+    processor = sixteen.rpartition(" x ")[0]
+    assert f"on {sixteen}" in " ".join(output(*asked, "--device", processor.upper()).split())
+    bare.write_profile(here)
+    assert f"on {here.device}" in " ".join(output(*asked).split())
+    assert "give one as --device" in refused(*asked, "--device", processor)
+    assert f"on {here.device}:" in " ".join(output(*asked, "--device", here.device).split())  # how 16 begins as well
+
+
+@pytest.mark.parametrize(("images", "charged"), [(1, 48), (48, 48), (49, 96), (800, 816)])
+def test_time_counts_by_whole_shards(images: int, charged: int) -> None:
+    assert budgets.Budget(minutes=1.0, images=images).charged == charged
+
+
+def test_the_photographs_of_a_test_set_are_said_and_an_example_of_one_is_refused(
+    study: Ledger, tiny_pasture: Path, tmp_path: Path
+) -> None:
+    """The test.csv of a competition lists one photograph; where it runs there are hundreds."""
+    few = tmp_path / "few"
+    few.mkdir()
+    ids = [f"ID{row:04d}" for row in range(60)]
+    table = pd.DataFrame(
+        {
+            "sample_id": [f"{name}__{target}" for name in ids for target in TARGETS],
+            "image_path": [f"test/{name}.jpg" for name in ids for _ in TARGETS],
+            "target_name": list(TARGETS) * len(ids),
+        }
+    )
+    table.iloc[:5].to_csv(few / "test.csv", index=False)
+    with pytest.raises(budgets.HalfBudget, match=r"test\.csv lists 1, as an example.*; give --images N"):
+        budgets.asked_budget(5.0, None, None, few)
+    assert budgets.asked_budget(5.0, 3, None, few) == budgets.Budget(minutes=5.0, images=3)
+    words = ["ensemble", study.storage.uri, "--data", str(few), "--budget-minutes", "5", "--out", str(tmp_path / "x")]
+    assert CliRunner().invoke(app, words).exit_code == 2
+    table.to_csv(few / "test.csv", index=False)
+    asked = budgets.asked_budget(5.0, None, device_name("cpu", 1), few)
+    assert asked is not None and (asked.images, asked.listed) == (60, True)
+    said: list[str] = []
+    gathered = gather([study.storage.uri], FileMembers(), test_ids=None, seed=0, say=said.append)
+    make_cards(gathered, BlendOptions(budget=asked), None, said.append)
+    assert "note: the budget is for 60 photographs of test.csv; --images N counts others" in said
+
+
+def test_trials_beyond_the_hundred_best_are_profiled_too(
+    study: Ledger, tmp_path: Path, tiny_pasture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Members that a score on all rows left out would be chosen with the rows that a nest scores them by."""
+    bare = Ledger(Storage(shutil.copytree(study.storage.uri, tmp_path / "bare")))
+    data = StudyData(bare)
+    names = {f"t{number}" for number in range(130)}
+    many = SimpleNamespace(
+        ranked=[SimpleNamespace(trial_id=name, record=data.ranked[0].record) for name in sorted(names)],
+        ledger=bare,
+        settings=data.settings,
+    )
+    monkeypatch.setattr(profile, "require_same", lambda *_, **__: None)
+    monkeypatch.setattr(profile, "predicting_models", lambda *_: [])
+    monkeypatch.setattr(profile, "source_of_trials", lambda *_: RANDOM)
+    monkeypatch.setattr(profile, "_member", lambda *_: MemberCost(seconds=0.1))
+    found = profile_study(many, tiny_pasture, weights=RANDOM, device="cpu", cpus=1, say=print)  # type: ignore[arg-type]
+    assert set(found.members) == names
 
 
 def test_members_of_a_profile_that_is_older_than_they_are_not_chosen(study: Ledger, tmp_path: Path) -> None:
@@ -118,3 +202,6 @@ def test_members_of_a_profile_that_is_older_than_they_are_not_chosen(study: Ledg
     assert "not profiled on old machine" in " ".join(shown.output.split())
     (card,) = [record.card for stored, record in study.ensembles().items() if stored == "old"]
     assert set(card["members"]) == {name} and np.isclose(sum(card["members"].values()), 1)
+    others = len(StudyData(study).ranked) - 1
+    assert card["budget"]["unknown"] == others
+    assert f"{counted(others, 'member has', 'members have')} no profile there" in " ".join(shown.output.split())

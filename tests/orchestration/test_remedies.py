@@ -144,7 +144,7 @@ REMEDIES = {
     "search until one is": f"{HERE}::test_what_needs_a_finished_trial_works_once_there_is_one",
     "a refit compares with finished folds": f"{HERE}::test_what_needs_a_finished_trial_works_once_there_is_one",
     "stop with Ctrl-C and run the same command again": PAGES,
-    "doctor STUDY --data DIR --profile` there": "test_profile.py::test_a_budget_is_refused_until_a_profile_is_there",
+    "biomass doctor {} --data DIR --profile` {}": "test_profile.py::test_a_budget_is_refused_until_a_profile_is_there",
 }
 NO_REMEDY = (  # texts that name a command for another reason
     "Pasture biomass from photographs",

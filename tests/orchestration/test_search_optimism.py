@@ -26,6 +26,7 @@ from orchestration.study.derived.blends import ExamRecord, Origin
 from orchestration.study.ledger import Ledger
 from orchestration.study.records import TrialRef
 from orchestration.study.seeds import content_id
+from orchestration.study.settings import proposed_by
 
 COMPLETE = ("complete",) * 13
 LUCK = "by its own luck (simulated, not subtracted)"
@@ -86,6 +87,26 @@ def test_random_search_few_trials_and_old_cards_have_no_figure(tmp_path: Path) -
     mixed = StudyData(ledger)
     assert search_optimism_of(mixed, card) is None and beside_score(mixed, card) == []
     assert LUCK not in words_of(page_of(card))
+
+
+@pytest.mark.slow
+def test_a_search_that_aimed_at_the_blend_has_no_figure(tmp_path: Path) -> None:
+    """Now, or for one trial before: it was simulated for searches for the score alone."""
+    ledger = told_study(tmp_path / "study", statuses=COMPLETE, noise=4.0)
+    study, record = StudyData(ledger), ledger.study()
+    card = fit_blend(study_library(study), "default", study.blend_seed)
+    assert search_optimism_of(study, card) is not None
+    ledger.update_study(replace(record, settings=replace(record.settings, aim="blend")))
+    now = StudyData(ledger)
+    ledger.update_study(record)
+    ledger.write_trial(replace(ledger.trials()[3], why=proposed_by("tpe", for_blend=True)))
+    before = StudyData(ledger)
+    for aimed in (now, before):
+        assert search_optimism_of(aimed, card) is None
+        assert beside_score(aimed, card) == [
+            "what a search adds to such a score by its own luck was not simulated for --aim blend"
+        ]
+    assert "proposed by tpe, for the blend" in words_of(output("show", ledger.storage.uri, ledger.trials()[3].trial_id))
 
 
 def test_members_from_files_and_of_several_studies_have_no_figure(tmp_path: Path) -> None:

@@ -42,13 +42,16 @@ def _source(context: ReportContext, blend: Blend) -> Html:
         where = join("made for this report with the default rule; ", command, " makes it again and predicts with it")
     else:
         where = join(f"the study's ensemble “{blend.name}”")
+    within = (
+        "" if card.budget is None else f" It predicts {count(card.budget.images, 'photograph')} within {card.budget}."
+    )
     chosen = "" if card.chosen_rule == card.rule else f", which came to {card.chosen_rule}"
     left_out = f" {count(len(card.left_out), 'model')} left out, broken or without skill." if card.left_out else ""
     merged = f" {count(len(card.merged), 'model')} merged as repetitions of others." if card.merged else ""
     return paragraph(
         "A blend predicts the weighted mean of its members. This one is ", where, ". Rule: ",
         tag("code", card.rule), chosen,
-        ".", left_out, merged,
+        ".", within, left_out, merged,
     )  # fmt: skip
 
 

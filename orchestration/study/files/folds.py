@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import pandas as pd
@@ -106,10 +107,21 @@ class FoldFiles(TrialFiles):
         self._write(layout.dropped_model(trial_id, fold), DroppedModel(dropped_at=time.time(), why=why))
         self.storage.remove(f"{layout.fold(trial_id, fold)}/{layout.MODEL}")
 
-    def model_bytes(self, trial_id: str, fold: int) -> int:
-        """Size of a fold's model; 0 where there is none, or it was dropped."""
-        size = self.storage.size(f"{layout.fold(trial_id, fold)}/{layout.MODEL}")
-        return 0 if size is None or self.dropped_model(trial_id, fold) is not None else size
+    def model_sizes(self, trial_ids: Iterable[str] | None = None) -> dict[str, dict[int, int]]:
+        """Bytes of the models that are there and were not dropped, by trial and fold; of all trials without names.
+
+        One listing for a trial, many at a time, and for all trials one.
+        """
+        if trial_ids is None:
+            below = self.storage.sizes(layout.TRIALS)
+            found: dict[str, dict[str, int]] = {name.partition("/")[0]: {} for name in below}
+            for name, size in below.items():
+                trial_id, _, inside = name.partition("/")
+                found[trial_id][inside] = size
+        else:
+            names = list(trial_ids)
+            found = dict(zip(names, self.storage.each(self.storage.sizes, map(layout.trial, names)), strict=True))
+        return {trial_id: _models_in(sizes) for trial_id, sizes in found.items()}
 
     def dropped_model(self, trial_id: str, fold: int) -> DroppedModel | None:
         return self._read(layout.dropped_model(trial_id, fold), DroppedModel)
@@ -131,3 +143,13 @@ class FoldFiles(TrialFiles):
         if self.storage.size(f"{layout.fold(trial_id, fold)}/{name}") == size:
             return True
         return name == layout.MODEL and self.dropped_model(trial_id, fold) is not None
+
+
+def _models_in(sizes: Mapping[str, int]) -> dict[int, int]:
+    """Bytes by fold, among the sizes of a trial's files."""
+    there = {folder: sizes[name] for name in sizes if (folder := name.removesuffix(f"/{layout.MODEL}")) != name}
+    return {
+        int(folder.removeprefix("fold-")): size
+        for folder, size in there.items()
+        if folder.startswith("fold-") and f"{folder}/{layout.DROPPED}" not in sizes
+    }
