@@ -28,7 +28,7 @@ class Effect:
     field: str
     cause: str  # the field that was changed
     text: str  # where it is searched now
-    is_lost: bool  # somewhere or everywhere it is not searched, though it was
+    is_apart: bool  # the range is as it was, and does not show it
 
 
 def plain_domain(space: SearchSpace, name: str) -> Plain | None:
@@ -206,13 +206,16 @@ def _effect(before: SearchSpace, now: SearchSpace, name: str, cause: str) -> Eff
             return None
         text = f"not searched any more: {condition_text(domain, needs)}, and {got_text(now, domain.field)}"
         add = "; add a line for each to search it" if needs is None else ""
-        return Effect(field=name, cause=cause, text=f"{text}{add}", is_lost=True)
+        return Effect(field=name, cause=cause, text=f"{text}{add}", is_apart=True)
     if domain != before.domains[name]:
         where = f"when {domain.field} = {alternatives(domain.values)}" if isinstance(domain, When) else "everywhere"
-        return Effect(field=name, cause=cause, text=f"searched {where}", is_lost=False)
+        return Effect(field=name, cause=cause, text=f"searched {where}", is_apart=False)
+    if isinstance(domain, When) and not can_be_drawn(before, name):
+        text = f"searched again when {domain.field} = {alternatives(domain.values)}"
+        return Effect(field=name, cause=cause, text=text, is_apart=True)
     if isinstance(domain, When) and (unused := tuple(_new_values_without(before, now, domain, needs))):
         text = f"not searched where {domain.field} = {alternatives(unused)}; add a line for each to search it there"
-        return Effect(field=name, cause=cause, text=text, is_lost=True)
+        return Effect(field=name, cause=cause, text=text, is_apart=True)
     return None
 
 

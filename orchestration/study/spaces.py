@@ -110,7 +110,7 @@ def with_changes(
     }
     for family, space in spaces.items():
         for effect in effects(space, found[family], {field for name, field in noted if name == family}):
-            remark = f"  # {effect.text}" if effect.is_lost else ""
+            remark = f"  # {effect.text}" if effect.is_apart else ""
             now = f"{field_toml(found[family], effect.field)}{remark}"
             noted.setdefault((family, effect.field), (noted[family, effect.cause][0], now))
     at = time.time()

@@ -38,3 +38,10 @@ def words_of(page: str) -> str:
     """A page of HTML or of text as one line of words."""
     bare = re.sub(r"<(script|style)[^>]*>.*?</\1>", " ", page, flags=re.S)
     return " ".join(unescape(re.sub(r"<[^>]+>", " ", bare)).split())
+
+
+def refused(*words: str) -> str:
+    """The message with which a command ends."""
+    result = CliRunner().invoke(app, list(words))
+    assert isinstance(result.exception, ValueError), result.output
+    return str(result.exception)

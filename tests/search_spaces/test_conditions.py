@@ -159,6 +159,9 @@ def test_what_is_not_searched_any_more_is_named(tmp_path: Path) -> None:
         assert any(re.search(f"^{family}: {line}", one) for one in said), said
     _, said = changed(tmp_path, "[probe]\nsize = 224", "probe", "gpu")
     assert not any("more_sizes" in one for one in said)
+    narrow, _ = changed(tmp_path, "[probe]\nsize = 336", "probe", "gpu")
+    changed_space(narrow, read_changes(None, ["probe.size=224"]), said.append)
+    assert "probe: more_sizes with size: searched again when size = 224" in said
 
 
 @pytest.mark.parametrize("line", ["{choice = [1, 3]}", "{integer = [1, 6]}", "3", "{choice = [4, 0]}"])
