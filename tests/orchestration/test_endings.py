@@ -51,15 +51,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.ray
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("number", "group"),
     [
         (SIGTERM, False),  # Kubernetes, docker, `ray job stop`
-        (SIGTERM, True),  # timeout, Slurm: Ray's processes get it as well
-        (SIGHUP, False),
-        (SIGHUP, True),  # a terminal that is closed
-        (SIGINT, True),  # a terminal's Ctrl-C
+        pytest.param(SIGTERM, True, marks=pytest.mark.long),  # timeout, Slurm: Ray's processes get it as well
+        pytest.param(SIGHUP, False, marks=pytest.mark.long),
+        pytest.param(SIGHUP, True, marks=pytest.mark.long),  # a terminal that is closed
+        pytest.param(SIGINT, True, marks=pytest.mark.long),  # a terminal's Ctrl-C
     ],
 )
 def test_a_search_ends_in_order_and_goes_on(folder: Path, tiny_pasture: Path, number: Signals, group: bool) -> None:
