@@ -39,6 +39,6 @@ def test_equal_trials_are_pruned_at_most_as_often_as_the_rule_says(name: str) ->
     share = pruned_share(rule, range(200))
     assert share.value - 2 * share.error <= rule.alpha
     errors = estimate_errors(rule, range(200))
-    assert errors.count > 100
+    assert errors.trials > 100
     assert abs(errors.bias) - 2 * errors.bias_error <= 0.01
     assert errors.rmse <= 0.03
