@@ -245,8 +245,8 @@ def _cost(
     scale = plan.scale if plan.scale != "auto" else "gpu" if gpus else "cpu"
     try:
         plain = {family: space_of(family, plan.backbones, scale) for family in plan.shares}
-        asked = (plain, plan.changes, plan.backbones)
-        spaces, _ = with_changes(*asked, say=lambda _: None, scale=scale, to_add=ADD_FAMILY)
+        changes, backbones = plan.changes, plan.backbones
+        spaces, _ = with_changes(plain, changes, backbones, say=lambda _: None, scale=scale, to_add=ADD_FAMILY)
     except RangesError as error:
         yield Finding("FAIL", "ranges", str(error), "a search would be refused for it; mend it")
         return

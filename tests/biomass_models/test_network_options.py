@@ -243,6 +243,7 @@ def case(request: pytest.FixtureRequest) -> tuple[str, Any, Any]:
     return family, OFF[family], replace(OFF[family], **OPTIONS[option])
 
 
+@pytest.mark.slow
 def test_an_option_moves_the_numbers_and_is_fitted_alone(case: tuple[str, Any, Any], world: Any) -> None:
     """It begins with the weights that the network has without it."""
     family, off, on = case
@@ -258,6 +259,7 @@ def test_an_option_moves_the_numbers_and_is_fitted_alone(case: tuple[str, Any, A
         torch.testing.assert_close(first[1].tensors[name], tensor, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_interval_heads_are_thrown_away(world: Any) -> None:
     inputs, quadrats, fold_N, _ = world
     for family, off in OFF.items():

@@ -203,6 +203,7 @@ def test_the_card_says_what_the_budget_buys_and_survives_json() -> None:
     assert "within" in text and "the next member would be" in text and max(map(len, text.splitlines())) <= 80
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(8))
 def test_the_next_member_is_one_that_more_minutes_buy(seed: int) -> None:
     """From just so many minutes on, by the rule within them; and none is named where the rule's own are paid for."""
