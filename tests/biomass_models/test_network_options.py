@@ -198,6 +198,7 @@ def test_the_modulation_begins_as_none_and_is_the_formula() -> None:
     assert film.heads[1].weight.grad is not None and film.heads[1].weight.grad.abs().sum() > 0
 
 
+@pytest.mark.slow
 def test_metadata_are_never_read_at_prediction_time(world: Any) -> None:
     """Of the held-out rows they may be changed or missing; predicting others needs image and path alone."""
     inputs, quadrats, fold_N, folder = world
@@ -294,6 +295,7 @@ def _reached(net: torch.nn.Module) -> set[str]:
     return {name for name, tensor in net.named_parameters() if tensor.grad is not None and tensor.grad.abs().sum() > 0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("family", OFF)
 def test_masses_stay_coherent_in_half_precision(
