@@ -33,7 +33,7 @@ FOR_BLEND = ", for the blend"
 
 
 def proposed_by(engine: str, *, for_blend: bool = False) -> str:
-    """How a trial's record says what proposed it; for_blend: whether the engine had observed gains of the blend."""
+    """What proposed a trial, as its record has it; for_blend: whether the engine had observed gains of the blend."""
     return f"proposed by {engine}{FOR_BLEND if for_blend else ''}"
 
 

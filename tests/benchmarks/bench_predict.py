@@ -1,10 +1,10 @@
 """`biomass predict`: photographs a second against decoding and encoding alone, and memory from 1000 to 10 000 files.
 
-    python tests/benchmarks/bench_predict.py FOLDER [--photographs 240] [--repeats 3] [--files 1000 10000]
+    python tests/benchmarks/bench_predict.py FOLDER [--scale demo] [--repeats 3] [--files 1000 10000]
 
-Speed: a blend of probes on frozen tf_efficientnet_lite0 at 224 px, the smallest size that is searched; a generated
-pasture of 1000 x 500 px, one thread and two; the two ways take turns, each in a process of its own with an empty cache,
-weights loaded beforehand. Memory: peak of a process that predicts so many files of 160 x 80 px with a tiny backbone,
+Speed: a blend of probes on frozen tf_efficientnet_lite0 at 224 px (--scale smoke, which only tests search: at 64); a
+generated pasture of 1000 x 500 px, one thread and two; the two ways take turns, each in a process of its own with an
+empty cache, weights loaded beforehand. Memory: peak of a process that predicts so many files of 160 x 80 px with a tiny backbone,
 each distinct by a trailing comment, so that no feature is in the cache. The overhead is to be 10 % at most.
 """
 
@@ -90,12 +90,12 @@ def blended(folder: Path) -> Path:
     return folder / "study"
 
 
-def searched(folder: Path, photographs: int) -> Path:
+def searched(folder: Path, photographs: int, scale: str) -> Path:
     """A study of probes on a pasture whose test photographs are to be predicted."""
     if not (folder / "study").exists():
         if not (folder / "data").exists():
             make_pasture(folder / "data", images=60, test_images=photographs, seed=0, width=1000, height=500)
-        settings = ("--trials", "2", "--folds", "3", "--family", "probe", "--backbone", BACKBONE, "--scale", "demo")
+        settings = ("--trials", "2", "--folds", "3", "--family", "probe", "--backbone", BACKBONE, "--scale", scale)
         own = ("--data", str(folder / "data"), "--cache", str(folder / "cache"), "--inline")
         biomass("search", str(folder / "study"), *settings, *own)
     return blended(folder)
@@ -120,8 +120,8 @@ def timed(study: Path, photographs: Path, cache: Path, way: str, cores: int) -> 
     return seconds, peak
 
 
-def speed(folder: Path, photographs: int, repeats: int) -> None:
-    study = searched(folder, photographs)
+def speed(folder: Path, photographs: int, scale: str, repeats: int) -> None:
+    study = searched(folder, photographs, scale)
     tests = folder / "data/test"
     print("| threads | photographs/s | decoding and encoding alone | overhead |\n|---|---|---|---|")
     for cores in (1, 2):
@@ -155,11 +155,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--photographs", type=int, default=240)
+    parser.add_argument("--scale", choices=("demo", "smoke"), default="demo")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--files", type=int, nargs="*", default=[1000, 10_000])
     asked = parser.parse_args()
     folder = asked.folder.resolve()
-    speed(folder / "speed", asked.photographs, asked.repeats)
+    speed(folder / f"speed-{asked.scale}", asked.photographs, asked.scale, asked.repeats)
     memory(folder / "memory", asked.files)
 
 
