@@ -135,7 +135,7 @@ def _of_second_round(planned: SecondRound, spaces: Mapping[str, SearchSpace], sa
 def _within(
     first: Mapping[str, Sequence[TrialRecord]], spaces: Mapping[str, SearchSpace], say: Say
 ) -> dict[str, list[Params]]:
-    """The members' settings at the nearest points of today's ranges, each once; a notice of what moved or is left out."""
+    """The members' settings nearest in today's ranges, each once; notices of what moves or is left out."""
     found: dict[str, list[Params]] = {}
     for family, space in spaces.items():
         points = found.setdefault(family, [])

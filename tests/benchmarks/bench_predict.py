@@ -4,8 +4,9 @@
 
 Speed: a blend of probes on frozen tf_efficientnet_lite0 at 224 px (--scale smoke, which only tests search: at 64); a
 generated pasture of 1000 x 500 px, one thread and two; the two ways take turns, each in a process of its own with an
-empty cache, weights loaded beforehand. Memory: peak of a process that predicts so many files of 160 x 80 px with a tiny backbone,
-each distinct by a trailing comment, so that no feature is in the cache. The overhead is to be 10 % at most.
+empty cache, weights loaded beforehand. Memory: peak of a process that predicts so many files of 160 x 80 px with a
+tiny backbone, each distinct by a trailing comment, so that no feature is in the cache. The overhead is to be 10 % at
+most.
 """
 
 from __future__ import annotations
