@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import multiprocessing
 import os
 import resource
 import socket
@@ -20,6 +21,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -145,8 +147,23 @@ def _shown(trials: int) -> list[int]:
 
 @contextlib.contextmanager
 def late(port: int, milliseconds: float) -> Iterator[int]:
-    """A port of loopback that hands all to another one; what is sent to it arrives so late."""
+    """A port of loopback that hands all to another one; what is sent to it arrives so late.
+
+    A process of its own hands it on: what that costs is no part of the readers' CPU seconds.
+    """
+    processes = multiprocessing.get_context("spawn")
+    ours, theirs = processes.Pipe(duplex=False)
+    hand = processes.Process(target=hand_on, args=(port, milliseconds / 1000, theirs), daemon=True)
+    hand.start()
+    try:
+        yield ours.recv()
+    finally:
+        hand.kill()
+
+
+def hand_on(port: int, wait: float, ready: Connection) -> None:
     listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+    ready.send(listener.getsockname()[1])
 
     def copy(source: socket.socket, target: socket.socket, wait: float) -> None:
         with contextlib.suppress(OSError):
@@ -155,19 +172,11 @@ def late(port: int, milliseconds: float) -> Iterator[int]:
                 target.sendall(content)
             target.shutdown(socket.SHUT_WR)
 
-    def accept() -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client = listener.accept()[0]
-                server = socket.create_connection(("127.0.0.1", port))
-                for one in ((client, server, milliseconds / 1000), (server, client, 0.0)):
-                    threading.Thread(target=copy, args=one, daemon=True).start()
-
-    threading.Thread(target=accept, daemon=True).start()
-    try:
-        yield listener.getsockname()[1]
-    finally:
-        listener.close()
+    while True:
+        client = listener.accept()[0]
+        server = socket.create_connection(("127.0.0.1", port))
+        for one in ((client, server, wait), (server, client, 0.0)):
+            threading.Thread(target=copy, args=one, daemon=True).start()
 
 
 def main() -> None:

@@ -24,11 +24,16 @@ STATUSES = ("complete", "pruned", "complete", "failed", "complete", "open")
 
 
 class CountingStorage(Storage):
-    """Counts how often a file is read."""
+    """Counts how often a file is read, and how often it is asked whether there is one."""
 
     def __init__(self, root: str | Path) -> None:
         super().__init__(root)
         self.reads: Counter[str] = Counter()
+        self.asked: Counter[str] = Counter()
+
+    def size(self, name: str) -> int | None:
+        self.asked[name] += 1
+        return super().size(name)
 
     def read(self, name: str) -> bytes:
         self.reads[name] += 1
@@ -67,6 +72,18 @@ def test_what_many_ask_for_is_read_once(ledger: Ledger) -> None:
     assert set(tables.values()) == {1}
 
 
+def test_predictions_that_are_whole_cost_a_request_for_the_marker_and_one_for_the_table(ledger: Ledger) -> None:
+    storage = CountingStorage(ledger.storage.uri)
+    study = StudyData(Ledger(storage))
+    ids = [trial.trial_id for trial in study.ranked]
+    assert len(study.quadrats) == 40
+    storage.reads.clear()
+    study.predictions(ids)
+    files = [f"trials/{one}/{name}" for one in ids for name in ("oof.parquet", "result.json")]
+    assert storage.reads == dict.fromkeys(files, 1)
+    assert not storage.asked
+
+
 def test_rows_are_aligned_by_image_id_whatever_their_order(ledger: Ledger) -> None:
     trial = StudyData(ledger).ranked[0]
     expected = StudyData(ledger).pred_NT(trial.trial_id)
@@ -85,6 +102,7 @@ def test_a_trial_that_cannot_be_read_is_left_out_with_its_reason(ledger: Ledger)
     ledger.write_result(strange, records.complete(0.5), ledger.oof(strange)[1:])
     study = StudyData(ledger)
     assert list(study.predictions([torn, strange, sound], most=1)) == [sound]
+    assert list(study.predictions([torn, strange, sound], most=0)) == []
     assert "is not the file that result.json vouches for" in study.unread[torn]
     assert "1 of 40 images have no prediction, such as ID0000" in study.unread[strange]
     with pytest.raises(LedgerError, match="pooled over other images"):

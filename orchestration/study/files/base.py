@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import pandas as pd
@@ -67,9 +68,9 @@ class StudyFiles:
 
     def _payload(self, folder: str, marker: str, kind: type[Marker], name: str) -> bytes:
         """A file that its marker vouches for. Raises LedgerError where it is not there whole and unchanged."""
-        vouched, remedy = self._read(f"{folder}/{marker}", kind), self._remedy(folder)
+        vouched, remedy = self._read(f"{folder}/{marker}", kind), partial(self._remedy, folder)
         if vouched is None or name not in vouched.files:
-            raise LedgerError(f"{self.storage.uri}/{folder}/{name} is not finished; {remedy}")
+            raise LedgerError(f"{self.storage.uri}/{folder}/{name} is not finished; {remedy()}")
         if name == layout.MODEL and self.storage.size(f"{folder}/{layout.DROPPED}") is not None:
             trial_id = folder.split("/")[1]
             raise LedgerError(
@@ -78,15 +79,16 @@ class StudyFiles:
             )
         content = self._content(f"{folder}/{name}", remedy)
         if digest(content) != vouched.files[name].sha256:
-            raise LedgerError(f"{self.storage.uri}/{folder}/{name} is not the file that {marker} vouches for; {remedy}")
+            path = f"{self.storage.uri}/{folder}/{name}"
+            raise LedgerError(f"{path} is not the file that {marker} vouches for; {remedy()}")
         return content
 
     def _payload_frame(self, folder: str, marker: str, kind: type[Marker], name: str) -> pd.DataFrame:
         content = self._payload(folder, marker, kind, name)
-        return self._frame(f"{folder}/{name}", content, self._remedy(folder))
+        return self._frame(f"{folder}/{name}", content, partial(self._remedy, folder))
 
     def _remedy(self, folder: str) -> str:
-        """What brings back the files of a folder of this study."""
+        """What brings back the files of a folder of this study; it asks the storage, so only an error asks for it."""
         top, *rest = folder.split("/")
         if top == layout.ENSEMBLES:
             return "`biomass ensemble` makes it anew"
@@ -96,18 +98,18 @@ class StudyFiles:
             return "run `biomass search` again to resume it"
         return f"`biomass repair {self.storage.uri}` reopens it"
 
-    def _content(self, name: str, remedy: str) -> bytes:
+    def _content(self, name: str, remedy: Callable[[], str]) -> bytes:
         try:
             return self.storage.read(name)
         except (FileNotFoundError, NotADirectoryError):
-            raise LedgerError(f"{self.storage.uri}/{name} is gone; {remedy}") from None
+            raise LedgerError(f"{self.storage.uri}/{name} is gone; {remedy()}") from None
 
-    def _frame(self, name: str, content: bytes, remedy: str) -> pd.DataFrame:
+    def _frame(self, name: str, content: bytes, remedy: Callable[[], str]) -> pd.DataFrame:
         try:
             return pq.read_table(pa.BufferReader(content)).to_pandas()
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:  # all of them mean: not such a table
             said = str(error).partition("\n")[0][:100]
-            raise LedgerError(f"{self.storage.uri}/{name} is no whole table ({said}); {remedy}") from None
+            raise LedgerError(f"{self.storage.uri}/{name} is no whole table ({said}); {remedy()}") from None
 
     def _read(self, name: str, kind: type[Stored]) -> Stored | None:
         """A record, or None when its file is not there or not whole: a marker that cannot be read vouches for nothing.
@@ -126,10 +128,8 @@ class StudyFiles:
 
     def _read_frame(self, name: str) -> pd.DataFrame | None:
         """A table that can be made again at any time; None where it is not there whole."""
-        if self.storage.size(name) is None:
-            return None
         try:
-            return self._frame(name, self._content(name, ""), "")
+            return self._frame(name, self._content(name, str), str)
         except LedgerError:
             return None
 

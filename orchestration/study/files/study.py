@@ -68,7 +68,7 @@ class SettingFiles(StudyFiles):
         """image_id, metadata, labels, fold, group; one row an image of which models learn, in the order that every OOF
         table has. Only those that a fold holds out are predicted and scored (fold_rows.scored_rows)."""
         remedy = "copy it back from another copy of the study, or search in another folder"
-        table = self._frame(layout.QUADRATS, self._content(layout.QUADRATS, remedy), remedy)
+        table = self._frame(layout.QUADRATS, self._content(layout.QUADRATS, lambda: remedy), lambda: remedy)
         if absent := [name for name in OOF_COLUMNS if name not in table]:
             raise LedgerError(f"{self.storage.uri}/{layout.QUADRATS} lacks the column {absent[0]}; {remedy}")
         return table
