@@ -23,7 +23,8 @@ from orchestration.blending.shown import newest_of, stored_ensembles
 from orchestration.bundle.predict import MARKER, WEIGHTS, read_bundle, weights_of
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import Ledger, LedgerError, open_ledger, predicting_models
-from orchestration.study.records import MassUnit, Params, TrialRef
+from orchestration.study.mass_unit import MassUnit
+from orchestration.study.records import Params, TrialRef
 from orchestration.study.seeds import content_id
 from orchestration.study.storage import Storage
 from orchestration.workers.shards import require_packages

@@ -12,7 +12,7 @@ from biomass_models.counted import counted
 from biomass_models.data.dataset import AREA_RANGE, UNITS, is_area
 from biomass_models.errors import UserError
 from biomass_models.targets import FloatArray
-from orchestration.study.records import MassUnit
+from orchestration.study.mass_unit import MassUnit
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -47,7 +47,7 @@ from orchestration.progress import Say
 from orchestration.study.data_changes import data_notices
 from orchestration.study.derived.blends import Origin
 from orchestration.study.ledger import Ledger, open_ledger
-from orchestration.study.records import MassUnit
+from orchestration.study.mass_unit import MassUnit
 from orchestration.study.storage import Storage
 from orchestration.terminal import text_of
 

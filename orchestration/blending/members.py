@@ -29,7 +29,8 @@ from ensembles.members.oof_files import DEFAULT_GROUPS, read_members, read_truth
 from ensembles.members.too_good import splits_groups
 from orchestration.study.data import StudyData
 from orchestration.study.ledger import LedgerError, open_ledger
-from orchestration.study.records import COMPLETE, GRAMS, MassUnit, TrialRef, mass_unit_of, table_unit
+from orchestration.study.mass_unit import GRAMS, MassUnit, mass_unit_of, table_unit
+from orchestration.study.records import COMPLETE, TrialRef
 from orchestration.study.seeds import derive_seed
 
 TRUTH_COLUMNS = ("image_id", "fold", "group", "unit", "State", *TARGETS, *WEIGHT_COLUMNS)

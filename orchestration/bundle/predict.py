@@ -42,8 +42,8 @@ from ensembles.submission import (
     table_notes,
 )
 from orchestration.endings import debugging, explained
+from orchestration.study.mass_unit import GRAMS, MassUnit, table_unit
 from orchestration.study.record import Part, RecordError
-from orchestration.study.records import GRAMS, MassUnit, table_unit
 from orchestration.workers.shards import mean_prediction, require_packages, shard_inputs, spans
 
 MARKER, WEIGHTS, EMBEDDINGS = "bundle.json", "weights", "embeddings.parquet"

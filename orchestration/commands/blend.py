@@ -318,7 +318,7 @@ def export(
         Predictor(data, resources=reachable(resources), weights=source).fit_on_all_rows(members)
     from orchestration.bundle.export import export_bundle
     from orchestration.study.data import StudyData
-    from orchestration.study.records import table_unit
+    from orchestration.study.mass_unit import table_unit
 
     needed = export_bundle(study, name, out, weights=source, with_weights=with_weights, all_rows=asked)
     own = StudyData(open_ledger(study))

@@ -30,7 +30,8 @@ from orchestration.inspect.maps import ViewMap, by_mass, map_panels, maps_in_uni
 from orchestration.study import layout
 from orchestration.study.data_changes import shape_notice
 from orchestration.study.ledger import Ledger, LedgerError, predicting_folds_of
-from orchestration.study.records import COMPLETE, MassUnit, TrialRef
+from orchestration.study.mass_unit import MassUnit
+from orchestration.study.records import COMPLETE, TrialRef
 from orchestration.workers.weights_here import source_of_trials
 
 PANEL = 900  # px, width of one panel of the picture

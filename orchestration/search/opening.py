@@ -15,7 +15,8 @@ from orchestration.search.presets.named import preset_named
 from orchestration.search.presets.options import Preset
 from orchestration.study.environment import STUDY_PACKAGES, code_version
 from orchestration.study.ledger import Ledger, folds_of
-from orchestration.study.records import GRAMS, Asked, MassUnit, OwnRange, Params, StudyRecord
+from orchestration.study.mass_unit import GRAMS, MassUnit
+from orchestration.study.records import Asked, OwnRange, Params, StudyRecord
 from orchestration.study.settings import MOVABLE, StudyError, StudySettings, shares_by_family
 from orchestration.study.storage import Storage
 

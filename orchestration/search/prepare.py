@@ -35,17 +35,9 @@ from orchestration.search.second_round import (
 from orchestration.study.data import StudyData
 from orchestration.study.data_changes import data_fingerprint, photograph_table, require_same_data
 from orchestration.study.ledger import Ledger
+from orchestration.study.mass_unit import mass_unit_of
 from orchestration.study.record import SCHEMA
-from orchestration.study.records import (
-    FAILED,
-    Asked,
-    OwnRange,
-    Params,
-    StudyRecord,
-    TrialRecord,
-    mass_unit_of,
-    refused_for,
-)
+from orchestration.study.records import FAILED, Asked, OwnRange, Params, StudyRecord, TrialRecord, refused_for
 from orchestration.study.seeds import derive_seed
 from orchestration.study.settings import StudyError, StudySettings
 from orchestration.study.spaces import ADD_FAMILY, open_spaces, spaces_of, stored_space, to_json, with_changes

@@ -24,7 +24,7 @@ from orchestration.answers.predict import in_this_process, run_prediction
 from orchestration.answers.table import TableOptions, table_bytes
 from orchestration.answers.units import conversion
 from orchestration.api import open_study
-from orchestration.study.records import GRAMS
+from orchestration.study.mass_unit import GRAMS
 
 pytestmark = pytest.mark.slow
 NOTHING = lambda _: None  # noqa: E731  what is said

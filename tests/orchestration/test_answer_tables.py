@@ -20,7 +20,7 @@ from orchestration.answers.predict import prediction_notes
 from orchestration.answers.shard import NEAREST, PERCENTILE, REASON
 from orchestration.answers.table import TableOptions, mean_table, photograph_table
 from orchestration.answers.units import Conversion, conversion
-from orchestration.study.records import GRAMS, MassUnit
+from orchestration.study.mass_unit import GRAMS, MassUnit
 
 pytestmark = pytest.mark.slow
 

@@ -31,7 +31,7 @@ from orchestration.answers.units import conversion
 from orchestration.bundle.export import export_bundle
 from orchestration.cli import app
 from orchestration.study.ledger import LedgerError
-from orchestration.study.records import GRAMS
+from orchestration.study.mass_unit import GRAMS
 
 pytestmark = pytest.mark.slow
 NOTHING = lambda _: None  # noqa: E731  what is said

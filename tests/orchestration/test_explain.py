@@ -31,7 +31,7 @@ from orchestration.inspect.maps import ViewMap, maps_in_unit
 from orchestration.overlay import BAR
 from orchestration.search.trial import run_trial
 from orchestration.study.ledger import Ledger, LedgerError
-from orchestration.study.records import MassUnit
+from orchestration.study.mass_unit import MassUnit
 from orchestration.study.storage import Storage
 from orchestration.workers.slots.inline_pool import InlinePool
 

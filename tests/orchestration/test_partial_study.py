@@ -42,7 +42,8 @@ from orchestration.search.pruning import RULES
 from orchestration.study.data import StudyData
 from orchestration.study.data_changes import data_changes, data_fingerprint
 from orchestration.study.ledger import Ledger, LedgerError
-from orchestration.study.records import MassUnit, StudyRecord, table_unit
+from orchestration.study.mass_unit import MassUnit, table_unit
+from orchestration.study.records import StudyRecord
 from orchestration.study.storage import Storage
 from orchestration.workers.refit import same_rows
 

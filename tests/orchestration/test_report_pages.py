@@ -32,7 +32,8 @@ from orchestration.report.sections import search as search_section
 from orchestration.report.sections.residual_charts import MOST_COLUMNS, further_figure
 from orchestration.report.sections.worst import MOST
 from orchestration.study.ledger import LedgerError
-from orchestration.study.records import MassUnit, TrialRef
+from orchestration.study.mass_unit import MassUnit
+from orchestration.study.records import TrialRef
 
 pytestmark = pytest.mark.slow
 

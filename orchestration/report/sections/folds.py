@@ -15,7 +15,7 @@ from orchestration.report.html import Cell, Column, Figure, Html, Section, Table
 from orchestration.report.sections.scheme_gap import gap_blocks
 from orchestration.report.words import SHORT, count, day_name, mass, number, percent, short_id
 from orchestration.study.data import Trial
-from orchestration.study.records import GRAMS
+from orchestration.study.mass_unit import GRAMS
 
 MOST_TRIALS = 40  # rows of the heat map
 MOST_DAYS = 45
