@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from orchestration.study.events import write_events
+from orchestration.study.derived.events import write_events
 from orchestration.study.ledger import Ledger
 from orchestration.study.storage import Storage
 

@@ -17,7 +17,7 @@ from biomass_models.targets import TARGETS, rmse_by_target, weighted_r2_score
 from orchestration.search.incumbent import Incumbent
 from orchestration.search.pruning import PruneRule
 from orchestration.study.data import StudyData
-from orchestration.study.events import write_events
+from orchestration.study.derived.events import write_events
 from orchestration.study.ledger import Ledger, LedgerError, folds_of
 from orchestration.study.mixed import mixed_facts
 from orchestration.study.records import COMPLETE, FAILED, PRUNED, Decision, FoldMetrics, TrialRecord, TrialResult

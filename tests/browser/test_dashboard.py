@@ -22,7 +22,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from served import serving
 
-from orchestration.study.events import write_events
+from orchestration.study.derived.events import write_events
 from orchestration.study.ledger import Ledger
 
 ROOT = Path(__file__).parents[2]

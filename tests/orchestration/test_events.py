@@ -16,7 +16,7 @@ from released import STUDIES, copy_of
 from tiny_study import make_study
 
 from orchestration.search.trial import run_trial
-from orchestration.study.events import VERSION, Scalar, crc32c, event_file, write_events
+from orchestration.study.derived.events import VERSION, Scalar, crc32c, event_file, write_events
 from orchestration.study.ledger import Ledger
 from orchestration.study.storage import Storage
 from orchestration.workers.slots.inline_pool import InlinePool
@@ -122,7 +122,7 @@ def test_events_are_written_without_torch(tmp_path: Path) -> None:
     study = Ledger(Storage(STUDIES / "finished"))
     trial = study.trials()[0].trial_id
     code = (
-        "import sys; from orchestration.study.events import write_events;"
+        "import sys; from orchestration.study.derived.events import write_events;"
         "from orchestration.study.ledger import Ledger;"
         "from orchestration.study.storage import Storage; found, made = (Ledger(Storage(at)) for at in sys.argv[1:3]);"
         "write_events(made, sys.argv[3], {0: found.fold_metrics(sys.argv[3], 0)});"

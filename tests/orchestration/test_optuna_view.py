@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from orchestration.dashboard.optuna_view import LedgerView, ReadOnlyError
 from orchestration.dashboard.tensorboard_events import EventFolder
-from orchestration.study.events import write_events
+from orchestration.study.derived.events import write_events
 from orchestration.study.lock import Heartbeat
 
 ROOT = Path(__file__).parents[2]
