@@ -142,7 +142,7 @@ EDGES: dict[str, set[str]] = {
         f"{RUN}.overlay",
     },
     f"{RUN}.dashboard": {
-        *(MODEL, "search_spaces", STUDY, WORKERS),
+        *(MODEL, "search_spaces", STUDY, DERIVED, WORKERS),
         *(f"{RUN}.interrupts", f"{RUN}.listening", f"{RUN}.progress"),
     },
     f"{RUN}.bundle": {
