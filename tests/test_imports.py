@@ -101,6 +101,7 @@ EDGES: dict[str, set[str]] = {
         "search_spaces",
         BLEND,
         STUDY,
+        DERIVED,
         WORKERS,
         SLOTS,
         ON_RAY,
