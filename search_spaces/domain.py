@@ -62,6 +62,11 @@ class Integer:
         if self.step < 1:
             raise ValueError(f"the step of an integer domain is at least 1, got {self.step}")
 
+    @property
+    def last(self) -> int:
+        """The largest value: `high`, or the last step below it."""
+        return self.high - (self.high - self.low) % self.step
+
     def contains(self, value: Any) -> bool:
         whole = isinstance(value, int) and not isinstance(value, bool)
         return whole and self.low <= value <= self.high and (value - self.low) % self.step == 0

@@ -115,21 +115,24 @@ def _lost_conditions(own: Sequence[Change], domains: Mapping[str, Domain], fixed
 def _wrong_condition(change: Change, before: SearchSpace, now: SearchSpace) -> str | None:
     """What is wrong with the values of a condition that the user has written; None where nothing is.
 
-    A value that the other field could have before is fine: a file stays right where --set fixes that field.
+    A value that the other field could have before is fine: a file stays right where --set fixes that field. So is one
+    that the condition had before: ranges that were printed can be given back.
     """
     if change.condition is None or not change.condition[0]:
         return None
     if condition_is_outlived(now, change):
         return None
     field, values = change.condition
-    domain = plain_domain(now, field)
+    domain, old = plain_domain(now, field), before.domains.get(change.field)
+    known = old.values if isinstance(old, When) and old.field == field else ()
     if isinstance(domain, Uniform | LogUniform) and domain.low < domain.high:
         return (
             f"a condition is on a field of single values; got {field}, which is {domain_text(domain)}; give {field} a "
             "choice, or leave when out"
         )
     for value in values:
-        if not any(one is not None and one.contains(value) for one in (domain, plain_domain(before, field))):
+        can_be = any(one is not None and one.contains(value) for one in (domain, plain_domain(before, field)))
+        if not can_be and value not in known:
             texts = [str(one) for one in domain.options] if isinstance(domain, Choice) else []
             hint = did_you_mean(value, texts) or "; leave it out, or give that field a wider range"
             can = "nothing" if domain is None else domain_text(domain)
@@ -194,8 +197,8 @@ def _tried_values(space: SearchSpace, name: str) -> tuple[Any, ...]:
     match plain_domain(space, name):
         case Choice(options):
             return options
-        case Integer(low, high, step):
-            return low, high - (high - low) % step
+        case Integer() as whole:
+            return whole.low, whole.last
         case Uniform(low, high) | LogUniform(low, high):
             return low, high
     return ()

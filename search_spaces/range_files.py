@@ -16,6 +16,7 @@ import math
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,9 @@ def _typed(kind: type | None, text: str) -> Any:
         value = tomllib.loads(f"value = {text}")["value"]
     except ValueError:  # no TOML, or a number of more digits than Python reads
         value = text
+        if kind is float:
+            with suppress(ValueError):
+                value = float(text)  # .4 and 1. are none of TOML's
     if kind is str and not isinstance(value, str):
         return text
     if kind is bool and text.lower() in ("true", "false"):

@@ -40,8 +40,11 @@ def domain_text(domain: Domain) -> str:
             return f"{low:g} .. {high:g} (log)"
         case Uniform(low, high):
             return f"{low:g} .. {high:g}"
-        case Integer(low, high, step):
-            return f"{low}, {low + step} .. {high}" if step > 1 else f"{low} .. {high}"
+        case Integer(low, high, 1):
+            return f"{low} .. {high}"
+        case Integer() as whole:
+            steps = f", {whole.low + whole.step} .. {whole.last}" if whole.last > whole.low else ""
+            return f"{whole.low}{steps}"
 
 
 def domain_toml(domain: Domain) -> str:

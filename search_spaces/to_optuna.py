@@ -150,8 +150,8 @@ def _draw(trial: Trial, name: str, domain: Plain) -> Any:
             return trial.suggest_float(name, low, high)
         case LogUniform(low, high):
             return trial.suggest_float(name, low, high, log=True)
-        case Integer(low, high, step):
-            return trial.suggest_int(name, low, high, step=step)
+        case Integer() as whole:
+            return trial.suggest_int(name, whole.low, whole.last, step=whole.step)
         case Choice(options):
             by_text = {json.dumps(option): option for option in options}
             return by_text[trial.suggest_categorical(name, list(by_text))]
@@ -163,8 +163,8 @@ def _distribution(domain: Plain) -> BaseDistribution:
             return FloatDistribution(low, high)
         case LogUniform(low, high):
             return FloatDistribution(low, high, log=True)
-        case Integer(low, high, step):
-            return IntDistribution(low, high, step=step)
+        case Integer() as whole:  # Optuna warns of an end that no step reaches
+            return IntDistribution(whole.low, whole.last, step=whole.step)
         case Choice(options):
             return CategoricalDistribution([json.dumps(option) for option in options])
 

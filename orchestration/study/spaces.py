@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
+from typing import Any
 
 from biomass_models.config_rules import did_you_mean
 from biomass_models.counted import counted
@@ -14,12 +15,13 @@ from biomass_models.families.introduced import introduced
 from orchestration.study.records import OwnRange, Params, StudyRecord
 from orchestration.study.settings import StudyError, StudySettings
 from search_spaces.conditions import effects
-from search_spaces.domain import SearchSpace
+from search_spaces.domain import Choice, SearchSpace
 from search_spaces.own_ranges import changed_space
 from search_spaces.range_files import Change, RangesError
 from search_spaces.ranges_text import field_toml
 from search_spaces.spaces import space_of
 
+BACKBONE = "backbone"
 ADD_FAMILY = "add --family"  # to a search that makes a study
 
 
@@ -101,7 +103,7 @@ def with_changes(
     """
     _check_scale(changes, scale)
     _check_families(spaces, changes, say, to_add)
-    _check_backbones(changes, backbones)
+    changes = [_with_full_backbones(change, backbones) for change in changes]
     found = {family: changed_space(space, changes, say) for family, space in spaces.items()}
     noted = {
         (change.family, change.field): (change.place, field_toml(found[change.family], change.field))
@@ -160,18 +162,31 @@ def _check_families(
         say(f"{those[0].place}: {of} not used; searched: {', '.join(spaces)}")
 
 
-def _check_backbones(changes: Sequence[Change], backbones: Sequence[str] | None) -> None:
-    for change in changes:
-        if change.field != "backbone":
-            continue
-        if change.condition is not None and (on := change.condition[0]):
-            rule = f"{change.place}: a backbone is part of each trial, and has no condition"
-            raise RangesError([f"{rule}; got when {on}; leave when out, or give {on} a condition on backbone"])
-        if backbones is None:
-            continue
-        if strange := sorted(set(change.values) - set(backbones)):
-            rule = f"{change.place}: a backbone is one of the study's, {', '.join(backbones)}"
-            raise RangesError([f"{rule}; got {', '.join(strange)}; name it with --backbone when a study is made"])
+def _with_full_backbones(change: Change, backbones: Sequence[str] | None) -> Change:
+    """The change with the study's names of backbones: a name without its tag is that of the study's one with a tag."""
+
+    def full(name: Any) -> Any:
+        alike = [one for one in backbones or () if one.partition(".")[0] == name]
+        return alike[0] if name not in (backbones or ()) and len(alike) == 1 else name
+
+    condition = change.condition
+    if condition is not None and condition[0] == BACKBONE:
+        change = replace(change, condition=(BACKBONE, tuple(map(full, condition[1]))))
+    if change.field != BACKBONE:
+        return change
+    if condition is not None and condition[0]:
+        rule = f"{change.place}: a backbone is part of each trial, and has no condition"
+        raise RangesError(
+            [f"{rule}; got when {condition[0]}; leave when out, or give {condition[0]} a condition on backbone"]
+        )
+    if isinstance(change.domain, Choice):
+        change = replace(change, domain=Choice(tuple(dict.fromkeys(map(full, change.domain.options)))))
+    elif change.domain is None:
+        change = replace(change, value=full(change.value))
+    if backbones is not None and (strange := sorted(set(change.values) - set(backbones))):
+        rule = f"{change.place}: a backbone is one of the study's, {', '.join(backbones)}"
+        raise RangesError([f"{rule}; got {', '.join(strange)}; name it with --backbone when a study is made"])
+    return change
 
 
 def to_json(spaces: dict[str, SearchSpace]) -> dict[str, Params]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -202,6 +203,55 @@ def test_a_backbone_has_no_condition(tmp_path: Path) -> None:
     for backbones in (("net", "other"), None):
         with pytest.raises(RangesError, match=r"my.toml:2: .*no condition; got when size; leave when out"):
             with_changes({"probe": space_of("probe", ("net", "other"), "cpu")}, changes, backbones, lambda line: None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'backbone = "vit"',
+        'backbone = {choice = ["vit", "other.b"]}',
+        'flips = {choice = [1, 8], when = {backbone = ["vit"]}}',
+    ],
+)
+def test_a_backbone_may_be_named_without_its_tag(text: str, tmp_path: Path) -> None:
+    """As --backbone takes it; the study's name of it is what is searched and stored."""
+    found = []
+    for name in ("vit", "vit.tag"):
+        (tmp_path / "my.toml").write_text(f"[probe]\n{text.replace('vit', name)}")
+        space = {"probe": space_of("probe", ("vit.tag", "other.b"), "cpu")}
+        changes = read_changes(tmp_path / "my.toml")
+        found.append(with_changes(space, changes, ("vit.tag", "other.b"), lambda line: None)[0]["probe"].to_json())
+    assert found[0] == found[1]
+    twice = ("vit.tag", "vit.other")
+    with pytest.raises(RangesError, match="got vit; name it with --backbone"):
+        with_changes(
+            {"probe": space_of("probe", twice, "cpu")},
+            read_changes(None, ["probe.backbone=vit"]),
+            twice,
+            lambda _: None,
+        )
+
+
+def test_ranges_that_were_given_once_are_taken_again_with_one_more_edit(tmp_path: Path) -> None:
+    """A condition may name a value that its field can have no more, or not at this scale."""
+    ledger, file = hand.empty_study(tmp_path / "s"), tmp_path / "my.toml"
+    record = ledger.study()
+    stack = space_of("stack", record.settings.backbones, "cpu").to_json()
+    record = replace(record, spaces={**record.spaces, "stack": stack})
+    text = "[stack]\nregressor = {choice = ['ridge', 'kernel']}\nkernel_width = {log-uniform = [LOW, 5.0], WHEN}"
+    text = text.replace("WHEN", "when = {regressor = ['kernel', 'svr']}")
+    for low in ("0.5", "1.0"):
+        file.write_text(text.replace("LOW", low))
+        spaces, _ = with_changes(_spaces(record), read_changes(file), None, lambda line: None)
+        record = replace(record, spaces={name: space.to_json() for name, space in spaces.items()})
+    file.write_text(text.replace("LOW", "1.0").replace("'svr'", "'wrong'"))
+    with pytest.raises(RangesError, match="got 'wrong'"):
+        with_changes(_spaces(record), read_changes(file), None, lambda line: None)
+
+
+def _spaces(record: StudyRecord) -> dict[str, SearchSpace]:
+    found = {name: stored_space(record, name) for name in record.spaces}
+    return {name: space for name, space in found.items() if space is not None}
 
 
 def test_a_study_of_an_old_version_goes_on_with_other_ranges(tmp_path: Path) -> None:

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 import pytest
 from changed_spaces import NETS, changed, written
+from optuna.distributions import IntDistribution
 
 from biomass_models.families import registry
 from biomass_models.families.field_notes import field_notes
 from biomass_models.families.probe.config import ProbeConfig
+from biomass_models.families.registry import BUILT_IN
 from biomass_models.toml_files import TomlError, TomlFile, read_toml, toml_key, toml_value
 from search_spaces.domain import Choice, Integer, LogUniform, SearchSpace, Uniform, When
 from search_spaces.nearest import nearest_point
+from search_spaces.own_ranges import changed_space
 from search_spaces.range_files import Change, RangesError, read_changes
-from search_spaces.ranges_text import HOW, default_of, domain_text, space_toml
+from search_spaces.ranges_text import HOW, default_of, domain_text, domain_toml, space_toml
 from search_spaces.spaces import SCALES, reasons_of, space_of
+from search_spaces.to_optuna import distributions_of
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -159,7 +164,7 @@ def test_a_file_that_is_no_toml_is_refused_with_its_line(tmp_path: Path) -> None
     many = "1" * 5000  # digits, more than Python reads
     with pytest.raises(TomlError, match="4300 digits"):
         read_changes(written(tmp_path, f"[baseline]\nhead_lr = {many}"))
-    with pytest.raises(RangesError, match="is of type float"):
+    with pytest.raises(RangesError, match="head_lr is finite"):
         read_changes(None, [f"baseline.head_lr={many}"])
     with pytest.raises(ValueError, match="can be read"):
         read_changes(tmp_path / "none.toml")
@@ -237,6 +242,36 @@ def test_values_survive_toml(tmp_path: Path) -> None:
     text = "\n".join(f"{toml_key(name)} = {toml_value(value)}" for name, value in values.items())
     (tmp_path / "v.toml").write_text(text)
     assert read_toml(tmp_path / "v.toml", "").content == values
+
+
+@pytest.mark.parametrize("family", BUILT_IN)
+@pytest.mark.parametrize("scale", SCALES)
+def test_each_line_of_a_written_file_may_be_edited(family: str, scale: str, tmp_path: Path) -> None:
+    """Also one whose condition names values that are not searched at this scale."""
+    space = space_of(family, ("net",), scale)
+    for name, domain in space.domains.items():
+        inner = domain.domain if isinstance(domain, When) else domain
+        if isinstance(domain, When) and domain.values and isinstance(inner, Uniform | LogUniform):
+            edited = replace(inner, high=(inner.low + inner.high) / 2)
+            file = space_toml(replace(space, domains={**space.domains, name: replace(domain, domain=edited)}))
+            found = changed_space(space, read_changes(written(tmp_path, file)), lambda line: None)
+            assert found.domains[name] == replace(domain, domain=edited)
+
+
+def test_a_step_that_does_not_divide_its_range_ends_below_it(recwarn: pytest.WarningsRecorder, tmp_path: Path) -> None:
+    space, _ = changed(tmp_path, "[baseline]\nepochs = {integer = [20, 80], step = 7}", family="baseline")
+    epochs = space.domains["epochs"]
+    assert domain_text(epochs) == "20, 27 .. 76" and domain_text(Integer(20, 80, 100)) == "20"
+    assert distributions_of(space)["epochs"] == IntDistribution(20, 76, step=7) and not recwarn.list
+    assert domain_toml(epochs) == "{integer = [20, 80], step = 7}"
+
+
+def test_real_numbers_may_be_typed_as_people_write_them() -> None:
+    for text, value in ((".4", 0.4), ("1.", 1.0), ("2e-1", 0.2), ("1", 1.0)):
+        (change,) = read_changes(None, [f"baseline.dropout={text}"])
+        assert change.value == value and type(change.value) is float
+    with pytest.raises(RangesError, match="dropout is finite"):
+        read_changes(None, ["baseline.dropout=NaN"])
 
 
 def test_domains_in_words() -> None:
