@@ -222,14 +222,9 @@ def test_a_backbone_may_be_named_without_its_tag(text: str, tmp_path: Path) -> N
         changes = read_changes(tmp_path / "my.toml")
         found.append(with_changes(space, changes, ("vit.tag", "other.b"), lambda line: None)[0]["probe"].to_json())
     assert found[0] == found[1]
-    twice = ("vit.tag", "vit.other")
+    twice, typed = ("vit.tag", "vit.other"), read_changes(None, ["probe.backbone=vit"])
     with pytest.raises(RangesError, match="got vit; name it with --backbone"):
-        with_changes(
-            {"probe": space_of("probe", twice, "cpu")},
-            read_changes(None, ["probe.backbone=vit"]),
-            twice,
-            lambda _: None,
-        )
+        with_changes({"probe": space_of("probe", twice, "cpu")}, typed, twice, lambda line: None)
 
 
 def test_ranges_that_were_given_once_are_taken_again_with_one_more_edit(tmp_path: Path) -> None:
