@@ -21,7 +21,7 @@ REMEDIES = {  # rule and remedy for what the operating system refuses
     errno.EACCES: ("files and folders must be ours to use", "check owner and mode, or name another folder"),
     errno.EPERM: ("files and folders must be ours to use", "check owner and mode, or name another folder"),
     errno.EROFS: ("a command writes into its folder", "name a folder on a disk that is mounted for writing"),
-    errno.ENOENT: ("what is read must be there", "check the path"),
+    errno.ENOENT: ("files and folders that are named must be there", "check the path"),
     errno.ENOTDIR: ("a folder is needed", "one part of the path is a file: move it away, or name another folder"),
     errno.EEXIST: ("a folder is needed", "a file has its name: move it away, or name another folder"),
     errno.ENOLCK: ("processes share a folder by file locks", "name one on a disk that has them (--cache, TMPDIR)"),

@@ -22,6 +22,7 @@ class Option:
     spelling: str | None = None  # --family for a list that is typed one by one, --a/--b for a switch; None: the name
     unit: str = ""
     minimum: float | None = None
+    maximum: float | None = None
     default: str | None = None  # as the help shows it, where the field's own is resolved later
     completion: str | None = None  # function of commands/complete.py
     variable: str | None = None  # of the environment, which gives it as well

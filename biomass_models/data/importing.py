@@ -37,7 +37,7 @@ from biomass_models.errors import UserError
 from biomass_models.fold_units import QUADRAT
 from biomass_models.whole_files import whole_folder, write_whole
 
-PHOTOGRAPHS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".heic", ".heif")
+PHOTOGRAPH_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".heic", ".heif")
 SHEETS = (".xlsx", ".xlsm")
 _ROLE_WORDS: dict[str, tuple[str, ...]] = {  # words that say what a column holds, the surest first
     PHOTO: ("photo", "photograph", "image", "picture", "file", "filename", "path", "img", "jpg"),
@@ -72,6 +72,8 @@ class Imported:
 
 def read_any_table(path: Path, notes: list[str] | None = None) -> pd.DataFrame:
     """A CSV, TSV or XLSX as stripped text; notes: gets what was assumed. Raises UserError."""
+    if path.is_dir():
+        raise UserError(f"a table is a CSV, TSV or XLSX file, got the folder {path}; name the table of its photographs")
     if not path.is_file():
         near = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []
         raise UserError(f"a table is a CSV, TSV or XLSX file, there is no {path}{did_you_mean(path.name, near)}")
@@ -307,7 +309,7 @@ def _find_photographs(cells: pd.Series, folder: Path) -> list[str]:
     """Path below `folder` of each photograph of the table. Raises UserError that counts those without one."""
     if not folder.is_dir():
         raise UserError(f"--photos is the folder of the photographs, there is no folder {folder}")
-    files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in PHOTOGRAPHS)
+    files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in PHOTOGRAPH_SUFFIXES)
     by_name: dict[str, list[str]] = {}
     for path in files:
         for key in {path.as_posix(), path.name.lower(), path.stem.lower()}:

@@ -210,6 +210,10 @@ def _text_of(path: Path) -> tuple[str, Problem | None]:
             f"no such file in {path.parent}" if path.parent.is_dir() else f"no such file, nor the folder {path.parent}"
         )
         remedy = f"did you mean {near[0]}?" if near else "check the path"
+        if path.is_dir():
+            got, remedy = f"the folder {path}", "name a file in it"
+        elif path.name == "train.csv" and not near:  # what is named where neither form of labels is there
+            remedy = "check the path; `biomass data import` makes quadrats.csv of a table of your own"
         return "", problem(f"a file {path.name} is needed", got, remedy)
     try:
         # utf-8-sig: spreadsheets write a byte order mark

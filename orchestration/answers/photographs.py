@@ -12,10 +12,10 @@ import pandas as pd
 import pyarrow as pa
 
 from biomass_models.counted import counted
+from biomass_models.data.importing import PHOTOGRAPH_SUFFIXES
 from biomass_models.errors import UserError
 
 PATH = "photograph"  # column of the result
-SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".heic", ".heif")
 _GIVEN = "_given"  # what a column of the user's is called that has a name of ours
 LIST, TABLES = ".txt", (".csv", ".tsv", ".parquet")
 PATH_COLUMNS = ("photograph", "photo", "path", "image_path", "file", "filename", "image")  # the first there is
@@ -36,7 +36,9 @@ def read_photographs(typed: Sequence[str]) -> pd.DataFrame:
         if path.is_dir():
             found = sorted(file for file in path.rglob("*") if _is_photograph(file, path))
             if not found:
-                raise UserError(f"a folder of photographs has files like {', '.join(SUFFIXES[:3])}, {text} has none")
+                raise UserError(
+                    f"a folder of photographs has files like {', '.join(PHOTOGRAPH_SUFFIXES[:3])}, {text} has none"
+                )
         elif path.is_file():
             found = _listed(path) if path.suffix.lower() == LIST else [path]
         elif glob.has_magic(text):
@@ -84,7 +86,7 @@ def _below(folder: Path, text: str) -> Path:
 
 def _is_photograph(file: Path, folder: Path) -> bool:
     hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-    return file.suffix.lower() in SUFFIXES and not hidden and file.is_file()
+    return file.suffix.lower() in PHOTOGRAPH_SUFFIXES and not hidden and file.is_file()
 
 
 def _listed(path: Path) -> list[Path]:

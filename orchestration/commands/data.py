@@ -20,6 +20,7 @@ from orchestration.commands.options import (
     print_remark,
 )
 
+MOST_IMAGES = 1_000_000
 COLUMNS = "Columns, where their names do not say it"
 
 
@@ -59,10 +60,14 @@ def data_check(directory: Directory, as_json: Json = False) -> None:
 
 def data_make(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Data directory to write.")],
-    images: Annotated[int, typer.Option(min=1, help="Training images.")] = 357,
-    test_images: Annotated[int, typer.Option(min=0, help="Test images, of other dates; 0 for none.")] = 120,
+    images: Annotated[int, typer.Option(min=1, max=MOST_IMAGES, help="Training images.")] = 357,
+    test_images: Annotated[
+        int, typer.Option(min=0, max=MOST_IMAGES, help="Test images, of other dates; 0 for none.")
+    ] = 120,
     seed: Annotated[int, typer.Option(min=0, help="Of the pictures and masses.")] = 0,
-    width: Annotated[int, typer.Option(min=100, help="Of the photographs, in px, twice their height.")] = 1000,
+    width: Annotated[
+        int, typer.Option(min=100, max=20_000, help="Of the photographs, in px, twice their height.")
+    ] = 1000,
     form: Annotated[str, typer.Option(help="competition (train.csv) or quadrats (quadrats.csv).")] = "competition",
     unit: Annotated[str, typer.Option(help="Of masses in quadrats.csv: g, g/m2, kg/ha.")] = "g",
     area: Annotated[float, typer.Option(help="Of a quadrat in m2, for quadrats.csv.")] = 0.21,

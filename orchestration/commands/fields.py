@@ -41,6 +41,7 @@ def typer_option(name: str, **changes: Any) -> Any:
     arguments = {
         "help": option.help,
         "min": option.minimum,
+        "max": option.maximum,
         "show_default": _shown_default(field, option) or False,
         "envvar": option.variable,
         "autocompletion": getattr(complete, option.completion) if option.completion else None,

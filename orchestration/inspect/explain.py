@@ -143,7 +143,7 @@ def explain(
     if not len(asked):
         labels = train_file(data_dir)
         known = [*quadrats["image_id"].astype(str), *test["image_id"].astype(str)]
-        hint = did_you_mean(image_id, known) or f"; {labels} has such as {', '.join(known[:3])}"
+        hint = did_you_mean(image_id, known) or f"; the study has such as {', '.join(known[:3])}"
         raise LedgerError(f"an image is one of {labels} or {TEST_FILE}, got {image_id!r}{hint}")
     source = source_of_trials([TrialRef(ledger.storage.uri, trial_id)], weights)
     inputs = Inputs(ImageSet.from_table(data_dir, asked), cache_dir=cache_dir, weights=source, fit=fit)

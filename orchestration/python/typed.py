@@ -65,6 +65,9 @@ def _value(name: str, value: Any) -> Any:
     minimum = OPTIONS[name].minimum
     if minimum is not None and not found >= minimum:
         raise OptionError(f"{name} is at least {minimum:g}, got {value!r}")
+    maximum = OPTIONS[name].maximum
+    if maximum is not None and not found <= maximum:
+        raise OptionError(f"{name} is at most {maximum:g}, got {value!r}")
     return found
 
 

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 
 from biomass_models.data.cell_weights import cell_weights, measured_masses
 from biomass_models.data.check import require_clean
+from biomass_models.data.dataset import QUADRATS_FILE
 from biomass_models.data.folds import assign_folds
 from biomass_models.data.frames import Fit
 from biomass_models.data.images import file_digest
+from biomass_models.data.importing import PHOTOGRAPH_SUFFIXES
 from biomass_models.data.problems import grouped
-from biomass_models.data.table import read_train
+from biomass_models.data.table import TEST_FILE, TRAIN_FILE, read_train
 from biomass_models.families import registry
 from biomass_models.families.base import Family
 from biomass_models.fold_rows import folds_in, is_ordered, training_rows
@@ -48,7 +50,9 @@ def check_search(study: str, data_dir: Path, asked: Preset, made_with: Asked, sa
     require_free(ledger.storage)
     record = ledger.find_study()
     check_ranges(record, asked)
-    if record is not None:
+    if record is None:
+        _require_own_folder(ledger.storage)
+    else:
         require_typed(ledger, asked, made_with)
     if asked.budget.second_round is not None:
         plan_second_round(ledger, asked.budget.second_round, asked.budget.pseudo_weight, data_dir)
@@ -61,6 +65,18 @@ def check_search(study: str, data_dir: Path, asked: Preset, made_with: Asked, sa
             say(notice)
     elif asked.study.fold_file:
         _folds_of(asked, read_train(data_dir))
+
+
+def _require_own_folder(storage: Storage) -> None:
+    """StudyError for a new study among photographs, or tables of them, which would be a study's folder from then on."""
+    names = storage.children("") if storage.is_local else []
+    tables = (TRAIN_FILE, QUADRATS_FILE, TEST_FILE)
+    data = [name for name in names if name.lower().endswith(PHOTOGRAPH_SUFFIXES) or name in tables]
+    if data:
+        raise StudyError(
+            f"a new study has a folder of its own; got {storage.uri}, which holds {data[0]}; name another one, such as "
+            f"{storage.uri}-study"
+        )
 
 
 def check_ranges(record: StudyRecord | None, asked: Preset) -> None:

@@ -16,8 +16,8 @@ from starlette.requests import ClientDisconnect, Request
 
 from biomass_models.counted import counted
 from biomass_models.data.images import ImageError, open_photograph
+from biomass_models.data.importing import PHOTOGRAPH_SUFFIXES
 from biomass_models.visible import visible
-from orchestration.answers.photographs import SUFFIXES
 from orchestration.serving.asked import FIELDS, MEGABYTE, Limits, RequestError, client_gone
 from orchestration.serving.folder import RequestFolder
 
@@ -116,7 +116,7 @@ async def _counted(request: Request, limits: Limits) -> AsyncGenerator[bytes, No
 def _saved(sent: UploadFile, folder: Path, number: int) -> Upload:
     name = shown_name(sent.filename or "")
     suffix = Path(name).suffix.lower()
-    path = folder / f"{number:04d}{suffix if suffix in SUFFIXES else ''}"
+    path = folder / f"{number:04d}{suffix if suffix in PHOTOGRAPH_SUFFIXES else ''}"
     with path.open("xb") as stream:
         shutil.copyfileobj(sent.file, stream)
     return Upload(name=name, path=path, bytes=path.stat().st_size)

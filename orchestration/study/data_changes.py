@@ -21,6 +21,7 @@ from orchestration.study.seeds import content_id
 from orchestration.study.settings import StudyError
 
 NAMED = 3  # photographs or labels that a message names
+CHANGES = 2  # that a message names
 DRAWN = ("fold", "group")  # columns that a study adds to the table
 
 
@@ -81,8 +82,8 @@ def require_same_data(ledger: Ledger, data_dir: Path, here: pd.DataFrame, digest
     changes = data_changes(ledger, here, digests)
     if changes:
         raise StudyError(
-            f"a study keeps its photographs and labels; in {data_dir} {', '.join(changes)}; give the old data, or "
-            "search in another folder"
+            "a study keeps its photographs and labels: give the old data, or search in another folder; in "
+            f"{data_dir} {_shown(changes)}"
         )
     if ledger.photographs() is None:
         ledger.write_photographs(photograph_table(here, digests))
@@ -104,7 +105,7 @@ def data_notices(ledger: Ledger, data_dir: Path) -> Iterator[str]:
         elif recorded & set(here["image_id"]):
             digests = [file_digest(data_dir / str(path)) for path in here["image_path"]]
             if changes := data_changes(ledger, here, digests):
-                yield f"{data_dir} is not as it was searched: {', '.join(changes)}; give the --data of the search"
+                yield f"{data_dir} is not as it was searched: {_shown(changes)}; give the --data of the search"
     if (data_dir / TEST_FILE).exists():
         paths = [data_dir / str(path) for path in read_test(data_dir)["image_path"]]
         if odd := shape_notice(study, paths):
@@ -136,6 +137,11 @@ def _differ(then: pd.Series, now: pd.Series, both: pd.Index) -> list[str]:
     one, other = then.loc[both], now.loc[both]
     same = (one == other) | (one.isna() & other.isna())
     return [str(name) for name in both[~same.to_numpy(dtype=bool)]]
+
+
+def _shown(changes: Sequence[str]) -> str:
+    more = len(changes) - CHANGES
+    return ", ".join(changes[:CHANGES]) + (f", {counted(more, 'more change')}" if more > 0 else "")
 
 
 def _named(names: Sequence[str]) -> str:

@@ -33,9 +33,14 @@ MISTAKES = {  # command line -> part of what is said
     f"{SEARCH} --prun off": "No such option",
     "search new --data gone --trials 3": "gone is no such folder",
     "search new --data empty --trials 3": "a file train.csv is needed",
+    "search new --data empty --trials 4": "`biomass data import` makes quadrats.csv",
+    "search new --data DATA --trials 99999999999999999999": "is not in the range",
+    "search pictures --data DATA --trials 3": "a new study has a folder of its own",
     "search new --data broken --trials 3": "the photographs lie in the data directory",
     f"{SEARCH} --family prob": "did you mean probe?",
     f"{SEARCH} --family probe=two": "a family is given as NAME or NAME=SHARE",
+    f"{SEARCH} --family probe=0": "NAME=SHARE, a number above 0",
+    f"{SEARCH} --family probe=-1": "NAME=SHARE, a number above 0",
     f"{SEARCH} --preset nothing": "a preset is one of",
     f"{SEARCH} --scale huge": "a scale is one of",
     f"{SEARCH} --scheme week": "a fold scheme is one of",
@@ -65,6 +70,10 @@ MISTAKES = {  # command line -> part of what is said
     "audit gone": "there is no study",
     "audit told --refit 2": "--refit needs the photographs",
     "replay gone": "there is no study",
+    "data import pictures --photos pictures --out there": "got the folder pictures",
+    "submission check pictures --data DATA": "got the folder pictures",
+    "data make there --images 99999999999999999999": "is not in the range",
+    "data make there --width 100000000": "is not in the range",
     "demo there --preset cpu_overnight": "a demo draws its own photographs",
 }
 
@@ -72,6 +81,8 @@ MISTAKES = {  # command line -> part of what is said
 def test_known_mistakes_cost_no_heavy_import(tmp_path: Path, own_pasture: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty/test.csv").touch()
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures/IMG_1.JPG").touch()
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "train.csv").write_bytes((own_pasture / "train.csv").read_bytes())

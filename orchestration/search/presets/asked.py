@@ -125,16 +125,17 @@ def families_of(
     """Families and their shares of the trials; without a name this project's, without a share no shares.
 
     of_study: families that may be named although they are not known here. Raises UserError for a family that does not
-    exist or a share that is no number.
+    exist or a share that is no number above 0.
     """
     typed = list(typed or sorted(registry.BUILT_IN))
     pairs = {name: share for name, _, share in (text.partition("=") for text in typed)}
     try:
         shares = tuple(float(share or 1) for share in pairs.values())
-        if "" in pairs or not all(map(math.isfinite, shares)):
+        if "" in pairs or not all(math.isfinite(share) and share > 0 for share in shares):
             raise ValueError
     except ValueError:
-        raise UserError(f"a family is given as NAME or NAME=SHARE, such as probe=2, got {typed}") from None
+        rule = "a family is given as NAME or NAME=SHARE, a number above 0 such as probe=2"
+        raise UserError(f"{rule}, got {' '.join(typed)}") from None
     strange = [name for name in pairs if name not in registry.names()]
     known = of_study() if strange else ()
     for name in strange:

@@ -102,6 +102,7 @@ class StudyOptions:
     )
 
 
+MOST_TRIALS = 1_000_000  # of a study
 PSEUDO_WEIGHT = 0.3  # what a photograph that models have labelled counts beside a weighed one
 
 
@@ -109,7 +110,9 @@ PSEUDO_WEIGHT = 0.3  # what a photograph that models have labelled counts beside
 class Budget:
     """How much is searched, and what by this run alone."""
 
-    trials: int | None = field(default=None, metadata=option("Trials of the whole study.", BUDGET, minimum=1))
+    trials: int | None = field(
+        default=None, metadata=option("Trials of the whole study.", BUDGET, minimum=1, maximum=MOST_TRIALS)
+    )
     hours: float | None = field(
         default=None, metadata=option("Start no trial after so many hours.", BUDGET, unit="h", minimum=0.0)
     )
