@@ -15,10 +15,10 @@ from small_libraries import small_library
 from biomass_models.errors import UserError
 from biomass_models.targets import FloatArray, weighted_r2_score
 from ensembles.blend import fit_blend
-from ensembles.budget import CLOSE, CURVE, ENUMERATED, Budgeted, PredictionCosts, budget_of
+from ensembles.budget import CLOSE, CURVE, ENUMERATED, ROUNDING, WEIGHED, Budgeted, PredictionCosts, _next, budget_of
 from ensembles.card import Card
 from ensembles.card_page import render_card
-from ensembles.choice import rule_named
+from ensembles.choice import RULES, rule_named
 from ensembles.members.library import Library
 from ensembles.nests import fit_weights, nested
 from ensembles.rules import Greedy, Optimum, Rule, TopMean
@@ -99,6 +99,36 @@ def test_more_members_than_are_enumerated_only_help(seed: int) -> None:
         assert all(
             mean_score(move) <= mean_score(best) + 1e-9 for move in moves if cost_by_hand(costs, move) <= seconds
         )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_more_seconds_never_choose_a_blend_that_errs_more(rule: Rule) -> None:
+    """Whether all subsets are tried or some, until the rule itself is paid for; and the next member is a new one."""
+    beyond = 0
+    for seed in range(6):
+        library = small_library(members=8 + seed % 2, images=40, groups=5, seed=seed)  # few groups: few nests
+        costs, gram, members = drawn_costs(library, seed, units=3), library.gram, 8 + seed % 2
+        own = costs.seconds(np.flatnonzero(rule(gram, 0)))
+        most = min(own * (1 - 1e-6), costs.seconds(np.arange(members)))
+        price = np.array([cost_by_hand(costs, each) for each in subsets(members)])
+        prices = np.unique(price[price <= most])
+        if not len(prices):  # the rule itself is the cheapest
+            continue
+        last = np.inf
+        for seconds in prices[np.linspace(0, len(prices) - 1, 12).astype(int)]:
+            weight_M = Budgeted(rule, costs, float(seconds))(gram, 0)
+            assert gram.loss_of(weight_M) <= last * (1 + 2 * ROUNDING), (seed, seconds)
+            last = gram.loss_of(weight_M)
+            beyond += (price <= seconds).sum() > WEIGHED
+        half = Budgeted(rule, costs, float(prices[len(prices) // 2]))
+        try:
+            chosen = np.flatnonzero(fit_weights(gram, half, seed=0))
+            following = _next(gram, half, chosen, 0)
+        except UserError:  # some nest has no member that can be paid for
+            continue
+        assert following is None or following.member not in chosen
+    assert beyond or rule.name in ("single-best", "top-5"), "no budget paid for more subsets than are tried"
 
 
 def test_the_rules_own_members_are_tried_with_some_dropped() -> None:
