@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ import pandas as pd
 import pytest
 from blended_study import finished_study
 from commands import output, words_of
+from hand_made_study import complete, empty_study, propose
 from tiny_study import RANDOM
 from typer.testing import CliRunner
 
@@ -31,8 +33,9 @@ from orchestration.cli import app
 from orchestration.report.make import make_report
 from orchestration.study.data import StudyData
 from orchestration.study.derived.profiles import MemberCost, ProfileRecord, UnitCost
-from orchestration.study.ledger import Ledger
+from orchestration.study.ledger import Ledger, LedgerError
 from orchestration.study.storage import Storage
+from orchestration.workers.shards import MemberError
 
 pytestmark = pytest.mark.slow
 SHARDS_OF_600 = 624  # photographs of 13 whole shards
@@ -191,6 +194,59 @@ def test_trials_beyond_the_hundred_best_are_profiled_too(
     monkeypatch.setattr(profile, "_member", lambda *_: MemberCost(seconds=0.1))
     found = profile_study(many, tiny_pasture, weights=RANDOM, device="cpu", cpus=1, say=print)  # type: ignore[arg-type]
     assert set(found.members) == names
+
+
+@pytest.mark.parametrize(
+    ("step", "error"),
+    [
+        ("source_of_trials", LedgerError("with weights w, got none")),
+        ("require_packages", MemberError("needs the package peft")),
+        ("require_same", LedgerError("other labels")),
+        ("predicting_models", LedgerError("torn")),
+        ("_member", RuntimeError("CUDA out of memory")),
+        ("_member", KeyError("of a family of others")),
+    ],
+)
+def test_what_one_trial_lacks_costs_that_trial_alone(
+    step: str, error: Exception, tmp_path: Path, tiny_pasture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best trial, which would also be the one that wakes the device up. Where all lack it there is no profile."""
+    ledger = empty_study(tmp_path / "study")
+    names = [propose(ledger, number) for number in range(3)]
+    for name, score in zip(names, (0.9, 0.8, 0.7), strict=True):
+        complete(ledger, name, score)
+    broken = {names[0]}
+    answers: dict[str, tuple[Callable[..., str], object]] = {  # whose trial it is, and the answer
+        "source_of_trials": (lambda refs, _: refs[0].trial_id, RANDOM),
+        "require_packages": (lambda members: members[0].name, None),
+        "require_same": (lambda what, ledger, record, *_, **__: record.trial_id, None),
+        "predicting_models": (lambda _, trial_id: trial_id, None),
+        "_member": (lambda family, config, models, inputs: models[0], MemberCost(seconds=0.1)),
+    }
+
+    def stand_in(name: str) -> Callable[..., object]:
+        whose, answer = answers[name]
+
+        def call(*given: object, **named: object) -> object:
+            trial_id = whose(*given, **named)
+            if name == step and trial_id in broken:
+                raise error
+            return [("fold-0", trial_id)] if name == "predicting_models" else answer
+
+        return call
+
+    for name in answers:
+        monkeypatch.setattr(profile, name, stand_in(name))
+    said: list[str] = []
+    asked = {"weights": RANDOM, "device": "cpu", "cpus": 1, "say": said.append}
+    found = profile_study(StudyData(ledger), tiny_pasture, **asked)
+    assert set(found.members) == {*names} - broken
+    (line,) = said
+    assert line.startswith(f"{names[0]} is left out: ") and str(error) in line
+    broken |= set(names)
+    with pytest.raises(LedgerError, match="a trial that can predict here, got none; the lines before say why of each"):
+        profile_study(StudyData(ledger), tiny_pasture, **asked)
+    assert len(said) == 1 + len(names)
 
 
 def test_members_of_a_profile_that_is_older_than_they_are_not_chosen(study: Ledger, tmp_path: Path) -> None:
