@@ -13,6 +13,7 @@ from biomass_models.config_rules import did_you_mean
 from biomass_models.counted import counted
 from biomass_models.data.table import TEST_FILE, read_test
 from biomass_models.errors import UserError
+from biomass_models.fold_rows import NONE
 from ensembles.blend import fit_blend
 from ensembles.budget import Budgeted, PredictionCosts, budget_of
 from ensembles.card import Card
@@ -30,6 +31,15 @@ from orchestration.study.storage import Storage
 def measure(study: str, where: str) -> str:
     """How a profile is made."""
     return f"run `biomass doctor {shlex.quote(study)} --data DIR --profile` {where}"
+
+
+def require_fold_models(budget: object | None, all_rows: str) -> None:
+    """Raise UserError where other models than those of folds are to predict within a budget; budget: None: without."""
+    if budget is not None and all_rows != NONE:
+        raise UserError(
+            f"a budget counts what fold models take without flips, got --all-rows {all_rows}; leave --all-rows out, or "
+            "blend without --budget-minutes"
+        )
 
 
 class HalfBudget(UserError):
