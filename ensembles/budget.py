@@ -84,6 +84,10 @@ class PredictionCosts:
         needs_OU = self.needs_MU[members].any(0) | self.needs_MU[other_O]
         return np.asarray(self.own_M[members].sum() + self.own_M[other_O] + needs_OU @ self.shared_U)
 
+    def paid_alone(self, seconds: float) -> frozenset[str]:
+        """Members of which each, without others, takes no longer."""
+        return frozenset(name for row, name in enumerate(self.names) if self.seconds([row]) <= seconds * (1 + ROUNDING))
+
 
 @dataclass(frozen=True, eq=False)
 class Budgeted:
@@ -238,6 +242,11 @@ class CardBudget:
 
     def __str__(self) -> str:
         return f"{self.minutes:.3g} min on {self.device}"
+
+    @property
+    def paid_alone(self) -> frozenset[str]:
+        """Members that it pays for: these stay where they repeat a better one that it does not pay for."""
+        return PredictionCosts.of(tuple(self.own), self.own, self.needs, self.units).paid_alone(60 * self.minutes)
 
     def rule(self, rule: Rule, names: Sequence[str]) -> Budgeted:
         """A rule within this budget; names: of the library."""

@@ -101,6 +101,28 @@ def test_a_blend_within_a_budget_is_the_one_that_pages_show(study: Ledger, tmp_p
     assert both["members"] == plain["members"] and both["nested_score"] == plain["nested_score"]
 
 
+def test_a_cheap_repetition_of_an_expensive_member_can_be_chosen(study: Ledger, tmp_path: Path) -> None:
+    """The expensive one, which is the better of the two, is what is merged: no budget of such minutes can choose it."""
+    own = Ledger(Storage(shutil.copytree(study.storage.uri, tmp_path / "study")))
+    data = StudyData(own)
+    dear, cheap = (trial.trial_id for trial in data.ranked[:2])
+    oof = own.oof(dear)
+    truth_NT = own.quadrats().set_index("image_id").loc[oof["image_id"], list(TARGETS)].to_numpy()
+    oof[list(TARGETS)] += 0.001 * (oof[list(TARGETS)] - truth_NT)  # the same errors, a little larger
+    own.write_result(cheap, data.results[cheap], oof)
+    plain = gather([own.storage.uri], FileMembers(), test_ids=None, seed=0, say=print).library
+    assert plain.merged == ((cheap, dear),)
+    members = {dear: MemberCost(seconds=9.0), cheap: MemberCost(seconds=0.1)}
+    own.write_profile(ProfileRecord(device="Tesla T4", measured_at=1.0, images=9, units={}, members=members))
+    words = ["ensemble", own.storage.uri, "--images", "48", "--device", "Tesla T4", "--out", str(tmp_path / "within")]
+    card = json.loads(output(*words, "--budget-minutes", "1", "--json"))["cards"][0]
+    assert set(card["members"]) == {cheap} and card["merged"] == [[dear, cheap]]
+    blend, reason = blend_of(StudyData(own))
+    assert blend is not None and blend.library.merged == ((dear, cheap),), reason
+    both = json.loads(output(*words, "--budget-minutes", "60", "--json"))["cards"][0]
+    assert both["merged"] == [[cheap, dear]]
+
+
 def test_what_no_profile_or_no_minute_is_for_is_refused(study: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["ensemble", study.storage.uri, "--budget-minutes", "5"]
     asked = [*words, "--images", "600"]
