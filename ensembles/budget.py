@@ -6,12 +6,18 @@ shared_U      seconds of a unit, once
 needs_MU      which units a member needs
 
 A rule within a budget is the rule itself where its members can be paid for. Else it is what the rule makes of an
-affordable subset: of those that are tried, the one whose blend errs least on the cells that it is shown. Where no more
-than WEIGHED subsets can be paid for, all are tried: no other is better. Else tried are the one whose plain mean errs
-least, of the ENUMERATED best members that can be paid for; the same, improved by members beyond them, one added or
-exchanged at a time; and the rule's own members, dropped until the others can be paid for. With 20 and 40 made
-members, trying WEIGHED of them changed the nested score by -.003 to +.000, each ± .002 or so: no better. Being a rule,
-it is nested like any other: in each nest members are chosen without the rows that score them.
+affordable subset: of those that are tried, the one whose blend errs least on the cells that it is shown. Tried are, of
+the ENUMERATED best members that can be paid for, the WEIGHED cheapest subsets (all, where no more can be paid for: then
+no other is better) and those whose plain mean errs less than that of any cheaper one; the best of these, improved by
+members beyond them, one added or exchanged at a time; and the rule's own members, dropped until the others can be paid
+for, and on. With 20 and 40 made members, trying the WEIGHED subsets of the best means changed the nested score by -.003
+to +.000, each ± .002 or so: no better. Being a rule, it is nested like any other: in each nest members are chosen
+without the rows that score them.
+
+What is tried for a budget is tried for a larger one as well, as long as no more than ENUMERATED members can be paid for
+at all. So more seconds never choose a blend that errs more on the cells that are shown, but for the rule itself: it
+comes in once it is paid for, whatever it makes of these cells. With more members than these that can be paid for, the
+best of them are others for a larger budget, and nothing is promised.
 """
 
 from __future__ import annotations
@@ -30,7 +36,7 @@ from ensembles.nests import fit_weights, nested_all
 from ensembles.rules import Rule, ranking
 
 ENUMERATED = 14  # members of which the plain mean of every subset is looked at
-WEIGHED = 128  # most subsets of which the rule is applied to each: all of 7 members
+WEIGHED = 128  # cheapest subsets of which the rule is applied to each: all of 7 members
 CURVE = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0)  # budgets that are shown, as shares of the one that is asked for
 ROUNDING = 1e-9  # relative, of a sum of seconds
 CLOSE = 1e-3  # relative, of the least budget that buys another blend
@@ -78,6 +84,10 @@ class PredictionCosts:
         needs_OU = self.needs_MU[members].any(0) | self.needs_MU[other_O]
         return np.asarray(self.own_M[members].sum() + self.own_M[other_O] + needs_OU @ self.shared_U)
 
+    def paid_alone(self, seconds: float) -> frozenset[str]:
+        """Members of which each, without others, takes no longer."""
+        return frozenset(name for row, name in enumerate(self.names) if self.seconds([row]) <= seconds * (1 + ROUNDING))
+
 
 @dataclass(frozen=True, eq=False)
 class Budgeted:
@@ -119,8 +129,9 @@ class Budgeted:
         tried = self._enumerated(problem, np.array(affordable[:ENUMERATED], dtype=np.int64))
         if len(affordable) > ENUMERATED:
             tried.append(self._improved(problem, tried[0], affordable))
-        tried.append(self._thinned(problem, own_M))
-        return sorted((np.sort(members) for members in tried if len(members)), key=len)
+        tried += self._thinned(problem, own_M)
+        different = dict.fromkeys(tuple(np.sort(members).tolist()) for members in tried)
+        return [np.array(members, dtype=np.int64) for members in sorted(different, key=len)]
 
     @property
     def _most(self) -> float:
@@ -131,8 +142,11 @@ class Budgeted:
         return self.costs.seconds(places) <= self._most
 
     def _enumerated(self, problem: ErrorGram, member_K: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """All affordable subsets of a few members, or, where they are too many, the one whose plain mean errs least; of
-        those as good the fewest. The best comes first. Every subset is built up member by member."""
+        """The cheapest affordable subsets of a few members, and those whose plain mean errs less than that of any
+        cheaper one. The best mean comes first. Every subset is built up member by member.
+
+        Neither list loses a subset when the budget grows: a larger one only adds subsets that cost more.
+        """
         gram_KK, places = problem.gram_MM[np.ix_(member_K, member_K)], problem.places[member_K]
         own_K, needs_KU = self.costs.own_M[places], self.costs.needs_MU[places]
         size = 1 << len(member_K)
@@ -147,12 +161,13 @@ class Budgeted:
             own[high], count[high] = own[low] + own_K[member], count[low] + 1
             needs[high] = needs[low] | needs_KU[member]
         seconds = own + needs @ self.costs.shared_U
-        with np.errstate(invalid="ignore", divide="ignore"):
-            loss = np.where((count > 0) & (seconds <= self._most), total / count**2, np.inf)
-        paid = int(np.isfinite(loss).sum())
-        best = np.lexsort((count, loss))[: paid if paid <= WEIGHED else 1]
+        paid = np.flatnonzero((count > 0) & (seconds <= self._most))
+        loss = total[paid] / count[paid] ** 2
+        order = np.lexsort((count[paid], loss, seconds[paid].round(6)))  # rounding must not rank one sum before another
+        better = np.diff(np.minimum.accumulate(loss[order]), prepend=np.inf) < 0
+        chosen = dict.fromkeys([*paid[order[better]][::-1].tolist(), *paid[order[:WEIGHED]].tolist()])
         bit_K = np.arange(len(member_K))
-        return [member_K[(subset >> bit_K & 1).astype(bool)] for subset in best]
+        return [member_K[(subset >> bit_K & 1).astype(bool)] for subset in chosen]
 
     def _improved(self, problem: ErrorGram, chosen: NDArray[np.int64], affordable: Sequence[int]) -> NDArray[np.int64]:
         """One member added or exchanged at a time, as long as the mean errs less."""
@@ -173,24 +188,28 @@ class Budgeted:
                 return np.array(current, dtype=np.int64)
             current = found
 
-    def _thinned(self, problem: ErrorGram, own_M: FloatArray) -> NDArray[np.int64]:
-        """The rule's own members, one dropped at a time until the others can be paid for; the weights of the others
-        stand as they are to one another. Dropped is what costs least error for each second that it saves."""
+    def _thinned(self, problem: ErrorGram, own_M: FloatArray) -> list[NDArray[np.int64]]:
+        """The rule's own members, one dropped at a time: each set of others that can be paid for. The weights of the
+        others stand as they are to one another. Dropped is what costs least error for each second that it saves: the
+        same one for every budget, so that a smaller budget's sets are among a larger one's."""
         gram_MM, place_M = problem.gram_MM, problem.places
         known_M = np.isfinite(self.costs.own_M[place_M])  # what was never measured goes first
         members = [int(member) for member in np.flatnonzero((own_M > 0) & known_M)]
-        while members and not self._affords(place_M[members]):
+        found: list[NDArray[np.int64]] = []
+        while members:
+            if self._affords(place_M[members]):
+                found.append(np.array(members, dtype=np.int64))
             seconds = self.costs.seconds(place_M[members])
             rests = [[kept for kept in members if kept != out] for out in members]
             saved = np.array([seconds - self.costs.seconds(place_M[rest]) for rest in rests])
             if len(members) == 1 or not (saved > 0).any():
-                return np.array([], dtype=np.int64)
+                break
             shares = [own_M[rest] / own_M[rest].sum() for rest in rests]
             loss = np.array([float(w @ gram_MM[np.ix_(rest, rest)] @ w) for w, rest in zip(shares, rests, strict=True)])
             # losses above the least one: a member whose loss gains is dropped for nothing
             price = np.where(saved > 0, (loss - loss.min()) / np.where(saved > 0, saved, 1.0), np.inf)
             members = rests[int(np.argmin(price))]
-        return np.array(members, dtype=np.int64)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,6 +242,11 @@ class CardBudget:
 
     def __str__(self) -> str:
         return f"{self.minutes:.3g} min on {self.device}"
+
+    @property
+    def paid_alone(self) -> frozenset[str]:
+        """Members that it pays for: these stay where they repeat a better one that it does not pay for."""
+        return PredictionCosts.of(tuple(self.own), self.own, self.needs, self.units).paid_alone(60 * self.minutes)
 
     def rule(self, rule: Rule, names: Sequence[str]) -> Budgeted:
         """A rule within this budget; names: of the library."""
@@ -288,17 +312,18 @@ class _Next:
 
 
 def _next(gram: ErrorGram, rule: Budgeted, chosen: NDArray[np.int64], seed: int) -> _Next | None:
-    """The least budget that chooses other members; None where the rule's own are paid for, or none does.
+    """A larger budget that brings in a member; None where the rule's own are paid for, or none does.
 
-    Found by halving, to a CLOSE part: the more is paid for the less a blend errs on all cells, so a choice that was
-    left does not come back.
+    Found by halving, to a CLOSE part. It is the least one where more seconds never choose a blend that errs more (the
+    head of this file): then a choice that was left does not come back. A blend of fewer of the same members is no
+    other one: it could be paid for before.
     """
     costs, own_M = rule.costs, fit_weights(gram, rule.rule, seed=seed)
 
     def other_within(seconds: float) -> FloatArray | None:
-        """Weights where other members are chosen."""
+        """Weights where a member is chosen that was not."""
         weight_M = fit_weights(gram, Budgeted(rule.rule, costs, seconds), seed=seed)
-        return None if np.array_equal(np.flatnonzero(weight_M), chosen) else weight_M
+        return weight_M if np.setdiff1d(np.flatnonzero(weight_M), chosen).size else None
 
     low, high = rule.seconds, min(costs.seconds(np.flatnonzero(each_M)) for each_M in (own_M, np.isfinite(costs.own_M)))
     found_M = other_within(high) if high > low * (1 + ROUNDING) else None

@@ -77,7 +77,7 @@ class Card:
     state_scores: dict[str, float | None]  # nested, within the state
     diversity: float | None  # mean residual correlation between chosen members, None for a single one
     left_out: tuple[tuple[str, str], ...]  # (name, reason)
-    merged: tuple[tuple[str, str], ...]  # (name, the better member that it repeats)
+    merged: tuple[tuple[str, str], ...]  # (name, the better or affordable member that it repeats)
     method: str = OLD_METHOD  # of nested scores and errors
     nested_low: float | None = None  # 95 % interval of the expected nested score
     nested_high: float | None = None

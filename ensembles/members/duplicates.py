@@ -6,6 +6,8 @@ metric's norm, exceeds a limit. Proportional residuals count as well: mixing suc
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 
 from biomass_models.targets import FloatArray
@@ -14,12 +16,17 @@ from ensembles.gram import ErrorGram
 SAME = 0.9999  # residual correlation above which two members are merged
 
 
-def duplicates_of(gram: ErrorGram, *, limit: float = SAME, block: int = 512) -> dict[int, int]:
+def duplicates_of(
+    gram: ErrorGram, *, first: Collection[int] = (), limit: float = SAME, block: int = 512
+) -> dict[int, int]:
     """Member -> the better member it repeats. Members are visited from best to worst, ties in their own order.
+
+    first: members that are visited before the others: one of these never repeats one that is not.
 
     Costs M^2 E multiplications in float32 (a cosine good to 1e-6) and M E numbers of memory, never an M x M matrix.
     """
-    order = np.argsort(np.round(gram.loss_M, 10), kind="stable")  # rounding must not rank one copy before the other
+    later_M = ~np.isin(np.arange(gram.members), list(first))
+    order = np.lexsort((np.round(gram.loss_M, 10), later_M))  # rounding must not rank one copy before the other
     unit_ME = np.concatenate(gram.factors, axis=1)
     length_M = np.sqrt(np.einsum("me,me->m", unit_ME, unit_ME))
     unit_ME = (unit_ME / np.maximum(length_M, np.finfo(np.float64).tiny)[:, None]).astype(np.float32)[order]
@@ -35,8 +42,8 @@ def duplicates_of(gram: ErrorGram, *, limit: float = SAME, block: int = 512) -> 
         for row in range(len(block_BE)):
             rank = start + row
             known = _first_twin(alike_BK[row], inside_BB[row], kept, old, start)
-            if known is None and perfect_M[rank] and rank > 0:
-                known = 0
+            if known is None and perfect_M[rank] and perfect_M[:rank].any():
+                known = int(perfect_M.argmax())
             if known is None:
                 kept_KE[len(kept)] = block_BE[row]
                 kept.append(rank)

@@ -65,7 +65,7 @@ class Library:
     states: States | None = None  # how likely each image is of each state, where that was asked for
     given_weight: FloatArray | None = None  # None: weights_of(truth_NT)
     left_out: tuple[tuple[str, str], ...] = ()  # (name, reason)
-    merged: tuple[tuple[str, str], ...] = ()  # (name, the better member that it repeats)
+    merged: tuple[tuple[str, str], ...] = ()  # (name, the better or preferred member that it repeats)
 
     @cached_property
     def weight(self) -> FloatArray:
@@ -198,10 +198,12 @@ def library_from_arrays(
     left_out: Sequence[tuple[str, str]] = (),
     checked: bool = False,
     unit: str = "group",
+    preferred: Collection[str] = (),
 ) -> Library:
     """As library_from_frames, for predictions [N, 5] in grams whose rows stand in the truth's order.
 
-    checked: the members are what check_members found sound; unit: what the truth's units (else groups) are called.
+    checked: the members are what check_members found sound; unit: what the truth's units (else groups) are called;
+    preferred: members that stay where they repeat a better one that is not preferred.
     """
     if len(names) != len(pred_MNT) or len(set(names)) != len(names):
         got = f"{counted(len(names), 'name')} for {counted(len(pred_MNT), 'member')}"
@@ -225,7 +227,8 @@ def library_from_arrays(
         part = sound[start : start + _CHUNK]
         raw_MNT = np.stack([pred_MNT[member] for member in part])
         coherent_MNT[start : start + _CHUNK] = project_coherent(raw_MNT, comparison.norm_T)
-    twin = duplicates_of(error_gram(coherent_MNT, truth_NT, fold_N, group_N, weight=weight))
+    first = {row for row, member in enumerate(sound) if names[member] in preferred}
+    twin = duplicates_of(error_gram(coherent_MNT, truth_NT, fold_N, group_N, weight=weight), first=first)
     kept = [row for row in range(len(sound)) if row not in twin]
     library = Library(
         names=tuple(names[sound[row]] for row in kept),

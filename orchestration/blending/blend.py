@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,7 @@ from ensembles.submission import (
     submission_bytes,
     table_notes,
 )
-from orchestration.blending.budget import Budget, budgeted_cards
+from orchestration.blending.budget import Budget, budgeted_cards, paid_alone
 from orchestration.blending.members import FileMembers, Gathered, gather
 from orchestration.blending.origin import origin_of
 from orchestration.blending.shown import beside_score
@@ -111,7 +112,8 @@ def run_ensemble(
         changes = [change for study in studies for change in data_notices(open_ledger(study), data_dir)]
         for change in dict.fromkeys(changes):
             say(f"warning: {change}")
-    gathered = gather(studies, files, test_ids=test_ids, seed=seed, say=say)
+    preferred = None if options.budget is None else partial(paid_alone, options.budget)
+    gathered = gather(studies, files, test_ids=test_ids, seed=seed, say=say, preferred=preferred)
     predictor = open_predictor(data_dir) if gathered.trials and data_dir is not None else None
     state_model = None
     encoding = studies[0] if studies else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from biomass_models.config_rules import did_you_mean
 from biomass_models.counted import counted
 from biomass_models.data.table import TEST_FILE, read_test
 from biomass_models.errors import UserError
+from biomass_models.fold_rows import NONE
 from ensembles.blend import fit_blend
 from ensembles.budget import Budgeted, PredictionCosts, budget_of
 from ensembles.card import Card
@@ -30,6 +31,15 @@ from orchestration.study.storage import Storage
 def measure(study: str, where: str) -> str:
     """How a profile is made."""
     return f"run `biomass doctor {shlex.quote(study)} --data DIR --profile` {where}"
+
+
+def require_fold_models(budget: object | None, all_rows: str) -> None:
+    """Raise UserError where other models than those of folds are to predict within a budget; budget: None: without."""
+    if budget is not None and all_rows != NONE:
+        raise UserError(
+            f"a budget counts what fold models take without flips, got --all-rows {all_rows}; leave --all-rows out, or "
+            "blend without --budget-minutes"
+        )
 
 
 class HalfBudget(UserError):
@@ -93,23 +103,12 @@ def budgeted_cards(
 
     Raises UserError where no profile is of the device, or no member can be paid for.
     """
-    device, profiles = _profiles(trials, budget.device)
-    own: dict[str, float] = {}
-    needs: dict[str, tuple[str, ...]] = {}
-    units: dict[str, float] = {}
-    for name in library.names:
-        profile = profiles.get(trials[name].study) if name in trials else None
-        cost = None if profile is None else profile.members.get(trials[name].trial_id)
-        if profile is None or cost is None:
-            continue
-        own[name], needs[name] = budget.charged * cost.seconds, cost.units
-        units |= {unit: budget.charged * profile.units[unit].seconds for unit in cost.units}
+    device, costs = _costs(library.names, trials, budget)
     if budget.listed:
         say(f"note: the budget is for {counted(budget.images, 'photograph')} of {TEST_FILE}; --images N counts others")
-    if missing := [name for name in library.names if name not in own]:
+    if missing := [name for name, own in zip(costs.names, costs.own_M, strict=True) if not np.isfinite(own)]:
         members = counted(len(missing), "member was", "members were")
         say(f"note: {members} not profiled on {device}, so not chosen, such as {missing[0]}")
-    costs = PredictionCosts.of(library.names, own, needs, units)
     within = Budgeted(rule_named(rule), costs, 60 * budget.minutes)
     card = fit_blend(library, BlendSpec(rule=within, tried=follow_ups), seed, references=references)
     weight_M = np.array([card.members.get(name, 0.0) for name in library.names])
@@ -117,6 +116,28 @@ def budgeted_cards(
     return [
         replace(card, budget=budget_of(library.gram, within, weight_M, images=budget.images, device=device, seed=seed))
     ]
+
+
+def paid_alone(budget: Budget, trials: Mapping[str, TrialRef]) -> frozenset[str]:
+    """Members that the budget pays for. Raises UserError where no profile is of the device."""
+    _, costs = _costs(tuple(trials), trials, budget)
+    return costs.paid_alone(60 * budget.minutes)
+
+
+def _costs(names: Sequence[str], trials: Mapping[str, TrialRef], budget: Budget) -> tuple[str, PredictionCosts]:
+    """The device, and what these members take there. Raises UserError where no profile is of it."""
+    device, profiles = _profiles(trials, budget.device)
+    own: dict[str, float] = {}
+    needs: dict[str, tuple[str, ...]] = {}
+    units: dict[str, float] = {}
+    for name in names:
+        profile = profiles.get(trials[name].study) if name in trials else None
+        cost = None if profile is None else profile.members.get(trials[name].trial_id)
+        if profile is None or cost is None:
+            continue
+        own[name], needs[name] = budget.charged * cost.seconds, cost.units
+        units |= {unit: budget.charged * profile.units[unit].seconds for unit in cost.units}
+    return device, PredictionCosts.of(names, own, needs, units)
 
 
 def _profiles(trials: Mapping[str, TrialRef], asked: str | None) -> tuple[str, dict[str, ProfileRecord]]:

@@ -6,7 +6,7 @@ nor Ray.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,8 +74,11 @@ def gather(
     test_ids: Sequence[str] | None,
     seed: int,
     say: Callable[[str], None],
+    preferred: Callable[[Mapping[str, TrialRef]], Collection[str]] | None = None,
 ) -> Gathered:
     """Everything that can be blended. test_ids: images of the test set, of a data directory.
+
+    preferred: which of the trials stay where they repeat a better member that is not among them.
 
     Raises LedgerError and LibraryError: no complete trial, studies of other images, no readable file, no truth.
     """
@@ -122,8 +125,9 @@ def gather(
     for name, remark in remarks:
         say(f"{name}: {remark}")
     library = library_from_arrays(
-        list(sound), list(sound.values()), truth, left_out=unreadable, checked=True, unit=unit
-    )
+        list(sound), list(sound.values()), truth, left_out=unreadable, checked=True, unit=unit,
+        preferred=() if preferred is None else preferred(trials),
+    )  # fmt: skip
     return Gathered(
         library=library,
         labels={name: member_label(sources[ref.study], ref.trial_id) for name, ref in trials.items()},

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +24,21 @@ from biomass_models.backbones.weights import WeightsSource
 from biomass_models.counted import counted
 from biomass_models.data.images import DecodeOnce, View
 from biomass_models.data.table import read_train
+from biomass_models.errors import UserError
 from biomass_models.features.inputs import ImageSet, Inputs
 from biomass_models.features.spec import FeatureBank, FeatureSpec
 from orchestration.blending.device import device_name
 from orchestration.progress import Say, progress_bar
-from orchestration.study.data import StudyData
+from orchestration.study.data import StudyData, Trial
 from orchestration.study.derived.profiles import MemberCost, ProfileRecord, UnitCost
 from orchestration.study.ledger import LedgerError, predicting_models
-from orchestration.study.records import TrialRef
+from orchestration.study.records import Params, TrialRef
 from orchestration.study.seeds import content_id
 from orchestration.workers.refit import require_same
-from orchestration.workers.shards import SHARD_IMAGES, mean_prediction
+from orchestration.workers.shards import SHARD_IMAGES, mean_prediction, require_packages
 from orchestration.workers.weights_here import source_of_trials
+
+NONE_CAN = "a profile needs a trial that can predict here, got none; the lines before say why of each"
 
 
 class TimedInputs(Inputs):
@@ -82,13 +87,22 @@ def profile_study(
 ) -> ProfileRecord:
     """Measure the complete trials, and keep the profile in the study. What cannot predict is left out, and said.
 
-    weights: None: from where the search had them; cpus: threads of a slot. Raises LedgerError where no trial can.
+    weights: None: from where the search had them; cpus: threads of a slot. Whatever stops one trial, such as weights
+    or a package that are not here, or memory, costs that trial alone. Raises LedgerError where no trial can.
     """
     trials = data.ranked
     if not trials:
         raise LedgerError(f"a profile is of complete trials, {data.ledger.storage.uri} has none; search until one is")
-    refs = [TrialRef(data.ledger.storage.uri, trial.trial_id) for trial in trials]
-    source = source_of_trials(refs, weights)
+    can_predict: list[Trial] = []
+    source: WeightsSource | None = None
+    for trial in trials:
+        with _left_out(trial.trial_id, say):
+            source = source_of_trials([TrialRef(data.ledger.storage.uri, trial.trial_id)], weights)  # one of all trials
+            require_packages([_Named(name=trial.trial_id, family=trial.record.family, config=trial.record.config)])
+            require_same("a profile is measured", data.ledger, trial.record, data_dir, source, data=False)
+            can_predict.append(trial)
+    if source is None or not can_predict:
+        raise LedgerError(NONE_CAN)
     whole = ImageSet.from_table(data_dir, read_train(data_dir))
     images = whole.take(np.arange(min(SHARD_IMAGES, len(whole.image_ids))))
     members: dict[str, MemberCost] = {}
@@ -96,27 +110,44 @@ def profile_study(
         settings = {"weights": source.absolute(), "device": device, "fit": data.settings.fit}
         cold, inputs = (TimedInputs(images, Path(name) / part, **settings) for part in ("cold", "warm"))
         with progress_bar("Profiling members") as update:
-            for done, trial in enumerate(trials, start=1):
-                try:
-                    require_same("a profile is measured", data.ledger, trial.record, data_dir, source, data=False)
+            for done, trial in enumerate(can_predict, start=1):
+                with _left_out(trial.trial_id, say):
                     models = [model for _, model in predicting_models(data.ledger, trial.trial_id)]
-                except LedgerError as error:
-                    say(f"{trial.trial_id} is left out: {error}")
-                    continue
-                asked = trial.record.family, trial.record.config, models
-                if not members:  # the very first prediction wakes the device up, and is not measured
-                    _member(*asked, cold)
-                members[trial.trial_id] = _member(*asked, inputs)
-                update(done, len(trials))
+                    asked = trial.record.family, trial.record.config, models
+                    if not members:  # the very first prediction wakes the device up, and is not measured
+                        _member(*asked, cold)
+                    members[trial.trial_id] = _member(*asked, inputs)
+                update(done, len(can_predict))
         where = device_name(device, cpus)
-        units = dict(inputs.units)
+        needed = {unit for member in members.values() for unit in member.units}
+        units = {unit: cost for unit, cost in inputs.units.items() if unit in needed}
     if not members:
-        raise LedgerError("a profile needs a trial that can predict here, got none; the lines before say why of each")
+        raise LedgerError(NONE_CAN)
     found = ProfileRecord(
         device=where, measured_at=time.time(), images=len(images.image_ids), units=units, members=members
     )
     data.ledger.write_profile(found)
     return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Named:
+    """A member, as far as its packages follow from it."""
+
+    name: str
+    family: str
+    config: Params
+
+
+@contextmanager
+def _left_out(trial_id: str, say: Say) -> Iterator[None]:
+    """Whatever goes wrong with a trial is said, and the next one follows: families of others raise what they like."""
+    try:
+        yield
+    except UserError as error:
+        say(f"{trial_id} is left out: {error}")
+    except Exception as error:
+        say(f"{trial_id} is left out: {type(error).__name__}: {error}")
 
 
 def _member(family: str, config: Mapping[str, Any], models: Sequence[bytes], inputs: TimedInputs) -> MemberCost:

@@ -7,7 +7,7 @@ of the same blend, and leaderboard, status and report show the numbers of the ca
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from ensembles.blend import fit_blend
@@ -117,7 +117,8 @@ def shown_blend(study: StudyData, named: str | None = None, *, most: int | None 
             )
     newest = newest_of(fitting)
     if newest is not None and newest.card is not None:
-        return ShownBlend(name=newest.name, card=newest.card, library=lambda: study_library(study))
+        paid = () if newest.card.budget is None else newest.card.budget.paid_alone
+        return ShownBlend(name=newest.name, card=newest.card, library=lambda: study_library(study, paid))
     complete = len(study.of(COMPLETE))
     if most is not None and complete > most:
         raise LedgerError(
@@ -183,15 +184,20 @@ def notices_of(study: StudyData) -> tuple[str, ...]:
     return (*([] if counted is None else [counted]), *study.notices)
 
 
-def study_library(study: StudyData) -> Library:
-    """The complete trials, as `biomass ensemble STUDY` blends them. Raises LedgerError where none is left."""
+def study_library(study: StudyData, preferred: Collection[str] = ()) -> Library:
+    """The complete trials, as `biomass ensemble STUDY` blends them. preferred: as library_from_arrays has it.
+
+    Raises LedgerError where none is left.
+    """
     complete = sorted(trial.trial_id for trial in study.of(COMPLETE))
     if not complete:
         raise LedgerError("no trial is complete")
     pred = study.predictions(complete)
     torn = [(name, study.unread[name]) for name in complete if name in study.unread]
     try:
-        return library_from_arrays(list(pred), list(pred.values()), study.truth, left_out=torn, unit=study.unit)
+        return library_from_arrays(
+            list(pred), list(pred.values()), study.truth, left_out=torn, unit=study.unit, preferred=preferred
+        )
     except LibraryError as error:
         raise LedgerError(str(error)) from error
 

@@ -28,6 +28,7 @@ from biomass_models.families.registry import installed
 from biomass_models.features.states import StateModel
 from biomass_models.whole_files import whole_folder
 from ensembles.card import Card
+from orchestration.blending.budget import require_fold_models
 from orchestration.blending.likeness import kept_likeness, likeness_bytes
 from orchestration.bundle.predict import (
     EMBEDDINGS,
@@ -82,12 +83,13 @@ def export_bundle(
     fold_rows.ALL_ROWS, for the bundle alone; None as the ensemble has it. Everything is checked before the first byte
     is written, and the folder appears when all of it is there. Raises LedgerError: no such ensemble, a member that came
     as a file and has no weights, or none on all rows, other backbone weights than the members were trained on, a folder
-    that is not empty.
+    that is not empty; UserError: models on all rows of a blend within a budget.
     """
     ledger = open_ledger(study)
     ensemble = ledger.ensemble(name)
     card, refs = Card.from_json(ensemble.card), ensemble.trials
     card = card if all_rows is None else replace(card, all_rows=all_rows)
+    require_fold_models(card.budget, card.all_rows)
     if files := [member for member in card.members if member not in refs]:
         raise LedgerError(
             f"a bundle predicts photographs, members {', '.join(files[:3])} came as files; blend the study alone"

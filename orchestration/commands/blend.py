@@ -305,11 +305,13 @@ def export(
     out_folder(out)
     from biomass_models.config_rules import known_name
     from biomass_models.fold_rows import ALL_ROWS, NONE
+    from orchestration.blending.budget import require_fold_models
     from orchestration.study.ledger import open_ledger
 
     source = typed_weights(weights)
     ensemble = open_ledger(study).ensemble(name)
     asked = known_name("--all-rows", all_rows or ensemble.card.get("all_rows", NONE), ALL_ROWS)
+    require_fold_models(ensemble.card.get("budget"), asked)  # before models are fitted
     if asked != NONE and data is not None:
         from orchestration.blending.predict import Predictor
 

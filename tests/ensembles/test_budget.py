@@ -10,16 +10,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from rich.console import Console
-from small_libraries import small_library
+from small_libraries import member_predictions, small_library, truth_frame
 
 from biomass_models.errors import UserError
-from biomass_models.targets import FloatArray, weighted_r2_score
+from biomass_models.targets import TARGETS, FloatArray, weighted_r2_score
 from ensembles.blend import fit_blend
-from ensembles.budget import CLOSE, CURVE, ENUMERATED, Budgeted, PredictionCosts, budget_of
+from ensembles.budget import CLOSE, CURVE, ENUMERATED, ROUNDING, WEIGHED, Budgeted, PredictionCosts, _next, budget_of
 from ensembles.card import Card
 from ensembles.card_page import render_card
-from ensembles.choice import rule_named
-from ensembles.members.library import Library
+from ensembles.choice import RULES, rule_named
+from ensembles.members.library import Library, library_from_arrays
 from ensembles.nests import fit_weights, nested
 from ensembles.rules import Greedy, Optimum, Rule, TopMean
 from ensembles.spec import BlendSpec, nested_rows
@@ -101,6 +101,36 @@ def test_more_members_than_are_enumerated_only_help(seed: int) -> None:
         )
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_more_seconds_never_choose_a_blend_that_errs_more(rule: Rule) -> None:
+    """Whether all subsets are tried or some, until the rule itself is paid for; and the next member is a new one."""
+    beyond = 0
+    for seed in range(6):
+        library = small_library(members=8 + seed % 2, images=40, groups=5, seed=seed)  # few groups: few nests
+        costs, gram, members = drawn_costs(library, seed, units=3), library.gram, 8 + seed % 2
+        own = costs.seconds(np.flatnonzero(rule(gram, 0)))
+        most = min(own * (1 - 1e-6), costs.seconds(np.arange(members)))
+        price = np.array([cost_by_hand(costs, each) for each in subsets(members)])
+        prices = np.unique(price[price <= most])
+        if not len(prices):  # the rule itself is the cheapest
+            continue
+        last = np.inf
+        for seconds in prices[np.linspace(0, len(prices) - 1, 12).astype(int)]:
+            weight_M = Budgeted(rule, costs, float(seconds))(gram, 0)
+            assert gram.loss_of(weight_M) <= last * (1 + 2 * ROUNDING), (seed, seconds)
+            last = gram.loss_of(weight_M)
+            beyond += (price <= seconds).sum() > WEIGHED
+        half = Budgeted(rule, costs, float(prices[len(prices) // 2]))
+        try:
+            chosen = np.flatnonzero(fit_weights(gram, half, seed=0))
+            following = _next(gram, half, chosen, 0)
+        except UserError:  # some nest has no member that can be paid for
+            continue
+        assert following is None or following.member not in chosen
+    assert beyond or rule.name in ("single-best", "top-5"), "no budget paid for more subsets than are tried"
+
+
 def test_the_rules_own_members_are_tried_with_some_dropped() -> None:
     """Many members of a like plain mean crowd the tried subsets; the rule's own, but for one, are better than these."""
     library = small_library(members=ENUMERATED + 6, images=60, seed=4)
@@ -166,6 +196,33 @@ def test_what_is_not_known_is_not_chosen_and_what_nothing_pays_for_is_refused() 
     assert min(np.flatnonzero(Budgeted(DEFAULT, costs, 25.0)(library.gram, 0))) >= 2
     with pytest.raises(UserError, match=r"cheapest takes 0\.17 min, got 0\.083 min; raise --budget-minutes"):
         Budgeted(DEFAULT, costs, 5.0)(library.gram, 0)
+
+
+@pytest.mark.parametrize("seconds", [{"dear": cost, "cheap": 60.0, "weak": 60.0} for cost in (3600.0, 90.0, None)])
+def test_of_two_that_repeat_each_other_one_that_can_be_paid_for_stays(seconds: dict[str, float | None]) -> None:
+    """The better one, where it can be paid for too. A card makes the same library again."""
+    truth = truth_frame(images=40)
+    dear_NT, weak_NT = member_predictions(truth, members=2)
+    cheap_NT = dear_NT * 1.0002  # not coherent any more, which is mended
+    weak_NT = weak_NT + np.random.default_rng(0).normal(0, 8, weak_NT.shape)
+    truth_NT = truth[list(TARGETS)].to_numpy()
+    better = [weighted_r2_score(truth_NT, pred_NT) for pred_NT in (dear_NT, cheap_NT)]
+    if better[1] > better[0]:
+        dear_NT, cheap_NT = cheap_NT, dear_NT
+    given = ["dear", "cheap", "weak"], [dear_NT, cheap_NT, weak_NT], truth
+    assert library_from_arrays(*given).merged == (("cheap", "dear"),)
+    known = {name: cost for name, cost in seconds.items() if cost is not None}
+    costs = PredictionCosts.of(given[0], known, {}, {})
+    kept = "dear" if known.get("dear") == 90.0 else "cheap"
+    library = library_from_arrays(*given, preferred=costs.paid_alone(100.0))
+    assert set(library.names) == {kept, "weak"}
+    of_library = PredictionCosts.of(library.names, known, {}, {})
+    rule = Budgeted(TopMean(1), of_library, 100.0)
+    weight_M = fit_weights(library.gram, rule)
+    assert weight_M[library.names.index(kept)] == 1
+    budget = budget_of(library.gram, rule, weight_M, images=800, device="T4", seed=0)
+    again = library_from_arrays(*given, preferred=budget.paid_alone)
+    assert (again.names, again.merged) == (library.names, library.merged)
 
 
 def budgeted_card(library: Library, costs: PredictionCosts, seconds: float) -> Card:

@@ -14,24 +14,34 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from blended_study import blend_five, finished_study
+from hand_made_study import empty_study
 from PIL import Image, ImageOps
 from tiny_study import BACKBONE, FAMILY_NAMES, RANDOM
+from typer.testing import CliRunner
 
 from biomass_models.backbones.adapter import create_timm
 from biomass_models.backbones.weights import WeightsError, WeightsSource, canonical_name, find_weights, load_weights
 from biomass_models.errors import UserError
-from ensembles.members.library import LibraryError
+from biomass_models.targets import FROM_COMPONENTS, TARGETS
+from ensembles.blend import fit_blend
+from ensembles.budget import Budgeted, PredictionCosts, budget_of
+from ensembles.choice import SINGLE_BEST
+from ensembles.members.library import LibraryError, library_from_arrays
+from ensembles.spec import BlendSpec
 from orchestration.answers.opened import BlendPlace, open_blend
 from orchestration.blending.blend import BlendOptions, run_ensemble
 from orchestration.blending.members import FileMembers
+from orchestration.blending.predict import Predictor
 from orchestration.bundle import export as export_module
 from orchestration.bundle import predict as bundle_predict
 from orchestration.bundle.export import export_bundle
 from orchestration.bundle.predict import BundleError, predict_bundle
+from orchestration.cli import app
 from orchestration.study.environment import environment
 from orchestration.study.ledger import Ledger, LedgerError
 from orchestration.study.records import TrialRef
@@ -113,6 +123,31 @@ def test_a_bundle_computes_with_the_threads_of_the_profile(monkeypatch, capsys, 
     with pytest.raises(SystemExit):
         bundle_predict.main(tmp_path)
     assert "a number of threads is at least 1, got 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("all_rows", ["beside", "instead"])
+def test_a_blend_within_a_budget_is_exported_with_the_models_that_were_counted(all_rows, tmp_path, monkeypatch):
+    """Models on all rows take time that no profile has measured. Refused before one of them is fitted."""
+    rng, rows = np.random.default_rng(0), 20
+    truth_NT = rng.gamma(2.0, 10.0, (rows, 3)) @ FROM_COMPONENTS.T
+    truth = pd.DataFrame(truth_NT, columns=list(TARGETS)).assign(fold=np.arange(rows) % 5)
+    truth = truth.assign(image_id=[f"ID{row}" for row in range(rows)], group=[f"d{row % 10}" for row in range(rows)])
+    noisy = [np.maximum(truth_NT + rng.normal(0, 3, truth_NT.shape), 0) for _ in range(3)]
+    library = library_from_arrays(["a", "b", "c"], noisy, truth)
+    costs = PredictionCosts.of(library.names, dict.fromkeys(library.names, 60.0), {}, {})
+    rule = Budgeted(SINGLE_BEST, costs, 300.0)
+    card = fit_blend(library, BlendSpec(rule=rule), 0)
+    weight_M = [card.members.get(name, 0.0) for name in library.names]
+    budget = budget_of(library.gram, rule, weight_M, images=800, device="T4", seed=0)
+    ledger = empty_study(tmp_path / "study")
+    ledger.write_ensemble("within", replace(card, budget=budget).to_json(), {}, b"")
+    with pytest.raises(UserError, match=f"--all-rows {all_rows}; leave --all-rows out, or blend without --budget"):
+        export_bundle(ledger.storage.uri, "within", tmp_path / "bundle", weights=RANDOM, all_rows=all_rows)
+    monkeypatch.setattr(Predictor, "fit_on_all_rows", lambda *_: pytest.fail("models are fitted first"))
+    words = ["export", ledger.storage.uri, "within", "--all-rows", all_rows, "--out", str(tmp_path / "bundle")]
+    result = CliRunner().invoke(app, [*words, "--data", str(tmp_path)])
+    assert "a budget counts what fold models take" in str(result.exception), result.output
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_the_bundle_holds_what_it_says_and_no_pickle(exported):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ import pandas as pd
 import pytest
 from blended_study import finished_study
 from commands import output, words_of
+from hand_made_study import complete, empty_study, propose
 from tiny_study import RANDOM
 from typer.testing import CliRunner
 
@@ -31,8 +33,9 @@ from orchestration.cli import app
 from orchestration.report.make import make_report
 from orchestration.study.data import StudyData
 from orchestration.study.derived.profiles import MemberCost, ProfileRecord, UnitCost
-from orchestration.study.ledger import Ledger
+from orchestration.study.ledger import Ledger, LedgerError
 from orchestration.study.storage import Storage
+from orchestration.workers.shards import MemberError
 
 pytestmark = pytest.mark.slow
 SHARDS_OF_600 = 624  # photographs of 13 whole shards
@@ -96,6 +99,28 @@ def test_a_blend_within_a_budget_is_the_one_that_pages_show(study: Ledger, tmp_p
     both = json.loads(output(*words, "--budget-minutes", "50", "--json"))["cards"][0]
     plain = json.loads(output("ensemble", study.storage.uri, "--out", str(tmp_path / "plain"), "--json"))["cards"][0]
     assert both["members"] == plain["members"] and both["nested_score"] == plain["nested_score"]
+
+
+def test_a_cheap_repetition_of_an_expensive_member_can_be_chosen(study: Ledger, tmp_path: Path) -> None:
+    """The expensive one, which is the better of the two, is what is merged: no budget of such minutes can choose it."""
+    own = Ledger(Storage(shutil.copytree(study.storage.uri, tmp_path / "study")))
+    data = StudyData(own)
+    dear, cheap = (trial.trial_id for trial in data.ranked[:2])
+    oof = own.oof(dear)
+    truth_NT = own.quadrats().set_index("image_id").loc[oof["image_id"], list(TARGETS)].to_numpy()
+    oof[list(TARGETS)] += 0.001 * (oof[list(TARGETS)] - truth_NT)  # the same errors, a little larger
+    own.write_result(cheap, data.results[cheap], oof)
+    plain = gather([own.storage.uri], FileMembers(), test_ids=None, seed=0, say=print).library
+    assert plain.merged == ((cheap, dear),)
+    members = {dear: MemberCost(seconds=9.0), cheap: MemberCost(seconds=0.1)}
+    own.write_profile(ProfileRecord(device="Tesla T4", measured_at=1.0, images=9, units={}, members=members))
+    words = ["ensemble", own.storage.uri, "--images", "48", "--device", "Tesla T4", "--out", str(tmp_path / "within")]
+    card = json.loads(output(*words, "--budget-minutes", "1", "--json"))["cards"][0]
+    assert set(card["members"]) == {cheap} and card["merged"] == [[dear, cheap]]
+    blend, reason = blend_of(StudyData(own))
+    assert blend is not None and blend.library.merged == ((dear, cheap),), reason
+    both = json.loads(output(*words, "--budget-minutes", "60", "--json"))["cards"][0]
+    assert both["merged"] == [[cheap, dear]]
 
 
 def test_what_no_profile_or_no_minute_is_for_is_refused(study: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,6 +216,59 @@ def test_trials_beyond_the_hundred_best_are_profiled_too(
     monkeypatch.setattr(profile, "_member", lambda *_: MemberCost(seconds=0.1))
     found = profile_study(many, tiny_pasture, weights=RANDOM, device="cpu", cpus=1, say=print)  # type: ignore[arg-type]
     assert set(found.members) == names
+
+
+@pytest.mark.parametrize(
+    ("step", "error"),
+    [
+        ("source_of_trials", LedgerError("with weights w, got none")),
+        ("require_packages", MemberError("needs the package peft")),
+        ("require_same", LedgerError("other labels")),
+        ("predicting_models", LedgerError("torn")),
+        ("_member", RuntimeError("CUDA out of memory")),
+        ("_member", KeyError("of a family of others")),
+    ],
+)
+def test_what_one_trial_lacks_costs_that_trial_alone(
+    step: str, error: Exception, tmp_path: Path, tiny_pasture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best trial, which would also be the one that wakes the device up. Where all lack it there is no profile."""
+    ledger = empty_study(tmp_path / "study")
+    names = [propose(ledger, number) for number in range(3)]
+    for name, score in zip(names, (0.9, 0.8, 0.7), strict=True):
+        complete(ledger, name, score)
+    broken = {names[0]}
+    answers: dict[str, tuple[Callable[..., str], object]] = {  # whose trial it is, and the answer
+        "source_of_trials": (lambda refs, _: refs[0].trial_id, RANDOM),
+        "require_packages": (lambda members: members[0].name, None),
+        "require_same": (lambda what, ledger, record, *_, **__: record.trial_id, None),
+        "predicting_models": (lambda _, trial_id: trial_id, None),
+        "_member": (lambda family, config, models, inputs: models[0], MemberCost(seconds=0.1)),
+    }
+
+    def stand_in(name: str) -> Callable[..., object]:
+        whose, answer = answers[name]
+
+        def call(*given: object, **named: object) -> object:
+            trial_id = whose(*given, **named)
+            if name == step and trial_id in broken:
+                raise error
+            return [("fold-0", trial_id)] if name == "predicting_models" else answer
+
+        return call
+
+    for name in answers:
+        monkeypatch.setattr(profile, name, stand_in(name))
+    said: list[str] = []
+    asked = {"weights": RANDOM, "device": "cpu", "cpus": 1, "say": said.append}
+    found = profile_study(StudyData(ledger), tiny_pasture, **asked)
+    assert set(found.members) == {*names} - broken
+    (line,) = said
+    assert line.startswith(f"{names[0]} is left out: ") and str(error) in line
+    broken |= set(names)
+    with pytest.raises(LedgerError, match="a trial that can predict here, got none; the lines before say why of each"):
+        profile_study(StudyData(ledger), tiny_pasture, **asked)
+    assert len(said) == 1 + len(names)
 
 
 def test_members_of_a_profile_that_is_older_than_they_are_not_chosen(study: Ledger, tmp_path: Path) -> None:
