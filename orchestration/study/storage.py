@@ -1,6 +1,7 @@
 """Whole files under one root: a local folder or any URI that pyarrow's filesystems open (s3://, gs://).
 
-A file is there whole or not at all: a temporary name and a rename locally, one PUT on an object store.
+A file is there whole or not at all: a temporary name and a rename locally, one PUT on an object store (a multipart
+upload from 10 MB on).
 Names are relative and stay inside the root.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +22,7 @@ from biomass_models.errors import UserError
 from biomass_models.whole_files import remove_left_over, write_whole
 
 AT_ONCE = 32  # requests to an object store
+ONE_PUT = "allow_delayed_open"  # of pyarrow's S3: nothing is begun there before a small file is complete
 Answer = TypeVar("Answer")
 
 
@@ -35,7 +38,7 @@ class Storage:
             self.filesystem, self.base = pyarrow.fs.LocalFileSystem(), self.uri
         else:
             try:
-                self.filesystem, self.base = pyarrow.fs.FileSystem.from_uri(self.uri)
+                self.filesystem, self.base = pyarrow.fs.FileSystem.from_uri(_opened(self.uri))
             except pyarrow.ArrowException as error:
                 rule = "a study is a folder, or a URI that pyarrow opens, such as s3://bucket/study"
                 raise UserError(f"{rule}; got {self.uri} ({error}); check the part before ://") from error
@@ -49,10 +52,13 @@ class Storage:
         """Put a whole file in place; a reader sees the old content or the new one, never a part."""
         path = self._path(name)
         if not self.is_local:
-            with self.filesystem.open_output_stream(path) as stream:
-                stream.write(content)
+            _uninterrupted(lambda: self._upload(path, content))
             return
         write_whole(Path(path), content)
+
+    def _upload(self, path: str, content: bytes) -> None:
+        with self.filesystem.open_output_stream(path) as stream:
+            stream.write(content)
 
     def remove(self, name: str) -> None:
         """Delete a file; one that is not there is no error."""
@@ -111,6 +117,26 @@ class Storage:
         if name.startswith("/") or ".." in parts:
             raise UserError(f"a file of a study lies inside its folder, got the name {name!r}")
         return "/".join([self.base, *parts])
+
+
+def _opened(uri: str) -> str:
+    """The URI with the options that a study needs and that pyarrow does not set by itself."""
+    if not uri.startswith("s3://") or ONE_PUT in uri:
+        return uri
+    return f"{uri}{'&' if '?' in uri else '?'}{ONE_PUT}=true"
+
+
+def _uninterrupted(work: Callable[[], None]) -> None:
+    """Do what must not end half-way, and wait for it: a signal is raised here afterwards.
+
+    Python raises KeyboardInterrupt between any two steps of the main thread, and of no other. A stream that was opened
+    and lost to one completes its upload when it is deleted: the file would be there, empty.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        work()
+        return
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(work).result()
 
 
 def nearest_folder(path: Path, marker: str) -> str:

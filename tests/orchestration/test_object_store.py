@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.fs
 import pytest
 from object_store import s3_server
 from tiny_study import make_study
@@ -25,14 +30,16 @@ pytest.importorskip("moto", reason="the object store of the tests is moto's serv
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with s3_server(tmp_path_factory.mktemp("s3") / "server.log") as environment, pytest.MonkeyPatch.context() as patch:
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The log of the server, which has a line a request."""
+    log = tmp_path_factory.mktemp("s3") / "server.log"
+    with s3_server(log) as environment, pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
-        yield
+        yield log
 
 
-def test_files_are_whole_listed_and_removed(store: None) -> None:
+def test_files_are_whole_listed_and_removed(store: Path) -> None:
     storage = Storage("s3://bucket/files")
     assert storage.children("trials") == [] and storage.size("trials/a/trial.json") is None
     storage.write("trials/a/trial.json", b"one")
@@ -48,9 +55,35 @@ def test_files_are_whole_listed_and_removed(store: None) -> None:
         storage.read("trials/b/fold-0/metrics.json")
 
 
+@pytest.mark.parametrize("options", ["", "?region=us-east-1"])
+def test_a_write_is_one_request_so_that_nothing_is_half_begun(store: Path, options: str) -> None:
+    storage, before = Storage(f"s3://bucket/one{options}"), len(store.read_text())
+    storage.write("study.json", b"{}" * 100_000)
+    requests = re.findall(r'"([A-Z]+) /bucket/one/study.json(\S*)', store.read_text()[before:])
+    assert requests == [("PUT", "")] and storage.read("study.json") == b"{}" * 100_000
+
+
+def test_ctrl_c_while_a_file_is_written_leaves_it_whole(tmp_path: Path) -> None:
+    class Slow:
+        """A store whose uploads take so long to open that Ctrl-C comes then."""
+
+        def open_output_stream(self, path: str) -> pyarrow.NativeFile:
+            stream = pyarrow.fs.LocalFileSystem().open_output_stream(path)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+            return stream
+
+    storage = Storage(f"file://{tmp_path}")  # the object-store path of the code
+    storage.write("study.json", b"old")
+    storage.filesystem = Slow()
+    with pytest.raises(KeyboardInterrupt):
+        storage.write("study.json", b"new and longer")
+    assert (tmp_path / "study.json").read_bytes() == b"new and longer"
+
+
 @pytest.mark.slow
 def test_a_trial_is_resumed_closed_and_audited_there_as_on_a_disk(
-    store: None, tmp_path: Path, tiny_pasture: Path
+    store: Path, tmp_path: Path, tiny_pasture: Path
 ) -> None:
     cache = tmp_path / "cache"
     ledger, context, records = make_study("s3://bucket/study", tiny_pasture, cache)
@@ -69,7 +102,7 @@ def test_a_trial_is_resumed_closed_and_audited_there_as_on_a_disk(
 
 
 @pytest.mark.slow
-def test_one_driver_at_a_time_and_the_later_of_two_at_once_wins(store: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_driver_at_a_time_and_the_later_of_two_at_once_wins(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "SETTLE_SECONDS", 0.5)
     ledger = Ledger(Storage("s3://bucket/locked"))
     with study_lock(ledger):
