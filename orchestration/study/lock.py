@@ -97,7 +97,7 @@ class Heartbeat:
 def read_owner(storage: Storage) -> Owner | None:
     """Who drives the study; None when nobody does, or when what is written there cannot be read."""
     try:
-        return Owner.from_json(json.loads(storage.read(layout.OWNER)))
+        return storage.parsed(layout.OWNER, lambda content: Owner.from_json(json.loads(content)))
     except (FileNotFoundError, ValueError):
         return None
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +23,7 @@ from biomass_models.errors import UserError
 from biomass_models.whole_files import remove_left_over, write_whole
 
 AT_ONCE = 32  # requests to an object store
+AGAIN_SECONDS = 0.05  # before content that cannot be parsed is read again
 ONE_PUT = "allow_delayed_open"  # of pyarrow's S3: nothing is begun there before a small file is complete
 Answer = TypeVar("Answer")
 
@@ -47,6 +49,24 @@ class Storage:
         """The whole content; FileNotFoundError if it is not there."""
         with self.filesystem.open_input_file(self._path(name)) as stream:
             return stream.read()
+
+    def parsed(self, name: str, parse: Callable[[bytes], Answer]) -> Answer:
+        """What `parse` makes of a file's content. Raises its ValueError, and what `read` raises.
+
+        A file is cut short where an object store replaces it by a longer one between saying how long it is and giving
+        its content. So what cannot be parsed there is read again, until it is the same twice.
+        """
+        content = self.read(name)
+        while True:
+            try:
+                return parse(content)
+            except ValueError:
+                if self.is_local:
+                    raise
+                time.sleep(AGAIN_SECONDS)
+                before, content = content, self.read(name)
+                if content == before:
+                    raise
 
     def write(self, name: str, content: bytes) -> None:
         """Put a whole file in place; a reader sees the old content or the new one, never a part."""
