@@ -11,7 +11,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -19,7 +19,7 @@ from typing import TypeVar
 import pyarrow.fs
 
 from biomass_models.config_rules import nearest
-from biomass_models.errors import UserError
+from biomass_models.errors import StoreError, UserError
 from biomass_models.whole_files import remove_left_over, write_whole
 
 AT_ONCE = 32  # requests to an object store
@@ -40,14 +40,15 @@ class Storage:
             self.filesystem, self.base = pyarrow.fs.LocalFileSystem(), self.uri
         else:
             try:
-                self.filesystem, self.base = pyarrow.fs.FileSystem.from_uri(_opened(self.uri))
+                with _naming(self.uri):
+                    self.filesystem, self.base = pyarrow.fs.FileSystem.from_uri(_opened(self.uri))
             except pyarrow.ArrowException as error:
                 rule = "a study is a folder, or a URI that pyarrow opens, such as s3://bucket/study"
                 raise UserError(f"{rule}; got {self.uri} ({error}); check the part before ://") from error
 
     def read(self, name: str) -> bytes:
         """The whole content; FileNotFoundError if it is not there."""
-        with self.filesystem.open_input_file(self._path(name)) as stream:
+        with self._naming(name), self.filesystem.open_input_file(self._path(name)) as stream:
             return stream.read()
 
     def parsed(self, name: str, parse: Callable[[bytes], Answer]) -> Answer:
@@ -72,7 +73,8 @@ class Storage:
         """Put a whole file in place; a reader sees the old content or the new one, never a part."""
         path = self._path(name)
         if not self.is_local:
-            _uninterrupted(lambda: self._upload(path, content))
+            with self._naming(name):
+                _uninterrupted(lambda: self._upload(path, content))
             return
         write_whole(Path(path), content)
 
@@ -82,7 +84,7 @@ class Storage:
 
     def remove(self, name: str) -> None:
         """Delete a file; one that is not there is no error."""
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), self._naming(name):
             self.filesystem.delete_file(self._path(name))
 
     def sweep(self) -> int:
@@ -91,7 +93,8 @@ class Storage:
 
     def size(self, name: str) -> int | None:
         """Bytes of a file, or None if there is no such file."""
-        info = self.filesystem.get_file_info(self._path(name))
+        with self._naming(name):
+            info = self.filesystem.get_file_info(self._path(name))
         return info.size if info.type == pyarrow.fs.FileType.File else None
 
     def each(self, question: Callable[[str], Answer], names: Iterable[str]) -> list[Answer]:
@@ -115,7 +118,8 @@ class Storage:
                 names = []
         else:
             selector = pyarrow.fs.FileSelector(self._path(folder), allow_not_found=True)
-            names = [info.base_name for info in self.filesystem.get_file_info(selector)]
+            with self._naming(folder):
+                names = [info.base_name for info in self.filesystem.get_file_info(selector)]
         return sorted(name for name in names if not name.startswith("."))
 
     def sizes(self, folder: str) -> dict[str, int]:
@@ -128,9 +132,13 @@ class Storage:
                         found[path.relative_to(top).as_posix()] = path.stat().st_size
             return found
         selector = pyarrow.fs.FileSelector(self._path(folder), allow_not_found=True, recursive=True)
-        infos = self.filesystem.get_file_info(selector)
+        with self._naming(folder):
+            infos = self.filesystem.get_file_info(selector)
         start = len(self._path(folder)) + 1
         return {info.path[start:]: info.size for info in infos if info.type == pyarrow.fs.FileType.File}
+
+    def _naming(self, name: str) -> contextlib.AbstractContextManager[None]:
+        return _naming(f"{self.uri}/{name}")
 
     def _path(self, name: str) -> str:
         parts = [part for part in name.split("/") if part not in ("", ".")]
@@ -144,6 +152,20 @@ def _opened(uri: str) -> str:
     if not uri.startswith("s3://") or ONE_PUT in uri:
         return uri
     return f"{uri}{'&' if '?' in uri else '?'}{ONE_PUT}=true"
+
+
+@contextlib.contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """pyarrow's errors without a file get the name of theirs, and those of an object store become StoreError: who
+    computes a trial must see that they are not the trial's fault."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None and "://" in path:
+            raise StoreError.of(error) from error
+        if error.errno is not None and error.filename is None:
+            error.filename = path
+        raise
 
 
 def _uninterrupted(work: Callable[[], None]) -> None:
