@@ -178,6 +178,7 @@ def _uninterrupted(work: Callable[[], None]) -> None:
         work()
         return
     with ThreadPoolExecutor(1) as thread:
+        thread.submit(int).result()  # one that a signal meets while it starts would not be waited for
         thread.submit(work).result()
 
 
