@@ -143,12 +143,13 @@ def test_a_study_that_is_given_back_while_one_waits_is_free(ledger: Ledger, monk
     assert len(said) == 1 and "waiting up to" in said[0]
 
 
+@pytest.mark.parametrize("ahead", [HOUR, -HOUR])
 @pytest.mark.parametrize(("beats", "alive"), [(True, True), (False, False)])
-def test_status_watches_a_driver_whose_beat_lies_in_the_future(ledger: Ledger, beats: bool, alive: bool) -> None:
-    owner(ledger.storage, age=-HOUR)
+def test_status_watches_a_driver_whose_clock_is_another(ledger: Ledger, beats: bool, alive: bool, ahead: float) -> None:
+    owner(ledger.storage, age=-ahead)
     found = read_owner(ledger.storage)
     assert found is not None
-    with beating(ledger.storage, HOUR) if beats else contextlib.nullcontext():
+    with beating(ledger.storage, ahead) if beats else contextlib.nullcontext():
         assert is_alive(found, ledger.storage) == alive
 
 
