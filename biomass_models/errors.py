@@ -17,3 +17,14 @@ class UserError(ValueError):
         if os.environ.get("BIOMASS_DEBUG", "") not in ("", "0"):
             return traceback.format_exception(self)
         return [f"{type(self).__name__}: {self}"]
+
+
+class StoreError(OSError):
+    """A study's object store that does not answer, or refuses; the text has the rule, what was got and what to do."""
+
+    @classmethod
+    def of(cls, error: BaseException) -> StoreError:
+        """The error for what pyarrow raises, which has a text alone."""
+        said = " ".join(str(error).split())[:500]
+        remedy = "check bucket, region, credentials and network"
+        return cls(f"a study on an object store must be reachable, got: {said}; {remedy}")

@@ -11,7 +11,7 @@ import os
 import sys
 import traceback
 
-from biomass_models.errors import UserError
+from biomass_models.errors import StoreError, UserError
 
 BAD_INPUT, BUG = 1, 70
 DEBUG = "BIOMASS_DEBUG"  # --debug sets it, so that worker processes know as well
@@ -37,15 +37,14 @@ def debugging() -> bool:
 def explained(error: BaseException) -> tuple[str, int]:
     """One paragraph about an exception, and the exit code that goes with it."""
     error = _unwrapped(error)
-    if isinstance(error, UserError):
+    if isinstance(error, UserError | StoreError):
         return f"error: {error}", BAD_INPUT
     if isinstance(error, OSError) and error.errno is not None:
         rule, remedy = REMEDIES.get(error.errno, OTHERWISE)
         where = f": {error.filename}" if error.filename else ""
         return f"error: {rule}, got {os.strerror(error.errno).lower()}{where}; {remedy}", BAD_INPUT
     if isinstance(error, OSError) and _raised_in(error) == "pyarrow":
-        remedy = "check bucket, region, credentials and network"
-        return f"error: a study on an object store must be reachable, got: {_in_a_line(error)}; {remedy}", BAD_INPUT
+        return f"error: {StoreError.of(error)}", BAD_INPUT
     if _is_of_ray(error):
         from orchestration.workers.cluster import refusal
 

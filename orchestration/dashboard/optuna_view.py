@@ -105,7 +105,7 @@ class LedgerView(ReadOnlyStorage):
     def refresh(self) -> None:
         """Take over what is new in the ledger: trials, folds, ends, failed trials that were taken up again."""
         owner = read_owner(self._ledger.storage)
-        running = owner is not None and is_alive(owner)
+        running = owner is not None and is_alive(owner, self._ledger.storage)
         new = {record.trial_id: record for record in self._ledger.trials(self._records)}
         self._records |= new
         settled = {name for name, result in self._results.items() if result.status not in (FAILED, REFUSED)}

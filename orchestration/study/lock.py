@@ -97,7 +97,7 @@ class Heartbeat:
 def read_owner(storage: Storage) -> Owner | None:
     """Who drives the study; None when nobody does, or when what is written there cannot be read."""
     try:
-        return Owner.from_json(json.loads(storage.read(layout.OWNER)))
+        return storage.parsed(layout.OWNER, lambda content: Owner.from_json(json.loads(content)))
     except (FileNotFoundError, ValueError):
         return None
 
@@ -105,12 +105,14 @@ def read_owner(storage: Storage) -> Owner | None:
 def is_alive(owner: Owner, storage: Storage | None = None) -> bool:
     """Whether the driver has given a sign of life of late; one of this machine must also be a living process.
 
-    storage: where a beat that the driver's clock puts into the future is watched for its next change.
+    storage: where a beat that looks old, or lies in the future, is watched for its next change: the clock of another
+    machine may be wrong.
     """
-    if owner.host == socket.gethostname() and not _process_exists(owner.pid):
+    here = owner.host == socket.gethostname()
+    if here and not _process_exists(owner.pid):
         return False
     age = time.time() - owner.beat
-    if age < -STALE_SECONDS and storage is not None:
+    if storage is not None and (age < -STALE_SECONDS or (age >= STALE_SECONDS and not here)):
         return _beats(storage, owner, 2 * BEAT_SECONDS + LOOK_SECONDS)
     return age < STALE_SECONDS
 

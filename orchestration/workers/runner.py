@@ -21,6 +21,7 @@ from biomass_models.counted import counted
 from biomass_models.data.cell_weights import measured_masses
 from biomass_models.data.frames import Fit
 from biomass_models.data.table import read_test
+from biomass_models.errors import StoreError
 from biomass_models.families import registry
 from biomass_models.families.base import Artefact, Shared
 from biomass_models.families.introduced import config_from_stored
@@ -92,10 +93,10 @@ class JobRunner:
                     return self._label(job, should_stop)
         except StopRequested:
             return Outcome(status="stopped")
-        except (CacheError, LedgerError) as error:  # says nothing about the configuration: the trial stays open
+        except (CacheError, LedgerError, StoreError) as error:  # not of the configuration: the trial stays open
             return Outcome(status="blocked", reason=f"{error}")
         except OSError as error:
-            if error.errno in NO_ROOM or self._is_ours(error.filename):
+            if error.errno in NO_ROOM or self._is_ours(error.filename, job):
                 reason = f"the study and the feature cache must have room and answer, got {error}; make room"
                 return Outcome(status="blocked", reason=reason)
             return Outcome(status="failed", reason=f"{type(error).__name__}: {error}")
@@ -112,9 +113,9 @@ class JobRunner:
         folder, _ = usable_cache(Path(self._context.cache))
         self._context, self._has_cache = replace(self._context, cache=str(folder)), True
 
-    def _is_ours(self, filename: object) -> bool:
-        """Whether a file lies in the study or in the feature cache: what goes wrong there is not the trial's fault."""
-        roots = (self._context.study, self._context.cache)
+    def _is_ours(self, filename: object, job: Job) -> bool:
+        """Whether a file lies in a study or in the feature cache: what goes wrong there is not the trial's fault."""
+        roots = (self._context.study, self._context.cache, getattr(job, "study", self._context.study))
         return isinstance(filename, str) and any(Path(filename).is_relative_to(root) for root in roots)
 
     def _fold(self, trial_id: str, fold: int, together: bool, should_stop: ShouldStop | None) -> Outcome:
@@ -171,8 +172,7 @@ class JobRunner:
         return {fold: replace(result, row_N=place_N[result.row_N])}
 
     def _with_pseudo_labels(self, seen: pd.DataFrame, fold: int, second_round: TrialRound | None) -> pd.DataFrame:
-        """What a fold trains on and holds out, with the photographs of a second round as the fold's models label
-        them."""
+        """What a fold trains on and holds out, with the photographs of a second round as its models label them."""
         if second_round is None:
             return seen
         labels = self._ledger.pseudo_labels(second_round.round_id, [fold])

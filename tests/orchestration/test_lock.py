@@ -34,12 +34,14 @@ def owner(storage: Storage, *, host: str = "elsewhere", pid: int = 1, age: float
     storage.write("owner.json", json.dumps(facts).encode())
 
 
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in (("SETTLE", 0.05), ("BEAT", 0.05), ("LOOK", 0.01), ("STALE", 0.3)):
+        monkeypatch.setattr(lock, f"{name}_SECONDS", seconds)
+
+
 @pytest.fixture(params=["local", "object store"])
-def ledger(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
-    monkeypatch.setattr(lock, "SETTLE_SECONDS", 0.05)
-    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.05)
-    monkeypatch.setattr(lock, "LOOK_SECONDS", 0.01)
-    monkeypatch.setattr(lock, "STALE_SECONDS", 0.3)
+def ledger(request: pytest.FixtureRequest, tmp_path: Path, quick: None) -> Ledger:
     if request.param == "local":
         return Ledger(Storage(tmp_path))
     return Ledger(Storage(f"file://{tmp_path}"))  # the object-store path of the code
@@ -141,20 +143,48 @@ def test_a_study_that_is_given_back_while_one_waits_is_free(ledger: Ledger, monk
     assert len(said) == 1 and "waiting up to" in said[0]
 
 
+@pytest.mark.parametrize("ahead", [HOUR, -HOUR])
 @pytest.mark.parametrize(("beats", "alive"), [(True, True), (False, False)])
-def test_status_watches_a_driver_whose_beat_lies_in_the_future(ledger: Ledger, beats: bool, alive: bool) -> None:
-    owner(ledger.storage, age=-HOUR)
+def test_status_watches_a_driver_whose_clock_is_another(ledger: Ledger, beats: bool, alive: bool, ahead: float) -> None:
+    owner(ledger.storage, age=-ahead)
     found = read_owner(ledger.storage)
     assert found is not None
-    with beating(ledger.storage, HOUR) if beats else contextlib.nullcontext():
+    with beating(ledger.storage, ahead) if beats else contextlib.nullcontext():
         assert is_alive(found, ledger.storage) == alive
+
+
+class Cutting(Storage):
+    """An object store on which each file is replaced by a longer one while it is read for the first time."""
+
+    def __init__(self, root: str) -> None:
+        super().__init__(root)
+        self._seen = b""
+
+    def read(self, name: str) -> bytes:
+        content = super().read(name)
+        before, self._seen = self._seen, content
+        return content if content == before else content[:-9]
+
+
+def test_a_sign_of_life_that_was_cut_short_is_read_again(quick: None, tmp_path: Path) -> None:
+    storage, said = Cutting(f"file://{tmp_path}"), list[str]()
+    owner(storage)
+    with study_lock(Ledger(storage), said.append) as heartbeat:  # its own sign is cut as well
+        assert "waiting up to" in said[0] and "taken over" in said[1]
+        owner(storage)
+        deadline = time.monotonic() + 10
+        while heartbeat.lost_to is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    storage.write("owner.json", b"{")
+    assert read_owner(storage) is None  # nor is one that stays as it is waited for
 
 
 # -- mounts without file locks ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(params=[errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP], ids=["ENOLCK", "ENOSYS", "EOPNOTSUPP"])
-def lockless(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def lockless(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None) -> Path:
     """A folder in which the kernel refuses file locks, as NFS without a lock service and Lustre without flock do."""
     folder, flock = tmp_path / "mount", fcntl.flock
     folder.mkdir()
@@ -166,8 +196,6 @@ def lockless(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
         flock(file, operation)
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    for name, seconds in (("SETTLE", 0.05), ("BEAT", 0.05), ("LOOK", 0.01), ("STALE", 0.3)):
-        monkeypatch.setattr(lock, f"{name}_SECONDS", seconds)
     return folder
 
 

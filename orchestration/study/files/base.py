@@ -117,7 +117,7 @@ class StudyFiles:
         Raises LedgerError for a record of a newer version.
         """
         try:
-            return kind.from_json(json.loads(self.storage.read(name)))
+            return self.storage.parsed(name, lambda content: kind.from_json(json.loads(content)))
         except NewerRecordError as error:
             raise LedgerError(f"{self.storage.uri}/{name}: {error}") from None
         except (FileNotFoundError, NotADirectoryError, ValueError):
