@@ -267,18 +267,36 @@ class Broker:
             worker = await self._new_worker(slot)
             self._ready.add(slot)
             self._busy.note(len(self._running), len(self._ready))
-            while await self._serve(slot, worker, await self._next()):
+            while (entry := await self._next(worker)) is not None and await self._serve(slot, worker, entry):
                 pass
             ray.kill(worker)  # it is dead, out of reach or hanging: whichever, it must not hold the slot
             self._ready.discard(slot)
             self._busy.note(len(self._running), len(self._ready))
 
-    async def _next(self) -> _Entry:
-        """The first of the queue that still waits for its outcome."""
+    async def _next(self, worker: Any) -> _Entry | None:
+        """The first of the queue that still waits for its outcome; None when the worker is lost.
+
+        An idle worker may have died unnoticed, with its node say. The job that finds out keeps its place and its tries.
+        """
         while True:
-            entry = (await self._queue.get())[2]
-            if entry.number in self._entries:
+            place = await self._queue.get()
+            entry = place[2]
+            if entry.number not in self._entries:
+                continue
+            if not await self._answers(worker):
+                self._workers_lost += 1
+                self._queue.put_nowait(place)
+                return None
+            if entry.number in self._entries:  # nobody has dropped it meanwhile
                 return entry
+
+    async def _answers(self, worker: Any) -> bool:
+        """Whether a worker is there; one out of reach has as long as a job that gives no sign of life."""
+        try:
+            await asyncio.wait_for(asyncio.wrap_future(worker.ready.remote().future()), self._slots.fold_timeout)
+        except (RayError, TimeoutError):
+            return False
+        return True
 
     async def _serve(self, slot: int, worker: Any, entry: _Entry) -> bool:
         """One job on a slot; False when the worker is lost."""
