@@ -124,7 +124,7 @@ class _Family:
     """Processes of an embedded Ray. Its agents live on for a minute where its raylet or its store was killed."""
 
     def __init__(self, mark: str | None) -> None:
-        """mark: NAME=value of the variable that processes of this Ray alone have, None: of a cluster, which lives on."""
+        """mark: NAME=value of the variable that this Ray's processes alone have, None: of a cluster, which lives on."""
         self._others = descendants(os.getpid())
         self._mark = mark
         if mark is not None:
