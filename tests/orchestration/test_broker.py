@@ -5,12 +5,27 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar, get_args
 
 import pytest
 from ray.exceptions import ActorDiedError
 
-from orchestration.workers.jobs import FoldJob, Outcome
+from biomass_models.families.speed import Speed
+from orchestration.study.records import TrialRef
+from orchestration.workers.jobs import (
+    AllRowsJob,
+    CountJob,
+    FlipsJob,
+    FoldJob,
+    Job,
+    LabelJob,
+    MeasureJob,
+    Outcome,
+    PredictJob,
+    Priced,
+    RestoreJob,
+)
 from orchestration.workers.pool import PILOT, RUNNING
 from orchestration.workers.slots import broker as broker_module
 from orchestration.workers.slots.broker import STOPPED, Broker
@@ -47,7 +62,7 @@ class Worker:
             raise ActorDiedError
         return True
 
-    def _run(self, job: FoldJob, number: int) -> Outcome:
+    def _run(self, job: Job, number: int) -> Outcome:
         self.is_alive = self.is_alive and not self.dies_at_work
         self._ready()
         self.done.append(job.trial_id)
@@ -132,5 +147,84 @@ def test_a_job_that_is_dropped_while_its_slot_is_asked_never_begins(monkeypatch:
         answer.set_result(True)
         assert (await pool.run(job("next", "b"), PILOT)).status == "done"
         assert pool.workers[0].done == ["next"]
+
+    asyncio.run(search())
+
+
+JOBS = (
+    FoldJob(trial_id="t", fold=0),
+    PredictJob(members=(TrialRef(study="s", trial_id="t"),), ensemble="e", span=(0, 8), flips=1),
+    FlipsJob(trial_id="t", study="s", ensemble="e", flips=4),
+    RestoreJob(trial_id="t", study="s"),
+    AllRowsJob(trial_id="t", study="s"),
+    LabelJob(trial_id="t", round_id="r", fold=0),
+    MeasureJob(backbones=("net",), banks=(Priced(family="probe", config={"size": [64]}),)),
+    CountJob(
+        of=Priced(family="probe", config={"size": [64]}),
+        n_train=9,
+        speed=Speed(step_seconds=1.0, operations=1.0, pass_seconds={"net": 1.0}),
+    ),
+)
+
+
+@pytest.mark.parametrize("work", JOBS, ids=lambda work: type(work).__name__)
+def test_every_kind_of_job_can_be_queued(work: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def search() -> Outcome:
+        pool = Pool(1, monkeypatch)
+        await pool.lease()
+        return await pool.run(work, PILOT)
+
+    assert asyncio.run(search()).status == "done"
+    assert {type(one) for one in JOBS} == set(get_args(Job))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Compared(FoldJob):
+    """A job that counts how often it is compared."""
+
+    times: ClassVar[int] = 0
+
+    def __eq__(self, other: object) -> bool:
+        Compared.times += 1
+        return isinstance(other, Compared) and (self.trial_id, self.fold) == (other.trial_id, other.fold)
+
+    def __hash__(self) -> int:
+        return hash((self.trial_id, self.fold))
+
+
+def test_one_more_job_is_not_compared_with_all_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def comparisons(waiting: int) -> int:
+        pool = Pool(0, monkeypatch)
+        calls = [
+            asyncio.ensure_future(pool.run(Compared(trial_id=f"t{n}", attempt="a", fold=0), PILOT))
+            for n in range(waiting)
+        ]
+        await asyncio.sleep(0)
+        Compared.times = 0
+        calls += [
+            asyncio.ensure_future(pool.run(Compared(trial_id=f"new{n}", attempt="a", fold=0), PILOT)) for n in range(50)
+        ]
+        await asyncio.sleep(0)
+        assert (await pool.status()).queued == waiting + 50
+        counted = Compared.times
+        await pool.close()
+        assert await asyncio.gather(*calls) == [STOPPED] * len(calls)
+        assert not pool._same
+        return counted
+
+    few, many = asyncio.run(comparisons(15)), asyncio.run(comparisons(1500))
+    assert many <= few + 50  # by chance a hash is another's
+
+
+def test_work_of_an_earlier_attempt_is_taken_over_and_that_of_the_same_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def search() -> None:
+        pool = Pool(1, monkeypatch)
+        calls = [asyncio.ensure_future(pool.run(job("t", life), PILOT)) for life in ("a", "a", "b", "b", "b")]
+        await asyncio.sleep(0)
+        assert (await pool.status()).queued == 3
+        await pool.lease()
+        assert [one.status for one in await asyncio.gather(*calls)] == ["done"] * 5
+        assert pool.workers[0].done == ["t"] * 3
+        assert (await pool.run(job("t", "c"), PILOT)).status == "done" and len(pool.workers[0].done) == 4
 
     asyncio.run(search())
