@@ -22,6 +22,7 @@ class Process(NamedTuple):
 
 
 started: set[Process] = set()  # by this process, as far as it was noted
+marks: set[str] = set()  # NAME=value of variables that only processes have which this one has started
 
 
 class _Row(NamedTuple):
@@ -43,6 +44,15 @@ def descendants(pid: int) -> set[Process]:
     return found
 
 
+def marked() -> set[Process]:
+    """Processes that began with one of the marks in their environment, also those whose parents have ended.
+
+    A process that its parent started just before it ended has never been seen as a descendant.
+    """
+    wanted = {mark.encode() for mark in marks}
+    return {row.process for row in _rows() if wanted and row.process.pid != os.getpid() and wanted & _entries(row)}
+
+
 def running(processes: Iterable[Process]) -> set[Process]:
     """Those that have not ended."""
     alive = {row.process for row in _rows() if not row.ended}
@@ -59,8 +69,8 @@ def kill(processes: Iterable[Process], patience: float = 0.0) -> None:
 
 
 def note_own() -> None:
-    """Remember all that this process has started: what loses its parent is not found any more."""
-    started.update(descendants(os.getpid()))
+    """Remember all that this process has started: what loses its parent is not found any more, unless it is marked."""
+    started.update(descendants(os.getpid()), marked())
 
 
 def kill_own(patience: float) -> None:
@@ -97,6 +107,13 @@ def _rows() -> Iterator[_Row]:
         with suppress(OSError, ValueError, IndexError):  # no process, or one that has just ended
             number, after_name = int(folder.name), (folder / "stat").read_text().rsplit(")", 1)[1].split()
             yield _Row(Process(number, after_name[19]), int(after_name[1]), after_name[0] in "ZX")
+
+
+def _entries(row: _Row) -> set[bytes]:
+    """NAME=value of each variable with which a process began; none of those of other users."""
+    with suppress(OSError):
+        return set(Path(f"/proc/{row.process.pid}/environ").read_bytes().split(b"\0"))
+    return set()
 
 
 def _has_proc() -> bool:

@@ -16,4 +16,5 @@ class Speed:
 
     step_seconds: float  # of a training step of new layers with next to nothing in it
     operations: float  # a second, in larger steps
-    pass_seconds: Mapping[str, float] = field(default_factory=dict)  # by backbone that may train: see estimate.measure
+    # by backbone that may train: see estimate.measure
+    pass_seconds: Mapping[str, float] = field(default_factory=dict, hash=False)

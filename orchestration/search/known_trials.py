@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 
@@ -41,7 +42,11 @@ class KnownTrials:
         self._note_content(record)
 
     def refuse(self, record: TrialRecord, result: TrialResult) -> None:
-        """A trial that will not run."""
+        """A trial that will not run; one that was open gives back its place."""
+        if self._open.pop(record.trial_id, None) is not None:
+            del self._records[record.trial_id]
+            del self._proposed[bisect_left(self._proposed, _place(Proposed(record, None)), key=_place)]
+            self.backbones = {one.config["backbone"] for one in self._records.values()}
         self._refused[record.trial_id], self._results[record.trial_id] = record, result
         self._note_content(record)
 
@@ -138,6 +143,17 @@ class KnownTrials:
 
     def _note_content(self, record: TrialRecord) -> None:
         self._by_content[content_key(record)] = record.trial_id
+
+
+def refusal(seconds: float, limit_seconds: float) -> TrialResult:
+    """The end of a trial of which a fold is estimated at more seconds than one may take."""
+    return TrialResult(
+        status=REFUSED,
+        reason=f"a fold may take {limit_seconds:.0f} s (--max-fold-seconds), this one is estimated at {seconds:.0f} s",
+        estimated_seconds=seconds,
+        limit_seconds=limit_seconds,
+        ended_at=time.time(),
+    )
 
 
 def _place(one: Proposed) -> tuple[int, str]:

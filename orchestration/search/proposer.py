@@ -13,14 +13,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 from zlib import crc32
 
-from biomass_models.errors import UserError
 from biomass_models.families.configs import config_to_params
-from biomass_models.families.introduced import fill_config
+from biomass_models.families.introduced import config_from_stored, fill_config
 from orchestration.search.engines.base import Observation
-from orchestration.search.engines.registry import BUILT_IN, DEFAULT, RANDOM, new_engine
+from orchestration.search.engines.registry import DEFAULT, RANDOM, new_engine, next_point
 from orchestration.search.gains.aims import BlendAim
 from orchestration.search.gains.turns import EqualTurns, Turns
-from orchestration.search.known_trials import KnownTrials
+from orchestration.search.known_trials import KnownTrials, refusal
 from orchestration.search.pruning import exemption
 from orchestration.study.ids import make_trial_id
 from orchestration.study.ledger import Ledger
@@ -95,6 +94,7 @@ class Proposer:
         self.unobserved: list[TrialRecord] = []  # ended ones that lie outside of the ranges
         self._exhausted: set[str] = set()
         self._resumed: list[TrialRecord] = []  # open ones that are to be proposed again
+        self._undecided: list[TrialRecord] = []  # the same, of which it is not known whether they were to be refused
         self._rebuild()
 
     @property
@@ -134,14 +134,11 @@ class Proposer:
         What a fold costs is decided here and once: a trial that is above the limit is written down as refused, and
         another one is drawn. It is no failure, and takes no place among max_trials.
         """
-        spent = self.max_trials is not None and self.trials.places >= self.max_trials
         if self._deadline is not None and time.time() >= self._deadline:
-            self.hours_over = bool(self._resumed) or not spent
+            self.hours_over = bool(self._resumed or self._undecided) or not self._is_spent()
             return None
-        if self._resumed:
-            return self._resumed.pop(0)
-        if spent:
-            return None
+        if (taken_up := self._taken_up()) is not None or self._is_spent():
+            return taken_up
         while open_families := [family for family in self.spaces if family not in self._exhausted]:
             family = self._turns.next_family(open_families, self.trials.proposed)
             record = self._first_trial(family) or self._draw(family)
@@ -153,6 +150,18 @@ class Proposer:
             self.trials.add(record)
             self.ledger.write_trial(record)
             return record
+        return None
+
+    def _is_spent(self) -> bool:
+        return self.max_trials is not None and self.trials.places >= self.max_trials
+
+    def _taken_up(self) -> TrialRecord | None:
+        """The next open trial. Where a search was killed before it refused one, that is done now."""
+        if self._resumed:
+            return self._resumed.pop(0)
+        while self._undecided:
+            if not self._is_refused(record := self._undecided.pop(0)):
+                return record
         return None
 
     def record_result(self, trial_id: str, result: TrialResult) -> None:
@@ -176,6 +185,10 @@ class Proposer:
                 self._resumed.append(record)
             else:
                 self.trials.set_aside.append(record)
+        if self.costs is not None:
+            bare = self.ledger.bare_trials([record.trial_id for record in self._resumed])
+            self._undecided = [record for record in self._resumed if record.trial_id in bare]
+            self._resumed = [record for record in self._resumed if record.trial_id not in bare]
 
     def _observe(self, record: TrialRecord, result: TrialResult) -> None:
         if record.second_round not in (None, self.second_round):
@@ -312,7 +325,8 @@ class Proposer:
         """
         reason = None
         for turn in range(DRAWS_UNTIL_EXHAUSTED):
-            params = self._point(family, name, pending, derive_seed("again", seed, turn) if turn else seed, fixed)
+            engine, again = self._engines[name, family], derive_seed("again", seed, turn) if turn else seed
+            params = next_point(name, engine, self.spaces[family], pending, again, fixed)
             if params is None or (reason := self.spaces[family].refusal(params)) is None:
                 return params
             pending = {**pending, f"refused {turn}": params}
@@ -321,28 +335,6 @@ class Proposer:
             "Change its ranges (--space), or add a condition"
         )
         return None
-
-    def _point(
-        self, family: str, name: str, pending: Mapping[str, Params], seed: int, fixed: Params | None = None
-    ) -> Params | None:
-        try:
-            params = self._engines[name, family].ask(pending, seed, fixed)
-        except UserError:
-            raise
-        except Exception as error:  # the boundary to packages of others
-            if name in BUILT_IN:
-                raise
-            raise UserError(
-                f"engine {name} must propose points of the {family} space, got {type(error).__name__}: {error}; repair "
-                "the package that brings it, or name another with --engine"
-            ) from error
-        wrong = [] if params is None else self.spaces[family].misfits(params)
-        if wrong:
-            raise UserError(
-                f"engine {name} must propose points of the {family} space, got {params}, wrong in {', '.join(wrong)}; "
-                "repair the package that brings it, or name another with --engine"
-            )
-        return params
 
     def _backbones_here(self, family: str) -> list[str]:
         return [name for name in self._backbones(family) if name in self._weights]
@@ -361,19 +353,14 @@ class Proposer:
 
     def _is_refused(self, record: TrialRecord) -> bool:
         """Whether a fold is estimated above the limit; then the ledger has it as refused."""
-        config = self.spaces[record.family].config(record.params)
-        seconds = None if self.costs is None else self.costs.seconds(record.family, config)
+        if self.costs is None:
+            return False
+        seconds = self.costs.seconds(record.family, config_from_stored(record.family, record.config))
         if seconds is None or seconds <= self._max_fold_seconds:
             return False
-        result = TrialResult(
-            status=REFUSED,
-            reason=f"a fold may take {self._max_fold_seconds:.0f} s (--max-fold-seconds), this one is estimated at "
-            f"{seconds:.0f} s",
-            estimated_seconds=seconds,
-            limit_seconds=self._max_fold_seconds,
-            ended_at=time.time(),
-        )
-        self.ledger.write_trial(record)
+        result = refusal(seconds, self._max_fold_seconds)
+        if self.trials.existing_id(record) is None:
+            self.ledger.write_trial(record)
         self.ledger.write_result(record.trial_id, result)
         self.trials.refuse(record, result)
         self._observe(record, result)

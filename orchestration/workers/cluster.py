@@ -33,6 +33,7 @@ FOREIGN = (
     "RAY_REDIS_ADDRESS",
     "RAY_RUNTIME_ENV_HOOK",
 )
+TOKEN = "RAY_AUTH_TOKEN"
 SHUTDOWN_SECONDS = 8.0  # for Ray to go down by itself; it takes five where its store is dead
 KILL_SECONDS = 2.0  # for killed processes to be gone
 PATHS = ("BIOMASS_WEIGHTS", "PYTHONPATH", "TMPDIR", "HF_HOME", "HF_HUB_CACHE", "TORCH_HOME")
@@ -96,9 +97,9 @@ def ray_cluster(
 @contextmanager
 def _connection(say: Callable[[str], None], **settings: Any) -> Iterator[Pulse]:
     """ray.init and ray.shutdown, whatever happens between them and while they run."""
-    family, pulse = _Family(), None
+    embedded = settings["address"] == "local"
+    family, pulse = _Family(f"{TOKEN}={os.environ[TOKEN]}" if embedded else None), None
     try:
-        embedded = settings["address"] == "local"
         with _own_handlers(), _at_the_root() if embedded else nullcontext():
             _start(**settings)
         family.look()
@@ -122,20 +123,31 @@ def _connection(say: Callable[[str], None], **settings: Any) -> Iterator[Pulse]:
 class _Family:
     """Processes of an embedded Ray. Its agents live on for a minute where its raylet or its store was killed."""
 
-    def __init__(self) -> None:
+    def __init__(self, mark: str | None) -> None:
+        """mark: NAME=value of the variable that this Ray's processes alone have, None: of a cluster, which lives on."""
         self._others = descendants(os.getpid())
+        self._mark = mark
+        if mark is not None:
+            processes.marks.add(mark)
 
     def look(self) -> None:
-        """Note who is there: what has lost its parent is not found any more."""
-        package = str(Path(ray.__file__).parent)
-        for process in descendants(os.getpid()) - self._others:
-            if package in command_of(process.pid):
+        """Note who is there: what has lost its parent is found by the mark alone."""
+        for process in (descendants(os.getpid()) | processes.marked()) - self._others:
+            if _is_of_ray(command_of(process.pid)):
                 processes.started.update({process}, descendants(process.pid))
 
     def end(self) -> None:
         self.look()
         kill(processes.started, KILL_SECONDS)
+        self.look()  # a raylet that lived until now may have started a worker meanwhile
+        kill(processes.started, KILL_SECONDS)
         processes.started.clear()
+        processes.marks.discard(self._mark or "")
+
+
+def _is_of_ray(command: str) -> bool:
+    """Whether a command line is one of Ray's own processes; its workers change theirs to a title."""
+    return str(Path(ray.__file__).parent) in command or command.startswith("ray::")
 
 
 @contextmanager
@@ -197,7 +209,7 @@ def _own_environment() -> Iterator[None]:
     before = dict(os.environ)
     for name in FOREIGN:
         os.environ.pop(name, None)
-    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    os.environ[TOKEN] = secrets.token_hex(32)
     for name in PATHS:
         if paths := os.environ.get(name):
             os.environ[name] = _absolute(paths)
@@ -208,7 +220,7 @@ def _own_environment() -> Iterator[None]:
     try:
         yield
     finally:
-        for name in (*FOREIGN, *PATHS, "RAY_AUTH_TOKEN", "no_proxy", "NO_PROXY"):
+        for name in (*FOREIGN, *PATHS, TOKEN, "no_proxy", "NO_PROXY"):
             os.environ.pop(name, None)
             if name in before:
                 os.environ[name] = before[name]

@@ -13,7 +13,7 @@ from orchestration.study.records import FoldMetrics, TrialRef
 
 @dataclass(frozen=True, kw_only=True)
 class TrialJob:
-    """Work on a trial."""
+    """Work on a trial. Jobs can be hashed: a pool looks up whether the same work waits already."""
 
     trial_id: str
     attempt: str = ""  # of the trial's coordinator, which has another one when it starts again; `Pool.drop` names it

@@ -85,8 +85,28 @@ def usable_cores(root: Path = Path("/")) -> Cores:
     return Cores(float(allowed), f"an affinity to {allowed} of {present} cores" if allowed < present else "")
 
 
+def memory_limit(root: Path = Path("/")) -> float:
+    """Bytes that this process's control groups allow together, infinite without a limit. Ray reads the topmost only."""
+    return min(_limits(root), default=math.inf)
+
+
+def _limits(root: Path) -> Iterator[float]:
+    """Bytes that each control group above this process allows."""
+    for folder, version in _groups(root, "memory"):
+        with suppress(OSError, ValueError):
+            limit = (folder / ("memory.max" if version == 2 else "memory.limit_in_bytes")).read_text().strip()
+            yield math.inf if limit == "max" else float(int(limit))
+
+
 def _quotas(root: Path) -> Iterator[float]:
     """Cores that each control group above this process allows."""
+    for folder, version in _groups(root, "cpu"):
+        with suppress(OSError, ValueError, IndexError):
+            yield _quota(folder, version)
+
+
+def _groups(root: Path, controller: str) -> Iterator[tuple[Path, int]]:
+    """(folder, version) of this process's control groups, and of those above them, that a controller may limit."""
     try:
         groups = (root / "proc/self/cgroup").read_text().splitlines()
         mounts = (root / "proc/self/mountinfo").read_text().splitlines()
@@ -94,26 +114,27 @@ def _quotas(root: Path) -> Iterator[float]:
         return
     for line in groups:
         _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
-        for mount_root, mount in _mounts(mounts, version=1 if controllers else 2):
+        version = 1 if controllers else 2
+        for mount_root, mount in _mounts(mounts, version, controller):
             top = root / mount.lstrip("/")
             inside = path[len(mount_root.rstrip("/")) :] if path.startswith(mount_root.rstrip("/")) else ""
             folder = top / inside.lstrip("/")
             while True:  # a group that is not shown here (a container sees its own only) limits by those above it
-                with suppress(OSError, ValueError, IndexError):
-                    yield _quota(folder, version=1 if controllers else 2)
+                yield folder, version
                 if folder == top or top not in folder.parents:
                     break
                 folder = folder.parent
 
 
-def _mounts(lines: list[str], version: int) -> Iterator[tuple[str, str]]:
-    """(path of the group at the mount's root, folder) of the mounts that show the cpu controller."""
+def _mounts(lines: list[str], version: int, controller: str) -> Iterator[tuple[str, str]]:
+    """(path of the group at the mount's root, folder) of the mounts that show a controller."""
     for line in lines:
         before, _, after = line.partition(" - ")
         kind, _, options = ([*after.split(" "), "", ""])[:3]
-        if (version == 2 and kind == "cgroup2") or (version == 1 and kind == "cgroup" and "cpu" in options.split(",")):
+        shows = kind == "cgroup2" if version == 2 else kind == "cgroup" and controller in options.split(",")
+        if shows:
             fields = before.split(" ")
             yield fields[3], fields[4].replace("\\040", " ")
 

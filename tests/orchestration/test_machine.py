@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pwd
 import stat
@@ -19,6 +20,7 @@ from orchestration.workers.machine import (
     close_token_file,
     complete_user,
     home_problem,
+    memory_limit,
     ray_temp_folder,
     usable_cores,
 )
@@ -99,6 +101,41 @@ def test_a_quota_limits_the_cores(case: str, tmp_path: Path) -> None:
 def test_without_a_quota_the_affinity_counts(group: str, files: dict[str, str], tmp_path: Path) -> None:
     cores = usable_cores(machine_with(tmp_path, group=group, mount=V1.format(root="/"), files=files))
     assert cores.count == len(os.sched_getaffinity(0)) and cores.missing == 0
+
+
+GIB = float(1 << 30)
+MEMORY_V1 = "32 23 0:28 / /sys/fs/cgroup/memory rw,nosuid shared:9 - cgroup cgroup rw,memory"
+LIMITS = {
+    "a container": ("0::/", V2.format(root="/"), {"memory.max": "4294967296\n"}, 4 * GIB),
+    "a job of Slurm's, below a group without a limit": (
+        "0::/system.slice/job_7/step_0",
+        V2.format(root="/"),
+        {
+            "system.slice/memory.max": "max\n",
+            "system.slice/job_7/memory.max": "2147483648\n",
+            "system.slice/job_7/step_0/memory.max": "max\n",
+        },
+        2 * GIB,
+    ),
+    "version 1": (
+        "9:memory:/slurm/job_7",
+        MEMORY_V1,
+        {
+            "memory/memory.limit_in_bytes": "9223372036854771712",
+            "memory/slurm/job_7/memory.limit_in_bytes": "1073741824",
+        },
+        GIB,
+    ),
+    "none": ("0::/user.slice", V2.format(root="/"), {"user.slice/memory.max": "max\n"}, math.inf),
+    "another controller's": ("3:cpuset:/tight", MEMORY_V1, {"memory/tight/memory.limit_in_bytes": "1"}, math.inf),
+    "torn": ("0::/", V2.format(root="/"), {"memory.max": ""}, math.inf),
+}
+
+
+@pytest.mark.parametrize("case", LIMITS)
+def test_the_tightest_control_group_limits_the_memory(case: str, tmp_path: Path) -> None:
+    group, mount, files, expected = LIMITS[case]
+    assert memory_limit(machine_with(tmp_path, group=group, mount=mount, files=files)) == expected
 
 
 def test_one_core_of_many_is_one_core(tmp_path: Path) -> None:

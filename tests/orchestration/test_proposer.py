@@ -334,3 +334,59 @@ def test_no_more_has_ended_than_is_planned(tmp_path: Path, most: int) -> None:
     assert alone.trials.others > 0 and view.completed(SearchFacts(), since=0.0).max_trials == max(3, most)
     assert alone.trials.ended == alone.planned == max(3, most) - alone.trials.others
     assert proposer(tmp_path).planned is None
+
+
+class Killed(BaseException):
+    """The process of a search ends here."""
+
+
+def test_a_trial_that_was_about_to_be_refused_is_refused_when_the_search_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search that is killed between a trial's record and its end goes on as the undisturbed one."""
+    options: dict[str, Any] = {"spaces": {"probe": GRID}, "costs": Priced(), "max_fold_seconds": 60.0, "max_trials": 9}
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    search, expected = proposer(undisturbed, **options), list[tuple[int, Params]]()
+    while (record := search.propose()) is not None:
+        expected.append((record.number, record.params))
+        finish(undisturbed, search, record.trial_id, float(record.params["alphas"]))
+    assert search.trials.count("refused")
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    seen, kills = list[tuple[int, Params]](), 0
+    while len(seen) < 9:
+        search = proposer(killed, **options)
+        with monkeypatch.context() as patch:
+            patch.setattr(search.ledger, "write_result", kill)
+            try:
+                record = search.propose()
+            except Killed:
+                kills += 1
+        search = proposer(killed, **options)
+        assert search.missing == 9 - len(seen)
+        record = search.propose()
+        assert record is not None
+        seen.append((record.number, record.params))
+        finish(killed, search, record.trial_id, float(record.params["alphas"]))
+    assert kills and seen == expected
+
+
+def test_an_open_trial_that_was_begun_or_taken_back_is_refused_no_more(tmp_path: Path) -> None:
+    search = proposer(tmp_path, {"probe": GRID})
+    open_ids = []
+    while len(open_ids) < 3:
+        record = search.propose()
+        assert record is not None
+        if record.params["alphas"] > 9:
+            open_ids.append(record.trial_id)
+    bare, begun, taken_back = open_ids
+    search.ledger.note_fold_start(begun, 0)
+    search.ledger.write_result(taken_back, FAILED)
+    search.ledger.reopen(taken_back)
+    later = proposer(tmp_path, {"probe": GRID}, costs=Priced(), max_fold_seconds=60.0)
+    places = later.trials.places
+    proposed = [record.trial_id for _ in range(places - 1) if (record := later.propose()) is not None]
+    assert {begun, taken_back} == set(proposed[:2]) and bare not in proposed
+    assert later.trials.is_refused(bare) and Ledger(Storage(tmp_path)).results()[bare].status == "refused"

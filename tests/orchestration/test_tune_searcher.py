@@ -51,6 +51,15 @@ def test_live_trials_are_those_whose_coordinators_the_head_holds(gib: float, roo
     assert room_on_head([worker, gone]) is None
 
 
+def test_a_control_group_limits_the_room_of_its_own_node_alone() -> None:
+    head = {"Alive": True, "NodeID": "head", "Resources": {HEAD: 1.0, "memory": 70.0 * GIB}}
+    free = room_on_head([head])
+    assert room_on_head([head], here="head") == room_on_head([head], here="worker", limit=10.0 * GIB) == free
+    assert room_on_head([head], here="head", limit=200.0 * GIB) == free
+    within = {**head, "Resources": {HEAD: 1.0, "memory": 7.0 * GIB}}  # as Ray counts it where the group is the topmost
+    assert room_on_head([head], here="head", limit=10.0 * GIB) == room_on_head([within])
+
+
 def test_the_heads_limit_is_said_and_more_memory_lifts_it(tmp_path: Path) -> None:
     small = TuneSearcher(proposer(tmp_path, LINE), room=61)
     assert small.follow(8) is None and small.most_running == 12

@@ -6,13 +6,17 @@ value `module:callable`, which makes an engine of a search space.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from biomass_models.config_rules import did_you_mean, known_name
 from biomass_models.errors import UserError
 from orchestration.search.engines.base import Engine
 from search_spaces.domain import SearchSpace
+
+if TYPE_CHECKING:
+    from orchestration.study.records import Params  # pandas with it, and every command has the engines' names
 
 GROUP = "biomass.engines"
 DEFAULT, RANDOM = "tpe", "random"
@@ -42,6 +46,30 @@ def new_engine(name: str, space: SearchSpace) -> Engine:
             "install the package that brings it, or name another with --engine"
         )
     return _checked(name, points[name].value, _made(points[name], space))
+
+
+def next_point(
+    name: str, engine: Engine, space: SearchSpace, pending: Mapping[str, Params], seed: int, fixed: Params | None
+) -> Params | None:
+    """What an engine of that name proposes. Raises UserError where one of others fails, or proposes no point."""
+    try:
+        params = engine.ask(pending, seed, fixed)
+    except UserError:
+        raise
+    except Exception as error:  # the boundary to packages of others
+        if name in BUILT_IN:
+            raise
+        raise UserError(
+            f"engine {name} must propose points of the {space.family} space, got {type(error).__name__}: {error}; "
+            "repair the package that brings it, or name another with --engine"
+        ) from error
+    wrong = [] if params is None else space.misfits(params)
+    if wrong:
+        raise UserError(
+            f"engine {name} must propose points of the {space.family} space, got {params}, wrong in "
+            f"{', '.join(wrong)}; repair the package that brings it, or name another with --engine"
+        )
+    return params
 
 
 def _points() -> dict[str, EntryPoint]:

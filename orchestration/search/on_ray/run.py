@@ -30,6 +30,7 @@ from orchestration.study.lock import Heartbeat
 from orchestration.verbosity import level_of_ray
 from orchestration.workers.cluster import ON_HEAD
 from orchestration.workers.context import WorkerContext
+from orchestration.workers.machine import memory_limit
 from orchestration.workers.pool import RETRY
 from orchestration.workers.pulse import Pulse
 from orchestration.workers.resources import Resources
@@ -64,7 +65,8 @@ def search_on_ray(
         label(ledger, GuardedPool(RayPool(broker), pulse), waiting)
     before = frozenset(ledger.results())
     say(f"{counted(slots, 'slot')}{waits}; {counted(proposer.trials.ended, 'trial has', 'trials have')} ended already")
-    searcher = TuneSearcher(proposer, room=room_on_head(ray.nodes()))
+    here = ray.get_runtime_context().get_node_id()
+    searcher = TuneSearcher(proposer, room=room_on_head(ray.nodes(), here=here, limit=memory_limit()))
     searcher.follow(max(slots, 1))
     room = None if resources.weights_gb is None else ModelRoom(ledger, resources.weights_gb, say)
     view = LiveView(proposer, Incumbent(StudyData(ledger)), say, room)

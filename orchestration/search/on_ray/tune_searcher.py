@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ BROKEN_COORDINATORS = 5  # of trials in a row: it is not the trials that are at 
 
 COORDINATOR_MB = 150  # of a coordinator, which is a process of its own on the head: docs/scale.md
 HEAD_SHARE = 0.8  # of the memory that Ray counts on the head that coordinators may fill
+RAY_SHARE = 0.7  # of a node's memory that Ray counts; the rest is its object store's
 HEAD = "node:__internal_head__"  # the resource by which Ray marks the head
 
 
@@ -29,12 +31,17 @@ def most_running(slots: int) -> int:
     return slots + max(1, slots // 2)
 
 
-def room_on_head(nodes: Iterable[Mapping[str, Any]]) -> int | None:
-    """How many coordinators the head's memory holds; None where Ray does not count it. nodes: as ray.nodes gives."""
+def room_on_head(nodes: Iterable[Mapping[str, Any]], *, here: str = "", limit: float = math.inf) -> int | None:
+    """How many coordinators the head's memory holds; None where Ray does not count it.
+
+    nodes: as ray.nodes gives; here: id of this process's node; limit: bytes that its control groups allow there, of
+    which Ray overlooks nested ones (Slurm, systemd).
+    """
     for node in nodes:
         has = node.get("Resources", {})
         if node.get("Alive") and HEAD in has and "memory" in has:
-            return max(1, int(HEAD_SHARE * has["memory"] / (COORDINATOR_MB << 20)))
+            memory = min(has["memory"], RAY_SHARE * limit) if node.get("NodeID") == here else has["memory"]
+            return max(1, int(HEAD_SHARE * memory / (COORDINATOR_MB << 20)))
     return None
 
 

@@ -47,9 +47,10 @@ class _Entry:
     tries: int = 0
     dropped: bool = False
 
-    def is_work_of(self, job: Job) -> bool:
-        """Whether another coordinator of the trial asks for the same."""
-        return self.attempt != job.attempt and replace(self.job, attempt="") == replace(job, attempt="")
+
+def _work(job: Job) -> Job:
+    """What a job does, whichever coordinator of its trial has handed it in."""
+    return replace(job, attempt="")
 
 
 class Broker:
@@ -59,6 +60,7 @@ class Broker:
         self._context, self._slots, self._worker_class = context, slots, worker_class
         self._queue: asyncio.PriorityQueue[tuple[Priority, int, _Entry]] = asyncio.PriorityQueue()
         self._entries: dict[int, _Entry] = {}  # by number; without an outcome as yet
+        self._same: dict[Job, list[_Entry]] = {}  # the same by their work, whoever waits for it
         self._next_number = self._next_slot = 0
         self._dropped: set[str] = set()  # attempts
         self._ended: Outcome | None = None  # what every job gets from now on
@@ -90,11 +92,13 @@ class Broker:
             return self._ended
         if job.attempt in self._dropped:
             return STOPPED
-        entry = next((one for one in self._entries.values() if not one.dropped and one.is_work_of(job)), None)
+        same = self._same.setdefault(_work(job), [])
+        entry = next((one for one in same if not one.dropped and one.attempt != job.attempt), None)
         if entry is None:
             self._next_number += 1
             outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
             entry = self._entries[self._next_number] = _Entry(self._next_number, job, job.attempt, outcome)
+            same.append(entry)
             self._queue.put_nowait((priority, entry.number, entry))
         entry.attempt = job.attempt
         return await asyncio.shield(entry.outcome)  # a caller that dies takes no other one's answer along
@@ -152,7 +156,11 @@ class Broker:
         return [entry for number, entry in self._entries.items() if number not in running]
 
     def _answer(self, entry: _Entry, outcome: Outcome) -> None:
-        self._entries.pop(entry.number, None)
+        if self._entries.pop(entry.number, None) is not None:
+            same = self._same[_work(entry.job)]
+            same.remove(entry)
+            if not same:
+                del self._same[_work(entry.job)]
         if not entry.outcome.done():
             entry.outcome.set_result(outcome)
 
@@ -267,18 +275,36 @@ class Broker:
             worker = await self._new_worker(slot)
             self._ready.add(slot)
             self._busy.note(len(self._running), len(self._ready))
-            while await self._serve(slot, worker, await self._next()):
+            while (entry := await self._next(worker)) is not None and await self._serve(slot, worker, entry):
                 pass
             ray.kill(worker)  # it is dead, out of reach or hanging: whichever, it must not hold the slot
             self._ready.discard(slot)
             self._busy.note(len(self._running), len(self._ready))
 
-    async def _next(self) -> _Entry:
-        """The first of the queue that still waits for its outcome."""
+    async def _next(self, worker: Any) -> _Entry | None:
+        """The first of the queue that still waits for its outcome; None when the worker is lost.
+
+        An idle worker may have died unnoticed, with its node say. The job that finds out keeps its place and its tries.
+        """
         while True:
-            entry = (await self._queue.get())[2]
-            if entry.number in self._entries:
+            place = await self._queue.get()
+            entry = place[2]
+            if entry.number not in self._entries:
+                continue
+            if not await self._answers(worker):
+                self._workers_lost += 1
+                self._queue.put_nowait(place)
+                return None
+            if entry.number in self._entries:  # nobody has dropped it meanwhile
                 return entry
+
+    async def _answers(self, worker: Any) -> bool:
+        """Whether a worker is there; one out of reach has as long as a job that gives no sign of life."""
+        try:
+            await asyncio.wait_for(asyncio.wrap_future(worker.ready.remote().future()), self._slots.fold_timeout)
+        except (RayError, TimeoutError):
+            return False
+        return True
 
     async def _serve(self, slot: int, worker: Any, entry: _Entry) -> bool:
         """One job on a slot; False when the worker is lost."""
