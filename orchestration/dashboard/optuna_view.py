@@ -6,7 +6,9 @@ journal cannot change once it has ended; here a failed trial that is taken up ag
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Container, Sequence
 from datetime import datetime
 from typing import Any, NoReturn
@@ -18,8 +20,8 @@ from optuna.study._frozen import FrozenStudy  # what a storage returns; it has n
 from optuna.trial import FrozenTrial, TrialState
 
 from orchestration.study.ledger import Ledger, folds_of
-from orchestration.study.lock import is_alive, read_owner
-from orchestration.study.records import COMPLETE, FAILED, PRUNED, REFUSED, TrialRecord, TrialResult
+from orchestration.study.lock import STALE_SECONDS, is_alive, is_here, read_owner
+from orchestration.study.records import COMPLETE, FAILED, PRUNED, REFUSED, Owner, TrialRecord, TrialResult
 from orchestration.study.spaces import stored_space
 from search_spaces.to_optuna import readable
 
@@ -94,6 +96,7 @@ class LedgerView(ReadOnlyStorage):
         self._records: dict[str, TrialRecord] = {}
         self._results: dict[str, TrialResult] = {}
         self._scores: dict[str, dict[int, float | None]] = {}  # of finished folds, by trial
+        self._seen: tuple[Owner, float] | None = None  # the latest sign of life, and when it was seen to change
         self._running: bool | None = None  # whether a search drives the study
         self.refresh()
 
@@ -105,7 +108,7 @@ class LedgerView(ReadOnlyStorage):
     def refresh(self) -> None:
         """Take over what is new in the ledger: trials, folds, ends, failed trials that were taken up again."""
         owner = read_owner(self._ledger.storage)
-        running = owner is not None and is_alive(owner, self._ledger.storage)
+        running = owner is not None and (is_alive(owner) or self._has_beaten(owner))
         new = {record.trial_id: record for record in self._ledger.trials(self._records)}
         self._records |= new
         settled = {name for name, result in self._results.items() if result.status not in (FAILED, REFUSED)}
@@ -121,6 +124,16 @@ class LedgerView(ReadOnlyStorage):
             if name in self._records and (self._read_folds(name) or name in stale):
                 self._show(name, running)
         self._running = running
+
+    def _has_beaten(self, owner: Owner) -> bool:
+        """Whether a driver elsewhere has given a sign of life between two looks of late, whatever its clock says."""
+        if is_here(owner):
+            return False
+        now, seen = time.monotonic(), self._seen
+        if seen is None or (seen[0].token, seen[0].beat) != (owner.token, owner.beat):
+            is_new = seen is not None and seen[0].token == owner.token
+            self._seen = seen = owner, now if is_new else -math.inf
+        return now - seen[1] < STALE_SECONDS
 
     def _read_folds(self, name: str) -> bool:
         """Read the scores of folds that are not known yet; whether there were any."""

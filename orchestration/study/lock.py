@@ -17,8 +17,9 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import filelock
@@ -48,7 +49,14 @@ class Heartbeat:
         """settles: no kernel lock has decided between drivers that come at the same moment."""
         self._storage, self._settles = storage, settles
         now = time.time()
-        self._owner = Owner(host=socket.gethostname(), pid=os.getpid(), since=now, beat=now, token=uuid.uuid4().hex)
+        self._owner = Owner(
+            host=socket.gethostname(),
+            machine=this_machine(),
+            pid=os.getpid(),
+            since=now,
+            beat=now,
+            token=uuid.uuid4().hex,
+        )
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.lost_to: str | None = None  # who has taken the study over while this driver could not beat
@@ -108,8 +116,8 @@ def is_alive(owner: Owner, storage: Storage | None = None) -> bool:
     storage: where a beat that looks old, or lies in the future, is watched for its next change: the clock of another
     machine may be wrong.
     """
-    here = owner.host == socket.gethostname()
-    if here and not _process_exists(owner.pid):
+    here = is_here(owner)
+    if here and not _exists(owner.pid):
         return False
     age = time.time() - owner.beat
     if storage is not None and (age < -STALE_SECONDS or (age >= STALE_SECONDS and not here)):
@@ -168,8 +176,8 @@ def study_lock(ledger: Ledger, say: Callable[[str], None] = lambda text: None) -
     try:
         if (owner := read_owner(storage)) is not None:
             # the kernel's lock being free, a driver of this machine is gone however fresh its last beat
-            here = owner.host == socket.gethostname()
-            if not (here and (kernel_lock is not None or not _process_exists(owner.pid))):
+            is_gone = owner.host == socket.gethostname() if kernel_lock else is_here(owner) and not _exists(owner.pid)
+            if not is_gone:
                 owner = _outwait(storage, owner, say)
         if owner is not None:
             say(f"note: {who(owner)} left the study behind, last sign of life {_when(owner.beat)}; taken over")
@@ -209,7 +217,27 @@ def _held(storage: Storage, owner: Owner | None) -> str:
     )
 
 
-def _process_exists(pid: int) -> bool:
+@cache
+def this_machine() -> str:
+    """What tells this machine since it was started, and this container's process ids, from all others.
+
+    Containers, and machines of one image, may share a host name; a process id means nothing elsewhere.
+    """
+    found = [socket.gethostname()]
+    with suppress(OSError):  # Linux alone has them
+        found += [
+            Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+            str(Path("/proc/self/ns/pid").readlink()),
+        ]
+    return " ".join(found)
+
+
+def is_here(owner: Owner) -> bool:
+    """Whether a driver's process id is one of this machine."""
+    return owner.host == socket.gethostname() and owner.machine in (None, this_machine())
+
+
+def _exists(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -346,6 +346,7 @@ class Owner(Record):
     """owner.json: who drives the study now."""
 
     host: str
+    machine: str | None = None  # lock.this_machine; None: not noted by 0.1.0
     pid: int
     since: float
     beat: float  # last sign of life

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,10 @@ from orchestration.study.storage import Storage
 HOUR = 3600.0
 
 
-def owner(storage: Storage, *, host: str = "elsewhere", pid: int = 1, age: float = 0.0) -> None:
+def owner(storage: Storage, *, host: str = "elsewhere", pid: int = 1, age: float = 0.0, **more: str) -> None:
     """The sign of another driver; age of its beat in seconds, below 0 from a clock that is ahead."""
     now = time.time()
-    facts = {"host": host, "pid": pid, "since": now - 99, "beat": now - age, "token": "theirs", "facts": {}}
+    facts = {"host": host, "pid": pid, "since": now - 99, "beat": now - age, "token": "theirs", "facts": {}, **more}
     storage.write("owner.json", json.dumps(facts).encode())
 
 
@@ -61,15 +62,15 @@ def test_a_free_study_is_held_with_a_heartbeat_and_given_back(ledger: Ledger) ->
 
 
 @contextlib.contextmanager
-def beating(storage: Storage, ahead: float) -> Iterator[None]:
+def beating(storage: Storage, ahead: float = 0.0, **who: Any) -> Iterator[None]:
     """A driver elsewhere whose clock is so many seconds ahead, and who writes its beat anew all the time."""
     ended = threading.Event()
 
     def beat() -> None:
         while not ended.wait(0.02):
-            owner(storage, age=-ahead)
+            owner(storage, age=-ahead, **who)
 
-    owner(storage, age=-ahead)
+    owner(storage, age=-ahead, **who)
     thread = threading.Thread(target=beat)
     thread.start()
     try:
@@ -208,6 +209,19 @@ def test_without_file_locks_the_sign_of_life_keeps_one_driver_at_a_time(lockless
         left = read_owner(ledger.storage)
         assert left is not None and left.pid == os.getpid()
     assert len(said) == 1 and "cannot be locked" in said[0] and read_owner(ledger.storage) is None
+
+
+def test_without_file_locks_a_driver_of_another_container_of_this_name_is_waited_for(lockless: Path) -> None:
+    """Its process id means nothing here."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    ledger = Ledger(Storage(lockless / "study"))
+    who = {"host": socket.gethostname(), "pid": dead.pid, "machine": "another"}
+    owner(ledger.storage, **who)
+    found = read_owner(ledger.storage)
+    assert found is not None and is_alive(found) and not is_alive(replace(found, machine=lock.this_machine()))
+    with beating(ledger.storage, **who), pytest.raises(LockError, match="held by process"), study_lock(ledger):
+        pass
 
 
 def test_without_file_locks_a_killed_driver_of_this_machine_is_taken_over_at_once(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import hand_made_study as made
@@ -17,6 +18,7 @@ from orchestration.dashboard.optuna_view import LedgerView, ReadOnlyError
 from orchestration.dashboard.tensorboard_events import EventFolder
 from orchestration.study.derived.events import write_events
 from orchestration.study.lock import Heartbeat
+from orchestration.study.records import Owner
 
 ROOT = Path(__file__).parents[2]
 PROBE, BASELINE = 0, 1
@@ -65,6 +67,24 @@ def test_optunas_own_functions_work_on_it(tmp_path: Path) -> None:
     assert isinstance(study.best_trial.distributions["pooling"], CategoricalDistribution)
     assert study.best_trial.params["pooling"] == "global", "people see no quotes of JSON"
     assert max(optuna.importance.get_param_importances(study).values()) > 0
+
+
+def test_a_driver_whose_clock_is_wrong_is_seen_at_work_by_its_beats(tmp_path: Path) -> None:
+    """Without waiting for one: a page is refreshed all the time."""
+    ledger = made.empty_study(tmp_path)
+    made.propose(ledger, 0)
+    owner = Owner(host="elsewhere", pid=1, since=0.0, beat=1.0, token="a")
+    states = []
+    view = LedgerView(ledger)
+    for one in (owner, owner, replace(owner, beat=2.0), replace(owner, beat=2.0), replace(owner, token="b"), None):
+        if one is None:
+            ledger.storage.remove("owner.json")
+        else:
+            ledger.storage.write("owner.json", json.dumps(one.to_json()).encode())
+        view.refresh()
+        states.append(view.get_trial(0).state)
+    waiting, running = TrialState.WAITING, TrialState.RUNNING
+    assert states == [waiting, waiting, running, running, waiting, waiting]
 
 
 def test_it_follows_the_ledger_and_a_failed_trial_may_run_again(tmp_path: Path) -> None:
