@@ -16,6 +16,7 @@ from biomass_models.families.introduced import config_from_stored
 from biomass_models.targets import TARGETS, rmse_by_target, weighted_r2_score
 from orchestration.search.incumbent import Incumbent
 from orchestration.search.pruning import PruneRule
+from orchestration.study import layout
 from orchestration.study.data import StudyData
 from orchestration.study.derived.events import write_events
 from orchestration.study.ledger import Ledger, LedgerError, folds_of
@@ -31,6 +32,10 @@ class BlockedError(UserError):
 
 # the store is full, away or torn, the code or the memory is gone: the trial is not to blame, and stays open
 NOT_THE_TRIAL = (OSError, BlockedError, LedgerError, ImportError, MemoryError)
+
+
+SEEN_SECONDS = 90.0  # for which NFS may remember that a file was not there: 60 by default
+LOOK_SECONDS = 0.5
 
 
 def fold_order(number: int, folds: list[int]) -> list[int]:
@@ -138,6 +143,7 @@ class _Trial:
         match outcome.status:
             case "done":
                 assert outcome.metrics is not None
+                self._await_files(fold)
                 self._metrics[fold] = outcome.metrics
                 if not (self._pruned or self._reason):
                     self._decide(fold)
@@ -148,6 +154,18 @@ class _Trial:
                 raise BlockedError(f"{outcome.reason}, then run the same command again")
             case "stopped":
                 self._stopped = self._stopped or not (self._pruned or self._reason)
+
+    def _await_files(self, fold: int) -> None:
+        """Until files of a fold that another machine has written are seen here, for SEEN_SECONDS at most.
+
+        `_find` has looked for them before they were there, and NFS remembers that for up to a minute.
+        """
+        end = time.monotonic() + SEEN_SECONDS
+        while self._ledger.fold_metrics(self._id, fold) is None and time.monotonic() < end:
+            time.sleep(LOOK_SECONDS)
+            if not self._ledger.storage.children(layout.trial(self._id)):
+                return  # the study itself has gone
+            self._ledger.storage.children(layout.fold(self._id, fold))  # NFS asks its server when a folder is opened
 
     def _decide(self, fold: int) -> None:
         """Apply the rule after a fold; a trial that is pruned gives back its queued and running folds first."""

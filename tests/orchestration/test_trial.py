@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tiny_study import RANDOM, make_study
 
 from biomass_models.targets import TARGETS, weighted_r2_score
 from orchestration.inspect.audit import audit
+from orchestration.search import trial
 from orchestration.search.pruning import RULES
 from orchestration.search.trial import BlockedError, run_trial
 from orchestration.study.ledger import Ledger, LedgerError
@@ -44,6 +46,24 @@ class Counting(InlinePool):
         self.dropped.append(attempt)
 
 
+class Late(Storage):
+    """As NFS shows what other machines write: a name that was not there is remembered as absent for a while."""
+
+    def __init__(self, root: str, seconds: float) -> None:
+        super().__init__(root)
+        self._seconds = seconds
+        self._absent: dict[str, float] = {}
+
+    def read(self, name: str) -> bytes:
+        if self._absent.get(name, 0.0) > time.monotonic():
+            raise FileNotFoundError(name)
+        try:
+            return super().read(name)
+        except FileNotFoundError:
+            self._absent[name] = time.monotonic() + self._seconds
+            raise
+
+
 class Closed(InlinePool):
     """Stops every job, as a pool does that is being closed."""
 
@@ -66,6 +86,22 @@ class Dying(InlinePool):
             assert [outcome.status for _, outcome in super().run(jobs, priority)] == ["stopped"] * len(jobs)
             raise ProcessDied
         yield from super().run(jobs, priority)
+
+
+@pytest.mark.parametrize(("remembered", "waits"), [(2.0, 60.0), (60.0, 0.1)])
+def test_folds_of_other_machines_may_be_seen_late(
+    tmp_path: Path, tiny_pasture: Path, monkeypatch: pytest.MonkeyPatch, remembered: float, waits: float
+) -> None:
+    monkeypatch.setattr(trial, "SEEN_SECONDS", waits)
+    ledger, context, records = make_study(tmp_path / "study", tiny_pasture, tmp_path / "cache")
+    here = Ledger(Late(ledger.storage.uri, remembered))
+    if waits > remembered:
+        result = run_trial(here, InlinePool(context), records[0].trial_id)
+        assert result is not None and result.status == "complete"
+    else:
+        with pytest.raises(LedgerError, match="is not finished"):
+            run_trial(here, InlinePool(context), records[0].trial_id)
+        assert ledger.result(records[0].trial_id) is None
 
 
 @pytest.mark.parametrize("family", [0, 1])
