@@ -205,7 +205,7 @@ def _text_of(path: Path) -> tuple[str, Problem | None]:
         return Problem(level="error", file=path.name, row=None, rule=rule, got=got, remedy=remedy)
 
     if not path.is_file():
-        near = near_files(path)
+        near = [name for name in near_files(path) if name != "test.csv"]  # which is a file of its own
         got = (
             f"no such file in {path.parent}" if path.parent.is_dir() else f"no such file, nor the folder {path.parent}"
         )
@@ -213,7 +213,7 @@ def _text_of(path: Path) -> tuple[str, Problem | None]:
         if path.is_dir():
             got, remedy = f"the folder {path}", "name a file in it"
         elif path.name == "train.csv" and not near:  # what is named where neither form of labels is there
-            remedy = "check the path; `biomass data import` makes quadrats.csv of a table of your own"
+            remedy = "check the path; `biomass data import TABLE` makes quadrats.csv of your own"
         return "", problem(f"a file {path.name} is needed", got, remedy)
     try:
         # utf-8-sig: spreadsheets write a byte order mark

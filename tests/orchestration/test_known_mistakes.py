@@ -33,7 +33,7 @@ MISTAKES = {  # command line -> part of what is said
     f"{SEARCH} --prun off": "No such option",
     "search new --data gone --trials 3": "gone is no such folder",
     "search new --data empty --trials 3": "a file train.csv is needed",
-    "search new --data empty --trials 4": "`biomass data import` makes quadrats.csv",
+    "search new --data empty --trials 4": "`biomass data import TABLE` makes quadrats.csv",
     "search new --data DATA --trials 99999999999999999999": "is not in the range",
     "search pictures --data DATA --trials 3": "a new study has a folder of its own",
     "search new --data broken --trials 3": "the photographs lie in the data directory",

@@ -98,6 +98,8 @@ REMEDIES = {
     "copy it back from another copy": f"{TORN}::test_a_study_without_its_table_says_what_to_do",
     "`biomass data import TABLE` writes both": "../biomass_models/test_importing.py::"
     "test_a_table_and_a_folder_become_a_data_directory",
+    "`biomass data import TABLE` makes quadrats.csv": "../biomass_models/test_importing.py::"
+    "test_a_table_and_a_folder_become_a_data_directory",
     "a table has a header and rows": "../biomass_models/test_importing.py::"
     "test_what_cannot_be_understood_is_refused_with_what_to_do",
     "put it back from a copy": f"{HERE}::test_a_study_json_that_is_put_back_is_as_it_was",
