@@ -34,7 +34,7 @@ MISTAKES = {  # command line -> part of what is said
     "search new --data gone --trials 3": "gone is no such folder",
     "search new --data empty --trials 3": "a file train.csv is needed",
     "search new --data empty --trials 4": "`biomass data import TABLE` makes quadrats.csv",
-    "search new --data DATA --trials 99999999999999999999": "is not in the range",
+    "search new --data DATA --trials 99999999999999999999": "less than or equal to",
     "search pictures --data DATA --trials 3": "a new study has a folder of its own",
     "search new --data broken --trials 3": "the photographs lie in the data directory",
     f"{SEARCH} --family prob": "did you mean probe?",
@@ -71,9 +71,8 @@ MISTAKES = {  # command line -> part of what is said
     "audit told --refit 2": "--refit needs the photographs",
     "replay gone": "there is no study",
     "data import pictures --photos pictures --out there": "got the folder pictures",
-    "submission check pictures --data DATA": "got the folder pictures",
-    "data make there --images 99999999999999999999": "is not in the range",
-    "data make there --width 100000000": "is not in the range",
+    "data make there --images 99999999999999999999": "less than or equal to",
+    "data make there --width 100000000": "less than or equal to",
     "demo there --preset cpu_overnight": "a demo draws its own photographs",
 }
 
