@@ -28,7 +28,7 @@ from orchestration.study.ledger import Ledger, LedgerError
 from orchestration.study.mixed import mixed_facts, mixed_text
 from orchestration.study.records import COMPLETE, FAILED, FoldMetrics, TrialResult
 from orchestration.study.seeds import derive_seed
-from orchestration.workers.refit import Refitter, require_searched, same_rows
+from orchestration.workers.refit import Refitter, require_images, same_rows
 from orchestration.workers.weights_here import searched_source
 
 LATE_SECONDS = 2.0  # clocks of two nodes may differ by so much before a start counts as one after the end
@@ -146,7 +146,7 @@ def refit(
     """
     results = StudyData(ledger).results
     complete = sorted(name for name, result in results.items() if result.status == COMPLETE)
-    require_searched("a trial is fitted again", ledger, data_dir)
+    require_images("a trial is fitted again", ledger, data_dir)
     order = np.random.default_rng(derive_seed("audit", complete)).permutation(len(complete))
     problems = []
     with tempfile.TemporaryDirectory() as folder:

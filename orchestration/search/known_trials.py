@@ -42,11 +42,7 @@ class KnownTrials:
         self._note_content(record)
 
     def refuse(self, record: TrialRecord, result: TrialResult) -> None:
-        """A trial that will not run; one that was open gives back its place."""
-        if self._open.pop(record.trial_id, None) is not None:
-            del self._records[record.trial_id]
-            del self._proposed[bisect_left(self._proposed, _place(Proposed(record, None)), key=_place)]
-            self.backbones = {one.config["backbone"] for one in self._records.values()}
+        """A trial that will not run."""
         self._refused[record.trial_id], self._results[record.trial_id] = record, result
         self._note_content(record)
 

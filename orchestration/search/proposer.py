@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from zlib import crc32
 
@@ -94,7 +95,6 @@ class Proposer:
         self.unobserved: list[TrialRecord] = []  # ended ones that lie outside of the ranges
         self._exhausted: set[str] = set()
         self._resumed: list[TrialRecord] = []  # open ones that are to be proposed again
-        self._undecided: list[TrialRecord] = []  # the same, of which it is not known whether they were to be refused
         self._rebuild()
 
     @property
@@ -134,11 +134,14 @@ class Proposer:
         What a fold costs is decided here and once: a trial that is above the limit is written down as refused, and
         another one is drawn. It is no failure, and takes no place among max_trials.
         """
+        spent = self.max_trials is not None and self.trials.places >= self.max_trials
         if self._deadline is not None and time.time() >= self._deadline:
-            self.hours_over = bool(self._resumed or self._undecided) or not self._is_spent()
+            self.hours_over = bool(self._resumed) or not spent
             return None
-        if (taken_up := self._taken_up()) is not None or self._is_spent():
-            return taken_up
+        if self._resumed:
+            return self._resumed.pop(0)
+        if spent:
+            return None
         while open_families := [family for family in self.spaces if family not in self._exhausted]:
             family = self._turns.next_family(open_families, self.trials.proposed)
             record = self._first_trial(family) or self._draw(family)
@@ -152,18 +155,6 @@ class Proposer:
             return record
         return None
 
-    def _is_spent(self) -> bool:
-        return self.max_trials is not None and self.trials.places >= self.max_trials
-
-    def _taken_up(self) -> TrialRecord | None:
-        """The next open trial. Where a search was killed before it refused one, that is done now."""
-        if self._resumed:
-            return self._resumed.pop(0)
-        while self._undecided:
-            if not self._is_refused(record := self._undecided.pop(0)):
-                return record
-        return None
-
     def record_result(self, trial_id: str, result: TrialResult) -> None:
         """Note and observe how a trial ended: its score (larger is better), a pruned one's estimate, or a failure."""
         self._observe(self.trials.end(trial_id, result), result)
@@ -172,6 +163,8 @@ class Proposer:
         results = self.ledger.results()
         for record in self.ledger.trials():
             result = results.get(record.trial_id)
+            if result is None and record.refused_at is not None and record.refused_at > self._max_fold_seconds:
+                result = self._write_refusal(record, record.refused_at)  # the search was killed before it did
             if record.family not in self.spaces:
                 self.trials.note_other(record, result)
                 continue
@@ -185,10 +178,6 @@ class Proposer:
                 self._resumed.append(record)
             else:
                 self.trials.set_aside.append(record)
-        if self.costs is not None:
-            bare = self.ledger.bare_trials([record.trial_id for record in self._resumed])
-            self._undecided = [record for record in self._resumed if record.trial_id in bare]
-            self._resumed = [record for record in self._resumed if record.trial_id not in bare]
 
     def _observe(self, record: TrialRecord, result: TrialResult) -> None:
         if record.second_round not in (None, self.second_round):
@@ -358,13 +347,17 @@ class Proposer:
         seconds = self.costs.seconds(record.family, config_from_stored(record.family, record.config))
         if seconds is None or seconds <= self._max_fold_seconds:
             return False
-        result = refusal(seconds, self._max_fold_seconds)
-        if self.trials.existing_id(record) is None:
-            self.ledger.write_trial(record)
-        self.ledger.write_result(record.trial_id, result)
+        record = replace(record, refused_at=seconds)
+        self.ledger.write_trial(record)
+        result = self._write_refusal(record, seconds)
         self.trials.refuse(record, result)
         self._observe(record, result)
         return True
+
+    def _write_refusal(self, record: TrialRecord, seconds: float) -> TrialResult:
+        result = refusal(seconds, self._max_fold_seconds)
+        self.ledger.write_result(record.trial_id, result)
+        return result
 
     def _record(self, family: str, params: Params, why: str) -> TrialRecord | None:
         """None where the weights of its backbone are not here."""

@@ -21,7 +21,7 @@ from orchestration.study.seeds import content_id
 from orchestration.study.settings import StudyError
 
 NAMED = 3  # photographs or labels that a message names
-CHANGES = 2  # that a message names
+CHANGES = 3  # that a message names
 DRAWN = ("fold", "group")  # columns that a study adds to the table
 
 

@@ -140,6 +140,7 @@ class TrialRecord(Record):
     why: str  # first trial | settings.proposed_by; before there were engines: proposed
     proposed_at: float
     spared: str | None = None  # why it is never pruned
+    refused_at: float | None = None  # seconds of a fold for which it is refused: its result says so as well
     second_round: TrialRound | None = None  # None: it learns from what was weighed alone
 
 

@@ -263,10 +263,9 @@ def _folds(ledger: Ledger) -> list[int]:
     return folds_of(ledger.quadrats())
 
 
-def _data(what: str, ledger: Ledger, data_dir: Path) -> Iterator[str]:
-    """What is not as the study recorded it, of its table and its photographs."""
+def require_images(what: str, ledger: Ledger, data_dir: Path) -> pd.DataFrame:
+    """The labels of a directory that has all of a study's photographs; LedgerError where one is missing."""
     recorded, here = ledger.quadrats(), read_train(data_dir)
-    study = ledger.study()
     if absent := sorted(set(recorded["image_id"]) - set(here["image_id"])):
         raise LedgerError(
             f"{what} from the study's images, {data_dir} lacks {len(absent)} of {len(recorded)}, such as "
@@ -275,7 +274,13 @@ def _data(what: str, ledger: Ledger, data_dir: Path) -> Iterator[str]:
     missing = [path for path in here["image_path"] if not (data_dir / path).is_file()]
     if missing:
         raise LedgerError(f"{what} from the study's photographs, {data_dir} lacks {missing[0]}; get it back")
-    if fold_hash(recorded, ordered=study.settings.ordered) != study.fold_hash:
+    return here
+
+
+def _data(what: str, ledger: Ledger, data_dir: Path) -> Iterator[str]:
+    """What is not as the study recorded it, of its table and its photographs; raises as `require_images`."""
+    here, study = require_images(what, ledger, data_dir), ledger.study()
+    if fold_hash(ledger.quadrats(), ordered=study.settings.ordered) != study.fold_hash:
         yield "quadrats.parquet does not hold the folds that study.json names"
     yield from data_changes(ledger, here, ImageSet.from_table(data_dir, here).digests)
 

@@ -183,7 +183,7 @@ def test_other_weights_do_not_explain_a_test_image(world: Any, tmp_path: Path) -
 
 
 def test_an_image_of_nobody_is_refused(world: Any) -> None:
-    with pytest.raises(LedgerError, match=r"train\.csv has such as"):
+    with pytest.raises(LedgerError, match="the study has such as"):
         ask(world, "distilled", "nobody")
 
 

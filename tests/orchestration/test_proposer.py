@@ -371,22 +371,3 @@ def test_a_trial_that_was_about_to_be_refused_is_refused_when_the_search_goes_on
         seen.append((record.number, record.params))
         finish(killed, search, record.trial_id, float(record.params["alphas"]))
     assert kills and seen == expected
-
-
-def test_an_open_trial_that_was_begun_or_taken_back_is_refused_no_more(tmp_path: Path) -> None:
-    search = proposer(tmp_path, {"probe": GRID})
-    open_ids = []
-    while len(open_ids) < 3:
-        record = search.propose()
-        assert record is not None
-        if record.params["alphas"] > 9:
-            open_ids.append(record.trial_id)
-    bare, begun, taken_back = open_ids
-    search.ledger.note_fold_start(begun, 0)
-    search.ledger.write_result(taken_back, FAILED)
-    search.ledger.reopen(taken_back)
-    later = proposer(tmp_path, {"probe": GRID}, costs=Priced(), max_fold_seconds=60.0)
-    places = later.trials.places
-    proposed = [record.trial_id for _ in range(places - 1) if (record := later.propose()) is not None]
-    assert {begun, taken_back} == set(proposed[:2]) and bare not in proposed
-    assert later.trials.is_refused(bare) and Ledger(Storage(tmp_path)).results()[bare].status == "refused"

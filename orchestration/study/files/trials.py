@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Container, Sequence
+from collections.abc import Container
 
 import pandas as pd
 
@@ -75,11 +75,6 @@ class TrialFiles(SettingFiles):
         names = [name for name in self.storage.children(layout.TRIALS) if name not in known]
         found = self.storage.each(lambda name: self._read(layout.trial_record(name), TrialRecord), names)
         return sorted((record for record in found if record is not None), key=lambda record: record.number)
-
-    def bare_trials(self, names: Sequence[str]) -> set[str]:
-        """Those of which nothing is there but the record: no fold was begun, no result taken back."""
-        inside = self.storage.each(lambda name: self.storage.children(layout.trial(name)), names)
-        return {name for name, files in zip(names, inside, strict=True) if files == [layout.TRIAL]}
 
     def torn_trials(self, known: Container[str]) -> list[str]:
         """Folders of trials that are not among the known ones and were not set aside: their record cannot be read."""
