@@ -145,7 +145,9 @@ def test_a_blend_within_a_budget_is_exported_with_the_models_that_were_counted(a
         export_bundle(ledger.storage.uri, "within", tmp_path / "bundle", weights=RANDOM, all_rows=all_rows)
     monkeypatch.setattr(Predictor, "fit_on_all_rows", lambda *_: pytest.fail("models are fitted first"))
     words = ["export", ledger.storage.uri, "within", "--all-rows", all_rows, "--out", str(tmp_path / "bundle")]
-    result = CliRunner().invoke(app, [*words, "--data", str(tmp_path)])
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/train.csv").touch()
+    result = CliRunner().invoke(app, [*words, "--data", str(tmp_path / "data")])
     assert "a budget counts what fold models take" in str(result.exception), result.output
     assert not (tmp_path / "bundle").exists()
 
