@@ -63,8 +63,8 @@ bench: bench-speed
 	$(BIN)/python tests/benchmarks/bench_serve.py runs/bench-serve
 
 # the first part of `make bench`, three quarters of an hour: what the table of speed in docs/measured.md shows;
-# AGAINST=WORKTREE: an earlier version, whose start is measured beside this one; REPEATS: of start and speed
-REPEATS ?= 3's
+# AGAINST=WORKTREE: an earlier version, whose start is measured beside this one's; REPEATS: of start and speed
+REPEATS ?= 3
 bench-speed: $(STAMP)
 	$(BIN)/python tests/benchmarks/bench_start.py runs/bench-start --repeats $(REPEATS) $(AGAINST:%=--against %)
 	$(BIN)/python tests/benchmarks/bench_speed.py runs/bench-speed --repeats $(REPEATS)
