@@ -101,6 +101,7 @@ def nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
+@pytest.mark.slow  # pyarrow asks again for six seconds
 @pytest.mark.parametrize("case", JOBS)
 def test_a_store_that_does_not_answer_is_not_the_trials_fault(case: str, tmp_path: Path, nobody_answers: None) -> None:
     study, job = JOBS[case]
