@@ -143,6 +143,7 @@ def test_it_refuses_to_be_written(tmp_path: Path) -> None:
             write()
 
 
+@pytest.mark.slow
 def test_many_trials_are_read_once_and_then_only_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = made.empty_study(tmp_path)
     template = made.propose(ledger, 0)

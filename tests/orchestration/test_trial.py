@@ -88,6 +88,7 @@ class Dying(InlinePool):
         yield from super().run(jobs, priority)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("remembered", "waits"), [(2.0, 60.0), (60.0, 0.1)])
 def test_folds_of_other_machines_may_be_seen_late(
     tmp_path: Path, tiny_pasture: Path, monkeypatch: pytest.MonkeyPatch, remembered: float, waits: float

@@ -206,6 +206,7 @@ def test_needs_name_values_or_those_that_are_not() -> None:
             Needs(field="layers", **wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", registry.names())
 def test_a_written_file_stays_right_where_a_field_of_its_conditions_is_fixed(family: str, tmp_path: Path) -> None:
     """What a file says as it was is not at fault, nor a condition on some values that the field has no more."""
