@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from zlib import crc32
 
 from biomass_models.families.configs import config_to_params
-from biomass_models.families.introduced import config_from_stored, fill_config
+from biomass_models.families.introduced import fill_config
 from orchestration.search.engines.base import Observation
 from orchestration.search.engines.registry import DEFAULT, RANDOM, new_engine, next_point
 from orchestration.search.gains.aims import BlendAim
@@ -344,7 +344,7 @@ class Proposer:
         """Whether a fold is estimated above the limit; then the ledger has it as refused."""
         if self.costs is None:
             return False
-        seconds = self.costs.seconds(record.family, config_from_stored(record.family, record.config))
+        seconds = self.costs.seconds(record.family, self.spaces[record.family].config(record.params))
         if seconds is None or seconds <= self._max_fold_seconds:
             return False
         record = replace(record, refused_at=seconds)
